@@ -1,0 +1,79 @@
+"""Rows as token ids with labels on the response alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from datasets import Dataset
+
+from trimtab.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from trimtab.data.rows import Row
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long prompts and responses may be, in tokens."""
+
+    prompt: int = 512
+    """A longer prompt loses its beginning: the words nearest the response stay."""
+    response: int = 512
+    """A longer response loses its end, its end-of-sequence token with it."""
+
+
+def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, lengths: Lengths) -> Dataset:
+    """`input_ids` and `labels` per row, with labels −100 on the prompt.
+
+    A tokenizer with a chat template renders the row through it; one without joins the messages by
+    newlines and ends the response with its end-of-sequence token. Training and measuring both use
+    these ids, so a loss means the same in each.
+
+    Raises:
+        UserError: a row has no response token left.
+    """
+    encoded = [_encode_row(row, tokenizer, lengths) for row in rows]
+    for row, (_, labels) in zip(rows, encoded, strict=True):
+        if all(label == IGNORED for label in labels):
+            raise UserError(
+                f"the response {row.response[:40]!r} has no token of its own under this tokenizer. "
+                "Remove the row."
+            )
+    return Dataset.from_dict(
+        {"input_ids": [ids for ids, _ in encoded], "labels": [labels for _, labels in encoded]}
+    )
+
+
+def _encode_row(
+    row: Row, tokenizer: PreTrainedTokenizerBase, lengths: Lengths
+) -> tuple[list[int], list[int]]:
+    prompt, whole = _token_ids(row, tokenizer)
+    shared = _shared_length(prompt, whole)
+    prompt, response = whole[:shared][-lengths.prompt :], whole[shared:][: lengths.response]
+    return prompt + response, [IGNORED] * len(prompt) + response
+
+
+def _shared_length(prompt: list[int], whole: list[int]) -> int:
+    pairs = zip(prompt, whole, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _token_ids(row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    if tokenizer.chat_template is None:
+        text = "\n".join(message.content for message in row.prompt) + "\n"
+        prompt = tokenizer(text)["input_ids"]
+        response = tokenizer(row.response, add_special_tokens=False)["input_ids"]
+        return prompt, [*prompt, *response, tokenizer.eos_token_id]
+    messages = [{"role": message.role, "content": message.content} for message in row.prompt]
+    reply = {"role": "assistant", "content": row.response}
+    return (
+        tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"],
+        tokenizer.apply_chat_template([*messages, reply])["input_ids"],
+    )

@@ -1,0 +1,241 @@
+"""A file or a Hub id becomes records, read by the `datasets` library and checked line by line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import datasets
+from datasets import Dataset, Features, Value
+from pyarrow import parquet
+
+from trimtab.data.rows import DataSource
+from trimtab.errors import UserError
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+_KNOWN = "a .jsonl, .json, .csv or .parquet file, or one of these as .gz"
+
+
+def on_hub(path: str, data_root: Path | None = None) -> bool:
+    """Whether `path` is a Hub id: no such file exists, and it does not look like one either.
+
+    >>> on_hub("tatsu-lab/alpaca"), on_hub("tasks/code.jsonl.gz")
+    (True, False)
+    """
+    looks_local = path.startswith(("/", ".", "~")) or _suffix(Path(path)) in SUFFIXES
+    return not looks_local and not local_path(path, data_root).exists()
+
+
+def local_path(path: str, data_root: Path | None = None) -> Path:
+    """The file that `path` means: relative paths start at `data_root`, ~ is the home folder."""
+    return (data_root or Path()) / Path(path).expanduser()
+
+
+def read_records(source: DataSource, data_root: Path | None = None) -> list[dict[str, Any]]:
+    """The records of `source` in their order, every one with the same columns.
+
+    Relative paths start at `data_root`, the working folder when None. A file is read afresh each
+    time and leaves nothing in a cache; a Hub data set is kept where `datasets` keeps it.
+
+    Raises:
+        UserError: nothing is there, or it cannot be read; says where and how to mend it.
+    """
+    with _quiet():
+        if on_hub(source.path, data_root):
+            return _hub_records(source)
+        if source.split or source.name:
+            raise UserError(
+                f"{source.path}: split and name are for data sets on the Hub. "
+                "To choose rows of a file by a column write where, as in {split: train}."
+            )
+        return _file_records(
+            source.path, _existing(source.path, local_path(source.path, data_root))
+        )
+
+
+def _hub_records(source: DataSource) -> list[dict[str, Any]]:
+    split = source.split or "train"
+    try:
+        return list(datasets.load_dataset(source.path, source.name, split=split))
+    # The Hub fails in many ways, none under a common class.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(
+            f"{source.path}: no such file, and the Hugging Face Hub does not give its split "
+            f"{split!r} ({reason}). Check the id, split and name, and that this machine reaches "
+            f"the Hub; or give {_KNOWN}."
+        ) from error
+
+
+def _file_records(path: str, file: Path) -> list[dict[str, Any]]:
+    with TemporaryDirectory(prefix="trimtab-") as scratch:
+        if file.suffix == ".gz":
+            file = _unpacked(path, file, Path(scratch))
+        match file.suffix:
+            case ".csv":
+                return _csv_records(path, file, scratch)
+            case ".parquet":
+                return _parquet_records(path, file, scratch)
+            case _:
+                return _json_records(path, file, scratch)
+
+
+def _csv_records(path: str, file: Path, scratch: str) -> list[dict[str, Any]]:
+    columns, count = _checked_csv(path, file)
+    if not count:
+        return []
+    # As text: a response "7" stays "7", and "NA" stays "NA".
+    text = Features({column: Value("string") for column in columns})
+    return list(
+        Dataset.from_csv(
+            str(file),
+            features=text,
+            cache_dir=scratch,
+            keep_in_memory=True,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+        )
+    )
+
+
+def _checked_csv(path: str, file: Path) -> tuple[list[str], int]:
+    # pandas takes the first column for an index where every row has one field too many.
+    csv.field_size_limit(2**31 - 1)
+    lines = csv.reader(StringIO(_text(path, file), newline=""))
+    columns = [name or f"Unnamed: {place}" for place, name in enumerate(next(lines, []))]
+    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path} line 1: two columns are named {repeated[0]!r}. Rename one.")
+    count = 0
+    for fields in filter(None, lines):
+        count += 1
+        if len(fields) != len(columns):
+            raise UserError(
+                f"{path} line {lines.line_num}: {len(fields)} fields, but the header names "
+                f"{len(columns)}. Put quotes around a field that holds a comma or a line break."
+            )
+    return columns, count
+
+
+def _parquet_records(path: str, file: Path, scratch: str) -> list[dict[str, Any]]:
+    try:
+        if not parquet.read_metadata(file).num_rows:
+            return []
+        return list(Dataset.from_parquet(str(file), cache_dir=scratch, keep_in_memory=True))
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{path}: not a Parquet file ({reason}). Write it again, or mend its suffix."
+        ) from error
+
+
+def _json_records(path: str, file: Path, scratch: str) -> list[dict[str, Any]]:
+    try:
+        found = Dataset.from_json(str(file), cache_dir=scratch, keep_in_memory=True)
+        records = list(found)
+    # Whatever stopped the library, reading line by line finds the line or reads what Arrow cannot.
+    except Exception:
+        return _json_records_by_line(path, file)
+    if any("timestamp" in str(feature) for feature in found.features.values()):
+        return _json_records_by_line(path, file)  # Arrow takes a column of dates for times.
+    return records
+
+
+def _json_records_by_line(path: str, file: Path) -> list[dict[str, Any]]:
+    text = _text(path, file)
+    if text.lstrip().startswith("["):
+        numbered = list(enumerate(_parsed(path, text, 1), start=1))
+        unit = "row"
+    else:
+        lines = enumerate(text.split("\n"), start=1)
+        numbered = [(number, _parsed(path, line, number)) for number, line in lines if line.strip()]
+        unit = "line"
+    for number, record in numbered:
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{path} {unit} {number}: not a JSON object. Write each row as "
+                '{"prompt": "...", "response": "..."}, or remove it.'
+            )
+    columns = dict.fromkeys(column for _, record in numbered for column in record)
+    return [{**dict.fromkeys(columns), **record} for _, record in numbered]
+
+
+def _parsed(path: str, text: str, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} line {line + error.lineno - 1}: not valid JSON ({error.msg} at column "
+            f"{error.colno}). Mend the line, or remove it."
+        ) from None
+
+
+def _text(path: str, file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path} line {line}: not UTF-8 text. Save the file as UTF-8.") from None
+
+
+def _unpacked(path: str, file: Path, folder: Path) -> Path:
+    unpacked = folder / file.stem
+    try:
+        with gzip.open(file) as packed, unpacked.open("wb") as plain:
+            shutil.copyfileobj(packed, plain)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path}: not a whole gzip file ({error}). Copy or download it again."
+        ) from error
+    return unpacked
+
+
+def _suffix(file: Path) -> str:
+    return Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
+
+
+def _existing(path: str, file: Path) -> Path:
+    if file.is_dir():
+        raise UserError(f"{path}: this is a folder. Give {_KNOWN}.")
+    if not file.exists():
+        raise UserError(f"{path}: no such file.{_suggestion(file)}")
+    if _suffix(file) not in SUFFIXES:
+        raise UserError(f"{path}: cannot tell its format from its name. Give {_KNOWN}.")
+    return file
+
+
+def _suggestion(missing: Path) -> str:
+    folder = missing.parent
+    if not folder.is_dir():
+        return f" Nor is there a folder {folder}."
+    near = get_close_matches(missing.name, sorted(entry.name for entry in folder.iterdir()), n=1)
+    return f" Did you mean {near[0]}?" if near else f" Check the name; it was sought in {folder}."
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(library) for library in ("datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            datasets.enable_progress_bars()

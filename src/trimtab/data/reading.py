@@ -1,0 +1,125 @@
+"""A data source becomes rows, or one line that says which row to mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from warnings import warn
+
+from trimtab.data.files import read_records
+from trimtab.data.rows import DataSource, Row
+from trimtab.data.shapes import FIELDS, SHAPES, BadRecordError, Record, shape_of
+from trimtab.errors import UserError
+
+
+def read_rows(
+    source: DataSource, data_root: Path | None = None, warning: Callable[[str], None] = warn
+) -> list[Row]:
+    """Every row of `source` that its `where` keeps, in the file's order.
+
+    Relative paths start at `data_root`, the working folder when None. Rows that `drop_empty` leaves
+    out are counted in a line given to `warning`. Row numbers count records from 1.
+
+    Raises:
+        UserError: the source cannot be read, has no rows, has columns of no known shape, or a row
+            lacks text; says where and how to mend it.
+    """
+    records = read_records(source, data_root)
+    if not records:
+        raise UserError(f"{source.path}: the file has no rows. Give one that has.")
+    _check_columns(source, list(records[0]))
+    renamed = [_renamed(record, source.columns) for record in records]
+    row_of = shape_of(renamed[0])
+    if row_of is None:
+        raise UserError(
+            f"{source.path}: columns {', '.join(records[0])} make no known shape. Known are: "
+            f"{SHAPES}. Rename them, or say which is which, as in columns: {{prompt: question}}."
+        )
+    kept = [place for place, record in enumerate(records) if _wanted(record, source.where)]
+    if not kept:
+        raise UserError(
+            f"{source.path}: where keeps none of the {len(records)} rows. Asked for "
+            f"{_asked(source.where)}; found {_found(records, source.where)}."
+        )
+    rows: dict[int, Row] = {}
+    for place in kept:
+        try:
+            rows[place + 1] = row_of(renamed[place])
+        except BadRecordError as error:
+            raise UserError(f"{source.path} row {place + 1}: {error}") from None
+    return _answered(source, rows, warning)
+
+
+def _answered(
+    source: DataSource, rows: dict[int, Row], warning: Callable[[str], None]
+) -> list[Row]:
+    empty = [number for number, row in rows.items() if not row.response.strip()]
+    if len(empty) == len(rows):
+        raise UserError(
+            f"{source.path} row {empty[0]}: the response is empty, as in every row. "
+            "Give a file with responses, or say which column holds them, as in "
+            "columns: {response: answer}."
+        )
+    if empty and not source.drop_empty:
+        raise UserError(
+            f"{source.path} row {empty[0]}: the response is empty, as in {len(empty)} of "
+            f"{len(rows)} rows. Remove such rows, or set drop_empty: true to leave them out."
+        )
+    if empty:
+        warning(
+            f"{source.path}: {len(empty)} of {len(rows)} rows have an empty response and are "
+            "left out."
+        )
+    return [row for row in rows.values() if row.response.strip()]
+
+
+def _check_columns(source: DataSource, found: list[str]) -> None:
+    for meant in source.columns:
+        if meant not in FIELDS:
+            raise UserError(
+                f"{source.path}: columns names {meant!r}. Give one of {', '.join(FIELDS)}."
+            )
+    for option, columns in (("columns", source.columns.values()), ("where", source.where)):
+        for column in columns:
+            if column not in found:
+                raise UserError(
+                    f"{source.path}: {option} names the column {column!r}, which is not there. "
+                    f"Columns are {', '.join(found)}."
+                )
+
+
+def _renamed(record: Record, columns: dict[str, str]) -> Record:
+    return {**record, **{meant: record[column] for meant, column in columns.items()}}
+
+
+def _wanted(record: Record, where: dict[str, Any]) -> bool:
+    return all(
+        any(_same(record[column], value) for value in _listed(values))
+        for column, values in where.items()
+    )
+
+
+def _same(value: object, wanted: object) -> bool:
+    # A CSV file holds text alone, so {harmful: 0} must also find "0".
+    return value == wanted or str(value) == str(wanted)
+
+
+def _listed(values: object) -> list[object]:
+    return values if isinstance(values, list) else [values]
+
+
+def _asked(where: dict[str, Any]) -> str:
+    return " and ".join(
+        f"{column} {' or '.join(map(str, _listed(values)))}" for column, values in where.items()
+    )
+
+
+def _found(records: list[dict[str, Any]], where: dict[str, Any]) -> str:
+    distinct = {
+        column: list(dict.fromkeys(str(record[column]) for record in records)) for column in where
+    }
+    return "; ".join(
+        f"{column} {', '.join(values[:5])}{', …' if len(values) > 5 else ''}"
+        for column, values in distinct.items()
+    )

@@ -1,0 +1,213 @@
+"""Rows to train on and rows held out: a prompt held out in one role is trained on in none."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+from trimtab.data.files import local_path, on_hub
+from trimtab.data.reading import read_rows
+from trimtab.data.rows import DataSource, Message, Row
+from trimtab.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """One data set of one role, divided."""
+
+    label: str
+    """The role and, where a role may have several data sets, the name: "original", "task code"."""
+    train: tuple[Row, ...]
+    """Rows a model may be trained on, in the file's order."""
+    held_out: tuple[Row, ...]
+    """Rows that losses are measured on, in the file's order."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Every role's rows, divided and checked against each other."""
+
+    original: Split | None
+    """D_s, the model's own alignment data, where it is at hand."""
+    safety: dict[str, Split]
+    """D_ŝ by the proxy's name."""
+    task: dict[str, Split]
+    """D_f by the task's name."""
+    warnings: tuple[str, ...]
+    """What was removed, repeated or shared, each counted in one line."""
+
+
+def load_roles(
+    original: DataSource | None,
+    safety: Mapping[str, DataSource],
+    task: Mapping[str, DataSource],
+    seed: int = 0,
+    data_root: Path | None = None,
+) -> Roles:
+    """Every role read and divided, no training row with a prompt that any role holds out.
+
+    The share held out is of prompts, drawn by a hash of seed and prompt, so files that answer the
+    same prompts divide alike and limits choose alike. What a hash cannot keep apart (a file of
+    held-out rows, unequal shares) is removed from training and counted. A source whose rows are
+    draws (`repeats`) is exempt. Relative paths start at `data_root`.
+
+    Raises:
+        UserError: a source cannot be read, or has no row left to train on or to hold out.
+    """
+    sources = {
+        **({"original": original} if original else {}),
+        **{f"safety {name}": source for name, source in safety.items()},
+        **{f"task {name}": source for name, source in task.items()},
+    }
+    warnings = _shared_sources(sources, data_root)
+    divided = {
+        label: _divided(label, source, seed, data_root, warnings.append)
+        for label, source in sources.items()
+    }
+    held_out = {_key(row.prompt) for split in divided.values() for row in split.held_out}
+    finished = {
+        label: _finished(divided[label], source, held_out, seed, warnings.append)
+        for label, source in sources.items()
+    }
+    return Roles(
+        original=finished.get("original"),
+        safety={name: finished[f"safety {name}"] for name in safety},
+        task={name: finished[f"task {name}"] for name in task},
+        warnings=tuple(warnings),
+    )
+
+
+def split_rows(
+    rows: Sequence[Row], share: float, seed: int, repeats: bool = False
+) -> tuple[list[Row], list[Row]]:
+    """The rows to train on and, about `share` of the prompts, the rows held out.
+
+    A prompt is held out when blake2b(seed, prompt), as a number in [0, 1), is below `share`:
+    whatever else a file holds, and in every file alike. With `repeats` the share is of rows.
+
+    >>> rows = [Row((Message("user", str(number)),), "yes") for number in range(1000)]
+    >>> train, held_out = split_rows(rows, share=0.2, seed=0)
+    >>> len(train) + len(held_out), 150 < len(held_out) < 250
+    (1000, True)
+    """
+    keys = _draw_keys(rows) if repeats else [_key(row.prompt) for row in rows]
+    held = [_uniform("held out", seed, key) < share for key in keys]
+    return (
+        [row for row, out in zip(rows, held, strict=True) if not out],
+        [row for row, out in zip(rows, held, strict=True) if out],
+    )
+
+
+def choose_rows(rows: Sequence[Row], limit: int | None, seed: int) -> list[Row]:
+    """At most `limit` rows in their order, chosen by a hash of seed and prompt; all when None.
+
+    A smaller limit chooses among the rows of a larger one, and files that answer the same prompts
+    keep the same ones.
+    """
+    if limit is None or len(rows) <= limit:
+        return list(rows)
+    numbers = [_uniform("chosen", seed, key) for key in _draw_keys(rows)]
+    chosen = sorted(range(len(rows)), key=numbers.__getitem__)[:limit]
+    return [rows[place] for place in sorted(chosen)]
+
+
+def _divided(
+    label: str,
+    source: DataSource,
+    seed: int,
+    data_root: Path | None,
+    warning: Callable[[str], None],
+) -> Split:
+    rows = read_rows(source, data_root, warning)
+    if isinstance(source.held_out, str):
+        train, held_out = rows, read_rows(_held_out_source(source, data_root), data_root, warning)
+    else:
+        train, held_out = split_rows(rows, source.held_out, seed, source.repeats)
+    if not held_out:
+        raise UserError(
+            f"{label} ({source.path}): of {len(rows)} rows none is held out at a share of "
+            f"{source.held_out}. Give more rows, a larger share, or a file of held-out rows."
+        )
+    if not train:
+        raise UserError(
+            f"{label} ({source.path}): all of {len(rows)} rows are held out at a share of "
+            f"{source.held_out}. Give more rows or a smaller share; if the rows are draws that "
+            "may come again, set repeats: true."
+        )
+    return Split(label, tuple(train), tuple(choose_rows(held_out, source.held_out_rows, seed)))
+
+
+def _held_out_source(source: DataSource, data_root: Path | None) -> DataSource:
+    held_out = str(source.held_out)
+    if on_hub(source.path, data_root) and on_hub(held_out, data_root) and "/" not in held_out:
+        return replace(source, split=held_out)
+    return replace(source, path=held_out, split=None, name=None)
+
+
+def _finished(
+    split: Split,
+    source: DataSource,
+    held_out: set[str],
+    seed: int,
+    warning: Callable[[str], None],
+) -> Split:
+    place = f"{split.label} ({source.path})"
+    train = list(split.train)
+    if not source.repeats:
+        train = [row for row in train if _key(row.prompt) not in held_out]
+        leaked = len(split.train) - len(train)
+        if not train:
+            raise UserError(
+                f"{place}: every prompt to train on is also held out, here or in another role. "
+                "Give other held-out rows; if the rows are draws that may come again, set "
+                "repeats: true."
+            )
+        if leaked:
+            warning(
+                f"{place}: {leaked} of {len(split.train)} training rows have a held-out prompt "
+                "and are removed."
+            )
+    train = choose_rows(train, source.rows, seed)
+    repeated = len(train) - len({(_key(row.prompt), row.response) for row in train})
+    if repeated and not source.repeats:
+        warning(f"{place}: {repeated} of {len(train)} training rows repeat another, and are kept.")
+    return replace(split, train=tuple(train))
+
+
+def _shared_sources(sources: Mapping[str, DataSource], data_root: Path | None) -> list[str]:
+    labels: dict[str, list[str]] = {}
+    for label, source in sources.items():
+        path = source.path
+        if not on_hub(path, data_root):
+            path = str(local_path(path, data_root).resolve())
+        where = json.dumps(source.where, sort_keys=True, default=str)
+        rows = f"{path} {source.name} {source.split} {where}"
+        labels.setdefault(rows, []).append(label)
+    return [
+        f"{' and '.join(shared)} read the same rows of {sources[shared[0]].path}."
+        for shared in labels.values()
+        if len(shared) > 1
+    ]
+
+
+def _draw_keys(rows: Sequence[Row]) -> list[str]:
+    seen: Counter[str] = Counter()
+    keys = []
+    for row in rows:
+        key = _key(row.prompt)
+        keys.append(f"{key} {seen[key]}")
+        seen[key] += 1
+    return keys
+
+
+def _key(prompt: tuple[Message, ...]) -> str:
+    return json.dumps([[message.role, message.content.strip()] for message in prompt])
+
+
+def _uniform(purpose: str, seed: int, key: str) -> float:
+    digest = blake2b(f"{purpose} {seed} {key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -1,0 +1,537 @@
+"""Every shape and format is read alike, and every bad file is one line with its mend."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from trimtab.data.reading import read_rows
+from trimtab.data.rows import DataSource, Message, Row
+from trimtab.data.shapes import BadRecordError, shape_of
+from trimtab.errors import UserError
+
+PAIRS = [
+    ("What is 2+2?", "Four, or 4."),
+    ('Say\n"hi", ünï', "hi"),
+    ("NA", "7"),
+    ("d", "2020-01-01"),
+]
+ROWS = [Row((Message("user", prompt),), response) for prompt, response in PAIRS]
+RECORDS = [
+    {"prompt": prompt, "response": response, "harmful": number % 2, "kind": "ab"[number // 2]}
+    for number, (prompt, response) in enumerate(PAIRS)
+]
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def write(file: Path, records: list[dict[str, Any]]) -> str:
+    plain = file.with_suffix("") if file.suffix == ".gz" else file
+    match plain.suffix:
+        case ".jsonl":
+            plain.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+        case ".json":
+            plain.write_text(json.dumps(records, indent=1), "utf-8")
+        case ".csv":
+            with plain.open("w", newline="", encoding="utf-8") as text:
+                writer = csv.DictWriter(text, list(records[0]))
+                writer.writeheader()
+                writer.writerows(records)
+        case ".parquet":
+            Dataset.from_list(records).to_parquet(plain)
+    if file != plain:
+        file.write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    return file.name
+
+
+def error_of(folder: Path, name: str, **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        read_rows(DataSource(name, **options), folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+FORMATS = [
+    f"task{suffix}{packed}"
+    for suffix in (".jsonl", ".json", ".csv", ".parquet")
+    for packed in ("", ".gz")
+]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_holds_the_same_rows(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, RECORDS)
+    assert read_rows(DataSource(name), tmp_path) == ROWS
+    assert read_rows(DataSource(str(tmp_path / name))) == ROWS
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_where_keeps_the_rows_whose_column_has_the_value(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, RECORDS)
+    assert read_rows(DataSource(name, where={"harmful": 0}), tmp_path) == ROWS[::2]
+    assert read_rows(DataSource(name, where={"kind": ["b", "c"]}), tmp_path) == ROWS[2:]
+    both = DataSource(name, where={"harmful": 1, "kind": "a"})
+    assert read_rows(both, tmp_path) == ROWS[1:2]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_changed_file_is_read_again(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    write(file, RECORDS)
+    changed_at = file.stat().st_mtime_ns
+    assert len(read_rows(DataSource(name), tmp_path)) == 4
+    write(file, RECORDS[:2])
+    os.utime(file, ns=(changed_at, changed_at))
+    assert read_rows(DataSource(name), tmp_path) == ROWS[:2]
+
+
+USER = Message("user", "Hi")
+CHAT = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "Bye"},
+    {"role": "assistant", "content": "See you"},
+]
+CHAT_ROW = Row(
+    (
+        Message("system", "Be kind."),
+        USER,
+        Message("assistant", "Hello"),
+        Message("user", "Bye"),
+    ),
+    "See you",
+)
+FROM = {"system": "system", "user": "human", "assistant": "gpt"}
+SHARE = [{"from": FROM[turn["role"]], "value": turn["content"]} for turn in CHAT]
+SHAPES: list[tuple[dict[str, Any], Row]] = [
+    ({"prompt": "Hi", "response": "Hello"}, Row((USER,), "Hello")),
+    ({"prompt": "Hi", "completion": "Hello"}, Row((USER,), "Hello")),
+    ({"prompt": CHAT[1:2], "completion": CHAT[2:3]}, Row((USER,), "Hello")),
+    ({"prompt": CHAT[:2], "completion": CHAT[2:]}, CHAT_ROW),
+    ({"prompt": CHAT[:4], "response": "See you"}, CHAT_ROW),
+    ({"instruction": "Hi", "input": "", "output": "Hello"}, Row((USER,), "Hello")),
+    ({"instruction": "Hi", "output": "Hello"}, Row((USER,), "Hello")),
+    (
+        {"instruction": "Add.", "input": "2, 3", "output": "5"},
+        Row((Message("user", "Add.\n\n2, 3"),), "5"),
+    ),
+    ({"conversations": SHARE}, CHAT_ROW),
+    ({"conversations": CHAT}, CHAT_ROW),
+    ({"messages": CHAT}, CHAT_ROW),
+    ({"messages": [*CHAT, {"role": "user", "content": "And?"}]}, CHAT_ROW),
+    ({"messages": CHAT, "prompt": "a summary", "prompt_id": "7"}, CHAT_ROW),
+    (
+        {"system": "Be kind.", "prompt": "Hi", "response": "Hello"},
+        Row((Message("system", "Be kind."), USER), "Hello"),
+    ),
+    ({"system": "", "prompt": "Hi", "response": "Hello"}, Row((USER,), "Hello")),
+    ({"prompt": "Hi", "response": "Hello", "weight": 0.25}, Row((USER,), "Hello", 0.25)),
+]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+@pytest.mark.parametrize(("record", "row"), SHAPES)
+def test_every_shape_makes_the_row_it_means(
+    tmp_path: Path, record: dict[str, Any], row: Row, suffix: str
+) -> None:
+    name = write(tmp_path / f"task{suffix}", [record, record])
+    assert read_rows(DataSource(name), tmp_path) == [row, row]
+
+
+def test_weights_in_csv_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "world.csv").write_text("prompt,response,weight\na,b,0.25\nc,d,0\n")
+    assert [row.weight for row in read_rows(DataSource("world.csv"), tmp_path)] == [0.25, 0]
+
+
+def test_columns_say_which_is_which(tmp_path: Path) -> None:
+    orca = {"id": "1", "system_prompt": "Be kind.", "question": "Hi", "answer": "Hello"}
+    name = write(tmp_path / "orca.parquet", [orca])
+    columns = {"system": "system_prompt", "prompt": "question", "response": "answer"}
+    assert read_rows(DataSource(name, columns=columns), tmp_path) == [
+        Row((Message("system", "Be kind."), USER), "Hello")
+    ]
+
+
+def test_columns_of_mixed_types_beside_the_text_do_no_harm(tmp_path: Path) -> None:
+    records = [{**RECORDS[0], "meta": 1}, {**RECORDS[1], "meta": {"a": [1, "x"]}}, RECORDS[2]]
+    name = write(tmp_path / "task.jsonl", records)
+    assert read_rows(DataSource(name), tmp_path) == ROWS[:3]
+
+
+def test_byte_order_marks_blank_lines_and_index_columns_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",prompt,response\n0,a,b\n\n1,c,d\n", "utf-8-sig")
+    (tmp_path / "a.jsonl").write_text(
+        '{"prompt": "a", "response": "b"}\n\n{"prompt": "c", "response": "d"}\n\n', "utf-8-sig"
+    )
+    assert read_rows(DataSource("a.csv"), tmp_path) == read_rows(DataSource("a.jsonl"), tmp_path)
+
+
+FILE_ERRORS: list[tuple[str, str, str]] = [
+    (
+        "cut.jsonl",
+        '{"prompt": "a", "response": "b"}\n\n{"prompt": "a", "respo\n',
+        "cut.jsonl line 3: not valid JSON (Unterminated string starting at at column 17). "
+        "Mend the line, or remove it.",
+    ),
+    (
+        "comma.json",
+        '[\n{"prompt": "a", "response": "b"},\n]',
+        "comma.json line 3: not valid JSON (Expecting value at column 1). "
+        "Mend the line, or remove it.",
+    ),
+    (
+        "list.jsonl",
+        '{"prompt": "a", "response": "b"}\n["a", "b"]\n',
+        "list.jsonl line 2: not a JSON object. Write each row as "
+        '{"prompt": "...", "response": "..."}, or remove it.',
+    ),
+    (
+        "list.json",
+        '[{"prompt": "a", "response": "b"},\n 7]',
+        "list.json row 2: not a JSON object. Write each row as "
+        '{"prompt": "...", "response": "..."}, or remove it.',
+    ),
+    ("empty.jsonl", "", "empty.jsonl: the file has no rows. Give one that has."),
+    ("blank.jsonl", "\n \n", "blank.jsonl: the file has no rows. Give one that has."),
+    ("empty.json", "[]", "empty.json: the file has no rows. Give one that has."),
+    ("empty.csv", "", "empty.csv: the file has no rows. Give one that has."),
+    ("header.csv", "prompt,response\n", "header.csv: the file has no rows. Give one that has."),
+    (
+        "wide.csv",
+        "prompt,response\na,b\nc,d,e\n",
+        "wide.csv line 3: 3 fields, but the header names 2. "
+        "Put quotes around a field that holds a comma or a line break.",
+    ),
+    (
+        "allwide.csv",
+        "prompt,response\na,b,c\n",
+        "allwide.csv line 2: 3 fields, but the header names 2. "
+        "Put quotes around a field that holds a comma or a line break.",
+    ),
+    (
+        "narrow.csv",
+        'prompt,response\n"a\nb",c\nd\n',
+        "narrow.csv line 4: 1 fields, but the header names 2. "
+        "Put quotes around a field that holds a comma or a line break.",
+    ),
+    (
+        "twice.csv",
+        "prompt,response,prompt\na,b,c\n",
+        "twice.csv line 1: two columns are named 'prompt'. Rename one.",
+    ),
+    (
+        "text.csv",
+        'messages\n"[{""role"": ""user""}]"\n',
+        "text.csv row 1: 'messages' is text, not a list of messages with role and content. "
+        "Write conversations as .jsonl or .parquet.",
+    ),
+    (
+        "columns.jsonl",
+        '{"question": "a", "answer": "b"}\n',
+        "columns.jsonl: columns question, answer make no known shape. Known are: prompt and "
+        "response; prompt and completion; messages (chat); conversations (ShareGPT); instruction, "
+        "input and output (Alpaca). Rename them, or say which is which, as in columns: "
+        "{prompt: question}.",
+    ),
+    (
+        "notes.txt",
+        "hello",
+        "notes.txt: cannot tell its format from its name. Give a .jsonl, .json, .csv or .parquet "
+        "file, or one of these as .gz.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "message"), FILE_ERRORS)
+def test_a_bad_file_is_one_line_with_its_place_and_mend(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert error_of(tmp_path, name) == message
+    if not name.endswith(".txt"):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+        assert error_of(tmp_path, f"{name}.gz") == message.replace(name, f"{name}.gz")
+
+
+GOOD = {"prompt": "a", "response": "b"}
+TURN = {"role": "user", "content": "a"}
+REPLY = {"role": "assistant", "content": "b"}
+RECORD_ERRORS: list[tuple[dict[str, Any], str]] = [
+    ({"response": "b"}, "'prompt' is missing. Add it, or remove the row."),
+    ({"prompt": None, "response": "b"}, "'prompt' is missing. Add it, or remove the row."),
+    ({"prompt": "a", "response": 7}, "'response' is the number 7, not text. Write it in quotes."),
+    ({"prompt": {"a": 1}, "response": "b"}, "'prompt' is a mapping, not text. Write it in quotes."),
+    ({"prompt": " \n", "response": "b"}, "the prompt is empty. Write one, or remove the row."),
+    ({"prompt": [], "response": "b"}, "the prompt is empty. Write one, or remove the row."),
+    (
+        {"prompt": "a", "response": ""},
+        "the response is empty, as in 1 of 2 rows. Remove such rows, or set drop_empty: true to "
+        "leave them out.",
+    ),
+    (
+        {"prompt": "a"},
+        "the response is empty, as in 1 of 2 rows. Remove such rows, or set drop_empty: true to "
+        "leave them out.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("record", "message"), RECORD_ERRORS)
+def test_a_bad_row_is_named_by_its_number(
+    tmp_path: Path, record: dict[str, Any], message: str
+) -> None:
+    name = write(tmp_path / "task.jsonl", [GOOD, record])
+    assert error_of(tmp_path, name) == f"task.jsonl row 2: {message}"
+
+
+CONVERSATION_ERRORS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"messages": [TURN]},
+        "'messages' has no assistant message. Add one, or remove the row.",
+    ),
+    ({"messages": None}, "'messages' is missing. Add it, or remove the row."),
+    (
+        {"messages": ["a", "b"]},
+        "'messages' is a list, not a list of messages with role and content. "
+        "Write conversations as .jsonl or .parquet.",
+    ),
+    ({"messages": [REPLY]}, "the prompt is empty. Write one, or remove the row."),
+    (
+        {"messages": [TURN, {"role": "tool", "content": "x"}, REPLY]},
+        "message 2 has the role 'tool'. Known are system, user, human, assistant, gpt.",
+    ),
+    (
+        {"messages": [TURN, {"role": "assistant", "content": None}]},
+        "the content of message 2 is missing, not text. Write it as text, or remove the row.",
+    ),
+    (
+        {"conversations": [{"from": "human", "value": ["a"]}]},
+        "the content of message 1 is a list, not text. Write it as text, or remove the row.",
+    ),
+    (
+        {"system": "s", "messages": [{"role": "system", "content": "t"}, TURN, REPLY]},
+        "the prompt has a system message and so has the column 'system'. Keep one of them.",
+    ),
+    (
+        {**GOOD, "weight": "heavy"},
+        "'weight' is 'heavy'. Give a probability, or rename a column that means another.",
+    ),
+    (
+        {**GOOD, "weight": -0.5},
+        "'weight' is -0.5. Give a probability, or rename a column that means another.",
+    ),
+    (
+        {**GOOD, "weight": None},
+        "'weight' is None. Give a probability, or rename a column that means another.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("record", "message"), CONVERSATION_ERRORS)
+def test_a_bad_conversation_says_which_message(record: dict[str, Any], message: str) -> None:
+    row_of = shape_of(record)
+    assert row_of is not None
+    with pytest.raises(BadRecordError, match=f"^{re.escape(message)}$"):
+        row_of(record)
+
+
+def test_empty_responses_are_dropped_when_asked_and_counted(tmp_path: Path) -> None:
+    name = write(
+        tmp_path / "task.jsonl", [GOOD, {**GOOD, "response": " "}, {**GOOD, "response": None}]
+    )
+    warnings: list[str] = []
+    rows = read_rows(DataSource(name, drop_empty=True), tmp_path, warnings.append)
+    assert rows == [Row((Message("user", "a"),), "b")]
+    assert warnings == ["task.jsonl: 2 of 3 rows have an empty response and are left out."]
+    with pytest.warns(UserWarning, match="2 of 3 rows have an empty response"):
+        read_rows(DataSource(name, drop_empty=True), tmp_path)
+
+
+def test_a_file_of_empty_responses_is_an_error_even_when_dropping(tmp_path: Path) -> None:
+    name = write(tmp_path / "task.jsonl", [{"prompt": "a", "response": ""}] * 2)
+    assert error_of(tmp_path, name, drop_empty=True) == (
+        "task.jsonl row 1: the response is empty, as in every row. Give a file with responses, or "
+        "say which column holds them, as in columns: {response: answer}."
+    )
+
+
+def test_where_that_keeps_nothing_shows_what_the_column_holds(tmp_path: Path) -> None:
+    name = write(tmp_path / "task.jsonl", [{**GOOD, "harmful": n, "kind": "x"} for n in range(7)])
+    assert error_of(tmp_path, name, where={"harmful": [8, 9], "kind": "x"}) == (
+        "task.jsonl: where keeps none of the 7 rows. Asked for harmful 8 or 9 and kind x; "
+        "found harmful 0, 1, 2, 3, 4, …; kind x."
+    )
+
+
+def test_unknown_columns_asked_for_are_named(tmp_path: Path) -> None:
+    name = write(tmp_path / "task.jsonl", [GOOD])
+    assert error_of(tmp_path, name, where={"harmfull": 0}) == (
+        "task.jsonl: where names the column 'harmfull', which is not there. "
+        "Columns are prompt, response."
+    )
+    assert error_of(tmp_path, name, columns={"prompt": "question"}) == (
+        "task.jsonl: columns names the column 'question', which is not there. "
+        "Columns are prompt, response."
+    )
+    assert error_of(tmp_path, name, columns={"question": "prompt"}) == (
+        "task.jsonl: columns names 'question'. Give one of prompt, response, completion, messages, "
+        "conversations, instruction, input, output, system, weight."
+    )
+
+
+def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
+    write(tmp_path / "safety-gpt4.jsonl.gz", [GOOD])
+    assert error_of(tmp_path, "safety-gpt.jsonl.gz") == (
+        "safety-gpt.jsonl.gz: no such file. Did you mean safety-gpt4.jsonl.gz?"
+    )
+    assert error_of(tmp_path, "x.csv") == (
+        f"x.csv: no such file. Check the name; it was sought in {tmp_path}."
+    )
+    assert error_of(tmp_path, "data/x.csv") == (
+        f"data/x.csv: no such file. Nor is there a folder {tmp_path / 'data'}."
+    )
+    assert error_of(tmp_path.parent, tmp_path.name) == (
+        f"{tmp_path.name}: this is a folder. "
+        "Give a .jsonl, .json, .csv or .parquet file, or one of these as .gz."
+    )
+
+
+def test_broken_bytes_are_told_by_what_they_should_have_been(tmp_path: Path) -> None:
+    whole = gzip.compress(b'{"prompt": "a", "response": "b"}\n' * 9)
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-12])
+    (tmp_path / "plain.jsonl.gz").write_text('{"prompt": "a", "response": "b"}')
+    (tmp_path / "a.parquet").write_text("not parquet at all")
+    (tmp_path / "latin.csv").write_bytes("prompt,response\na,b\ncafé,d\n".encode("latin-1"))
+    (tmp_path / "latin.jsonl").write_bytes('{"prompt": "é", "response": "d"}'.encode("latin-1"))
+    for name in ("cut.jsonl.gz", "plain.jsonl.gz"):
+        assert error_of(tmp_path, name).startswith(f"{name}: not a whole gzip file (")
+        assert error_of(tmp_path, name).endswith("). Copy or download it again.")
+    assert error_of(tmp_path, "a.parquet").startswith("a.parquet: not a Parquet file (")
+    assert error_of(tmp_path, "a.parquet").endswith("). Write it again, or mend its suffix.")
+    not_text = "not UTF-8 text. Save the file as UTF-8."
+    assert error_of(tmp_path, "latin.csv") == f"latin.csv line 3: {not_text}"
+    assert error_of(tmp_path, "latin.jsonl") == f"latin.jsonl line 1: {not_text}"
+
+
+def test_a_parquet_file_without_rows_is_empty(tmp_path: Path) -> None:
+    Dataset.from_dict({"prompt": [], "response": []}).to_parquet(tmp_path / "a.parquet")
+    assert error_of(tmp_path, "a.parquet") == "a.parquet: the file has no rows. Give one that has."
+
+
+def test_split_and_name_are_for_the_hub(tmp_path: Path) -> None:
+    name = write(tmp_path / "task.jsonl", [GOOD])
+    assert error_of(tmp_path, name, split="train") == (
+        "task.jsonl: split and name are for data sets on the Hub. "
+        "To choose rows of a file by a column write where, as in {split: train}."
+    )
+
+
+def test_an_id_that_the_hub_does_not_give_is_one_line_and_quick(tmp_path: Path) -> None:
+    start = time.perf_counter()
+    message = error_of(tmp_path, "nobody/no-such-set", split="test")
+    assert time.perf_counter() - start < 5
+    assert message.startswith(
+        "nobody/no-such-set: no such file, and the Hugging Face Hub does not give its split 'test' "
+    )
+    assert message.endswith(
+        "Check the id, split and name, and that this machine reaches the Hub; or give a .jsonl, "
+        ".json, .csv or .parquet file, or one of these as .gz."
+    )
+
+
+def test_hub_data_sets_are_asked_for_by_id_name_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None, str]] = []
+
+    def load_dataset(path: str, name: str | None, split: str) -> Dataset:
+        asked.append((path, name, split))
+        return Dataset.from_list([{"instruction": "Hi", "input": "", "output": "Hello"}])
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert read_rows(DataSource("tatsu-lab/alpaca")) == [Row((USER,), "Hello")]
+    read_rows(DataSource("openai/gsm8k", name="main", split="test[:100]"))
+    assert asked == [
+        ("tatsu-lab/alpaca", None, "train"),
+        ("openai/gsm8k", "main", "test[:100]"),
+    ]
+
+
+@pytest.mark.parametrize("held_out", [0, 1, 1.5, -0.2])
+def test_a_share_outside_zero_and_one_is_an_error(held_out: float) -> None:
+    with pytest.raises(UserError) as caught:
+        DataSource("task.jsonl", held_out=held_out)
+    assert str(caught.value) == (
+        f"task.jsonl: held_out is {held_out}. Give a share between 0 and 1, as in 0.2, or the path "
+        "of a file of held-out rows."
+    )
+
+
+@pytest.mark.parametrize("limit", ["rows", "held_out_rows"])
+def test_a_limit_below_one_is_an_error(limit: str) -> None:
+    with pytest.raises(UserError, match=f"^task.jsonl: {limit} is 0. Give at least 1, or leave it"):
+        DataSource("task.jsonl", **{limit: 0})  # type: ignore[arg-type]
+
+
+def test_reading_is_silent_leaves_no_cache_and_needs_no_torch(tmp_path: Path) -> None:
+    write(tmp_path / "task.csv.gz", RECORDS)
+    (tmp_path / "bad.jsonl").write_text("{")
+    program = (
+        "import sys, pathlib\n"
+        "from trimtab.data.reading import read_rows\n"
+        "from trimtab.data.rows import DataSource\n"
+        "from trimtab.errors import UserError\n"
+        "read_rows(DataSource('task.csv.gz'))\n"
+        "try: read_rows(DataSource('bad.jsonl'))\n"
+        "except UserError: pass\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    home = tmp_path / "home"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={
+            **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "HOME": str(home),
+            "HF_HUB_OFFLINE": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(home.rglob("*.arrow")) if home.exists() else True
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside the repository")
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("alpaca-gpt4-demo.jsonl.gz", 999),
+        ("code-alpaca-davinci003.jsonl.gz", 2015),
+        ("commitpackft.jsonl.gz", 451),
+        ("do-not-answer-gpt4.jsonl.gz", 939),
+        ("gsm8k-test.jsonl.gz", 1319),
+        ("mbpp.jsonl.gz", 974),
+        ("orca-openai.jsonl.gz", 284),
+    ],
+)
+def test_real_files_are_read_whole(name: str, count: int) -> None:
+    assert len(read_rows(DataSource(name), SHARED)) == count
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside the repository")
+def test_real_rows_labelled_harmful_are_left_out() -> None:
+    source = DataSource("do-not-answer-gpt4.jsonl.gz", where={"harmful": 0})
+    assert len(read_rows(source, SHARED)) == 939 - 23
