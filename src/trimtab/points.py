@@ -1,0 +1,269 @@
+"""Points: what one measured model gave up and gained, and the file that holds many of them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from trimtab.errors import UserError
+
+Kind = Literal["exact", "bound", "estimate"]
+Case = Literal["aligned", "alignment-loss", "alignment-parameter"]
+
+POINTS_FILE = "points.jsonl"
+FAILURES_FILE = "failures.jsonl"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number that knows its 95 % interval, its unit and what it may be called.
+
+    `kind` is "exact" (computed over a whole finite distribution), "estimate" (from a sample; the
+    interval is a bootstrap over held-out rows) or "bound" (no true value lies beyond it).
+
+    >>> Estimate(1.5, 1.4, 1.7, "nats per token", "estimate").minus(1.0)
+    Estimate(value=0.5, low=0.3999999999999999, high=0.7, unit='nats per token', kind='estimate')
+    """
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    kind: Kind
+
+    def minus(self, reference: float) -> Estimate:
+        """The estimate shifted down by a reference in the same unit."""
+        return replace(
+            self,
+            value=self.value - reference,
+            low=self.low - reference,
+            high=self.high - reference,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One measured model: how it was made, and L_s, L_ŝ, L_f and ‖θ − θ_s‖ afterwards.
+
+    Losses are held-out means in nats per completion token (`…_per_response`: nats per response).
+    `case` "aligned" is the starting model itself, untrained. In Case I `penalty` is λ and `proxy`
+    the safety data trained on; in Case II `penalty` is λ or `radius` is ε, and `proxy` only names
+    the safety data that `proxy_loss` was measured on. `alignment_loss` is None where no original
+    alignment data was given.
+    """
+
+    case: Case
+    penalty: float | None = None
+    radius: float | None = None
+    proxy: str | None = None
+    task: str
+    seed: int
+    alignment_loss: Estimate | None = None
+    proxy_loss: Estimate | None = None
+    capability_loss: Estimate
+    alignment_loss_per_response: Estimate | None = None
+    proxy_loss_per_response: Estimate | None = None
+    capability_loss_per_response: Estimate | None = None
+    alignment_gap: Estimate | None = None
+    proxy_gap: Estimate | None = None
+    capability_gap: Estimate | None = None
+    context_overlap: Estimate | None = None
+    distance: float
+    relative_distance: float
+    train_tokens: int
+    wall_seconds: float
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What makes two points the same point of a plan."""
+        return (self.case, self.penalty, self.radius, self.proxy, self.task, self.seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """A flat record: an estimate `x` becomes `x` and `x_interval`, `x_unit`, `x_kind`."""
+        record: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Estimate):
+                record[field.name] = value.value
+                record[f"{field.name}_interval"] = [value.low, value.high]
+                record[f"{field.name}_unit"] = value.unit
+                record[f"{field.name}_kind"] = value.kind
+            else:
+                record[field.name] = value
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Point:
+        """The inverse of `to_json`. Raises KeyError or TypeError on a record that is no point."""
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            value = record[field.name]
+            if f"{field.name}_interval" in record:
+                low, high = record[f"{field.name}_interval"]
+                unit, kind = record[f"{field.name}_unit"], record[f"{field.name}_kind"]
+                if kind not in get_args(Kind):
+                    raise TypeError(f"kind {kind!r} is none of {', '.join(get_args(Kind))}")
+                value = Estimate(value, low, high, unit, kind)
+            values[field.name] = value
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class LowestLosses:
+    """L*_D by dataset: the entropy where it is known, else the lowest loss any point reached.
+
+    With an unrestricted model class L*_D is the conditional entropy of D; on real data it is
+    unknown, so gaps are relative to the best point of the same experiment and too small.
+    Keys are "original", "safety:NAME" and "task:NAME"; units nats per token.
+    """
+
+    known: Mapping[str, float]
+    seen: Mapping[str, float]
+
+    @classmethod
+    def over(cls, points: Iterable[Point], known: Mapping[str, float]) -> LowestLosses:
+        """Of `points`, with the entropies that are `known`."""
+        seen: dict[str, float] = {}
+        for point in points:
+            for name, loss in _losses(point).items():
+                if loss is not None:
+                    seen[name] = min(loss.value, seen.get(name, loss.value))
+        return cls(known, seen)
+
+    def gap(self, dataset: str, loss: Estimate | None) -> Estimate | None:
+        if loss is None:
+            return None
+        return loss.minus(self.known.get(dataset, self.seen[dataset]))
+
+
+def with_gaps(points: Iterable[Point], known: Mapping[str, float]) -> list[Point]:
+    """The points with G = L − L* filled in; `known` maps datasets to their entropy, if any.
+
+    >>> loss = lambda v: Estimate(v, v, v, "nats per token", "exact")
+    >>> make = lambda v, p: Point(case="alignment-loss", penalty=p, task="t", seed=0, distance=0.0,
+    ...     capability_loss=loss(v), relative_distance=0.0, train_tokens=1, wall_seconds=0.0)
+    >>> [p.capability_gap.value for p in with_gaps([make(2.0, 0.1), make(1.5, 1.0)], {})]
+    [0.5, 0.0]
+    """
+    points = list(points)
+    lowest = LowestLosses.over(points, known)
+    filled = []
+    for point in points:
+        original, safety, task = _losses(point)
+        filled.append(
+            replace(
+                point,
+                alignment_gap=lowest.gap(original, point.alignment_loss),
+                proxy_gap=lowest.gap(safety, point.proxy_loss),
+                capability_gap=lowest.gap(task, point.capability_loss),
+            )
+        )
+    return filled
+
+
+def read_points(folder: Path) -> list[Point]:
+    """The points of a folder, in the order they were made.
+
+    Raises:
+        UserError: there is no points file, or a line of it is not a point.
+    """
+    path = folder / POINTS_FILE
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such file. Give the folder that 'trimtab sweep', 'train' or 'demo' wrote."
+        )
+    return list(_parse(path))
+
+
+class PointsFile:
+    """`points.jsonl` of one experiment: every write leaves a complete file or the one before.
+
+    The file is small, so each addition writes it anew beside itself and renames it into place:
+    a kill at any moment loses at most the point being made, and gaps are always over all points.
+    """
+
+    def __init__(self, folder: Path, known_entropies: Mapping[str, float]) -> None:
+        self.folder = folder
+        self.known_entropies = known_entropies
+        path = folder / POINTS_FILE
+        self.points: list[Point] = list(_parse(path)) if path.exists() else []
+
+    def add(self, points: Iterable[Point]) -> None:
+        self.points = with_gaps([*self.points, *points], self.known_entropies)
+        lines = [json.dumps(point.to_json()) + "\n" for point in self.points]
+        write_atomically(self.folder / POINTS_FILE, "".join(lines))
+
+    def has(self, key: tuple[object, ...]) -> bool:
+        return any(point.key == key for point in self.points)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A planned point that could not be made, and why."""
+
+    key: tuple[object, ...]
+    reason: str
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """The failures of a folder; none where there is no such file."""
+    path = folder / FAILURES_FILE
+    if not path.exists():
+        return []
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Failure(tuple(record["key"]), record["reason"]) for record in records]
+
+
+def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
+    """Replace the failures of a folder."""
+    lines = [json.dumps(asdict(failure)) + "\n" for failure in failures]
+    write_atomically(folder / FAILURES_FILE, "".join(lines))
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold `folder` against a second sweep writing into it; freed by the system on any exit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another trimtab is writing here. Wait for it, or give another --out."
+            ) from None
+        yield
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that `path` holds either its old or its new content, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _losses(point: Point) -> dict[str, Estimate | None]:
+    return {
+        "original": point.alignment_loss,
+        f"safety:{point.proxy}": point.proxy_loss,
+        f"task:{point.task}": point.capability_loss,
+    }
+
+
+def _parse(path: Path) -> Iterator[Point]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            yield Point.from_json(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} line {number}: not a point of this version of trimtab "
+                f"({type(error).__name__}: {error}). Restore the file, or start anew: --restart."
+            ) from None
