@@ -1,0 +1,163 @@
+"""The two strategies of Chen et al. 2025: constrain the alignment loss, or the parameters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from trimtab.errors import UserError
+from trimtab.measure.distance import Displacement
+
+
+@dataclass(frozen=True)
+class AlignmentLossConstraint:
+    """Case I: minimise L_f(θ) + λ·L_ŝ(θ).
+
+    L_f and L_ŝ are each a mean over the completion tokens of their own rows in an optimizer step,
+    so neither the share of safety rows in a batch nor the lengths of responses change what λ means.
+
+    Args:
+        penalty: λ ≥ 0. 0 is plain fine-tuning: safety rows are then not even read.
+
+    Raises:
+        UserError: the penalty is negative or not finite.
+
+    Source: alignment loss constraint, Chen et al. 2025, arXiv 2503.20807.
+    """
+
+    penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_nonnegative("penalty", self.penalty)
+
+    @property
+    def is_plain(self) -> bool:
+        return self.penalty == 0
+
+    def objective(self, task_loss: Tensor, safety_loss: Tensor) -> Tensor:
+        """L_f + λ·L_ŝ, nats per token."""
+        return task_loss + self.penalty * safety_loss
+
+
+@dataclass(frozen=True)
+class AlignmentParameterConstraint:
+    """Case II: minimise L_f(θ) + λ‖θ − θ_s‖², or L_f(θ) within ‖θ − θ_s‖ ≤ ε.
+
+    θ_s is the model as the trainer received it; the norm is `Displacement.norm`, over all trained
+    tensors together, LoRA modules by their product (α/r)BA.
+
+    **The ball** is kept by projection along the ray from θ_s after every optimizer step.
+
+    **The penalty** is a proximal step after every optimizer step, and not a term of the loss. As a
+    term its gradient 2λ(θ − θ_s) is useless at θ_s, where it is zero, so that an adaptive
+    optimizer's first steps have their full length whatever λ is; and for a large λ an explicit
+    step oscillates (SGD diverges from λ > 1/(2·lr) on). Shrinking by lr·λ as AdamW decays weights
+    is stable, but its stationary points are those of another objective, Σ √vᵢ(θ − θ_s)ᵢ² in place
+    of ‖θ − θ_s‖². So the shrinkage is taken in the optimizer's own metric: with hᵢ the step the
+    optimizer takes per unit of gradient (Adam: lr/(√v̂ᵢ + eps)),
+
+        θᵢ ← θ_s,ᵢ + (θᵢ − θ_s,ᵢ) / (1 + 2λhᵢ),
+
+    exactly the minimiser of (θ − θ⁺)ᵢ²/(2hᵢ) + λ(θ − θ_s)ᵢ². It is stable for every λ, and a point
+    where it balances the optimizer's step has ∇L_f + 2λ(θ − θ_s) = 0, as the objective says. For
+    LoRA the same step is taken in B, then in A: each is a quadratic in its r columns or rows.
+    Gradient clipping changes the task's step but not this one: while it clips by a factor c, λ
+    acts as λ/c; switch it off for λ to mean itself.
+
+    Args:
+        penalty: λ ≥ 0; 0 is plain fine-tuning.
+        radius: ε > 0; infinity is plain fine-tuning. Give one of the two.
+
+    Raises:
+        UserError: both or neither are given, or one is out of range.
+
+    Source: alignment parameter constraint, Chen et al. 2025, arXiv 2503.20807; proximal steps in an
+    adaptive metric, Yun, Lozano and Yang, "Adaptive Proximal Gradient Methods for Structured
+    Neural Networks", NeurIPS 2021.
+    """
+
+    penalty: float | None = None
+    radius: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.penalty is None) == (self.radius is None):
+            raise UserError("an alignment parameter constraint takes a penalty or a radius: one.")
+        if self.penalty is not None:
+            _require_nonnegative("penalty", self.penalty)
+        if self.radius is not None and not self.radius > 0:
+            raise UserError(f"radius {self.radius} must be above 0. At 0 nothing is trained.")
+
+    @property
+    def is_plain(self) -> bool:
+        return self.penalty == 0 or self.radius == math.inf
+
+    def apply(self, displacement: Displacement, optimizer: Optimizer) -> None:
+        """Hold the constraint after an optimizer step."""
+        if self.radius is not None:
+            project_onto_ball(displacement, self.radius)
+        elif self.penalty is not None:
+            shrink(displacement, self.penalty, optimizer)
+
+
+Constraint = AlignmentLossConstraint | AlignmentParameterConstraint
+
+
+def project_onto_ball(displacement: Displacement, radius: float) -> None:
+    """θ ← θ_s + min(1, ε/‖θ − θ_s‖)·(θ − θ_s)."""
+    length = displacement.norm()
+    if length > radius:
+        displacement.rescale_(radius / length)
+
+
+def shrink(displacement: Displacement, penalty: float, optimizer: Optimizer) -> None:
+    """The proximal step of λ‖θ − θ_s‖² in the optimizer's metric; see the class above."""
+    group_of = {
+        parameter: group for group in optimizer.param_groups for parameter in group["params"]
+    }
+
+    def step_size(parameter: nn.Parameter) -> Tensor:
+        if parameter not in group_of:
+            return torch.zeros_like(parameter)
+        return optimizer_step_size(parameter, group_of[parameter], optimizer)
+
+    for part in displacement.parts:
+        part.shrink_(penalty, step_size)
+
+
+def optimizer_step_size(
+    parameter: nn.Parameter, group: dict[str, Any], optimizer: Optimizer
+) -> Tensor:
+    """h: how far the optimizer moves `parameter` per unit of steady gradient, elementwise.
+
+    Adam and AdamW: lr/(√v̂ + eps). SGD: lr/(1 − momentum).
+
+    Raises:
+        UserError: the optimizer is another one.
+    """
+    if isinstance(optimizer, AcceleratedOptimizer):
+        optimizer = optimizer.optimizer
+    if isinstance(optimizer, Adam | AdamW):
+        state = optimizer.state.get(parameter)
+        if not state:  # no gradient has reached it yet
+            return torch.zeros_like(parameter)
+        correction = 1 - group["betas"][1] ** float(state["step"])
+        second_moment: Tensor = state["exp_avg_sq"] / correction
+        return group["lr"] / (second_moment.sqrt() + group["eps"])
+    if isinstance(optimizer, SGD):
+        return torch.full_like(parameter, group["lr"] / (1 - group["momentum"]))
+    raise UserError(
+        "the penalty of an alignment parameter constraint knows the steps of Adam, AdamW and SGD, "
+        f"not of {type(optimizer).__name__}. Set optim='adamw_torch', or give a radius, which "
+        "needs no step."
+    )
+
+
+def _require_nonnegative(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise UserError(f"{name} {value} must be a number from 0 up.")

@@ -1,0 +1,256 @@
+"""trl.SFTTrainer under a safety constraint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from accelerate.utils import DistributedType
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    DataCollator,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import SFTConfig, SFTTrainer
+
+from trimtab.errors import UserError
+from trimtab.measure.distance import Displacement
+from trimtab.train.batches import ROLE, Batch, SafetyStream, join, safety_rows_per_batch
+from trimtab.train.constraints import (
+    AlignmentLossConstraint,
+    AlignmentParameterConstraint,
+    Constraint,
+)
+
+
+class TrainingDivergedError(Exception):
+    """The loss of a step is no longer a finite number."""
+
+
+class SafetyAwareSFTTrainer(SFTTrainer):
+    """`trl.SFTTrainer` that minimises L_f under an alignment loss or parameter constraint.
+
+    In Case I every batch holds the task rows that `SFTTrainer` would have given it, in its order,
+    and safety rows beside them, in one forward and backward pass:
+
+        loss = Σ_task −log p / N_task + λ · Σ_safety −log p / N_safety,
+
+    N counting the completion tokens of a role over the whole optimizer step, all accumulation
+    steps and processes together. An epoch is one pass over the task rows, so the schedule of
+    learning rates is that of plain fine-tuning. Without a constraint, or with λ = 0 or ε = ∞, the
+    weights are those of `SFTTrainer` itself.
+
+    `task_loss`, `safety_loss` and `distance` (‖θ − θ_s‖) join the logged metrics.
+
+    Args:
+        safety_dataset: proxy safety data D_ŝ, in any form `train_dataset` may have.
+        constraint: Case I or Case II; None is plain fine-tuning.
+        safety_share: safety rows as a share of a batch. `per_device_train_batch_size` counts task
+            rows, so that at 0.5 a batch of 8 becomes 16 rows. It changes the noise of L_ŝ and the
+            cost of a step, and not what λ means.
+
+    All other arguments are those of `SFTTrainer`.
+
+    Raises:
+        UserError: Case I without safety data; Case II with sharded or half-precision weights; an
+            option of TRL whose loss is not a mean over tokens.
+        TrainingDivergedError: from `train`, when a loss is not finite.
+    """
+
+    _tag_names: ClassVar[list[str]] = ["trl", "sft", "trimtab"]
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: SFTConfig | None = None,
+        data_collator: DataCollator | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None = None,
+        safety_dataset: Dataset | None = None,
+        constraint: Constraint | None = None,
+        safety_share: float = 0.5,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None = None,
+        quantization_config: Any = None,
+        peft_config: PeftConfig | None = None,
+        formatting_func: Callable[[dict[str, Any]], str] | None = None,
+    ) -> None:
+        if not 0 < safety_share < 1:
+            raise UserError(f"safety_share {safety_share} must lie between 0 and 1, both excluded.")
+        super().__init__(
+            model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+            formatting_func=formatting_func,
+        )
+        self.constraint = None if constraint is None or constraint.is_plain else constraint
+        self.safety_stream: SafetyStream | None = None
+        self.displacement: Displacement | None = None
+        if isinstance(self.constraint, AlignmentLossConstraint):
+            self.safety_stream = self._open_safety_stream(safety_dataset, safety_share)
+            # The loss below is over the tokens of the whole step, whatever the model's own does.
+            self.model_accepts_loss_kwargs = True
+        elif isinstance(self.constraint, AlignmentParameterConstraint):
+            self._require_whole_float32_weights()
+            self.displacement = Displacement(self.model)
+            self.add_callback(_AfterOptimizerStep(self.constraint, self.displacement))
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | int | None]:
+        batches, task_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.safety_stream is None or not batches:
+            return batches, task_tokens
+        numbers = [self._batch_number(place) for place in range(len(batches))]
+        safety = [self.safety_stream.batch(number) for number in numbers]
+        safety_tokens = self._get_num_items_in_batch(safety, device)
+        pad_token_id = self._tokenizer.pad_token_id
+        joined = [join(*pair, pad_token_id) for pair in zip(batches, safety, strict=True)]
+        return joined, torch.stack([torch.as_tensor(task_tokens), torch.as_tensor(safety_tokens)])
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        is_safety = inputs.pop(ROLE, None)
+        if is_safety is None:
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            if self.model.training:
+                self._refuse_divergence(result)
+            return result
+        assert isinstance(self.constraint, AlignmentLossConstraint)
+        assert isinstance(num_items_in_batch, Tensor)
+        # SFTTrainer runs the model and takes its metrics; its one loss over both roles is unused.
+        scored = _Remembered(model)
+        super().compute_loss(scored, inputs, num_items_in_batch=num_items_in_batch.sum())
+        loss_of_token = -scored.outputs.log_probs
+        sums = torch.stack([(loss_of_token * ~is_safety).sum(), (loss_of_token * is_safety).sum()])
+        means = sums / num_items_in_batch.to(sums.device).clamp(min=1)
+        loss = self.constraint.objective(*means)
+        self._refuse_divergence(loss)
+        self._log_roles(means)
+        if self.args.average_tokens_across_devices:
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.displacement is not None and self.model.training:
+            logs["distance"] = self.displacement.norm().item()
+        super().log(logs, start_time)
+
+    def _open_safety_stream(self, safety_dataset: Dataset | None, share: float) -> SafetyStream:
+        if safety_dataset is None:
+            raise UserError(
+                "an alignment loss constraint needs safety rows. Give safety_dataset, or penalty=0."
+            )
+        if self.args.loss_type != "nll" or self.args.label_smoothing_factor > 0:
+            raise UserError(
+                "an alignment loss constraint takes mean losses over tokens: set loss_type='nll' "
+                "and label_smoothing_factor=0."
+            )
+        if self.padding_free:
+            raise UserError(
+                "an alignment loss constraint joins padded batches: set padding_free=False and "
+                "packing=False."
+            )
+        if self.aux_loss_enabled:
+            raise UserError(
+                "an alignment loss constraint has no term for a router's auxiliary loss: set "
+                "router_aux_loss_coef=0.0."
+            )
+        rows = self._prepare_dataset(
+            safety_dataset, self.processing_class, self.args, False, self._formatting_func, "safety"
+        )
+        return SafetyStream(
+            rows.select_columns(["input_ids", "labels"]),
+            self.data_collator,
+            safety_rows_per_batch(self.args.per_device_train_batch_size, share),
+            self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+        )
+
+    def _require_whole_float32_weights(self) -> None:
+        if self.is_fsdp_enabled or self.accelerator.distributed_type is DistributedType.DEEPSPEED:
+            raise UserError(
+                "an alignment parameter constraint needs whole weights on every process: launch "
+                "with plain data parallelism, or use an alignment loss constraint."
+            )
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        if any(weight.dtype != torch.float32 for weight in trained):
+            raise UserError(
+                "an alignment parameter constraint is kept to float32 rounding, and the trained "
+                "weights are in half precision. Load them in float32; bf16=True in the config "
+                "still computes in bfloat16."
+            )
+
+    def _batch_number(self, place: int) -> int:
+        """The number of this process's `place`-th batch in the coming optimizer step."""
+        step = self.state.global_step * self.args.gradient_accumulation_steps + place
+        return step * self.accelerator.num_processes + self.accelerator.process_index
+
+    def _log_roles(self, means: Tensor) -> None:
+        # Each mean is this batch's part of a mean over the step, so the parts add up; SFTTrainer
+        # averages what is appended here over the batches of the steps it logs.
+        parts = self.accelerator.gather(means.detach()[None]).sum(dim=0)
+        total = parts * self.current_gradient_accumulation_steps
+        for name, value in zip(("task_loss", "safety_loss"), total.tolist(), strict=True):
+            self._metrics["train"][name].append(value)
+
+    def _refuse_divergence(self, loss: Tensor) -> None:
+        if not math.isfinite(loss.item()):
+            raise TrainingDivergedError(
+                f"the loss of step {self.state.global_step + 1} is {loss.item()}. "
+                "Lower the learning rate or the penalty."
+            )
+
+
+class _Remembered:
+    """A model that keeps what its last call returned."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.outputs: Any = None
+
+    def __call__(self, **inputs: Any) -> Any:
+        self.outputs = self.model(**inputs)
+        return self.outputs
+
+
+class _AfterOptimizerStep(TrainerCallback):
+    def __init__(
+        self, constraint: AlignmentParameterConstraint, displacement: Displacement
+    ) -> None:
+        self.constraint = constraint
+        self.displacement = displacement
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **handles: Any,
+    ) -> None:
+        self.constraint.apply(self.displacement, handles["optimizer"])

@@ -1,0 +1,319 @@
+"""Facts about training under a constraint: what it reduces to, and what it does not depend on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch.nn.functional import cross_entropy
+from trl import SFTTrainer
+
+from trimtab import AlignmentLossConstraint, AlignmentParameterConstraint, UserError
+from trimtab.measure.distance import Displacement, LowRankPart, distance
+from trimtab.train.constraints import Constraint, shrink
+from trimtab.train.trainer import SafetyAwareSFTTrainer, TrainingDivergedError
+
+every_constraint = pytest.mark.parametrize("name", tiny.CONSTRAINTS)
+full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+
+
+def assert_same_weights(one: SFTTrainer, other: SFTTrainer, tolerance: float = 0.0) -> None:
+    for name, weight in tiny.weights(one).items():
+        torch.testing.assert_close(
+            weight, tiny.weights(other)[name], atol=tolerance, rtol=tolerance, msg=name
+        )
+
+
+def assert_other_weights(one: SFTTrainer, other: SFTTrainer) -> None:
+    difference = [
+        (weight - tiny.weights(other)[name]).abs().max()
+        for name, weight in tiny.weights(one).items()
+    ]
+    assert max(difference) > 1e-3
+
+
+@full_and_lora
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        None,
+        AlignmentLossConstraint(penalty=0.0),
+        AlignmentParameterConstraint(penalty=0.0),
+        AlignmentParameterConstraint(radius=float("inf")),
+    ],
+    ids=str,
+)
+def test_no_constraint_is_plain_sft(
+    constraint: Constraint | None, lora: bool, tmp_path: Path
+) -> None:
+    ours = tiny.trained(constraint, tiny.config(tmp_path), tmp_path, lora)
+    assert_same_weights(ours, tiny.trained_plainly(tiny.config(tmp_path), tmp_path, lora))
+
+
+@full_and_lora
+@every_constraint
+def test_a_constraint_is_not_plain_sft(name: str, lora: bool, tmp_path: Path) -> None:
+    ours = tiny.trained(tiny.CONSTRAINTS[name], tiny.config(tmp_path), tmp_path, lora)
+    assert_other_weights(ours, tiny.trained_plainly(tiny.config(tmp_path), tmp_path, lora))
+
+
+@full_and_lora
+@every_constraint
+def test_gradient_does_not_depend_on_accumulation(name: str, lora: bool, tmp_path: Path) -> None:
+    runs = [
+        tiny.trained(
+            tiny.CONSTRAINTS[name],
+            tiny.config(
+                tmp_path,
+                per_device_train_batch_size=rows,
+                gradient_accumulation_steps=16 // rows,
+                optim="sgd",
+                learning_rate=0.5,
+                max_steps=2,
+            ),
+            tmp_path,
+            lora,
+        )
+        for rows in (16, 4)
+    ]
+    assert_same_weights(*runs, tolerance=2e-6)
+
+
+@pytest.fixture(scope="module")
+def runs_by_process_count(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    folders = {}
+    for processes in (1, 2):
+        folders[processes] = tmp_path_factory.mktemp(f"processes-{processes}")
+        tiny.tiny_llama(folders[processes] / "model")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc_per_node={processes}", tiny.__file__]
+        command += [str(folders[processes]), str(16 // processes)]
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+    return folders
+
+
+@full_and_lora
+@every_constraint
+def test_gradient_does_not_depend_on_process_count(
+    name: str, lora: bool, runs_by_process_count: dict[int, Path]
+) -> None:
+    one, two = (
+        torch.load(runs_by_process_count[processes] / f"{name}-{lora}.pt") for processes in (1, 2)
+    )
+    for key, weight in one.items():
+        torch.testing.assert_close(weight, two[key], atol=2e-6, rtol=2e-6, msg=key)
+
+
+def test_case_one_gradient_is_that_of_the_two_token_means(tmp_path: Path) -> None:
+    penalty = 0.7
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    arguments = tiny.config(tmp_path, optim="sgd", learning_rate=1.0, max_steps=1)
+    trainer = tiny.trained(AlignmentLossConstraint(penalty), arguments, tmp_path)
+    order = next(iter(trainer.get_train_dataloader().batch_sampler))
+    task = [tiny.rows(64, seed=2)[index] for index in order]
+    assert trainer.safety_stream is not None
+    safety = trainer.safety_stream.batch(0)
+
+    def mean_over_tokens(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> torch.Tensor:
+        losses = [
+            cross_entropy(model(row[None]).logits[0, :-1], label[1:], reduction="none")
+            for row, label in zip(ids, labels, strict=True)
+        ]
+        counted = torch.cat([label[1:] != -100 for label in labels])
+        return torch.cat(losses)[counted].mean()
+
+    task_loss = mean_over_tokens(
+        [torch.tensor(row["input_ids"]) for row in task],
+        [torch.tensor(row["labels"]) for row in task],
+    )
+    safety_loss = mean_over_tokens(list(safety["input_ids"]), list(safety["labels"]))
+    (task_loss + penalty * safety_loss).backward()
+    for name, weight in model.named_parameters():
+        step = start[name] - tiny.weights(trainer)[name]
+        torch.testing.assert_close(weight.grad, step, atol=2e-6, rtol=1e-5, msg=name)
+
+
+def test_share_of_safety_rows_does_not_change_the_task_part(tmp_path: Path) -> None:
+    logged = []
+    for share in (0.2, 0.5):
+        model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+        trainer = SafetyAwareSFTTrainer(
+            model,
+            args=tiny.config(tmp_path, max_steps=1, logging_steps=1),
+            train_dataset=tiny.rows(64, seed=2),
+            safety_dataset=tiny.rows(40, seed=5),
+            constraint=AlignmentLossConstraint(1.0),
+            safety_share=share,
+            processing_class=tokenizer,
+        )
+        trainer.train()
+        logged.append(trainer.state.log_history[0])
+    assert logged[0]["task_loss"] == pytest.approx(logged[1]["task_loss"], rel=1e-5)
+    assert logged[0]["num_tokens"] < logged[1]["num_tokens"]
+
+
+def test_logged_roles_add_up_to_the_loss_under_accumulation(tmp_path: Path) -> None:
+    arguments = tiny.config(
+        tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=4, logging_steps=1
+    )
+    trainer = tiny.trained(AlignmentLossConstraint(0.7), arguments, tmp_path)
+    for entry in trainer.state.log_history[:-1]:
+        total = entry["task_loss"] + 0.7 * entry["safety_loss"]
+        assert entry["loss"] == pytest.approx(total, rel=1e-3)
+
+
+@full_and_lora
+def test_ball_is_kept_after_every_step(lora: bool, tmp_path: Path) -> None:
+    trainer = tiny.trained(
+        AlignmentParameterConstraint(radius=0.05),
+        tiny.config(tmp_path, logging_steps=1, max_steps=6),
+        tmp_path,
+        lora,
+    )
+    distances = [entry["distance"] for entry in trainer.state.log_history]
+    assert max(distances) <= 0.05 * (1 + 1e-5)
+    assert distances[-1] == pytest.approx(0.05, rel=1e-4)  # the task pulls, so the ball is tight
+
+
+@full_and_lora
+def test_distance_falls_with_the_penalty(lora: bool, tmp_path: Path) -> None:
+    distances = []
+    for penalty in (0.01, 1.0, 100.0, 1e8):
+        constraint = AlignmentParameterConstraint(penalty=penalty)
+        trainer = tiny.trained(constraint, tiny.config(tmp_path), tmp_path, lora)
+        assert trainer.displacement is not None
+        distances.append(trainer.displacement.norm().item())
+    assert distances == sorted(distances, reverse=True)
+    assert distances[0] > 10 * distances[2]
+    assert distances[-1] < 1e-5
+
+
+@full_and_lora
+@every_constraint
+def test_resumed_run_has_the_same_weights(name: str, lora: bool, tmp_path: Path) -> None:
+    constraint = tiny.CONSTRAINTS[name]
+    through = tiny.trained(
+        constraint,
+        tiny.config(tmp_path / "one", max_steps=12, save_strategy="steps", save_steps=4),
+        tmp_path,
+        lora,
+    )
+    for later in ("checkpoint-8", "checkpoint-12"):
+        (tmp_path / "one" / later).rename(tmp_path / later)
+    resumed = tiny.trained(
+        constraint, tiny.config(tmp_path / "one", max_steps=12), tmp_path, lora, resume=True
+    )
+    assert_same_weights(through, resumed)
+
+
+def test_divergence_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDivergedError, match="step"):
+        tiny.trained(
+            AlignmentLossConstraint(1.0),
+            tiny.config(tmp_path, learning_rate=1e30, optim="sgd", max_steps=20),
+            tmp_path,
+        )
+
+
+def test_case_one_without_safety_rows_is_refused(tmp_path: Path) -> None:
+    model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+    with pytest.raises(UserError, match="safety_dataset"):
+        SafetyAwareSFTTrainer(
+            model,
+            args=tiny.config(tmp_path),
+            train_dataset=tiny.rows(8, seed=2),
+            constraint=AlignmentLossConstraint(1.0),
+            processing_class=tokenizer,
+        )
+
+
+def test_unknown_optimizer_steps_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="radius"):
+        tiny.trained(
+            AlignmentParameterConstraint(penalty=1.0),
+            tiny.config(tmp_path, optim="rmsprop"),
+            tmp_path,
+        )
+
+
+def test_half_precision_weights_are_refused_in_case_two(tmp_path: Path) -> None:
+    model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+    with pytest.raises(UserError, match="float32"):
+        SafetyAwareSFTTrainer(
+            model.to(torch.bfloat16),
+            args=tiny.config(tmp_path),
+            train_dataset=tiny.rows(8, seed=2),
+            constraint=AlignmentParameterConstraint(radius=1.0),
+            processing_class=tokenizer,
+        )
+
+
+def test_lora_distance_is_the_norm_of_the_formed_product(tmp_path: Path) -> None:
+    trainer = tiny.trained(
+        AlignmentParameterConstraint(penalty=0.1), tiny.config(tmp_path), tmp_path, lora=True
+    )
+    aligned, _ = tiny.tiny_llama(tmp_path / "model")
+    by_gram = distance(trainer.model, aligned)
+    merged = trainer.model.merge_and_unload()
+    assert by_gram == pytest.approx(distance(merged, aligned), rel=1e-4)
+    assert by_gram > 0.01
+
+
+def test_adapter_that_is_already_trained_is_refused(tmp_path: Path) -> None:
+    trainer = tiny.trained(None, tiny.config(tmp_path), tmp_path, lora=True)
+    with pytest.raises(UserError, match="merge_and_unload"):
+        Displacement(trainer.model)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "sgd"])
+def test_penalty_reaches_the_minimiser_of_its_objective(optimizer: str) -> None:
+    """On L_f = ½‖M(w − c)‖² the minimiser of L_f + λ‖w − w_s‖² is known in closed form."""
+    torch.manual_seed(0)
+    penalty, size = 0.8, 6
+    mixing, target, start = torch.randn(size, size) / 2, torch.randn(size), torch.randn(size)
+    layer = torch.nn.Linear(size, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(start)
+    displacement = Displacement(layer)
+    make = {"adamw_torch": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
+    descent = make(layer.parameters(), lr=0.02, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LinearLR(descent, 1.0, 0.0, 4000)
+    for _ in range(4000):
+        descent.zero_grad()
+        (0.5 * (mixing @ (layer.weight[0] - target)).square().sum()).backward()
+        descent.step()
+        shrink(displacement, penalty, descent)
+        schedule.step()
+    curvature = mixing.T @ mixing
+    expected = torch.linalg.solve(
+        curvature + 2 * penalty * torch.eye(size), curvature @ target + 2 * penalty * start
+    )
+    torch.testing.assert_close(layer.weight[0].detach(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_low_rank_penalty_step_balances_the_gradient_of_the_product(tmp_path: Path) -> None:
+    """At a fixed point of gradient step and shrinkage, ∇L_f + λ∇‖s·BA‖² = 0 in B and in A."""
+    torch.manual_seed(0)
+    a = torch.nn.Parameter(torch.randn(2, 5))
+    b = torch.nn.Parameter(torch.randn(4, 2))
+    part, penalty, rate, target = LowRankPart(a, b, 1.5), 0.3, 2e-3, torch.randn(4, 5)
+
+    def task_loss() -> torch.Tensor:
+        return (1.5 * b @ a - target).square().sum()
+
+    for _ in range(20_000):
+        gradients = torch.autograd.grad(task_loss(), [b, a])
+        with torch.no_grad():
+            for parameter, gradient in zip([b, a], gradients, strict=True):
+                parameter.sub_(rate * gradient)
+        part.shrink_(penalty, lambda parameter: torch.full_like(parameter, rate))
+    objective = task_loss() + penalty * (1.5 * b @ a).square().sum()
+    for gradient in torch.autograd.grad(objective, [b, a]):
+        assert gradient.abs().max() < 2e-2
+    assert (1.5 * b @ a).abs().max() > 0.1
