@@ -1,0 +1,252 @@
+"""The paper's three figures, from points and, in a world with a known answer, its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeVar
+
+from trimtab.points import Point
+from trimtab.report.chart import Curve, Figure, Ink, Panel
+from trimtab.report.limits import Limits
+from trimtab.report.palette import ink, star
+from trimtab.report.panels import Series, panel
+from trimtab.report.setting import (
+    SafetyGap,
+    Setting,
+    case_1_lines,
+    case_2_lines,
+    overlap_of,
+    safety_gap_of,
+    settings_of,
+    tasks_in_both_cases,
+)
+from trimtab.report.wording import percent, shortened
+
+T = TypeVar("T")
+
+MOST_LINES = 8
+CASE_1_BLOCK = "{case: alignment-loss, penalties: [0.1, 1, 10]}"
+CASE_2_BLOCK = "{case: alignment-parameter, penalties: [0.1, 1, 10]}"
+PROXY_NOTE = "No original alignment data: the gap is each line's own, on the proxy."
+
+
+def figures(points: Sequence[Point], limits: Limits | None) -> tuple[Figure, ...]:
+    """Figures 1 to 3, each with the panels that the points can fill and a word on the others."""
+    safety = safety_gap_of(points)
+    if safety is None:
+        return (
+            _left_out(1, "No safety loss was measured, so no figure can be drawn: give safety."),
+        )
+    atlas = _Atlas(tuple(points), safety, limits if safety == "alignment gap" else None)
+    return atlas.figure_1(), atlas.figure_2(), atlas.figure_3()
+
+
+class _Atlas:
+    """What the figures share: the points, the ink of each line, and the theory behind them."""
+
+    def __init__(self, points: tuple[Point, ...], safety: SafetyGap, limits: Limits | None) -> None:
+        self.points = points
+        self.safety = safety
+        self.limits = limits
+        self.note = "" if safety == "alignment gap" else PROXY_NOTE
+        self.case_1 = case_1_lines(points)
+        self.proxies = list(dict.fromkeys(proxy for proxy, _ in self.case_1))
+        self.tasks = list(dict.fromkeys(point.task for point in points))
+
+    def figure_1(self) -> Figure:
+        """The alignment gap against λ by proxy, and the trade-off by proxy and task."""
+        if not self.case_1:
+            return _left_out(1, f"Figure 1 needs Case I: add to the grid {CASE_1_BLOCK}.")
+        main = self._task_with_most_proxies()
+        left = [
+            Series(shortened(proxy), self._ink(proxy, main), tuple(line))
+            for (proxy, task), line in self.case_1.items()
+            if task == main
+        ]
+        keys = sorted(self.case_1, key=lambda key: key[1] != main)
+        right = [
+            Series(f"{shortened(p)} – {shortened(t)}", self._ink(p, t), tuple(self.case_1[p, t]))
+            for p, t in keys[:MOST_LINES]
+        ]
+        note = self.note
+        if len(keys) > MOST_LINES:
+            note = f"{note} {MOST_LINES} of {len(keys)} pairs are drawn.".strip()
+        panels = (
+            panel(
+                f"Case I: safety, task {shortened(main)}",
+                left,
+                "penalty",
+                self.safety,
+                self._alignment_gap_curves(main),
+                self.note,
+            ),
+            panel(
+                "Case I: capability against safety",
+                right,
+                self.safety,
+                "capability gap",
+                self._plane_curves(keys[:MOST_LINES]),
+                note,
+            ),
+        )
+        missing = (
+            None
+            if panels[0]
+            else f"Figure 1 left needs a penalty above 0: add to the grid {CASE_1_BLOCK}."
+        )
+        caption = (
+            f"The {self.safety} under an alignment loss constraint against its penalty λ, by proxy "
+            "safety data (left), and what it costs in capability (right)."
+        )
+        return Figure(1, caption, _there(panels), _there([missing]))
+
+    def figure_2(self) -> Figure:
+        """Case II against its knob, by task, and Case I against Case II."""
+        by_penalty = case_2_lines(self.points, "penalty")
+        by_radius = case_2_lines(self.points, "radius")
+        if not by_penalty and not by_radius:
+            return _left_out(2, f"Figure 2 needs Case II: add to the grid {CASE_2_BLOCK}.")
+        left = [
+            panel(
+                "Case II: safety",
+                [Series(shortened(t), self._task_ink(t), tuple(line)) for t, line in lines.items()],
+                knob,
+                self.safety,
+                note=self.note,
+            )
+            for knob, lines in _knobs(by_penalty, by_radius)
+        ]
+        right = self._both_cases()
+        missing = (
+            None
+            if right
+            else f"Figure 2 right needs one task in both cases: add to the grid {CASE_1_BLOCK}."
+        )
+        caption = (
+            f"The {self.safety} under an alignment parameter constraint, by task (left), and both "
+            "cases in the plane of what each gave up (right)."
+        )
+        return Figure(2, caption, _there([*left, right]), _there([missing]))
+
+    def figure_3(self) -> Figure:
+        """The trade-off of one proxy with tasks of several context overlaps."""
+        proxy, tasks = self._proxy_with_most_overlaps()
+        if len(tasks) < 2:
+            return _left_out(
+                3,
+                "Figure 3 needs Case I with one proxy on two tasks whose contexts overlap it to a "
+                f"different extent: add a task, and to the grid {CASE_1_BLOCK}.",
+            )
+        series = []
+        for task, (share, exact) in tasks.items():
+            name = f"{shortened(task)}, overlap {'' if exact else '≈ '}{percent(share)}"
+            series.append(Series(name, self._task_ink(task), tuple(self.case_1[proxy, task])))
+        drawn = panel(
+            f"Case I, safety data {shortened(proxy)}",
+            series,
+            self.safety,
+            "capability gap",
+            self._plane_curves([(proxy, task) for task in tasks], by_task=True),
+            self.note,
+        )
+        caption = "The trade-off at several overlaps of the task's contexts with the proxy's."
+        return Figure(3, caption, _there([drawn]), ())
+
+    def _both_cases(self) -> Panel | None:
+        series: list[Series] = []
+        compared: list[tuple[str, str]] = []
+        aligned = settings_of(self.points, "aligned")
+        for task, (proxy, first, second) in tasks_in_both_cases(self.points).items():
+            compared.append((proxy, task))
+            colour = self.tasks.index(task)
+            series.append(Series(f"Case I, {shortened(task)}", ink(colour, 0), tuple(first)))
+            by_knob = {
+                "λ": tuple(setting for setting in second if setting.penalty is not None),
+                "ε": tuple(setting for setting in second if setting.radius is not None),
+            }
+            for shape, (symbol, line) in enumerate(by_knob.items(), start=1):
+                case = f"Case II by {symbol}" if all(by_knob.values()) else "Case II"
+                series.append(Series(f"{case}, {shortened(task)}", ink(colour, shape), line))
+            start = tuple(one for one in aligned if (one.proxy, one.task) == (proxy, task))
+            name = f"aligned model θₛ, {shortened(task)}"
+            series.append(Series(name, star(colour), start, joined=False))
+        if not series:
+            return None
+        proxies = ", ".join(dict.fromkeys(shortened(proxy) for proxy, _ in compared))
+        return panel(
+            f"Case I (safety data {proxies}) and Case II",
+            series,
+            self.safety,
+            "capability gap",
+            self._plane_curves(compared, by_task=True),
+            self.note,
+        )
+
+    def _task_with_most_proxies(self) -> str:
+        tasks = [task for _, task in self.case_1]
+        return max(dict.fromkeys(tasks), key=tasks.count)
+
+    def _proxy_with_most_overlaps(self) -> tuple[str, dict[str, tuple[float, bool]]]:
+        overlaps: dict[str, dict[str, tuple[float, bool]]] = {}
+        for (proxy, task), line in self.case_1.items():
+            overlap = overlap_of(line)
+            if overlap is not None:
+                overlaps.setdefault(proxy, {})[task] = (overlap.value, overlap.kind == "exact")
+        if not overlaps:
+            return "", {}
+        proxy = max(overlaps, key=lambda name: len(set(overlaps[name].values())))
+        return proxy, dict(sorted(overlaps[proxy].items(), key=lambda item: item[1]))
+
+    def _alignment_gap_curves(self, task: str) -> list[Curve]:
+        if self.limits is None:
+            return []
+        lines = {proxy: line for (proxy, other), line in self.case_1.items() if other == task}
+        penalties = [s.penalty for line in lines.values() for s in line if s.penalty]
+        if not penalties:
+            return []
+        ends = (min(penalties), max(penalties))
+        return [
+            curve
+            for proxy in lines
+            for curve in self.limits.alignment_gap_curves(
+                proxy, task, ends, self._ink(proxy, task).colour
+            )
+        ]
+
+    def _plane_curves(
+        self, pairs: Iterable[tuple[str, str]], *, by_task: bool = False
+    ) -> list[Curve]:
+        if self.limits is None:
+            return []
+        pairs = list(pairs)
+        curves: list[Curve] = []
+        for task in dict.fromkeys(task for _, task in pairs):
+            curves.extend(self.limits.oracle_curves(task))
+        for proxy, task in pairs:
+            colour = (self._task_ink(task) if by_task else self._ink(proxy, task)).colour
+            curves.extend(self.limits.plane_curves(proxy, task, colour))
+        return curves
+
+    def _ink(self, proxy: str, task: str) -> Ink:
+        return ink(self.proxies.index(proxy), self.tasks.index(task))
+
+    def _task_ink(self, task: str) -> Ink:
+        return ink(self.tasks.index(task), self.tasks.index(task))
+
+
+def _knobs(
+    by_penalty: dict[str, list[Setting]], by_radius: dict[str, list[Setting]]
+) -> list[tuple[Literal["penalty", "radius"], dict[str, list[Setting]]]]:
+    both: list[tuple[Literal["penalty", "radius"], dict[str, list[Setting]]]] = [
+        ("penalty", by_penalty),
+        ("radius", by_radius),
+    ]
+    return [(knob, lines) for knob, lines in both if lines]
+
+
+def _left_out(number: int, why: str) -> Figure:
+    return Figure(number, "", (), (why,))
+
+
+def _there(found: Iterable[T | None]) -> tuple[T, ...]:
+    return tuple(one for one in found if one is not None)

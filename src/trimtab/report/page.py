@@ -1,0 +1,144 @@
+"""The report: three figures in files, and one page that opens from disk with no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from trimtab.points import write_atomically
+from trimtab.report import paper, screen, tables
+from trimtab.report.chart import Figure
+from trimtab.report.figures import figures
+from trimtab.report.findings import Finding, findings, no_model_passes_the_limit
+from trimtab.report.limits import Limits
+from trimtab.report.nearness import PointNearness, nearness
+from trimtab.report.results import Results, read_results
+from trimtab.report.wording import nats
+
+PAGE_FILE = "report.html"
+FIGURES_FOLDER = "figures"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the page and the figures were written, and what they show."""
+
+    page: Path
+    figures: tuple[Path, ...]
+    findings: tuple[Finding, ...]
+
+
+def write_report(folder: Path) -> Report:
+    """Draw what is in `folder` into `figures/` and `report.html` beside its points.
+
+    A figure is left out where the points fill none of its panels; the page says what is missing.
+
+    Raises:
+        UserError: there are no points, or a file in the folder is broken.
+    """
+    results = read_results(folder)
+    limits = Limits(results.world) if results.world is not None else None
+    near = nearness(results.points, results.world) if results.world is not None else ()
+    kept = no_model_passes_the_limit(near)
+    found = (*findings(results.points, results.world), *([kept] if kept else []))
+    drawn = figures(results.points, limits)
+    paths: list[Path] = []
+    for figure in drawn:
+        if figure.panels:
+            paths += paper.save(figure, folder / FIGURES_FOLDER)
+        else:
+            paper.remove(figure, folder / FIGURES_FOLDER)
+    page = folder / PAGE_FILE
+    write_atomically(page, _page(results, drawn, found, near))
+    return Report(page, tuple(paths), found)
+
+
+def _page(
+    results: Results,
+    drawn: Sequence[Figure],
+    found: Sequence[Finding],
+    near: Sequence[PointNearness],
+) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        summary=_summary(results, found),
+        findings=found,
+        figures=[figure for figure in drawn if figure.panels],
+        missing=[line for figure in drawn for line in figure.missing],
+        plots=_for_script([screen.plot(panel) for figure in drawn for panel in figure.panels]),
+        plotly=Markup(get_plotlyjs()),
+        folder=FIGURES_FOLDER,
+        nearness=tables.nearness_table(near) if near else None,
+        nearness_in_words=_nearness_in_words(near),
+        alarms=sum(one.is_impossible for one in near),
+        points=tables.points_table(results.points),
+        settings=tables.settings_table(results.settings) if results.settings else None,
+        data=tables.data_table(results.data) if results.data else None,
+        failures=tables.failures_table(results.failures) if results.failures else None,
+        has_original=any(point.alignment_gap is not None for point in results.points),
+        one_seed=len({point.seed for point in results.points}) == 1,
+    )
+
+
+def _summary(results: Results, found: Sequence[Finding]) -> str:
+    trained = [point for point in results.points if point.case != "aligned"]
+    tasks = len({point.task for point in results.points})
+    proxies = len({point.proxy for point in results.points if point.proxy is not None})
+    counts = (
+        _count(len(trained), "trained model"),
+        _count(tasks, "task"),
+        _count(proxies, "set of safety data", "sets of safety data"),
+    )
+    opening = f"This report measures {counts[0]} over {counts[1]} and {counts[2]}."
+    if not found:
+        return f"{opening} They are too few to speak to any finding."
+    verdicts = [finding.verdict for finding in found]
+    told = f"Of {_count(len(found), 'finding')} that they can speak to, "
+    told += f"{verdicts.count('holds')} {'holds' if verdicts.count('holds') == 1 else 'hold'}"
+    against, open_ = verdicts.count("does not hold"), verdicts.count("undecided")
+    if against:
+        told += f", {against} {'does' if against == 1 else 'do'} not"
+    if open_:
+        told += f", {open_} {'is' if open_ == 1 else 'are'} undecided within the intervals"
+    return f"{opening} {told}."
+
+
+def _nearness_in_words(near: Sequence[PointNearness]) -> str:
+    reached = [
+        one.on_proxy
+        for one in near
+        if one.point.case == "alignment-loss" and one.point.penalty and one.on_proxy is not None
+    ]
+    if not reached:
+        return ""
+    over = sorted(one.excess for one in reached)
+    told = (
+        f"Trained under a penalty λ > 0, Case I models stay {nats(over[0])} to {nats(over[-1])} "
+        "nats per token above the least capability gap possible at the proxy gap they reached"
+    )
+    ratios = [one.ratio for one in reached if one.ratio is not None]
+    return f"{told}; the median model has {median(ratios):.2f} times it." if ratios else f"{told}."
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _for_script(value: Any) -> Markup:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028"))

@@ -1,0 +1,27 @@
+"""Okabe and Ito's colours, which colour-blind readers can tell apart, with a shape to each line."""
+
+from __future__ import annotations
+
+from trimtab.report.chart import Dash, Ink, Marker
+
+# Blue, vermilion, green, purple, orange, sky, black; their yellow is too faint on white paper.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SHAPES: tuple[tuple[Marker, Dash], ...] = (
+    ("circle", "solid"),
+    ("square", "dash"),
+    ("triangle", "dashdot"),
+    ("diamond", "dot"),
+    ("cross", "solid"),
+)
+GREY = "#767676"
+
+
+def ink(colour: int, shape: int) -> Ink:
+    """The ink of one line: what is compared first sets the colour, what second the shape."""
+    marker, dash = SHAPES[shape % len(SHAPES)]
+    return Ink(COLOURS[colour % len(COLOURS)], marker, dash)
+
+
+def star(colour: int) -> Ink:
+    """The ink of a model before training, in the colour of its line."""
+    return Ink(COLOURS[colour % len(COLOURS)], "star", "solid")

@@ -1,0 +1,189 @@
+"""From settings to a panel: the axes they need, their marks, their labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from trimtab.points import Estimate
+from trimtab.report.axes import gap_axis, penalty_axis, radius_axis
+from trimtab.report.chart import Axis, Curve, Ink, Line, Mark, Panel
+from trimtab.report.setting import Gap, Setting
+from trimtab.report.wording import CASE_NAMES, estimate_in_words, hover, knob
+
+Coordinate = Gap | Literal["penalty", "radius"]
+
+LABELS: dict[Coordinate, str] = {
+    "penalty": "penalty λ",
+    "radius": "radius ε",
+    "alignment gap": "alignment gap (nats per token)",
+    "proxy gap": "proxy gap (nats per token)",
+    "capability gap": "capability gap (nats per token)",
+}
+LABEL_ROOM = (0.17, 0.075)
+"""How far a label must stay from other marks and labels, as shares of the panel."""
+FAR_RIGHT = 0.85
+"""From this share of the panel on a label stands to the left of its mark."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """The settings of one line, in the order they are joined."""
+
+    name: str
+    ink: Ink
+    settings: tuple[Setting, ...]
+    joined: bool = True
+
+
+def panel(
+    title: str,
+    series: Sequence[Series],
+    x: Coordinate,
+    y: Gap,
+    curves: Iterable[Curve] = (),
+    note: str = "",
+) -> Panel | None:
+    """The panel of these series, or None where none of them has both coordinates."""
+    series = [replace(one, settings=_with(one.settings, x, y)) for one in series]
+    series = [one for one in series if one.settings]
+    if not any(one.joined for one in series):
+        return None
+    settings = [setting for one in series for setting in one.settings]
+    against_knob = x in ("penalty", "radius")
+    x_axis = _axis(x, settings, may_be_log=False)
+    y_axis = _axis(y, settings, may_be_log=against_knob)
+    if x_axis is None or y_axis is None:
+        return None
+    lines = tuple(_line(one, x, y, x_axis, y_axis) for one in series)
+    if against_knob:
+        lines = tuple(_unlabelled(line) for line in lines)
+    else:
+        lines = _labelled(lines, x_axis, y_axis)
+    visible = (_cut(curve, x_axis, y_axis) for curve in curves)
+    shown = tuple(curve for curve in visible if len(curve.x) > 1)
+    return Panel(title, x_axis, y_axis, lines, shown, note)
+
+
+def _with(settings: Sequence[Setting], *coordinates: Coordinate) -> tuple[Setting, ...]:
+    return tuple(s for s in settings if all(_at(s, which) is not None for which in coordinates))
+
+
+def _at(setting: Setting, which: Coordinate) -> Estimate | None:
+    if which == "penalty" or which == "radius":
+        value = setting.penalty if which == "penalty" else setting.radius
+        return None if value is None else Estimate(value, value, value, "", "exact")
+    return setting.gap(which)
+
+
+def _axis(which: Coordinate, settings: Sequence[Setting], *, may_be_log: bool) -> Axis | None:
+    each = [one for setting in settings for one in (setting, *_seeds(setting))]
+    if which == "penalty" or which == "radius":
+        values = [estimate.value for one in each if (estimate := _at(one, which))]
+        if which == "penalty":
+            return penalty_axis(values, LABELS[which]) if max(values) > 0 else None
+        return radius_axis(values, LABELS[which]) if min(values) < math.inf else None
+    plain = [gap for one in each if one.is_plain and (gap := one.gap(which))]
+    constrained = [gap for one in each if not one.is_plain and (gap := one.gap(which))]
+    return gap_axis(LABELS[which], constrained, plain, may_be_log=may_be_log)
+
+
+def _line(series: Series, x: Coordinate, y: Gap, x_axis: Axis, y_axis: Axis) -> Line:
+    marks = [_mark(s, x, y, x_axis, y_axis, series.joined) for s in series.settings]
+    seeds = [
+        _mark(seed, x, y, x_axis, y_axis, False) for s in series.settings for seed in _seeds(s)
+    ]
+    return Line(series.name, series.ink, tuple(marks), tuple(seeds))
+
+
+def _mark(
+    setting: Setting, x: Coordinate, y: Gap, x_axis: Axis, y_axis: Axis, joined: bool
+) -> Mark:
+    at_x, at_y = _at(setting, x), _at(setting, y)
+    assert at_x is not None
+    assert at_y is not None
+    alone = len(setting.points) == 1
+    # θ at λ = 0 is not the limit of θ_λ: contexts without task data are then left to drift.
+    jump = setting.case == "alignment-loss" and setting.is_plain
+    off_scale = x_axis.in_strip(at_x.value) or y_axis.in_strip(at_y.value)
+    return Mark(
+        x=x_axis.place(at_x.value),
+        y=y_axis.place(at_y.value),
+        x_interval=x_axis.place_interval(at_x.value, (at_x.low, at_x.high)) if alone else None,
+        y_interval=y_axis.place_interval(at_y.value, (at_y.low, at_y.high)) if alone else None,
+        hover=hover(setting.points[0]) if alone else _mean_hover(setting),
+        joined=joined and not jump and not off_scale,
+        label="θₛ" if setting.case == "aligned" else knob(setting.penalty, setting.radius),
+    )
+
+
+def _seeds(setting: Setting) -> tuple[Setting, ...]:
+    if len(setting.points) == 1:
+        return ()
+    return tuple(replace(setting, points=(point,)) for point in setting.points)
+
+
+def _mean_hover(setting: Setting) -> tuple[str, ...]:
+    gaps: tuple[Gap, ...] = ("alignment gap", "proxy gap", "capability gap")
+    seeds = ", ".join(str(point.seed) for point in setting.points)
+    return (
+        f"{CASE_NAMES[setting.case]}, {knob(setting.penalty, setting.radius)}",
+        f"safety: {setting.proxy or '–'} · task: {setting.task}",
+        f"mean over seeds {seeds}",
+        *(
+            f"{which} {estimate_in_words(gap)} {gap.unit}"
+            for which in gaps
+            if (gap := setting.gap(which))
+        ),
+    )
+
+
+def _unlabelled(line: Line) -> Line:
+    return replace(line, marks=tuple(replace(mark, label=None) for mark in line.marks))
+
+
+def _labelled(lines: tuple[Line, ...], x_axis: Axis, y_axis: Axis) -> tuple[Line, ...]:
+    """Keep the label of a line's ends where no mark and no other label is in its way."""
+    taken = [_share(mark, x_axis, y_axis) for line in lines for mark in line.marks]
+    kept: list[Line] = []
+    for line in lines:
+        joined = [mark for mark in line.marks if mark.joined]
+        ends = [*joined[:1], *joined[-1:]] if joined else list(line.marks)
+        ends += [mark for mark in line.marks if not mark.joined and joined]
+        marks = []
+        for mark in line.marks:
+            here = _share(mark, x_axis, y_axis)
+            towards = -1 if here[0] > FAR_RIGHT else 1
+            beside = (here[0] + towards * LABEL_ROOM[0] / 2, here[1] + LABEL_ROOM[1] / 2)
+            free = mark in ends and not any(
+                _near(beside, other) for other in taken if other != here
+            )
+            if free:
+                taken.append(beside)
+            side: Literal["left", "right"] = "right" if towards > 0 else "left"
+            marks.append(replace(mark, label=mark.label if free else None, label_side=side))
+        kept.append(replace(line, marks=tuple(marks)))
+    return tuple(kept)
+
+
+def _share(mark: Mark, x_axis: Axis, y_axis: Axis) -> tuple[float, float]:
+    return (
+        (mark.x - x_axis.low) / (x_axis.high - x_axis.low),
+        (mark.y - y_axis.low) / (y_axis.high - y_axis.low),
+    )
+
+
+def _near(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return abs(one[0] - other[0]) < LABEL_ROOM[0] and abs(one[1] - other[1]) < LABEL_ROOM[1]
+
+
+def _cut(curve: Curve, x_axis: Axis, y_axis: Axis) -> Curve:
+    """The part of a curve on the scales, short of any strip."""
+    inside = [
+        (x, y)
+        for x, y in zip(curve.x, curve.y, strict=True)
+        if x_axis.scales(x) and y_axis.scales(y)
+    ]
+    return replace(curve, x=tuple(x for x, _ in inside), y=tuple(y for _, y in inside))

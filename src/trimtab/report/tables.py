@@ -1,0 +1,175 @@
+"""Tables for the page: what the figures show, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trimtab.points import Failure, Point, PointKey
+from trimtab.report.nearness import Nearness, PointNearness
+from trimtab.report.results import DataSummary
+from trimtab.report.wording import (
+    SHORT_CASE_NAMES,
+    estimate_in_words,
+    knob,
+    nats,
+    number,
+    percent,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells of one row; `is_alarm` makes it stand out."""
+
+    cells: tuple[str, ...]
+    is_alarm: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Words in columns; the first `names` columns are words, the others numbers."""
+
+    caption: str
+    columns: tuple[str, ...]
+    names: int
+    rows: tuple[Row, ...]
+
+
+def points_table(points: Iterable[Point]) -> Table:
+    """Every measured model."""
+    columns = (
+        "case",
+        "λ or ε",
+        "safety",
+        "task",
+        "seed",
+        "alignment loss",
+        "proxy loss",
+        "capability loss",
+        "alignment gap",
+        "proxy gap",
+        "capability gap",
+        "overlap",
+        "distance",
+        "of ‖θₛ‖",
+        "tokens",
+        "seconds",
+    )
+    rows = tuple(
+        Row(
+            (
+                *_names(point),
+                estimate_in_words(point.alignment_loss),
+                estimate_in_words(point.proxy_loss),
+                estimate_in_words(point.capability_loss),
+                estimate_in_words(point.alignment_gap),
+                estimate_in_words(point.proxy_gap),
+                estimate_in_words(point.capability_gap),
+                "–" if point.context_overlap is None else percent(point.context_overlap.value),
+                number(point.distance),
+                percent(point.relative_distance),
+                f"{point.train_tokens:,}",
+                f"{point.wall_seconds:.1f}",
+            )
+        )
+        for point in points
+    )
+    caption = "Every measured model. Losses and gaps in nats per token, with 95 % intervals."
+    return Table(caption, columns, 5, rows)
+
+
+def nearness_table(found: Iterable[PointNearness]) -> Table:
+    """Every point beside the limits of both planes."""
+    columns = (
+        "case",
+        "λ or ε",
+        "safety",
+        "task",
+        "seed",
+        "capability gap",
+        "proxy gap",
+        "limit there",
+        "measured over limit",
+        "alignment gap",
+        "oracle's limit there",
+        "measured over limit",
+    )
+    rows = tuple(
+        Row(
+            (
+                *_names(one.point),
+                estimate_in_words(one.point.capability_gap),
+                *_beside_limit(one.on_proxy),
+                *_beside_limit(one.on_original),
+            ),
+            one.is_impossible,
+        )
+        for one in found
+    )
+    caption = "Capability gap over the least that any model can have at the safety gap measured."
+    return Table(caption, columns, 5, rows)
+
+
+def data_table(data: Iterable[DataSummary]) -> Table:
+    """The data sets as used."""
+    rows = tuple(
+        Row(
+            (
+                one.role,
+                one.name,
+                one.path,
+                "; ".join(one.warnings) or "none",
+                f"{one.train_rows:,}",
+                f"{one.held_out_rows:,}",
+            )
+        )
+        for one in data
+    )
+    columns = ("role", "name", "path", "warnings", "rows trained on", "rows held out")
+    return Table("The data, and what was noticed while reading it.", columns, 4, rows)
+
+
+def failures_table(failures: Iterable[Failure]) -> Table:
+    """Planned models that could not be made."""
+    rows = tuple(Row((*_names(failure.key), failure.reason)) for failure in failures)
+    columns = ("case", "λ or ε", "safety", "task", "seed", "reason")
+    return Table("Planned models that could not be made.", columns, 6, rows)
+
+
+def settings_table(settings: Mapping[str, Any]) -> Table:
+    """Every setting on its own line, a nested one by its path."""
+    rows = tuple(Row(pair) for pair in _flat(settings, ""))
+    return Table("The experiment as run.", ("setting", "value"), 2, rows)
+
+
+def _names(point: Point | PointKey) -> tuple[str, ...]:
+    return (
+        SHORT_CASE_NAMES[point.case],
+        knob(point.penalty, point.radius),
+        point.proxy or "–",
+        point.task,
+        str(point.seed),
+    )
+
+
+def _beside_limit(near: Nearness | None) -> tuple[str, str, str]:
+    if near is None:
+        return "–", "–", "–"
+    over = f"+{nats(near.excess)}" if near.excess >= 0 else nats(near.excess)
+    ratio = "" if near.ratio is None else f" ({near.ratio:.2f}×)"
+    return estimate_in_words(near.safety_gap), nats(near.limit), f"{over}{ratio}"
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, Sequence) and any(isinstance(item, Mapping) for item in value):
+        for index, inner in enumerate(value, start=1):
+            yield from _flat(inner, f"{path}[{index}]")
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        yield path, ", ".join(map(str, value)) or "–"
+    else:
+        yield path, "–" if value is None or value == {} else str(value)

@@ -1,0 +1,118 @@
+"""How a case, a knob, a number and a measured point are put into words."""
+
+from __future__ import annotations
+
+import math
+
+from trimtab.points import Case, Estimate, Point
+
+CASE_NAMES: dict[Case, str] = {
+    "aligned": "aligned model θₛ, untrained",
+    "alignment-loss": "Case I, alignment loss constraint",
+    "alignment-parameter": "Case II, alignment parameter constraint",
+}
+SHORT_CASE_NAMES: dict[Case, str] = {
+    "aligned": "θₛ",
+    "alignment-loss": "Case I",
+    "alignment-parameter": "Case II",
+}
+LONGEST_NAME = 34
+
+
+def number(value: float) -> str:
+    """Four digits that matter, in plain decimals, for people.
+
+    >>> [number(v) for v in (0.123456, 12.0, 0.00001234, 0.0, float("inf"))]
+    ['0.1235', '12', '1.234e-05', '0', '∞']
+    """
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"−{-value:.4g}" if value < 0 else f"{value:.4g}"
+
+
+def nats(value: float) -> str:
+    """A gap or a loss: three digits that matter, and none below a ten-thousandth.
+
+    >>> [nats(v) for v in (0.0684612, 1.5, -123.0, 4e-6, -4e-6, 0.0)]
+    ['0.0685', '1.50', '−123', '< 0.0001', '0', '0']
+    """
+    if math.isinf(value):
+        return number(value)
+    if abs(value) < 5e-5:
+        return "< 0.0001" if value > 0 else "0"
+    digits = f"{abs(value):#.3g}" if abs(value) < 100 else f"{abs(value):.0f}"
+    return f"−{digits}" if value < 0 else digits
+
+
+def interval(estimate: Estimate) -> str:
+    """The 95 % interval, or nothing where the value is exact.
+
+    >>> interval(Estimate(1.5, 1.4, 1.6, "nats per token", "estimate"))
+    '[1.40, 1.60]'
+    """
+    if estimate.low == estimate.high:
+        return ""
+    return f"[{nats(estimate.low)}, {nats(estimate.high)}]"
+
+
+def estimate_in_words(estimate: Estimate | None) -> str:
+    """Value and interval without the unit, or a dash where nothing was measured."""
+    if estimate is None:
+        return "–"
+    return f"{nats(estimate.value)} {interval(estimate)}".rstrip()
+
+
+def percent(share: float) -> str:
+    """A share as a percentage.
+
+    >>> percent(0.254), percent(0.004)
+    ('25 %', '0.4 %')
+    """
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 1 or value == 0 else f"{value:.1g} %"
+
+
+def knob(penalty: float | None, radius: float | None) -> str:
+    """What the constraint was set to.
+
+    >>> knob(0.5, None), knob(None, 2.0), knob(None, None)
+    ('λ = 0.5', 'ε = 2', '–')
+    """
+    if penalty is not None:
+        return f"λ = {number(penalty)}"
+    if radius is not None:
+        return f"ε = {number(radius)}"
+    return "–"
+
+
+def shortened(name: str) -> str:
+    """A name that fits a legend: the middle of a long one gives way.
+
+    >>> shortened("an-organisation/a-data-set-with-a-very-long-name")
+    'an-organisation/…th-a-very-long-name'
+    """
+    if len(name) <= LONGEST_NAME:
+        return name
+    half = LONGEST_NAME // 2
+    return f"{name[: half - 1]}…{name[-half - 2 :]}"
+
+
+def hover(point: Point) -> tuple[str, ...]:
+    """All that a point knows, line by line."""
+    lines = [CASE_NAMES[point.case]]
+    if point.penalty is not None or point.radius is not None:
+        lines.append(knob(point.penalty, point.radius))
+    lines.append(f"safety: {point.proxy or '–'} · task: {point.task} · seed {point.seed}")
+    for name, loss, gap in (
+        ("alignment", point.alignment_loss, point.alignment_gap),
+        ("proxy", point.proxy_loss, point.proxy_gap),
+        ("capability", point.capability_loss, point.capability_gap),
+    ):
+        if loss is not None:
+            lines.append(f"{name} loss {estimate_in_words(loss)}")
+        if gap is not None:
+            lines.append(f"{name} gap {estimate_in_words(gap)}")
+    lines.append(f"losses and gaps in {point.capability_loss.unit}")
+    lines.append(f"distance {number(point.distance)} ({percent(point.relative_distance)} of ‖θₛ‖)")
+    lines.append(f"{point.train_tokens:,} tokens in {number(point.wall_seconds)} s")
+    return tuple(lines)

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reported_points import PENALTIES, case_1, case_2, optima, point, sweep, world
+
+from trimtab.points import Point
+from trimtab.report import paper, screen
+from trimtab.report.chart import Figure, Mark, Panel
+from trimtab.report.figures import figures
+from trimtab.report.limits import BOUND, EXACT, ORACLE, Limits
+
+HOSTILE = "<script>alert('x')</script> & <b>\"a\"</b> $x_1$ _%{y}"
+
+
+def panels(points: list[Point], limits: Limits | None = None) -> list[Panel]:
+    return [panel for figure in figures(points, limits) for panel in figure.panels]
+
+
+def marks(panel: Panel) -> Iterator[Mark]:
+    for line in panel.lines:
+        yield from line.marks
+        yield from line.seeds
+
+
+def hovers(panel: Panel) -> list[str]:
+    plot = screen.plot(panel)
+    return [text for trace in plot["data"] for text in trace.get("hovertext") or ()]
+
+
+def test_a_whole_sweep_fills_all_three_figures() -> None:
+    drawn = figures(sweep(), None)
+    assert [len(figure.panels) for figure in drawn] == [2, 2, 1]
+    assert not any(figure.missing for figure in drawn)
+
+
+def test_figure_1_has_a_line_per_proxy_on_the_task_with_the_most() -> None:
+    left, right = figures(sweep(), None)[0].panels
+    assert left.title.endswith("chat")
+    assert [line.name for line in left.lines] == ["near", "far"]
+    assert {line.name for line in right.lines} == {
+        "near – chat",
+        "far – chat",
+        "near – news",
+        "near – code",
+    }
+
+
+def test_figure_2_has_a_line_per_task_and_sets_the_cases_side_by_side() -> None:
+    left, right = figures(sweep(), None)[1].panels
+    assert [line.name for line in left.lines] == ["chat", "news"]
+    assert [line.name for line in right.lines] == [
+        "Case I, chat",
+        "Case II, chat",
+        "aligned model θₛ, chat",
+        "Case I, news",
+        "Case II, news",
+    ]
+
+
+def test_figure_3_orders_tasks_by_overlap() -> None:
+    (panel,) = figures(sweep(), None)[2].panels
+    names = [line.name for line in panel.lines]
+    assert names == ["code, overlap 0 %", "chat, overlap 50 %", "news, overlap 100 %"]
+
+
+def test_an_estimated_overlap_is_called_about_that_much() -> None:
+    points = [
+        replace(one, context_overlap=replace(one.context_overlap, kind="estimate"))
+        for one in sweep()
+        if one.context_overlap is not None
+    ]
+    (panel,) = figures(points, None)[2].panels
+    assert panel.lines[1].name == "chat, overlap ≈ 50 %"
+
+
+def test_without_case_2_figure_2_says_what_would_make_it() -> None:
+    _, second, _ = figures(case_1(), None)
+    assert second.panels == ()
+    assert "case: alignment-parameter" in second.missing[0]
+
+
+def test_without_case_1_only_case_2_is_drawn() -> None:
+    first, second, third = figures(case_2(), None)
+    assert first.panels == third.panels == ()
+    assert [panel.title for panel in second.panels] == ["Case II: safety"]
+    assert "both cases" in second.missing[0]
+
+
+def test_penalties_and_radii_get_an_axis_each() -> None:
+    points = [*case_1(), *case_2(), *case_2(by="radius")]
+    labels = [panel.x.label for panel in figures(points, None)[1].panels]
+    assert labels == ["penalty λ", "radius ε", "alignment gap (nats per token)"]
+
+
+def test_without_original_data_the_proxy_gap_is_drawn_and_named() -> None:
+    points = [*case_1(original=False), *case_2(original=False)]
+    for panel in panels(points):
+        assert "proxy gap" in panel.x.label + panel.y.label
+        assert "alignment gap" not in panel.x.label + panel.y.label
+        assert "No original alignment data" in panel.note
+
+
+def test_a_single_point_is_a_figure_of_one_mark() -> None:
+    (first, *_) = figures([point(penalty=1.0)], None)
+    assert [len(list(marks(panel))) for panel in first.panels] == [1, 1]
+
+
+def test_plain_fine_tuning_alone_has_no_place_on_an_axis_of_penalties() -> None:
+    (first, *_) = figures([point(penalty=0.0)], None)
+    assert [panel.x.label for panel in first.panels] == ["alignment gap (nats per token)"]
+    assert "penalty above 0" in first.missing[0]
+
+
+def test_zero_penalty_stands_past_a_break_left_of_all_others() -> None:
+    left = figures(case_1(), None)[0].panels[0]
+    assert left.x.strip is not None
+    first, *others = left.lines[0].marks
+    assert first.x == left.x.strip.position < left.x.strip.break_at < min(one.x for one in others)
+    assert left.x.ticks[0] == (first.x, "0")
+
+
+def test_infinite_radius_stands_past_a_break_right_of_all_others() -> None:
+    left = figures(case_2(by="radius"), None)[1].panels[0]
+    assert left.x.strip is not None
+    first, *others = left.lines[0].marks
+    assert first.x == left.x.strip.position > left.x.strip.break_at > max(one.x for one in others)
+    assert left.x.ticks[-1] == (first.x, "∞")
+
+
+def test_case_1_is_not_joined_to_plain_fine_tuning() -> None:
+    for panel in figures(case_1(), None)[0].panels:
+        assert [mark.joined for mark in panel.lines[0].marks] == [False, True, True, True]
+
+
+def test_a_gap_of_plain_fine_tuning_that_dwarfs_the_others_stands_past_a_break() -> None:
+    points = [point(penalty=0.0, safety=5.5), *case_1(penalties=(0.1, 1.0, 10.0))]
+    plane = figures(points, None)[0].panels[1]
+    assert plane.x.strip is not None
+    assert plane.x.strip.label == "5.5\nplain"
+    assert plane.lines[0].marks[0].x == plane.x.strip.position < 1.0
+
+
+def test_seeds_are_drawn_behind_their_mean() -> None:
+    left = figures(case_1(seeds=(0, 1, 2)), None)[0].panels[0]
+    (line,) = left.lines
+    assert len(line.marks) == len(PENALTIES)
+    assert len(line.seeds) == 3 * len(PENALTIES)
+    assert line.marks[1].y == pytest.approx(np.mean([seed.y for seed in line.seeds[3:6]]))
+    assert line.marks[1].y_interval is None
+
+
+def test_one_seed_has_error_bars_and_an_exact_loss_has_none() -> None:
+    (bars,) = figures(case_1(half_width=0.01), None)[0].panels[0].lines
+    (exact,) = figures(case_1(), None)[0].panels[0].lines
+    assert all(mark.y_interval for mark in bars.marks)
+    assert not any(mark.y_interval for mark in exact.marks)
+
+
+def test_every_mark_and_bar_lies_on_its_axes() -> None:
+    for points in (sweep(half_width=0.05), case_1(seeds=(0, 1)), optima(world())):
+        for panel in panels(points):
+            for mark in marks(panel):
+                for axis, at, interval in (
+                    (panel.x, mark.x, mark.x_interval),
+                    (panel.y, mark.y, mark.y_interval),
+                ):
+                    assert axis.low <= at <= axis.high
+                    assert interval is None or axis.low <= interval[0] <= at <= interval[1]
+
+
+def test_many_lines_are_cut_to_what_can_be_told_apart() -> None:
+    points = [one for task in "abcdefghij" for one in case_1(task=task)]
+    right = figures(points, None)[0].panels[1]
+    assert len(right.lines) == 8
+    assert "8 of 10" in right.note
+
+
+def test_a_world_puts_limits_behind_the_points() -> None:
+    made = world()
+    left, right = figures(optima(made), Limits(made))[0].panels
+    assert {curve.name for curve in left.curves} == {EXACT, BOUND}
+    assert {curve.name for curve in right.curves} == {EXACT, ORACLE}
+
+
+def test_exact_optima_lie_on_their_curve() -> None:
+    made = world()
+    left = figures(optima(made, (0.1, 1.0, 10.0), stray=0.0), Limits(made))[0].panels[0]
+    for line, curve in zip(
+        left.lines, (curve for curve in left.curves if curve.name == EXACT), strict=True
+    ):
+        for mark in line.marks:
+            assert mark.y == pytest.approx(np.interp(mark.x, curve.x, curve.y), rel=2e-3)
+
+
+def test_no_mark_lies_below_the_oracle_in_the_plane() -> None:
+    made = world()
+    plane = figures(optima(made), Limits(made))[0].panels[1]
+    front = next(curve for curve in plane.curves if curve.name == ORACLE)
+    order = np.argsort(front.x)
+    xs, ys = np.array(front.x)[order], np.array(front.y)[order]
+    for line in plane.lines:
+        for mark in line.marks:
+            if line.name.endswith("chat") and xs[0] < mark.x < xs[-1]:
+                assert mark.y >= np.interp(mark.x, xs, ys) - 1e-3
+
+
+def test_curves_of_an_unknown_task_are_left_out() -> None:
+    made = world()
+    points = case_1(task="elsewhere")
+    assert not any(panel.curves for panel in panels(points, Limits(made)))
+
+
+def test_hover_tells_all_that_was_measured() -> None:
+    (left, *_) = panels(case_1(half_width=0.01))
+    text = hovers(left)[1]
+    for word in (
+        "Case I",
+        "λ = 0.1",
+        "near",
+        "chat",
+        "seed 0",
+        "[",
+        "loss",
+        "gap",
+        "distance",
+        "s",
+    ):
+        assert word in text
+
+
+def test_page_and_paper_draw_the_same_marks() -> None:
+    for panel in panels(sweep()):
+        plotted = [
+            (x, y)
+            for trace in screen.plot(panel)["data"]
+            if trace.get("hovertext")
+            for x, y in zip(trace["x"], trace["y"], strict=True)
+        ]
+        assert sorted(plotted) == sorted((mark.x, mark.y) for mark in marks(panel))
+
+
+def test_plotly_gets_finite_numbers_and_no_markup_but_its_own() -> None:
+    points = [replace(one, task=HOSTILE, proxy=HOSTILE) for one in case_1(seeds=(0, 1))]
+    points += [replace(one, task=HOSTILE, proxy=HOSTILE) for one in case_2(by="radius")]
+    for panel in panels(points):
+        text = json.dumps(screen.plot(panel), allow_nan=False)
+        assert set(re.findall(r"<(\w+)", text)) <= {"br"}
+        assert "$" not in text
+
+
+def test_a_figure_is_written_as_png_and_as_svg_with_text(tmp_path: Path) -> None:
+    (figure, *_) = figures([replace(one, proxy=HOSTILE) for one in case_1()], None)
+    png, svg = paper.save(figure, tmp_path)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    text = svg.read_text(encoding="utf-8")
+    assert "alignment gap (nats per token)" in text
+    assert "&lt;script&gt;" in text
+    assert "<script" not in text
+    assert sorted(tmp_path.iterdir()) == [png, svg]
+
+
+def test_a_figure_is_the_same_file_when_drawn_again(tmp_path: Path) -> None:
+    (figure, *_) = figures(case_1(), None)
+    _, svg = paper.save(figure, tmp_path / "a")
+    _, again = paper.save(figure, tmp_path / "b")
+    assert svg.read_bytes() == again.read_bytes()
+
+
+def test_a_panel_describes_itself() -> None:
+    (left, *_) = panels(case_1())
+    assert "alignment gap (nats per token) against penalty λ" in left.description
+    assert Figure(1, "", (left,), ()).stem == "figure1"
+    assert math.isfinite(left.y.low)

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from reported_points import case_1, case_2, optima, point, sweep, world
+
+from trimtab.points import Estimate, Point
+from trimtab.report import Finding, findings
+from trimtab.report.findings import no_model_passes_the_limit
+from trimtab.report.nearness import nearness
+from trimtab.report.setting import over_seeds
+
+
+def finding(points: list[Point], word: str) -> Finding:
+    (found,) = [one for one in findings(points) if word in one.statement]
+    return found
+
+
+def test_a_sweep_that_follows_the_theory_bears_every_finding_out() -> None:
+    found = findings(sweep())
+    assert len(found) == 7
+    assert {one.verdict for one in found} == {"holds"}
+
+
+def test_wide_intervals_leave_everything_about_case_1_undecided() -> None:
+    wide = [one for one in sweep(half_width=2.0) if one.case == "alignment-loss"]
+    assert {one.verdict for one in findings(wide)} == {"undecided"}
+
+
+def test_one_point_speaks_to_no_finding() -> None:
+    assert findings([point(penalty=1.0)]) == ()
+
+
+def test_no_points_speak_to_no_finding() -> None:
+    assert findings([]) == ()
+
+
+def test_the_proxy_with_the_higher_gap_at_one_penalty_is_not_the_nearer() -> None:
+    crossing = [
+        *case_1("near"),
+        *(
+            replace(one, alignment_gap=Estimate(0.0, 0.0, 0.0, "nats per token", "exact"))
+            if one.penalty == 10
+            else one
+            for one in case_1("far", floor=0.2)
+        ),
+    ]
+    assert finding(crossing, "nearer").verdict == "does not hold"
+
+
+def test_a_known_world_says_which_proxy_is_nearer() -> None:
+    swapped = [
+        replace(one, proxy={"near": "far", "far": "near"}[one.proxy or ""]) for one in sweep()[1:9]
+    ]
+    assert findings(swapped)[0].verdict == "holds"
+    told = findings(swapped, world())[0]
+    assert told.verdict == "does not hold"
+    assert "total variation" in told.evidence
+
+
+def test_proxies_are_compared_at_the_penalties_both_were_given() -> None:
+    unequal = [*case_1("near"), *case_1("far", floor=0.2, penalties=(0.0, 1.0, 3.0))]
+    assert "1 of 1 penalties" in finding(unequal, "nearer").evidence
+
+
+def test_proxies_without_a_common_penalty_are_not_compared() -> None:
+    apart = [*case_1("near", penalties=(1.0,)), *case_1("far", penalties=(2.0,))]
+    assert not [one for one in findings(apart) if "nearer" in one.statement]
+
+
+def test_proxy_gaps_of_two_proxies_are_not_compared() -> None:
+    points = [*case_1("near", original=False), *case_1("far", original=False)]
+    found = findings(points)
+    assert not [one for one in found if "nearer" in one.statement]
+    assert any("lowers the proxy gap" in one.statement for one in found)
+
+
+def test_a_penalty_that_raises_the_alignment_gap_is_told() -> None:
+    backwards = [replace(one, penalty=10 - (one.penalty or 0)) for one in case_1()]
+    assert finding(backwards, "lowers the alignment gap").verdict == "does not hold"
+
+
+def test_without_overlap_no_trend_is_asked_for() -> None:
+    found = findings(case_1(cost=0.0, overlap=0.0))
+    assert not [one for one in found if "λ raises" in one.statement]
+
+
+def test_plain_fine_tuning_is_no_part_of_case_1s_trend() -> None:
+    jump = [
+        replace(one, alignment_gap=Estimate(0.0, 0.0, 0.0, "nats per token", "exact"))
+        if one.penalty == 0
+        else one
+        for one in case_1()
+    ]
+    assert finding(jump, "lowers the alignment gap").verdict == "holds"
+
+
+def test_overlap_that_costs_less_is_told() -> None:
+    points = [*case_1(task="a", cost=0.6, overlap=0.1), *case_1(task="b", cost=0.1, overlap=0.9)]
+    assert finding(points, "overlap the proxy's").verdict == "does not hold"
+
+
+def test_case_2_below_case_1_is_told() -> None:
+    points = [*case_1(cost=0.9), *case_2(height=0.01)]
+    assert finding(points, "steeper").verdict == "does not hold"
+
+
+def test_a_ball_is_compared_like_a_penalty() -> None:
+    points = [*case_1(), *case_2(by="radius")]
+    assert finding(points, "steeper").verdict == "holds"
+    assert "at ε = ∞" in finding(points, "smaller ε) lowers").evidence
+
+
+def test_evidence_carries_numbers_with_their_unit() -> None:
+    for one in findings(sweep()):
+        assert "nats per token" in one.evidence
+        assert any(digit in one.evidence for digit in "123456789")
+
+
+def test_one_seed_keeps_its_own_interval() -> None:
+    alone = Estimate(1.0, 0.9, 1.2, "nats per token", "estimate")
+    assert over_seeds([alone]) == alone
+
+
+def test_the_interval_over_seeds_covers_the_mean_it_should() -> None:
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        values = generator.normal(1.0, 0.1, size=4)
+        mean = over_seeds([Estimate(v, v, v, "nats per token", "exact") for v in values])
+        covered += mean.low <= 1.0 <= mean.high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_exact_optima_reach_the_limit() -> None:
+    made = world()
+    for one in nearness(optima(made, (0.1, 1.0, 10.0), stray=0.0), made):
+        assert one.on_proxy is not None
+        assert one.on_proxy.capability_gap.value == pytest.approx(one.on_proxy.limit, abs=1e-9)
+        assert not one.is_impossible
+
+
+def test_strayed_optima_lie_above_both_limits() -> None:
+    made = world()
+    near = nearness(optima(made), made)
+    assert all(one.on_proxy and one.on_proxy.excess >= -1e-9 for one in near)
+    assert all(one.on_original and one.on_original.excess >= -1e-9 for one in near)
+    kept = no_model_passes_the_limit(near)
+    assert kept is not None
+    assert kept.verdict == "holds"
+
+
+def test_a_point_below_the_limit_is_a_mistake_somewhere() -> None:
+    made = world()
+    impossible = [
+        replace(one, capability_gap=one.capability_gap.minus(0.1))
+        for one in optima(made, (10.0,))
+        if one.capability_gap is not None and one.task == "chat"
+    ]
+    near = nearness(impossible, made)
+    assert all(one.is_impossible for one in near)
+    told = no_model_passes_the_limit(near)
+    assert told is not None
+    assert told.verdict == "does not hold"
+    assert "mistake" in told.evidence
+
+
+def test_a_point_below_the_limit_within_its_interval_is_no_mistake() -> None:
+    made = world()
+    (one, *_) = [p for p in optima(made, (10.0,)) if p.task == "chat"]
+    assert one.capability_gap is not None
+    value = one.capability_gap.value - 0.1
+    wide = replace(one.capability_gap, value=value, low=value - 0.2, high=value + 0.2)
+    (near,) = nearness([replace(one, capability_gap=wide)], made)
+    assert near.on_proxy is not None
+    assert near.on_proxy.excess < 0
+    assert not near.is_impossible

@@ -1,0 +1,129 @@
+"""The page in headless Chromium, with no network, on a desk and on a phone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from reported_points import case_2, optima, world, write_points
+
+from trimtab.data.synthetic import write_data
+from trimtab.report import write_report
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+WIDTHS = {"desk": 1280, "phone": 390}
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip(f"none of {', '.join(NAMES)} is installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    made = world()
+    write_data(made, folder, rows=4)
+    (folder / "experiment.yaml").write_text("model: tiny\ntask: {chat: chat.jsonl}\n")
+    points = [*optima(made), *case_2("chat", height=2.0)]
+    return write_report(write_points(folder, points)).page
+
+
+class Visit:
+    """A page opened from disk, and all that it said and asked for."""
+
+    def __init__(self, browser: Browser, report: Path, width: int) -> None:
+        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+        self.page: Page = context.new_page()
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(report.as_uri())
+        self.page.wait_for_function(
+            "document.querySelectorAll('.plot .scatterlayer').length"
+            " === document.querySelectorAll('.plot').length"
+        )
+
+
+@pytest.fixture(scope="module", params=WIDTHS.values(), ids=WIDTHS.keys())
+def visit(browser: Browser, report: Path, request: pytest.FixtureRequest) -> Visit:
+    return Visit(browser, report, request.param)
+
+
+def test_the_page_opens_without_complaint(visit: Visit) -> None:
+    assert visit.said == []
+
+
+def test_the_page_asks_for_nothing_but_itself(visit: Visit) -> None:
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in visit.asked)
+    assert len([url for url in visit.asked if url.startswith("file:")]) == 1
+
+
+def test_the_page_does_not_scroll_sideways(visit: Visit) -> None:
+    wide = visit.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0
+
+
+def test_a_wide_table_scrolls_in_its_own_box(visit: Visit) -> None:
+    boxes = visit.page.evaluate(
+        "[...document.querySelectorAll('.scroll')]"
+        ".map(box => [box.getBoundingClientRect().right, box.scrollWidth > box.clientWidth])"
+    )
+    assert all(right <= visit.page.viewport_size["width"] for right, _ in boxes)
+    assert any(scrolls for _, scrolls in boxes)
+
+
+def test_every_plot_has_its_points(visit: Visit) -> None:
+    plots = visit.page.locator(".plot")
+    assert plots.count() == 5
+    for index in range(plots.count()):
+        assert plots.nth(index).locator(".points path.point").count() >= 4
+        box = plots.nth(index).bounding_box()
+        assert box is not None
+        assert box["width"] <= visit.page.viewport_size["width"]
+
+
+def test_no_label_is_cut_off(visit: Visit) -> None:
+    cut = visit.page.evaluate(
+        """[...document.querySelectorAll('.plot')].flatMap(plot => {
+            const frame = plot.getBoundingClientRect();
+            const words = '.xtitle, .ytitle, .legendtext, .xtick text, .ytick text';
+            return [...plot.querySelectorAll(words)]
+              .filter(text => {
+                const box = text.getBoundingClientRect();
+                return box.left < frame.left - 1 || box.right > frame.right + 1
+                  || box.top < frame.top - 1 || box.bottom > frame.bottom + 1;
+              }).map(text => text.textContent);
+        })"""
+    )
+    assert cut == []
+
+
+def test_a_mark_tells_what_was_measured_there(visit: Visit) -> None:
+    plot = visit.page.locator(".plot").first
+    plot.scroll_into_view_if_needed()
+    box = plot.locator(".points path.point").nth(1).bounding_box()
+    assert box is not None
+    visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    told = plot.locator(".hoverlayer .hovertext")
+    told.first.wait_for()
+    text = told.first.text_content() or ""
+    assert "Case I" in text
+    assert "nats per token" in text
+    assert "λ = " in text

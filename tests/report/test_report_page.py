@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reported_points import case_1, case_2, optima, point, sweep, world, write_points
+
+from trimtab.data.synthetic import write_data
+from trimtab.errors import UserError
+from trimtab.points import Failure, PointKey, write_failures
+from trimtab.report import Report, write_report
+
+HOSTILE = '</script><script>alert("x")</script>'
+
+OWN_SCRIPTS = 3
+"""Plotly, the plots' data, and what draws them."""
+
+
+def page(folder: Path) -> str:
+    return write_report(folder).page.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return write_report(write_points(tmp_path_factory.mktemp("sweep"), sweep()))
+
+
+class Tags(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def count(self, tag: str) -> int:
+        return [name for name, _ in self.found].count(tag)
+
+
+def test_a_sweep_becomes_a_page_and_six_files(whole: Report) -> None:
+    folder = whole.page.parent
+    assert whole.page.name == "report.html"
+    assert {path.name for path in whole.figures} == {
+        f"figure{number}.{kind}" for number in (1, 2, 3) for kind in ("png", "svg")
+    }
+    assert all(path.parent == folder / "figures" and path.exists() for path in whole.figures)
+    assert not list(folder.rglob("*.tmp"))
+    text = whole.page.read_text(encoding="utf-8")
+    for finding in whole.findings:
+        assert finding.verdict in text
+
+
+def test_no_points_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"points\.jsonl"):
+        write_report(tmp_path)
+    (tmp_path / "points.jsonl").write_text("")
+    with pytest.raises(UserError, match="no point is finished"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["experiment.yaml", "data.json"])
+def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
+    write_points(tmp_path, [point(penalty=1.0)])
+    (tmp_path / name).write_text("[{")
+    with pytest.raises(UserError, match=name) as told:
+        write_report(tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_one_point_is_a_page(tmp_path: Path) -> None:
+    text = page(write_points(tmp_path, [point(penalty=1.0)]))
+    assert "1 trained model over 1 task and 1 set of safety data" in text
+    assert "Figure 2 needs Case II" in text
+    assert not (tmp_path / "figures" / "figure2.png").exists()
+
+
+def test_a_figure_that_can_no_longer_be_drawn_is_removed(tmp_path: Path) -> None:
+    write_report(write_points(tmp_path, case_2()))
+    assert (tmp_path / "figures" / "figure2.svg").exists()
+    write_report(write_points(tmp_path, case_1()))
+    assert not (tmp_path / "figures" / "figure2.svg").exists()
+
+
+def test_the_page_needs_nothing_but_itself(whole: Report) -> None:
+    text = whole.page.read_text(encoding="utf-8")
+    for tag, attributes in Tags(text).found:
+        assert not (attributes.get("src") or "").startswith(("http", "//"))
+        if tag == "link":
+            assert attributes["href"] == "data:,"
+    assert len(re.findall(r"plotly\.js v\d", text)) == 1
+
+
+def test_names_are_shown_and_never_run(tmp_path: Path) -> None:
+    points = [point(penalty=one, proxy=HOSTILE, task=f"{HOSTILE} & 'b'") for one in (0.1, 1.0)]
+    write_points(tmp_path, points)
+    key = PointKey("alignment-loss", 1.0, None, HOSTILE, HOSTILE, 0)
+    write_failures(tmp_path, [Failure(key, f"NaN {HOSTILE}")])
+    (tmp_path / "experiment.yaml").write_text(json.dumps({"model": HOSTILE}))
+    data = {"role": "task", "name": HOSTILE, "path": HOSTILE, "train_rows": 1}
+    data |= {"held_out_rows": 1, "warnings": [HOSTILE]}
+    (tmp_path / "data.json").write_text(json.dumps([data]))
+    text = page(tmp_path)
+    assert Tags(text).count("script") == OWN_SCRIPTS
+    assert HOSTILE not in text
+
+
+def test_settings_data_and_failures_are_shown(tmp_path: Path) -> None:
+    write_points(tmp_path, [point(penalty=1.0)])
+    key = PointKey("alignment-loss", 1000.0, None, "near", "chat", 0)
+    write_failures(tmp_path, [Failure(key, "the loss was NaN at step 12")])
+    (tmp_path / "experiment.yaml").write_text(
+        "train: {learning_rate: 0.01}\ngrid:\n- {case: alignment-loss, penalties: [0.1, 1]}\n"
+    )
+    data = {"role": "task", "name": "chat", "path": "chat.jsonl", "train_rows": 1234}
+    data |= {"held_out_rows": 56, "warnings": ["3 rows repeat"]}
+    (tmp_path / "data.json").write_text(json.dumps([data]))
+    text = page(tmp_path)
+    for words in (
+        "train.learning_rate",
+        "grid[1].penalties",
+        "0.1, 1",
+        "1,234",
+        "3 rows repeat",
+        "λ = 1000",
+        "the loss was NaN at step 12",
+    ):
+        assert words in text
+
+
+def test_what_is_absent_has_no_heading(tmp_path: Path) -> None:
+    text = page(write_points(tmp_path, [point(penalty=1.0)]))
+    for words in ("Failures", "Settings", "Nearness to the limit", "What the points show"):
+        assert f">{words}</h2>" not in text
+
+
+def test_a_world_shows_how_near_the_limit_is(tmp_path: Path) -> None:
+    made = world()
+    write_data(made, tmp_path, rows=4)
+    text = page(write_points(tmp_path, optima(made)))
+    assert "Nearness to the limit" in text
+    assert "Every measured model keeps to both limits" in text
+    assert "A mistake somewhere" not in text
+
+
+def test_a_point_below_the_limit_is_told_loudly(tmp_path: Path) -> None:
+    made = world()
+    write_data(made, tmp_path, rows=4)
+    points = [point(penalty=10.0, safety=0.001, capability=0.001)]
+    report = write_report(write_points(tmp_path, points))
+    text = report.page.read_text(encoding="utf-8")
+    assert 'role="alert"' in text
+    assert 'class="alarm"' in text
+    assert report.findings[-1].verdict == "does not hold"
+
+
+def test_every_plot_has_words_for_who_cannot_see_it(whole: Report) -> None:
+    tags = Tags(whole.page.read_text(encoding="utf-8"))
+    plots = [attributes for _, attributes in tags.found if "data-plot" in attributes]
+    assert len(plots) == 5
+    assert all(attributes["aria-label"] for attributes in plots)
+    assert dict(tags.found)["html"] == {"lang": "en"}
+
+
+def test_the_page_has_no_nan(tmp_path: Path) -> None:
+    text = page(write_points(tmp_path, [*case_1(half_width=0.1), point(penalty=3.0, safety=None)]))
+    plots = re.search(r'id="plots">(.*?)</script>', text, re.DOTALL)
+    assert plots is not None
+    parsed = json.loads(plots[1], parse_constant=lambda name: pytest.fail(name))
+    assert len(parsed) == 2
+    assert np.isfinite(parsed[0]["layout"]["xaxis"]["range"]).all()
+
+
+def test_a_report_is_made_without_torch() -> None:
+    code = "import sys, trimtab.report; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
