@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import datasets
 import torch
+import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
@@ -43,19 +49,51 @@ def load_model(
     Raises:
         UserError: nothing of that name can be loaded.
     """
-    source = _source(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"model {name!r} cannot be loaded ({reason}) Give 'smollm2', a folder written by "
-            "save_pretrained, a .gguf file, or a Hugging Face Hub id that this machine can reach."
-        ) from None
+    tokenizer = load_tokenizer(name)
+    with _named(name):
+        model = AutoModelForCausalLM.from_pretrained(_source(name), dtype=getattr(torch, dtype))
+    return model, tokenizer
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of `load_model(name)`, with a padding token. Raises UserError."""
+    with _named(name):
+        tokenizer = AutoTokenizer.from_pretrained(_source(name))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """How large a model is, known without loading its weights."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+
+
+def model_size(name: str) -> ModelSize:
+    """The size of the model that `name` stands for, from its configuration. Raises UserError."""
+    with _named(name):
+        config = AutoConfig.from_pretrained(_source(name))
+    with torch.device("meta"):
+        shape = AutoModelForCausalLM.from_config(config)
+    return ModelSize(
+        sum(weight.numel() for weight in shape.parameters()),
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.vocab_size,
+    )
+
+
+def quiet_libraries() -> None:
+    """No progress bars or advice from the libraries that load, save and train models."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def cache_folder() -> Path:
@@ -83,6 +121,7 @@ def save_tiny_llama(texts: Iterable[str], folder: Path, seed: int) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=64,
+        initializer_range=0.1,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -91,6 +130,18 @@ def save_tiny_llama(texts: Iterable[str], folder: Path, seed: int) -> None:
         torch.manual_seed(seed)
         LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"model {name!r} cannot be loaded ({reason}). Give 'smollm2', a folder written by "
+            "save_pretrained, a .gguf file, or a Hugging Face Hub id that this machine can reach."
+        ) from None
 
 
 def _source(name: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from trimtab.errors import UserError
 
@@ -47,6 +48,17 @@ class Estimate:
         )
 
 
+class PointKey(NamedTuple):
+    """What makes two points the same point of a plan; the fields are those of `Point`."""
+
+    case: Case
+    penalty: float | None
+    radius: float | None
+    proxy: str | None
+    task: str
+    seed: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """One measured model: how it was made, and L_s, L_ŝ, L_f and ‖θ − θ_s‖ afterwards.
@@ -80,9 +92,9 @@ class Point:
     wall_seconds: float
 
     @property
-    def key(self) -> tuple[object, ...]:
+    def key(self) -> PointKey:
         """What makes two points the same point of a plan."""
-        return (self.case, self.penalty, self.radius, self.proxy, self.task, self.seed)
+        return PointKey(self.case, self.penalty, self.radius, self.proxy, self.task, self.seed)
 
     def to_json(self) -> dict[str, Any]:
         """A flat record: an estimate `x` becomes `x` and `x_interval`, `x_unit`, `x_kind`."""
@@ -95,7 +107,7 @@ class Point:
                 record[f"{field.name}_unit"] = value.unit
                 record[f"{field.name}_kind"] = value.kind
             else:
-                record[field.name] = value
+                record[field.name] = "inf" if value == math.inf else value  # JSON has no infinity
         return record
 
     @classmethod
@@ -110,7 +122,7 @@ class Point:
                 if kind not in get_args(Kind):
                     raise TypeError(f"kind {kind!r} is none of {', '.join(get_args(Kind))}")
                 value = Estimate(value, low, high, unit, kind)
-            values[field.name] = value
+            values[field.name] = math.inf if value == "inf" else value
         return cls(**values)
 
 
@@ -199,7 +211,7 @@ class PointsFile:
         lines = [json.dumps(point.to_json()) + "\n" for point in self.points]
         write_atomically(self.folder / POINTS_FILE, "".join(lines))
 
-    def has(self, key: tuple[object, ...]) -> bool:
+    def has(self, key: PointKey) -> bool:
         return any(point.key == key for point in self.points)
 
 
@@ -207,7 +219,7 @@ class PointsFile:
 class Failure:
     """A planned point that could not be made, and why."""
 
-    key: tuple[object, ...]
+    key: PointKey
     reason: str
 
 
@@ -217,12 +229,15 @@ def read_failures(folder: Path) -> list[Failure]:
     if not path.exists():
         return []
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Failure(tuple(record["key"]), record["reason"]) for record in records]
+    return [Failure(PointKey(**record["key"]), record["reason"]) for record in records]
 
 
 def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
     """Replace the failures of a folder."""
-    lines = [json.dumps(asdict(failure)) + "\n" for failure in failures]
+    lines = [
+        json.dumps({"key": failure.key._asdict(), "reason": failure.reason}) + "\n"
+        for failure in failures
+    ]
     write_atomically(folder / FAILURES_FILE, "".join(lines))
 
 

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
+from trimtab.data.rows import Lengths, Row
 from trimtab.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from trimtab.data.rows import Row
 
 IGNORED = -100
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """How long prompts and responses may be, in tokens."""
-
-    prompt: int = 512
-    """A longer prompt loses its beginning: the words nearest the response stay."""
-    response: int = 512
-    """A longer response loses its end, its end-of-sequence token with it."""
 
 
 def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, lengths: Lengths) -> Dataset:

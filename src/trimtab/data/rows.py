@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from trimtab.errors import UserError
 
@@ -31,6 +31,18 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """How long prompts and responses may be, in tokens."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    prompt: int = 512
+    """A longer prompt loses its beginning: the words nearest the response stay."""
+    response: int = 512
+    """A longer response loses its end, its end-of-sequence token with it."""
+
+
+@dataclass(frozen=True)
 class DataSource:
     """Where a role's rows come from, which of them count, and which are held out.
 
@@ -40,6 +52,8 @@ class DataSource:
     >>> DataSource("task.jsonl").held_out
     0.2
     """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     path: str
     """A Hugging Face Hub id, or a .jsonl, .json, .csv or .parquet file, each also as .gz."""

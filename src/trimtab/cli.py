@@ -1,0 +1,239 @@
+"""The commands: parse, call one function, print. Users' mistakes are caught here and only here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trimtab.errors import UserError
+
+if TYPE_CHECKING:
+    from trimtab.experiment import Experiment
+
+app = typer.Typer(
+    help="Fine-tune a language model under a safety constraint, and measure what each gave up.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="The folder to write to.")]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Discard what --out holds and start anew.")
+]
+Retry = Annotated[bool, typer.Option("--retry", help="Try again what failed before.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print points, tokens, memory and time; train nothing.")
+]
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line and status 2, an interruption status 130."""
+    try:
+        app()
+    except UserError as error:
+        print(f"trimtab: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ntrimtab: interrupted. What is finished is kept; ", end="", file=sys.stderr)
+        print("the same command goes on from there.", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Of the world, its data and the training.")] = 0,
+    restart: Restart = False,
+) -> None:
+    """The paper's three figures in a small world, measured here, with no download."""
+    from trimtab.demo import demo_experiment
+
+    _sweep_and_report(demo_experiment(out, seed), out, restart)
+
+
+@app.command()
+def sweep(
+    experiment: Annotated[Path, typer.Argument(help="A YAML file; see docs/experiment.md.")],
+    out: Out,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where relative paths of data start, if not as it says.")
+    ] = None,
+    restart: Restart = False,
+    retry: Retry = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Every point of an experiment's grid; continues where it was stopped."""
+    from dataclasses import replace
+
+    from trimtab.experiment import read_experiment
+
+    read = read_experiment(experiment)
+    if data_root is not None:
+        read = replace(read, data_root=str(data_root.resolve()))
+    if dry_run:
+        _print_plan(read, out)
+    else:
+        _sweep_and_report(read, out, restart, retry)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Option(help="smollm2, a folder, a .gguf file, or a Hub id.")],
+    task: Annotated[str, typer.Option(help="Data to fine-tune on: a file or a Hub id.")],
+    safety: Annotated[str, typer.Option(help="Safety data, the proxy: a file or a Hub id.")],
+    out: Out,
+    original: Annotated[
+        str | None, typer.Option(help="The model's own alignment data, to measure on.")
+    ] = None,
+    penalty: Annotated[
+        float | None, typer.Option(help="λ; 0 is plain fine-tuning. 1 where nothing is said.")
+    ] = None,
+    radius: Annotated[
+        float | None, typer.Option(help="ε: stay within this distance of the model (Case II).")
+    ] = None,
+    case: Annotated[
+        str | None,
+        typer.Option(help="What λ weighs: alignment-loss (Case I) or alignment-parameter (II)."),
+    ] = None,
+    task_where: Annotated[
+        list[str] | None, typer.Option(help="Keep task rows with column=value; repeatable.")
+    ] = None,
+    safety_where: Annotated[
+        list[str] | None, typer.Option(help="Keep safety rows with column=value; repeatable.")
+    ] = None,
+    original_where: Annotated[
+        list[str] | None, typer.Option(help="Keep original rows with column=value; repeatable.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 200,
+    batch_size: Annotated[int, typer.Option(help="Task rows per step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Its highest value.")] = 1e-4,
+    lora_rank: Annotated[
+        int | None, typer.Option(help="Train an adapter of this rank, not all weights.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    max_prompt: Annotated[int, typer.Option(help="Cut prompts to this many tokens.")] = 512,
+    max_response: Annotated[int, typer.Option(help="Cut responses to this many tokens.")] = 512,
+    held_out_rows: Annotated[
+        int | None, typer.Option(help="Measure on at most this many rows of each role.")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints to go on from.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Order of rows; a new adapter's weights.")] = 0,
+    restart: Restart = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Fine-tune one model under one constraint, measure it, and save it under OUT/models."""
+    from trimtab.experiment import experiment_from
+
+    if penalty is None and radius is None:
+        penalty = 1.0
+    block: dict[str, Any] = {
+        "case": case or ("alignment-loss" if penalty is not None else "alignment-parameter")
+    }
+    if penalty is not None:
+        block["penalties"] = [penalty]
+    if radius is not None:
+        block["radii"] = [radius]
+
+    def source(path: str, where: list[str] | None) -> dict[str, Any]:
+        return {"path": path, "where": _conditions(where), "held_out_rows": held_out_rows}
+
+    one = experiment_from(
+        {
+            "model": model,
+            "task": {"task": source(task, task_where)},
+            "safety": {"safety": source(safety, safety_where)},
+            "original": source(original, original_where) if original else None,
+            "train": {
+                "steps": steps,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "lora_rank": lora_rank,
+                "precision": precision,
+                "checkpoint_every": checkpoint_every,
+            },
+            "grid": [block],
+            "seeds": [seed],
+            "lengths": {"prompt": max_prompt, "response": max_response},
+            "keep_models": True,
+            "data_root": str(Path.cwd()),
+        },
+        "options",
+    )
+    if dry_run:
+        _print_plan(one, out)
+    else:
+        _sweep_and_report(one, out, restart)
+        print(f"The model is in {out / 'models'}.")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Where the points are.")]) -> None:
+    """Figures and a page from the points of a folder."""
+    _report(folder)
+
+
+def _sweep_and_report(
+    experiment: Experiment, out: Path, restart: bool, retry: bool = False
+) -> None:
+    from rich.console import Console
+
+    from trimtab.models import quiet_libraries
+    from trimtab.sweep import sweep
+    from trimtab.terminal import TerminalWatcher
+
+    quiet_libraries()
+    with TerminalWatcher(Console(stderr=True)) as watcher:
+        sweep(experiment, out, watcher, restart, retry)
+    _report(out)
+
+
+def _report(folder: Path) -> None:
+    from rich.console import Console
+
+    from trimtab.report import write_report
+    from trimtab.terminal import findings_table
+
+    written = write_report(folder)
+    console = Console()
+    if written.findings:
+        console.print(findings_table(written.findings))
+    for figure in written.figures:
+        if figure.suffix == ".png":
+            console.print(str(figure), highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold]{written.page}[/]  ← open it in a browser", highlight=False, soft_wrap=True
+    )
+
+
+def _print_plan(experiment: Experiment, out: Path) -> None:
+    from rich.console import Console
+
+    from trimtab.cost import estimate_cost
+    from trimtab.models import quiet_libraries
+    from trimtab.sweep import left_of, read_roles
+    from trimtab.terminal import plan_table
+
+    quiet_libraries()
+    console = Console()
+    roles = read_roles(experiment)
+    for warning in roles.warnings:
+        console.print(f"[yellow]warning[/] {warning}", highlight=False)
+    plan, left = left_of(experiment, out)
+    console.print(plan_table(plan, left, estimate_cost(experiment, roles, left)), highlight=False)
+
+
+def _conditions(given: list[str] | None) -> dict[str, list[str]]:
+    conditions: dict[str, list[str]] = {}
+    for condition in given or []:
+        column, sign, value = condition.partition("=")
+        if not sign:
+            raise UserError(f"{condition!r} is no condition. Write column=value, as in harmful=0.")
+        conditions.setdefault(column, []).append(value)
+    return conditions

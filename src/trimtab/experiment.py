@@ -1,0 +1,289 @@
+"""An experiment: one YAML file as frozen dataclasses. The fields' descriptions are its manual."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches, unified_diff
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+
+from trimtab.data.rows import DataSource, Lengths
+from trimtab.errors import UserError
+
+EXPERIMENT_FILE = "experiment.yaml"
+
+ConstraintCase = Literal["alignment-loss", "alignment-parameter"]
+Precision = Literal["float32", "bfloat16"]
+
+_STRICT: dict[str, Any] = {"extra": "forbid"}
+
+Source = Annotated[
+    DataSource,
+    BeforeValidator(lambda given: {"path": given} if isinstance(given, str) else given),
+]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained: the optimizer is AdamW without weight decay."""
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    steps: int = 200
+    """Optimizer steps."""
+    batch_size: int = 8
+    """Task rows in one forward pass; safety rows ride along beside them."""
+    accumulation: int = 1
+    """Forward passes per optimizer step."""
+    learning_rate: float = 1e-4
+    """The highest learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the learning rate falls: not at all, or to zero at the last step."""
+    warmup: int = 0
+    """Steps over which the learning rate rises from zero."""
+    safety_share: float = 0.5
+    """Safety rows as a share of a batch. It changes the noise of L_ŝ, not what λ means."""
+    lora_rank: int | None = None
+    """Train a LoRA adapter of this rank on every linear layer; all weights when not given."""
+    lora_alpha: float | None = None
+    """The adapter's α, 2 × rank when not given; its product is scaled by α/rank."""
+    precision: Precision = "float32"
+    """What the forward and backward pass compute in; trained weights stay in float32."""
+    max_grad_norm: float = 0.0
+    """Clip the gradient to this norm; 0 does not. While clipping, a Case II λ acts as more."""
+    gradient_checkpointing: bool = False
+    """Compute activations a second time instead of keeping them: slower, in less memory."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints, from which an interrupted run goes on; none when not given."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} is {getattr(self, name)}. Give a number above 0.")
+        for name in ("lora_rank", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}. Give at least 1, or leave it out.")
+        if not 0 < self.safety_share < 1:
+            raise UserError(f"safety_share is {self.safety_share}. Give a share between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One rectangle of the grid: every value of its knob × proxies × tasks."""
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    case: ConstraintCase
+    """Case I, alignment-loss: L_f + λ L_ŝ. Case II, alignment-parameter: L_f + λ‖θ − θ_s‖²."""
+    penalties: tuple[float, ...] = ()
+    """Every λ to train with; 0 is plain fine-tuning."""
+    radii: tuple[float, ...] = ()
+    """In Case II instead of penalties, every ε: L_f within ‖θ − θ_s‖ ≤ ε. .inf is plain."""
+    proxies: tuple[str, ...] | None = None
+    """Names of safety data; all in Case I, and in Case II (measured only) the first."""
+    tasks: tuple[str, ...] | None = None
+    """Names of task data, all when not given."""
+
+    def __post_init__(self) -> None:
+        if bool(self.penalties) == bool(self.radii):
+            raise UserError(f"grid: a block of case {self.case} takes penalties or radii: one.")
+        if self.radii and self.case == "alignment-loss":
+            raise UserError("grid: radii are for case alignment-parameter. Give penalties.")
+        if any(not 0 <= penalty < float("inf") for penalty in self.penalties):
+            raise UserError(f"grid: penalties {list(self.penalties)} must be numbers from 0 up.")
+        if any(not radius > 0 for radius in self.radii):
+            raise UserError(f"grid: radii {list(self.radii)} must be above 0.")
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How losses are measured on held-out rows."""
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    tokens_per_batch: int = 2048
+    """Tokens in one forward pass, padding included: what bounds the memory of measuring."""
+    resamples: int = 2000
+    """Bootstrap resamples of the held-out rows behind a 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A model, data of three roles, and the grid of constraints to train it under.
+
+    Raises:
+        UserError: the grid names data that is not given, or is empty.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    model: str
+    """What to start from: smollm2, a folder written by save_pretrained, a .gguf, or a Hub id."""
+    task: dict[str, Source]
+    """D_f, the data to fine-tune on, by name."""
+    safety: dict[str, Source]
+    """D_ŝ, the proxy safety data, by name."""
+    grid: tuple[Block, ...]
+    """Which constraints to train under."""
+    original: Source | None = None
+    """D_s, the model's own alignment data, to measure on; often not to be had."""
+    align: Training | None = None
+    """First align the model by fine-tuning it on `original`; left out, it is aligned already."""
+    train: Training = field(default_factory=Training)
+    """How each point of the grid is trained."""
+    seeds: tuple[int, ...] = (0,)
+    """Each point is trained once per seed: the order of rows, and a new adapter's weights."""
+    split_seed: int = 0
+    """Which rows are held out. One for the whole experiment, so that points can be compared."""
+    lengths: Lengths = field(default_factory=Lengths)
+    """Where prompts and responses are cut, in tokens."""
+    measure: Measuring = field(default_factory=Measuring)
+    """How losses are measured."""
+    keep_models: bool = False
+    """Save every trained model (or adapter) under models/ in the output folder."""
+    data_root: str = "."
+    """The folder that relative paths of data start at, itself relative to this file."""
+
+    def __post_init__(self) -> None:
+        for name, given in (("task", self.task), ("safety", self.safety), ("grid", self.grid)):
+            if not given:
+                raise UserError(f"{name}: nothing is given. Give at least one.")
+        if self.align and not self.original:
+            raise UserError("align: there is nothing to align on. Give original, or no align.")
+        for block in self.grid:
+            _require_known("proxies", block.proxies, self.safety)
+            _require_known("tasks", block.tasks, self.task)
+
+    @property
+    def known_entropies(self) -> dict[str, float]:
+        """L*_D by dataset, where a source states it; nats per token."""
+        sources = {
+            **({"original": self.original} if self.original else {}),
+            **{f"safety:{name}": source for name, source in self.safety.items()},
+            **{f"task:{name}": source for name, source in self.task.items()},
+        }
+        return {
+            name: source.lowest_loss
+            for name, source in sources.items()
+            if source.lowest_loss is not None
+        }
+
+
+_EXPERIMENT = TypeAdapter(Experiment)
+
+
+def read_experiment(path: Path) -> Experiment:
+    """The experiment of a YAML file, its data root and a local model made absolute.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or a field is unknown, missing or of the
+            wrong kind; every such field on one line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}. Give an experiment's YAML file.") from None
+    experiment = parse_experiment(text, str(path))
+    root = (path.parent / Path(experiment.data_root).expanduser()).resolve()
+    model = path.parent / Path(experiment.model).expanduser()
+    return replace(
+        experiment,
+        data_root=str(root),
+        model=str(model.resolve()) if model.exists() else experiment.model,
+    )
+
+
+def parse_experiment(text: str, place: str) -> Experiment:
+    """The experiment of a YAML text; `place` names it in errors. Raises UserError."""
+    try:
+        given = yaml.load(text, _NoRepeats)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{place} line {line}: {error.problem}. Mend the line.") from None
+    if not isinstance(given, Mapping):
+        raise UserError(f"{place}: not an experiment. Give model, task, safety and grid.")
+    return experiment_from(given, place)
+
+
+def experiment_from(given: Mapping[str, Any], place: str) -> Experiment:
+    """The experiment of plain mappings, lists and values; `place` names them in errors.
+
+    Raises:
+        UserError: a field is unknown, missing or of the wrong kind; every such field on one line.
+    """
+    try:
+        return _EXPERIMENT.validate_python(given)
+    except ValidationError as error:
+        raise UserError("; ".join(_complaint(place, detail) for detail in error.errors())) from None
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def to_yaml(experiment: Experiment) -> str:
+    """The experiment with every default written out; `parse_experiment` reads it back."""
+    given = _EXPERIMENT.dump_python(experiment, mode="json", exclude_none=True)
+    return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+
+
+def differences(before: str, after: Experiment) -> list[str]:
+    """The lines by which an experiment as recorded differs from one to be run; none when equal.
+
+    Where the data lies and whether models are kept may change; what is trained may not.
+    """
+    recorded = parse_experiment(before, EXPERIMENT_FILE)
+    old, new = (
+        to_yaml(replace(one, data_root=".", keep_models=False)).splitlines()
+        for one in (recorded, after)
+    )
+    return [
+        line
+        for line in unified_diff(old, new, lineterm="", n=0)
+        if line[:1] in "+-" and line[:3] not in ("+++", "---")
+    ]
+
+
+class _NoRepeats(yaml.SafeLoader):
+    """A safe loader to which a key given twice is a mistake, not the last one's victory."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _complaint(place: str, detail: Any) -> str:
+    where = ".".join(map(str, detail["loc"]))
+    match detail["type"]:
+        case "unexpected_keyword_argument":
+            return f"{place}: {where} is not a setting.{_nearest(detail['loc'])}"
+        case "missing" | "missing_argument":
+            return f"{place}: {where} is missing. Give it."
+        case _:
+            return f"{place}: {where} is {detail['input']!r}. {detail['msg']}."
+
+
+def _nearest(place: tuple[str | int, ...]) -> str:
+    names = [
+        name
+        for kind in (Experiment, Training, Block, Measuring, Lengths, DataSource)
+        for name in kind.__dataclass_fields__
+    ]
+    near = get_close_matches(str(place[-1]), names, n=1)
+    return f" Did you mean {near[0]}?" if near else " Remove it."
+
+
+def _require_known(option: str, names: tuple[str, ...] | None, known: Mapping[str, object]) -> None:
+    for name in names or ():
+        if name not in known:
+            raise UserError(f"grid: {option} names {name!r}. Known are {', '.join(known)}.")

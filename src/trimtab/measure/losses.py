@@ -1,0 +1,127 @@
+"""The loss of a model on held-out rows, with the interval that its rows allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+
+from trimtab.data.encoding import IGNORED
+from trimtab.experiment import Measuring
+from trimtab.points import Estimate
+
+Array = NDArray[np.float64]
+
+PER_TOKEN = "nats per token"
+PER_RESPONSE = "nats per response"
+
+
+@dataclass(frozen=True)
+class HeldOutRows:
+    """Rows to measure on, as token ids, and their weights.
+
+    With `weights` the rows enumerate a finite distribution and a loss is exact; without, they are
+    draws from a distribution and a loss is an estimate.
+    """
+
+    rows: Dataset
+    weights: Array | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """L_D(θ), per completion token and per response."""
+
+    per_token: Estimate
+    per_response: Estimate
+
+
+def held_out_loss(
+    model: nn.Module, held_out: HeldOutRows, measuring: Measuring, seed: int = 0
+) -> Loss:
+    """L_D(θ) = E over (x, y)~D of −log P_θ(y|x), and the same divided by the mean length of y.
+
+    Per token it is a ratio of two means, so that a long response counts by its tokens, as it does
+    in training. The interval is the percentile bootstrap over rows, 95 %.
+    """
+    surprise, tokens = response_surprise(model, held_out.rows, measuring.tokens_per_batch)
+    if held_out.weights is not None:
+        weights = held_out.weights / held_out.weights.sum()
+        nats, length = float(weights @ surprise), float(weights @ tokens)
+        return Loss(_exact(nats / length, PER_TOKEN), _exact(nats, PER_RESPONSE))
+    means = _bootstrap_means(np.stack([surprise, tokens], axis=1), measuring.resamples, seed)
+    return Loss(
+        _estimate(surprise.mean() / tokens.mean(), means[:, 0] / means[:, 1], PER_TOKEN),
+        _estimate(surprise.mean(), means[:, 0], PER_RESPONSE),
+    )
+
+
+@torch.inference_mode()
+def response_surprise(
+    model: nn.Module, rows: Dataset, tokens_per_batch: int
+) -> tuple[Array, Array]:
+    """−log P_θ(y|x) in nats and the number of tokens of y, each of shape (rows,)."""
+    device = next(model.parameters()).device
+    surprise, tokens = np.empty(len(rows)), np.empty(len(rows))
+    ids = [torch.tensor(row) for row in rows["input_ids"]]
+    labels = [torch.tensor(row) for row in rows["labels"]]
+    was_training = model.training
+    model.eval()
+    for places in _batches_of_like_length([len(row) for row in ids], tokens_per_batch):
+        padded = pad_sequence([ids[place] for place in places], batch_first=True).to(device)
+        lengths = torch.tensor([len(ids[place]) for place in places], device=device)
+        attended = torch.arange(padded.shape[1], device=device) < lengths[:, None]
+        targets = pad_sequence(
+            [labels[place] for place in places], batch_first=True, padding_value=IGNORED
+        ).to(device)
+        logits = model(input_ids=padded, attention_mask=attended.long()).logits
+        surprise[places] = _summed_surprise(logits, targets).double().cpu().numpy()
+        tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
+    model.train(was_training)
+    return surprise, tokens
+
+
+def _summed_surprise(logits: Tensor, targets: Tensor) -> Tensor:
+    """Shapes (rows, width, vocabulary) and (rows, width) to (rows,)."""
+    counted = targets[:, 1:] != IGNORED
+    losses = torch.zeros(counted.shape, device=logits.device)
+    losses[counted] = cross_entropy(
+        logits[:, :-1][counted].float(), targets[:, 1:][counted], reduction="none"
+    )
+    return losses.sum(dim=1)
+
+
+def _batches_of_like_length(lengths: list[int], tokens_per_batch: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[place] > tokens_per_batch:
+            yield batch
+            batch = []
+        batch.append(place)
+    yield batch
+
+
+def _bootstrap_means(values: Array, resamples: int, seed: int) -> Array:
+    """Means of resampled rows: shapes (rows, columns) to (resamples, columns)."""
+    generator = np.random.default_rng(seed)
+    count = len(values)
+    means = np.empty((resamples, values.shape[1]))
+    for number in range(resamples):
+        means[number] = values[generator.integers(count, size=count)].mean(axis=0)
+    return means
+
+
+def _exact(value: float, unit: str) -> Estimate:
+    return Estimate(value, value, value, unit, "exact")
+
+
+def _estimate(value: float, resampled: Array, unit: str) -> Estimate:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Estimate(float(value), float(low), float(high), unit, "estimate")

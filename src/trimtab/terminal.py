@@ -1,0 +1,156 @@
+"""What the terminal shows: progress while a sweep is made, and a summary at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from trimtab.cost import Cost
+from trimtab.plan import Plan
+from trimtab.points import Failure, Point, PointKey
+from trimtab.report import Finding
+
+_MARKS = {"holds": "[green]✔ holds[/]", "does not hold": "[red]✘ does not hold[/]"}
+_UNDECIDED = "[yellow]? undecided[/]"
+
+
+class TerminalWatcher:
+    """Progress bars on a terminal; elsewhere one line for each measured model."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._models: TaskID = self.progress.add_task("models", total=None)
+        self._steps: TaskID = self.progress.add_task("loading", total=None)
+        self._done = self._all = 0
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def planned(self, plan: Plan, left: Plan) -> None:
+        self._all = len(plan.runs)
+        self._done = self._all - len(left.runs)
+        self.progress.update(self._models, total=self._all, completed=self._done)
+        if 0 < len(left.points) < len(plan.points):
+            made = len(plan.points) - len(left.points)
+            self.console.print(f"Going on: {made} of {len(plan.points)} points are there already.")
+
+    def warned(self, warning: str) -> None:
+        self.console.print(f"[yellow]warning[/] {_plain(warning)}", highlight=False)
+
+    def training(self, name: str, steps: int) -> None:
+        self.progress.reset(self._steps, total=steps, description=_plain(name))
+
+    def stepped(self, steps: int, loss: float | None) -> None:
+        self.progress.update(self._steps, completed=steps)
+
+    def measured(self, points: list[Point]) -> None:
+        self._advance()
+        point = points[0]
+        self.console.print(
+            f"[dim]{self._done:>3}/{self._all}[/] {_plain(describe(point.key))}: "
+            f"{_losses(point)} [dim]({point.wall_seconds:.0f} s)[/]",
+            highlight=False,
+        )
+
+    def failed(self, failure: Failure) -> None:
+        self._advance()
+        self.console.print(
+            f"[red]failed[/] {_plain(describe(failure.key))}: {_plain(failure.reason)}",
+            highlight=False,
+        )
+
+    def _advance(self) -> None:
+        self._done += 1
+        self.progress.update(self._models, completed=self._done)
+
+
+def describe(key: PointKey) -> str:
+    """A point in a few words.
+
+    >>> describe(PointKey("alignment-loss", 0.3, None, "near", "code", 0))
+    'Case I λ=0.3 near → code, seed 0'
+    """
+    if key.penalty == 0 or key.radius == float("inf"):
+        return f"plain fine-tuning → {key.task}, seed {key.seed}"
+    if key.case == "alignment-loss":
+        return f"Case I λ={key.penalty:g} {key.proxy} → {key.task}, seed {key.seed}"
+    knob = f"ε={key.radius:g}" if key.penalty is None else f"λ={key.penalty:g}"
+    return f"Case II {knob} → {key.task}, seed {key.seed}"
+
+
+def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:
+    """What a sweep would make, and what that costs."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    cases = {"Case I (alignment loss)": 0, "Case II (alignment parameter)": 0}
+    for point in (point for run in plan.runs for point in run.points):
+        cases[list(cases)[point.case == "alignment-parameter"]] += 1
+    table.add_row("points", f"{len(plan.points)}, of which {len(left.points)} are still to make")
+    table.add_row("", f"{len(plan.aligned)} of the starting model itself")
+    for case, count in cases.items():
+        table.add_row("", f"{count} of {case}")
+    table.add_row("trainings", f"{cost.trainings} (points without a constraint share one)")
+    table.add_row("tokens", f"{cost.train_tokens:,} to train on, padding not counted")
+    table.add_row("memory", f"about {cost.memory / 2**30:.1f} GiB at the peak")
+    table.add_row("time", f"about {_duration(cost.seconds)} on this machine (to a factor of 2)")
+    return table
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Each finding of the paper with its verdict and the numbers behind it."""
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 1, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for finding in findings:
+        mark = _MARKS.get(finding.verdict, _UNDECIDED)
+        table.add_row(mark, f"{_plain(finding.statement)}\n[dim]{_plain(finding.evidence)}[/]")
+    return table
+
+
+def _losses(point: Point) -> str:
+    named = {
+        "safety": point.alignment_loss or point.proxy_loss,
+        "task": point.capability_loss,
+    }
+    told = [f"{name} {loss.value:.3f}" for name, loss in named.items() if loss is not None]
+    return f"{', '.join(told)} nats per token"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _plain(text: str) -> str:
+    """Text in which rich finds no markup."""
+    return text.replace("[", r"\[")

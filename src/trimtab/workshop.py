@@ -1,0 +1,297 @@
+"""What every training of one experiment shares: the aligned model, the data, the settings."""
+
+from __future__ import annotations
+
+import shutil
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import SFTConfig
+
+from trimtab.data.encoding import encode
+from trimtab.data.rows import Row
+from trimtab.data.splits import Roles, Split
+from trimtab.experiment import Experiment, Training
+from trimtab.measure.distance import distance, norm
+from trimtab.measure.losses import HeldOutRows, Loss, held_out_loss
+from trimtab.measure.overlap import prompt_overlap
+from trimtab.models import load_model
+from trimtab.plan import Run
+from trimtab.points import Estimate, Point, PointKey
+from trimtab.train.constraints import (
+    AlignmentLossConstraint,
+    AlignmentParameterConstraint,
+    Constraint,
+)
+from trimtab.train.trainer import SafetyAwareSFTTrainer
+
+ALIGNED_FOLDER = "aligned"
+MODELS_FOLDER = "models"
+UNFINISHED_FOLDER = "unfinished"
+
+
+class TrainingWatcher(Protocol):
+    """Someone who looks on while a model is trained."""
+
+    def training(self, name: str, steps: int) -> None:
+        """A training of `steps` optimizer steps begins."""
+
+    def stepped(self, steps: int, loss: float | None) -> None:
+        """`steps` are done; `loss` is the objective, in nats per token, where it was logged."""
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """One data set of one role as token ids, and the prompts that its overlap is taken on."""
+
+    train: Dataset
+    held_out: HeldOutRows
+    train_prompts: tuple[str, ...]
+    held_out_prompts: tuple[str, ...]
+
+
+class Workshop:
+    """The aligned model θ_s, loaded or made once, and the rows as token ids.
+
+    Raises:
+        UserError: the model cannot be loaded, or a response has no token.
+    """
+
+    def __init__(
+        self, experiment: Experiment, roles: Roles, folder: Path, watcher: TrainingWatcher
+    ) -> None:
+        self.experiment = experiment
+        self.folder = folder
+        self.watcher = watcher
+        base, self.tokenizer = self._loaded()
+        self.original = self._encoded(roles.original) if roles.original else None
+        self.safety = {name: self._encoded(split) for name, split in roles.safety.items()}
+        self.task = {name: self._encoded(split) for name, split in roles.task.items()}
+        self.aligned = self._aligned(base)
+        self._overlaps: dict[tuple[str, str], Estimate] = {}
+
+    def measured_start(self, keys: tuple[PointKey, ...]) -> list[Point]:
+        """The starting model's own points."""
+        return self._points(self.aligned, keys, train_tokens=0, wall_seconds=0.0)
+
+    def made(self, run: Run) -> list[Point]:
+        """Train and measure one model."""
+        safety = self.safety[run.training.proxy].train if run.training.proxy else None
+        trained = self._trained(
+            run.name,
+            deepcopy(self.aligned),
+            self.task[run.training.task].train,
+            self.experiment.train,
+            run.training.seed,
+            safety,
+            _constraint(run.training),
+        )
+        if self.experiment.keep_models:
+            _save(trained.model, self.tokenizer, self.folder / MODELS_FOLDER / run.name)
+        return self._points(trained.model, run.points, trained.train_tokens, trained.wall_seconds)
+
+    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        finished = self.folder / ALIGNED_FOLDER
+        model, tokenizer = load_model(str(finished) if finished.exists() else self.experiment.model)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return model.to(device), tokenizer
+
+    def _aligned(self, base: PreTrainedModel) -> PreTrainedModel:
+        finished = self.folder / ALIGNED_FOLDER
+        if self.experiment.align is None or finished.exists():
+            return base
+        assert self.original is not None
+        trained = self._trained(
+            "aligning on the original data",
+            base,
+            self.original.train,
+            self.experiment.align,
+            self.experiment.seeds[0],
+        )
+        model = trained.model
+        if self.experiment.align.lora_rank is not None:
+            model = model.merge_and_unload()
+        _save(model, self.tokenizer, finished)
+        # Back through the disk, so that a sweep that goes on starts from the very same model.
+        return self._loaded()[0]
+
+    def _trained(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        rows: Dataset,
+        training: Training,
+        seed: int,
+        safety: Dataset | None = None,
+        constraint: Constraint | None = None,
+    ) -> _Trained:
+        unfinished = self.folder / UNFINISHED_FOLDER / name.replace(" ", "-")
+        self.watcher.training(name, training.steps)
+        trainer = SafetyAwareSFTTrainer(
+            model,
+            args=_config(training, unfinished, seed),
+            train_dataset=rows,
+            safety_dataset=safety,
+            constraint=constraint,
+            safety_share=training.safety_share,
+            processing_class=self.tokenizer,
+            peft_config=_lora(training),
+            callbacks=[_Progress(self.watcher)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        checkpoint = get_last_checkpoint(str(unfinished)) if unfinished.exists() else None
+        started = perf_counter()
+        trainer.train(resume_from_checkpoint=checkpoint)
+        seconds = perf_counter() - started
+        shutil.rmtree(unfinished, ignore_errors=True)
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        return _Trained(trained, trainer.state.num_input_tokens_seen, seconds)
+
+    def _points(
+        self, model: nn.Module, keys: tuple[PointKey, ...], train_tokens: int, wall_seconds: float
+    ) -> list[Point]:
+        if not keys:
+            return []
+        far = 0.0 if model is self.aligned else distance(model, self.aligned)
+        original = self._loss(model, self.original) if self.original else None
+        tasks = {key.task: self._loss(model, self.task[key.task]) for key in keys}
+        proxies: dict[str | None, Loss] = {
+            key.proxy: self._loss(model, self.safety[str(key.proxy)]) for key in keys
+        }
+        return [
+            Point(
+                **key._asdict(),
+                alignment_loss=original.per_token if original else None,
+                alignment_loss_per_response=original.per_response if original else None,
+                proxy_loss=proxies[key.proxy].per_token,
+                proxy_loss_per_response=proxies[key.proxy].per_response,
+                capability_loss=tasks[key.task].per_token,
+                capability_loss_per_response=tasks[key.task].per_response,
+                context_overlap=self._overlap(key.task, str(key.proxy)),
+                distance=far,
+                relative_distance=far / self._aligned_norm,
+                train_tokens=train_tokens,
+                wall_seconds=wall_seconds,
+            )
+            for key in keys
+        ]
+
+    def _loss(self, model: nn.Module, split: EncodedSplit) -> Loss:
+        return held_out_loss(model, split.held_out, self.experiment.measure)
+
+    @cached_property
+    def _aligned_norm(self) -> float:
+        return norm(self.aligned)
+
+    def _overlap(self, task: str, proxy: str) -> Estimate:
+        known = self.experiment.task[task].context_overlap
+        if known is not None:
+            return Estimate(known, known, known, "share of task prompts", "exact")
+        if (task, proxy) not in self._overlaps:
+            self._overlaps[task, proxy] = prompt_overlap(
+                self.task[task].train_prompts,
+                self.safety[proxy].train_prompts,
+                self.safety[proxy].held_out_prompts,
+            )
+        return self._overlaps[task, proxy]
+
+    def _encoded(self, split: Split) -> EncodedSplit:
+        def encoded(rows: tuple[Row, ...]) -> Dataset:
+            return encode(rows, self.tokenizer, self.experiment.lengths)
+
+        return EncodedSplit(
+            encoded(split.train),
+            HeldOutRows(encoded(split.held_out), _weights(split.held_out)),
+            tuple(row.prompt[-1].content for row in split.train),
+            tuple(row.prompt[-1].content for row in split.held_out),
+        )
+
+
+@dataclass(frozen=True)
+class _Trained:
+    model: Any
+    train_tokens: int
+    wall_seconds: float
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, watcher: TrainingWatcher) -> None:
+        self.watcher = watcher
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
+        self.watcher.stepped(state.global_step, None)
+
+    def on_log(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
+        self.watcher.stepped(state.global_step, state.log_history[-1].get("loss"))
+
+
+def _constraint(training: PointKey) -> Constraint | None:
+    if training.penalty == 0:
+        return None
+    if training.case == "alignment-loss":
+        assert training.penalty is not None
+        return AlignmentLossConstraint(training.penalty)
+    return AlignmentParameterConstraint(penalty=training.penalty, radius=training.radius)
+
+
+def _config(training: Training, folder: Path, seed: int) -> SFTConfig:
+    return SFTConfig(
+        output_dir=str(folder),
+        max_steps=training.steps,
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.accumulation,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.schedule,
+        warmup_steps=training.warmup,
+        weight_decay=0.0,
+        max_grad_norm=training.max_grad_norm,
+        max_length=None,
+        bf16=training.precision == "bfloat16",
+        gradient_checkpointing=training.gradient_checkpointing,
+        include_num_input_tokens_seen="non_padding",
+        save_strategy="no" if training.checkpoint_every is None else "steps",
+        save_steps=training.checkpoint_every or 500,
+        save_total_limit=1,
+        logging_steps=10,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to="none",
+        seed=seed,
+    )
+
+
+def _lora(training: Training) -> LoraConfig | None:
+    if training.lora_rank is None:
+        return None
+    return LoraConfig(
+        r=training.lora_rank,
+        lora_alpha=training.lora_alpha or 2 * training.lora_rank,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    unfinished = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+def _weights(rows: tuple[Row, ...]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    weights = np.array([row.weight for row in rows])
+    return None if (weights == 1).all() else weights
