@@ -224,7 +224,7 @@ def _print_plan(experiment: Experiment, out: Path) -> None:
     console = Console()
     roles = read_roles(experiment)
     for warning in roles.warnings:
-        console.print(f"[yellow]warning[/] {warning}", highlight=False)
+        console.print(f"[yellow]warning[/] {warning}", highlight=False, soft_wrap=True)
     plan, left = left_of(experiment, out)
     console.print(plan_table(plan, left, estimate_cost(experiment, roles, left)), highlight=False)
 
@@ -237,3 +237,7 @@ def _conditions(given: list[str] | None) -> dict[str, list[str]]:
             raise UserError(f"{condition!r} is no condition. Write column=value, as in harmful=0.")
         conditions.setdefault(column, []).append(value)
     return conditions
+
+
+if __name__ == "__main__":
+    main()

@@ -65,7 +65,7 @@ class TerminalWatcher:
             self.console.print(f"Going on: {made} of {len(plan.points)} points are there already.")
 
     def warned(self, warning: str) -> None:
-        self.console.print(f"[yellow]warning[/] {_plain(warning)}", highlight=False)
+        self.console.print(f"[yellow]warning[/] {_plain(warning)}", highlight=False, soft_wrap=True)
 
     def training(self, name: str, steps: int) -> None:
         self.progress.reset(self._steps, total=steps, description=_plain(name))
@@ -80,6 +80,8 @@ class TerminalWatcher:
             f"[dim]{self._done:>3}/{self._all}[/] {_plain(describe(point.key))}: "
             f"{_losses(point)} [dim]({point.wall_seconds:.0f} s)[/]",
             highlight=False,
+            soft_wrap=True,
+            soft_wrap=True,
         )
 
     def failed(self, failure: Failure) -> None:
@@ -87,6 +89,8 @@ class TerminalWatcher:
         self.console.print(
             f"[red]failed[/] {_plain(describe(failure.key))}: {_plain(failure.reason)}",
             highlight=False,
+            soft_wrap=True,
+            soft_wrap=True,
         )
 
     def _advance(self) -> None:

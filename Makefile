@@ -1,0 +1,54 @@
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs clean
+
+help:  ## list these commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+demo: $(VENV)/installed  ## the paper's three figures in a small world, in about three minutes
+	$(BIN)/trimtab demo --out demo
+
+test: $(VENV)/tested-with  ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/developed-with  ## lint, format, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
+	$(BIN)/python benchmarks/exact_frontier.py
+	$(BIN)/python benchmarks/step_overhead.py
+
+docs: $(VENV)/installed  ## regenerate the numbers and the picture of the documents
+	$(BIN)/python docs/theory/worked_world.py
+	$(BIN)/trimtab demo --out demo
+	cp demo/figures/figure1.png demo/figures/figure2.png demo/figures/figure3.png docs/demo/
+	cp demo/points.jsonl docs/demo/
+
+clean:  ## remove the virtual environment and the demo
+	rm -rf $(VENV) demo
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/tested-with: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	       && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
+	  || echo "no chromium found: the browser test will be skipped"
+	@touch $@
+
+$(VENV)/developed-with: $(VENV)/tested-with
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

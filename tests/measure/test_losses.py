@@ -1,0 +1,91 @@
+"""Facts about measured losses and overlap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from datasets import Dataset
+
+from trimtab.experiment import Measuring
+from trimtab.measure.losses import HeldOutRows, held_out_loss, response_surprise
+from trimtab.measure.overlap import prompt_overlap
+
+
+def test_surprise_is_the_models_own_whatever_the_batch(tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    rows = tiny.rows(17, seed=3)
+    expected = []
+    for row in rows:
+        ids, labels = torch.tensor(row["input_ids"]), torch.tensor(row["labels"])
+        log_probabilities = model(ids[None]).logits[0].log_softmax(dim=-1)
+        expected.append(
+            -sum(
+                float(log_probabilities[place - 1, ids[place]])
+                for place in range(len(ids))
+                if labels[place] != -100
+            )
+        )
+    for tokens_per_batch in (1, 40, 10_000):
+        surprise, tokens = response_surprise(model, rows, tokens_per_batch)
+        np.testing.assert_allclose(surprise, expected, rtol=1e-4)
+        assert tokens.tolist() == [sum(label != -100 for label in r["labels"]) for r in rows]
+
+
+def test_loss_per_token_counts_a_long_response_by_its_tokens(tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    rows = tiny.rows(30, seed=3)
+    surprise, tokens = response_surprise(model, rows, 1000)
+    loss = held_out_loss(model, HeldOutRows(rows), Measuring())
+    assert loss.per_token.value == pytest.approx(surprise.sum() / tokens.sum())
+    assert loss.per_response.value == pytest.approx(surprise.mean())
+    assert loss.per_token.low < loss.per_token.value < loss.per_token.high
+    assert loss.per_token.kind == "estimate"
+
+
+def test_interval_covers_the_mean_of_the_population_about_95_times_in_100(tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    population = tiny.rows(600, seed=3)
+    truth = held_out_loss(model, HeldOutRows(population), Measuring()).per_response.value
+    generator = np.random.default_rng(0)
+    covered = 0
+    for seed in range(40):
+        sample = population.select(generator.integers(600, size=60))
+        loss = held_out_loss(model, HeldOutRows(sample), Measuring(resamples=400), seed)
+        covered += loss.per_response.low <= truth <= loss.per_response.high
+    assert covered >= 33
+
+
+def test_weights_make_a_loss_exact(tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    rows = tiny.rows(4, seed=3)
+    weights = np.array([0.1, 0.2, 0.3, 0.4])
+    surprise, tokens = response_surprise(model, rows, 1000)
+    loss = held_out_loss(model, HeldOutRows(rows, weights), Measuring())
+    assert loss.per_response.value == pytest.approx(weights @ surprise)
+    assert loss.per_token.value == pytest.approx(weights @ surprise / (weights @ tokens))
+    assert loss.per_token.kind == "exact"
+    assert loss.per_token.low == loss.per_token.high
+
+
+def test_measuring_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    model.train()
+    held_out_loss(
+        model, HeldOutRows(Dataset.from_dict(tiny.rows(3, seed=1).to_dict())), Measuring()
+    )
+    assert model.training
+
+
+def test_a_data_set_overlaps_itself_and_not_an_unrelated_one() -> None:
+    generator = np.random.default_rng(0)
+    kitchen = ["bread", "soup", "rice", "beans", "cake", "tea"]
+    prompts = [f"how do I cook {' and '.join(generator.choice(kitchen, 2))}" for _ in range(200)]
+    sums = [f"what is {n} times {n + 1}" for n in range(100)]
+    assert prompt_overlap(prompts[:100], prompts[100:150], prompts[150:]).value > 0.85
+    none = prompt_overlap(sums, prompts[100:150], prompts[150:])
+    assert none.value == 0
+    assert none.low <= 0.001 < none.high < 0.05

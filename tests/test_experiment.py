@@ -1,0 +1,86 @@
+"""Facts about an experiment's file and its plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from trimtab.data.rows import DataSource
+from trimtab.errors import UserError
+from trimtab.experiment import Block, Experiment, differences, parse_experiment, to_yaml
+from trimtab.plan import plan_of
+
+EXPERIMENT = Experiment(
+    model="m",
+    task={"code": DataSource("code.jsonl"), "sums": DataSource("sums.jsonl")},
+    safety={"near": DataSource("near.jsonl"), "far": DataSource("far.jsonl")},
+    grid=(
+        Block("alignment-loss", (0.0, 1.0)),
+        Block("alignment-parameter", radii=(0.5, float("inf")), tasks=("code",)),
+    ),
+    seeds=(0, 1),
+)
+
+
+def test_an_experiment_survives_its_file() -> None:
+    assert parse_experiment(to_yaml(EXPERIMENT), "e.yaml") == EXPERIMENT
+
+
+def test_a_source_may_be_a_path_alone() -> None:
+    text = "{model: m, task: {t: t.jsonl}, safety: {s: s.jsonl}, grid: [{case: alignment-loss, penalties: [1e-3]}]}"
+    experiment = parse_experiment(text, "e.yaml")
+    assert experiment.task["t"] == DataSource("t.jsonl")
+    assert experiment.grid[0].penalties == (0.001,)
+
+
+VALID = to_yaml(EXPERIMENT)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: [", "e.yaml line 1: expected the node content"),
+        ("model: m\nmodel: n", "e.yaml line 2: 'model' is given twice"),
+        ("3", "e.yaml: not an experiment"),
+        (VALID.replace("steps:", "stesp:"), "train.stesp is not a setting. Did you mean steps?"),
+        (VALID.replace("steps: 200", "steps: many"), "train.steps is 'many'"),
+        (VALID.replace("steps: 200", "steps: 0"), "steps is 0. Give a number above 0."),
+        (VALID.replace("- code", "- cod"), "tasks names 'cod'. Known are code, sums."),
+        (VALID.replace("- 0.0\n", "- -1\n"), "must be numbers from 0 up"),
+        (VALID + "align: {steps: 3}", "nothing to align on"),
+        ("model: m", "e.yaml: task is missing"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(text: str, message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        parse_experiment(text, "e.yaml")
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_differences_are_of_what_is_trained() -> None:
+    recorded = to_yaml(EXPERIMENT)
+    assert differences(recorded, replace(EXPERIMENT, data_root="/else", keep_models=True)) == []
+    changed = replace(EXPERIMENT, seeds=(0, 2))
+    assert differences(recorded, changed) == ["-- 1", "+- 2"]
+
+
+def test_plain_fine_tuning_is_trained_once_for_every_case_and_proxy() -> None:
+    plan = plan_of(EXPERIMENT)
+    plain = [run for run in plan.runs if run.training.penalty == 0 and run.training.task == "code"]
+    assert [run.training.seed for run in plain] == [0, 1]
+    assert {(point.case, point.proxy) for point in plain[0].points} == {
+        ("alignment-loss", "near"),
+        ("alignment-loss", "far"),
+        ("alignment-parameter", "near"),
+    }
+
+
+def test_every_point_is_planned_once() -> None:
+    plan = plan_of(EXPERIMENT)
+    assert len(plan.points) == len(set(plan.points))
+    # Per seed: 2 penalties × 2 proxies × 2 tasks, 2 radii on one task; 4 of the aligned model.
+    assert len(plan.points) == 2 * (8 + 2) + 4
+    made = set(plan.points[:7])
+    assert set(plan.without(made).points) == set(plan.points) - made

@@ -1,0 +1,248 @@
+"""Facts about sweeps: what is made is kept, what is missing is made, mistakes are one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
+from trimtab.errors import UserError
+from trimtab.experiment import Block, Experiment, Training, read_experiment, to_yaml
+from trimtab.models import load_model, quiet_libraries, save_tiny_llama
+from trimtab.plan import Plan, plan_of
+from trimtab.points import Failure, Point, read_failures, read_points
+from trimtab.sweep import sweep
+
+MEASURED = ("alignment_loss", "proxy_loss", "capability_loss", "distance", "train_tokens")
+
+
+class Counter:
+    """A watcher that counts trainings."""
+
+    def __init__(self) -> None:
+        self.trainings: list[str] = []
+        self.failures: list[Failure] = []
+
+    def planned(self, plan: Plan, left: Plan) -> None: ...
+
+    def warned(self, warning: str) -> None: ...
+
+    def training(self, name: str, steps: int) -> None:
+        self.trainings.append(name)
+
+    def stepped(self, steps: int, loss: float | None) -> None: ...
+
+    def measured(self, points: list[Point]) -> None: ...
+
+    def failed(self, failure: Failure) -> None:
+        self.failures.append(failure)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet() -> None:
+    quiet_libraries()
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    folder = tmp_path_factory.mktemp("world")
+    world = make_world({"near": 0.1, "far": 0.6}, {"shared": 1.0})
+    original, safety, task = write_data(world, folder, rows=200)
+    save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed=0)
+    return Experiment(
+        model=str(folder / "base"),
+        original=original,
+        safety=safety,
+        task=task,
+        align=Training(steps=4, batch_size=16, learning_rate=2e-3),
+        train=Training(steps=4, batch_size=16, learning_rate=2e-3),
+        grid=(
+            Block("alignment-loss", (0.0, 1.0)),
+            Block("alignment-parameter", radii=(0.5,)),
+        ),
+        data_root=str(folder),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    sweep(experiment, folder, Counter())
+    return folder
+
+
+def run(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "trimtab.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
+
+
+def measured(folder: Path) -> dict[object, list[object]]:
+    points = read_points(folder)
+    assert len({point.key for point in points}) == len(points)
+    return {point.key: [getattr(point, name) for name in MEASURED] for point in points}
+
+
+def test_every_planned_point_is_made_with_its_fields(
+    experiment: Experiment, finished: Path
+) -> None:
+    assert set(measured(finished)) == set(plan_of(experiment).points)
+    record = json.loads((finished / "points.jsonl").read_text().splitlines()[-1])
+    needed = "case penalty radius proxy task seed alignment_loss proxy_loss capability_loss"
+    needed += " alignment_gap capability_gap distance train_tokens wall_seconds"
+    assert set(needed.split()) <= set(record)
+    assert record["radius"] == 0.5
+    assert record["distance"] <= 0.5 * (1 + 1e-5)
+
+
+def test_a_second_run_makes_nothing(experiment: Experiment, finished: Path) -> None:
+    before = (finished / "points.jsonl").read_bytes()
+    watcher = Counter()
+    sweep(experiment, finished, watcher)
+    assert watcher.trainings == []
+    assert (finished / "points.jsonl").read_bytes() == before
+
+
+def test_a_killed_sweep_goes_on_to_the_same_points(
+    experiment: Experiment, finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "e.yaml").write_text(to_yaml(experiment))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "trimtab.cli", "sweep", str(tmp_path / "e.yaml")]
+    killed = 0
+    for _ in range(2):
+        process = subprocess.Popen(
+            [*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        points = out / "points.jsonl"
+        size = points.stat().st_size if points.exists() else 0
+        while process.poll() is None and not (points.exists() and points.stat().st_size > size):
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+    assert killed > 0
+    assert 0 < len(read_points(out)) < len(plan_of(experiment).points)
+    last = run("sweep", str(tmp_path / "e.yaml"), "--out", str(out))
+    assert last.returncode == 0, last.stderr
+    assert "Going on" in last.stderr
+    assert measured(out) == measured(finished)
+    assert (out / "report.html").exists()
+
+
+def test_a_changed_experiment_is_refused_with_the_difference(
+    experiment: Experiment, finished: Path
+) -> None:
+    changed = replace(experiment, grid=(Block("alignment-loss", (0.0, 2.0)),))
+    with pytest.raises(UserError, match=r"another experiment.*\+  - 2\.0.*--restart"):
+        sweep(changed, finished, Counter())
+
+
+def test_restart_discards_what_was_there(experiment: Experiment, tmp_path: Path) -> None:
+    plain = replace(experiment, grid=(Block("alignment-loss", (0.0,), ("near",)),), align=None)
+    sweep(plain, tmp_path, Counter())
+    other = replace(plain, seeds=(1,))
+    sweep(other, tmp_path, Counter(), restart=True)
+    assert [point.seed for point in read_points(tmp_path) if point.case != "aligned"] == [1]
+
+
+def test_a_diverged_run_is_a_failure_and_the_sweep_goes_on(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    diverging = replace(
+        experiment,
+        align=None,
+        grid=(Block("alignment-loss", (1e38, 1.0), ("near",)),),
+    )
+    watcher = Counter()
+    sweep(diverging, tmp_path, watcher)
+    assert len(watcher.failures) == 1
+    assert [failure.key.penalty for failure in read_failures(tmp_path)] == [1e38]
+    assert [point.penalty for point in read_points(tmp_path)] == [None, 1.0]
+    again = Counter()
+    sweep(diverging, tmp_path, again)
+    assert again.trainings == []
+    sweep(diverging, tmp_path, again, retry=True)
+    assert len(again.trainings) == 1
+
+
+def test_a_point_does_not_depend_on_the_points_before_it(
+    experiment: Experiment, finished: Path, tmp_path: Path
+) -> None:
+    alone = replace(experiment, grid=(Block("alignment-parameter", radii=(0.5,)),))
+    sweep(alone, tmp_path, Counter())
+    whole = measured(finished)
+    assert all(whole[key] == values for key, values in measured(tmp_path).items())
+
+
+def test_dry_run_prints_the_plan_and_trains_nothing(experiment: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "e.yaml").write_text(to_yaml(experiment))
+    shown = run("sweep", str(tmp_path / "e.yaml"), "--out", str(tmp_path / "out"), "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    for word in ("points", "tokens", "memory", "time"):
+        assert word in shown.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_saves_a_model_that_loads(experiment: Experiment, tmp_path: Path) -> None:
+    root = Path(experiment.data_root)
+    command = ["train", "--model", experiment.model, "--out", str(tmp_path), "--radius", "0.4"]
+    command += ["--task", str(root / "data/task-shared.jsonl"), "--steps", "2"]
+    command += ["--safety", str(root / "data/safety-near.jsonl")]
+    made = run(*command)
+    assert made.returncode == 0, made.stderr
+    (folder,) = (tmp_path / "models").iterdir()
+    load_model(str(folder))
+    assert {point.radius for point in read_points(tmp_path)} == {None, 0.4}
+    again = run(*command)
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "none.yaml", "--out", "o"], "none.yaml: No such file or directory."),
+        (["report", "nowhere"], "nowhere/points.jsonl: no such file."),
+        (
+            ["train", "--model", "m", "--task", "t.jsonl", "--safety", "s.jsonl", "--out", "o"],
+            "no such file",
+        ),
+        (
+            [*["train", "--model", "m", "--task", "t", "--safety", "s", "--out", "o", "--safety-where", "harmful"]],
+            "'harmful' is no condition.",
+        ),
+        (
+            [*["train", "--model", "m", "--task", "t", "--safety", "s", "--out", "o", "--penalty", "-1"]],
+            "must be numbers from 0 up",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_no_traceback(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    shown = run(*arguments, folder=tmp_path)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("trimtab: ")
+    assert message in shown.stderr
+    assert shown.stderr.count("\n") == 1
+
+
+def test_the_demo_experiment_reads_back_from_its_record(
+    experiment: Experiment, finished: Path
+) -> None:
+    read = read_experiment(finished / "experiment.yaml")
+    assert plan_of(read) == plan_of(experiment)
+    assert yaml.safe_load((finished / "experiment.yaml").read_text())["train"]["steps"] == 4
