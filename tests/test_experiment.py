@@ -28,7 +28,10 @@ def test_an_experiment_survives_its_file() -> None:
 
 
 def test_a_source_may_be_a_path_alone() -> None:
-    text = "{model: m, task: {t: t.jsonl}, safety: {s: s.jsonl}, grid: [{case: alignment-loss, penalties: [1e-3]}]}"
+    text = """
+        {model: m, task: {t: t.jsonl}, safety: {s: s.jsonl},
+         grid: [{case: alignment-loss, penalties: [1e-3]}]}
+    """
     experiment = parse_experiment(text, "e.yaml")
     assert experiment.task["t"] == DataSource("t.jsonl")
     assert experiment.grid[0].penalties == (0.001,)

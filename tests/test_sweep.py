@@ -152,7 +152,7 @@ def test_a_changed_experiment_is_refused_with_the_difference(
 
 
 def test_restart_discards_what_was_there(experiment: Experiment, tmp_path: Path) -> None:
-    plain = replace(experiment, grid=(Block("alignment-loss", (0.0,), ("near",)),), align=None)
+    plain = replace(experiment, grid=(Block("alignment-loss", (0.0,), proxies=("near",)),), align=None)
     sweep(plain, tmp_path, Counter())
     other = replace(plain, seeds=(1,))
     sweep(other, tmp_path, Counter(), restart=True)
@@ -165,7 +165,7 @@ def test_a_diverged_run_is_a_failure_and_the_sweep_goes_on(
     diverging = replace(
         experiment,
         align=None,
-        grid=(Block("alignment-loss", (1e38, 1.0), ("near",)),),
+        grid=(Block("alignment-loss", (1e38, 1.0), proxies=("near",)),),
     )
     watcher = Counter()
     sweep(diverging, tmp_path, watcher)
@@ -211,38 +211,28 @@ def test_train_saves_a_model_that_loads(experiment: Experiment, tmp_path: Path) 
     assert again.returncode == 0, again.stderr
 
 
+TRAIN = "train --model m --task t --safety s --out o"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("command", "message"),
     [
-        (["sweep", "none.yaml", "--out", "o"], "none.yaml: No such file or directory."),
-        (["report", "nowhere"], "nowhere/points.jsonl: no such file."),
-        (
-            ["train", "--model", "m", "--task", "t.jsonl", "--safety", "s.jsonl", "--out", "o"],
-            "no such file",
-        ),
-        (
-            [*["train", "--model", "m", "--task", "t", "--safety", "s", "--out", "o", "--safety-where", "harmful"]],
-            "'harmful' is no condition.",
-        ),
-        (
-            [*["train", "--model", "m", "--task", "t", "--safety", "s", "--out", "o", "--penalty", "-1"]],
-            "must be numbers from 0 up",
-        ),
+        ("sweep none.yaml --out o", "none.yaml: No such file or directory."),
+        ("report nowhere", "nowhere/points.jsonl: no such file."),
+        ("train --model m --task t.jsonl --safety s.jsonl --out o", "no such file"),
+        (f"{TRAIN} --safety-where harmful", "'harmful' is no condition."),
+        (f"{TRAIN} --penalty -1", "must be numbers from 0 up"),
     ],
 )
-def test_a_mistake_is_one_line_and_no_traceback(
-    arguments: list[str], message: str, tmp_path: Path
-) -> None:
-    shown = run(*arguments, folder=tmp_path)
+def test_a_mistake_is_one_line_and_no_traceback(command: str, message: str, tmp_path: Path) -> None:
+    shown = run(*command.split(), folder=tmp_path)
     assert shown.returncode == 2
     assert shown.stderr.startswith("trimtab: ")
     assert message in shown.stderr
     assert shown.stderr.count("\n") == 1
 
 
-def test_the_demo_experiment_reads_back_from_its_record(
-    experiment: Experiment, finished: Path
-) -> None:
+def test_an_experiment_reads_back_from_its_record(experiment: Experiment, finished: Path) -> None:
     read = read_experiment(finished / "experiment.yaml")
     assert plan_of(read) == plan_of(experiment)
     assert yaml.safe_load((finished / "experiment.yaml").read_text())["train"]["steps"] == 4

@@ -81,7 +81,6 @@ class TerminalWatcher:
             f"{_losses(point)} [dim]({point.wall_seconds:.0f} s)[/]",
             highlight=False,
             soft_wrap=True,
-            soft_wrap=True,
         )
 
     def failed(self, failure: Failure) -> None:
@@ -89,7 +88,6 @@ class TerminalWatcher:
         self.console.print(
             f"[red]failed[/] {_plain(describe(failure.key))}: {_plain(failure.reason)}",
             highlight=False,
-            soft_wrap=True,
             soft_wrap=True,
         )
 

@@ -71,19 +71,24 @@ def gap_axis(
 
 
 def log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
-    """Powers of ten, with 2 and 5 between them where there is room.
+    """Powers of ten, with 2 and 5 between them where there is room; round numbers on a short axis.
 
     >>> [label for _, label in log_ticks(0.05, 200)]
     ['0.1', '1', '10', '100']
     >>> [label for _, label in log_ticks(0.9, 6)]
     ['1', '2', '5']
+    >>> [label for _, label in log_ticks(0.38, 0.42)]
+    ['0.38', '0.39', '0.4', '0.41', '0.42']
     """
     span = math.log10(high / low)
     digits = (1, 2, 5) if span < 1.5 else (1, 3) if span < 3 else (1,)
     stride = max(1, math.ceil(span / 7))
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     values = [digit * 10.0**power for power in exponents[::stride] for digit in digits]
-    return tuple((value, f"{value:g}") for value in values if low <= value <= high)
+    inside = [value for value in values if low <= value <= high]
+    if len(inside) < 2:
+        return linear_ticks(low, high)
+    return tuple((value, f"{value:g}") for value in inside)
 
 
 def linear_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
