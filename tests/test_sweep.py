@@ -152,7 +152,9 @@ def test_a_changed_experiment_is_refused_with_the_difference(
 
 
 def test_restart_discards_what_was_there(experiment: Experiment, tmp_path: Path) -> None:
-    plain = replace(experiment, grid=(Block("alignment-loss", (0.0,), proxies=("near",)),), align=None)
+    plain = replace(
+        experiment, grid=(Block("alignment-loss", (0.0,), proxies=("near",)),), align=None
+    )
     sweep(plain, tmp_path, Counter())
     other = replace(plain, seeds=(1,))
     sweep(other, tmp_path, Counter(), restart=True)

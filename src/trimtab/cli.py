@@ -58,7 +58,9 @@ def demo(
 
 @app.command()
 def sweep(
-    experiment: Annotated[Path, typer.Argument(help="A YAML file; see docs/experiment.md.")],
+    experiment: Annotated[
+        Path, typer.Argument(help="A YAML file; its settings are in the README.")
+    ],
     out: Out,
     data_root: Annotated[
         Path | None, typer.Option(help="Where relative paths of data start, if not as it says.")
