@@ -50,7 +50,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the world, its data and the training.")] = 0,
     restart: Restart = False,
 ) -> None:
-    """The paper's three figures in a small world, measured here, with no download."""
+    """Measure the paper's figures in a small world."""
     from trimtab.demo import demo_experiment
 
     _sweep_and_report(demo_experiment(out, seed), out, restart)
@@ -69,7 +69,7 @@ def sweep(
     retry: Retry = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Every point of an experiment's grid; continues where it was stopped."""
+    """Make every point of an experiment's grid."""
     from dataclasses import replace
 
     from trimtab.experiment import read_experiment
@@ -130,7 +130,7 @@ def train(
     restart: Restart = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Fine-tune one model under one constraint, measure it, and save it under OUT/models."""
+    """Fine-tune, measure and save one model."""
     from trimtab.experiment import experiment_from
 
     if penalty is None and radius is None:
@@ -177,7 +177,7 @@ def train(
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Where the points are.")]) -> None:
-    """Figures and a page from the points of a folder."""
+    """Draw figures and a page from points."""
     _report(folder)
 
 
