@@ -27,7 +27,7 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 
 docs: $(VENV)/installed  ## regenerate the numbers and the picture of the documents
 	$(BIN)/python docs/theory/worked_world.py
-	$(BIN)/trimtab demo --out demo
+	$(BIN)/trimtab demo --out demo --restart
 	cp demo/figures/figure1.png demo/figures/figure2.png demo/figures/figure3.png docs/demo/
 	cp demo/points.jsonl docs/demo/
 

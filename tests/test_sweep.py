@@ -143,6 +143,22 @@ def test_a_killed_sweep_goes_on_to_the_same_points(
     assert (out / "report.html").exists()
 
 
+def test_an_interruption_is_one_line(experiment: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "e.yaml").write_text(to_yaml(replace(experiment, seeds=tuple(range(50)))))
+    command = [sys.executable, "-m", "trimtab.cli", "sweep", str(tmp_path / "e.yaml")]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "points.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, shown = process.communicate()
+    assert process.returncode == 130
+    assert shown.splitlines()[-1].startswith("trimtab: interrupted. What is finished is kept")
+    assert "Traceback" not in shown
+
+
 def test_a_changed_experiment_is_refused_with_the_difference(
     experiment: Experiment, finished: Path
 ) -> None:

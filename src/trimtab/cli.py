@@ -32,16 +32,12 @@ DryRun = Annotated[
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one line and status 2, an interruption status 130."""
+    """Run a command; a user's mistake is one line and status 2."""
     try:
         app()
     except UserError as error:
         print(f"trimtab: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ntrimtab: interrupted. What is finished is kept; ", end="", file=sys.stderr)
-        print("the same command goes on from there.", file=sys.stderr)
-        sys.exit(130)
 
 
 @app.command()
@@ -52,7 +48,9 @@ def demo(
 ) -> None:
     """Measure the paper's figures in a small world."""
     from trimtab.demo import demo_experiment
+    from trimtab.models import quiet_libraries
 
+    quiet_libraries()
     _sweep_and_report(demo_experiment(out, seed), out, restart)
 
 
@@ -191,9 +189,16 @@ def _sweep_and_report(
     from trimtab.terminal import TerminalWatcher
 
     quiet_libraries()
-    with TerminalWatcher(Console(stderr=True)) as watcher:
-        sweep(experiment, out, watcher, restart, retry)
-    _report(out)
+    try:
+        with TerminalWatcher(Console(stderr=True)) as watcher:
+            sweep(experiment, out, watcher, restart, retry)
+        _report(out)
+    except KeyboardInterrupt:
+        print(
+            "\ntrimtab: interrupted. What is finished is kept; the same command goes on.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
 
 
 def _report(folder: Path) -> None:
