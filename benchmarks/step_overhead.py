@@ -2,10 +2,11 @@
 
     python benchmarks/step_overhead.py [--model smollm2] [--steps 12]
 
-Three trainers, plain, Case I and Case II, take blocks of steps in turn, so that a noisy machine
-disturbs all alike; the ratio of each block's time per step to the plain block next to it is
-printed as its median and quartiles. Case I carries safety rows beside the task rows, so the plain
-trainer is given the same rows, all of them as task rows: the same tokens in every step.
+Four trainers take single steps in turn, so that a noisy machine disturbs all alike: plain, Case I,
+Case II, and plain once more, as a control that should read 1. Printed is the median over the rounds
+of a step's time over the plain step's of its round, with the quartiles. Case I carries safety rows
+beside the task rows, so the others are given the same rows, all of them as task rows: the same
+tokens in every step.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ from trimtab import (
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
 
 AIM = 1.05
-ROUNDS = 7
 
 
 def rows(count: int, width: int, vocabulary: int, seed: int) -> Dataset:
@@ -43,25 +43,37 @@ def rows(count: int, width: int, vocabulary: int, seed: int) -> Dataset:
     return Dataset.from_dict({"input_ids": ids, "labels": labels})
 
 
-class StepTimes(TrainerCallback):
-    def __init__(self) -> None:
+class Turns(TrainerCallback):
+    """Lets trainers, each in a thread of its own, take one optimizer step at a time, in turn."""
+
+    def __init__(self, turn: threading.Semaphore, next_turn: threading.Semaphore) -> None:
+        self.turn, self.next_turn = turn, next_turn
         self.started = 0.0
         self.seconds: list[float] = []
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.turn.acquire()
         self.started = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.seconds.append(time.perf_counter() - self.started)
+        self.next_turn.release()
 
 
-def seconds_per_step(make: Callable[[], SFTTrainer]) -> float:
-    trainer = make()
-    times = StepTimes()
-    trainer.add_callback(times)
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    return statistics.median(times.seconds[2:])
+def interleaved_seconds(trainers: list[SFTTrainer]) -> list[list[float]]:
+    """The seconds of every step of every trainer, the first two steps left out."""
+    turns = [threading.Semaphore(0) for _ in trainers]
+    clocks = [Turns(turn, turns[(place + 1) % len(turns)]) for place, turn in enumerate(turns)]
+    threads = []
+    for trainer, clock in zip(trainers, clocks, strict=True):
+        trainer.add_callback(clock)
+        trainer.remove_callback(PrinterCallback)
+        threads.append(threading.Thread(target=trainer.train))
+        threads[-1].start()
+    turns[0].release()
+    for thread in threads:
+        thread.join()
+    return [clock.seconds[2:] for clock in clocks]
 
 
 def measure(name: str, model_name: str, lora: bool, batch: int, width: int, steps: int) -> None:
@@ -94,7 +106,7 @@ def measure(name: str, model_name: str, lora: bool, batch: int, width: int, step
             if lora
             else None,
         }
-        if kind == "plain":
+        if kind in ("plain", "control"):
             return SFTTrainer(model, **settings)
         constraint = (
             AlignmentLossConstraint(1.0) if whole else AlignmentParameterConstraint(penalty=0.1)
@@ -103,16 +115,12 @@ def measure(name: str, model_name: str, lora: bool, batch: int, width: int, step
             model, safety_dataset=safety, constraint=constraint, **settings
         )
 
-    ratios: dict[str, list[float]] = {"case one": [], "case two": []}
-    plain_seconds = []
-    for _ in range(ROUNDS):
-        for kind, found in ratios.items():
-            plain = seconds_per_step(lambda: trainer("plain"))
-            plain_seconds.append(plain)
-            found.append(seconds_per_step(lambda kind=kind: trainer(kind)) / plain)
-    print(f"{name}: plain step {statistics.median(plain_seconds):.3f} s")
-    for kind, found in ratios.items():
-        low, middle, high = statistics.quantiles(found, n=4)
+    kinds = ["plain", "case one", "case two", "control"]
+    seconds = dict(zip(kinds, interleaved_seconds([trainer(kind) for kind in kinds]), strict=True))
+    print(f"{name}: plain step {statistics.median(seconds['plain']):.3f} s")
+    for kind in kinds[1:]:
+        ratios = [mine / plain for mine, plain in zip(seconds[kind], seconds["plain"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
         verdict = "within" if middle <= AIM else "misses"
         print(f"  {kind:9s} {middle:.3f} × plain  [{low:.3f}, {high:.3f}]  {verdict} {AIM}")
 
@@ -120,7 +128,7 @@ def measure(name: str, model_name: str, lora: bool, batch: int, width: int, step
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=None, help="also this model, with LoRA: smollm2")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=60)
     given = parser.parse_args()
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
@@ -128,4 +136,4 @@ if __name__ == "__main__":
         save_tiny_llama([f"w{number}" for number in range(300)], tiny, seed=0)
         measure("tiny Llama, all weights", str(tiny), False, 32, 32, given.steps)
     if given.model:
-        measure(f"{given.model}, LoRA rank 16", given.model, True, 4, 96, max(6, given.steps // 5))
+        measure(f"{given.model}, LoRA rank 16", given.model, True, 4, 96, max(6, given.steps // 4))

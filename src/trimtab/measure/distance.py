@@ -14,6 +14,10 @@ from transformers import PreTrainedModel
 
 from trimtab.errors import UserError
 
+_ITERATIONS = 8
+_SOLVED = 1e-8
+_TINY = 1e-300
+
 StepSize = Callable[[nn.Parameter], Tensor]
 """h of a parameter: how far its optimizer moves it per unit of gradient, of the same shape."""
 
@@ -45,8 +49,10 @@ class DensePart:
     def rescale_(self, factor: Tensor) -> None:
         self.weight.sub_(self.start).mul_(factor).add_(self.start)
 
+    @torch.no_grad()
     def shrink_(self, penalty: float, step_size: StepSize) -> None:
-        self.rescale_(1 / (1 + 2 * penalty * step_size(self.weight)))
+        pull = step_size(self.weight).mul_(2 * penalty)
+        self.weight.lerp_(self.start, pull.div_(pull + 1))
 
 
 @dataclass(frozen=True)
@@ -173,8 +179,25 @@ def _low_rank_parts(model: nn.Module) -> Iterator[LowRankPart]:
 def _proximal_rows(rows: Tensor, quadratic: Tensor, step_size: Tensor) -> Tensor:
     """Per row z: argmin_x Σᵢ (x − z)ᵢ²/(2hᵢ) + ½ xᵀQx, the solution of (I + diag(h) Q) x = z.
 
-    rows and h are (n, r), Q is (r, r). In float64, as a large λ makes Q hide the identity.
+    rows and h are (n, r), Q is (r, r). With S = diag(√h) it is x = z − S(I + SQS)⁻¹SQz, so that an
+    h of 0 divides nothing, and conjugate gradients solve all rows at once: a few products with Q
+    where the penalty is gentle. The systems that would take them longer go to a direct solver.
+    In float64, as a large λ makes Q hide the identity.
     """
-    system = torch.eye(len(quadratic), dtype=torch.float64, device=rows.device)
-    system = system + step_size.double()[:, :, None] * quadratic.double()
-    return torch.linalg.solve(system, rows.double()).to(rows.dtype)
+    z, root, q = rows.double(), step_size.double().sqrt(), quadratic.double()
+    right = root * (z @ q)
+    solution, residual = torch.zeros_like(z), right
+    direction, squared = right, right.square().sum(dim=1, keepdim=True)
+    enough = _SOLVED**2 * squared
+    for _ in range(_ITERATIONS):
+        if (squared <= enough).all():
+            return (z - root * solution).to(rows.dtype)
+        image = direction + root * ((root * direction) @ q)
+        length = squared / (direction * image).sum(dim=1, keepdim=True).clamp(min=_TINY)
+        solution = solution + length * direction
+        residual = residual - length * image
+        before, squared = squared, residual.square().sum(dim=1, keepdim=True)
+        direction = residual + (squared / before.clamp(min=_TINY)) * direction
+    system = torch.eye(len(q), dtype=q.dtype, device=q.device)
+    system = system + root[:, :, None] * q * root[:, None, :]
+    return (z - root * torch.linalg.solve(system, right)).to(rows.dtype)
