@@ -1,4 +1,4 @@
-"""The commands: parse, call one function, print. Users' mistakes are caught here and only here."""
+"""Commands that make points: demo, sweep and train."""
 
 from __future__ import annotations
 
@@ -8,39 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trimtab.cli.looking import report
+from trimtab.cli.options import DryRun, Out, Restart, Retry
 from trimtab.errors import UserError
 
 if TYPE_CHECKING:
     from trimtab.experiment import Experiment
 
-app = typer.Typer(
-    help="Fine-tune a language model under a safety constraint, and measure what each gave up.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 
-Out = Annotated[Path, typer.Option("--out", help="The folder to write to.")]
-Restart = Annotated[
-    bool, typer.Option("--restart", help="Discard what --out holds and start anew.")
-]
-Retry = Annotated[bool, typer.Option("--retry", help="Try again what failed before.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print points, tokens, memory and time; train nothing.")
-]
-
-
-def main() -> None:
-    """Run a command; a user's mistake is one line and status 2."""
-    try:
-        app()
-    except UserError as error:
-        print(f"trimtab: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-@app.command()
 def demo(
     out: Out = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of the world, its data and the training.")] = 0,
@@ -54,7 +29,6 @@ def demo(
     _sweep_and_report(demo_experiment(out, seed), out, restart)
 
 
-@app.command()
 def sweep(
     experiment: Annotated[
         Path, typer.Argument(help="A YAML file; its settings are in the README.")
@@ -81,7 +55,6 @@ def sweep(
         _sweep_and_report(read, out, restart, retry)
 
 
-@app.command()
 def train(
     model: Annotated[str, typer.Option(help="smollm2, a folder, a .gguf file, or a Hub id.")],
     task: Annotated[str, typer.Option(help="Data to fine-tune on: a file or a Hub id.")],
@@ -173,12 +146,6 @@ def train(
         print(f"The model is in {out / 'models'}.")
 
 
-@app.command()
-def report(folder: Annotated[Path, typer.Argument(help="Where the points are.")]) -> None:
-    """Draw figures and a page from points."""
-    _report(folder)
-
-
 def _sweep_and_report(
     experiment: Experiment, out: Path, restart: bool, retry: bool = False
 ) -> None:
@@ -192,31 +159,13 @@ def _sweep_and_report(
     try:
         with TerminalWatcher(Console(stderr=True)) as watcher:
             sweep(experiment, out, watcher, restart, retry)
-        _report(out)
+        report(out)
     except KeyboardInterrupt:
         print(
             "\ntrimtab: interrupted. What is finished is kept; the same command goes on.",
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
-
-
-def _report(folder: Path) -> None:
-    from rich.console import Console
-
-    from trimtab.report import write_report
-    from trimtab.terminal import findings_table
-
-    written = write_report(folder)
-    console = Console()
-    if written.findings:
-        console.print(findings_table(written.findings))
-    for figure in written.figures:
-        if figure.suffix == ".png":
-            console.print(str(figure), highlight=False, soft_wrap=True)
-    console.print(
-        f"[bold]{written.page}[/]  ← open it in a browser", highlight=False, soft_wrap=True
-    )
 
 
 def _print_plan(experiment: Experiment, out: Path) -> None:
@@ -244,7 +193,3 @@ def _conditions(given: list[str] | None) -> dict[str, list[str]]:
             raise UserError(f"{condition!r} is no condition. Write column=value, as in harmful=0.")
         conditions.setdefault(column, []).append(value)
     return conditions
-
-
-if __name__ == "__main__":
-    main()
