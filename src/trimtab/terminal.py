@@ -21,6 +21,7 @@ from trimtab.cost import Cost
 from trimtab.plan import Plan
 from trimtab.points import Failure, Point, PointKey
 from trimtab.report import Finding
+from trimtab.report import tables as report_tables
 
 _MARKS = {"holds": "[green]✔ holds[/]", "does not hold": "[red]✘ does not hold[/]"}
 _UNDECIDED = "[yellow]? undecided[/]"
@@ -135,6 +136,16 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     for finding in findings:
         mark = _MARKS.get(finding.verdict, _UNDECIDED)
         table.add_row(mark, f"{_plain(finding.statement)}\n[dim]{_plain(finding.evidence)}[/]")
+    return table
+
+
+def words_table(told: report_tables.Table) -> Table:
+    """A table of the report on the terminal; a row that is an alarm is red."""
+    table = Table(title=_plain(told.caption), title_justify="left", box=None, pad_edge=False)
+    for place, column in enumerate(told.columns):
+        table.add_column(column, justify="left" if place < told.names else "right")
+    for row in told.rows:
+        table.add_row(*map(_plain, row.cells), style="bold red" if row.is_alarm else None)
     return table
 
 

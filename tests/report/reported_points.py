@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,25 @@ def case_1(
         )
         for penalty in penalties
         for seed in seeds
+    ]
+
+
+def with_responses(points: Iterable[Point], tokens: float) -> list[Point]:
+    """The points with losses per response too, of responses that have `tokens` on average."""
+
+    def per_response(loss: Estimate | None) -> Estimate | None:
+        if loss is None:
+            return None
+        low, high = loss.low * tokens, loss.high * tokens
+        return Estimate(loss.value * tokens, low, high, "nats per response", loss.kind)
+
+    return [
+        replace(
+            one,
+            proxy_loss_per_response=per_response(one.proxy_loss),
+            capability_loss_per_response=per_response(one.capability_loss),
+        )
+        for one in points
     ]
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from trimtab.errors import UserError
+
 Folder = Annotated[Path, typer.Argument(help="Where the points are.")]
 
 
@@ -26,4 +28,37 @@ def report(folder: Folder) -> None:
             console.print(str(figure), highlight=False, soft_wrap=True)
     console.print(
         f"[bold]{written.page}[/]  ← open it in a browser", highlight=False, soft_wrap=True
+    )
+
+
+def bounds(
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
+) -> None:
+    """Print each theorem beside what was measured."""
+    import json
+
+    from rich.console import Console
+
+    from trimtab.report.bounds import bounds_beside
+    from trimtab.report.results import read_results
+    from trimtab.report.tables import bounds_tables
+    from trimtab.terminal import words_table
+
+    results = read_results(folder)
+    found = bounds_beside(results.points, results.world)
+    if as_json:
+        print(json.dumps([one.to_json() for one in found], indent=1))
+        return
+    if not found:
+        raise UserError(
+            f"{folder}: no theorem speaks to these points. Theorems 1 and 2 need models trained "
+            "under an alignment loss constraint with a penalty above 0."
+        )
+    console = Console()
+    for table in bounds_tables(found):
+        console.print(words_table(table), "", highlight=False)
+    console.print(
+        "The theorems speak of the optimum of an objective. A negative slack is a trained model "
+        "that has not reached it."
     )

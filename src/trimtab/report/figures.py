@@ -141,12 +141,13 @@ class _Atlas:
         for task, (share, exact) in tasks.items():
             name = f"{shortened(task)}, overlap {'' if exact else '≈ '}{percent(share)}"
             series.append(Series(name, self._task_ink(task), tuple(self.case_1[proxy, task])))
+        pairs = [(proxy, task) for task in tasks]
         drawn = panel(
             f"Case I, safety data {shortened(proxy)}",
             series,
             self.safety,
             "capability gap",
-            self._plane_curves([(proxy, task) for task in tasks], by_task=True),
+            [*self._plane_curves(pairs, by_task=True), *self._plane_bounds(pairs)],
             self.note,
         )
         caption = "The trade-off at several overlaps of the task's contexts with the proxy's."
@@ -226,6 +227,15 @@ class _Atlas:
             colour = (self._task_ink(task) if by_task else self._ink(proxy, task)).colour
             curves.extend(self.limits.plane_curves(proxy, task, colour))
         return curves
+
+    def _plane_bounds(self, pairs: Iterable[tuple[str, str]]) -> list[Curve]:
+        if self.limits is None:
+            return []
+        return [
+            curve
+            for proxy, task in pairs
+            for curve in self.limits.plane_bounds(proxy, task, self._task_ink(task).colour)
+        ]
 
     def _ink(self, proxy: str, task: str) -> Ink:
         return ink(self.proxies.index(proxy), self.tasks.index(task))

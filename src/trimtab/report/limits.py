@@ -9,11 +9,12 @@ import numpy as np
 from trimtab.data.synthetic import World
 from trimtab.report.chart import Curve
 from trimtab.report.palette import GREY
-from trimtab.theory import exact_frontier, oracle_frontier, safety_bound
+from trimtab.theory import capability_bound, exact_frontier, oracle_frontier, safety_bound
 from trimtab.theory.world import Array
 
 EXACT = "exact optimum (Lemma 0)"
 BOUND = "bound (Theorem 1)"
+BOTH_BOUNDS = "bounds (Theorems 1 and 2)"
 ORACLE = "limit no model passes (oracle)"
 FRONT_PENALTIES = np.geomspace(1e-4, 1e5, 400)
 
@@ -51,6 +52,26 @@ class Limits:
         alignment = self._per_token(frontier.alignment_gap)
         capability = self._per_token(frontier.capability_gap)
         return (self._curve(EXACT, colour, "solid", 0.8, alignment, capability),)
+
+    def plane_bounds(self, proxy: str, task: str, colour: str) -> tuple[Curve, ...]:
+        """λ ↦ (Theorem 1, Theorem 2): the optimum of each λ lies below and to the left."""
+        if not self._knows(proxy, task):
+            return ()
+        world = self.world
+        d_f, d_proxy = world.task[task], world.safety[proxy]
+        penalties = FRONT_PENALTIES[::4].tolist()
+        safety = [safety_bound(d_f, d_proxy, world.original, p).value for p in penalties]
+        capability = [capability_bound(d_f, d_proxy, p).value for p in penalties]
+        return (
+            self._curve(
+                BOTH_BOUNDS,
+                colour,
+                "dot",
+                1.0,
+                self._per_token(np.array(safety)),
+                self._per_token(np.array(capability)),
+            ),
+        )
 
     def oracle_curves(self, task: str) -> tuple[Curve, ...]:
         """The Pareto front over all models in (G_s, G_f), the limit that is true of every model."""

@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from trimtab.points import write_atomically
 from trimtab.report import paper, screen, tables
+from trimtab.report.bounds import bounds_beside
 from trimtab.report.chart import Figure
 from trimtab.report.figures import figures
 from trimtab.report.findings import Finding, findings, no_model_passes_the_limit
@@ -84,11 +85,13 @@ def _page(
         folder=FIGURES_FOLDER,
         nearness=tables.nearness_table(near) if near else None,
         nearness_in_words=_nearness_in_words(near),
+        bounds=tables.bounds_tables(bounds_beside(results.points, results.world)),
         alarms=sum(one.is_impossible for one in near),
         points=tables.points_table(results.points),
         settings=tables.settings_table(results.settings) if results.settings else None,
         data=tables.data_table(results.data) if results.data else None,
         failures=tables.failures_table(results.failures) if results.failures else None,
+        has_world=results.world is not None,
         has_original=any(point.alignment_gap is not None for point in results.points),
         one_seed=len({point.seed for point in results.points}) == 1,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.points import Failure, Point, PointKey
+from trimtab.report.bounds import BoundBeside
 from trimtab.report.nearness import Nearness, PointNearness
 from trimtab.report.results import DataSummary
 from trimtab.report.wording import (
@@ -17,6 +18,12 @@ from trimtab.report.wording import (
     number,
     percent,
 )
+
+WHAT_IT_IS = {
+    "bound": "a bound, every number in it being known. Nats per token.",
+    "estimate": "an estimate, which guarantees nothing. Nats per token.",
+    "exact": "exact. Nats per token.",
+}
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,50 @@ def nearness_table(found: Iterable[PointNearness]) -> Table:
     )
     caption = "Capability gap over the least that any model can have at the safety gap measured."
     return Table(caption, columns, 5, rows)
+
+
+def bounds_tables(found: Iterable[BoundBeside]) -> tuple[Table, ...]:
+    """A table for each theorem and gap: its terms, its value, the optimum and what was measured."""
+    groups: dict[tuple[int, str, str], list[BoundBeside]] = {}
+    for one in found:
+        groups.setdefault((one.bound.theorem, one.gap, one.kind), []).append(one)
+    return tuple(
+        _bounds_table(f"Theorem {theorem}, on the {gap}: {WHAT_IT_IS[kind]}", kind, group)
+        for (theorem, gap, kind), group in groups.items()
+    )
+
+
+def _bounds_table(caption: str, kind: str, found: Sequence[BoundBeside]) -> Table:
+    terms = tuple(term.name for term in found[0].bound.terms)
+    columns = (
+        "λ or ε",
+        "safety",
+        "task",
+        *terms,
+        kind,
+        "classical",
+        "optimum",
+        "measured",
+        "slack",
+    )
+    rows = tuple(
+        Row(
+            (
+                knob(one.setting.penalty, one.setting.radius),
+                one.setting.proxy or "–",
+                one.setting.task,
+                *(nats(term.value / one.tokens) for term in one.bound.terms),
+                nats(one.value),
+                "–" if one.classical is None else nats(one.classical.value / one.tokens),
+                "–" if one.optimum is None else nats(one.optimum),
+                estimate_in_words(one.measured),
+                nats(one.slack),
+            ),
+            one.is_broken,
+        )
+        for one in found
+    )
+    return Table(caption, columns, 3, rows)
 
 
 def data_table(data: Iterable[DataSummary]) -> Table:

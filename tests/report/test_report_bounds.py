@@ -1,0 +1,92 @@
+"""Facts about the theorems as a report tells them: what is a bound, what only an estimate."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import reported_points as made
+from typer.testing import CliRunner
+
+from trimtab.cli import app
+from trimtab.data.synthetic import WORLD_FILE, make_world, write_data
+from trimtab.errors import UserError
+from trimtab.report.bounds import bounds_beside
+from trimtab.report.tables import bounds_tables
+from trimtab.theory import theorem_1, theorem_2
+
+
+def test_every_exact_optimum_lies_on_or_below_its_bound() -> None:
+    world = make_world({"near": 0.1, "far": 0.6}, {"apart": 0.0, "mixed": 0.5, "shared": 1.0})
+    found = bounds_beside(made.optima(world, stray=0.0), world)
+    assert {one.bound.theorem for one in found} == {1, 2}
+    for one in found:
+        assert one.kind == "bound"
+        assert one.optimum is not None
+        assert not one.is_broken
+        assert one.optimum <= one.value * (1 + 1e-9) + 1e-9
+        assert one.measured.value == pytest.approx(one.optimum, abs=1e-9)
+        assert one.classical is not None
+        assert one.bound.value <= one.classical.value
+
+
+def test_an_optimum_above_its_bound_is_an_alarm() -> None:
+    world = make_world({"near": 0.1}, {"shared": 1.0})
+    one = bounds_beside(made.optima(world, stray=0.0), world)[0]
+    broken = replace(one, optimum=one.value * 1.01 + 1e-6)
+    assert broken.is_broken
+    assert bounds_tables([one, broken])[0].rows[1].is_alarm
+
+
+def test_without_a_world_every_bound_is_an_estimate() -> None:
+    found = bounds_beside(made.with_responses(made.case_1(overlap=0.5), tokens=40.0), None)
+    assert {one.kind for one in found} == {"estimate"}
+    for one in found:
+        penalty = one.setting.penalty
+        assert penalty is not None
+        assert one.optimum is None
+        expected = (
+            theorem_1(total_variation=0, overlap=0.5, penalty=penalty, log_bound=math.inf)
+            if one.gap == "proxy gap"
+            else theorem_2(overlap=0.5, penalty=penalty)
+        )
+        assert one.value == pytest.approx(expected.value / 40)
+
+
+def test_plain_fine_tuning_is_promised_nothing() -> None:
+    world = make_world({"near": 0.1}, {"shared": 1.0})
+    assert all(one.setting.penalty for one in bounds_beside(made.optima(world, stray=0.0), world))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    world = make_world({"near": 0.1}, {"shared": 1.0})
+    write_data(world, tmp_path, rows=4)
+    assert (tmp_path / WORLD_FILE).exists()
+    return made.write_points(tmp_path, made.optima(world, stray=0.0))
+
+
+def test_the_command_prints_every_theorem(folder: Path) -> None:
+    run = CliRunner().invoke(app, ["bounds", str(folder)])
+    assert run.exit_code == 0
+    assert "Theorem 1, on the alignment gap: a bound" in " ".join(run.output.split())
+    assert "Theorem 2, on the capability gap: a bound" in " ".join(run.output.split())
+
+
+def test_json_has_every_number_with_its_unit(folder: Path) -> None:
+    records = json.loads(CliRunner().invoke(app, ["bounds", str(folder), "--json"]).output)
+    assert len(records) == 2 * len({record["penalty"] for record in records})
+    for record in records:
+        assert record["unit"] == "nats per token"
+        assert record["value"] == pytest.approx(sum(record["terms"].values()))
+        assert record["exact_optimum"] <= record["value"] + 1e-9
+
+
+def test_points_no_theorem_speaks_to_are_one_line(tmp_path: Path) -> None:
+    made.write_points(tmp_path, [made.point("aligned")])
+    run = CliRunner().invoke(app, ["bounds", str(tmp_path)])
+    assert isinstance(run.exception, UserError)
+    assert "no theorem speaks" in str(run.exception)
