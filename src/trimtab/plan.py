@@ -30,8 +30,8 @@ class Run:
         'alignment-loss-penalty-0.5-a-b-code-seed-0'
         """
         training = self.training
-        knob = f"penalty {training.penalty:g}" if training.radius is None else ""
-        knob = knob or f"radius {training.radius:g}"
+        knob = f"penalty {training.penalty:.12g}" if training.radius is None else ""
+        knob = knob or f"radius {training.radius:.12g}"
         parts = (training.case, knob, training.proxy or "", training.task, f"seed {training.seed}")
         return re.sub(r"[^\w.]+", "-", " ".join(part for part in parts if part))
 

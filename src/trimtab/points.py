@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from trimtab.errors import UserError
+from trimtab.row_losses import RowLosses
 
 Kind = Literal["exact", "bound", "estimate"]
 Case = Literal["aligned", "alignment-loss", "alignment-parameter"]
+
+_ADDED_LATER = ("model",)
+"""Fields that points written by an earlier version lack."""
 
 POINTS_FILE = "points.jsonl"
 FAILURES_FILE = "failures.jsonl"
@@ -67,7 +71,7 @@ class Point:
     `case` "aligned" is the starting model itself, untrained. In Case I `penalty` is λ and `proxy`
     the safety data trained on; in Case II `penalty` is λ or `radius` is ε, and `proxy` only names
     the safety data that `proxy_loss` was measured on. `alignment_loss` is None where no original
-    alignment data was given.
+    alignment data was given. `model` names the trained model; points of one model share it.
     """
 
     case: Case
@@ -90,6 +94,7 @@ class Point:
     relative_distance: float
     train_tokens: int
     wall_seconds: float
+    model: str | None = None
 
     @property
     def key(self) -> PointKey:
@@ -115,6 +120,8 @@ class Point:
         """The inverse of `to_json`. Raises KeyError or TypeError on a record that is no point."""
         values: dict[str, Any] = {}
         for field in fields(cls):
+            if field.name in _ADDED_LATER and field.name not in record:
+                continue
             value = record[field.name]
             if f"{field.name}_interval" in record:
                 low, high = record[f"{field.name}_interval"]
@@ -126,36 +133,15 @@ class Point:
         return cls(**values)
 
 
-@dataclass(frozen=True)
-class LowestLosses:
-    """L*_D by dataset: the entropy where it is known, else the lowest loss any point reached.
+def with_gaps(
+    points: Iterable[Point], known: Mapping[str, float], rows: RowLosses | None = None
+) -> list[Point]:
+    """The points with G = L − L* filled in, in nats per token.
 
-    With an unrestricted model class L*_D is the conditional entropy of D; on real data it is
-    unknown, so gaps are relative to the best point of the same experiment and too small.
-    Keys are "original", "safety:NAME" and "task:NAME"; units nats per token.
-    """
-
-    known: Mapping[str, float]
-    seen: Mapping[str, float]
-
-    @classmethod
-    def over(cls, points: Iterable[Point], known: Mapping[str, float]) -> LowestLosses:
-        """Of `points`, with the entropies that are `known`."""
-        seen: dict[str, float] = {}
-        for point in points:
-            for name, loss in _losses(point).items():
-                if loss is not None:
-                    seen[name] = min(loss.value, seen.get(name, loss.value))
-        return cls(known, seen)
-
-    def gap(self, dataset: str, loss: Estimate | None) -> Estimate | None:
-        if loss is None:
-            return None
-        return loss.minus(self.known.get(dataset, self.seen[dataset]))
-
-
-def with_gaps(points: Iterable[Point], known: Mapping[str, float]) -> list[Point]:
-    """The points with G = L − L* filled in; `known` maps datasets to their entropy, if any.
+    L* is the data set's entropy where `known` has it, and then the gap's interval is the loss's.
+    Elsewhere it is the lowest loss that any of the points reached, so that gaps are relative and
+    too small, and with `rows` the interval is that of the difference on the same held-out rows.
+    Data sets go by the names "original", "safety:NAME" and "task:NAME".
 
     >>> loss = lambda v: Estimate(v, v, v, "nats per token", "exact")
     >>> make = lambda v, p: Point(case="alignment-loss", penalty=p, task="t", seed=0, distance=0.0,
@@ -164,16 +150,37 @@ def with_gaps(points: Iterable[Point], known: Mapping[str, float]) -> list[Point
     [0.5, 0.0]
     """
     points = list(points)
-    lowest = LowestLosses.over(points, known)
+    lowest: dict[str, Point] = {}
+    for point in points:
+        for name, loss in _losses(point).items():
+            best = _losses(lowest[name])[name] if name in lowest else None
+            if loss is not None and (best is None or loss.value < best.value):
+                lowest[name] = point
+
+    def gap(point: Point, name: str) -> Estimate | None:
+        loss = _losses(point)[name]
+        if loss is None:
+            return None
+        if name in known:
+            return loss.minus(known[name])
+        best = lowest[name]
+        reference = _losses(best)[name]
+        assert reference is not None
+        between = loss.minus(reference.value)
+        if rows is None or point.model is None or best.model is None:
+            return between
+        interval = rows.interval(name, point.model, best.model)
+        return between if interval is None else replace(between, low=interval[0], high=interval[1])
+
     filled = []
     for point in points:
         original, safety, task = _losses(point)
         filled.append(
             replace(
                 point,
-                alignment_gap=lowest.gap(original, point.alignment_loss),
-                proxy_gap=lowest.gap(safety, point.proxy_loss),
-                capability_gap=lowest.gap(task, point.capability_loss),
+                alignment_gap=gap(point, original),
+                proxy_gap=gap(point, safety),
+                capability_gap=gap(point, task),
             )
         )
     return filled
@@ -203,11 +210,12 @@ class PointsFile:
     def __init__(self, folder: Path, known_entropies: Mapping[str, float]) -> None:
         self.folder = folder
         self.known_entropies = known_entropies
+        self.row_losses = RowLosses(folder)
         path = folder / POINTS_FILE
         self.points: list[Point] = list(_parse(path)) if path.exists() else []
 
     def add(self, points: Iterable[Point]) -> None:
-        self.points = with_gaps([*self.points, *points], self.known_entropies)
+        self.points = with_gaps([*self.points, *points], self.known_entropies, self.row_losses)
         lines = [json.dumps(point.to_json()) + "\n" for point in self.points]
         write_atomically(self.folder / POINTS_FILE, "".join(lines))
 

@@ -25,6 +25,7 @@ from trimtab.points import (
     write_atomically,
     write_failures,
 )
+from trimtab.row_losses import ROW_LOSSES_FOLDER
 from trimtab.train.trainer import TrainingDivergedError
 from trimtab.workshop import (
     ALIGNED_FOLDER,
@@ -121,7 +122,7 @@ def _claim(experiment: Experiment, folder: Path, restart: bool) -> None:
     if restart:
         for name in (EXPERIMENT_FILE, POINTS_FILE, FAILURES_FILE, DATA_FILE):
             (folder / name).unlink(missing_ok=True)
-        for name in (ALIGNED_FOLDER, MODELS_FOLDER, UNFINISHED_FOLDER):
+        for name in (ALIGNED_FOLDER, MODELS_FOLDER, UNFINISHED_FOLDER, ROW_LOSSES_FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
     begun = [POINTS_FILE, FAILURES_FILE, ALIGNED_FOLDER]
     if any((folder / name).exists() for name in begun):

@@ -30,6 +30,7 @@ from trimtab.measure.overlap import prompt_overlap
 from trimtab.models import load_model
 from trimtab.plan import Run
 from trimtab.points import Estimate, Point, PointKey
+from trimtab.row_losses import RowLosses
 from trimtab.train.constraints import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
@@ -37,7 +38,7 @@ from trimtab.train.constraints import (
 )
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
-ALIGNED_FOLDER = "aligned"
+ALIGNED_FOLDER = ALIGNED = "aligned"
 MODELS_FOLDER = "models"
 UNFINISHED_FOLDER = "unfinished"
 
@@ -80,11 +81,12 @@ class Workshop:
         self.safety = {name: self._encoded(split) for name, split in roles.safety.items()}
         self.task = {name: self._encoded(split) for name, split in roles.task.items()}
         self.aligned = self._aligned(base)
+        self.row_losses = RowLosses(folder)
         self._overlaps: dict[tuple[str, str], Estimate] = {}
 
     def measured_start(self, keys: tuple[PointKey, ...]) -> list[Point]:
         """The starting model's own points."""
-        return self._points(self.aligned, keys, train_tokens=0, wall_seconds=0.0)
+        return self._points(ALIGNED, self.aligned, keys, train_tokens=0, wall_seconds=0.0)
 
     def made(self, run: Run) -> list[Point]:
         """Train and measure one model."""
@@ -100,7 +102,9 @@ class Workshop:
         )
         if self.experiment.keep_models:
             _save(trained.model, self.tokenizer, self.folder / MODELS_FOLDER / run.name)
-        return self._points(trained.model, run.points, trained.train_tokens, trained.wall_seconds)
+        return self._points(
+            run.name, trained.model, run.points, trained.train_tokens, trained.wall_seconds
+        )
 
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         finished = self.folder / ALIGNED_FOLDER
@@ -160,7 +164,12 @@ class Workshop:
         return _Trained(trained, trainer.state.num_input_tokens_seen, seconds)
 
     def _points(
-        self, model: nn.Module, keys: tuple[PointKey, ...], train_tokens: int, wall_seconds: float
+        self,
+        name: str,
+        model: nn.Module,
+        keys: tuple[PointKey, ...],
+        train_tokens: int,
+        wall_seconds: float,
     ) -> list[Point]:
         if not keys:
             return []
@@ -170,6 +179,19 @@ class Workshop:
         proxies: dict[str | None, Loss] = {
             key.proxy: self._loss(model, self.safety[str(key.proxy)]) for key in keys
         }
+        measured = {
+            "original": original,
+            **{f"safety:{proxy}": loss for proxy, loss in proxies.items()},
+            **{f"task:{task}": loss for task, loss in tasks.items()},
+        }
+        self.row_losses.save(
+            name,
+            {
+                dataset: loss.by_row
+                for dataset, loss in measured.items()
+                if loss is not None and loss.by_row is not None
+            },
+        )
         return [
             Point(
                 **key._asdict(),
@@ -184,6 +206,7 @@ class Workshop:
                 relative_distance=far / self._aligned_norm,
                 train_tokens=train_tokens,
                 wall_seconds=wall_seconds,
+                model=name,
             )
             for key in keys
         ]

@@ -37,10 +37,14 @@ class HeldOutRows:
 
 @dataclass(frozen=True)
 class Loss:
-    """L_D(θ), per completion token and per response."""
+    """L_D(θ), per completion token and per response, and by row where rows are draws.
+
+    `by_row` has shape (2, rows): nats and tokens of each response.
+    """
 
     per_token: Estimate
     per_response: Estimate
+    by_row: Array | None = None
 
 
 def held_out_loss(
@@ -60,6 +64,7 @@ def held_out_loss(
     return Loss(
         _estimate(surprise.mean() / tokens.mean(), means[:, 0] / means[:, 1], PER_TOKEN),
         _estimate(surprise.mean(), means[:, 0], PER_RESPONSE),
+        np.stack([surprise, tokens]),
     )
 
 

@@ -1,0 +1,89 @@
+"""Facts about comparing models row by row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trimtab.points import Estimate, Point, with_gaps
+from trimtab.row_losses import RowLosses
+
+ROWS = 60
+
+
+def kept(folder: Path, improvement: float) -> RowLosses:
+    """Rows that differ a hundredfold in hardness, and two models that differ by 1 % on each."""
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(5, 60, ROWS).astype(float)
+    hard = generator.lognormal(0, 1, ROWS) * tokens
+    rows = RowLosses(folder)
+    noise = generator.normal(0, 0.01, ROWS) * tokens
+    rows.save("plain", {"task:code": np.stack([hard, tokens])})
+    rows.save("better", {"task:code": np.stack([hard - improvement * tokens + noise, tokens])})
+    return rows
+
+
+def point(model: str, rows: RowLosses) -> Point:
+    nats, tokens = rows._of(model)["task:code"]
+    value = nats.sum() / tokens.sum()
+    loss = Estimate(value, value - 0.5, value + 0.5, "nats per token", "estimate")
+    return Point(
+        case="alignment-loss",
+        penalty={"plain": 0.0, "better": 1.0}[model],
+        task="code",
+        seed=0,
+        capability_loss=loss,
+        distance=0.0,
+        relative_distance=0.0,
+        train_tokens=1,
+        wall_seconds=0.0,
+        model=model,
+    )
+
+
+def test_the_interval_of_a_difference_is_that_of_the_differences(tmp_path: Path) -> None:
+    rows = kept(tmp_path, improvement=0.05)
+    interval = rows.interval("task:code", "plain", "better")
+    assert interval is not None
+    low, high = interval
+    assert 0.04 < low < 0.05 < high < 0.06
+
+
+def test_a_model_does_not_differ_from_itself(tmp_path: Path) -> None:
+    assert kept(tmp_path, 0.05).interval("task:code", "plain", "plain") == (0.0, 0.0)
+
+
+def test_gaps_to_the_lowest_loss_seen_are_paired(tmp_path: Path) -> None:
+    rows = kept(tmp_path, improvement=0.05)
+    plain, better = with_gaps([point("plain", rows), point("better", rows)], {}, rows)
+    assert plain.capability_gap is not None
+    assert better.capability_gap is not None
+    assert plain.capability_gap.value == pytest.approx(0.05, abs=0.01)
+    assert plain.capability_gap.high - plain.capability_gap.low < 0.02
+    assert better.capability_gap.low == better.capability_gap.high == 0
+
+
+def test_without_rows_a_gap_keeps_the_interval_of_its_loss(tmp_path: Path) -> None:
+    rows = kept(tmp_path, improvement=0.05)
+    points = [replace(point(name, rows), model=None) for name in ("plain", "better")]
+    gap = with_gaps(points, {}, rows)[0].capability_gap
+    assert gap is not None
+    assert gap.high - gap.low == pytest.approx(1.0)
+
+
+def test_rows_that_are_not_the_same_are_not_paired(tmp_path: Path) -> None:
+    rows = kept(tmp_path, improvement=0.05)
+    rows.save("fewer", {"task:code": np.ones((2, ROWS - 1))})
+    assert rows.interval("task:code", "plain", "fewer") is None
+    assert rows.interval("original", "plain", "better") is None
+
+
+def test_what_was_saved_is_read_by_the_next_process(tmp_path: Path) -> None:
+    written = kept(tmp_path, improvement=0.05)
+    read = RowLosses(tmp_path)
+    assert read.interval("task:code", "plain", "better") == written.interval(
+        "task:code", "plain", "better"
+    )
