@@ -73,12 +73,27 @@ def response_surprise(
     model: nn.Module, rows: Dataset, tokens_per_batch: int
 ) -> tuple[Array, Array]:
     """−log P_θ(y|x) in nats and the number of tokens of y, each of shape (rows,)."""
-    device = next(model.parameters()).device
     surprise, tokens = np.empty(len(rows)), np.empty(len(rows))
-    ids = [torch.tensor(row) for row in rows["input_ids"]]
-    labels = [torch.tensor(row) for row in rows["labels"]]
     was_training = model.training
     model.eval()
+    for places, inputs, targets in padded_batches(model, rows, tokens_per_batch):
+        logits = model(**inputs).logits
+        surprise[places] = summed_surprise(logits, targets).double().cpu().numpy()
+        tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
+    model.train(was_training)
+    return surprise, tokens
+
+
+def padded_batches(
+    model: nn.Module, rows: Dataset, tokens_per_batch: int
+) -> Iterator[tuple[list[int], dict[str, Tensor], Tensor]]:
+    """Rows of like length together, as (their places, model inputs, targets of shape (rows, width)).
+
+    No batch has more than `tokens_per_batch` tokens, padding included, unless one row alone has.
+    """
+    device = next(model.parameters()).device
+    ids = [torch.tensor(row) for row in rows["input_ids"]]
+    labels = [torch.tensor(row) for row in rows["labels"]]
     for places in _batches_of_like_length([len(row) for row in ids], tokens_per_batch):
         padded = pad_sequence([ids[place] for place in places], batch_first=True).to(device)
         lengths = torch.tensor([len(ids[place]) for place in places], device=device)
@@ -86,15 +101,11 @@ def response_surprise(
         targets = pad_sequence(
             [labels[place] for place in places], batch_first=True, padding_value=IGNORED
         ).to(device)
-        logits = model(input_ids=padded, attention_mask=attended.long()).logits
-        surprise[places] = _summed_surprise(logits, targets).double().cpu().numpy()
-        tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
-    model.train(was_training)
-    return surprise, tokens
+        yield places, {"input_ids": padded, "attention_mask": attended.long()}, targets
 
 
-def _summed_surprise(logits: Tensor, targets: Tensor) -> Tensor:
-    """Shapes (rows, width, vocabulary) and (rows, width) to (rows,)."""
+def summed_surprise(logits: Tensor, targets: Tensor) -> Tensor:
+    """−log P(y|x) in nats: shapes (rows, width, vocabulary) and (rows, width) to (rows,)."""
     counted = targets[:, 1:] != IGNORED
     losses = torch.zeros(counted.shape, device=logits.device)
     losses[counted] = cross_entropy(

@@ -1,0 +1,92 @@
+"""Rows as a model reads them: how surprised it is by each response, and its hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trimtab.data.encoding import IGNORED
+from trimtab.errors import UserError
+from trimtab.measure.losses import padded_batches, summed_surprise
+
+Array = NDArray[np.float64]
+States = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one pass of a model over n rows leaves behind.
+
+    `surprise` is −log P_θ(y|x) in nats and `tokens` the length of y, each of shape (n,). `prompts`
+    (n, h) holds the mean hidden state over the tokens of x half-way up the model, `responses`
+    (n, 2h) the means over the tokens of y half-way up and at the top: x acts on them through
+    attention, so they speak of the pair (x, y).
+    """
+
+    surprise: Array
+    tokens: Array
+    prompts: States
+    responses: States
+
+    def __len__(self) -> int:
+        return len(self.surprise)
+
+
+@torch.inference_mode()
+def read_through(
+    model: nn.Module,
+    rows: Dataset,
+    tokens_per_batch: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Reading:
+    """One forward pass over `rows`; `progress` hears how many rows each batch had.
+
+    Raises:
+        UserError: a hidden state or a loss is not a finite number.
+    """
+    count = len(rows)
+    surprise, tokens = np.empty(count), np.empty(count)
+    prompts: States | None = None
+    responses: States | None = None
+    was_training = model.training
+    model.eval()
+    try:
+        for places, inputs, targets in padded_batches(model, rows, tokens_per_batch):
+            outputs: Any = model(**inputs, output_hidden_states=True)
+            middle = outputs.hidden_states[len(outputs.hidden_states) // 2]
+            top = outputs.hidden_states[-1]
+            answered = targets != IGNORED
+            asked = inputs["attention_mask"].bool() & ~answered
+            prompt = _mean_over(middle, asked)
+            response = torch.cat([_mean_over(middle, answered), _mean_over(top, answered)], dim=1)
+            if prompts is None or responses is None:
+                prompts = np.empty((count, prompt.shape[1]), dtype=np.float32)
+                responses = np.empty((count, response.shape[1]), dtype=np.float32)
+            surprise[places] = summed_surprise(outputs.logits, targets).double().cpu().numpy()
+            tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
+            prompts[places] = prompt.float().cpu().numpy()
+            responses[places] = response.float().cpu().numpy()
+            progress(len(places))
+    finally:
+        model.train(was_training)
+    assert prompts is not None
+    assert responses is not None
+    if not all(np.isfinite(part).all() for part in (surprise, prompts, responses)):
+        raise UserError(
+            "the model's hidden states are not finite numbers (NaN or infinity), so nothing can be "
+            "measured on it. Give a model whose weights are whole, in float32 if need be."
+        )
+    return Reading(surprise, tokens, prompts, responses)
+
+
+def _mean_over(states: Tensor, mask: Tensor) -> Tensor:
+    """Shapes (rows, width, hidden) and (rows, width) to (rows, hidden); zero where nothing is."""
+    chosen = mask[:, :, None].to(states.dtype)
+    return (states * chosen).sum(dim=1) / chosen.sum(dim=1).clamp(min=1)
