@@ -20,6 +20,7 @@ WORDS = [f"w{number}" for number in range(30)]
 
 CONSTRAINTS: dict[str, Constraint] = {
     "loss-penalty": AlignmentLossConstraint(penalty=0.7),
+    "kl-penalty": AlignmentLossConstraint(penalty=0.7, target="kl"),
     "parameter-penalty": AlignmentParameterConstraint(penalty=0.3),
     "parameter-radius": AlignmentParameterConstraint(radius=0.05),
 }

@@ -60,10 +60,10 @@ def held_out_loss(
         weights = held_out.weights / held_out.weights.sum()
         nats, length = float(weights @ surprise), float(weights @ tokens)
         return Loss(_exact(nats / length, PER_TOKEN), _exact(nats, PER_RESPONSE))
-    means = _bootstrap_means(np.stack([surprise, tokens], axis=1), measuring.resamples, seed)
+    means = bootstrap_means(np.stack([surprise, tokens], axis=1), measuring.resamples, seed)
     return Loss(
-        _estimate(surprise.mean() / tokens.mean(), means[:, 0] / means[:, 1], PER_TOKEN),
-        _estimate(surprise.mean(), means[:, 0], PER_RESPONSE),
+        estimate_from(surprise.mean() / tokens.mean(), means[:, 0] / means[:, 1], PER_TOKEN),
+        estimate_from(surprise.mean(), means[:, 0], PER_RESPONSE),
         np.stack([surprise, tokens]),
     )
 
@@ -87,7 +87,7 @@ def response_surprise(
 def padded_batches(
     model: nn.Module, rows: Dataset, tokens_per_batch: int
 ) -> Iterator[tuple[list[int], dict[str, Tensor], Tensor]]:
-    """Rows of like length together, as (their places, model inputs, targets of shape (rows, width)).
+    """Rows of like length together: their places, a model's inputs, targets (rows, width).
 
     No batch has more than `tokens_per_batch` tokens, padding included, unless one row alone has.
     """
@@ -124,7 +124,7 @@ def _batches_of_like_length(lengths: list[int], tokens_per_batch: int) -> Iterat
     yield batch
 
 
-def _bootstrap_means(values: Array, resamples: int, seed: int) -> Array:
+def bootstrap_means(values: Array, resamples: int, seed: int) -> Array:
     """Means of resampled rows: shapes (rows, columns) to (resamples, columns)."""
     generator = np.random.default_rng(seed)
     count = len(values)
@@ -138,6 +138,7 @@ def _exact(value: float, unit: str) -> Estimate:
     return Estimate(value, value, value, unit, "exact")
 
 
-def _estimate(value: float, resampled: Array, unit: str) -> Estimate:
+def estimate_from(value: float, resampled: Array, unit: str) -> Estimate:
+    """The estimate whose 95 % interval is the percentile bootstrap's."""
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Estimate(float(value), float(low), float(high), unit, "estimate")

@@ -69,6 +69,15 @@ def join(task: Batch, safety: Batch, pad_token_id: int) -> Batch:
     return joined
 
 
+def take(batch: Batch, kept: Tensor) -> Batch:
+    """The rows of a joined batch where `kept`, of shape (rows,), is true."""
+    return {
+        name: value[kept]
+        for name, value in batch.items()
+        if isinstance(value, Tensor) and len(value) == len(kept)
+    }
+
+
 def _stack(upper: Tensor, lower: Tensor, value: int) -> Tensor:
     width = max(upper.shape[1], lower.shape[1])
     return torch.cat([_widen(upper, width, value), _widen(lower, width, value)])

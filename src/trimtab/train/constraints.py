@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -14,6 +14,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from trimtab.errors import UserError
 from trimtab.measure.distance import Displacement
 
+Target = Literal["response", "kl"]
+
 
 @dataclass(frozen=True)
 class AlignmentLossConstraint:
@@ -22,19 +24,30 @@ class AlignmentLossConstraint:
     L_f and L_ŝ are each a mean over the completion tokens of their own rows in an optimizer step,
     so neither the share of safety rows in a batch nor the lengths of responses change what λ means.
 
+    With target "kl" the second term is λ·KL(P_θs ‖ P_θ), over the whole vocabulary at every
+    completion token of the safety rows: the model is held to the aligned model's own distribution
+    there, whoever wrote the rows. It costs a forward pass of θ_s on them. On rows that θ_s wrote
+    itself (`trimtab proxy`) its expectation and that of "response" differ by a constant, the
+    entropy of θ_s, and "kl" has the smaller variance.
+
     Args:
         penalty: λ ≥ 0. 0 is plain fine-tuning: safety rows are then not even read.
+        target: what safety rows ask for, their "response" or the aligned model's "kl".
 
     Raises:
-        UserError: the penalty is negative or not finite.
+        UserError: the penalty is negative or not finite, or the target is another word.
 
-    Source: alignment loss constraint, Chen et al. 2025, arXiv 2503.20807.
+    Source: alignment loss constraint, Chen et al. 2025, arXiv 2503.20807; a response-free target
+    by KL to the aligned model, as in SafeGrad, arXiv 2508.07172.
     """
 
     penalty: float = 1.0
+    target: Target = "response"
 
     def __post_init__(self) -> None:
         _require_nonnegative("penalty", self.penalty)
+        if self.target not in get_args(Target):
+            raise UserError(f"target {self.target!r} is none of {', '.join(get_args(Target))}.")
 
     @property
     def is_plain(self) -> bool:

@@ -26,12 +26,13 @@ from trl import SFTConfig, SFTTrainer
 
 from trimtab.errors import UserError
 from trimtab.measure.distance import Displacement
-from trimtab.train.batches import ROLE, Batch, SafetyStream, join, safety_rows_per_batch
+from trimtab.train.batches import ROLE, Batch, SafetyStream, join, safety_rows_per_batch, take
 from trimtab.train.constraints import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
     Constraint,
 )
+from trimtab.train.reference import AlignedReference
 
 
 class TrainingDivergedError(Exception):
@@ -107,8 +108,12 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         self.constraint = None if constraint is None or constraint.is_plain else constraint
         self.safety_stream: SafetyStream | None = None
         self.displacement: Displacement | None = None
+        self.reference: AlignedReference | None = None
         if isinstance(self.constraint, AlignmentLossConstraint):
             self.safety_stream = self._open_safety_stream(safety_dataset, safety_share)
+            if self.constraint.target == "kl":
+                self._require_whole_model_for_reference()
+                self.reference = AlignedReference(self.model)
             # The loss below is over the tokens of the whole step, whatever the model's own does.
             self.model_accepts_loss_kwargs = True
         elif isinstance(self.constraint, AlignmentParameterConstraint):
@@ -146,9 +151,16 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         assert isinstance(num_items_in_batch, Tensor)
         # SFTTrainer runs the model and takes its metrics; its one loss over both roles is unused.
         scored = _Remembered(model)
-        super().compute_loss(scored, inputs, num_items_in_batch=num_items_in_batch.sum())
-        loss_of_token = -scored.outputs.log_probs
-        sums = torch.stack([(loss_of_token * ~is_safety).sum(), (loss_of_token * is_safety).sum()])
+        if self.reference is None:
+            super().compute_loss(scored, inputs, num_items_in_batch=num_items_in_batch.sum())
+            of_token = -scored.outputs.log_probs
+            sums = torch.stack([(of_token * ~is_safety).sum(), (of_token * is_safety).sum()])
+        else:
+            task, safety = (take(inputs, kept[:, 0]) for kept in (~is_safety, is_safety))
+            super().compute_loss(scored, task, num_items_in_batch=num_items_in_batch[0])
+            trained = self.accelerator.unwrap_model(self.model)
+            divergence = self.reference.divergence(model, trained, safety)
+            sums = torch.stack([-scored.outputs.log_probs.sum(), divergence])
         means = sums / num_items_in_batch.to(sums.device).clamp(min=1)
         loss = self.constraint.objective(*means)
         self._refuse_divergence(loss)
@@ -204,6 +216,13 @@ class SafetyAwareSFTTrainer(SFTTrainer):
                 "an alignment parameter constraint is kept to float32 rounding, and the trained "
                 "weights are in half precision. Load them in float32; bf16=True in the config "
                 "still computes in bfloat16."
+            )
+
+    def _require_whole_model_for_reference(self) -> None:
+        if self.is_fsdp_enabled or self.accelerator.distributed_type is DistributedType.DEEPSPEED:
+            raise UserError(
+                "the target 'kl' needs the whole aligned model on every process: launch with plain "
+                "data parallelism, or use target='response'."
             )
 
     def _batch_number(self, place: int) -> int:

@@ -1,0 +1,196 @@
+"""L_D(θ) over fixed rows as a function of the weights: value, gradient, Hessian times a vector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
+
+from trimtab.data.encoding import IGNORED
+from trimtab.errors import UserError
+from trimtab.measure.losses import padded_batches, summed_surprise
+
+Direction = list[Tensor]
+"""One tensor for each weight, of its shape."""
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """L(w) = Σ over rows of −log P_w(y|x), divided by the tokens of all y; nats per token.
+
+    `weights` are the coordinates w: all of a model's, or those of a subspace. The model is in
+    evaluation mode while it is asked, and every method leaves the weights as they were.
+    """
+
+    model: nn.Module
+    weights: tuple[nn.Parameter, ...]
+    batches: tuple[tuple[dict[str, Tensor], Tensor], ...]
+    tokens: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        tokens = sum(int((targets[:, 1:] != IGNORED).sum()) for _, targets in self.batches)
+        object.__setattr__(self, "tokens", tokens)
+
+    @classmethod
+    def over(
+        cls,
+        model: nn.Module,
+        weights: Sequence[nn.Parameter],
+        rows: Dataset,
+        tokens_per_batch: int,
+    ) -> TokenLoss:
+        """The loss over encoded rows."""
+        batches = [
+            (inputs, targets)
+            for _, inputs, targets in padded_batches(model, rows, tokens_per_batch)
+        ]
+        return cls(model, tuple(weights), tuple(batches))
+
+    def part(self, number: int, of: int) -> TokenLoss:
+        """The loss over every `of`-th row of each batch, from row `number` on."""
+        parts = [
+            ({name: value[number::of] for name, value in inputs.items()}, targets[number::of])
+            for inputs, targets in self.batches
+            if len(targets) > number
+        ]
+        return TokenLoss(self.model, self.weights, tuple(parts))
+
+    @property
+    def rows(self) -> int:
+        """How many rows it is over."""
+        return sum(len(targets) for _, targets in self.batches)
+
+    @torch.no_grad()
+    def value(self) -> float:
+        """L(w)."""
+        with _evaluating(self.model):
+            total = sum(float(self._summed(*batch)) for batch in self.batches)
+        return total / self.tokens
+
+    def gradient(self) -> Direction:
+        """∇L(w)."""
+        total = [torch.zeros_like(weight) for weight in self.weights]
+        with _evaluating(self.model):
+            for batch in self.batches:
+                found = torch.autograd.grad(self._summed(*batch), self.weights)
+                for kept, new in zip(total, found, strict=True):
+                    kept.add_(new, alpha=1 / self.tokens)
+        return total
+
+    def curvature_along(self, direction: Direction) -> Direction:
+        """∇²L(w)·v, by differentiating ⟨∇L(w), v⟩: about twice the cost of a gradient."""
+        total = [torch.zeros_like(weight) for weight in self.weights]
+        # The fast attention kernels have no second derivative.
+        with _evaluating(self.model), sdpa_kernel(SDPBackend.MATH):
+            for batch in self.batches:
+                first = torch.autograd.grad(
+                    self._summed(*batch), self.weights, create_graph=True, materialize_grads=True
+                )
+                along = inner(first, direction)
+                second = torch.autograd.grad(
+                    along, self.weights, allow_unused=True, materialize_grads=True
+                )
+                for kept, new in zip(total, second, strict=True):
+                    kept.add_(new, alpha=1 / self.tokens)
+        return total
+
+    @contextmanager
+    def moved(self, direction: Direction, length: float) -> Iterator[None]:
+        """The weights at w + length · direction, and exactly at w again afterwards."""
+        kept = [weight.detach().clone() for weight in self.weights]
+        try:
+            with torch.no_grad():
+                for weight, step in zip(self.weights, direction, strict=True):
+                    weight.add_(step, alpha=length)
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, start in zip(self.weights, kept, strict=True):
+                    weight.copy_(start)
+
+    def _summed(self, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+        logits: Any = self.model(**inputs).logits
+        return summed_surprise(logits, targets).sum()
+
+
+def inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+    """⟨u, v⟩ over all weights together."""
+    return torch.stack([(u * v).sum() for u, v in zip(one, other, strict=True)]).sum()
+
+
+def length(direction: Sequence[Tensor]) -> float:
+    """‖v‖ over all weights together."""
+    return float(inner(direction, direction)) ** 0.5
+
+
+def scaled(direction: Sequence[Tensor], factor: float) -> Direction:
+    """factor · v."""
+    return [part * factor for part in direction]
+
+
+def random_direction(weights: Sequence[Tensor], seed: int) -> Direction:
+    """A unit vector, evenly over all directions."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(weight.shape, generator=generator).to(weight.device) for weight in weights]
+    return scaled(drawn, 1 / length(drawn))
+
+
+@contextmanager
+def all_weights(model: PreTrainedModel) -> Iterator[tuple[nn.Module, tuple[nn.Parameter, ...]]]:
+    """The model and every weight of it: distances are ‖θ − θ_s‖."""
+    yield model, tuple(weight for weight in model.parameters() if weight.requires_grad)
+
+
+@contextmanager
+def low_rank_subspace(
+    model: PreTrainedModel, rank: int, seed: int = 0
+) -> Iterator[tuple[nn.Module, tuple[nn.Parameter, ...]]]:
+    """The model with W + CQ in every linear layer, Q fixed with orthonormal rows; the weights C.
+
+    It is where a LoRA adapter of this rank starts: C = B for an A whose rows are made orthonormal
+    and a scaling of 1, so that ‖CQ‖ = ‖C‖ and distances are those of `measure.distance`. A trained
+    adapter moves A too and reaches further; slopes and curvatures here are therefore too small for
+    it. The model is as it was afterwards.
+    """
+    adapted: Any = get_peft_model(
+        model,
+        LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    try:
+        weights = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for layer in adapted.modules():
+                if isinstance(layer, LoraLayer):
+                    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+                    if rank > a.shape[1]:
+                        raise UserError(
+                            f"a subspace of rank {rank} does not fit a layer of width "
+                            f"{a.shape[1]}. Give a smaller rank."
+                        )
+                    nn.init.orthogonal_(a)
+                    a.requires_grad_(False)
+                    weights.append(b)
+        yield adapted, tuple(weights)
+    finally:
+        adapted.unload()
+        model.requires_grad_(True)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

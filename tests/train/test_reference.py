@@ -1,0 +1,120 @@
+"""Facts about holding a model to the aligned one by KL divergence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from peft import PromptTuningConfig, get_peft_model
+from torch.nn.functional import pad
+
+from trimtab import AlignmentLossConstraint, UserError
+from trimtab.data.encoding import IGNORED
+from trimtab.train.reference import AlignedReference
+
+full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+
+
+def batch(width: int = 9) -> dict[str, torch.Tensor]:
+    rows = [tiny.rows(6, seed=4)[place] for place in range(6)]
+
+    def padded(name: str, value: int) -> torch.Tensor:
+        return torch.stack(
+            [pad(torch.tensor(row[name]), (0, width - len(row[name])), value=value) for row in rows]
+        )
+
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    return {
+        "input_ids": padded("input_ids", 0),
+        "labels": padded("labels", IGNORED),
+        "attention_mask": (torch.arange(width) < lengths[:, None]).long(),
+    }
+
+
+def model_and_reference(folder: Path, lora: bool) -> tuple[torch.nn.Module, AlignedReference]:
+    model, _ = tiny.tiny_llama(folder / "model")
+    if lora:
+        model = get_peft_model(model, tiny.lora_config())
+    return model, AlignedReference(model)
+
+
+def move(model: torch.nn.Module) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn_like(weight))
+
+
+@full_and_lora
+def test_the_aligned_model_does_not_diverge_from_itself(lora: bool, tmp_path: Path) -> None:
+    model, reference = model_and_reference(tmp_path, lora)
+    divergence = reference.divergence(model, model, batch())
+    assert divergence.item() == pytest.approx(0, abs=1e-5)
+    divergence.backward()
+    slopes = [weight.grad.abs().max() for weight in model.parameters() if weight.grad is not None]
+    assert slopes
+    assert max(slopes) < 1e-4
+
+
+@full_and_lora
+def test_divergence_is_the_sum_over_completion_tokens_alone(lora: bool, tmp_path: Path) -> None:
+    aligned, _ = tiny.tiny_llama(tmp_path / "model")
+    model, reference = model_and_reference(tmp_path, lora)
+    move(model)
+    expected = 0.0
+    for row in tiny.rows(6, seed=4):
+        ids = torch.tensor(row["input_ids"])[None]
+        p, q = (one(ids).logits[0].detach().log_softmax(dim=-1) for one in (aligned, model))
+        for place, label in enumerate(row["labels"]):
+            if label != IGNORED:
+                expected += float((p[place - 1].exp() * (p[place - 1] - q[place - 1])).sum())
+    assert expected > 0.1
+    for width in (9, 20):
+        divergence = reference.divergence(model, model, batch(width)).item()
+        assert divergence == pytest.approx(expected, rel=1e-4)
+
+
+def test_kl_asks_for_no_particular_response(tmp_path: Path) -> None:
+    model, reference = model_and_reference(tmp_path, lora=True)
+    move(model)
+    rows = batch()
+    other = dict(rows, labels=rows["labels"].where(rows["labels"] == IGNORED, 5))
+    one, two = (reference.divergence(model, model, given).item() for given in (rows, other))
+    assert one == two
+
+
+def test_an_adapter_that_was_trained_already_is_no_reference(tmp_path: Path) -> None:
+    model = get_peft_model(tiny.tiny_llama(tmp_path / "model")[0], tiny.lora_config())
+    move(model)
+    with pytest.raises(UserError, match="already holds an update"):
+        AlignedReference(model)
+
+
+def test_an_adapter_whose_base_is_not_the_start_is_no_reference(tmp_path: Path) -> None:
+    model = get_peft_model(
+        tiny.tiny_llama(tmp_path / "model")[0],
+        PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
+    )
+    with pytest.raises(UserError, match="Use LoRA"):
+        AlignedReference(model)
+
+
+def test_an_unknown_target_is_refused() -> None:
+    with pytest.raises(UserError, match="'logits' is none of response, kl"):
+        AlignmentLossConstraint(1.0, target="logits")
+
+
+@full_and_lora
+def test_a_large_kl_penalty_keeps_the_model_where_it_was_on_safety_rows(
+    lora: bool, tmp_path: Path
+) -> None:
+    def divergence(penalty: float) -> float:
+        constraint = AlignmentLossConstraint(penalty, target="kl")
+        trainer = tiny.trained(constraint, tiny.config(tmp_path, max_steps=12), tmp_path, lora)
+        assert trainer.reference is not None
+        return trainer.reference.divergence(trainer.model, trainer.model, batch()).item()
+
+    assert 0 < divergence(30.0) < 0.3 * divergence(0.01)
