@@ -47,6 +47,8 @@ class Training:
     """Steps over which the learning rate rises from zero."""
     safety_share: float = 0.5
     """Safety rows as a share of a batch. It changes the noise of L_ŝ, not what λ means."""
+    safety_target: Literal["response", "kl"] = "response"
+    """What Case I asks of safety rows: their response, or the aligned model's distribution (kl)."""
     lora_rank: int | None = None
     """Train a LoRA adapter of this rank on every linear layer; all weights when not given."""
     lora_alpha: float | None = None

