@@ -112,6 +112,9 @@ class Measuring:
     """Tokens in one forward pass, padding included: what bounds the memory of measuring."""
     resamples: int = 2000
     """Bootstrap resamples of the held-out rows behind a 95 % interval."""
+    landscape_rows: int = 0
+    """Training rows of each data set on which to measure slope and curvature at the aligned model,
+    for Theorems 3 and 4; about 100 passes over them. At 0 nothing is, and those are left out."""
 
 
 @dataclass(frozen=True)

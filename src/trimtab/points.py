@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -23,6 +23,7 @@ _ADDED_LATER = ("model",)
 
 POINTS_FILE = "points.jsonl"
 FAILURES_FILE = "failures.jsonl"
+LANDSCAPE_FILE = "landscape.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,18 @@ class Estimate:
             low=self.low - reference,
             high=self.high - reference,
         )
+
+
+@dataclass(frozen=True)
+class Terrain:
+    """Slope ‖∇L‖ and curvature, the Hessian's norm, of one data set's loss at the aligned model.
+
+    Per token, over the weights that are trained. Both are estimates from a sample of rows, and the
+    curvature is local: away from the aligned model it may be larger.
+    """
+
+    slope: Estimate
+    curvature: Estimate
 
 
 class PointKey(NamedTuple):
@@ -247,6 +260,28 @@ def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
         for failure in failures
     ]
     write_atomically(folder / FAILURES_FILE, "".join(lines))
+
+
+def write_landscape(folder: Path, terrains: Mapping[str, Terrain]) -> None:
+    """Keep the terrain at the aligned model, by the data set's name as for gaps."""
+    record = {name: asdict(terrain) for name, terrain in terrains.items()}
+    write_atomically(folder / LANDSCAPE_FILE, json.dumps(record, indent=1) + "\n")
+
+
+def read_landscape(folder: Path) -> dict[str, Terrain]:
+    """The terrains of a folder; none where there is no such file. Raises UserError."""
+    path = folder / LANDSCAPE_FILE
+    if not path.exists():
+        return {}
+    try:
+        return {
+            name: Terrain(Estimate(**one["slope"]), Estimate(**one["curvature"]))
+            for name, one in json.loads(path.read_text(encoding="utf-8")).items()
+        }
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path}: not a landscape ({error}). Restore the file, or remove it."
+        ) from None
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from trimtab.experiment import EXPERIMENT_FILE, Experiment, differences, to_yaml
 from trimtab.plan import Plan, plan_of
 from trimtab.points import (
     FAILURES_FILE,
+    LANDSCAPE_FILE,
     POINTS_FILE,
     Failure,
     Point,
@@ -24,6 +25,7 @@ from trimtab.points import (
     read_failures,
     write_atomically,
     write_failures,
+    write_landscape,
 )
 from trimtab.row_losses import ROW_LOSSES_FOLDER
 from trimtab.train.trainer import TrainingDivergedError
@@ -85,6 +87,8 @@ def sweep(
             _record_data(roles, experiment, folder)
             workshop = Workshop(experiment, roles, folder, watcher)
             written.add(workshop.measured_start(left.aligned))
+            if experiment.measure.landscape_rows and not (folder / LANDSCAPE_FILE).exists():
+                write_landscape(folder, workshop.measured_landscape())
             for run in left.runs:
                 try:
                     points = workshop.made(run)
@@ -120,7 +124,7 @@ def read_roles(experiment: Experiment) -> Roles:
 def _claim(experiment: Experiment, folder: Path, restart: bool) -> None:
     recorded = folder / EXPERIMENT_FILE
     if restart:
-        for name in (EXPERIMENT_FILE, POINTS_FILE, FAILURES_FILE, DATA_FILE):
+        for name in (EXPERIMENT_FILE, POINTS_FILE, FAILURES_FILE, DATA_FILE, LANDSCAPE_FILE):
             (folder / name).unlink(missing_ok=True)
         for name in (ALIGNED_FOLDER, MODELS_FOLDER, UNFINISHED_FOLDER, ROW_LOSSES_FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -25,11 +25,13 @@ from trimtab.data.rows import Row
 from trimtab.data.splits import Roles, Split
 from trimtab.experiment import Experiment, Training
 from trimtab.measure.distance import distance, norm
+from trimtab.measure.landscape import curvature, slope
 from trimtab.measure.losses import HeldOutRows, Loss, held_out_loss
 from trimtab.measure.overlap import prompt_overlap
+from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.models import load_model
 from trimtab.plan import Run
-from trimtab.points import Estimate, Point, PointKey
+from trimtab.points import Estimate, Point, PointKey, Terrain
 from trimtab.row_losses import RowLosses
 from trimtab.train.constraints import (
     AlignmentLossConstraint,
@@ -88,6 +90,26 @@ class Workshop:
     def measured_start(self, keys: tuple[PointKey, ...]) -> list[Point]:
         """The starting model's own points."""
         return self._points(ALIGNED, self.aligned, keys, train_tokens=0, wall_seconds=0.0)
+
+    def measured_landscape(self) -> dict[str, Terrain]:
+        """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
+        wanted = {f"task:{name}": split for name, split in self.task.items()}
+        if self.original:
+            wanted["original"] = self.original
+        else:
+            wanted |= {f"safety:{name}": split for name, split in self.safety.items()}
+        rows, rank = self.experiment.measure.landscape_rows, self.experiment.train.lora_rank
+        self.watcher.training("slopes and curvatures at the aligned model", len(wanted))
+        terrains = {}
+        space = all_weights if rank is None else partial(low_rank_subspace, rank=rank)
+        with space(self.aligned) as (model, weights):
+            for number, (name, split) in enumerate(wanted.items()):
+                sample = split.train.shuffle(seed=0).select(range(min(rows, len(split.train))))
+                tokens = self.experiment.measure.tokens_per_batch
+                loss = TokenLoss.over(model, weights, sample, tokens)
+                terrains[name] = Terrain(slope(loss)[0].norm, curvature(loss))
+                self.watcher.stepped(number + 1, None)
+        return terrains
 
     def made(self, run: Run) -> list[Point]:
         """Train and measure one model."""

@@ -46,19 +46,22 @@ def bounds(
     from trimtab.terminal import words_table
 
     results = read_results(folder)
-    found = bounds_beside(results.points, results.world)
+    found = bounds_beside(results.points, results.world, results.landscape)
     if as_json:
         print(json.dumps([one.to_json() for one in found], indent=1))
         return
     if not found:
         raise UserError(
             f"{folder}: no theorem speaks to these points. Theorems 1 and 2 need models trained "
-            "under an alignment loss constraint with a penalty above 0."
+            "under an alignment loss constraint with a penalty above 0; Theorems 3 and 4 models "
+            "under an alignment parameter constraint, and measure: {landscape_rows: 100} in the "
+            "experiment."
         )
     console = Console()
     for table in bounds_tables(found):
         console.print(words_table(table), "", highlight=False)
     console.print(
-        "The theorems speak of the optimum of an objective. A negative slack is a trained model "
-        "that has not reached it."
+        "Theorems 1, 2 and 4 speak of the optimum of an objective: a negative slack is a trained "
+        "model that has not reached it. Theorem 3 speaks of every model at the distance reached; "
+        "its curvature is that at the aligned model, so it is an estimate."
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, TypeVar
 
-from trimtab.points import Point
+from trimtab.points import Point, Terrain
+from trimtab.report.bounds import bounds_beside
 from trimtab.report.chart import Curve, Figure, Ink, Panel
 from trimtab.report.limits import Limits
 from trimtab.report.palette import ink, star
@@ -25,27 +27,39 @@ from trimtab.report.wording import percent, shortened
 T = TypeVar("T")
 
 MOST_LINES = 8
+DRIFT = "estimate of the bound (Theorem 3)"
+NOWHERE: Mapping[str, Terrain] = MappingProxyType({})
 CASE_1_BLOCK = "{case: alignment-loss, penalties: [0.1, 1, 10]}"
 CASE_2_BLOCK = "{case: alignment-parameter, penalties: [0.1, 1, 10]}"
 PROXY_NOTE = "No original alignment data: the gap is each line's own, on the proxy."
 
 
-def figures(points: Sequence[Point], limits: Limits | None) -> tuple[Figure, ...]:
+def figures(
+    points: Sequence[Point], limits: Limits | None, landscape: Mapping[str, Terrain] = NOWHERE
+) -> tuple[Figure, ...]:
     """Figures 1 to 3, each with the panels that the points can fill and a word on the others."""
     safety = safety_gap_of(points)
     if safety is None:
         return (
             _left_out(1, "No safety loss was measured, so no figure can be drawn: give safety."),
         )
-    atlas = _Atlas(tuple(points), safety, limits if safety == "alignment gap" else None)
+    limits = limits if safety == "alignment gap" else None
+    atlas = _Atlas(tuple(points), safety, limits, landscape)
     return atlas.figure_1(), atlas.figure_2(), atlas.figure_3()
 
 
 class _Atlas:
     """What the figures share: the points, the ink of each line, and the theory behind them."""
 
-    def __init__(self, points: tuple[Point, ...], safety: SafetyGap, limits: Limits | None) -> None:
+    def __init__(
+        self,
+        points: tuple[Point, ...],
+        safety: SafetyGap,
+        limits: Limits | None,
+        landscape: Mapping[str, Terrain],
+    ) -> None:
         self.points = points
+        self.landscape = landscape
         self.safety = safety
         self.limits = limits
         self.note = "" if safety == "alignment gap" else PROXY_NOTE
@@ -112,7 +126,8 @@ class _Atlas:
                 [Series(shortened(t), self._task_ink(t), tuple(line)) for t, line in lines.items()],
                 knob,
                 self.safety,
-                note=self.note,
+                self._drift_curves(knob, lines),
+                self.note,
             )
             for knob, lines in _knobs(by_penalty, by_radius)
         ]
@@ -152,6 +167,24 @@ class _Atlas:
         )
         caption = "The trade-off at several overlaps of the task's contexts with the proxy's."
         return Figure(3, caption, _there([drawn]), ())
+
+    def _drift_curves(
+        self, knob: Literal["penalty", "radius"], lines: dict[str, list[Setting]]
+    ) -> list[Curve]:
+        """Theorem 3 at the distance that each model reached, estimated from slope and curvature."""
+        found = [
+            one
+            for one in bounds_beside(self.points, None, self.landscape)
+            if one.bound.theorem == 3 and one.gap == self.safety
+        ]
+        curves = []
+        for task, line in lines.items():
+            at = {one.setting: one.value for one in found if one.setting in line}
+            knobs = [s.penalty if knob == "penalty" else s.radius for s in at]
+            x = tuple(float(value) for value in knobs if value is not None)
+            ink = self._task_ink(task)
+            curves.append(Curve(DRIFT, ink.colour, "dot", 1.0, x, tuple(at.values())))
+        return curves
 
     def _both_cases(self) -> Panel | None:
         series: list[Series] = []

@@ -50,7 +50,7 @@ def write_report(folder: Path) -> Report:
     near = nearness(results.points, results.world) if results.world is not None else ()
     kept = no_model_passes_the_limit(near)
     found = (*findings(results.points, results.world), *([kept] if kept else []))
-    drawn = figures(results.points, limits)
+    drawn = figures(results.points, limits, results.landscape)
     paths: list[Path] = []
     for figure in drawn:
         if figure.panels:
@@ -85,7 +85,9 @@ def _page(
         folder=FIGURES_FOLDER,
         nearness=tables.nearness_table(near) if near else None,
         nearness_in_words=_nearness_in_words(near),
-        bounds=tables.bounds_tables(bounds_beside(results.points, results.world)),
+        bounds=tables.bounds_tables(
+            bounds_beside(results.points, results.world, results.landscape)
+        ),
         alarms=sum(one.is_impossible for one in near),
         points=tables.points_table(results.points),
         settings=tables.settings_table(results.settings) if results.settings else None,

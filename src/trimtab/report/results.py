@@ -12,7 +12,14 @@ import yaml
 
 from trimtab.data.synthetic import World, load_world
 from trimtab.errors import UserError
-from trimtab.points import Failure, Point, read_failures, read_points
+from trimtab.points import (
+    Failure,
+    Point,
+    Terrain,
+    read_failures,
+    read_landscape,
+    read_points,
+)
 
 SETTINGS_FILE = "experiment.yaml"
 DATA_FILE = "data.json"
@@ -39,6 +46,7 @@ class Results:
     settings: Mapping[str, Any]
     data: tuple[DataSummary, ...]
     world: World | None
+    landscape: Mapping[str, Terrain]
 
 
 def read_results(folder: Path) -> Results:
@@ -56,6 +64,7 @@ def read_results(folder: Path) -> Results:
         _read_settings(folder / SETTINGS_FILE),
         _read_data(folder / DATA_FILE),
         load_world(folder),
+        read_landscape(folder),
     )
 
 
