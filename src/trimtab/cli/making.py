@@ -31,7 +31,7 @@ def demo(
 
 def sweep(
     experiment: Annotated[
-        Path, typer.Argument(help="A YAML file; its settings are in the README.")
+        Path, typer.Argument(help="A YAML file, or a recipe: smollm2, smollm2-safety, llama-2-7b.")
     ],
     out: Out,
     data_root: Annotated[
