@@ -218,9 +218,7 @@ def read_experiment(path: Path) -> Experiment:
     return replace(
         experiment,
         data_root=str(root),
-        model=str(model.resolve())
-        if experiment.model != SMOLLM2 and model.exists()
-        else experiment.model,
+        model=str(model.resolve()) if is_folder else experiment.model,
     )
 
 
