@@ -170,6 +170,13 @@ class Experiment:
             _require_known("tasks", block.tasks, self.task)
 
     @property
+    def tasks_in_case_2(self) -> tuple[str, ...]:
+        """The tasks that are trained on under an alignment parameter constraint."""
+        blocks = [block for block in self.grid if block.case == "alignment-parameter"]
+        named = [name for block in blocks for name in block.tasks or self.task]
+        return tuple(dict.fromkeys(named))
+
+    @property
     def known_entropies(self) -> dict[str, float]:
         """L*_D by dataset, where a source states it; nats per token."""
         sources = {

@@ -87,7 +87,8 @@ def sweep(
             _record_data(roles, experiment, folder)
             workshop = Workshop(experiment, roles, folder, watcher)
             written.add(workshop.measured_start(left.aligned))
-            if experiment.measure.landscape_rows and not (folder / LANDSCAPE_FILE).exists():
+            wants_landscape = experiment.measure.landscape_rows and experiment.tasks_in_case_2
+            if wants_landscape and not (folder / LANDSCAPE_FILE).exists():
                 write_landscape(folder, workshop.measured_landscape())
             for run in left.runs:
                 try:

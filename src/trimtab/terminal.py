@@ -141,9 +141,16 @@ def findings_table(findings: Sequence[Finding]) -> Table:
 
 def words_table(told: report_tables.Table) -> Table:
     """A table of the report on the terminal; a row that is an alarm is red."""
-    table = Table(title=_plain(told.caption), title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=_plain(told.caption),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for place, column in enumerate(told.columns):
-        table.add_column(column, justify="left" if place < told.names else "right")
+        is_number = place >= told.names
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=is_number)
     for row in told.rows:
         table.add_row(*map(_plain, row.cells), style="bold red" if row.is_alarm else None)
     return table

@@ -93,7 +93,7 @@ class Workshop:
 
     def measured_landscape(self) -> dict[str, Terrain]:
         """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
-        wanted = {f"task:{name}": split for name, split in self.task.items()}
+        wanted = {f"task:{name}": self.task[name] for name in self.experiment.tasks_in_case_2}
         if self.original:
             wanted["original"] = self.original
         else:

@@ -132,34 +132,29 @@ def bounds_tables(found: Iterable[BoundBeside]) -> tuple[Table, ...]:
 
 def _bounds_table(caption: str, kind: str, found: Sequence[BoundBeside]) -> Table:
     terms = tuple(term.name for term in found[0].bound.terms)
+    knows_optimum = any(one.optimum is not None for one in found)
+    knows_classical = any(one.classical is not None for one in found)
     columns = (
-        "λ or ε",
-        "safety",
-        "task",
-        *terms,
-        kind,
-        "classical",
-        "optimum",
-        "measured",
-        "slack",
+        *("λ or ε", "safety", "task", *terms, kind),
+        *(["classic"] if knows_classical else []),
+        *(["optimum"] if knows_optimum else []),
+        *("measured", "slack"),
     )
-    rows = tuple(
-        Row(
-            (
-                knob(one.setting.penalty, one.setting.radius),
-                one.setting.proxy or "–",
-                one.setting.task,
-                *(nats(term.value / one.tokens) for term in one.bound.terms),
-                nats(one.value),
-                "–" if one.classical is None else nats(one.classical.value / one.tokens),
-                "–" if one.optimum is None else nats(one.optimum),
-                estimate_in_words(one.measured),
-                nats(one.slack),
-            ),
-            one.is_broken,
-        )
-        for one in found
-    )
+
+    def cells(one: BoundBeside) -> Iterator[str]:
+        yield knob(one.setting.penalty, one.setting.radius)
+        yield one.setting.proxy or "–"
+        yield one.setting.task
+        yield from (nats(term.value / one.tokens) for term in one.bound.terms)
+        yield nats(one.value)
+        if knows_classical:
+            yield "–" if one.classical is None else nats(one.classical.value / one.tokens)
+        if knows_optimum:
+            yield "–" if one.optimum is None else nats(one.optimum)
+        yield estimate_in_words(one.measured)
+        yield nats(one.slack)
+
+    rows = tuple(Row(tuple(cells(one)), one.is_broken) for one in found)
     return Table(caption, columns, 3, rows)
 
 
