@@ -25,6 +25,9 @@ POINTS_FILE = "points.jsonl"
 FAILURES_FILE = "failures.jsonl"
 LANDSCAPE_FILE = "landscape.json"
 
+BUDGET_TOLERANCE = 0.05
+"""A change beyond its budget by this share of it still counts as within the budget."""
+
 
 @dataclass(frozen=True)
 class Estimate:
