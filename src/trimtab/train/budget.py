@@ -31,7 +31,7 @@ OUT_OF_REACH = 100.0
 SLACK = 0.02
 """A multiplier below which the constraint does not bind."""
 
-_TRAVEL = 6.0
+_TRAVEL = 4.0
 _FASTEST = 0.5
 _ROOM = 1.1
 
@@ -96,7 +96,7 @@ class BudgetKeeper(TrainerCallback, ExportableState):
     comparison holds for rows never seen. In Case I it moves the multiplier λ, in Case II the
     radius: ε is infinite until the running change first reaches the budget, is then the distance
     at which it did, and from there on moves as 1/λ. Three things keep batches from misleading it.
-    The violation is in units of √(budget² + noise²). The gain, κ = 6 · 6s(1 − s)/T over the share s
+    The violation is in units of √(budget² + noise²). The gain, κ = 4 · 6s(1 − s)/T over the share s
     of T steps, rises from zero, because a model that has just left θ_s has lost more than it will
     have in the end, and falls to zero, so that noise averages out. And a budget above 0 is allowed
     to be exceeded by budget × (learning rate over its highest), which a learning rate that falls to
