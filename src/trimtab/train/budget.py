@@ -16,7 +16,7 @@ from transformers.trainer_callback import ExportableState
 from trimtab.errors import UserError
 from trimtab.measure.distance import Displacement
 from trimtab.measure.losses import Array
-from trimtab.points import BUDGET_TOLERANCE
+from trimtab.points import BUDGET_TOLERANCE, OUT_OF_REACH
 from trimtab.train.batches import SafetyStream
 from trimtab.train.constraints import project_onto_ball
 from trimtab.train.multiplier import Multiplier
@@ -26,8 +26,6 @@ from trimtab.train.scaling import scale_to_budget
 Surprise = Callable[[Dataset], tuple[Array, Array]]
 """−log P_θ(y|x) in nats of every row under the model as it is now, and the tokens of each y."""
 
-OUT_OF_REACH = 100.0
-"""A multiplier at which the task hardly counts: a budget still missed cannot be had."""
 SLACK = 0.02
 """A multiplier below which the constraint does not bind."""
 
