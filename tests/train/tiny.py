@@ -24,7 +24,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "parameter-penalty": AlignmentParameterConstraint(penalty=0.3),
     "parameter-radius": AlignmentParameterConstraint(radius=0.05),
     "loss-budget": AlignmentLossConstraint(budget=0.05),
-    "parameter-budget": AlignmentParameterConstraint(budget=0.002),
+    "parameter-budget": AlignmentParameterConstraint(budget=1e-4),
 }
 
 

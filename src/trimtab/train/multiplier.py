@@ -20,7 +20,7 @@ class Multiplier:
 
     The first term integrates: it rests only where the violation is zero, so a constraint that
     binds is met exactly. The second brakes: λ turns as soon as the violation does, where the
-    integral alone would overshoot as far again on the other side. On the logarithm one gain κ
+    integral alone overshoots to the other side. On the logarithm one gain κ
     serves λ = 0.01 and λ = 100 alike, λ stays positive without a projection, and a constraint that
     never binds drives λ down to `LOWEST`.
 
@@ -30,10 +30,9 @@ class Multiplier:
     A framework's optimizer descends, so that a multiplier handed to it falls when it should rise,
     and the constraint is quietly traded away.
 
-    **Caps.** A cap on λ turns the constraint back into a penalty, without a word. `HIGHEST` is so
-    high that the task no longer counts when it is reached, and `is_at_its_end` says that it is:
-    the constraint is then out of reach, which is a result and not a setting. A cap on how far λ
-    moves in one step would do the same in a short run; the gain is bounded instead.
+    **Caps.** A cap on λ turns the constraint back into a penalty, without a word. `HIGHEST` lies far
+    beyond the λ at which the task stops to count, where `BudgetOutcome.verdict` says that the
+    constraint is out of reach: a result, and not a setting.
 
     **Delayed updates.** λ is held through all parts of one optimizer step, or the accumulated
     gradient would be that of no objective, and moves once after every step, on the violation that
@@ -64,8 +63,3 @@ class Multiplier:
         self.mean_error = self.smoothing * before + (1 - self.smoothing) * error
         moved = error + self.proportional * (self.mean_error - before)
         self.value = min(max(self.value * math.exp(gain * moved), LOWEST), HIGHEST)
-
-    @property
-    def is_at_its_end(self) -> bool:
-        """Whether λ can rise no further."""
-        return self.value >= HIGHEST
