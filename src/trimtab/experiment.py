@@ -54,6 +54,8 @@ class Training:
     """Safety rows as a share of a batch. It changes the noise of L_ŝ, not what λ means."""
     safety_target: Literal["response", "kl"] = "response"
     """What Case I asks of safety rows: their response, or the aligned model's distribution (kl)."""
+    validation_rows: int = 256
+    """With a budget: how many safety rows are kept from training to bring the model to it."""
     lora_rank: int | None = None
     """Train a LoRA adapter of this rank on every linear layer; all weights when not given."""
     lora_alpha: float | None = None
@@ -71,7 +73,7 @@ class Training:
         for name in ("steps", "batch_size", "accumulation", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}. Give a number above 0.")
-        for name in ("lora_rank", "checkpoint_every"):
+        for name in ("lora_rank", "checkpoint_every", "validation_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}. Give at least 1, or leave it out.")
@@ -91,20 +93,31 @@ class Block:
     """Every λ to train with; 0 is plain fine-tuning."""
     radii: tuple[float, ...] = ()
     """In Case II instead of penalties, every ε: L_f within ‖θ − θ_s‖ ≤ ε. .inf is plain."""
+    budgets: tuple[float, ...] = ()
+    """Instead of penalties, what L_ŝ may rise by, in nats per token: λ or ε is then learned."""
     proxies: tuple[str, ...] | None = None
     """Names of safety data; all in Case I, and in Case II (measured only) the first."""
     tasks: tuple[str, ...] | None = None
     """Names of task data, all when not given."""
 
     def __post_init__(self) -> None:
-        if bool(self.penalties) == bool(self.radii):
-            raise UserError(f"grid: a block of case {self.case} takes penalties or radii: one.")
+        if sum(map(bool, (self.penalties, self.radii, self.budgets))) != 1:
+            raise UserError(
+                f"grid: a block of case {self.case} takes penalties, radii or budgets: one."
+            )
         if self.radii and self.case == "alignment-loss":
             raise UserError("grid: radii are for case alignment-parameter. Give penalties.")
         if any(not 0 <= penalty < float("inf") for penalty in self.penalties):
             raise UserError(f"grid: penalties {list(self.penalties)} must be numbers from 0 up.")
         if any(not radius > 0 for radius in self.radii):
             raise UserError(f"grid: radii {list(self.radii)} must be above 0.")
+        if any(not budget > -float("inf") for budget in self.budgets):
+            raise UserError(f"grid: budgets {list(self.budgets)} must be numbers.")
+        if self.case == "alignment-parameter" and any(not budget > 0 for budget in self.budgets):
+            raise UserError(
+                f"grid: budgets {list(self.budgets)} of case alignment-parameter must be above 0. "
+                "To ask for more safety than the model has, take case alignment-loss."
+            )
 
 
 @dataclass(frozen=True)
@@ -165,6 +178,12 @@ class Experiment:
                 raise UserError(f"{name}: nothing is given. Give at least one.")
         if self.align and not self.original:
             raise UserError("align: there is nothing to align on. Give original, or no align.")
+        if self.train.safety_target == "kl" and any(
+            block.budgets and block.case == "alignment-loss" for block in self.grid
+        ):
+            raise UserError(
+                "grid: a budget is for the loss on safety rows. Set safety_target: response."
+            )
         for block in self.grid:
             _require_known("proxies", block.proxies, self.safety)
             _require_known("tasks", block.tasks, self.task)

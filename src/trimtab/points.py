@@ -18,12 +18,17 @@ from trimtab.row_losses import RowLosses
 Kind = Literal["exact", "bound", "estimate"]
 Case = Literal["aligned", "alignment-loss", "alignment-parameter"]
 
-_ADDED_LATER = ("model",)
+_ADDED_LATER = ("model", "budget", "multiplier", "safety_change")
 """Fields that points written by an earlier version lack."""
 
 POINTS_FILE = "points.jsonl"
 FAILURES_FILE = "failures.jsonl"
 LANDSCAPE_FILE = "landscape.json"
+
+BUDGET_TOLERANCE = 0.05
+"""A change beyond its budget by this share of it still counts as within the budget."""
+OUT_OF_REACH = 100.0
+"""A multiplier at which the task hardly counts: a budget still missed cannot be had."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class PointKey(NamedTuple):
     proxy: str | None
     task: str
     seed: int
+    budget: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +91,10 @@ class Point:
     the safety data trained on; in Case II `penalty` is λ or `radius` is ε, and `proxy` only names
     the safety data that `proxy_loss` was measured on. `alignment_loss` is None where no original
     alignment data was given. `model` names the trained model; points of one model share it.
+
+    In place of λ or ε a point may have a `budget` for `safety_change`, the held-out
+    L_ŝ(θ) − L_ŝ(θ_s). What was learned is `multiplier`, the λ of Case I, or `distance`, the ε of
+    Case II.
     """
 
     case: Case
@@ -108,11 +118,30 @@ class Point:
     train_tokens: int
     wall_seconds: float
     model: str | None = None
+    budget: float | None = None
+    multiplier: float | None = None
+    safety_change: Estimate | None = None
 
     @property
     def key(self) -> PointKey:
         """What makes two points the same point of a plan."""
-        return PointKey(self.case, self.penalty, self.radius, self.proxy, self.task, self.seed)
+        return PointKey(
+            self.case, self.penalty, self.radius, self.proxy, self.task, self.seed, self.budget
+        )
+
+    @property
+    def over_budget(self) -> float | None:
+        """How far the held-out change of L_ŝ lies above the budget; below 0 it is within."""
+        if self.budget is None or self.safety_change is None:
+            return None
+        return self.safety_change.value - self.budget
+
+    @property
+    def is_feasible(self) -> bool | None:
+        """Whether the held-out change of L_ŝ is within the budget, to 5 % of it."""
+        if self.over_budget is None or self.budget is None:
+            return None
+        return self.over_budget <= BUDGET_TOLERANCE * abs(self.budget)
 
     def to_json(self) -> dict[str, Any]:
         """A flat record: an estimate `x` becomes `x` and `x_interval`, `x_unit`, `x_kind`."""
@@ -149,7 +178,7 @@ class Point:
 def with_gaps(
     points: Iterable[Point], known: Mapping[str, float], rows: RowLosses | None = None
 ) -> list[Point]:
-    """The points with G = L − L* filled in, in nats per token.
+    """The points with G = L − L* and, under a budget, L_ŝ(θ) − L_ŝ(θ_s), in nats per token.
 
     L* is the data set's entropy where `known` has it, and then the gap's interval is the loss's.
     Elsewhere it is the lowest loss that any of the points reached, so that gaps are relative and
@@ -163,6 +192,7 @@ def with_gaps(
     [0.5, 0.0]
     """
     points = list(points)
+    aligned = {(point.proxy, point.task): point for point in points if point.case == "aligned"}
     lowest: dict[str, Point] = {}
     for point in points:
         for name, loss in _losses(point).items():
@@ -176,14 +206,23 @@ def with_gaps(
             return None
         if name in known:
             return loss.minus(known[name])
-        best = lowest[name]
-        reference = _losses(best)[name]
+        return difference(point, lowest[name], name)
+
+    def difference(point: Point, other: Point, name: str) -> Estimate:
+        loss, reference = _losses(point)[name], _losses(other)[name]
+        assert loss is not None
         assert reference is not None
         between = loss.minus(reference.value)
-        if rows is None or point.model is None or best.model is None:
+        if rows is None or point.model is None or other.model is None:
             return between
-        interval = rows.interval(name, point.model, best.model)
+        interval = rows.interval(name, point.model, other.model)
         return between if interval is None else replace(between, low=interval[0], high=interval[1])
+
+    def safety_change(point: Point, name: str) -> Estimate | None:
+        start = aligned.get((point.proxy, point.task))
+        if point.budget is None or start is None or point.proxy_loss is None:
+            return None
+        return difference(point, start, name)
 
     filled = []
     for point in points:
@@ -194,6 +233,7 @@ def with_gaps(
                 alignment_gap=gap(point, original),
                 proxy_gap=gap(point, safety),
                 capability_gap=gap(point, task),
+                safety_change=safety_change(point, safety),
             )
         )
     return filled

@@ -28,6 +28,7 @@ from trimtab.points import (
     write_landscape,
 )
 from trimtab.row_losses import ROW_LOSSES_FOLDER
+from trimtab.train.budget import ImpossibleBudgetError
 from trimtab.train.trainer import TrainingDivergedError
 from trimtab.workshop import (
     ALIGNED_FOLDER,
@@ -93,7 +94,11 @@ def sweep(
             for run in left.runs:
                 try:
                     points = workshop.made(run)
-                except (TrainingDivergedError, torch.OutOfMemoryError) as error:
+                except (
+                    TrainingDivergedError,
+                    ImpossibleBudgetError,
+                    torch.OutOfMemoryError,
+                ) as error:
                     failed = [Failure(key, _reason(error)) for key in run.points]
                     failures += failed
                     watcher.failed(failed[0])

@@ -22,6 +22,7 @@ from trimtab.plan import Plan
 from trimtab.points import Failure, Point, PointKey
 from trimtab.report import Finding
 from trimtab.report import tables as report_tables
+from trimtab.report.wording import budget_in_words
 
 _MARKS = {"holds": "[green]✔ holds[/]", "does not hold": "[red]✘ does not hold[/]"}
 _UNDECIDED = "[yellow]? undecided[/]"
@@ -83,6 +84,10 @@ class TerminalWatcher:
             highlight=False,
             soft_wrap=True,
         )
+        if point.is_feasible is not None:
+            colour = "green" if point.is_feasible else "red"
+            told = _plain(budget_in_words(point))
+            self.console.print(f"[{colour}]{told}[/]", highlight=False, soft_wrap=True)
 
     def failed(self, failure: Failure) -> None:
         self._advance()
@@ -103,8 +108,11 @@ def describe(key: PointKey) -> str:
     >>> describe(PointKey("alignment-loss", 0.3, None, "near", "code", 0))
     'Case I λ=0.3 near → code, seed 0'
     """
-    if key.penalty == 0 or key.radius == float("inf"):
+    if key.penalty == 0 or float("inf") in (key.radius, key.budget):
         return f"plain fine-tuning → {key.task}, seed {key.seed}"
+    if key.budget is not None:
+        case = "Case I" if key.case == "alignment-loss" else "Case II"
+        return f"{case} budget {key.budget:g} {key.proxy} → {key.task}, seed {key.seed}"
     if key.case == "alignment-loss":
         return f"Case I λ={key.penalty:g} {key.proxy} → {key.task}, seed {key.seed}"
     knob = f"ε={key.radius:g}" if key.penalty is None else f"λ={key.penalty:g}"

@@ -126,7 +126,12 @@ class Workshop:
         if self.experiment.keep_models:
             _save(trained.model, self.tokenizer, self.folder / MODELS_FOLDER / run.name)
         return self._points(
-            run.name, trained.model, run.points, trained.train_tokens, trained.wall_seconds
+            run.name,
+            trained.model,
+            run.points,
+            trained.train_tokens,
+            trained.wall_seconds,
+            trained.multiplier,
         )
 
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -173,6 +178,7 @@ class Workshop:
             safety_dataset=safety,
             constraint=constraint,
             safety_share=training.safety_share,
+            validation_rows=training.validation_rows,
             processing_class=self.tokenizer,
             peft_config=_lora(training),
             callbacks=[_Progress(self.watcher)],
@@ -184,7 +190,10 @@ class Workshop:
         seconds = perf_counter() - started
         shutil.rmtree(unfinished, ignore_errors=True)
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        return _Trained(trained, trainer.state.num_input_tokens_seen, seconds)
+        tokens, keeper = trainer.state.num_input_tokens_seen, trainer.budget_keeper
+        if keeper is None or keeper.outcome is None:
+            return _Trained(trained, tokens, seconds)
+        return _Trained(trained, tokens + keeper.tokens_measured, seconds, keeper.outcome.penalty)
 
     def _points(
         self,
@@ -193,6 +202,7 @@ class Workshop:
         keys: tuple[PointKey, ...],
         train_tokens: int,
         wall_seconds: float,
+        multiplier: float | None = None,
     ) -> list[Point]:
         if not keys:
             return []
@@ -230,6 +240,7 @@ class Workshop:
                 train_tokens=train_tokens,
                 wall_seconds=wall_seconds,
                 model=name,
+                multiplier=multiplier,
             )
             for key in keys
         ]
@@ -270,6 +281,7 @@ class _Trained:
     model: Any
     train_tokens: int
     wall_seconds: float
+    multiplier: float | None = None
 
 
 class _Progress(TrainerCallback):
@@ -286,6 +298,10 @@ class _Progress(TrainerCallback):
 def _constraint(training: PointKey, target: Target) -> Constraint | None:
     if training.penalty == 0:
         return None
+    if training.budget is not None:
+        if training.case == "alignment-loss":
+            return AlignmentLossConstraint(budget=training.budget)
+        return AlignmentParameterConstraint(budget=training.budget)
     if training.case == "alignment-loss":
         assert training.penalty is not None
         return AlignmentLossConstraint(training.penalty, target)

@@ -69,6 +69,10 @@ def train(
     radius: Annotated[
         float | None, typer.Option(help="ε: stay within this distance of the model (Case II).")
     ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="What the safety loss may rise by, nats per token; λ or ε is learned."),
+    ] = None,
     case: Annotated[
         str | None,
         typer.Option(help="What λ weighs: alignment-loss (Case I) or alignment-parameter (II)."),
@@ -104,11 +108,13 @@ def train(
     """Fine-tune, measure and save one model."""
     from trimtab.experiment import experiment_from
 
-    if penalty is None and radius is None:
+    if penalty is None and radius is None and budget is None:
         penalty = 1.0
     block: dict[str, Any] = {
-        "case": case or ("alignment-loss" if penalty is not None else "alignment-parameter")
+        "case": case or ("alignment-loss" if radius is None else "alignment-parameter")
     }
+    if budget is not None:
+        block["budgets"] = [budget]
     if penalty is not None:
         block["penalties"] = [penalty]
     if radius is not None:

@@ -68,7 +68,7 @@ def held_out_loss(
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a budget measures in the midst of training
 def response_surprise(
     model: nn.Module, rows: Dataset, tokens_per_batch: int
 ) -> tuple[Array, Array]:

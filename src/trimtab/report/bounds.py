@@ -106,12 +106,14 @@ def bounds_beside(
     local, so what they give is an estimate. Theorem 3 holds for every model at the distance that
     was reached, and is given that.
 
+    Of a budget none speaks: its λ or ε was learned along the way.
+
     Theorems 1, 2 and 4 bound the optimum of the objective. A trained model may stop short of it.
     """
     points = list(points)
     found = []
     for setting in settings_of(points, "alignment-loss"):
-        if setting.is_plain:
+        if setting.is_plain or setting.budget is not None:
             continue
         if world is not None and setting.proxy in world.safety and setting.task in world.task:
             found += _in_the_world(setting, world)
@@ -120,7 +122,7 @@ def bounds_beside(
     starts = {(one.proxy, one.task): one for one in settings_of(points, "aligned")}
     for setting in settings_of(points, "alignment-parameter"):
         start = starts.get((setting.proxy, setting.task))
-        if start is not None and not setting.is_plain:
+        if start is not None and not setting.is_plain and setting.budget is None:
             found += _from_terrain(setting, start, landscape)
     return tuple(sorted(found, key=lambda one: one.bound.theorem))
 

@@ -10,11 +10,12 @@ from trimtab.points import Point, Terrain
 from trimtab.report.bounds import bounds_beside
 from trimtab.report.chart import Curve, Figure, Ink, Panel
 from trimtab.report.limits import Limits
-from trimtab.report.palette import ink, star
+from trimtab.report.palette import cross, ink, star
 from trimtab.report.panels import Series, panel
 from trimtab.report.setting import (
     SafetyGap,
     Setting,
+    budget_lines,
     case_1_lines,
     case_2_lines,
     overlap_of,
@@ -63,7 +64,11 @@ class _Atlas:
         self.safety = safety
         self.limits = limits
         self.note = "" if safety == "alignment gap" else PROXY_NOTE
+        self.budgets_1 = budget_lines(points, "alignment-loss")
+        self.budgets_2 = budget_lines(points, "alignment-parameter")
         self.case_1 = case_1_lines(points)
+        for pair in self.budgets_1:
+            self.case_1.setdefault(pair, [])
         self.proxies = list(dict.fromkeys(proxy for proxy, _ in self.case_1))
         self.tasks = list(dict.fromkeys(point.task for point in points))
 
@@ -82,6 +87,10 @@ class _Atlas:
             Series(f"{shortened(p)} – {shortened(t)}", self._ink(p, t), tuple(self.case_1[p, t]))
             for p, t in keys[:MOST_LINES]
         ]
+        for p, t in keys[:MOST_LINES]:
+            name = f"{shortened(p)} – {shortened(t)}, by budget"
+            line = tuple(self.budgets_1.get((p, t), ()))
+            right.append(Series(name, cross(self.proxies.index(p)), line))
         note = self.note
         if len(keys) > MOST_LINES:
             note = f"{note} {MOST_LINES} of {len(keys)} pairs are drawn.".strip()
@@ -201,6 +210,9 @@ class _Atlas:
             for shape, (symbol, line) in enumerate(by_knob.items(), start=1):
                 case = f"Case II by {symbol}" if all(by_knob.values()) else "Case II"
                 series.append(Series(f"{case}, {shortened(task)}", ink(colour, shape), line))
+            for case, lines in (("Case I", self.budgets_1), ("Case II", self.budgets_2)):
+                name = f"{case} by budget, {shortened(task)}"
+                series.append(Series(name, cross(colour), tuple(lines.get((proxy, task), ()))))
             start = tuple(one for one in aligned if (one.proxy, one.task) == (proxy, task))
             name = f"aligned model θₛ, {shortened(task)}"
             series.append(Series(name, star(colour), start, joined=False))

@@ -48,7 +48,7 @@ def points_table(points: Iterable[Point]) -> Table:
     """Every measured model."""
     columns = (
         "case",
-        "λ or ε",
+        "λ, ε or budget",
         "safety",
         "task",
         "seed",
@@ -91,7 +91,7 @@ def nearness_table(found: Iterable[PointNearness]) -> Table:
     """Every point beside the limits of both planes."""
     columns = (
         "case",
-        "λ or ε",
+        "λ, ε or budget",
         "safety",
         "task",
         "seed",
@@ -180,7 +180,7 @@ def data_table(data: Iterable[DataSummary]) -> Table:
 def failures_table(failures: Iterable[Failure]) -> Table:
     """Planned models that could not be made."""
     rows = tuple(Row((*_names(failure.key), failure.reason)) for failure in failures)
-    columns = ("case", "λ or ε", "safety", "task", "seed", "reason")
+    columns = ("case", "λ, ε or budget", "safety", "task", "seed", "reason")
     return Table("Planned models that could not be made.", columns, 6, rows)
 
 
@@ -193,7 +193,7 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
 def _names(point: Point | PointKey) -> tuple[str, ...]:
     return (
         SHORT_CASE_NAMES[point.case],
-        knob(point.penalty, point.radius),
+        knob(point.penalty, point.radius, point.budget),
         point.proxy or "–",
         point.task,
         str(point.seed),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset, IterableDataset
@@ -22,16 +24,21 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import TrainOutput
 from trl import SFTConfig, SFTTrainer
 
 from trimtab.errors import UserError
+from trimtab.experiment import Measuring
 from trimtab.measure.distance import Displacement
+from trimtab.measure.losses import Array, response_surprise
 from trimtab.train.batches import ROLE, Batch, SafetyStream, join, safety_rows_per_batch, take
+from trimtab.train.budget import BudgetKeeper
 from trimtab.train.constraints import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
     Constraint,
 )
+from trimtab.train.paired_rows import set_aside
 from trimtab.train.reference import AlignedReference
 
 
@@ -52,7 +59,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     learning rates is that of plain fine-tuning. Without a constraint, or with λ = 0 or ε = ∞, the
     weights are those of `SFTTrainer` itself.
 
-    `task_loss`, `safety_loss` and `distance` (‖θ − θ_s‖) join the logged metrics.
+    `task_loss`, `safety_loss` and `distance` (‖θ − θ_s‖) join the logged metrics, and with a budget
+    what it has learned; how that ends is `budget_keeper.outcome`.
 
     Args:
         safety_dataset: proxy safety data D_ŝ, in any form `train_dataset` may have.
@@ -60,6 +68,9 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         safety_share: safety rows as a share of a batch. `per_device_train_batch_size` counts task
             rows, so that at 0.5 a batch of 8 becomes 16 rows. It changes the noise of L_ŝ and the
             cost of a step, and not what λ means.
+        validation_rows: with a budget, how many different safety rows at most are kept from
+            training to bring the final model to it: a fifth of the rows, or those that the run
+            would not come to.
 
     All other arguments are those of `SFTTrainer`.
 
@@ -81,6 +92,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         safety_dataset: Dataset | None = None,
         constraint: Constraint | None = None,
         safety_share: float = 0.5,
+        validation_rows: int = 256,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
@@ -109,7 +121,9 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         self.safety_stream: SafetyStream | None = None
         self.displacement: Displacement | None = None
         self.reference: AlignedReference | None = None
+        self.budget_keeper: BudgetKeeper | None = None
         if isinstance(self.constraint, AlignmentLossConstraint):
+            self._require_mean_losses_of_padded_batches()
             self.safety_stream = self._open_safety_stream(safety_dataset, safety_share)
             if self.constraint.target == "kl":
                 self._require_whole_model_for_reference()
@@ -119,12 +133,41 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         elif isinstance(self.constraint, AlignmentParameterConstraint):
             self._require_whole_float32_weights()
             self.displacement = Displacement(self.model)
-            self.add_callback(_AfterOptimizerStep(self.constraint, self.displacement))
+            if self.constraint.budget is None:
+                self.add_callback(_AfterOptimizerStep(self.constraint, self.displacement))
+        if self.constraint is not None and self.constraint.budget is not None:
+            stream = self.safety_stream or self._open_safety_stream(safety_dataset, safety_share)
+            self._keep_budget(self.constraint, stream, validation_rows)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        keeper = self.budget_keeper
+        if keeper is not None:  # the weights are still those of θ_s, also before a resumption
+            keeper.prepare(self._most_batches())
+        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        if keeper is not None:
+            keeper.finish()
+        return output
+
+    def current_penalty(self) -> float | Tensor:
+        """λ of Case I in this optimizer step: the constraint's, or with a budget the learned."""
+        assert isinstance(self.constraint, AlignmentLossConstraint)
+        if self.budget_keeper is not None:
+            return self.budget_keeper.multiplier.value
+        return self.constraint.penalty
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | int | None]:
         batches, task_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.budget_keeper is not None and batches:
+            first = self._first_batch_number()
+            count = len(batches) * self.accelerator.num_processes
+            self.budget_keeper.begin_step(range(first, first + count))
         if self.safety_stream is None or not batches:
             return batches, task_tokens
         numbers = [self._batch_number(place) for place in range(len(batches))]
@@ -147,7 +190,6 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             if self.model.training:
                 self._refuse_divergence(result)
             return result
-        assert isinstance(self.constraint, AlignmentLossConstraint)
         assert isinstance(num_items_in_batch, Tensor)
         # SFTTrainer runs the model and takes its metrics; its one loss over both roles is unused.
         scored = _Remembered(model)
@@ -162,7 +204,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             divergence = self.reference.divergence(model, trained, safety)
             sums = torch.stack([-scored.outputs.log_probs.sum(), divergence])
         means = sums / num_items_in_batch.to(sums.device).clamp(min=1)
-        loss = self.constraint.objective(*means)
+        loss = means[0] + self.current_penalty() * means[1]
         self._refuse_divergence(loss)
         self._log_roles(means)
         if self.args.average_tokens_across_devices:
@@ -172,13 +214,11 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.displacement is not None and self.model.training:
             logs["distance"] = self.displacement.norm().item()
+            if self.budget_keeper is not None:
+                logs.update(self.budget_keeper.logs())
         super().log(logs, start_time)
 
-    def _open_safety_stream(self, safety_dataset: Dataset | None, share: float) -> SafetyStream:
-        if safety_dataset is None:
-            raise UserError(
-                "an alignment loss constraint needs safety rows. Give safety_dataset, or penalty=0."
-            )
+    def _require_mean_losses_of_padded_batches(self) -> None:
         if self.args.loss_type != "nll" or self.args.label_smoothing_factor > 0:
             raise UserError(
                 "an alignment loss constraint takes mean losses over tokens: set loss_type='nll' "
@@ -194,6 +234,13 @@ class SafetyAwareSFTTrainer(SFTTrainer):
                 "an alignment loss constraint has no term for a router's auxiliary loss: set "
                 "router_aux_loss_coef=0.0."
             )
+
+    def _open_safety_stream(self, safety_dataset: Dataset | None, share: float) -> SafetyStream:
+        if safety_dataset is None:
+            raise UserError(
+                "an alignment loss constraint and a budget need safety rows. Give safety_dataset, "
+                "or penalty=0."
+            )
         rows = self._prepare_dataset(
             safety_dataset, self.processing_class, self.args, False, self._formatting_func, "safety"
         )
@@ -204,18 +251,60 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             self.args.data_seed if self.args.data_seed is not None else self.args.seed,
         )
 
+    def _keep_budget(self, constraint: Constraint, stream: SafetyStream, validation: int) -> None:
+        self._require_whole_float32_weights()
+        self.displacement = self.displacement or Displacement(self.model)
+        drawn = self._most_batches() * stream.rows_per_batch
+        rows, kept = set_aside(stream.rows, validation, drawn, stream.seed)
+        stream = replace(stream, rows=rows)
+        penalty = None
+        if isinstance(constraint, AlignmentLossConstraint):
+            self.safety_stream, penalty = stream, constraint.penalty
+        assert constraint.budget is not None
+        self.budget_keeper = BudgetKeeper(
+            constraint.budget, penalty, self.displacement, stream, kept, self._surprise
+        )
+        self.add_callback(self.budget_keeper)
+
+    def _surprise(self, rows: Dataset) -> tuple[Array, Array]:
+        """−log P_θ(y|x) in nats and the tokens of y, by row, measured by all processes together."""
+        here, processes = self.accelerator.process_index, self.accelerator.num_processes
+        mine = range(here, len(rows), processes)
+        found = torch.zeros(2, len(rows), dtype=torch.float64)
+        if len(mine):
+            tokens_per_batch = Measuring().tokens_per_batch
+            with self.accelerator.autocast():
+                surprise = response_surprise(self.model, rows.select(mine), tokens_per_batch)
+            found[:, mine] = torch.from_numpy(np.stack(surprise))
+        if processes > 1:
+            found = self.accelerator.reduce(found.to(self.args.device)).cpu()
+        surprise, tokens = found.numpy()
+        return surprise, tokens
+
+    def _most_batches(self) -> int:
+        """Safety batches of the whole run, all processes together; never fewer than will be."""
+        rows = self.args.per_device_train_batch_size * self.accelerator.num_processes
+        if self.args.max_steps > 0:
+            steps = self.args.max_steps * self.args.gradient_accumulation_steps
+        else:
+            per_epoch = math.ceil(len(self.train_dataset) / rows)
+            per_epoch += self.args.gradient_accumulation_steps  # an epoch may end within a step
+            steps = math.ceil(self.args.num_train_epochs) * per_epoch
+        return steps * self.accelerator.num_processes
+
     def _require_whole_float32_weights(self) -> None:
         if self.is_fsdp_enabled or self.accelerator.distributed_type is DistributedType.DEEPSPEED:
             raise UserError(
-                "an alignment parameter constraint needs whole weights on every process: launch "
-                "with plain data parallelism, or use an alignment loss constraint."
+                "an alignment parameter constraint or a budget needs whole weights on every "
+                "process: launch with plain data parallelism, or use an alignment loss constraint "
+                "with a penalty."
             )
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         if any(weight.dtype != torch.float32 for weight in trained):
             raise UserError(
-                "an alignment parameter constraint is kept to float32 rounding, and the trained "
-                "weights are in half precision. Load them in float32; bf16=True in the config "
-                "still computes in bfloat16."
+                "an alignment parameter constraint or a budget is kept to float32 rounding, and "
+                "the trained weights are in half precision. Load them in float32; bf16=True in the "
+                "config still computes in bfloat16."
             )
 
     def _require_whole_model_for_reference(self) -> None:
@@ -227,13 +316,20 @@ class SafetyAwareSFTTrainer(SFTTrainer):
 
     def _batch_number(self, place: int) -> int:
         """The number of this process's `place`-th batch in the coming optimizer step."""
-        step = self.state.global_step * self.args.gradient_accumulation_steps + place
-        return step * self.accelerator.num_processes + self.accelerator.process_index
+        own = place * self.accelerator.num_processes + self.accelerator.process_index
+        return self._first_batch_number() + own
+
+    def _first_batch_number(self) -> int:
+        """The number of the first batch of the coming optimizer step, of all processes."""
+        batches_per_step = self.args.gradient_accumulation_steps * self.accelerator.num_processes
+        return self.state.global_step * batches_per_step
 
     def _log_roles(self, means: Tensor) -> None:
         # Each mean is this batch's part of a mean over the step, so the parts add up; SFTTrainer
         # averages what is appended here over the batches of the steps it logs.
         parts = self.accelerator.gather(means.detach()[None]).sum(dim=0)
+        if self.budget_keeper is not None:
+            self.budget_keeper.add_safety_loss(parts[1].item())
         total = parts * self.current_gradient_accumulation_steps
         for name, value in zip(("task_loss", "safety_loss"), total.tolist(), strict=True):
             self._metrics["train"][name].append(value)
