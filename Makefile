@@ -24,6 +24,7 @@ check: $(VENV)/developed-with  ## lint, format, types and the direction of impor
 bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 	$(BIN)/python benchmarks/exact_frontier.py
 	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/budget.py
 
 docs: $(VENV)/installed  ## regenerate the numbers and the picture of the documents
 	$(BIN)/python docs/theory/worked_world.py

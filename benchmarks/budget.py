@@ -38,7 +38,7 @@ BUDGETS = (0.03, 0.05, 0.1, 0.2)
 PENALTIES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)
 RADII = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0)
 
-MODEL_PENALTIES = (0.0, 0.03, 0.1, 0.2, 0.4, 0.8)
+MODEL_PENALTIES = (0.0, 0.1, 0.3, 1.0, 3.0)
 
 
 def world_experiment(folder: Path, seed: int) -> Experiment:
@@ -72,21 +72,21 @@ def model_experiment(
     return experiment_from(
         {
             "model": model,
-            "safety": {"safety": {"path": str(safety.resolve()), "held_out_rows": 96}},
-            "task": {"task": {"path": str(task.resolve()), "held_out_rows": 64}},
+            "safety": {"safety": {"path": str(safety.resolve()), "held_out_rows": 64}},
+            "task": {"task": {"path": str(task.resolve()), "held_out_rows": 48}},
             "train": {
                 "steps": steps,
                 "batch_size": 8,
-                "learning_rate": 5e-4,
+                "learning_rate": 1e-3,
                 "safety_share": 0.111,
-                "validation_rows": 48,
+                "validation_rows": 32,
                 "lora_rank": 16,
             },
             "grid": [
                 {"case": "alignment-loss", "penalties": list(MODEL_PENALTIES)},
                 {"case": "alignment-loss", "budgets": list(budgets)},
             ],
-            "lengths": {"prompt": 64, "response": 48},
+            "lengths": {"prompt": 48, "response": 32},
         },
         "benchmark",
     )
@@ -172,7 +172,7 @@ if __name__ == "__main__":
     parser.add_argument("--model", help="with LoRA, instead of the worlds: smollm2")
     parser.add_argument("--safety", type=Path)
     parser.add_argument("--task", type=Path)
-    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.02, 0.05])
     given = parser.parse_args()
     quiet_libraries()

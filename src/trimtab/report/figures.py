@@ -10,7 +10,7 @@ from trimtab.points import Point, Terrain
 from trimtab.report.bounds import bounds_beside
 from trimtab.report.chart import Curve, Figure, Ink, Panel
 from trimtab.report.limits import Limits
-from trimtab.report.palette import cross, ink, star
+from trimtab.report.palette import budget_ink, ink, star
 from trimtab.report.panels import Series, panel
 from trimtab.report.setting import (
     SafetyGap,
@@ -90,7 +90,7 @@ class _Atlas:
         for p, t in keys[:MOST_LINES]:
             name = f"{shortened(p)} – {shortened(t)}, by budget"
             line = tuple(self.budgets_1.get((p, t), ()))
-            right.append(Series(name, cross(self.proxies.index(p)), line))
+            right.append(Series(name, budget_ink(self.proxies.index(p)), line))
         note = self.note
         if len(keys) > MOST_LINES:
             note = f"{note} {MOST_LINES} of {len(keys)} pairs are drawn.".strip()
@@ -212,7 +212,9 @@ class _Atlas:
                 series.append(Series(f"{case}, {shortened(task)}", ink(colour, shape), line))
             for case, lines in (("Case I", self.budgets_1), ("Case II", self.budgets_2)):
                 name = f"{case} by budget, {shortened(task)}"
-                series.append(Series(name, cross(colour), tuple(lines.get((proxy, task), ()))))
+                line = tuple(lines.get((proxy, task), ()))
+                of_budgets = budget_ink(colour, case_1=lines is self.budgets_1)
+                series.append(Series(name, of_budgets, line))
             start = tuple(one for one in aligned if (one.proxy, one.task) == (proxy, task))
             name = f"aligned model θₛ, {shortened(task)}"
             series.append(Series(name, star(colour), start, joined=False))

@@ -89,6 +89,7 @@ def _page(
             bounds_beside(results.points, results.world, results.landscape)
         ),
         alarms=sum(one.is_impossible for one in near),
+        budgets=tables.budgets_table(results.points),
         points=tables.points_table(results.points),
         settings=tables.settings_table(results.settings) if results.settings else None,
         data=tables.data_table(results.data) if results.data else None,

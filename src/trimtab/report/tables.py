@@ -87,6 +87,45 @@ def points_table(points: Iterable[Point]) -> Table:
     return Table(caption, columns, 5, rows)
 
 
+def budgets_table(points: Iterable[Point]) -> Table | None:
+    """The models trained to a budget, and whether held-out rows bear it out; None without any."""
+    columns = (
+        "case",
+        "λ, ε or budget",
+        "safety",
+        "task",
+        "seed",
+        "verdict",
+        "change of the safety loss",
+        "over the budget",
+        "λ or ε learned",
+        "capability loss",
+        "tokens",
+    )
+    rows = tuple(
+        Row(
+            (
+                *_names(point),
+                "feasible" if point.is_feasible else "not feasible",
+                estimate_in_words(point.safety_change),
+                nats(point.over_budget),
+                knob(point.multiplier, None if point.multiplier else point.distance),
+                estimate_in_words(point.capability_loss),
+                f"{point.train_tokens:,}",
+            ),
+            not point.is_feasible,
+        )
+        for point in points
+        if point.over_budget is not None
+    )
+    caption = (
+        "Models trained to a budget. The change is L_ŝ(θ) − L_ŝ(θₛ) on held-out rows, in nats per "
+        "token, the interval that of the difference on the same rows; feasible is up to 5 % beyond "
+        "the budget."
+    )
+    return Table(caption, columns, 6, rows) if rows else None
+
+
 def nearness_table(found: Iterable[PointNearness]) -> Table:
     """Every point beside the limits of both planes."""
     columns = (

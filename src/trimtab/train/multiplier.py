@@ -30,9 +30,9 @@ class Multiplier:
     A framework's optimizer descends, so that a multiplier handed to it falls when it should rise,
     and the constraint is quietly traded away.
 
-    **Caps.** A cap on λ turns the constraint back into a penalty, without a word. `HIGHEST` lies far
-    beyond the λ at which the task stops to count, where `BudgetOutcome.verdict` says that the
-    constraint is out of reach: a result, and not a setting.
+    **Caps.** A cap on λ turns the constraint back into a penalty, without a word. `HIGHEST` lies
+    far beyond the λ at which the task no longer counts, where `BudgetOutcome.verdict` says that
+    the constraint is out of reach: a result, and not a setting.
 
     **Delayed updates.** λ is held through all parts of one optimizer step, or the accumulated
     gradient would be that of no objective, and moves once after every step, on the violation that
