@@ -25,7 +25,7 @@ FEWEST_ROWS = 20
 TOTAL_VARIATION = "total variation, 0 to 1"
 
 _FOLDS = 3
-_TREES = 100
+_TREES = 200
 _RESAMPLES = 2000
 
 
