@@ -20,11 +20,13 @@ from trimtab.cli import main
 from trimtab.data.reading import read_rows
 from trimtab.data.rows import DataSource
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, SENSITIVE_TOPICS
+from trimtab.experiment import Block, Experiment, Measuring, Training
 from trimtab.measure.answers import sampled_answers
 from trimtab.measure.endangering import Endangering
 from trimtab.models import load_model
 from trimtab.report import write_report
 from trimtab.report.audit_page import write_audit_page
+from trimtab.sweep import sweep
 from trimtab.theory import context_overlap, total_variation
 
 SETTINGS = AuditSettings(
@@ -72,6 +74,28 @@ def test_proxies_and_tasks_come_in_the_order_of_the_truth(
     for one in made["overlap"]:
         exact = context_overlap(there.world.task[one["task"]], there.world.safety[one["proxy"]])
         assert one["task_on_safety"]["value"] == pytest.approx(exact, abs=0.05)
+
+
+def test_training_orders_the_proxies_as_forecast(
+    there: AlignedWorld, made: dict[str, Any], tmp_path: Path
+) -> None:
+    class Silent(Recorder):
+        planned = measured = failed = training = stepped = lambda *told: None
+
+    plan = Experiment(
+        model=there.model,
+        original=DataSource(
+            there.original, held_out=there.original.replace(".jsonl", "-whole.jsonl"), repeats=True
+        ),
+        safety={name: DataSource(path, repeats=True) for name, path in there.safety.items()},
+        task={"mixed": DataSource(there.task["mixed"], repeats=True)},
+        train=Training(steps=50, batch_size=64, learning_rate=2e-3),
+        grid=(Block("alignment-loss", (1.0,)),),
+        measure=Measuring(tokens_per_batch=16_384),
+    )
+    points = [point for point in sweep(plan, tmp_path, Silent()) if point.case != "aligned"]
+    points.sort(key=lambda point: point.alignment_loss.value)
+    assert [point.proxy for point in points] == made["forecast"]["proxies"]
 
 
 def test_no_overlap_needs_next_to_no_penalty(made: dict[str, Any]) -> None:

@@ -53,9 +53,9 @@ def suggested_penalty(
     )
     return Suggestion(
         value,
-        f"the smallest λ for which Theorem 1's overlap term keeps to {budget:g} nats per token "
-        f"({budget * tokens_per_response:.3g} per response), with overlaps of at most {o:.2f} and "
-        f"{rho:.2f}",
+        f"it is where Theorem 1's overlap term is {budget:g} nats per token "
+        f"({budget * tokens_per_response:.3g} per response), with overlaps of at most {o:.1%} and "
+        f"{rho:.1%}",
     )
 
 

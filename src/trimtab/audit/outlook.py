@@ -11,6 +11,7 @@ from trimtab.points import Estimate
 from trimtab.theory import theorem_1
 
 _TOLD_APART_FULLY = 0.95
+_SMALLEST_PENALTY = 1e-3
 
 
 def outlook(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +148,8 @@ def _of_penalties(penalties: list[dict[str, Any]], budget: float) -> list[str]:
     for one in penalties:
         if one["penalty"] is None:
             continue
-        setting = "any λ > 0 will do" if one["penalty"] == 0 else f"try λ = {one['penalty']:.2g}"
+        tiny = one["penalty"] < _SMALLEST_PENALTY
+        setting = "the smallest λ will do" if tiny else f"try λ = {one['penalty']:.2g}"
         lines.append(
             f"{one['task']}: for a rise of at most {budget:g} nats per token on {one['proxy']} "
             f"{setting}: {one['reason']}. An estimate, for the exact minimiser; the shift is extra."

@@ -117,7 +117,7 @@ def _basin(record: Mapping[str, Any]) -> tuple[Panel, ...]:
     slope, bend = found["safety_slope"]["value"], abs(found["safety_curvature"]["value"])
     reach = [distance for distance in _filled(distances) if _bound(slope, bend, distance) <= high]
     curve = Curve(
-        "Theorem 3 with g and H at θₛ, an estimate",
+        "Theorem 3 at most (estimate)",
         "#767676",
         "dash",
         2,
