@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from trimtab.points import write_atomically
 from trimtab.report import paper, screen, tables
+from trimtab.report.audit_page import AuditSection, read_audit
 from trimtab.report.bounds import bounds_beside
 from trimtab.report.chart import Figure
 from trimtab.report.figures import figures
@@ -58,7 +59,7 @@ def write_report(folder: Path) -> Report:
         else:
             paper.remove(figure, folder / FIGURES_FOLDER)
     page = folder / PAGE_FILE
-    write_atomically(page, _page(results, drawn, found, near))
+    write_atomically(page, _page(results, drawn, found, near, read_audit(folder)))
     return Report(page, tuple(paths), found)
 
 
@@ -67,7 +68,9 @@ def _page(
     drawn: Sequence[Figure],
     found: Sequence[Finding],
     near: Sequence[PointNearness],
+    audit: AuditSection | None,
 ) -> str:
+    panels = [panel for figure in drawn for panel in figure.panels]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -80,7 +83,11 @@ def _page(
         findings=found,
         figures=[figure for figure in drawn if figure.panels],
         missing=[line for figure in drawn for line in figure.missing],
-        plots=_for_script([screen.plot(panel) for figure in drawn for panel in figure.panels]),
+        plots=_for_script(
+            [screen.plot(panel) for panel in (*panels, *(audit.panels if audit else ()))]
+        ),
+        plots_of_figures=len(panels),
+        audit=audit,
         plotly=Markup(get_plotlyjs()),
         folder=FIGURES_FOLDER,
         nearness=tables.nearness_table(near) if near else None,
