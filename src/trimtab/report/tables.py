@@ -119,9 +119,9 @@ def budgets_table(points: Iterable[Point]) -> Table | None:
         if point.over_budget is not None
     )
     caption = (
-        "Models trained to a budget. The change is that of the loss on held-out safety rows from the "
-        "aligned model θₛ, in nats per token, its interval that of the difference on the same rows; "
-        "feasible is up to 5 % beyond the budget."
+        "Models trained to a budget. The change is that of the loss on held-out safety rows from "
+        "the aligned model θₛ, in nats per token, its interval that of the difference on the same "
+        "rows; feasible is up to 5 % beyond the budget."
     )
     return Table(caption, columns, 6, rows) if rows else None
 
