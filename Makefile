@@ -25,6 +25,8 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 	$(BIN)/python benchmarks/exact_frontier.py
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/budget.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/growth.py
 
 docs: $(VENV)/installed  ## regenerate the numbers and the picture of the documents
 	$(BIN)/python docs/theory/worked_world.py

@@ -374,7 +374,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
 class _Remembered:
     """A model that keeps what its last call returned."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module | TrimmedModel) -> None:
         self.model = model
         self.outputs: Any = None
 
