@@ -27,6 +27,8 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 	$(BIN)/python benchmarks/budget.py
 	$(BIN)/python benchmarks/overlap_search.py
 	$(BIN)/python benchmarks/curvature.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/growth.py
 
 docs: $(VENV)/installed  ## regenerate the numbers and the picture of the documents
 	$(BIN)/python docs/theory/worked_world.py

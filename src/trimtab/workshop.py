@@ -179,6 +179,7 @@ class Workshop:
             constraint=constraint,
             safety_share=training.safety_share,
             validation_rows=training.validation_rows,
+            trim_padding=training.trim_padding,
             processing_class=self.tokenizer,
             peft_config=_lora(training),
             callbacks=[_Progress(self.watcher)],
