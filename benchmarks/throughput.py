@@ -71,6 +71,7 @@ class Bench:
             max_length=None,
             include_num_input_tokens_seen="non_padding",
             dataloader_pin_memory=torch.cuda.is_available(),
+            use_cpu=not torch.cuda.is_available(),  # its bfloat16 refuses a CPU not asked for
             seed=0,
             save_strategy="no",
             report_to="none",

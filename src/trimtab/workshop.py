@@ -322,6 +322,7 @@ def _config(training: Training, folder: Path, seed: int) -> SFTConfig:
         max_grad_norm=training.max_grad_norm,
         max_length=None,
         bf16=training.precision == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),  # bfloat16 refuses a CPU that was not asked for
         gradient_checkpointing=training.gradient_checkpointing,
         include_num_input_tokens_seen="non_padding",
         save_strategy="no" if training.checkpoint_every is None else "steps",
