@@ -53,10 +53,6 @@ class AlignmentLossConstraint:
     def is_plain(self) -> bool:
         return self.penalty == 0
 
-    def objective(self, task_loss: Tensor, safety_loss: Tensor) -> Tensor:
-        """L_f + λ·L_ŝ, nats per token."""
-        return task_loss + self.penalty * safety_loss
-
 
 @dataclass(frozen=True)
 class AlignmentParameterConstraint:

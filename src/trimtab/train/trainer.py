@@ -162,12 +162,18 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             divergence = self.reference.divergence(model, trained, safety)
             sums = torch.stack([-scored.outputs.log_probs.sum(), divergence])
         means = sums / num_items_in_batch.to(sums.device).clamp(min=1)
-        loss = self.constraint.objective(*means)
+        task_loss, safety_loss = means
+        loss = task_loss + self.current_penalty() * safety_loss
         self._refuse_divergence(loss)
         self._log_roles(means)
         if self.args.average_tokens_across_devices:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return loss
+
+    def current_penalty(self) -> float:
+        """Case I's λ of this step."""
+        assert isinstance(self.constraint, AlignmentLossConstraint)
+        return self.constraint.penalty
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.displacement is not None and self.model.training:
