@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.errors import UserError
 from trimtab.models import load_model
@@ -47,7 +46,7 @@ class Ends(Protocol):
     def resume(self, folder: Path) -> None:
         """Complete the model that was loaded from a checkpoint."""
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write both ends, each a plain model or adapter, into a new folder."""
 
     def save_at(self, alpha: float, folder: Path, merged: bool) -> None:
@@ -91,9 +90,10 @@ class DenseEnds:
         state = torch.load(folder / _CHECKPOINT_FILE, map_location="cpu", weights_only=True)
         self.ends.load_state_dict(state)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         for name, end in self.ends.items():
             end.save_pretrained(folder / name)
+            tokenizer.save_pretrained(folder / name)
 
     def save_at(self, alpha: float, folder: Path, merged: bool) -> None:
         self.turn(alpha)
@@ -131,8 +131,10 @@ class LowRankEnds:
     def resume(self, folder: Path) -> None:
         self._activate()  # Transformers leaves one of several adapters active
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model.save_pretrained(folder)
+        for name in (TASK, SAFE):
+            tokenizer.save_pretrained(folder / name)
 
     def save_at(self, alpha: float, folder: Path, merged: bool) -> None:
         self.turn(alpha)
@@ -177,12 +179,3 @@ def load_ends(folder: Path, aligned_model: PreTrainedModel) -> Ends:
     device = aligned_model.device
     task, safe = (load_model(str(folder / name))[0].to(device) for name in (TASK, SAFE))
     return DenseEnds(deepcopy(aligned_model), task, safe)
-
-
-def save_aside(ends: Ends, folder: Path) -> None:
-    """Write both ends so that `folder` is there whole or not at all."""
-    unfinished = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    ends.save(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
