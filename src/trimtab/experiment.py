@@ -178,6 +178,8 @@ class Experiment:
     """D_ŝ, the proxy safety data, by name."""
     grid: tuple[Block, ...]
     """Which constraints to train under."""
+    dial: Dial | None = None
+    """One training that holds the frontier of one task and one proxy, for `trimtab dial`."""
     original: Source | None = None
     """D_s, the model's own alignment data, to measure on; often not to be had."""
     align: Training | None = None
@@ -198,7 +200,8 @@ class Experiment:
     """The folder that relative paths of data start at, itself relative to this file."""
 
     def __post_init__(self) -> None:
-        for name, given in (("task", self.task), ("safety", self.safety), ("grid", self.grid)):
+        grid = self.grid or self.dial
+        for name, given in (("task", self.task), ("safety", self.safety), ("grid", grid)):
             if not given:
                 raise UserError(f"{name}: nothing is given. Give at least one.")
         if self.align and not self.original:

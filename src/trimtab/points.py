@@ -16,13 +16,16 @@ from trimtab.errors import UserError
 from trimtab.row_losses import RowLosses
 
 Kind = Literal["exact", "bound", "estimate"]
-Case = Literal["aligned", "alignment-loss", "alignment-parameter"]
+Case = Literal["aligned", "alignment-loss", "alignment-parameter", "dial"]
 
-_ADDED_LATER = ("model",)
+_ADDED_LATER = ("model", "alpha")
 """Fields that points written by an earlier version lack."""
 
 POINTS_FILE = "points.jsonl"
 FAILURES_FILE = "failures.jsonl"
+
+_ADDED_LATER = ("alpha",)
+"""Fields that older files lack, and whose default they then have."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class PointKey(NamedTuple):
     proxy: str | None
     task: str
     seed: int
+    alpha: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +74,10 @@ class Point:
     Losses are held-out means in nats per completion token (`…_per_response`: nats per response).
     `case` "aligned" is the starting model itself, untrained. In Case I `penalty` is λ and `proxy`
     the safety data trained on; in Case II `penalty` is λ or `radius` is ε, and `proxy` only names
-    the safety data that `proxy_loss` was measured on. `alignment_loss` is None where no original
-    alignment data was given. `model` names the trained model; points of one model share it.
+    the safety data that `proxy_loss` was measured on. In case "dial" `alpha` is the setting of the
+    dial, from 0 (safest) to 1 (most capable), and `penalty` is λ(α); all settings are one training.
+    `alignment_loss` is None where no original alignment data was given. `model` names the trained
+    model; points of one model share it.
     """
 
     case: Case
@@ -95,11 +101,14 @@ class Point:
     train_tokens: int
     wall_seconds: float
     model: str | None = None
+    alpha: float | None = None
 
     @property
     def key(self) -> PointKey:
         """What makes two points the same point of a plan."""
-        return PointKey(self.case, self.penalty, self.radius, self.proxy, self.task, self.seed)
+        return PointKey(
+            self.case, self.penalty, self.radius, self.proxy, self.task, self.seed, self.alpha
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A flat record: an estimate `x` becomes `x` and `x_interval`, `x_unit`, `x_kind`."""
