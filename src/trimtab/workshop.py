@@ -42,6 +42,7 @@ from trimtab.train.ends import Ends
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
 ALIGNED_FOLDER = ALIGNED = "aligned"
+DIAL_FOLDER = "dial"
 MODELS_FOLDER = "models"
 UNFINISHED_FOLDER = "unfinished"
 
@@ -129,10 +130,10 @@ class Workshop:
         return TrainedDial(trainer.ends, trained.train_tokens, trained.wall_seconds)
 
     def measured(
-        self, model: nn.Module, key: PointKey, train_tokens: int, wall_seconds: float
+        self, name: str, model: nn.Module, key: PointKey, train_tokens: int, wall_seconds: float
     ) -> Point:
-        """The point of a trained model."""
-        return self._points(model, (key,), train_tokens, wall_seconds)[0]
+        """The point of a model trained elsewhere; `name` is what its rows' losses are kept under."""
+        return self._points(name, model, (key,), train_tokens, wall_seconds)[0]
 
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         finished = self.folder / ALIGNED_FOLDER
@@ -267,7 +268,7 @@ class Workshop:
 
         return EncodedSplit(
             encoded(split.train),
-            HeldOutRows(encoded(split.held_out), _weights(split.held_out)),
+            HeldOutRows(encoded(split.held_out), row_weights(split.held_out)),
             tuple(row.prompt[-1].content for row in split.train),
             tuple(row.prompt[-1].content for row in split.held_out),
         )
@@ -355,6 +356,7 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     unfinished.rename(folder)
 
 
-def _weights(rows: tuple[Row, ...]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+def row_weights(rows: tuple[Row, ...]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """The probabilities of rows that enumerate a finite distribution; None of rows drawn from one."""
     weights = np.array([row.weight for row in rows])
     return None if (weights == 1).all() else weights

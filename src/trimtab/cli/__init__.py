@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from trimtab.cli.dial import dial
 from trimtab.cli.looking import bounds, report
 from trimtab.cli.making import demo, sweep, train
 from trimtab.errors import UserError
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 for command in (demo, sweep, train, report, bounds):
     app.command()(command)
+app.add_typer(dial, name="dial")
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ def train(
         block["radii"] = [radius]
 
     def source(path: str, where: list[str] | None) -> dict[str, Any]:
-        return {"path": path, "where": _conditions(where), "held_out_rows": held_out_rows}
+        return {"path": path, "where": conditions(where), "held_out_rows": held_out_rows}
 
     one = experiment_from(
         {
@@ -185,11 +185,12 @@ def _print_plan(experiment: Experiment, out: Path) -> None:
     console.print(plan_table(plan, left, estimate_cost(experiment, roles, left)), highlight=False)
 
 
-def _conditions(given: list[str] | None) -> dict[str, list[str]]:
-    conditions: dict[str, list[str]] = {}
+def conditions(given: list[str] | None) -> dict[str, list[str]]:
+    """What column=value options ask for. Raises UserError."""
+    asked: dict[str, list[str]] = {}
     for condition in given or []:
         column, sign, value = condition.partition("=")
         if not sign:
             raise UserError(f"{condition!r} is no condition. Write column=value, as in harmful=0.")
-        conditions.setdefault(column, []).append(value)
-    return conditions
+        asked.setdefault(column, []).append(value)
+    return asked
