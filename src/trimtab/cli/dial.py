@@ -148,7 +148,9 @@ def demo(
 
     from trimtab.demo import demo_experiment
     from trimtab.experiment import Dial
+    from trimtab.models import quiet_libraries
 
+    quiet_libraries()
     world = demo_experiment(out, seed)
     one = replace(
         world,

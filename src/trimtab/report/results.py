@@ -13,6 +13,7 @@ import yaml
 from trimtab.data.synthetic import World, load_world
 from trimtab.errors import UserError
 from trimtab.points import Failure, Point, read_failures, read_points
+from trimtab.samples import Sample, read_samples
 
 SETTINGS_FILE = "experiment.yaml"
 DATA_FILE = "data.json"
@@ -39,6 +40,7 @@ class Results:
     settings: Mapping[str, Any]
     data: tuple[DataSummary, ...]
     world: World | None
+    samples: tuple[Sample, ...]
 
 
 def read_results(folder: Path) -> Results:
@@ -56,6 +58,7 @@ def read_results(folder: Path) -> Results:
         _read_settings(folder / SETTINGS_FILE),
         _read_data(folder / DATA_FILE),
         load_world(folder),
+        read_samples(folder),
     )
 
 

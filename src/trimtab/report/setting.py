@@ -26,6 +26,7 @@ class Setting:
     proxy: str | None
     task: str
     points: tuple[Point, ...]
+    alpha: float | None = None
 
     def gap(self, which: Gap) -> Estimate | None:
         """The gap over the seeds, or None where a seed has none."""
@@ -83,11 +84,18 @@ def settings_of(points: Iterable[Point], case: Case) -> list[Setting]:
     groups: dict[tuple[object, ...], list[Point]] = {}
     for point in points:
         if point.case == case:
-            groups.setdefault((point.penalty, point.radius, point.proxy, point.task), []).append(
-                point
-            )
+            knobs = (point.penalty, point.radius, point.alpha)
+            groups.setdefault((*knobs, point.proxy, point.task), []).append(point)
     settings = [
-        Setting(case, one[0].penalty, one[0].radius, one[0].proxy, one[0].task, tuple(one))
+        Setting(
+            case,
+            one[0].penalty,
+            one[0].radius,
+            one[0].proxy,
+            one[0].task,
+            tuple(one),
+            one[0].alpha,
+        )
         for one in groups.values()
     ]
     return sorted(settings, key=lambda setting: setting.tightness)
@@ -97,6 +105,14 @@ def case_1_lines(points: Iterable[Point]) -> dict[tuple[str, str], list[Setting]
     """Case I by (proxy, task), each from the smallest λ to the largest."""
     lines: dict[tuple[str, str], list[Setting]] = {}
     for setting in settings_of(points, "alignment-loss"):
+        lines.setdefault((setting.proxy or "", setting.task), []).append(setting)
+    return lines
+
+
+def dial_lines(points: Iterable[Point]) -> dict[tuple[str, str], list[Setting]]:
+    """Dials by (proxy, task), each from its most capable setting to its safest."""
+    lines: dict[tuple[str, str], list[Setting]] = {}
+    for setting in settings_of(points, "dial"):
         lines.setdefault((setting.proxy or "", setting.task), []).append(setting)
     return lines
 

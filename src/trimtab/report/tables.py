@@ -48,7 +48,7 @@ def points_table(points: Iterable[Point]) -> Table:
     """Every measured model."""
     columns = (
         "case",
-        "λ or ε",
+        "λ, ε or α",
         "safety",
         "task",
         "seed",
@@ -91,7 +91,7 @@ def nearness_table(found: Iterable[PointNearness]) -> Table:
     """Every point beside the limits of both planes."""
     columns = (
         "case",
-        "λ or ε",
+        "λ, ε or α",
         "safety",
         "task",
         "seed",
@@ -133,7 +133,7 @@ def bounds_tables(found: Iterable[BoundBeside]) -> tuple[Table, ...]:
 def _bounds_table(caption: str, kind: str, found: Sequence[BoundBeside]) -> Table:
     terms = tuple(term.name for term in found[0].bound.terms)
     columns = (
-        "λ or ε",
+        "λ, ε or α",
         "safety",
         "task",
         *terms,
@@ -185,7 +185,7 @@ def data_table(data: Iterable[DataSummary]) -> Table:
 def failures_table(failures: Iterable[Failure]) -> Table:
     """Planned models that could not be made."""
     rows = tuple(Row((*_names(failure.key), failure.reason)) for failure in failures)
-    columns = ("case", "λ or ε", "safety", "task", "seed", "reason")
+    columns = ("case", "λ, ε or α", "safety", "task", "seed", "reason")
     return Table("Planned models that could not be made.", columns, 6, rows)
 
 
@@ -198,7 +198,7 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
 def _names(point: Point | PointKey) -> tuple[str, ...]:
     return (
         SHORT_CASE_NAMES[point.case],
-        knob(point.penalty, point.radius),
+        knob(point.penalty, point.radius, point.alpha),
         point.proxy or "–",
         point.task,
         str(point.seed),

@@ -10,11 +10,13 @@ CASE_NAMES: dict[Case, str] = {
     "aligned": "aligned model θₛ, untrained",
     "alignment-loss": "Case I, alignment loss constraint",
     "alignment-parameter": "Case II, alignment parameter constraint",
+    "dial": "dial, one training for every setting",
 }
 SHORT_CASE_NAMES: dict[Case, str] = {
     "aligned": "θₛ",
     "alignment-loss": "Case I",
     "alignment-parameter": "Case II",
+    "dial": "dial",
 }
 LONGEST_NAME = 34
 
@@ -72,12 +74,14 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 1 or value == 0 else f"{value:.1g} %"
 
 
-def knob(penalty: float | None, radius: float | None) -> str:
-    """What the constraint was set to.
+def knob(penalty: float | None, radius: float | None, alpha: float | None = None) -> str:
+    """What the constraint was set to, or the dial.
 
     >>> knob(0.5, None), knob(None, 2.0), knob(None, None)
     ('λ = 0.5', 'ε = 2', '–')
     """
+    if alpha is not None:
+        return f"α = {number(alpha)}"
     if penalty is not None:
         return f"λ = {number(penalty)}"
     if radius is not None:
@@ -101,7 +105,9 @@ def hover(point: Point) -> tuple[str, ...]:
     """All that a point knows, line by line."""
     lines = [CASE_NAMES[point.case]]
     if point.penalty is not None or point.radius is not None:
-        lines.append(knob(point.penalty, point.radius))
+        lines.append(knob(point.penalty, point.radius, point.alpha))
+    if point.alpha is not None:
+        lines.append(f"trained at {knob(point.penalty, None)}")
     lines.append(f"safety: {point.proxy or '–'} · task: {point.task} · seed {point.seed}")
     for name, loss, gap in (
         ("alignment", point.alignment_loss, point.alignment_gap),
