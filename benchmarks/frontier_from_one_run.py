@@ -244,7 +244,7 @@ def tables(results: dict[str, Any]) -> str:
         groups.setdefault(name.partition(", seed")[0], []).append(found)
     lines: list[str] = []
     for name, every in groups.items():
-        every = [found for found in every if all(f["finished"] for f in found.values() if f is not found["aligned"])]
+        every = [found for found in every if is_finished(found)]
         if not every:
             continue
         seeds = f"{len(every)} seeds: mean [lowest, highest]" if len(every) > 1 else "one seed"
@@ -270,6 +270,11 @@ def tables(results: dict[str, Any]) -> str:
         aligned = [f"{mean(f['aligned'][place] for f in every):.3f}" for place in (0, 1)]
         lines += [f"θ_s itself: L_ŝ = {aligned[0]}, L_f = {aligned[1]}.", ""]
     return "\n".join(lines)
+
+
+def is_finished(found: dict[str, Any]) -> bool:
+    methods = [found[method] for method in METHODS if method in found]
+    return len(methods) > 1 and all(method["finished"] for method in methods)
 
 
 def told(values: list[float]) -> str:

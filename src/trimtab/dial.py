@@ -165,16 +165,15 @@ def _chosen(
     assert dial is not None
     (safety,), (task,) = roles.safety.values(), roles.task.values()
 
+    def encoded(half: list[Row]) -> HeldOutRows:
+        rows = encode(half, workshop.tokenizer, experiment.lengths)
+        return HeldOutRows(rows, row_weights(tuple(half)))
+
     def rows(split: Split) -> tuple[HeldOutRows, HeldOutRows]:
-        first, second = _halves(split, experiment.split_seed)
         if alpha is not None:
-            first = second = list(split.held_out)
-        return tuple(
-            HeldOutRows(
-                encode(half, workshop.tokenizer, experiment.lengths), row_weights(tuple(half))
-            )
-            for half in (first, second)
-        )
+            return encoded(list(split.held_out)), encoded(list(split.held_out))
+        choosing, reporting = _halves(split, experiment.split_seed)
+        return encoded(choosing), encoded(reporting)
 
     choosing, reporting = rows(safety)
     start = held_out_loss(workshop.aligned, choosing, measuring)
@@ -256,9 +255,7 @@ def _sampled(workshop: Workshop, ends: Ends, roles: Roles, count: int) -> Iterat
         answers: list[list[Answer]] = [[] for _ in prompts]
         for alpha in SAMPLED_SETTINGS:
             ends.turn(alpha)
-            texts = sampled_answers(
-                ends.model, workshop.tokenizer, prompts, lengths, greedy=True
-            )
+            texts = sampled_answers(ends.model, workshop.tokenizer, prompts, lengths, greedy=True)
             for told, text in zip(answers, texts, strict=True):
                 told.append(shown(alpha, text, is_real and is_safety))
         for prompt, told in zip(prompts, answers, strict=True):

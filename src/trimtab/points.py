@@ -24,9 +24,6 @@ _ADDED_LATER = ("model", "alpha")
 POINTS_FILE = "points.jsonl"
 FAILURES_FILE = "failures.jsonl"
 
-_ADDED_LATER = ("alpha",)
-"""Fields that older files lack, and whose default they then have."""
-
 
 @dataclass(frozen=True)
 class Estimate:

@@ -132,7 +132,7 @@ class Workshop:
     def measured(
         self, name: str, model: nn.Module, key: PointKey, train_tokens: int, wall_seconds: float
     ) -> Point:
-        """The point of a model trained elsewhere; `name` is what its rows' losses are kept under."""
+        """The point of a model trained elsewhere; `name` is what its points share."""
         return self._points(name, model, (key,), train_tokens, wall_seconds)[0]
 
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -357,6 +357,6 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def row_weights(rows: tuple[Row, ...]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """The probabilities of rows that enumerate a finite distribution; None of rows drawn from one."""
+    """The probabilities of rows that enumerate a distribution; None of rows drawn from one."""
     weights = np.array([row.weight for row in rows])
     return None if (weights == 1).all() else weights

@@ -196,7 +196,9 @@ def _tell(chosen: ChosenSetting) -> None:
     def told(estimate: Estimate) -> str:
         return f"{estimate_in_words(estimate)} nats per token ({estimate.kind})"
 
-    print(f"α = {number(chosen.alpha)}, where the dial was trained at λ = {number(chosen.penalty)}.")
+    print(
+        f"α = {number(chosen.alpha)}, where the dial was trained at λ = {number(chosen.penalty)}."
+    )
     elsewhere = ""
     if chosen.chosen_rise is not None:
         assert chosen.budget is not None

@@ -82,7 +82,8 @@ def _measured(point: Point) -> list[Line]:
 
 
 def _theory(point: Point, penalty: float, world: World | None) -> list[Line]:
-    if world is None or point.task not in world.task or point.proxy not in world.safety:
+    known = world is not None and point.task in world.task and point.proxy in world.safety
+    if world is None or not known:
         return []
     lines: list[Line] = []
     (near,) = nearness([point], world)
@@ -96,14 +97,17 @@ def _theory(point: Point, penalty: float, world: World | None) -> list[Line]:
                     "exact",
                 )
             )
-    task, proxy = world.task[point.task], world.safety[point.proxy]
+    task, proxy = world.task[point.task], world.safety[str(point.proxy)]
     optimum = exact_frontier(task, proxy, world.original, [penalty])
     tokens = world.tokens_per_response
-    for theorem, gap, at_optimum, bound in (
-        ("1", "alignment", optimum.alignment_gap, safety_bound(task, proxy, world.original, penalty)),
-        ("2", "capability", optimum.capability_gap, capability_bound(task, proxy, penalty)),
+    safety = safety_bound(task, proxy, world.original, penalty)
+    capability = capability_bound(task, proxy, penalty)
+    for theorem, gap, best, bound in (
+        ("1", "alignment", optimum.alignment_gap, safety),
+        ("2", "capability", optimum.capability_gap, capability),
     ):
-        lines.append((f"{gap} gap of the optimum at λ", nats(float(at_optimum[0]) / tokens), "exact"))
+        at_optimum = nats(float(best[0]) / tokens)
+        lines.append((f"{gap} gap of the optimum at λ", at_optimum, "exact"))
         lines.append((f"Theorem {theorem} on it", nats(bound.value / tokens), "bound"))
     return lines
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftConfig
@@ -112,7 +111,9 @@ class DialTrainer(SafetyAwareSFTTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         return super().create_optimizer(self.ends.trained())
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             self.ends.checkpoint(Path(output_dir or self.args.output_dir))

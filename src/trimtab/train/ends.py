@@ -60,6 +60,7 @@ class DenseEnds:
         self, model: PreTrainedModel, task: PreTrainedModel, safe: PreTrainedModel
     ) -> None:
         self.model = model
+        self.task, self.safe = task, safe
         self.ends = nn.ModuleDict({TASK: task, SAFE: safe})
         self._places = [
             (weight, task.get_parameter(name), safe.get_parameter(name))
@@ -91,7 +92,7 @@ class DenseEnds:
         self.ends.load_state_dict(state)
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        for name, end in self.ends.items():
+        for name, end in ((TASK, self.task), (SAFE, self.safe)):
             end.save_pretrained(folder / name)
             tokenizer.save_pretrained(folder / name)
 
