@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from trimtab.data.rows import DataSource
 from trimtab.errors import UserError
-from trimtab.experiment import Block, Experiment, differences, parse_experiment, to_yaml
+from trimtab.experiment import (
+    Block,
+    Experiment,
+    differences,
+    parse_experiment,
+    read_experiment,
+    recipe_names,
+    to_yaml,
+)
 from trimtab.plan import plan_of
 
 EXPERIMENT = Experiment(
@@ -87,3 +96,31 @@ def test_every_point_is_planned_once() -> None:
     assert len(plan.points) == 2 * (8 + 2) + 4
     made = set(plan.points[:7])
     assert set(plan.without(made).points) == set(plan.points) - made
+
+
+def test_every_recipe_is_an_experiment() -> None:
+    assert {"llama-2-7b", "smollm2", "smollm2-safety"} <= set(recipe_names())
+    for name in recipe_names():
+        read = read_experiment(Path(name))
+        assert read.align is not None
+        assert len(read.safety) > 1
+        assert len(read.task) > 1
+        assert {block.case for block in read.grid} == {"alignment-loss", "alignment-parameter"}
+
+
+def test_a_recipe_looks_for_data_in_the_working_folder() -> None:
+    assert read_experiment(Path("smollm2")).data_root == str(Path.cwd())
+
+
+def test_a_file_comes_before_a_recipe_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("smollm2").write_text("not: an experiment")
+    with pytest.raises(UserError, match="not"):
+        read_experiment(Path("smollm2"))
+
+
+def test_what_is_neither_file_nor_recipe_names_the_recipes() -> None:
+    with pytest.raises(UserError, match="smollm2-safety"):
+        read_experiment(Path("nowhere"))

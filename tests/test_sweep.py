@@ -215,6 +215,60 @@ def test_dry_run_prints_the_plan_and_trains_nothing(experiment: Experiment, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_budgets_are_points_that_say_whether_they_were_met(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    grid = (
+        Block("alignment-loss", budgets=(0.05, -9.0), proxies=("near",)),
+        Block("alignment-parameter", budgets=(0.05, float("inf"))),
+    )
+    watcher = Counter()
+    points = sweep(replace(experiment, align=None, grid=grid), tmp_path, watcher)
+    made = {(point.case, point.budget): point for point in points if point.case != "aligned"}
+    first, second = made["alignment-loss", 0.05], made["alignment-parameter", 0.05]
+    plain = made["alignment-parameter", float("inf")]
+    assert first.multiplier is not None
+    assert second.multiplier is plain.multiplier is None
+    (aligned,) = (point for point in points if point.case == "aligned")
+    for point in (first, second, plain):
+        assert point.safety_change is not None
+        assert point.proxy_loss is not None
+        assert aligned.proxy_loss is not None
+        risen = point.proxy_loss.value - aligned.proxy_loss.value
+        assert point.safety_change.value == pytest.approx(risen)
+        assert point.is_feasible == (risen <= 1.05 * float(str(point.budget)))
+    # Forward passes for the budget are counted too, and an infinite budget is plain fine-tuning.
+    assert min(first.train_tokens, second.train_tokens) > plain.train_tokens
+    (failure,) = watcher.failures
+    assert failure.key.budget == -9.0
+    assert "no loss is below 0" in failure.reason
+    again = Counter()
+    sweep(replace(experiment, align=None, grid=grid), tmp_path, again)
+    assert again.trainings == []
+
+
+def test_train_with_a_budget_says_how_it_ended(experiment: Experiment, tmp_path: Path) -> None:
+    root = Path(experiment.data_root)
+    command = ["train", "--model", experiment.model, "--out", str(tmp_path), "--budget", "0.3"]
+    command += ["--task", str(root / "data/task-shared.jsonl"), "--steps", "2"]
+    command += ["--safety", str(root / "data/safety-near.jsonl")]
+    command += ["--case", "alignment-parameter"]
+    made = run(*command)
+    assert made.returncode == 0, made.stderr
+    (line,) = (line for line in made.stderr.splitlines() if line.startswith("budget 0.3: "))
+    assert "held-out change of the safety loss" in line
+    assert "nats per token, an estimate: feasible" in line
+
+
+def test_points_of_a_version_without_budgets_are_read(finished: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (finished / "points.jsonl").read_text().splitlines()]
+    for record in lines:
+        for name in ("budget", "multiplier", "safety_change"):
+            del record[name]
+    (tmp_path / "points.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_points(tmp_path) == read_points(finished)
+
+
 def test_train_saves_a_model_that_loads(experiment: Experiment, tmp_path: Path) -> None:
     root = Path(experiment.data_root)
     command = ["train", "--model", experiment.model, "--out", str(tmp_path), "--radius", "0.4"]
@@ -240,6 +294,8 @@ TRAIN = "train --model m --task t --safety s --out o"
         ("train --model m --task t.jsonl --safety s.jsonl --out o", "no such file"),
         (f"{TRAIN} --safety-where harmful", "'harmful' is no condition."),
         (f"{TRAIN} --penalty -1", "must be numbers from 0 up"),
+        (f"{TRAIN} --penalty 1 --budget 0.1", "penalties, radii or budgets: one"),
+        (f"{TRAIN} --case alignment-parameter --budget -0.1", "must be above 0"),
     ],
 )
 def test_a_mistake_is_one_line_and_no_traceback(command: str, message: str, tmp_path: Path) -> None:

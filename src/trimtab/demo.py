@@ -42,6 +42,6 @@ def demo_experiment(folder: Path, seed: int = 0) -> Experiment:
             Block("alignment-parameter", PARAMETER_PENALTIES, tasks=("shared", "mixed")),
         ),
         seeds=(seed,),
-        measure=Measuring(tokens_per_batch=16_384),
+        measure=Measuring(tokens_per_batch=16_384, landscape_rows=500),
         data_root=str(folder.resolve()),
     )

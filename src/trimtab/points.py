@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -18,11 +18,17 @@ from trimtab.row_losses import RowLosses
 Kind = Literal["exact", "bound", "estimate"]
 Case = Literal["aligned", "alignment-loss", "alignment-parameter", "dial"]
 
-_ADDED_LATER = ("model", "alpha")
+_ADDED_LATER = ("model", "budget", "multiplier", "safety_change", "alpha")
 """Fields that points written by an earlier version lack."""
 
 POINTS_FILE = "points.jsonl"
 FAILURES_FILE = "failures.jsonl"
+LANDSCAPE_FILE = "landscape.json"
+
+BUDGET_TOLERANCE = 0.05
+"""A change beyond its budget by this share of it still counts as within the budget."""
+OUT_OF_REACH = 100.0
+"""A multiplier at which the task hardly counts: a budget still missed cannot be had."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,18 @@ class Estimate:
         )
 
 
+@dataclass(frozen=True)
+class Terrain:
+    """Slope ‖∇L‖ and curvature, the Hessian's norm, of one data set's loss at the aligned model.
+
+    Per token, over the weights that are trained. Both are estimates from a sample of rows, and the
+    curvature is local: away from the aligned model it may be larger.
+    """
+
+    slope: Estimate
+    curvature: Estimate
+
+
 class PointKey(NamedTuple):
     """What makes two points the same point of a plan; the fields are those of `Point`."""
 
@@ -61,6 +79,7 @@ class PointKey(NamedTuple):
     proxy: str | None
     task: str
     seed: int
+    budget: float | None = None
     alpha: float | None = None
 
 
@@ -75,6 +94,10 @@ class Point:
     dial, from 0 (safest) to 1 (most capable), and `penalty` is λ(α); all settings are one training.
     `alignment_loss` is None where no original alignment data was given. `model` names the trained
     model; points of one model share it.
+
+    In place of λ or ε a point may have a `budget` for `safety_change`, the held-out
+    L_ŝ(θ) − L_ŝ(θ_s). What was learned is `multiplier`, the λ of Case I, or `distance`, the ε of
+    Case II.
     """
 
     case: Case
@@ -98,14 +121,38 @@ class Point:
     train_tokens: int
     wall_seconds: float
     model: str | None = None
+    budget: float | None = None
+    multiplier: float | None = None
+    safety_change: Estimate | None = None
     alpha: float | None = None
 
     @property
     def key(self) -> PointKey:
         """What makes two points the same point of a plan."""
         return PointKey(
-            self.case, self.penalty, self.radius, self.proxy, self.task, self.seed, self.alpha
+            self.case,
+            self.penalty,
+            self.radius,
+            self.proxy,
+            self.task,
+            self.seed,
+            self.budget,
+            self.alpha,
         )
+
+    @property
+    def over_budget(self) -> float | None:
+        """How far the held-out change of L_ŝ lies above the budget; below 0 it is within."""
+        if self.budget is None or self.safety_change is None:
+            return None
+        return self.safety_change.value - self.budget
+
+    @property
+    def is_feasible(self) -> bool | None:
+        """Whether the held-out change of L_ŝ is within the budget, to 5 % of it."""
+        if self.over_budget is None or self.budget is None:
+            return None
+        return self.over_budget <= BUDGET_TOLERANCE * abs(self.budget)
 
     def to_json(self) -> dict[str, Any]:
         """A flat record: an estimate `x` becomes `x` and `x_interval`, `x_unit`, `x_kind`."""
@@ -142,7 +189,7 @@ class Point:
 def with_gaps(
     points: Iterable[Point], known: Mapping[str, float], rows: RowLosses | None = None
 ) -> list[Point]:
-    """The points with G = L − L* filled in, in nats per token.
+    """The points with G = L − L* and, under a budget, L_ŝ(θ) − L_ŝ(θ_s), in nats per token.
 
     L* is the data set's entropy where `known` has it, and then the gap's interval is the loss's.
     Elsewhere it is the lowest loss that any of the points reached, so that gaps are relative and
@@ -156,6 +203,7 @@ def with_gaps(
     [0.5, 0.0]
     """
     points = list(points)
+    aligned = {(point.proxy, point.task): point for point in points if point.case == "aligned"}
     lowest: dict[str, Point] = {}
     for point in points:
         for name, loss in _losses(point).items():
@@ -169,14 +217,23 @@ def with_gaps(
             return None
         if name in known:
             return loss.minus(known[name])
-        best = lowest[name]
-        reference = _losses(best)[name]
+        return difference(point, lowest[name], name)
+
+    def difference(point: Point, other: Point, name: str) -> Estimate:
+        loss, reference = _losses(point)[name], _losses(other)[name]
+        assert loss is not None
         assert reference is not None
         between = loss.minus(reference.value)
-        if rows is None or point.model is None or best.model is None:
+        if rows is None or point.model is None or other.model is None:
             return between
-        interval = rows.interval(name, point.model, best.model)
+        interval = rows.interval(name, point.model, other.model)
         return between if interval is None else replace(between, low=interval[0], high=interval[1])
+
+    def safety_change(point: Point, name: str) -> Estimate | None:
+        start = aligned.get((point.proxy, point.task))
+        if point.budget is None or start is None or point.proxy_loss is None:
+            return None
+        return difference(point, start, name)
 
     filled = []
     for point in points:
@@ -187,6 +244,7 @@ def with_gaps(
                 alignment_gap=gap(point, original),
                 proxy_gap=gap(point, safety),
                 capability_gap=gap(point, task),
+                safety_change=safety_change(point, safety),
             )
         )
     return filled
@@ -253,6 +311,28 @@ def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
         for failure in failures
     ]
     write_atomically(folder / FAILURES_FILE, "".join(lines))
+
+
+def write_landscape(folder: Path, terrains: Mapping[str, Terrain]) -> None:
+    """Keep the terrain at the aligned model, by the data set's name as for gaps."""
+    record = {name: asdict(terrain) for name, terrain in terrains.items()}
+    write_atomically(folder / LANDSCAPE_FILE, json.dumps(record, indent=1) + "\n")
+
+
+def read_landscape(folder: Path) -> dict[str, Terrain]:
+    """The terrains of a folder; none where there is no such file. Raises UserError."""
+    path = folder / LANDSCAPE_FILE
+    if not path.exists():
+        return {}
+    try:
+        return {
+            name: Terrain(Estimate(**one["slope"]), Estimate(**one["curvature"]))
+            for name, one in json.loads(path.read_text(encoding="utf-8")).items()
+        }
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path}: not a landscape ({error}). Restore the file, or remove it."
+        ) from None
 
 
 @contextmanager

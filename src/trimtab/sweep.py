@@ -16,6 +16,7 @@ from trimtab.experiment import EXPERIMENT_FILE, Experiment, differences, to_yaml
 from trimtab.plan import Plan, plan_of
 from trimtab.points import (
     FAILURES_FILE,
+    LANDSCAPE_FILE,
     POINTS_FILE,
     Failure,
     Point,
@@ -24,9 +25,11 @@ from trimtab.points import (
     read_failures,
     write_atomically,
     write_failures,
+    write_landscape,
 )
 from trimtab.row_losses import ROW_LOSSES_FOLDER
 from trimtab.samples import SAMPLES_FILE
+from trimtab.train.budget import ImpossibleBudgetError
 from trimtab.train.trainer import TrainingDivergedError
 from trimtab.workshop import (
     ALIGNED_FOLDER,
@@ -89,10 +92,17 @@ def sweep(
             record_data(roles, experiment, folder)
             workshop = Workshop(experiment, roles, folder, watcher)
             written.add(workshop.measured_start(left.aligned))
+            wants_landscape = experiment.measure.landscape_rows and experiment.tasks_in_case_2
+            if wants_landscape and not (folder / LANDSCAPE_FILE).exists():
+                write_landscape(folder, workshop.measured_landscape())
             for run in left.runs:
                 try:
                     points = workshop.made(run)
-                except (TrainingDivergedError, torch.OutOfMemoryError) as error:
+                except (
+                    TrainingDivergedError,
+                    ImpossibleBudgetError,
+                    torch.OutOfMemoryError,
+                ) as error:
                     failed = [Failure(key, _reason(error)) for key in run.points]
                     failures += failed
                     watcher.failed(failed[0])
@@ -125,7 +135,8 @@ def claim(experiment: Experiment, folder: Path, restart: bool) -> None:
     """Make `folder` the experiment's own, or refuse it as another's. Raises UserError."""
     recorded = folder / EXPERIMENT_FILE
     if restart:
-        for name in (EXPERIMENT_FILE, POINTS_FILE, FAILURES_FILE, DATA_FILE, SAMPLES_FILE):
+        files = (EXPERIMENT_FILE, POINTS_FILE, FAILURES_FILE, DATA_FILE)
+        for name in (*files, LANDSCAPE_FILE, SAMPLES_FILE):
             (folder / name).unlink(missing_ok=True)
         kept = (ALIGNED_FOLDER, DIAL_FOLDER, MODELS_FOLDER, UNFINISHED_FOLDER, ROW_LOSSES_FOLDER)
         for name in kept:

@@ -22,6 +22,7 @@ from trimtab.plan import Plan
 from trimtab.points import Failure, Point, PointKey
 from trimtab.report import Finding
 from trimtab.report import tables as report_tables
+from trimtab.report.wording import budget_in_words
 
 _MARKS = {"holds": "[green]✔ holds[/]", "does not hold": "[red]✘ does not hold[/]"}
 _UNDECIDED = "[yellow]? undecided[/]"
@@ -83,6 +84,10 @@ class TerminalWatcher:
             highlight=False,
             soft_wrap=True,
         )
+        if point.is_feasible is not None:
+            colour = "green" if point.is_feasible else "red"
+            told = _plain(budget_in_words(point))
+            self.console.print(f"[{colour}]{told}[/]", highlight=False, soft_wrap=True)
 
     def failed(self, failure: Failure) -> None:
         self._advance()
@@ -105,8 +110,11 @@ def describe(key: PointKey) -> str:
     """
     if key.alpha is not None:
         return f"dial α={key.alpha:g} {key.proxy} → {key.task}, seed {key.seed}"
-    if key.penalty == 0 or key.radius == float("inf"):
+    if key.penalty == 0 or float("inf") in (key.radius, key.budget):
         return f"plain fine-tuning → {key.task}, seed {key.seed}"
+    if key.budget is not None:
+        case = "Case I" if key.case == "alignment-loss" else "Case II"
+        return f"{case} budget {key.budget:g} {key.proxy} → {key.task}, seed {key.seed}"
     if key.case == "alignment-loss":
         return f"Case I λ={key.penalty:g} {key.proxy} → {key.task}, seed {key.seed}"
     knob = f"ε={key.radius:g}" if key.penalty is None else f"λ={key.penalty:g}"
@@ -143,9 +151,16 @@ def findings_table(findings: Sequence[Finding]) -> Table:
 
 def words_table(told: report_tables.Table) -> Table:
     """A table of the report on the terminal; a row that is an alarm is red."""
-    table = Table(title=_plain(told.caption), title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=_plain(told.caption),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for place, column in enumerate(told.columns):
-        table.add_column(column, justify="left" if place < told.names else "right")
+        is_number = place >= told.names
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=is_number)
     for row in told.rows:
         table.add_row(*map(_plain, row.cells), style="bold red" if row.is_alarm else None)
     return table

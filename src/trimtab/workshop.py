@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -25,11 +25,13 @@ from trimtab.data.rows import Row
 from trimtab.data.splits import Roles, Split
 from trimtab.experiment import Experiment, Training
 from trimtab.measure.distance import distance, norm
+from trimtab.measure.landscape import curvature, slope
 from trimtab.measure.losses import HeldOutRows, Loss, held_out_loss
 from trimtab.measure.overlap import prompt_overlap
+from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.models import load_model
 from trimtab.plan import Run
-from trimtab.points import Estimate, Point, PointKey
+from trimtab.points import Estimate, Point, PointKey, Terrain
 from trimtab.row_losses import RowLosses
 from trimtab.train.constraints import (
     AlignmentLossConstraint,
@@ -92,6 +94,26 @@ class Workshop:
         """The starting model's own points."""
         return self._points(ALIGNED, self.aligned, keys, train_tokens=0, wall_seconds=0.0)
 
+    def measured_landscape(self) -> dict[str, Terrain]:
+        """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
+        wanted = {f"task:{name}": self.task[name] for name in self.experiment.tasks_in_case_2}
+        if self.original:
+            wanted["original"] = self.original
+        else:
+            wanted |= {f"safety:{name}": split for name, split in self.safety.items()}
+        rows, rank = self.experiment.measure.landscape_rows, self.experiment.train.lora_rank
+        self.watcher.training("slopes and curvatures at the aligned model", len(wanted))
+        terrains = {}
+        space = all_weights if rank is None else partial(low_rank_subspace, rank=rank)
+        with space(self.aligned) as (model, weights):
+            for number, (name, split) in enumerate(wanted.items()):
+                sample = split.train.shuffle(seed=0).select(range(min(rows, len(split.train))))
+                tokens = self.experiment.measure.tokens_per_batch
+                loss = TokenLoss.over(model, weights, sample, tokens)
+                terrains[name] = Terrain(slope(loss)[0].norm, curvature(loss))
+                self.watcher.stepped(number + 1, None)
+        return terrains
+
     def made(self, run: Run) -> list[Point]:
         """Train and measure one model."""
         safety = self.safety[run.training.proxy].train if run.training.proxy else None
@@ -107,7 +129,12 @@ class Workshop:
         if self.experiment.keep_models:
             _save(trained.model, self.tokenizer, self.folder / MODELS_FOLDER / run.name)
         return self._points(
-            run.name, trained.model, run.points, trained.train_tokens, trained.wall_seconds
+            run.name,
+            trained.model,
+            run.points,
+            trained.train_tokens,
+            trained.wall_seconds,
+            trained.multiplier,
         )
 
     def trained_dial(self, key: PointKey) -> TrainedDial:
@@ -122,6 +149,7 @@ class Workshop:
             train_dataset=self.task[key.task].train,
             safety_dataset=self.safety[str(key.proxy)].train,
             safety_share=training.safety_share,
+            trim_padding=training.trim_padding,
             processing_class=self.tokenizer,
             peft_config=_lora(training),
             callbacks=[_Progress(self.watcher)],
@@ -178,6 +206,8 @@ class Workshop:
             safety_dataset=safety,
             constraint=constraint,
             safety_share=training.safety_share,
+            validation_rows=training.validation_rows,
+            trim_padding=training.trim_padding,
             processing_class=self.tokenizer,
             peft_config=_lora(training),
             callbacks=[_Progress(self.watcher)],
@@ -193,7 +223,10 @@ class Workshop:
         seconds = perf_counter() - started
         shutil.rmtree(unfinished, ignore_errors=True)
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        return _Trained(trained, trainer.state.num_input_tokens_seen, seconds)
+        tokens, keeper = trainer.state.num_input_tokens_seen, trainer.budget_keeper
+        if keeper is None or keeper.outcome is None:
+            return _Trained(trained, tokens, seconds)
+        return _Trained(trained, tokens + keeper.tokens_measured, seconds, keeper.outcome.penalty)
 
     def _points(
         self,
@@ -202,6 +235,7 @@ class Workshop:
         keys: tuple[PointKey, ...],
         train_tokens: int,
         wall_seconds: float,
+        multiplier: float | None = None,
     ) -> list[Point]:
         if not keys:
             return []
@@ -239,6 +273,7 @@ class Workshop:
                 train_tokens=train_tokens,
                 wall_seconds=wall_seconds,
                 model=name,
+                multiplier=multiplier,
             )
             for key in keys
         ]
@@ -288,6 +323,7 @@ class _Trained:
     model: Any
     train_tokens: int
     wall_seconds: float
+    multiplier: float | None = None
 
 
 class _Progress(TrainerCallback):
@@ -304,6 +340,10 @@ class _Progress(TrainerCallback):
 def _constraint(training: PointKey, target: Target) -> Constraint | None:
     if training.penalty == 0:
         return None
+    if training.budget is not None:
+        if training.case == "alignment-loss":
+            return AlignmentLossConstraint(budget=training.budget)
+        return AlignmentParameterConstraint(budget=training.budget)
     if training.case == "alignment-loss":
         assert training.penalty is not None
         return AlignmentLossConstraint(training.penalty, target)

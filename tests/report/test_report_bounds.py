@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from trimtab.cli import app
 from trimtab.data.synthetic import WORLD_FILE, make_world, write_data
 from trimtab.errors import UserError
+from trimtab.points import Terrain, read_landscape, write_landscape
 from trimtab.report.bounds import bounds_beside
 from trimtab.report.tables import bounds_tables
 from trimtab.theory import theorem_1, theorem_2
@@ -21,7 +22,7 @@ from trimtab.theory import theorem_1, theorem_2
 
 def test_every_exact_optimum_lies_on_or_below_its_bound() -> None:
     world = make_world({"near": 0.1, "far": 0.6}, {"apart": 0.0, "mixed": 0.5, "shared": 1.0})
-    found = bounds_beside(made.optima(world, stray=0.0), world)
+    found = bounds_beside(made.optima(world, stray=0.0), world, {})
     assert {one.bound.theorem for one in found} == {1, 2}
     for one in found:
         assert one.kind == "bound"
@@ -35,14 +36,14 @@ def test_every_exact_optimum_lies_on_or_below_its_bound() -> None:
 
 def test_an_optimum_above_its_bound_is_an_alarm() -> None:
     world = make_world({"near": 0.1}, {"shared": 1.0})
-    one = bounds_beside(made.optima(world, stray=0.0), world)[0]
+    one = bounds_beside(made.optima(world, stray=0.0), world, {})[0]
     broken = replace(one, optimum=one.value * 1.01 + 1e-6)
     assert broken.is_broken
     assert bounds_tables([one, broken])[0].rows[1].is_alarm
 
 
 def test_without_a_world_every_bound_is_an_estimate() -> None:
-    found = bounds_beside(made.with_responses(made.case_1(overlap=0.5), tokens=40.0), None)
+    found = bounds_beside(made.with_responses(made.case_1(overlap=0.5), tokens=40.0), None, {})
     assert {one.kind for one in found} == {"estimate"}
     for one in found:
         penalty = one.setting.penalty
@@ -58,7 +59,28 @@ def test_without_a_world_every_bound_is_an_estimate() -> None:
 
 def test_plain_fine_tuning_is_promised_nothing() -> None:
     world = make_world({"near": 0.1}, {"shared": 1.0})
-    assert all(one.setting.penalty for one in bounds_beside(made.optima(world, stray=0.0), world))
+    assert all(
+        one.setting.penalty for one in bounds_beside(made.optima(world, stray=0.0), world, {})
+    )
+
+
+def terrain(slope: float, curvature: float) -> Terrain:
+    return Terrain(made.estimate(slope), made.estimate(curvature))
+
+
+def test_case_2_is_bounded_by_slope_and_curvature() -> None:
+    landscape = {"original": terrain(0.1, 2.0), "task:chat": terrain(1.0, 4.0)}
+    start = made.point("aligned", safety=0.05, capability=0.7)
+    ball = made.point("alignment-parameter", safety=0.1, capability=0.5, radius=2.0)
+    safety, capability = bounds_beside([start, ball], None, landscape)
+    assert {safety.kind, capability.kind} == {"estimate"}
+    assert safety.value == pytest.approx(0.05 + 0.1 * 1.5 + 0.5 * 2.0 * 1.5**2)
+    assert capability.value == pytest.approx(0.7 - (1.0 * 0.25 - 0.5 * 4.0 * 0.25**2))
+
+
+def test_without_a_landscape_case_2_is_promised_nothing() -> None:
+    start = made.point("aligned", safety=0.05, capability=0.7)
+    assert bounds_beside([start, *made.case_2()], None, {}) == ()
 
 
 @pytest.fixture
@@ -90,3 +112,15 @@ def test_points_no_theorem_speaks_to_are_one_line(tmp_path: Path) -> None:
     run = CliRunner().invoke(app, ["bounds", str(tmp_path)])
     assert isinstance(run.exception, UserError)
     assert "no theorem speaks" in str(run.exception)
+
+
+def test_a_landscape_is_read_as_it_was_written(tmp_path: Path) -> None:
+    landscape = {"original": terrain(0.1, 2.0)}
+    write_landscape(tmp_path, landscape)
+    assert read_landscape(tmp_path) == landscape
+
+
+def test_a_broken_landscape_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "landscape.json").write_text("{}x")
+    with pytest.raises(UserError, match="not a landscape"):
+        read_landscape(tmp_path)

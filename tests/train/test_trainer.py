@@ -44,6 +44,8 @@ def assert_other_weights(one: SFTTrainer, other: SFTTrainer) -> None:
         AlignmentLossConstraint(penalty=0.0),
         AlignmentParameterConstraint(penalty=0.0),
         AlignmentParameterConstraint(radius=float("inf")),
+        AlignmentLossConstraint(budget=float("inf")),
+        AlignmentParameterConstraint(budget=float("inf")),
     ],
     ids=str,
 )
@@ -54,8 +56,10 @@ def test_no_constraint_is_plain_sft(
     assert_same_weights(ours, tiny.trained_plainly(tiny.config(tmp_path), tmp_path, lora))
 
 
+# The ball of a budget opens until the safety loss has risen by it, which here it may not do: see
+# test_budget.
 @full_and_lora
-@every_constraint
+@pytest.mark.parametrize("name", [name for name in tiny.CONSTRAINTS if name != "parameter-budget"])
 def test_a_constraint_is_not_plain_sft(name: str, lora: bool, tmp_path: Path) -> None:
     ours = tiny.trained(tiny.CONSTRAINTS[name], tiny.config(tmp_path), tmp_path, lora)
     assert_other_weights(ours, tiny.trained_plainly(tiny.config(tmp_path), tmp_path, lora))

@@ -25,6 +25,8 @@ CONSTRAINTS: dict[str, Constraint] = {
     "kl-penalty": AlignmentLossConstraint(penalty=0.7, target="kl"),
     "parameter-penalty": AlignmentParameterConstraint(penalty=0.3),
     "parameter-radius": AlignmentParameterConstraint(radius=0.05),
+    "loss-budget": AlignmentLossConstraint(budget=0.05),
+    "parameter-budget": AlignmentParameterConstraint(budget=1e-4),
 }
 
 

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from trimtab.cli.auditing import audit, proxy
 from trimtab.cli.dial import dial
 from trimtab.cli.looking import bounds, report
 from trimtab.cli.making import demo, sweep, train
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, sweep, train, report, bounds):
+for command in (audit, proxy, demo, sweep, train, report, bounds):
     app.command()(command)
 app.add_typer(dial, name="dial")
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimtab.cli.looking import report
-from trimtab.cli.making import conditions
-from trimtab.cli.options import Out, Restart
+from trimtab.cli.options import Out, Restart, conditions_of
 
 if TYPE_CHECKING:
     from trimtab.dial import ChosenSetting
@@ -74,7 +73,7 @@ def train(
     from trimtab.experiment import experiment_from
 
     def source(path: str, where: list[str] | None) -> dict[str, Any]:
-        return {"path": path, "where": conditions(where), "held_out_rows": held_out_rows}
+        return {"path": path, "where": conditions_of(where), "held_out_rows": held_out_rows}
 
     one = experiment_from(
         {

@@ -13,14 +13,23 @@ Folder = Annotated[Path, typer.Argument(help="Where the points are.")]
 
 
 def report(folder: Folder) -> None:
-    """Draw figures and a page from points."""
+    """Draw figures and a page from points, an audit or both."""
     from rich.console import Console
 
+    from trimtab.points import POINTS_FILE
     from trimtab.report import write_report
+    from trimtab.report.audit_page import AUDIT_FILE, write_audit_page
     from trimtab.terminal import findings_table
 
-    written = write_report(folder)
     console = Console()
+    if (folder / AUDIT_FILE).exists():
+        page = write_audit_page(folder)
+        if not (folder / POINTS_FILE).exists():
+            console.print(
+                f"[bold]{page}[/]  ← open it in a browser", highlight=False, soft_wrap=True
+            )
+            return
+    written = write_report(folder)
     if written.findings:
         console.print(findings_table(written.findings))
     for figure in written.figures:
@@ -46,19 +55,22 @@ def bounds(
     from trimtab.terminal import words_table
 
     results = read_results(folder)
-    found = bounds_beside(results.points, results.world)
+    found = bounds_beside(results.points, results.world, results.landscape)
     if as_json:
         print(json.dumps([one.to_json() for one in found], indent=1))
         return
     if not found:
         raise UserError(
             f"{folder}: no theorem speaks to these points. Theorems 1 and 2 need models trained "
-            "under an alignment loss constraint with a penalty above 0."
+            "under an alignment loss constraint with a penalty above 0; Theorems 3 and 4 models "
+            "under an alignment parameter constraint, and measure: {landscape_rows: 100} in the "
+            "experiment."
         )
     console = Console()
     for table in bounds_tables(found):
         console.print(words_table(table), "", highlight=False)
     console.print(
-        "The theorems speak of the optimum of an objective. A negative slack is a trained model "
-        "that has not reached it."
+        "Theorems 1, 2 and 4 speak of the optimum of an objective: a negative slack is a trained "
+        "model that has not reached it. Theorem 3 speaks of every model at the distance reached; "
+        "its curvature is that at the aligned model, so it is an estimate."
     )

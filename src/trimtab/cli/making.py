@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimtab.cli.looking import report
-from trimtab.cli.options import DryRun, Out, Restart, Retry
-from trimtab.errors import UserError
+from trimtab.cli.options import DryRun, Out, Restart, Retry, conditions_of
 
 if TYPE_CHECKING:
     from trimtab.experiment import Experiment
@@ -31,7 +30,7 @@ def demo(
 
 def sweep(
     experiment: Annotated[
-        Path, typer.Argument(help="A YAML file; its settings are in the README.")
+        Path, typer.Argument(help="A YAML file, or a recipe: smollm2, smollm2-safety, llama-2-7b.")
     ],
     out: Out,
     data_root: Annotated[
@@ -69,6 +68,10 @@ def train(
     radius: Annotated[
         float | None, typer.Option(help="ε: stay within this distance of the model (Case II).")
     ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="What the safety loss may rise by, nats per token; λ or ε is learned."),
+    ] = None,
     case: Annotated[
         str | None,
         typer.Option(help="What λ weighs: alignment-loss (Case I) or alignment-parameter (II)."),
@@ -104,18 +107,20 @@ def train(
     """Fine-tune, measure and save one model."""
     from trimtab.experiment import experiment_from
 
-    if penalty is None and radius is None:
+    if penalty is None and radius is None and budget is None:
         penalty = 1.0
     block: dict[str, Any] = {
-        "case": case or ("alignment-loss" if penalty is not None else "alignment-parameter")
+        "case": case or ("alignment-loss" if radius is None else "alignment-parameter")
     }
+    if budget is not None:
+        block["budgets"] = [budget]
     if penalty is not None:
         block["penalties"] = [penalty]
     if radius is not None:
         block["radii"] = [radius]
 
     def source(path: str, where: list[str] | None) -> dict[str, Any]:
-        return {"path": path, "where": conditions(where), "held_out_rows": held_out_rows}
+        return {"path": path, "where": conditions_of(where), "held_out_rows": held_out_rows}
 
     one = experiment_from(
         {
@@ -183,14 +188,3 @@ def _print_plan(experiment: Experiment, out: Path) -> None:
         console.print(f"[yellow]warning[/] {warning}", highlight=False, soft_wrap=True)
     plan, left = left_of(experiment, out)
     console.print(plan_table(plan, left, estimate_cost(experiment, roles, left)), highlight=False)
-
-
-def conditions(given: list[str] | None) -> dict[str, list[str]]:
-    """What column=value options ask for. Raises UserError."""
-    asked: dict[str, list[str]] = {}
-    for condition in given or []:
-        column, sign, value = condition.partition("=")
-        if not sign:
-            raise UserError(f"{condition!r} is no condition. Write column=value, as in harmful=0.")
-        asked.setdefault(column, []).append(value)
-    return asked

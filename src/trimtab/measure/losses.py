@@ -82,7 +82,7 @@ def loss_rise(after: Loss, before: Loss, measuring: Measuring, seed: int = 0) ->
     return estimate_from(value, means[:, 0] / means[:, 1], PER_TOKEN)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a budget measures in the midst of training
 def response_surprise(
     model: nn.Module, rows: Dataset, tokens_per_batch: int
 ) -> tuple[Array, Array]:

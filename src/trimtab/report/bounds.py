@@ -1,14 +1,14 @@
-"""What Theorems 1 and 2 allow at each setting of Case I, beside what was measured there."""
+"""What the four theorems allow at each setting, beside what was measured there."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trimtab.data.synthetic import World
-from trimtab.points import Estimate, Kind, Point
+from trimtab.points import Estimate, Kind, Point, Terrain
 from trimtab.report.setting import Gap, Setting, settings_of
 from trimtab.theory import (
     Bound,
@@ -17,6 +17,8 @@ from trimtab.theory import (
     safety_bound,
     theorem_1,
     theorem_2,
+    theorem_3,
+    theorem_4,
 )
 
 ROUNDING = 1e-9
@@ -29,12 +31,13 @@ class BoundBeside:
     Args:
         setting: case, knob, proxy and task, over its seeds.
         gap: which gap is bounded.
-        bound: the sharp form, in nats per response.
-        classical: the classical form, in nats per response; None where an input of it is unknown.
+        bound: the sharp form, in nats per response, or per token where `tokens` is 1.
+        classical: the classical form in the same unit; None where an input of it is unknown.
         kind: "bound" where every input is exact, else "estimate".
         optimum: the gap of the exact optimum in nats per token; None where the world is unknown.
         measured: the gap of the trained model, in nats per token.
-        tokens: mean tokens of a response: theorems speak of responses, measurements of tokens.
+        tokens: what to divide `bound` by: mean tokens of a response for Theorems 1 and 2, whose
+            numbers are per response, and 1 for Theorems 3 and 4, which are given losses per token.
     """
 
     setting: Setting
@@ -89,23 +92,38 @@ class BoundBeside:
         return self.optimum is not None and self.optimum > self.value * (1 + ROUNDING) + ROUNDING
 
 
-def bounds_beside(points: Iterable[Point], world: World | None) -> tuple[BoundBeside, ...]:
-    """Theorems 1 and 2 for every setting of Case I with λ > 0 that has the gap measured.
+def bounds_beside(
+    points: Iterable[Point], world: World | None, landscape: Mapping[str, Terrain]
+) -> tuple[BoundBeside, ...]:
+    """Every theorem for every setting that it can speak to and that has the gap measured.
 
-    In a known world every input is exact and the bound is one. Elsewhere the overlap is estimated
-    from prompts, ρ is taken as 1 and B as unknown; the distance between original and proxy is
-    unknown too, so that only Theorem 1's overlap term can be said, which bounds the proxy gap.
+    Theorems 1 and 2 speak of Case I with λ > 0. In a known world every input is exact and the bound
+    is one. Elsewhere the overlap is estimated from prompts, ρ is taken as 1 and B as unknown; the
+    distance between original and proxy is unknown too, so that only Theorem 1's overlap term can be
+    said, which bounds the proxy gap.
 
-    Both bound the optimum of the objective. A trained model may stop short of it and lie above.
+    Theorems 3 and 4 speak of Case II. Their slopes and curvatures are estimates, the curvatures
+    local, so what they give is an estimate. Theorem 3 holds for every model at the distance that
+    was reached, and is given that.
+
+    Of a budget none speaks: its λ or ε was learned along the way.
+
+    Theorems 1, 2 and 4 bound the optimum of the objective. A trained model may stop short of it.
     """
+    points = list(points)
     found = []
     for setting in settings_of(points, "alignment-loss"):
-        if setting.is_plain:
+        if setting.is_plain or setting.budget is not None:
             continue
         if world is not None and setting.proxy in world.safety and setting.task in world.task:
             found += _in_the_world(setting, world)
         else:
             found += _from_estimates(setting)
+    starts = {(one.proxy, one.task): one for one in settings_of(points, "aligned")}
+    for setting in settings_of(points, "alignment-parameter"):
+        start = starts.get((setting.proxy, setting.task))
+        if start is not None and not setting.is_plain and setting.budget is None:
+            found += _from_terrain(setting, start, landscape)
     return tuple(sorted(found, key=lambda one: one.bound.theorem))
 
 
@@ -152,6 +170,47 @@ def _from_estimates(setting: Setting) -> list[BoundBeside]:
         measured, tokens = setting.gap(gap), _mean_tokens(first, gap)
         if measured is not None and tokens is not None:
             found.append(BoundBeside(setting, gap, bound, None, "estimate", None, measured, tokens))
+    return found
+
+
+def _from_terrain(
+    setting: Setting, start: Setting, landscape: Mapping[str, Terrain]
+) -> list[BoundBeside]:
+    safety_gap: Gap = "alignment gap" if "original" in landscape else "proxy gap"
+    safety = landscape.get("original") or landscape.get(f"safety:{setting.proxy}")
+    task = landscape.get(f"task:{setting.task}")
+    found = []
+    if safety and (first := start.gap(safety_gap)) and (measured := setting.gap(safety_gap)):
+        reached = max(point.distance for point in setting.points)
+        sharp, classical = (
+            theorem_3(
+                gap_at_start=max(0.0, first.value),
+                gradient_norm=safety.slope.value,
+                smoothness=abs(safety.curvature.value),
+                radius=reached,
+                sharp=sharp,
+            )
+            for sharp in (True, False)
+        )
+        found.append(
+            BoundBeside(setting, safety_gap, sharp, classical, "estimate", None, measured, 1.0)
+        )
+    capability_gap: Gap = "capability gap"
+    if task and (first := start.gap(capability_gap)) and (measured := setting.gap(capability_gap)):
+        sharp, classical = (
+            theorem_4(
+                gap_at_start=max(0.0, first.value),
+                gradient_norm=task.slope.value,
+                smoothness=abs(task.curvature.value),
+                radius=setting.radius,
+                penalty=setting.penalty,
+                sharp=sharp,
+            )
+            for sharp in (True, False)
+        )
+        found.append(
+            BoundBeside(setting, capability_gap, sharp, classical, "estimate", None, measured, 1.0)
+        )
     return found
 
 

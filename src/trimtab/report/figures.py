@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, TypeVar
 
-from trimtab.points import Point
+from trimtab.points import Point, Terrain
+from trimtab.report.bounds import bounds_beside
 from trimtab.report.chart import Curve, Figure, Ink, Panel
 from trimtab.report.limits import Limits
-from trimtab.report.palette import ink, star
+from trimtab.report.palette import budget_ink, ink, star
 from trimtab.report.panels import Series, panel
 from trimtab.report.setting import (
     SafetyGap,
     Setting,
+    budget_lines,
     case_1_lines,
     case_2_lines,
     dial_lines,
@@ -26,20 +29,25 @@ from trimtab.report.wording import percent, shortened
 T = TypeVar("T")
 
 MOST_LINES = 8
+DRIFT = "estimate of the bound (Theorem 3)"
+NOWHERE: Mapping[str, Terrain] = MappingProxyType({})
 DIAL_FIGURE = 4
 CASE_1_BLOCK = "{case: alignment-loss, penalties: [0.1, 1, 10]}"
 CASE_2_BLOCK = "{case: alignment-parameter, penalties: [0.1, 1, 10]}"
 PROXY_NOTE = "No original alignment data: the gap is each line's own, on the proxy."
 
 
-def figures(points: Sequence[Point], limits: Limits | None) -> tuple[Figure, ...]:
+def figures(
+    points: Sequence[Point], limits: Limits | None, landscape: Mapping[str, Terrain] = NOWHERE
+) -> tuple[Figure, ...]:
     """Figures 1 to 3, each with the panels that the points can fill and a word on the others."""
     safety = safety_gap_of(points)
     if safety is None:
         return (
             _left_out(1, "No safety loss was measured, so no figure can be drawn: give safety."),
         )
-    atlas = _Atlas(tuple(points), safety, limits if safety == "alignment gap" else None)
+    limits = limits if safety == "alignment gap" else None
+    atlas = _Atlas(tuple(points), safety, limits, landscape)
     dial = (atlas.figure_4(),) if atlas.dials else ()
     if atlas.dials and all(point.case in ("aligned", "dial") for point in points):
         return dial
@@ -49,12 +57,23 @@ def figures(points: Sequence[Point], limits: Limits | None) -> tuple[Figure, ...
 class _Atlas:
     """What the figures share: the points, the ink of each line, and the theory behind them."""
 
-    def __init__(self, points: tuple[Point, ...], safety: SafetyGap, limits: Limits | None) -> None:
+    def __init__(
+        self,
+        points: tuple[Point, ...],
+        safety: SafetyGap,
+        limits: Limits | None,
+        landscape: Mapping[str, Terrain],
+    ) -> None:
         self.points = points
+        self.landscape = landscape
         self.safety = safety
         self.limits = limits
         self.note = "" if safety == "alignment gap" else PROXY_NOTE
+        self.budgets_1 = budget_lines(points, "alignment-loss")
+        self.budgets_2 = budget_lines(points, "alignment-parameter")
         self.case_1 = case_1_lines(points)
+        for pair in self.budgets_1:
+            self.case_1.setdefault(pair, [])
         self.dials = dial_lines(points)
         self.proxies = list(dict.fromkeys(proxy for proxy, _ in (*self.case_1, *self.dials)))
         self.tasks = list(dict.fromkeys(point.task for point in points))
@@ -74,6 +93,10 @@ class _Atlas:
             Series(f"{shortened(p)} – {shortened(t)}", self._ink(p, t), tuple(self.case_1[p, t]))
             for p, t in keys[:MOST_LINES]
         ]
+        for p, t in keys[:MOST_LINES]:
+            name = f"{shortened(p)} – {shortened(t)}, by budget"
+            line = tuple(self.budgets_1.get((p, t), ()))
+            right.append(Series(name, budget_ink(self.proxies.index(p)), line))
         note = self.note
         if len(keys) > MOST_LINES:
             note = f"{note} {MOST_LINES} of {len(keys)} pairs are drawn.".strip()
@@ -118,7 +141,8 @@ class _Atlas:
                 [Series(shortened(t), self._task_ink(t), tuple(line)) for t, line in lines.items()],
                 knob,
                 self.safety,
-                note=self.note,
+                self._drift_curves(knob, lines),
+                self.note,
             )
             for knob, lines in _knobs(by_penalty, by_radius)
         ]
@@ -187,6 +211,24 @@ class _Atlas:
         )
         return Figure(DIAL_FIGURE, caption, _there([drawn]), ())
 
+    def _drift_curves(
+        self, knob: Literal["penalty", "radius"], lines: dict[str, list[Setting]]
+    ) -> list[Curve]:
+        """Theorem 3 at the distance that each model reached, estimated from slope and curvature."""
+        found = [
+            one
+            for one in bounds_beside(self.points, None, self.landscape)
+            if one.bound.theorem == 3 and one.gap == self.safety
+        ]
+        curves = []
+        for task, line in lines.items():
+            at = {one.setting: one.value for one in found if one.setting in line}
+            knobs = [s.penalty if knob == "penalty" else s.radius for s in at]
+            x = tuple(float(value) for value in knobs if value is not None)
+            ink = self._task_ink(task)
+            curves.append(Curve(DRIFT, ink.colour, "dot", 1.0, x, tuple(at.values())))
+        return curves
+
     def _both_cases(self) -> Panel | None:
         series: list[Series] = []
         compared: list[tuple[str, str]] = []
@@ -202,6 +244,11 @@ class _Atlas:
             for shape, (symbol, line) in enumerate(by_knob.items(), start=1):
                 case = f"Case II by {symbol}" if all(by_knob.values()) else "Case II"
                 series.append(Series(f"{case}, {shortened(task)}", ink(colour, shape), line))
+            for case, lines in (("Case I", self.budgets_1), ("Case II", self.budgets_2)):
+                name = f"{case} by budget, {shortened(task)}"
+                line = tuple(lines.get((proxy, task), ()))
+                of_budgets = budget_ink(colour, case_1=lines is self.budgets_1)
+                series.append(Series(name, of_budgets, line))
             start = tuple(one for one in aligned if (one.proxy, one.task) == (proxy, task))
             name = f"aligned model θₛ, {shortened(task)}"
             series.append(Series(name, star(colour), start, joined=False))

@@ -209,7 +209,8 @@ def no_model_passes_the_limit(near: Sequence[PointNearness]) -> Finding | None:
     evidence = (
         f"a mistake somewhere, in data, measuring or theory: {len(wrong)} of {len(near)} models "
         f"lie below by more than their intervals, first {SHORT_CASE_NAMES[point.case]} at "
-        f"{knob(point.penalty, point.radius)} on {shortened(point.task)}, seed {point.seed}."
+        f"{knob(point.penalty, point.radius, point.budget)} on {shortened(point.task)}, "
+        f"seed {point.seed}."
     )
     return Finding(NO_MODEL_PASSES, "does not hold", evidence)
 

@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from trimtab.points import write_atomically
 from trimtab.report import paper, screen, tables
+from trimtab.report.audit_page import AuditSection, read_audit
 from trimtab.report.bounds import bounds_beside
 from trimtab.report.chart import Figure
 from trimtab.report.dial import DialSetting, dial_settings
@@ -51,7 +52,7 @@ def write_report(folder: Path) -> Report:
     near = nearness(results.points, results.world) if results.world is not None else ()
     kept = no_model_passes_the_limit(near)
     found = (*findings(results.points, results.world), *([kept] if kept else []))
-    drawn = figures(results.points, limits)
+    drawn = figures(results.points, limits, results.landscape)
     paths: list[Path] = []
     for figure in drawn:
         if figure.panels:
@@ -59,7 +60,7 @@ def write_report(folder: Path) -> Report:
         else:
             paper.remove(figure, folder / FIGURES_FOLDER)
     page = folder / PAGE_FILE
-    write_atomically(page, _page(results, drawn, found, near))
+    write_atomically(page, _page(results, drawn, found, near, read_audit(folder)))
     return Report(page, tuple(paths), found)
 
 
@@ -68,6 +69,7 @@ def _page(
     drawn: Sequence[Figure],
     found: Sequence[Finding],
     near: Sequence[PointNearness],
+    audit: AuditSection | None,
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -79,6 +81,7 @@ def _page(
     of_slider = dial_settings(results.points, results.world, results.samples)
     of_dial = next((figure for figure in drawn if figure.number == DIAL_FIGURE), None)
     figures_below = [one for one in drawn if one.panels and one is not of_dial]
+    panels = [panel for figure in figures_below for panel in figure.panels]
     return environment.get_template("page.html.j2").render(
         dial=of_slider if of_dial is not None and of_dial.panels else (),
         dial_figure=of_dial,
@@ -89,13 +92,20 @@ def _page(
         findings=found,
         figures=figures_below,
         missing=[line for figure in drawn for line in figure.missing],
-        plots=_for_script([screen.plot(panel) for one in figures_below for panel in one.panels]),
+        plots=_for_script(
+            [screen.plot(panel) for panel in (*panels, *(audit.panels if audit else ()))]
+        ),
+        plots_of_figures=len(panels),
+        audit=audit,
         plotly=Markup(get_plotlyjs()),
         folder=FIGURES_FOLDER,
         nearness=tables.nearness_table(near) if near else None,
         nearness_in_words=_nearness_in_words(near),
-        bounds=tables.bounds_tables(bounds_beside(results.points, results.world)),
+        bounds=tables.bounds_tables(
+            bounds_beside(results.points, results.world, results.landscape)
+        ),
         alarms=sum(one.is_impossible for one in near),
+        budgets=tables.budgets_table(results.points),
         points=tables.points_table(results.points),
         settings=tables.settings_table(results.settings) if results.settings else None,
         data=tables.data_table(results.data) if results.data else None,

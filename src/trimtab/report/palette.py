@@ -22,6 +22,11 @@ def ink(colour: int, shape: int) -> Ink:
     return Ink(COLOURS[colour % len(COLOURS)], marker, dash)
 
 
+def budget_ink(colour: int, *, case_1: bool = True) -> Ink:
+    """The ink of models trained to a budget, in the colour of the line they belong to."""
+    return Ink(COLOURS[colour % len(COLOURS)], "cross" if case_1 else "diamond", "dot")
+
+
 def star(colour: int) -> Ink:
     """The ink of a model before training, in the colour of its line."""
     return Ink(COLOURS[colour % len(COLOURS)], "star", "solid")

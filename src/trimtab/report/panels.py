@@ -115,8 +115,14 @@ def _mark(
         y_interval=y_axis.place_interval(at_y.value, (at_y.low, at_y.high)) if alone else None,
         hover=hover(setting.points[0]) if alone else _mean_hover(setting),
         joined=joined and not jump and not off_scale,
-        label="θₛ" if setting.case == "aligned" else _knob(setting),
+        label=_label(setting),
     )
+
+
+def _label(setting: Setting) -> str:
+    if setting.case == "aligned":
+        return "θₛ"
+    return knob(setting.penalty, setting.radius, setting.budget, setting.alpha)
 
 
 def _seeds(setting: Setting) -> tuple[Setting, ...]:
@@ -129,7 +135,7 @@ def _mean_hover(setting: Setting) -> tuple[str, ...]:
     gaps: tuple[Gap, ...] = ("alignment gap", "proxy gap", "capability gap")
     seeds = ", ".join(str(point.seed) for point in setting.points)
     return (
-        f"{CASE_NAMES[setting.case]}, {_knob(setting)}",
+        f"{CASE_NAMES[setting.case]}, {_label(setting)}",
         f"safety: {setting.proxy or '–'} · task: {setting.task}",
         f"mean over seeds {seeds}",
         *(
@@ -138,10 +144,6 @@ def _mean_hover(setting: Setting) -> tuple[str, ...]:
             if (gap := setting.gap(which))
         ),
     )
-
-
-def _knob(setting: Setting) -> str:
-    return knob(setting.penalty, setting.radius, setting.alpha)
 
 
 def _unlabelled(line: Line) -> Line:

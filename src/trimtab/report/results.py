@@ -12,7 +12,14 @@ import yaml
 
 from trimtab.data.synthetic import World, load_world
 from trimtab.errors import UserError
-from trimtab.points import Failure, Point, read_failures, read_points
+from trimtab.points import (
+    Failure,
+    Point,
+    Terrain,
+    read_failures,
+    read_landscape,
+    read_points,
+)
 from trimtab.samples import Sample, read_samples
 
 SETTINGS_FILE = "experiment.yaml"
@@ -40,6 +47,7 @@ class Results:
     settings: Mapping[str, Any]
     data: tuple[DataSummary, ...]
     world: World | None
+    landscape: Mapping[str, Terrain]
     samples: tuple[Sample, ...]
 
 
@@ -58,6 +66,7 @@ def read_results(folder: Path) -> Results:
         _read_settings(folder / SETTINGS_FILE),
         _read_data(folder / DATA_FILE),
         load_world(folder),
+        read_landscape(folder),
         read_samples(folder),
     )
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import t as student
 
-from trimtab.points import Case, Estimate, Point
+from trimtab.points import Case, Estimate, Point, PointKey
 
 Gap = Literal["alignment gap", "proxy gap", "capability gap"]
 SafetyGap = Literal["alignment gap", "proxy gap"]
@@ -26,6 +26,7 @@ class Setting:
     proxy: str | None
     task: str
     points: tuple[Point, ...]
+    budget: float | None = None
     alpha: float | None = None
 
     def gap(self, which: Gap) -> Estimate | None:
@@ -36,14 +37,16 @@ class Setting:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the constraint is off: λ = 0 or ε = ∞."""
-        return self.penalty == 0 or self.radius == math.inf
+        """Whether the constraint is off: λ = 0, ε = ∞ or an infinite budget."""
+        return self.penalty == 0 or math.inf in (self.radius, self.budget)
 
     @property
     def tightness(self) -> float:
-        """λ, or −ε: it grows as the constraint binds more."""
+        """λ, or −ε, or minus the budget: it grows as the constraint binds more."""
         if self.penalty is not None:
             return self.penalty
+        if self.budget is not None:
+            return -self.budget
         return -math.inf if self.radius is None else -self.radius
 
 
@@ -81,11 +84,10 @@ def over_seeds(estimates: Sequence[Estimate]) -> Estimate:
 
 def settings_of(points: Iterable[Point], case: Case) -> list[Setting]:
     """The settings of a case from the loosest constraint to the tightest."""
-    groups: dict[tuple[object, ...], list[Point]] = {}
+    groups: dict[PointKey, list[Point]] = {}
     for point in points:
         if point.case == case:
-            knobs = (point.penalty, point.radius, point.alpha)
-            groups.setdefault((*knobs, point.proxy, point.task), []).append(point)
+            groups.setdefault(point.key._replace(seed=0), []).append(point)
     settings = [
         Setting(
             case,
@@ -94,6 +96,7 @@ def settings_of(points: Iterable[Point], case: Case) -> list[Setting]:
             one[0].proxy,
             one[0].task,
             tuple(one),
+            one[0].budget,
             one[0].alpha,
         )
         for one in groups.values()
@@ -105,7 +108,17 @@ def case_1_lines(points: Iterable[Point]) -> dict[tuple[str, str], list[Setting]
     """Case I by (proxy, task), each from the smallest λ to the largest."""
     lines: dict[tuple[str, str], list[Setting]] = {}
     for setting in settings_of(points, "alignment-loss"):
-        lines.setdefault((setting.proxy or "", setting.task), []).append(setting)
+        if setting.budget is None:
+            lines.setdefault((setting.proxy or "", setting.task), []).append(setting)
+    return lines
+
+
+def budget_lines(points: Iterable[Point], case: Case) -> dict[tuple[str, str], list[Setting]]:
+    """The settings of a case that have a budget, by (proxy, task), from the largest down."""
+    lines: dict[tuple[str, str], list[Setting]] = {}
+    for setting in settings_of(points, case):
+        if setting.budget is not None:
+            lines.setdefault((setting.proxy or "", setting.task), []).append(setting)
     return lines
 
 
@@ -126,7 +139,7 @@ def case_2_lines(
     """
     lines: dict[str, list[Setting]] = {}
     for setting in settings_of(points, "alignment-parameter"):
-        if (setting.penalty is None) == (knob == "radius"):
+        if setting.budget is None and (setting.penalty is None) == (knob == "radius"):
             line = lines.setdefault(setting.task, [])
             if not line or line[0].proxy == setting.proxy:
                 line.append(setting)

@@ -48,7 +48,7 @@ def points_table(points: Iterable[Point]) -> Table:
     """Every measured model."""
     columns = (
         "case",
-        "λ, ε or α",
+        "λ, ε, budget or α",
         "safety",
         "task",
         "seed",
@@ -87,11 +87,50 @@ def points_table(points: Iterable[Point]) -> Table:
     return Table(caption, columns, 5, rows)
 
 
+def budgets_table(points: Iterable[Point]) -> Table | None:
+    """The models trained to a budget, and whether held-out rows bear it out; None without any."""
+    columns = (
+        "case",
+        "λ, ε or budget",
+        "safety",
+        "task",
+        "seed",
+        "verdict",
+        "change of the safety loss",
+        "over the budget",
+        "λ or ε learned",
+        "capability loss",
+        "tokens",
+    )
+    rows = tuple(
+        Row(
+            (
+                *_names(point),
+                "feasible" if point.is_feasible else "not feasible",
+                estimate_in_words(point.safety_change),
+                nats(point.over_budget),
+                knob(point.multiplier, None if point.multiplier else point.distance),
+                estimate_in_words(point.capability_loss),
+                f"{point.train_tokens:,}",
+            ),
+            not point.is_feasible,
+        )
+        for point in points
+        if point.over_budget is not None
+    )
+    caption = (
+        "Models trained to a budget. The change is that of the loss on held-out safety rows from "
+        "the aligned model θₛ, in nats per token, its interval that of the difference on the same "
+        "rows; feasible is up to 5 % beyond the budget."
+    )
+    return Table(caption, columns, 6, rows) if rows else None
+
+
 def nearness_table(found: Iterable[PointNearness]) -> Table:
     """Every point beside the limits of both planes."""
     columns = (
         "case",
-        "λ, ε or α",
+        "λ, ε, budget or α",
         "safety",
         "task",
         "seed",
@@ -132,34 +171,29 @@ def bounds_tables(found: Iterable[BoundBeside]) -> tuple[Table, ...]:
 
 def _bounds_table(caption: str, kind: str, found: Sequence[BoundBeside]) -> Table:
     terms = tuple(term.name for term in found[0].bound.terms)
+    knows_optimum = any(one.optimum is not None for one in found)
+    knows_classical = any(one.classical is not None for one in found)
     columns = (
-        "λ, ε or α",
-        "safety",
-        "task",
-        *terms,
-        kind,
-        "classical",
-        "optimum",
-        "measured",
-        "slack",
+        *("λ or ε", "safety", "task", *terms, kind),
+        *(["classic"] if knows_classical else []),
+        *(["optimum"] if knows_optimum else []),
+        *("measured", "slack"),
     )
-    rows = tuple(
-        Row(
-            (
-                knob(one.setting.penalty, one.setting.radius),
-                one.setting.proxy or "–",
-                one.setting.task,
-                *(nats(term.value / one.tokens) for term in one.bound.terms),
-                nats(one.value),
-                "–" if one.classical is None else nats(one.classical.value / one.tokens),
-                "–" if one.optimum is None else nats(one.optimum),
-                estimate_in_words(one.measured),
-                nats(one.slack),
-            ),
-            one.is_broken,
-        )
-        for one in found
-    )
+
+    def cells(one: BoundBeside) -> Iterator[str]:
+        yield knob(one.setting.penalty, one.setting.radius)
+        yield one.setting.proxy or "–"
+        yield one.setting.task
+        yield from (nats(term.value / one.tokens) for term in one.bound.terms)
+        yield nats(one.value)
+        if knows_classical:
+            yield "–" if one.classical is None else nats(one.classical.value / one.tokens)
+        if knows_optimum:
+            yield "–" if one.optimum is None else nats(one.optimum)
+        yield estimate_in_words(one.measured)
+        yield nats(one.slack)
+
+    rows = tuple(Row(tuple(cells(one)), one.is_broken) for one in found)
     return Table(caption, columns, 3, rows)
 
 
@@ -185,7 +219,7 @@ def data_table(data: Iterable[DataSummary]) -> Table:
 def failures_table(failures: Iterable[Failure]) -> Table:
     """Planned models that could not be made."""
     rows = tuple(Row((*_names(failure.key), failure.reason)) for failure in failures)
-    columns = ("case", "λ, ε or α", "safety", "task", "seed", "reason")
+    columns = ("case", "λ, ε, budget or α", "safety", "task", "seed", "reason")
     return Table("Planned models that could not be made.", columns, 6, rows)
 
 
@@ -198,7 +232,7 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
 def _names(point: Point | PointKey) -> tuple[str, ...]:
     return (
         SHORT_CASE_NAMES[point.case],
-        knob(point.penalty, point.radius, point.alpha),
+        knob(point.penalty, point.radius, point.budget, point.alpha),
         point.proxy or "–",
         point.task,
         str(point.seed),

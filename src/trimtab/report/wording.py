@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from trimtab.points import Case, Estimate, Point
+from trimtab.points import OUT_OF_REACH, Case, Estimate, Point
 
 CASE_NAMES: dict[Case, str] = {
     "aligned": "aligned model θₛ, untrained",
@@ -74,19 +74,47 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 1 or value == 0 else f"{value:.1g} %"
 
 
-def knob(penalty: float | None, radius: float | None, alpha: float | None = None) -> str:
+def knob(
+    penalty: float | None,
+    radius: float | None,
+    budget: float | None = None,
+    alpha: float | None = None,
+) -> str:
     """What the constraint was set to, or the dial.
 
-    >>> knob(0.5, None), knob(None, 2.0), knob(None, None)
-    ('λ = 0.5', 'ε = 2', '–')
+    >>> knob(0.5, None), knob(None, 2.0), knob(None, None, 0.05), knob(None, None)
+    ('λ = 0.5', 'ε = 2', 'budget 0.05', '–')
     """
     if alpha is not None:
         return f"α = {number(alpha)}"
+    if budget is not None:
+        return f"budget {number(budget)}"
     if penalty is not None:
         return f"λ = {number(penalty)}"
     if radius is not None:
         return f"ε = {number(radius)}"
     return "–"
+
+
+def budget_in_words(point: Point) -> str:
+    """Whether a point keeps to its budget on held-out rows, or by how much it does not."""
+    change, over, budget = point.safety_change, point.over_budget, point.budget
+    assert change is not None
+    assert over is not None
+    assert budget is not None
+    told = (
+        f"budget {number(budget)}: held-out change of the safety loss {estimate_in_words(change)} "
+        f"{change.unit}, {'exact' if change.kind == 'exact' else f'an {change.kind}'}"
+    )
+    if point.is_feasible:
+        return f"{told}: feasible"
+    share = f" ({percent(over / abs(budget))} of it)" if budget else ""
+    told = f"{told}: not feasible, {nats(over)} over the budget{share}"
+    if change.low <= budget:
+        return f"{told}, which its interval does not exclude being none"
+    if point.multiplier is not None and point.multiplier >= OUT_OF_REACH:
+        return f"{told}, and out of reach: at λ = {number(point.multiplier)} the task hardly counts"
+    return told
 
 
 def shortened(name: str) -> str:
@@ -104,10 +132,12 @@ def shortened(name: str) -> str:
 def hover(point: Point) -> tuple[str, ...]:
     """All that a point knows, line by line."""
     lines = [CASE_NAMES[point.case]]
-    if point.penalty is not None or point.radius is not None:
-        lines.append(knob(point.penalty, point.radius, point.alpha))
+    if point.case != "aligned":
+        lines.append(knob(point.penalty, point.radius, point.budget, point.alpha))
     if point.alpha is not None:
         lines.append(f"trained at {knob(point.penalty, None)}")
+    if point.is_feasible is not None:
+        lines.append(budget_in_words(point))
     lines.append(f"safety: {point.proxy or '–'} · task: {point.task} · seed {point.seed}")
     for name, loss, gap in (
         ("alignment", point.alignment_loss, point.alignment_gap),

@@ -33,12 +33,15 @@ class SafetyStream:
     seed: int
 
     def batch(self, number: int) -> Batch:
-        first = number * self.rows_per_batch
-        places = range(first, first + self.rows_per_batch)
-        return self.collate([self.rows[self._row_at(place)] for place in places])
+        places = self.places(number * self.rows_per_batch, self.rows_per_batch)
+        return self.collate([self.rows[place] for place in places])
 
-    def _row_at(self, place: int) -> int:
-        turn, index = divmod(place, len(self.rows))
+    def places(self, first: int, count: int) -> list[int]:
+        """Which rows the stream gives, from its `first` on."""
+        return [self._row_at(drawn) for drawn in range(first, first + count)]
+
+    def _row_at(self, drawn: int) -> int:
+        turn, index = divmod(drawn, len(self.rows))
         return _order(len(self.rows), self.seed, turn)[index]
 
 

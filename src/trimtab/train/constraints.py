@@ -19,7 +19,7 @@ Target = Literal["response", "kl"]
 
 @dataclass(frozen=True)
 class AlignmentLossConstraint:
-    """Case I: minimise L_f(θ) + λ·L_ŝ(θ).
+    """Case I: minimise L_f(θ) + λ·L_ŝ(θ), or L_f(θ) subject to L_ŝ(θ) ≤ L_ŝ(θ_s) + budget.
 
     L_f and L_ŝ are each a mean over the completion tokens of their own rows in an optimizer step,
     so neither the share of safety rows in a batch nor the lengths of responses change what λ means.
@@ -31,11 +31,16 @@ class AlignmentLossConstraint:
     entropy of θ_s, and "kl" has the smaller variance.
 
     Args:
-        penalty: λ ≥ 0. 0 is plain fine-tuning: safety rows are then not even read.
+        penalty: λ ≥ 0. 0 is plain fine-tuning: safety rows are then not even read. With a budget,
+            λ > 0 at the first step, from where it is learned.
         target: what safety rows ask for, their "response" or the aligned model's "kl".
+        budget: what L_ŝ may rise by, in nats per token, in place of a λ: see `BudgetKeeper`. Below
+            0 safety has to improve, which more safety training often attains; infinity is plain
+            fine-tuning.
 
     Raises:
-        UserError: the penalty is negative or not finite, or the target is another word.
+        UserError: the penalty is negative or not finite, or the target is another word; with a
+            budget, the penalty is 0 or the target is "kl".
 
     Source: alignment loss constraint, Chen et al. 2025, arXiv 2503.20807; a response-free target
     by KL to the aligned model, as in SafeGrad, arXiv 2508.07172.
@@ -43,20 +48,29 @@ class AlignmentLossConstraint:
 
     penalty: float = 1.0
     target: Target = "response"
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         _require_nonnegative("penalty", self.penalty)
         if self.target not in get_args(Target):
             raise UserError(f"target {self.target!r} is none of {', '.join(get_args(Target))}.")
+        if self.budget is None:
+            return
+        if not self.budget > -math.inf:
+            raise UserError(f"budget {self.budget} must be a number of nats per token.")
+        if self.penalty == 0:
+            raise UserError("a budget learns λ from a start above 0. Leave penalty out.")
+        if self.target == "kl":
+            raise UserError("a budget is for the loss on safety rows: set target='response'.")
 
     @property
     def is_plain(self) -> bool:
-        return self.penalty == 0
+        return self.penalty == 0 or self.budget == math.inf
 
 
 @dataclass(frozen=True)
 class AlignmentParameterConstraint:
-    """Case II: minimise L_f(θ) + λ‖θ − θ_s‖², or L_f(θ) within ‖θ − θ_s‖ ≤ ε.
+    """Case II: minimise L_f(θ) + λ‖θ − θ_s‖², or L_f(θ) within ‖θ − θ_s‖ ≤ ε; a budget sets ε.
 
     θ_s is the model as the trainer received it; the norm is `Displacement.norm`, over all trained
     tensors together, LoRA modules by their product (α/r)BA.
@@ -81,10 +95,13 @@ class AlignmentParameterConstraint:
 
     Args:
         penalty: λ ≥ 0; 0 is plain fine-tuning.
-        radius: ε > 0; infinity is plain fine-tuning. Give one of the two.
+        radius: ε > 0; infinity is plain fine-tuning.
+        budget: > 0, what L_ŝ may rise by, in nats per token. It sets ε: see `BudgetKeeper`. The
+            ball only holds the model near θ_s, so it cannot make it safer than that; infinity is
+            plain fine-tuning. Give one of the three.
 
     Raises:
-        UserError: both or neither are given, or one is out of range.
+        UserError: not exactly one is given, or one is out of range.
 
     Source: alignment parameter constraint, Chen et al. 2025, arXiv 2503.20807; proximal steps in an
     adaptive metric, Yun, Lozano and Yang, "Adaptive Proximal Gradient Methods for Structured
@@ -93,18 +110,26 @@ class AlignmentParameterConstraint:
 
     penalty: float | None = None
     radius: float | None = None
+    budget: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.penalty is None) == (self.radius is None):
-            raise UserError("an alignment parameter constraint takes a penalty or a radius: one.")
+        if sum(knob is not None for knob in (self.penalty, self.radius, self.budget)) != 1:
+            raise UserError(
+                "an alignment parameter constraint takes a penalty, a radius or a budget: one."
+            )
         if self.penalty is not None:
             _require_nonnegative("penalty", self.penalty)
         if self.radius is not None and not self.radius > 0:
             raise UserError(f"radius {self.radius} must be above 0. At 0 nothing is trained.")
+        if self.budget is not None and not self.budget > 0:
+            raise UserError(
+                f"budget {self.budget} must be above 0: near the model its safety loss is at best "
+                "unchanged. Give an alignment loss constraint, which can lower it."
+            )
 
     @property
     def is_plain(self) -> bool:
-        return self.penalty == 0 or self.radius == math.inf
+        return self.penalty == 0 or math.inf in (self.radius, self.budget)
 
     def apply(self, displacement: Displacement, optimizer: Optimizer) -> None:
         """Hold the constraint after an optimizer step."""

@@ -47,8 +47,8 @@ class DialTrainer(SafetyAwareSFTTrainer):
     Args:
         model: θ_s, where both displacements start from zero.
         dial: the penalties at the ends of the dial and how settings are drawn.
-        args, train_dataset, safety_dataset, safety_share, processing_class, callbacks,
-            peft_config: as for `SafetyAwareSFTTrainer`.
+        args, train_dataset, safety_dataset, safety_share, trim_padding, processing_class,
+            callbacks, peft_config: as for `SafetyAwareSFTTrainer`.
 
     Raises:
         UserError: an adapter other than plain LoRA; all weights, where they are sharded over
@@ -68,6 +68,7 @@ class DialTrainer(SafetyAwareSFTTrainer):
         train_dataset: Dataset | None = None,
         safety_dataset: Dataset | None = None,
         safety_share: float = 0.5,
+        trim_padding: bool = False,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
         peft_config: PeftConfig | None = None,
@@ -82,6 +83,7 @@ class DialTrainer(SafetyAwareSFTTrainer):
             safety_dataset=safety_dataset,
             constraint=AlignmentLossConstraint(dial.safest_penalty),
             safety_share=safety_share,
+            trim_padding=trim_padding,
             processing_class=processing_class,
             callbacks=callbacks,
         )

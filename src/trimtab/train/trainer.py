@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset, IterableDataset
@@ -22,17 +24,23 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import TrainOutput
 from trl import SFTConfig, SFTTrainer
 
 from trimtab.errors import UserError
+from trimtab.experiment import Measuring
 from trimtab.measure.distance import Displacement
+from trimtab.measure.losses import Array, response_surprise
 from trimtab.train.batches import ROLE, Batch, SafetyStream, join, safety_rows_per_batch, take
+from trimtab.train.budget import BudgetKeeper
 from trimtab.train.constraints import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
     Constraint,
 )
+from trimtab.train.paired_rows import set_aside
 from trimtab.train.reference import AlignedReference
+from trimtab.train.trimming import TrimmedModel
 
 
 class TrainingDivergedError(Exception):
@@ -52,7 +60,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     learning rates is that of plain fine-tuning. Without a constraint, or with λ = 0 or ε = ∞, the
     weights are those of `SFTTrainer` itself.
 
-    `task_loss`, `safety_loss` and `distance` (‖θ − θ_s‖) join the logged metrics.
+    `task_loss`, `safety_loss` and `distance` (‖θ − θ_s‖) join the logged metrics, and with a budget
+    what it has learned; how that ends is `budget_keeper.outcome`.
 
     Args:
         safety_dataset: proxy safety data D_ŝ, in any form `train_dataset` may have.
@@ -60,6 +69,12 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         safety_share: safety rows as a share of a batch. `per_device_train_batch_size` counts task
             rows, so that at 0.5 a batch of 8 becomes 16 rows. It changes the noise of L_ŝ and the
             cost of a step, and not what λ means.
+        validation_rows: with a budget, how many different safety rows at most are kept from
+            training to bring the final model to it: a fifth of the rows, or those that the run
+            would not come to.
+        trim_padding: compute a batch in pieces of like length, and unlabelled positions not through
+            the LM head (`TrimmedModel`): the same loss to rounding, from less work. Off, a step
+            is bit for bit that of `SFTTrainer`.
 
     All other arguments are those of `SFTTrainer`.
 
@@ -81,6 +96,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         safety_dataset: Dataset | None = None,
         constraint: Constraint | None = None,
         safety_share: float = 0.5,
+        validation_rows: int = 256,
+        trim_padding: bool = False,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
@@ -106,10 +123,15 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             formatting_func=formatting_func,
         )
         self.constraint = None if constraint is None or constraint.is_plain else constraint
+        self.trim_padding = trim_padding
+        if trim_padding:
+            self._require_what_can_be_trimmed()
         self.safety_stream: SafetyStream | None = None
         self.displacement: Displacement | None = None
         self.reference: AlignedReference | None = None
+        self.budget_keeper: BudgetKeeper | None = None
         if isinstance(self.constraint, AlignmentLossConstraint):
+            self._require_mean_losses_of_padded_batches()
             self.safety_stream = self._open_safety_stream(safety_dataset, safety_share)
             if self.constraint.target == "kl":
                 self._require_whole_model_for_reference()
@@ -119,12 +141,41 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         elif isinstance(self.constraint, AlignmentParameterConstraint):
             self._require_whole_float32_weights()
             self.displacement = Displacement(self.model)
-            self.add_callback(_AfterOptimizerStep(self.constraint, self.displacement))
+            if self.constraint.budget is None:
+                self.add_callback(_AfterOptimizerStep(self.constraint, self.displacement))
+        if self.constraint is not None and self.constraint.budget is not None:
+            stream = self.safety_stream or self._open_safety_stream(safety_dataset, safety_share)
+            self._keep_budget(self.constraint, stream, validation_rows)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        keeper = self.budget_keeper
+        if keeper is not None:  # the weights are still those of θ_s, also before a resumption
+            keeper.prepare(self._most_batches())
+        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        if keeper is not None:
+            keeper.finish()
+        return output
+
+    def current_penalty(self) -> float | Tensor:
+        """λ of Case I in this optimizer step: the constraint's, or with a budget the learned."""
+        assert isinstance(self.constraint, AlignmentLossConstraint)
+        if self.budget_keeper is not None:
+            return self.budget_keeper.multiplier.value
+        return self.constraint.penalty
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | int | None]:
         batches, task_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.budget_keeper is not None and batches:
+            first = self._first_batch_number()
+            count = len(batches) * self.accelerator.num_processes
+            self.budget_keeper.begin_step(range(first, first + count))
         if self.safety_stream is None or not batches:
             return batches, task_tokens
         numbers = [self._batch_number(place) for place in range(len(batches))]
@@ -142,15 +193,16 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         is_safety = inputs.pop(ROLE, None)
+        trims = self.trim_padding and self.model.training
+        called = TrimmedModel(model, self.accelerator.unwrap_model(self.model)) if trims else model
         if is_safety is None:
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            result = super().compute_loss(called, inputs, return_outputs, num_items_in_batch)
             if self.model.training:
                 self._refuse_divergence(result)
             return result
-        assert isinstance(self.constraint, AlignmentLossConstraint)
         assert isinstance(num_items_in_batch, Tensor)
         # SFTTrainer runs the model and takes its metrics; its one loss over both roles is unused.
-        scored = _Remembered(model)
+        scored = _Remembered(called)
         if self.reference is None:
             super().compute_loss(scored, inputs, num_items_in_batch=num_items_in_batch.sum())
             of_token = -scored.outputs.log_probs
@@ -162,29 +214,21 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             divergence = self.reference.divergence(model, trained, safety)
             sums = torch.stack([-scored.outputs.log_probs.sum(), divergence])
         means = sums / num_items_in_batch.to(sums.device).clamp(min=1)
-        task_loss, safety_loss = means
-        loss = task_loss + self.current_penalty() * safety_loss
+        loss = means[0] + self.current_penalty() * means[1]
         self._refuse_divergence(loss)
         self._log_roles(means)
         if self.args.average_tokens_across_devices:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return loss
 
-    def current_penalty(self) -> float:
-        """Case I's λ of this step."""
-        assert isinstance(self.constraint, AlignmentLossConstraint)
-        return self.constraint.penalty
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.displacement is not None and self.model.training:
             logs["distance"] = self.displacement.norm().item()
+            if self.budget_keeper is not None:
+                logs.update(self.budget_keeper.logs())
         super().log(logs, start_time)
 
-    def _open_safety_stream(self, safety_dataset: Dataset | None, share: float) -> SafetyStream:
-        if safety_dataset is None:
-            raise UserError(
-                "an alignment loss constraint needs safety rows. Give safety_dataset, or penalty=0."
-            )
+    def _require_mean_losses_of_padded_batches(self) -> None:
         if self.args.loss_type != "nll" or self.args.label_smoothing_factor > 0:
             raise UserError(
                 "an alignment loss constraint takes mean losses over tokens: set loss_type='nll' "
@@ -200,6 +244,13 @@ class SafetyAwareSFTTrainer(SFTTrainer):
                 "an alignment loss constraint has no term for a router's auxiliary loss: set "
                 "router_aux_loss_coef=0.0."
             )
+
+    def _open_safety_stream(self, safety_dataset: Dataset | None, share: float) -> SafetyStream:
+        if safety_dataset is None:
+            raise UserError(
+                "an alignment loss constraint and a budget need safety rows. Give safety_dataset, "
+                "or penalty=0."
+            )
         rows = self._prepare_dataset(
             safety_dataset, self.processing_class, self.args, False, self._formatting_func, "safety"
         )
@@ -210,18 +261,79 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             self.args.data_seed if self.args.data_seed is not None else self.args.seed,
         )
 
+    def _keep_budget(self, constraint: Constraint, stream: SafetyStream, validation: int) -> None:
+        self._require_whole_float32_weights()
+        self.displacement = self.displacement or Displacement(self.model)
+        drawn = self._most_batches() * stream.rows_per_batch
+        rows, kept = set_aside(stream.rows, validation, drawn, stream.seed)
+        stream = replace(stream, rows=rows)
+        penalty = None
+        if isinstance(constraint, AlignmentLossConstraint):
+            self.safety_stream, penalty = stream, constraint.penalty
+        assert constraint.budget is not None
+        self.budget_keeper = BudgetKeeper(
+            constraint.budget, penalty, self.displacement, stream, kept, self._surprise
+        )
+        self.add_callback(self.budget_keeper)
+
+    def _surprise(self, rows: Dataset) -> tuple[Array, Array]:
+        """−log P_θ(y|x) in nats and the tokens of y, by row, measured by all processes together."""
+        here, processes = self.accelerator.process_index, self.accelerator.num_processes
+        mine = range(here, len(rows), processes)
+        found = torch.zeros(2, len(rows), dtype=torch.float64)
+        if len(mine):
+            tokens_per_batch = Measuring().tokens_per_batch
+            with self.accelerator.autocast():
+                surprise = response_surprise(self.model, rows.select(mine), tokens_per_batch)
+            found[:, mine] = torch.from_numpy(np.stack(surprise))
+        if processes > 1:
+            found = self.accelerator.reduce(found.to(self.args.device)).cpu()
+        surprise, tokens = found.numpy()
+        return surprise, tokens
+
+    def _most_batches(self) -> int:
+        """Safety batches of the whole run, all processes together; never fewer than will be."""
+        rows = self.args.per_device_train_batch_size * self.accelerator.num_processes
+        if self.args.max_steps > 0:
+            steps = self.args.max_steps * self.args.gradient_accumulation_steps
+        else:
+            per_epoch = math.ceil(len(self.train_dataset) / rows)
+            per_epoch += self.args.gradient_accumulation_steps  # an epoch may end within a step
+            steps = math.ceil(self.args.num_train_epochs) * per_epoch
+        return steps * self.accelerator.num_processes
+
+    def _require_what_can_be_trimmed(self) -> None:
+        if self.padding_free or self._is_vision_dataset or self.aux_loss_enabled:
+            raise UserError(
+                "trim_padding takes padded batches of text, and a model without a router's "
+                "auxiliary loss. Set trim_padding=False."
+            )
+        if self.args.label_smoothing_factor > 0:
+            raise UserError(
+                "trim_padding has no logits to smooth labels with: set label_smoothing_factor=0, "
+                "or trim_padding=False."
+            )
+        if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
+            raise UserError("trim_padding knows no prompt tokens. Set trim_padding=False.")
+        if self.is_fsdp_enabled or self.accelerator.distributed_type is DistributedType.DEEPSPEED:
+            raise UserError(
+                "trim_padding calls the model a different number of times on every process, which "
+                "sharded weights do not allow. Set trim_padding=False."
+            )
+
     def _require_whole_float32_weights(self) -> None:
         if self.is_fsdp_enabled or self.accelerator.distributed_type is DistributedType.DEEPSPEED:
             raise UserError(
-                "an alignment parameter constraint needs whole weights on every process: launch "
-                "with plain data parallelism, or use an alignment loss constraint."
+                "an alignment parameter constraint or a budget needs whole weights on every "
+                "process: launch with plain data parallelism, or use an alignment loss constraint "
+                "with a penalty."
             )
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         if any(weight.dtype != torch.float32 for weight in trained):
             raise UserError(
-                "an alignment parameter constraint is kept to float32 rounding, and the trained "
-                "weights are in half precision. Load them in float32; bf16=True in the config "
-                "still computes in bfloat16."
+                "an alignment parameter constraint or a budget is kept to float32 rounding, and "
+                "the trained weights are in half precision. Load them in float32; bf16=True in the "
+                "config still computes in bfloat16."
             )
 
     def _require_whole_model_for_reference(self) -> None:
@@ -233,13 +345,20 @@ class SafetyAwareSFTTrainer(SFTTrainer):
 
     def _batch_number(self, place: int) -> int:
         """The number of this process's `place`-th batch in the coming optimizer step."""
-        step = self.state.global_step * self.args.gradient_accumulation_steps + place
-        return step * self.accelerator.num_processes + self.accelerator.process_index
+        own = place * self.accelerator.num_processes + self.accelerator.process_index
+        return self._first_batch_number() + own
+
+    def _first_batch_number(self) -> int:
+        """The number of the first batch of the coming optimizer step, of all processes."""
+        batches_per_step = self.args.gradient_accumulation_steps * self.accelerator.num_processes
+        return self.state.global_step * batches_per_step
 
     def _log_roles(self, means: Tensor) -> None:
         # Each mean is this batch's part of a mean over the step, so the parts add up; SFTTrainer
         # averages what is appended here over the batches of the steps it logs.
         parts = self.accelerator.gather(means.detach()[None]).sum(dim=0)
+        if self.budget_keeper is not None:
+            self.budget_keeper.add_safety_loss(parts[1].item())
         total = parts * self.current_gradient_accumulation_steps
         for name, value in zip(("task_loss", "safety_loss"), total.tolist(), strict=True):
             self._metrics["train"][name].append(value)
@@ -255,7 +374,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
 class _Remembered:
     """A model that keeps what its last call returned."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module | TrimmedModel) -> None:
         self.model = model
         self.outputs: Any = None
 

@@ -1,0 +1,73 @@
+"""Models trained to a budget in the report: a line of their own, and whether they kept to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from reported_points import case_1, case_2, estimate, point, write_points
+
+from trimtab.points import Case, Point
+from trimtab.report import write_report
+from trimtab.report.figures import figures
+from trimtab.report.findings import findings
+from trimtab.report.setting import budget_lines, case_1_lines
+from trimtab.report.tables import budgets_table
+from trimtab.report.wording import budget_in_words
+
+
+def with_budget(
+    budget: float, change: float, case: Case = "alignment-loss", half_width: float = 0.0
+) -> Point:
+    made = point(case, safety=0.1 + change, capability=0.2 - change)
+    return replace(
+        made,
+        budget=budget,
+        multiplier=0.8 if case == "alignment-loss" else None,
+        safety_change=estimate(change, half_width),
+    )
+
+
+def test_a_budget_line_stands_beside_its_case_and_in_no_finding() -> None:
+    sweep = [*case_1(), *case_2()]
+    budgets = [with_budget(0.05, 0.049), with_budget(0.1, 0.1)]
+    budgets += [with_budget(0.05, 0.05, "alignment-parameter")]
+    points = [*sweep, *budgets]
+    assert case_1_lines(points) == case_1_lines(sweep)
+    assert findings(points) == findings(sweep)
+    (line,) = budget_lines(points, "alignment-loss").values()
+    assert [setting.budget for setting in line] == [0.1, 0.05]
+    first, second, _ = figures(points, None)
+    names = {one.name: one.ink for panel in first.panels for one in panel.lines}
+    assert "near – chat, by budget" in names
+    inks = {one.name: one.ink for one in second.panels[-1].lines}
+    assert inks["Case I by budget, chat"] != inks["Case II by budget, chat"]
+
+
+def test_budgets_alone_fill_the_plane() -> None:
+    first, *_ = figures([with_budget(0.05, 0.05), with_budget(0.1, 0.1)], None)
+    (plane,) = first.panels
+    labels = [mark.label for line in plane.lines for mark in line.marks]
+    assert set(labels) == {"budget 0.05", "budget 0.1"}
+
+
+def test_words_say_whether_and_by_how_much() -> None:
+    assert budget_in_words(with_budget(0.05, 0.052)).endswith("exact: feasible")
+    over = budget_in_words(with_budget(0.05, 0.06))
+    assert over.endswith("not feasible, 0.0100 over the budget (20 % of it)")
+    perhaps = budget_in_words(with_budget(0.05, 0.06, half_width=0.02))
+    assert "0.0600 [0.0400, 0.0800] nats per token, an estimate" in perhaps
+    assert perhaps.endswith("which its interval does not exclude being none")
+    never = replace(with_budget(-0.5, -0.1), multiplier=300.0)
+    assert budget_in_words(never).endswith("out of reach: at λ = 300 the task hardly counts")
+
+
+def test_the_page_has_a_table_of_budgets(tmp_path: Path) -> None:
+    points = [*case_1(), with_budget(0.05, 0.05), with_budget(0.05, 0.2)]
+    table = budgets_table(points)
+    assert table is not None
+    assert [row.is_alarm for row in table.rows] == [False, True]
+    text = write_report(write_points(tmp_path, points)).page.read_text(encoding="utf-8")
+    assert "Models trained to a budget" in text
+    assert "not feasible" in text
+    assert budgets_table(case_1()) is None

@@ -1,0 +1,280 @@
+"""Facts about budgets: what is asked for is met on rows never seen, or the run says it is not."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from datasets import Dataset
+from transformers.trainer_callback import PrinterCallback
+
+from trimtab import (
+    AlignmentLossConstraint,
+    AlignmentParameterConstraint,
+    SafetyAwareSFTTrainer,
+    UserError,
+)
+from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
+from trimtab.experiment import Block, Experiment, Measuring, Training
+from trimtab.measure.losses import held_out_loss
+from trimtab.models import quiet_libraries, save_tiny_llama
+from trimtab.plan import Plan
+from trimtab.points import Failure, Point
+from trimtab.sweep import read_roles
+from trimtab.train.budget import BudgetKeeper, BudgetOutcome, ImpossibleBudgetError, RunningChange
+from trimtab.train.constraints import Constraint
+from trimtab.train.paired_rows import Change, PairedRows, distinct_rows, set_aside
+from trimtab.train.scaling import LONGEST, scale_to_budget
+from trimtab.workshop import Workshop
+
+STEPS = 60
+
+
+class Nobody:
+    """A watcher that does not look."""
+
+    def planned(self, plan: Plan, left: Plan) -> None: ...
+
+    def warned(self, warning: str) -> None: ...
+
+    def training(self, name: str, steps: int) -> None: ...
+
+    def stepped(self, steps: int, loss: float | None) -> None: ...
+
+    def measured(self, points: list[Point]) -> None: ...
+
+    def failed(self, failure: Failure) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    quiet_libraries()
+    folder = tmp_path_factory.mktemp("world")
+    world = make_world({"near": 0.1}, {"shared": 1.0})
+    original, safety, task = write_data(world, folder, rows=6000)
+    save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed=0)
+    experiment = Experiment(
+        model=str(folder / "base"),
+        original=original,
+        safety=safety,
+        task=task,
+        align=Training(steps=120, batch_size=64, learning_rate=2e-3),
+        grid=(Block("alignment-loss", (1.0,)),),
+        measure=Measuring(tokens_per_batch=16_384),
+        data_root=str(folder),
+    )
+    return Workshop(experiment, read_roles(experiment), folder, Nobody())
+
+
+def trained(
+    workshop: Workshop, constraint: Constraint | None, folder: Path
+) -> tuple[SafetyAwareSFTTrainer, float]:
+    """A trained model of the world, and the exact change of its safety loss."""
+    trainer = SafetyAwareSFTTrainer(
+        deepcopy(workshop.aligned),
+        args=tiny.config(
+            folder,
+            per_device_train_batch_size=64,
+            max_steps=STEPS,
+            learning_rate=2e-3,
+            lr_scheduler_type="linear",
+            logging_steps=10,
+            seed=0,
+        ),
+        train_dataset=workshop.task["shared"].train,
+        safety_dataset=workshop.safety["near"].train,
+        constraint=constraint,
+        safety_share=0.2,
+        processing_class=workshop.tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    held_out, measuring = workshop.safety["near"].held_out, workshop.experiment.measure
+    after, before = (
+        held_out_loss(model, held_out, measuring).per_token.value
+        for model in (trainer.model, workshop.aligned)
+    )
+    return trainer, after - before
+
+
+@pytest.fixture(scope="module")
+def plain_change(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> float:
+    return trained(workshop, None, tmp_path_factory.mktemp("plain"))[1]
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        AlignmentLossConstraint(budget=0.1),
+        AlignmentParameterConstraint(budget=0.2),
+    ],
+    ids=str,
+)
+def test_a_binding_budget_is_spent_and_not_overspent(
+    constraint: Constraint, workshop: Workshop, plain_change: float, tmp_path: Path
+) -> None:
+    trainer, change = trained(workshop, constraint, tmp_path)
+    assert trainer.budget_keeper is not None
+    outcome = trainer.budget_keeper.outcome
+    assert outcome is not None
+    assert outcome.verdict == "met"
+    assert constraint.budget is not None
+    # Validation rows are draws: the exact change is theirs to within their error.
+    assert change == pytest.approx(outcome.change.value, abs=3 * outcome.change.standard_error)
+    assert 0.85 * constraint.budget < change < 1.08 * constraint.budget
+    assert plain_change > 1.2 * constraint.budget
+    logged = trainer.state.log_history[-2]
+    knob = "penalty" if isinstance(constraint, AlignmentLossConstraint) else "radius"
+    assert {knob, "safety_change", "safety_change_error", "feasible"} <= set(logged)
+
+
+def test_a_budget_beyond_plain_training_leaves_the_model_as_it_is(
+    workshop: Workshop, plain_change: float, tmp_path: Path
+) -> None:
+    trainer, change = trained(workshop, AlignmentParameterConstraint(budget=5.0), tmp_path)
+    assert change == plain_change
+    assert trainer.budget_keeper is not None
+    assert trainer.budget_keeper.outcome is not None
+    assert trainer.budget_keeper.outcome.scale == 1.0
+
+
+def test_a_smaller_budget_learns_a_larger_multiplier(workshop: Workshop, tmp_path: Path) -> None:
+    learned = []
+    for budget in (0.02, 0.3):
+        trainer, _ = trained(workshop, AlignmentLossConstraint(budget=budget), tmp_path)
+        assert trainer.budget_keeper is not None
+        learned.append(trainer.budget_keeper.multiplier.value)
+    assert learned[0] > 10 * learned[1]
+
+
+def test_safety_out_of_reach_is_said_plainly(workshop: Workshop, tmp_path: Path) -> None:
+    trainer, change = trained(workshop, AlignmentLossConstraint(budget=-0.5), tmp_path)
+    assert trainer.budget_keeper is not None
+    outcome = trainer.budget_keeper.outcome
+    assert outcome is not None
+    assert outcome.verdict != "met"
+    assert outcome.penalty is not None
+    assert outcome.penalty > 10  # all that there was to do was done
+    assert min(change, outcome.change.value) > -0.1
+
+
+def test_a_loss_below_zero_is_impossible(tmp_path: Path) -> None:
+    with pytest.raises(ImpossibleBudgetError, match=r"no loss is below 0\. Give a budget above -3"):
+        tiny.trained(AlignmentLossConstraint(budget=-10.0), tiny.config(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "penalty", "verdict"),
+    [
+        (0.0524, 1.0, "met"),
+        (0.0526, 1.0, "missed"),
+        (0.2, 150.0, "out of reach"),
+        (0.2, None, "missed"),
+    ],
+)
+def test_verdict_allows_a_twentieth(change: float, penalty: float | None, verdict: str) -> None:
+    assert BudgetOutcome(0.05, penalty, 1.0, 1.0, Change(change, 0.0)).verdict == verdict
+
+
+def test_a_checkpoint_without_a_budget_is_refused(tmp_path: Path) -> None:
+    saving = tiny.config(tmp_path / "run", save_strategy="steps", save_steps=2)
+    tiny.trained(AlignmentLossConstraint(0.5), saving, tmp_path)
+    with pytest.raises(UserError, match="holds no multiplier"):
+        tiny.trained(AlignmentLossConstraint(budget=0.05), saving, tmp_path, resume=True)
+
+
+def test_budgets_out_of_range_are_refused() -> None:
+    with pytest.raises(UserError, match="above 0"):
+        AlignmentParameterConstraint(budget=0.0)
+    with pytest.raises(UserError, match="number"):
+        AlignmentLossConstraint(budget=math.nan)
+    with pytest.raises(UserError, match="above 0"):
+        AlignmentLossConstraint(penalty=0.0, budget=0.1)
+    with pytest.raises(UserError, match="target='response'"):
+        AlignmentLossConstraint(budget=0.1, target="kl")
+    with pytest.raises(UserError, match="one"):
+        AlignmentParameterConstraint(radius=1.0, budget=0.1)
+
+
+def test_multiplier_is_in_the_checkpoint(tmp_path: Path) -> None:
+    saving = tiny.config(tmp_path / "run", save_strategy="steps", save_steps=2, max_steps=4)
+    trainer = tiny.trained(AlignmentLossConstraint(budget=0.05), saving, tmp_path)
+    kept = trainer.state.stateful_callbacks[BudgetKeeper.__name__]["attributes"]
+    assert trainer.budget_keeper is not None
+    assert kept["multiplier"]["value"] == trainer.budget_keeper.multiplier.value != 1.0
+    assert (tmp_path / "run" / "checkpoint-4" / "trainer_state.json").exists()
+
+
+def test_validation_rows_are_never_trained_on() -> None:
+    rows = tiny.rows(200, seed=5)
+    train, validation = set_aside(rows, limit=30, drawn=1000, seed=0)
+
+    def texts(some: Dataset) -> set[tuple[int, ...]]:
+        return {tuple(ids) for ids in some["input_ids"]}
+
+    assert len(train) == 160
+    assert len(texts(validation)) <= 30
+    distinct = texts(rows)
+    assert len(distinct) == 200  # so that no text is in both by chance
+    assert not texts(train) & texts(validation)
+
+
+def test_rows_that_a_short_run_would_not_read_are_validated_on() -> None:
+    train, validation = set_aside(tiny.rows(200, seed=5), limit=500, drawn=40, seed=0)
+    assert (len(train), len(validation)) == (40, 160)
+
+
+def test_a_repeated_row_is_measured_once_and_counted_as_often() -> None:
+    rows = tiny.rows(6, seed=5).select([0, 1, 0, 2, 1, 0])
+    distinct, which = distinct_rows(rows)
+    assert len(distinct) == 3
+    assert which.tolist() == [0, 1, 0, 2, 1, 0]
+
+
+def test_the_error_of_a_paired_change_is_that_of_the_difference() -> None:
+    generator = np.random.default_rng(0)
+    aligned, tokens = generator.gamma(4.0, 5.0, 400), generator.integers(5, 20, 400).astype(float)
+    lost = generator.normal(0.1, 0.02, 400) * tokens
+    paired = PairedRows(tiny.rows(1, seed=1), np.ones(400), aligned, tokens)
+    change = paired.change(aligned + lost)
+    assert change.value == pytest.approx(lost.sum() / tokens.sum())
+    resampled = generator.integers(400, size=(2000, 400))
+    bootstrap = lost[resampled].sum(axis=1) / tokens[resampled].sum(axis=1)
+    assert change.standard_error == pytest.approx(bootstrap.std(), rel=0.1)
+
+
+def test_running_change_knows_its_noise() -> None:
+    generator = np.random.default_rng(0)
+    ends = []
+    for _ in range(300):
+        running = RunningChange()
+        for change in generator.normal(0.3, 0.1, 80):
+            running.observe(change)
+        ends.append((running.mean, running.standard_error))
+    means, errors = np.array(ends).T
+    assert means.mean() == pytest.approx(0.3, abs=0.01)
+    assert errors.mean() == pytest.approx(means.std(), rel=0.2)
+
+
+@pytest.mark.parametrize("order", [1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("end", [0.04, 0.06, 0.3, 2.0])
+def test_scaling_meets_the_budget_along_any_power(order: float, end: float) -> None:
+    scale, change = scale_to_budget(lambda a: Change(end * a**order, 0.0), 0.05, may_grow=True)
+    assert change.value <= 0.05 * 1.01
+    assert change.value >= 0.05 * 0.99 or scale == LONGEST
+
+
+def test_scaling_leaves_alone_what_it_may_not_grow_and_what_it_cannot_mend() -> None:
+    looked: list[float] = []
+
+    def change_at(scale: float) -> Change:
+        looked.append(scale)
+        return Change(0.04 * scale, 0.0)
+
+    assert scale_to_budget(change_at, 0.05, may_grow=False)[0] == 1.0
+    assert scale_to_budget(change_at, -0.05, may_grow=True)[0] == 1.0
+    assert looked == [1.0, 1.0]
