@@ -2,7 +2,7 @@
 
     python benchmarks/frontier_from_one_run.py                        # the built-in world, 3 seeds
     python benchmarks/frontier_from_one_run.py --smollm2 DATA         # SmolLM2 with LoRA, once
-    python benchmarks/frontier_from_one_run.py --tables               # the committed results again
+    python benchmarks/frontier_from_one_run.py --docs    # table and figure of docs/dial.md again
 
 Measured side by side in one experiment: separate runs at eight penalties from 100 to 0.01, the same
 at the dial's own length, one dial of twice a run's steps and one of a run's, warm-started
@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -40,6 +41,7 @@ from trimtab.measure.losses import held_out_loss
 from trimtab.models import load_model, quiet_libraries
 from trimtab.plan import Run
 from trimtab.points import PointKey, write_atomically
+from trimtab.report.palette import COLOURS
 from trimtab.sweep import read_roles
 from trimtab.theory import hypervolume
 from trimtab.train.ends import load_ends
@@ -47,6 +49,8 @@ from trimtab.workshop import MODELS_FOLDER, Workshop
 
 RESULTS = Path(__file__).parent / "results" / "frontier_from_one_run.json"
 PENALTIES = [float(penalty) for penalty in np.geomspace(100, 0.01, 8)]
+DOCS = Path(__file__).parent.parent / "docs"
+MARKS = ("<!-- results: benchmarks/frontier_from_one_run.py --docs -->", "<!-- end of results -->")
 SEEDS = (0, 1, 2)
 BUDGETS = (0.02, 0.05, 0.1, 0.2)
 AIM, MOST_TOKENS = 0.98, 2.2
@@ -277,6 +281,31 @@ def is_finished(found: dict[str, Any]) -> bool:
     return len(methods) > 1 and all(method["finished"] for method in methods)
 
 
+def rewrite(page: Path, text: str) -> None:
+    """Put the tables between the page's two marks."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    write_atomically(page, f"{before}{MARKS[0]}\n\n{text}\n{MARKS[1]}{after}")
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """The curves of one setting in the plane (L_ŝ, L_f)."""
+    sheet = Figure(figsize=(6.0, 4.2))
+    axes = sheet.subplots()
+    shown = ((SEPARATE, "s--"), (DIAL, "o-"), (WISE, "^-."), (CONTINUATION, "D:"))
+    for (method, style), colour in zip(shown, COLOURS, strict=False):
+        points = found[method]["points"]
+        name = f"{method} ({cost(found, method):.1f}× the tokens of one run)"
+        axes.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=name)
+    axes.plot(*found["aligned"], "*", color="black", markersize=11, label="aligned model θₛ")
+    axes.set_xlabel("safety loss on held-out rows (nats per token)")
+    axes.set_ylabel("task loss on held-out rows (nats per token)")
+    axes.grid(color="#e4e4e4", linewidth=0.5)
+    axes.legend(frameon=False, fontsize=8)
+    path.parent.mkdir(exist_ok=True)
+    sheet.savefig(path, dpi=150, bbox_inches="tight")
+
+
 def told(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.3f}"
@@ -287,7 +316,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smollm2", type=Path, metavar="DATA", help="SmolLM2 with LoRA, on DATA")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
-    parser.add_argument("--tables", action="store_true", help="print the committed results only")
+    parser.add_argument("--docs", action="store_true", help="only rewrite docs/dial.md's results")
     given = parser.parse_args()
     quiet_libraries()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -303,7 +332,7 @@ def main() -> None:
             raise OutOfTimeError
 
     settings = [lambda: smollm2(given.smollm2)] if given.smollm2 else []
-    if not given.tables and not given.smollm2:
+    if not given.docs and not given.smollm2:
         settings = [lambda seed=seed: world(seed) for seed in SEEDS]
     try:
         for make in settings:
@@ -312,6 +341,9 @@ def main() -> None:
             measure(setting, results.setdefault(setting.name, {}), partial(keep, setting))
     except OutOfTimeError:
         print("Out of time. The same command goes on.")
+    if given.docs:
+        rewrite(DOCS / "dial.md", tables(results))
+        draw(results["world, seed 0"], DOCS / "dial" / "frontier.png")
     print(tables(results))
 
 
