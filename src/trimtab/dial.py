@@ -281,7 +281,7 @@ def _key(experiment: Experiment, alpha: float | None) -> PointKey:
     assert experiment.dial is not None
     (task,), (proxy,), (seed,) = experiment.task, experiment.safety, experiment.seeds
     penalty = None if alpha is None else experiment.dial.penalty_at(alpha)
-    return PointKey("dial", penalty, None, proxy, task, seed, alpha)
+    return PointKey("dial", penalty, None, proxy, task, seed, alpha=alpha)
 
 
 def _record(chosen: ChosenSetting, path: Path) -> None:
