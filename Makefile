@@ -31,6 +31,7 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 	$(BIN)/python benchmarks/growth.py
 
 docs: $(VENV)/installed  ## regenerate the numbers and the picture of the documents
+	$(BIN)/python benchmarks/frontier_from_one_run.py --docs
 	$(BIN)/python docs/theory/worked_world.py
 	$(BIN)/trimtab demo --out demo --restart
 	cp demo/figures/figure1.png demo/figures/figure2.png demo/figures/figure3.png docs/demo/

@@ -16,9 +16,9 @@ from trimtab.errors import UserError
 from trimtab.row_losses import RowLosses
 
 Kind = Literal["exact", "bound", "estimate"]
-Case = Literal["aligned", "alignment-loss", "alignment-parameter"]
+Case = Literal["aligned", "alignment-loss", "alignment-parameter", "dial"]
 
-_ADDED_LATER = ("model", "budget", "multiplier", "safety_change")
+_ADDED_LATER = ("model", "budget", "multiplier", "safety_change", "alpha")
 """Fields that points written by an earlier version lack."""
 
 POINTS_FILE = "points.jsonl"
@@ -80,6 +80,7 @@ class PointKey(NamedTuple):
     task: str
     seed: int
     budget: float | None = None
+    alpha: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,10 @@ class Point:
     Losses are held-out means in nats per completion token (`…_per_response`: nats per response).
     `case` "aligned" is the starting model itself, untrained. In Case I `penalty` is λ and `proxy`
     the safety data trained on; in Case II `penalty` is λ or `radius` is ε, and `proxy` only names
-    the safety data that `proxy_loss` was measured on. `alignment_loss` is None where no original
-    alignment data was given. `model` names the trained model; points of one model share it.
+    the safety data that `proxy_loss` was measured on. In case "dial" `alpha` is the setting of the
+    dial, from 0 (safest) to 1 (most capable), and `penalty` is λ(α); all settings are one training.
+    `alignment_loss` is None where no original alignment data was given. `model` names the trained
+    model; points of one model share it.
 
     In place of λ or ε a point may have a `budget` for `safety_change`, the held-out
     L_ŝ(θ) − L_ŝ(θ_s). What was learned is `multiplier`, the λ of Case I, or `distance`, the ε of
@@ -121,12 +124,20 @@ class Point:
     budget: float | None = None
     multiplier: float | None = None
     safety_change: Estimate | None = None
+    alpha: float | None = None
 
     @property
     def key(self) -> PointKey:
         """What makes two points the same point of a plan."""
         return PointKey(
-            self.case, self.penalty, self.radius, self.proxy, self.task, self.seed, self.budget
+            self.case,
+            self.penalty,
+            self.radius,
+            self.proxy,
+            self.task,
+            self.seed,
+            self.budget,
+            self.alpha,
         )
 
     @property

@@ -39,9 +39,12 @@ from trimtab.train.constraints import (
     Constraint,
     Target,
 )
+from trimtab.train.dial import DialTrainer
+from trimtab.train.ends import Ends
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
 ALIGNED_FOLDER = ALIGNED = "aligned"
+DIAL_FOLDER = "dial"
 MODELS_FOLDER = "models"
 UNFINISHED_FOLDER = "unfinished"
 
@@ -134,6 +137,32 @@ class Workshop:
             trained.multiplier,
         )
 
+    def trained_dial(self, key: PointKey) -> TrainedDial:
+        """Train both ends of the experiment's dial at once."""
+        training, dial = self.experiment.train, self.experiment.dial
+        assert dial is not None
+        unfinished = self.folder / UNFINISHED_FOLDER / "dial"
+        trainer = DialTrainer(
+            deepcopy(self.aligned),
+            dial,
+            args=_config(training, unfinished, key.seed),
+            train_dataset=self.task[key.task].train,
+            safety_dataset=self.safety[str(key.proxy)].train,
+            safety_share=training.safety_share,
+            trim_padding=training.trim_padding,
+            processing_class=self.tokenizer,
+            peft_config=_lora(training),
+            callbacks=[_Progress(self.watcher)],
+        )
+        trained = self._run(trainer, "dial", unfinished)
+        return TrainedDial(trainer.ends, trained.train_tokens, trained.wall_seconds)
+
+    def measured(
+        self, name: str, model: nn.Module, key: PointKey, train_tokens: int, wall_seconds: float
+    ) -> Point:
+        """The point of a model trained elsewhere; `name` is what its points share."""
+        return self._points(name, model, (key,), train_tokens, wall_seconds)[0]
+
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         finished = self.folder / ALIGNED_FOLDER
         model, tokenizer = load_model(str(finished) if finished.exists() else self.experiment.model)
@@ -170,7 +199,6 @@ class Workshop:
         constraint: Constraint | None = None,
     ) -> _Trained:
         unfinished = self.folder / UNFINISHED_FOLDER / name.replace(" ", "-")
-        self.watcher.training(name, training.steps)
         trainer = SafetyAwareSFTTrainer(
             model,
             args=_config(training, unfinished, seed),
@@ -184,6 +212,10 @@ class Workshop:
             peft_config=_lora(training),
             callbacks=[_Progress(self.watcher)],
         )
+        return self._run(trainer, name, unfinished)
+
+    def _run(self, trainer: SafetyAwareSFTTrainer, name: str, unfinished: Path) -> _Trained:
+        self.watcher.training(name, trainer.args.max_steps)
         trainer.remove_callback(PrinterCallback)
         checkpoint = get_last_checkpoint(str(unfinished)) if unfinished.exists() else None
         started = perf_counter()
@@ -271,10 +303,19 @@ class Workshop:
 
         return EncodedSplit(
             encoded(split.train),
-            HeldOutRows(encoded(split.held_out), _weights(split.held_out)),
+            HeldOutRows(encoded(split.held_out), row_weights(split.held_out)),
             tuple(row.prompt[-1].content for row in split.train),
             tuple(row.prompt[-1].content for row in split.held_out),
         )
+
+
+@dataclass(frozen=True)
+class TrainedDial:
+    """Both ends of a dial, and what they cost together."""
+
+    ends: Ends
+    train_tokens: int
+    wall_seconds: float
 
 
 @dataclass(frozen=True)
@@ -356,6 +397,7 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     unfinished.rename(folder)
 
 
-def _weights(rows: tuple[Row, ...]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+def row_weights(rows: tuple[Row, ...]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """The probabilities of rows that enumerate a distribution; None of rows drawn from one."""
     weights = np.array([row.weight for row in rows])
     return None if (weights == 1).all() else weights

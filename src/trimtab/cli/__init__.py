@@ -7,6 +7,7 @@ import sys
 import typer
 
 from trimtab.cli.auditing import audit, proxy
+from trimtab.cli.dial import dial
 from trimtab.cli.looking import bounds, report
 from trimtab.cli.making import demo, sweep, train
 from trimtab.errors import UserError
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 for command in (audit, proxy, demo, sweep, train, report, bounds):
     app.command()(command)
+app.add_typer(dial, name="dial")
 
 
 def main() -> None:

@@ -122,7 +122,7 @@ def _mark(
 def _label(setting: Setting) -> str:
     if setting.case == "aligned":
         return "θₛ"
-    return knob(setting.penalty, setting.radius, setting.budget)
+    return knob(setting.penalty, setting.radius, setting.budget, setting.alpha)
 
 
 def _seeds(setting: Setting) -> tuple[Setting, ...]:

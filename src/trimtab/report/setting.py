@@ -27,6 +27,7 @@ class Setting:
     task: str
     points: tuple[Point, ...]
     budget: float | None = None
+    alpha: float | None = None
 
     def gap(self, which: Gap) -> Estimate | None:
         """The gap over the seeds, or None where a seed has none."""
@@ -96,6 +97,7 @@ def settings_of(points: Iterable[Point], case: Case) -> list[Setting]:
             one[0].task,
             tuple(one),
             one[0].budget,
+            one[0].alpha,
         )
         for one in groups.values()
     ]
@@ -117,6 +119,14 @@ def budget_lines(points: Iterable[Point], case: Case) -> dict[tuple[str, str], l
     for setting in settings_of(points, case):
         if setting.budget is not None:
             lines.setdefault((setting.proxy or "", setting.task), []).append(setting)
+    return lines
+
+
+def dial_lines(points: Iterable[Point]) -> dict[tuple[str, str], list[Setting]]:
+    """Dials by (proxy, task), each from its most capable setting to its safest."""
+    lines: dict[tuple[str, str], list[Setting]] = {}
+    for setting in settings_of(points, "dial"):
+        lines.setdefault((setting.proxy or "", setting.task), []).append(setting)
     return lines
 
 

@@ -48,7 +48,7 @@ def points_table(points: Iterable[Point]) -> Table:
     """Every measured model."""
     columns = (
         "case",
-        "λ, ε or budget",
+        "λ, ε, budget or α",
         "safety",
         "task",
         "seed",
@@ -130,7 +130,7 @@ def nearness_table(found: Iterable[PointNearness]) -> Table:
     """Every point beside the limits of both planes."""
     columns = (
         "case",
-        "λ, ε or budget",
+        "λ, ε, budget or α",
         "safety",
         "task",
         "seed",
@@ -219,7 +219,7 @@ def data_table(data: Iterable[DataSummary]) -> Table:
 def failures_table(failures: Iterable[Failure]) -> Table:
     """Planned models that could not be made."""
     rows = tuple(Row((*_names(failure.key), failure.reason)) for failure in failures)
-    columns = ("case", "λ, ε or budget", "safety", "task", "seed", "reason")
+    columns = ("case", "λ, ε, budget or α", "safety", "task", "seed", "reason")
     return Table("Planned models that could not be made.", columns, 6, rows)
 
 
@@ -232,7 +232,7 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
 def _names(point: Point | PointKey) -> tuple[str, ...]:
     return (
         SHORT_CASE_NAMES[point.case],
-        knob(point.penalty, point.radius, point.budget),
+        knob(point.penalty, point.radius, point.budget, point.alpha),
         point.proxy or "–",
         point.task,
         str(point.seed),

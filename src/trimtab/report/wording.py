@@ -10,11 +10,13 @@ CASE_NAMES: dict[Case, str] = {
     "aligned": "aligned model θₛ, untrained",
     "alignment-loss": "Case I, alignment loss constraint",
     "alignment-parameter": "Case II, alignment parameter constraint",
+    "dial": "dial, one training for every setting",
 }
 SHORT_CASE_NAMES: dict[Case, str] = {
     "aligned": "θₛ",
     "alignment-loss": "Case I",
     "alignment-parameter": "Case II",
+    "dial": "dial",
 }
 LONGEST_NAME = 34
 
@@ -72,12 +74,19 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 1 or value == 0 else f"{value:.1g} %"
 
 
-def knob(penalty: float | None, radius: float | None, budget: float | None = None) -> str:
-    """What the constraint was set to.
+def knob(
+    penalty: float | None,
+    radius: float | None,
+    budget: float | None = None,
+    alpha: float | None = None,
+) -> str:
+    """What the constraint was set to, or the dial.
 
     >>> knob(0.5, None), knob(None, 2.0), knob(None, None, 0.05), knob(None, None)
     ('λ = 0.5', 'ε = 2', 'budget 0.05', '–')
     """
+    if alpha is not None:
+        return f"α = {number(alpha)}"
     if budget is not None:
         return f"budget {number(budget)}"
     if penalty is not None:
@@ -124,7 +133,9 @@ def hover(point: Point) -> tuple[str, ...]:
     """All that a point knows, line by line."""
     lines = [CASE_NAMES[point.case]]
     if point.case != "aligned":
-        lines.append(knob(point.penalty, point.radius, point.budget))
+        lines.append(knob(point.penalty, point.radius, point.budget, point.alpha))
+    if point.alpha is not None:
+        lines.append(f"trained at {knob(point.penalty, None)}")
     if point.is_feasible is not None:
         lines.append(budget_in_words(point))
     lines.append(f"safety: {point.proxy or '–'} · task: {point.task} · seed {point.seed}")
