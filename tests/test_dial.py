@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from trimtab.cli import main
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.dial import measure_curve, set_dial, train_dial
 from trimtab.errors import UserError
@@ -207,14 +207,45 @@ def test_an_experiment_with_a_dial_alone_is_no_sweep(
         ),
     ],
 )
-def test_a_mistake_with_a_dial_is_one_line(command: str, message: str, tmp_path: Path) -> None:
-    shown = subprocess.run(
-        [sys.executable, "-m", "trimtab.cli", *command.split()],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert shown.returncode == 2
-    assert shown.stderr.startswith("trimtab: ")
-    assert message in shown.stderr
-    assert shown.stderr.count("\n") == 1
+def test_a_mistake_with_a_dial_is_one_line(
+    command: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert status_of(command, monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("trimtab: ")
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_commands_train_set_and_save_one_plain_adapter(
+    experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, out = Path(experiment.data_root) / "data", tmp_path / "dial"
+    command = f"dial train --model {experiment.model} --task {data}/task-shared.jsonl"
+    command += f" --safety {data}/safety-near.jsonl --lora-rank 2 --steps 2 --out {out}"
+    # These files repeat their prompts, as draws do; a file of each prompt once is made of them.
+    for name in ("task-shared", "safety-near"):
+        rows = {json.loads(line)["prompt"]: line for line in (data / f"{name}.jsonl").open()}
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows.values()))
+    assert status_of(command.replace(str(data), str(tmp_path)), monkeypatch) == 0
+    assert status_of(f"dial set {out} --alpha 0.5 --out {tmp_path / 'chosen'}", monkeypatch) == 0
+    assert "nats per token (estimate)" in capsys.readouterr().out
+    adapter = json.loads((tmp_path / "chosen/adapter_config.json").read_text())
+    assert adapter["r"] == 4
+    assert status_of(f"dial set {out} --alpha 0.5 --out {tmp_path / 'chosen'}", monkeypatch) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def status_of(command: str, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(sys, "argv", ["trimtab", *command.split()])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code

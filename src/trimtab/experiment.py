@@ -162,7 +162,7 @@ class Dial:
 
         >>> settings = [Dial().setting_of_step(seed=0, step=step) for step in range(100)]
         >>> settings.count(0.0), settings.count(1.0)
-        (15, 15)
+        (14, 15)
         """
         place = (seed * math.sqrt(2) + (step + 1) * _GOLDEN) % 1
         return min(max((place - self.end_share) / (1 - 2 * self.end_share), 0.0), 1.0)

@@ -198,16 +198,17 @@ def _tell(chosen: ChosenSetting) -> None:
     print(
         f"α = {number(chosen.alpha)}, where the dial was trained at λ = {number(chosen.penalty)}."
     )
-    elsewhere = ""
-    if chosen.chosen_rise is not None:
-        assert chosen.budget is not None
+    if chosen.budget is None or chosen.chosen_rise is None:
+        print(f"Safety loss over the start: {told(chosen.rise)}")
+    elif chosen.rise.kind == "exact":
+        print(f"Safety loss over the start, budget {chosen.budget:g}: {told(chosen.rise)}")
+    else:
+        verdict = {True: "kept", False: "NOT kept", None: "not decided by these rows"}
         print(f"Safety loss over the start, budget {chosen.budget:g}:")
-        print(f"  on the rows it was chosen by  {told(chosen.chosen_rise)}")
-        kept = {True: "kept", False: "NOT kept", None: "not decided by these rows"}
-        elsewhere = f"; the budget is {kept[chosen.keeps_budget]}"
-    if chosen.rise.kind == "exact":
-        elsewhere = ""
-    print(f"  on held-out rows besides      {told(chosen.rise)}{elsewhere}")
-    print(f"There, safety loss {told(chosen.safety_loss)}, task loss {told(chosen.task_loss)}")
+        print(f"  on the rows it was chosen by: {told(chosen.chosen_rise)}")
+        print(f"  on held-out rows besides:     {told(chosen.rise)}")
+        print(f"  so the budget is {verdict[chosen.keeps_budget]}.")
+    print(f"Safety loss there: {told(chosen.safety_loss)}")
+    print(f"Task loss there: {told(chosen.task_loss)}")
     if chosen.alignment_loss is not None:
-        print(f"and the loss on the original data {told(chosen.alignment_loss)}.")
+        print(f"Loss on the original safety data there: {told(chosen.alignment_loss)}")
