@@ -1,8 +1,8 @@
-"""The audit's order of proxies beside training's: docs/audit/smollm2.json from two folders.
+"""The audit's order of proxies beside training's: docs/audit/smollm2.json from the folder of both.
 
-    python docs/audit/smollm2.py OUT/instructions OUT/do-not-answer
+    python docs/audit/smollm2.py OUT
 
-Each folder holds the points of a sweep and the audit.json of an audit of the same aligned model.
+OUT holds the points of a sweep and the audit.json of an audit of the same aligned model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESULT = Path(__file__).parent / "smollm2.json"
 
 
 def main() -> None:
-    told = {Path(folder).name: compared(Path(folder)) for folder in sys.argv[1:]}
+    told = compared(Path(sys.argv[1]))
     RESULT.write_text(json.dumps(told, indent=1) + "\n")
     print(RESULT.read_text())
 
@@ -79,8 +79,9 @@ def compared(folder: Path) -> dict[str, Any]:
             for measure in ("excess_loss", "total_variation", "given_prompt")
         },
         "kendall_between_seeds": [
-            _tau(*zip(*((by[one], by[other]) for by in losses.values()), strict=True))
+            _tau([by[one] for by in both], [by[other] for by in both])
             for one, other in pairwise(seeds)
+            if (both := [by for by in losses.values() if one in by and other in by])
         ],
     }
 

@@ -17,14 +17,14 @@ _SMALLEST_PENALTY = 1e-3
 def outlook(record: Mapping[str, Any]) -> dict[str, Any]:
     """The order of proxies and of tasks, λ and ε for the budget, and why.
 
-    Proxies are ordered by excess loss: it ranks best where the truth is known, and goes on telling
-    proxies apart where the two-sample bound is near 1 for all of them. Tasks are ordered by
-    context overlap with the first proxy of that order: both Theorem 2 and the overlap term of
-    Theorem 1 rise with it.
+    Proxies are ordered by the two-sample bound on total variation: in finite worlds it orders
+    them as training does, as excess loss also does, and on SmolLM2 it did where excess loss did
+    not (docs/audit.md). Tasks are ordered by context overlap with the first proxy of that order:
+    both Theorem 2 and the overlap term of Theorem 1 rise with it.
     """
     excess = {one["proxy"]: Estimate(**one["excess_loss"]) for one in record["similarity"]}
     apart = {one["proxy"]: Estimate(**one["total_variation"]) for one in record["similarity"]}
-    proxies = in_order(excess)
+    proxies = in_order(apart)
     overlaps = {
         (one["task"], one["proxy"]): OverlapBothWays(
             Estimate(**one["task_on_safety"]), Estimate(**one["safety_on_task"])
@@ -70,34 +70,32 @@ def _of_proxies(
     reference: str,
 ) -> list[str]:
     if len(order) == 1:
-        one = excess[order[0]]
         return [
-            f"{order[0]}: the aligned model expects its responses {_signed(one)} nats per token "
-            f"less than those of {reference}."
+            f"{order[0]}: a classifier tells it from {reference} by a total variation of "
+            f"{_plain(apart[order[0]])}; the aligned model expects its responses "
+            f"{_signed(excess[order[0]])} nats per token less."
         ]
-    told = ", ".join(f"{name} ({_signed(excess[name])})" for name in order)
+    told = ", ".join(f"{name} ({_plain(apart[name])})" for name in order)
     lines = [
-        f"Expect the proxies to keep safety in this order, best first, by excess loss in nats per "
-        f"token against {reference}: {told}."
+        "Expect the proxies to keep safety in this order, best first, by total variation from "
+        f"{reference}: {told}."
     ]
-    unsure = close_calls(order, excess)
+    unsure = close_calls(order, apart)
     if unsure:
         pairs = "; ".join(f"{one} and {other}" for one, other in unsure)
         lines.append(f"Their intervals touch, so either may come first: {pairs}.")
     else:
-        lines.append(
-            "No two neighbours' intervals touch: confident of the measure, not of training."
-        )
-    by_classifier = in_order(apart)
+        lines.append("No two neighbours' intervals touch.")
     if min(one.value for one in apart.values()) >= _TOLD_APART_FULLY:
         lines.append(
-            "The classifier tells every proxy from the reference nearly always, so total variation "
-            "says that none is alike and cannot rank them."
+            "The classifier tells every proxy from the reference nearly always: none is alike, and "
+            "their order means little."
         )
-    elif by_classifier != order:
+    by_loss = in_order(excess)
+    if by_loss != order:
         lines.append(
-            f"By total variation the order would be {', '.join(by_classifier)}; where the two "
-            "disagree, the excess loss has ranked better."
+            f"By excess loss the order would be {', '.join(by_loss)}. Where the two disagreed on "
+            "a real model, total variation was nearer to training."
         )
     negative = [name for name in order if excess[name].high < 0]
     if negative:
@@ -178,6 +176,10 @@ def _of_radii(record: Mapping[str, Any], budget: float) -> list[str]:
                 f"{name}: its gradient agrees with the safety data's ({cosine.value:.2f})."
             )
     return lines
+
+
+def _plain(one: Estimate) -> str:
+    return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
 
 
 def _signed(one: Estimate) -> str:

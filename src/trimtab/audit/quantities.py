@@ -37,7 +37,7 @@ QUANTITIES = {
         "L_ŝ(θₛ) − Lₛ(θₛ)",
         "the shift |Lₛ − L_ŝ| of Theorem 1's proof, at θₛ",
         "nats per token",
-        "either way: it ranks proxies and bounds nothing",
+        "either way: it bounds nothing, and a more predictable teacher has less",
     ),
     "task_on_safety": Quantity(
         "context overlap",

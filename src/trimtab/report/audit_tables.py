@@ -69,7 +69,8 @@ def _similarity(record: Mapping[str, Any]) -> Table:
     caption = (
         f"Each proxy against {record['reference']}, by {record['similarity_by']}. TV is what a "
         "classifier told apart on rows held out, an estimate that errs low; its interval's low end "
-        "is a bound at 97.5 % confidence. Excess loss in nats per token: an estimate that ranks."
+        "is a bound at 97.5 % confidence. Excess loss in nats per token: an estimate, which bounds "
+        "nothing."
     )
     columns = ("proxy", "shared prompts", "TV", "TV given the prompt", "excess loss")
     return Table(caption, columns, 1, rows)
