@@ -1,6 +1,6 @@
 """Does the audit order proxies as training does, and how good is the model's own proxy?
 
-In finite worlds whose alignment gap is known exactly. Part 1, 24 worlds: four proxies each, of
+In finite worlds whose alignment gap is known exactly. Part 1, 20 worlds: four proxies each, of
 random dissimilarity, similarity measured on the aligned model and then one training per proxy; the
 order by each measure against the order by the exact alignment gap (Kendall's τ). Part 2, the first
 6 worlds: trained with the original itself, a near proxy, the aligned model's own answers, and KL to
@@ -37,7 +37,7 @@ from trimtab.theory import gap, penalized_optimum, total_variation
 
 HERE = Path(__file__).parent
 RECORDS, SUMMARY = HERE / "worlds.jsonl", HERE / "worlds.json"
-WORLDS, OWN_WORLDS = 24, 6
+WORLDS, OWN_WORLDS = 20, 6
 ROWS = 4000
 READ = 1500
 LENGTHS = Lengths(prompt=8, response=8)
