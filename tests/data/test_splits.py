@@ -84,7 +84,7 @@ def test_a_smaller_limit_chooses_among_the_rows_of_a_larger_one(
     assert [row for row in rows if any(row is kept for kept in many)] == many
 
 
-@given(st.lists(texts, min_size=1, max_size=30, unique=True), st.integers(1, 30), seeds)
+@given(st.lists(texts, min_size=1, max_size=30, unique_by=str.strip), st.integers(1, 30), seeds)
 def test_files_that_share_prompts_keep_the_same_ones(
     shared: list[str], limit: int, seed: int
 ) -> None:
