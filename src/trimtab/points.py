@@ -16,9 +16,17 @@ from trimtab.errors import UserError
 from trimtab.row_losses import RowLosses
 
 Kind = Literal["exact", "bound", "estimate"]
-Case = Literal["aligned", "alignment-loss", "alignment-parameter"]
+Case = Literal["aligned", "alignment-loss", "alignment-parameter", "method"]
 
-_ADDED_LATER = ("model", "budget", "multiplier", "safety_change")
+_ADDED_LATER = (
+    "model",
+    "budget",
+    "multiplier",
+    "safety_change",
+    "method",
+    "knob",
+    "extra_bytes",
+)
 """Fields that points written by an earlier version lack."""
 
 POINTS_FILE = "points.jsonl"
@@ -80,6 +88,8 @@ class PointKey(NamedTuple):
     task: str
     seed: int
     budget: float | None = None
+    method: str | None = None
+    knob: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +99,9 @@ class Point:
     Losses are held-out means in nats per completion token (`…_per_response`: nats per response).
     `case` "aligned" is the starting model itself, untrained. In Case I `penalty` is λ and `proxy`
     the safety data trained on; in Case II `penalty` is λ or `radius` is ε, and `proxy` only names
-    the safety data that `proxy_loss` was measured on. `alignment_loss` is None where no original
+    the safety data that `proxy_loss` was measured on. Case "method" is a published method by its
+    name, at its `knob`; `extra_bytes` is what it held in memory beyond plain fine-tuning.
+    `alignment_loss` is None where no original
     alignment data was given. `model` names the trained model; points of one model share it.
 
     In place of λ or ε a point may have a `budget` for `safety_change`, the held-out
@@ -121,12 +133,23 @@ class Point:
     budget: float | None = None
     multiplier: float | None = None
     safety_change: Estimate | None = None
+    method: str | None = None
+    knob: float | None = None
+    extra_bytes: int | None = None
 
     @property
     def key(self) -> PointKey:
         """What makes two points the same point of a plan."""
         return PointKey(
-            self.case, self.penalty, self.radius, self.proxy, self.task, self.seed, self.budget
+            self.case,
+            self.penalty,
+            self.radius,
+            self.proxy,
+            self.task,
+            self.seed,
+            self.budget,
+            self.method,
+            self.knob,
         )
 
     @property

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from trimtab.cli.choosing import compare, repair, suggest
 from trimtab.cli.looking import bounds, report
 from trimtab.cli.making import demo, sweep, train
 from trimtab.errors import UserError
@@ -17,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, sweep, train, report, bounds):
+for command in (demo, sweep, train, compare, report, bounds, suggest, repair):
     app.command()(command)
 
 

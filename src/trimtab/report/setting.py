@@ -27,6 +27,8 @@ class Setting:
     task: str
     points: tuple[Point, ...]
     budget: float | None = None
+    method: str | None = None
+    knob: float | None = None
 
     def gap(self, which: Gap) -> Estimate | None:
         """The gap over the seeds, or None where a seed has none."""
