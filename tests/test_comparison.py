@@ -13,7 +13,10 @@ from trimtab.comparison import KNOBS, comparison_of, comparison_world
 from trimtab.errors import UserError
 from trimtab.experiment import Block, Experiment, Training, to_yaml
 from trimtab.plan import plan_of
-from trimtab.points import read_points
+from trimtab.points import Estimate, Point, read_points
+from trimtab.report.methods import method_and_knob
+
+BY = ("", "-budget")
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +30,20 @@ def test_every_method_is_tried_as_often_as_any_other(world: Experiment) -> None:
     plan = plan_of(comparison_of(world)[0])
     tried: dict[str, set[object]] = {}
     for point in plan.points:
-        knob = point.knob if point.penalty is None else point.penalty
-        if knob:
-            tried.setdefault(point.method or point.case, set()).add(knob)
+        made = Point(
+            **point._asdict(),
+            capability_loss=Estimate(1.0, 1.0, 1.0, "nats per token", "exact"),
+            distance=0.0,
+            relative_distance=0.0,
+            train_tokens=0,
+            wall_seconds=0.0,
+        )
+        method, knob = method_and_knob(made)
+        if knob is not None:
+            tried.setdefault(method, set()).add(knob)
     assert {len(knobs) for knobs in tried.values()} == {5}
-    assert set(tried) == {"alignment-loss", "alignment-parameter", *KNOBS}
+    ours = {f"{case}{by}" for case in ("alignment-loss", "alignment-parameter") for by in BY}
+    assert set(tried) == {*ours, *KNOBS}
 
 
 def test_methods_after_training_share_the_plain_run(world: Experiment) -> None:

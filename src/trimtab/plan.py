@@ -103,5 +103,5 @@ def _training(key: PointKey) -> PointKey:
     off = key.penalty == 0 or math.inf in (key.radius, key.budget)
     if off or key.method in AFTER_TRAINING:
         return PointKey("alignment-loss", 0.0, None, None, key.task, key.seed)
-    reads_safety = key.case == "alignment-loss" or key.budget is not None
+    reads_safety = key.case != "alignment-parameter" or key.budget is not None
     return key if reads_safety else key._replace(proxy=None)

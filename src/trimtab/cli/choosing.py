@@ -138,13 +138,15 @@ def _knob(value: float | None) -> str:
 
 
 def _print_methods(folder: Path) -> None:
-    from rich.console import Console
-
     from trimtab.points import read_points
-    from trimtab.report.methods import method_results
-    from trimtab.report.tables import methods_table
-    from trimtab.terminal import words_table
+    from trimtab.report.methods import method_results, title
 
     results = method_results(read_points(folder))
-    if results:
-        Console().print(words_table(methods_table(results)), highlight=False)
+    if not results:
+        return
+    print("method                            share dominated       settings beaten")
+    for one in results:
+        low, high = one.volume.low, one.volume.high
+        spread = f"[{low:.3f}, {high:.3f}]" if low < high else ""
+        beaten = f"{one.dominated} of {len(one.tried)}"
+        print(f"{title(one.method):32}  {one.volume.value:.3f} {spread:16} {beaten}")
