@@ -148,5 +148,5 @@ def _print_methods(folder: Path) -> None:
     for one in results:
         low, high = one.volume.low, one.volume.high
         spread = f"[{low:.3f}, {high:.3f}]" if low < high else ""
-        beaten = f"{one.dominated} of {len(one.tried)}"
+        beaten = f"{one.dominated} of {one.judged}" if one.judged else "–"
         print(f"{title(one.method):32}  {one.volume.value:.3f} {spread:16} {beaten}")

@@ -40,8 +40,9 @@ class MethodResult:
 
     `volume` is the hypervolume, the share of the rectangle that the method's points dominate; its
     interval is over seeds. `against_case_1` is its difference from Case I's, seed by seed.
-    `dominated` of `tried` settings are beaten in both gaps by one setting of another method, each
-    beyond the interval of the difference over seeds, or where there is one seed of the rows.
+    `dominated` of `judged` settings are beaten in both gaps by one setting of another method, each
+    beyond the interval of the difference over seeds, or where there is one seed of the rows. One
+    seed measured exactly has no interval, and cannot be judged.
     """
 
     method: str
@@ -51,6 +52,7 @@ class MethodResult:
     volume: Estimate
     against_case_1: Estimate | None
     dominated: int
+    judged: int
     beaten_by: tuple[str, ...]
     tokens: float
     seconds: float
@@ -70,6 +72,7 @@ class MethodResult:
             "hypervolume_less_case_1": told(self.against_case_1),
             "settings": len(self.tried),
             "dominated": self.dominated,
+            "judged": self.judged,
             "beaten_by": list(self.beaten_by),
             "tokens": round(self.tokens),
             "seconds": round(self.seconds, 2),
@@ -154,12 +157,15 @@ def _of_pair(tried: list[Tried], safety: SafetyGap) -> list[MethodResult]:
             winners = [other.method for other in others if dominates(other, mine, safety)]
             if winners:
                 beaten[mine] = winners
+        if not volumes[name]:
+            continue
         made = [point for one in line for point in one.points]
         first = volumes.get("alignment-loss")
         against = None
         if first and name != "alignment-loss":
             seeds = sorted(set(first) & set(volumes[name]))
-            against = _over([volumes[name][seed] - first[seed] for seed in seeds])
+            if seeds:
+                against = _over([volumes[name][seed] - first[seed] for seed in seeds])
         results.append(
             MethodResult(
                 name,
@@ -169,6 +175,7 @@ def _of_pair(tried: list[Tried], safety: SafetyGap) -> list[MethodResult]:
                 _over(list(volumes[name].values())),
                 against,
                 len(beaten),
+                sum(_can_be_judged(one, safety) for one in line),
                 tuple(dict.fromkeys(winner for won in beaten.values() for winner in won)),
                 float(np.mean([point.train_tokens for point in made])),
                 float(np.median([point.wall_seconds for point in made])),
@@ -189,8 +196,12 @@ def _volumes(
                 of_seed.setdefault(point.seed, []).append((max(x.value, 0), max(y.value, 0)))
     area = corner[0] * corner[1]
     if area <= 0:
-        return dict.fromkeys(of_seed, 0.0)
-    return {seed: hypervolume(points, corner) / area for seed, points in of_seed.items()}
+        return {}
+    return {
+        seed: hypervolume(points, corner) / area
+        for seed, points in of_seed.items()
+        if len(points) == len(line)  # a seed that lacks settings, unfinished, would count for less
+    }
 
 
 def _over(values: Sequence[float]) -> Estimate:
@@ -207,9 +218,15 @@ def _below(one: Tried, other: Tried, which: Gap) -> bool:
     theirs = {point.seed: gap_of(point, which) for point in other.points}
     shared = [seed for seed in mine if seed in theirs and mine[seed] and theirs[seed]]
     if len(shared) < 2:
-        return bool(shared) and compare(one.gap(which), other.gap(which)) == "below"
+        known = [gap for gap in (one.gap(which), other.gap(which)) if gap.low < gap.high]
+        return bool(shared and known) and compare(one.gap(which), other.gap(which)) == "below"
     gaps = [(mine[seed], theirs[seed]) for seed in shared]
     return _over([a.value - b.value for a, b in gaps if a and b]).high < 0
+
+
+def _can_be_judged(one: Tried, safety: SafetyGap) -> bool:
+    gap = one.gap(safety)
+    return len(one.points) > 1 or gap.low < gap.high
 
 
 def title(method: str) -> str:

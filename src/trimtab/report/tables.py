@@ -226,7 +226,7 @@ def methods_table(results: Sequence[MethodResult]) -> Table:
                 *((one.proxy or "–", one.task) if several else ()),
                 _share(one.volume),
                 "–" if one.against_case_1 is None else _share(one.against_case_1),
-                f"{one.dominated} of {len(one.tried)}",
+                f"{one.dominated} of {one.judged}" if one.judged else "–",
                 f"{one.tokens:,.0f}",
                 f"{one.seconds:.1f}",
                 _bytes(one.extra_bytes),
