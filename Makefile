@@ -25,12 +25,19 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 	$(BIN)/python benchmarks/exact_frontier.py
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/budget.py
+	$(BIN)/python benchmarks/overlap_search.py
+	$(BIN)/python benchmarks/curvature.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/growth.py
 
 docs: $(VENV)/installed  ## regenerate the numbers and the picture of the documents
+	$(BIN)/python benchmarks/frontier_from_one_run.py --docs
 	$(BIN)/python docs/theory/worked_world.py
 	$(BIN)/trimtab demo --out demo --restart
 	cp demo/figures/figure1.png demo/figures/figure2.png demo/figures/figure3.png docs/demo/
 	cp demo/points.jsonl docs/demo/
+	PATH=$(BIN):$$PATH docs/audit/example.sh demo > docs/audit/example.txt
+	cp demo/audit.json docs/audit/example.json
 
 clean:  ## remove the virtual environment and the demo
 	rm -rf $(VENV) demo

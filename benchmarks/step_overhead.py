@@ -53,11 +53,18 @@ class Turns(TrainerCallback):
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.turn.acquire()
+        finish_device()
         self.started = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
+        finish_device()
         self.seconds.append(time.perf_counter() - self.started)
         self.next_turn.release()
+
+
+def finish_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def interleaved_seconds(trainers: list[SFTTrainer]) -> list[list[float]]:

@@ -72,7 +72,9 @@ def main() -> None:
                 with RECORDS.open("a") as file:
                     file.write(json.dumps(record) + "\n")
                 print(f"world {number}: {json.dumps(record)}", flush=True)
-    SUMMARY.write_text(json.dumps(summary([json.loads(line) for line in _lines()]), indent=1) + "\n")
+    SUMMARY.write_text(
+        json.dumps(summary([json.loads(line) for line in _lines()]), indent=1) + "\n"
+    )
     print(SUMMARY.read_text())
 
 

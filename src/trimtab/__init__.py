@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trimtab.errors import UserError as UserError
+    from trimtab.experiment import Dial as Dial
     from trimtab.experiment import Experiment as Experiment
     from trimtab.points import Estimate as Estimate
     from trimtab.points import Point as Point
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from trimtab.train.constraints import (
         AlignmentParameterConstraint as AlignmentParameterConstraint,
     )
+    from trimtab.train.dial import DialTrainer as DialTrainer
     from trimtab.train.trainer import SafetyAwareSFTTrainer as SafetyAwareSFTTrainer
 
 __version__ = "0.1.0"
@@ -21,6 +23,8 @@ __version__ = "0.1.0"
 _HOME = {
     "AlignmentLossConstraint": "trimtab.train.constraints",
     "AlignmentParameterConstraint": "trimtab.train.constraints",
+    "Dial": "trimtab.experiment",
+    "DialTrainer": "trimtab.train.dial",
     "Estimate": "trimtab.points",
     "Experiment": "trimtab.experiment",
     "Point": "trimtab.points",

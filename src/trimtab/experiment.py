@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches, unified_diff
@@ -47,6 +48,7 @@ FROM_UNALIGNED = ("resta", "safe-lora")
 Precision = Literal["float32", "bfloat16"]
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
+_GOLDEN = (5**0.5 - 1) / 2
 
 Source = Annotated[
     DataSource,
@@ -90,6 +92,8 @@ class Training:
     """Clip the gradient to this norm; 0 does not. While clipping, a Case II λ acts as more."""
     gradient_checkpointing: bool = False
     """Compute activations a second time instead of keeping them: slower, in less memory."""
+    trim_padding: bool = True
+    """Compute a batch in pieces of like length: the same loss to rounding, in less time."""
     checkpoint_every: int | None = None
     """Steps between checkpoints, from which an interrupted run goes on; none when not given."""
 
@@ -158,6 +162,50 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Dial:
+    """One training that holds every trade-off between two penalties, by a setting α in [0, 1]."""
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    safest_penalty: float = 100.0
+    """λ at α = 0."""
+    capable_penalty: float = 0.01
+    """λ at α = 1; between the two log λ is linear in α."""
+    end_share: float = 0.15
+    """The share of steps at each end; the others are spread evenly between them."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.capable_penalty < self.safest_penalty < math.inf:
+            raise UserError(
+                f"dial: penalties {self.safest_penalty:g} and {self.capable_penalty:g} must fall "
+                "from the safest end to the most capable one, and be above 0."
+            )
+        if not 0 <= self.end_share < 0.5:
+            raise UserError(f"dial: end_share is {self.end_share}. Give a share below 0.5.")
+
+    def penalty_at(self, alpha: float) -> float:
+        """λ(α) = λ(0)^(1−α) · λ(1)^α.
+
+        >>> [round(Dial().penalty_at(alpha), 6) for alpha in (0, 0.25, 0.5, 1)]
+        [100.0, 10.0, 1.0, 0.01]
+        """
+        return float(self.safest_penalty ** (1 - alpha) * self.capable_penalty**alpha)
+
+    def setting_of_step(self, seed: int, step: int) -> float:
+        """α of an optimizer step, a function of the seed and the step's number alone.
+
+        The golden ratio's multiples modulo 1 fill [0, 1) evenly however many are taken; both ends
+        of that interval are drawn in to 0 and to 1.
+
+        >>> settings = [Dial().setting_of_step(seed=0, step=step) for step in range(100)]
+        >>> settings.count(0.0), settings.count(1.0)
+        (14, 15)
+        """
+        place = (seed * math.sqrt(2) + (step + 1) * _GOLDEN) % 1
+        return min(max((place - self.end_share) / (1 - 2 * self.end_share), 0.0), 1.0)
+
+
+@dataclass(frozen=True)
 class Measuring:
     """How losses are measured on held-out rows."""
 
@@ -190,6 +238,8 @@ class Experiment:
     """D_ŝ, the proxy safety data, by name."""
     grid: tuple[Block, ...]
     """Which constraints to train under."""
+    dial: Dial | None = None
+    """One training that holds the frontier of one task and one proxy, for `trimtab dial`."""
     original: Source | None = None
     """D_s, the model's own alignment data, to measure on; often not to be had."""
     align: Training | None = None
@@ -210,7 +260,8 @@ class Experiment:
     """The folder that relative paths of data start at, itself relative to this file."""
 
     def __post_init__(self) -> None:
-        for name, given in (("task", self.task), ("safety", self.safety), ("grid", self.grid)):
+        grid = self.grid or self.dial
+        for name, given in (("task", self.task), ("safety", self.safety), ("grid", grid)):
             if not given:
                 raise UserError(f"{name}: nothing is given. Give at least one.")
         if self.align and not self.original:

@@ -88,7 +88,14 @@ def _grid(experiment: Experiment) -> Iterator[PointKey]:
                         yield PointKey(block.case, None, None, proxy, task, seed, budget)
                     for knob in block.knobs:
                         yield PointKey(
-                            block.case, None, None, proxy, task, seed, None, block.method, knob
+                            block.case,
+                            None,
+                            None,
+                            proxy,
+                            task,
+                            seed,
+                            method=block.method,
+                            knob=knob,
                         )
 
 

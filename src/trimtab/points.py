@@ -16,13 +16,14 @@ from trimtab.errors import UserError
 from trimtab.row_losses import RowLosses
 
 Kind = Literal["exact", "bound", "estimate"]
-Case = Literal["aligned", "alignment-loss", "alignment-parameter", "method"]
+Case = Literal["aligned", "alignment-loss", "alignment-parameter", "dial", "method"]
 
 _ADDED_LATER = (
     "model",
     "budget",
     "multiplier",
     "safety_change",
+    "alpha",
     "method",
     "knob",
     "extra_bytes",
@@ -88,6 +89,7 @@ class PointKey(NamedTuple):
     task: str
     seed: int
     budget: float | None = None
+    alpha: float | None = None
     method: str | None = None
     knob: float | None = None
 
@@ -99,10 +101,11 @@ class Point:
     Losses are held-out means in nats per completion token (`…_per_response`: nats per response).
     `case` "aligned" is the starting model itself, untrained. In Case I `penalty` is λ and `proxy`
     the safety data trained on; in Case II `penalty` is λ or `radius` is ε, and `proxy` only names
-    the safety data that `proxy_loss` was measured on. Case "method" is a published method by its
-    name, at its `knob`; `extra_bytes` is what it held in memory beyond plain fine-tuning.
-    `alignment_loss` is None where no original
-    alignment data was given. `model` names the trained model; points of one model share it.
+    the safety data that `proxy_loss` was measured on. In case "dial" `alpha` is the setting of the
+    dial, from 0 (safest) to 1 (most capable), and `penalty` is λ(α); all settings are one training.
+    Case "method" is a published method by its name, at its `knob`; `extra_bytes` is what it held in
+    memory beyond plain fine-tuning. `alignment_loss` is None where no original alignment data was
+    given. `model` names the trained model; points of one model share it.
 
     In place of λ or ε a point may have a `budget` for `safety_change`, the held-out
     L_ŝ(θ) − L_ŝ(θ_s). What was learned is `multiplier`, the λ of Case I, or `distance`, the ε of
@@ -133,6 +136,7 @@ class Point:
     budget: float | None = None
     multiplier: float | None = None
     safety_change: Estimate | None = None
+    alpha: float | None = None
     method: str | None = None
     knob: float | None = None
     extra_bytes: int | None = None
@@ -148,6 +152,7 @@ class Point:
             self.task,
             self.seed,
             self.budget,
+            self.alpha,
             self.method,
             self.knob,
         )

@@ -28,10 +28,12 @@ from trimtab.points import (
     write_landscape,
 )
 from trimtab.row_losses import ROW_LOSSES_FOLDER
+from trimtab.samples import SAMPLES_FILE
 from trimtab.train.budget import ImpossibleBudgetError
 from trimtab.train.trainer import TrainingDivergedError
 from trimtab.workshop import (
     ALIGNED_FOLDER,
+    DIAL_FOLDER,
     MODELS_FOLDER,
     UNFINISHED_FOLDER,
     TrainingWatcher,
@@ -73,8 +75,10 @@ def sweep(
         UserError: the folder holds another experiment, is being written by another process, or
             the model or the data cannot be read.
     """
+    if not experiment.grid:
+        raise UserError("grid: nothing is given. Give a grid, or train a dial: trimtab dial train.")
     with only_writer(folder):
-        _claim(experiment, folder, restart)
+        claim(experiment, folder, restart)
         written = PointsFile(folder, experiment.known_entropies)
         if retry:
             write_failures(folder, [])
@@ -85,7 +89,7 @@ def sweep(
             roles = read_roles(experiment)
             for warning in roles.warnings:
                 watcher.warned(warning)
-            _record_data(roles, experiment, folder)
+            record_data(roles, experiment, folder)
             workshop = Workshop(experiment, roles, folder, watcher)
             written.add(workshop.measured_start(left.aligned))
             wants_landscape = experiment.measure.landscape_rows and experiment.tasks_in_case_2
@@ -127,14 +131,17 @@ def read_roles(experiment: Experiment) -> Roles:
     )
 
 
-def _claim(experiment: Experiment, folder: Path, restart: bool) -> None:
+def claim(experiment: Experiment, folder: Path, restart: bool) -> None:
+    """Make `folder` the experiment's own, or refuse it as another's. Raises UserError."""
     recorded = folder / EXPERIMENT_FILE
     if restart:
-        for name in (EXPERIMENT_FILE, POINTS_FILE, FAILURES_FILE, DATA_FILE, LANDSCAPE_FILE):
+        files = (EXPERIMENT_FILE, POINTS_FILE, FAILURES_FILE, DATA_FILE)
+        for name in (*files, LANDSCAPE_FILE, SAMPLES_FILE):
             (folder / name).unlink(missing_ok=True)
-        for name in (ALIGNED_FOLDER, MODELS_FOLDER, UNFINISHED_FOLDER, ROW_LOSSES_FOLDER):
+        kept = (ALIGNED_FOLDER, DIAL_FOLDER, MODELS_FOLDER, UNFINISHED_FOLDER, ROW_LOSSES_FOLDER)
+        for name in kept:
             shutil.rmtree(folder / name, ignore_errors=True)
-    begun = [POINTS_FILE, FAILURES_FILE, ALIGNED_FOLDER]
+    begun = [POINTS_FILE, FAILURES_FILE, ALIGNED_FOLDER, DIAL_FOLDER]
     if any((folder / name).exists() for name in begun):
         _refuse_another(experiment, folder)
     else:
@@ -159,7 +166,8 @@ def _refuse_another(experiment: Experiment, folder: Path) -> None:
         )
 
 
-def _record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
+def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
+    """Keep which rows were used and what was noticed about them."""
     named = [("original", "original", experiment.original, roles.original)]
     named += [
         ("safety", name, experiment.safety[name], roles.safety[name]) for name in roles.safety

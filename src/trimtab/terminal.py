@@ -108,6 +108,8 @@ def describe(key: PointKey) -> str:
     >>> describe(PointKey("alignment-loss", 0.3, None, "near", "code", 0))
     'Case I λ=0.3 near → code, seed 0'
     """
+    if key.alpha is not None:
+        return f"dial α={key.alpha:g} {key.proxy} → {key.task}, seed {key.seed}"
     if key.penalty == 0 or float("inf") in (key.radius, key.budget):
         return f"plain fine-tuning → {key.task}, seed {key.seed}"
     if key.budget is not None:

@@ -40,6 +40,8 @@ from trimtab.train.constraints import (
     Constraint,
     Target,
 )
+from trimtab.train.dial import DialTrainer
+from trimtab.train.ends import Ends
 from trimtab.train.methods import method_of
 from trimtab.train.methods.method import Method, held_bytes
 from trimtab.train.methods.repair import Repair
@@ -48,6 +50,7 @@ from trimtab.train.reference import copy_apart
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
 ALIGNED_FOLDER = ALIGNED = "aligned"
+DIAL_FOLDER = "dial"
 MODELS_FOLDER = "models"
 UNFINISHED_FOLDER = "unfinished"
 
@@ -155,6 +158,32 @@ class Workshop:
             return None
         return load_model(self.experiment.model)[0]
 
+    def trained_dial(self, key: PointKey) -> TrainedDial:
+        """Train both ends of the experiment's dial at once."""
+        training, dial = self.experiment.train, self.experiment.dial
+        assert dial is not None
+        unfinished = self.folder / UNFINISHED_FOLDER / "dial"
+        trainer = DialTrainer(
+            deepcopy(self.aligned),
+            dial,
+            args=_config(training, unfinished, key.seed),
+            train_dataset=self.task[key.task].train,
+            safety_dataset=self.safety[str(key.proxy)].train,
+            safety_share=training.safety_share,
+            trim_padding=training.trim_padding,
+            processing_class=self.tokenizer,
+            peft_config=_lora(training),
+            callbacks=[_Progress(self.watcher)],
+        )
+        trained = self._run(trainer, "dial", unfinished)
+        return TrainedDial(trainer.ends, trained.train_tokens, trained.wall_seconds)
+
+    def measured(
+        self, name: str, model: nn.Module, key: PointKey, train_tokens: int, wall_seconds: float
+    ) -> Point:
+        """The point of a model trained elsewhere; `name` is what its points share."""
+        return self._points(name, _Trained(model, train_tokens, wall_seconds), (key,))[0]
+
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         finished = self.folder / ALIGNED_FOLDER
         model, tokenizer = load_model(str(finished) if finished.exists() else self.experiment.model)
@@ -192,12 +221,11 @@ class Workshop:
         method: Method | Repair | None = None,
     ) -> _Trained:
         unfinished = self.folder / UNFINISHED_FOLDER / name.replace(" ", "-")
-        self.watcher.training(name, training.steps)
-        started = perf_counter()
         args = _config(training, unfinished, seed)
+        started = perf_counter()
         if isinstance(method, Method):
             training = _rows_by_role(args, training, method)
-            trainer = MethodTrainer(
+            trainer: SafetyAwareSFTTrainer = MethodTrainer(
                 model,
                 method,
                 args=args,
@@ -208,39 +236,49 @@ class Workshop:
                 peft_config=_lora(training),
                 callbacks=[_Progress(self.watcher)],
             )
-        else:
-            if not isinstance(constraint, AlignmentLossConstraint):
-                _take_more_task_rows(args, training)
-            trainer = SafetyAwareSFTTrainer(
-                model,
-                args=args,
-                train_dataset=rows,
-                safety_dataset=safety,
-                constraint=constraint,
-                safety_share=training.safety_share,
-                validation_rows=training.validation_rows,
-                processing_class=self.tokenizer,
-                peft_config=_lora(training),
-                callbacks=[_Progress(self.watcher)],
+            prepared = perf_counter() - started
+            trained = self._run(trainer, name, unfinished)
+            held = (*method.held(), trainer.reference.copy if trainer.reference else None)
+            return replace(
+                trained,
+                train_tokens=trained.train_tokens + method.extra_tokens,
+                wall_seconds=trained.wall_seconds + prepared,
+                extra_bytes=held_bytes(held),
             )
+        if not isinstance(constraint, AlignmentLossConstraint):
+            _take_more_task_rows(args, training)
+        trainer = SafetyAwareSFTTrainer(
+            model,
+            args=args,
+            train_dataset=rows,
+            safety_dataset=safety,
+            constraint=constraint,
+            safety_share=training.safety_share,
+            validation_rows=training.validation_rows,
+            trim_padding=training.trim_padding,
+            processing_class=self.tokenizer,
+            peft_config=_lora(training),
+            callbacks=[_Progress(self.watcher)],
+        )
+        trained = self._run(trainer, name, unfinished)
+        parts = trainer.displacement.parts if trainer.displacement else []
+        starts = [part.start for part in parts if isinstance(part, DensePart)]
+        reference = trainer.reference.copy if trainer.reference else None
+        return replace(trained, extra_bytes=held_bytes((starts, reference)))
+
+    def _run(self, trainer: SafetyAwareSFTTrainer, name: str, unfinished: Path) -> _Trained:
+        self.watcher.training(name, trainer.args.max_steps)
         trainer.remove_callback(PrinterCallback)
         checkpoint = get_last_checkpoint(str(unfinished)) if unfinished.exists() else None
+        started = perf_counter()
         trainer.train(resume_from_checkpoint=checkpoint)
         seconds = perf_counter() - started
         shutil.rmtree(unfinished, ignore_errors=True)
         tokens, keeper = trainer.state.num_input_tokens_seen, trainer.budget_keeper
-        parts = trainer.displacement.parts if trainer.displacement else []
-        starts = [part.start for part in parts if isinstance(part, DensePart)]
-        held: tuple[Any, ...] = (starts, trainer.reference.copy if trainer.reference else None)
-        if isinstance(method, Method):
-            held = (*method.held(), held[1])
-            tokens += method.extra_tokens
-        multiplier = None
-        if keeper is not None and keeper.outcome is not None:
-            tokens += keeper.tokens_measured
-            multiplier = keeper.outcome.penalty
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        return _Trained(trained, tokens, seconds, multiplier, held_bytes(held))
+        if keeper is None or keeper.outcome is None:
+            return _Trained(trained, tokens, seconds)
+        return _Trained(trained, tokens + keeper.tokens_measured, seconds, keeper.outcome.penalty)
 
     def _points(
         self,
@@ -316,10 +354,19 @@ class Workshop:
 
         return EncodedSplit(
             encoded(split.train),
-            HeldOutRows(encoded(split.held_out), _weights(split.held_out)),
+            HeldOutRows(encoded(split.held_out), row_weights(split.held_out)),
             tuple(row.prompt[-1].content for row in split.train),
             tuple(row.prompt[-1].content for row in split.held_out),
         )
+
+
+@dataclass(frozen=True)
+class TrainedDial:
+    """Both ends of a dial, and what they cost together."""
+
+    ends: Ends
+    train_tokens: int
+    wall_seconds: float
 
 
 @dataclass(frozen=True)
@@ -395,6 +442,7 @@ def _config(training: Training, folder: Path, seed: int) -> SFTConfig:
         max_grad_norm=training.max_grad_norm,
         max_length=None,
         bf16=training.precision == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),  # bfloat16 refuses a CPU that was not asked for
         gradient_checkpointing=training.gradient_checkpointing,
         include_num_input_tokens_seen="non_padding",
         save_strategy="no" if training.checkpoint_every is None else "steps",
@@ -428,6 +476,7 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     unfinished.rename(folder)
 
 
-def _weights(rows: tuple[Row, ...]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+def row_weights(rows: tuple[Row, ...]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """The probabilities of rows that enumerate a distribution; None of rows drawn from one."""
     weights = np.array([row.weight for row in rows])
     return None if (weights == 1).all() else weights

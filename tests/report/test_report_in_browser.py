@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from reported_points import case_2, optima, world, write_points
 
 from trimtab.data.synthetic import write_data
 from trimtab.report import write_report
+from trimtab.samples import Answer, Sample, write_samples
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -40,6 +42,22 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_data(made, folder, rows=4)
     (folder / "experiment.yaml").write_text("model: tiny\ntask: {chat: chat.jsonl}\n")
     points = [*optima(made), *case_2("chat", height=2.0)]
+    return write_report(write_points(folder, points)).page
+
+
+@pytest.fixture(scope="module")
+def dial_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dial")
+    made = world()
+    write_data(made, folder, rows=4)
+    penalties = {10.0: 0.0, 1.0: 0.5, 0.1: 1.0}
+    points = [
+        replace(one, case="dial", alpha=penalties[float(one.penalty or 0)])
+        for one in optima(made, penalties)
+        if (one.proxy, one.task) == ("near", "chat")
+    ]
+    answers = tuple(Answer(alpha, f"answer at {alpha}", "") for alpha in (0.0, 1.0))
+    write_samples(folder, [Sample(True, "student-asks-about-locks", answers)])
     return write_report(write_points(folder, points)).page
 
 
@@ -127,3 +145,36 @@ def test_a_mark_tells_what_was_measured_there(visit: Visit) -> None:
     assert "Case I" in text
     assert "nats per token" in text
     assert "λ = " in text
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS.keys())
+def test_the_slider_moves_the_ring_the_losses_and_the_answers(
+    browser: Browser, dial_report: Path, width: int
+) -> None:
+    visit = Visit(browser, dial_report, width)
+    slider = visit.page.locator("#alpha")
+
+    def told() -> list[str]:
+        visit.page.wait_for_timeout(200)
+        ring = visit.page.evaluate(
+            "(([trace]) => `${trace.x[0]} ${trace.y[0]}`)"
+            "(document.getElementById('dial-plot').data.slice(-1))"
+        )
+        parts = ("#dial-name", "#dial-measured", "#dial-theory", ".answer")
+        return [ring, *(visit.page.locator(part).inner_text() for part in parts)]
+
+    slider.fill("0")
+    safest = told()
+    slider.fill("2")
+    most_capable = told()
+    assert safest[1] == "α = 0"
+    assert most_capable[1] == "α = 1"
+    assert safest[4] == "answer at 0.0"
+    assert most_capable[4] == "answer at 1.0"
+    assert all(before != after for before, after in zip(safest, most_capable, strict=True))
+    assert "bound" in safest[3]
+    slider.press("ArrowLeft")
+    assert told()[1] == "α = 0.5"
+    assert visit.said == []
+    wide = visit.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0

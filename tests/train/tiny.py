@@ -13,8 +13,10 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
 from trimtab import AlignmentLossConstraint, AlignmentParameterConstraint, SafetyAwareSFTTrainer
+from trimtab.experiment import Dial
 from trimtab.models import load_model, save_tiny_llama
 from trimtab.train.constraints import Constraint
+from trimtab.train.dial import DialTrainer
 
 WORDS = [f"w{number}" for number in range(30)]
 
@@ -90,6 +92,23 @@ def trained(
     return trainer
 
 
+def trained_dial(
+    arguments: SFTConfig, folder: Path, lora: bool = False, resume: bool = False
+) -> DialTrainer:
+    model, tokenizer = tiny_llama(folder / "model")
+    trainer = DialTrainer(
+        model,
+        Dial(),
+        args=arguments,
+        train_dataset=rows(64, seed=2),
+        safety_dataset=rows(40, seed=5),
+        processing_class=tokenizer,
+        peft_config=lora_config() if lora else None,
+    )
+    trainer.train(resume_from_checkpoint=resume or None)
+    return trainer
+
+
 def trained_plainly(arguments: SFTConfig, folder: Path, lora: bool = False) -> SFTTrainer:
     model, tokenizer = tiny_llama(folder / "model")
     trainer = SFTTrainer(
@@ -111,12 +130,25 @@ def weights(trainer: SFTTrainer) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
 
 
+def ends(trainer: DialTrainer) -> dict[str, torch.Tensor]:
+    """What a dial trained: the weights of both ends, or of both adapters."""
+    return {
+        name: weight.detach().clone() for name, weight in trainer.ends.trained().named_parameters()
+    }
+
+
 if __name__ == "__main__":
     out, batch_size = Path(sys.argv[1]), int(sys.argv[2])
     settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2}
     arguments = config(out / "run", per_device_train_batch_size=batch_size, **settings)
-    for name, constraint in CONSTRAINTS.items():
-        for lora in (False, True):
+    asked_for_dial = sys.argv[3:] == ["dial"]
+    for lora in (False, True):
+        if asked_for_dial:
+            dial = trained_dial(arguments, out, lora)
+            if dial.accelerator.is_main_process:
+                torch.save(ends(dial), out / f"dial-{lora}.pt")
+            continue
+        for name, constraint in CONSTRAINTS.items():
             trainer = trained(constraint, arguments, out, lora)
             if trainer.accelerator.is_main_process:
                 torch.save(weights(trainer), out / f"{name}-{lora}.pt")

@@ -13,14 +13,23 @@ Folder = Annotated[Path, typer.Argument(help="Where the points are.")]
 
 
 def report(folder: Folder) -> None:
-    """Draw figures and a page from points."""
+    """Draw figures and a page from points, an audit or both."""
     from rich.console import Console
 
+    from trimtab.points import POINTS_FILE
     from trimtab.report import write_report
+    from trimtab.report.audit_page import AUDIT_FILE, write_audit_page
     from trimtab.terminal import findings_table
 
-    written = write_report(folder)
     console = Console()
+    if (folder / AUDIT_FILE).exists():
+        page = write_audit_page(folder)
+        if not (folder / POINTS_FILE).exists():
+            console.print(
+                f"[bold]{page}[/]  ← open it in a browser", highlight=False, soft_wrap=True
+            )
+            return
+    written = write_report(folder)
     if written.findings:
         console.print(findings_table(written.findings))
     for figure in written.figures:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimtab.cli.looking import report
-from trimtab.cli.options import DryRun, Out, Restart, Retry
-from trimtab.errors import UserError
+from trimtab.cli.options import DryRun, Out, Restart, Retry, conditions_of
 
 if TYPE_CHECKING:
     from trimtab.experiment import Experiment
@@ -121,7 +120,7 @@ def train(
         block["radii"] = [radius]
 
     def source(path: str, where: list[str] | None) -> dict[str, Any]:
-        return {"path": path, "where": _conditions(where), "held_out_rows": held_out_rows}
+        return {"path": path, "where": conditions_of(where), "held_out_rows": held_out_rows}
 
     one = experiment_from(
         {
@@ -189,13 +188,3 @@ def print_plan(experiment: Experiment, out: Path) -> None:
         console.print(f"[yellow]warning[/] {warning}", highlight=False, soft_wrap=True)
     plan, left = left_of(experiment, out)
     console.print(plan_table(plan, left, estimate_cost(experiment, roles, left)), highlight=False)
-
-
-def _conditions(given: list[str] | None) -> dict[str, list[str]]:
-    conditions: dict[str, list[str]] = {}
-    for condition in given or []:
-        column, sign, value = condition.partition("=")
-        if not sign:
-            raise UserError(f"{condition!r} is no condition. Write column=value, as in harmful=0.")
-        conditions.setdefault(column, []).append(value)
-    return conditions

@@ -8,7 +8,7 @@ from typing import Any
 from warnings import warn
 
 from trimtab.data.files import read_records
-from trimtab.data.rows import DataSource, Row
+from trimtab.data.rows import DataSource, Message, Row
 from trimtab.data.shapes import FIELDS, SHAPES, BadRecordError, Record, shape_of
 from trimtab.errors import UserError
 
@@ -49,6 +49,33 @@ def read_rows(
         except BadRecordError as error:
             raise UserError(f"{source.path} row {place + 1}: {error}") from None
     return _answered(source, rows, warning)
+
+
+def read_prompts(source: DataSource, data_root: Path | None = None) -> list[tuple[Message, ...]]:
+    """The prompts of `source`, each once and in the file's order; responses are not asked for.
+
+    Raises:
+        UserError: the source cannot be read, or has no prompts.
+    """
+    records = [{"response": "", **record} for record in read_records(source, data_root)]
+    if not records:
+        raise UserError(f"{source.path}: the file has no rows. Give one that has.")
+    _check_columns(source, list(records[0]))
+    renamed = [_renamed(record, source.columns) for record in records]
+    row_of = shape_of(renamed[0])
+    if row_of is None:
+        raise UserError(
+            f"{source.path}: columns {', '.join(records[0])} hold no prompt. Give a column prompt, "
+            "or say which it is, as in columns: {prompt: question}."
+        )
+    prompts = []
+    for place, record in enumerate(records):
+        if _wanted(record, source.where):
+            try:
+                prompts.append(row_of(renamed[place]).prompt)
+            except BadRecordError as error:
+                raise UserError(f"{source.path} row {place + 1}: {error}") from None
+    return list(dict.fromkeys(prompts))
 
 
 def _answered(

@@ -12,6 +12,8 @@ from trimtab.data.encoding import prompt_ids
 from trimtab.data.rows import Lengths, Message
 from trimtab.errors import UserError
 
+_DRAW: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+
 
 @torch.inference_mode()
 def sampled_answers(
@@ -23,6 +25,7 @@ def sampled_answers(
     seed: int = 0,
     first: int = 0,
     finished: Callable[[int, str], None] = lambda place, answer: None,
+    greedy: bool = False,
 ) -> list[str]:
     """One draw y ~ P_θ(·|x) for every prompt x: temperature 1, the whole vocabulary, no filter.
 
@@ -36,6 +39,7 @@ def sampled_answers(
         lengths: where prompts and answers are cut.
         first: the first prompt to answer, a multiple of `batch_size`.
         finished: hears the place and the answer as each is ready.
+        greedy: take the likeliest word at each place instead of a draw.
 
     Raises:
         UserError: a prompt with its answer is longer than the model can read.
@@ -58,10 +62,7 @@ def sampled_answers(
             written: Any = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=attended.to(model.device),
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
+                **({"do_sample": False} if greedy else _DRAW),
                 repetition_penalty=1.0,
                 max_new_tokens=lengths.response,
                 pad_token_id=padding,

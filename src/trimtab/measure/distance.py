@@ -151,8 +151,18 @@ def norm(model: nn.Module) -> float:
 
 
 def _adapter_norm(model: PeftModel) -> float:
-    parts = list(_low_rank_parts(model))
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    parts = [_added_up(list(_low_rank_parts(layer))) for layer in layers if layer.active_adapters]
     return float(torch.stack([part.squared_norm() for part in parts]).sum().sqrt())
+
+
+def _added_up(parts: list[LowRankPart]) -> LowRankPart:
+    """Adapters active at once on one layer, as the one adapter that is their sum."""
+    if len(parts) == 1:
+        return parts[0]
+    a = torch.cat([part.scaling * part.a.detach() for part in parts])
+    b = torch.cat([part.b.detach() for part in parts], dim=1)
+    return LowRankPart(nn.Parameter(a, False), nn.Parameter(b, False), 1.0)
 
 
 def _low_rank_parts(model: nn.Module) -> Iterator[LowRankPart]:

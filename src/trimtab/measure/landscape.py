@@ -95,6 +95,10 @@ class Landscape:
     tasks: Mapping[str, TaskSide]
     walks: tuple[Walk, ...]
 
+    def walk_down(self, task: str) -> Walk:
+        """The walk down the gradient of a task."""
+        return next(walk for walk in self.walks if walk.direction == _downhill(task))
+
 
 def slope(loss: TokenLoss) -> tuple[Slope, list[Direction]]:
     """∇L and the gradients of four interleaved parts of the rows that its interval comes from.
@@ -206,7 +210,7 @@ def landscape(
     del safety_parts
     progress("curvature of the safety loss")
     safety_curvature = curvature(safety)
-    directions = {f"down the gradient of {name}": side.downhill for name, side in sides.items()}
+    directions = {_downhill(name): side.downhill for name, side in sides.items()}
     for number in range(random_directions):
         directions[f"random direction {number + 1}"] = random_direction(
             safety.weights, seed + number
@@ -226,6 +230,10 @@ def landscape(
         sides,
         tuple(walks),
     )
+
+
+def _downhill(task: str) -> str:
+    return f"down the gradient of {task}"
 
 
 def largest_radius(budget: float, gradient_norm: float, smoothness: float) -> float:

@@ -68,6 +68,20 @@ def held_out_loss(
     )
 
 
+def loss_rise(after: Loss, before: Loss, measuring: Measuring, seed: int = 0) -> Estimate:
+    """L_D(θ) − L_D(θ') of two models on the same held-out rows, nats per token.
+
+    The interval is the bootstrap of the difference row by row, so that what is hard for both
+    models cancels; exact where both losses are.
+    """
+    value = after.per_token.value - before.per_token.value
+    if after.by_row is None or before.by_row is None:
+        return _exact(value, PER_TOKEN)
+    columns = np.stack([after.by_row[0] - before.by_row[0], after.by_row[1]], axis=1)
+    means = bootstrap_means(columns, measuring.resamples, seed)
+    return estimate_from(value, means[:, 0] / means[:, 1], PER_TOKEN)
+
+
 @torch.no_grad()  # not inference mode: a budget measures in the midst of training
 def response_surprise(
     model: nn.Module, rows: Dataset, tokens_per_batch: int

@@ -25,6 +25,7 @@ FEWEST_ROWS = 20
 TOTAL_VARIATION = "total variation, 0 to 1"
 
 _FOLDS = 3
+_TREES = 200
 _RESAMPLES = 2000
 
 
@@ -252,7 +253,7 @@ def _best_classifier(
             StandardScaler(), LogisticRegression(C=0.01, max_iter=500)
         ),
         "extremely randomized trees": make_pipeline(
-            ExtraTreesClassifier(200, min_samples_leaf=3, random_state=seed)
+            ExtraTreesClassifier(_TREES, min_samples_leaf=3, random_state=seed)
         ),
     }
     folds = GroupKFold(min(_FOLDS, len(np.unique(groups))))

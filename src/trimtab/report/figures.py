@@ -18,6 +18,7 @@ from trimtab.report.setting import (
     budget_lines,
     case_1_lines,
     case_2_lines,
+    dial_lines,
     overlap_of,
     safety_gap_of,
     settings_of,
@@ -30,6 +31,7 @@ T = TypeVar("T")
 MOST_LINES = 8
 DRIFT = "estimate of the bound (Theorem 3)"
 NOWHERE: Mapping[str, Terrain] = MappingProxyType({})
+DIAL_FIGURE = 4
 CASE_1_BLOCK = "{case: alignment-loss, penalties: [0.1, 1, 10]}"
 CASE_2_BLOCK = "{case: alignment-parameter, penalties: [0.1, 1, 10]}"
 PROXY_NOTE = "No original alignment data: the gap is each line's own, on the proxy."
@@ -46,7 +48,10 @@ def figures(
         )
     limits = limits if safety == "alignment gap" else None
     atlas = _Atlas(tuple(points), safety, limits, landscape)
-    return atlas.figure_1(), atlas.figure_2(), atlas.figure_3()
+    dial = (atlas.figure_4(),) if atlas.dials else ()
+    if atlas.dials and all(point.case in ("aligned", "dial") for point in points):
+        return dial
+    return atlas.figure_1(), atlas.figure_2(), atlas.figure_3(), *dial
 
 
 class _Atlas:
@@ -69,7 +74,8 @@ class _Atlas:
         self.case_1 = case_1_lines(points)
         for pair in self.budgets_1:
             self.case_1.setdefault(pair, [])
-        self.proxies = list(dict.fromkeys(proxy for proxy, _ in self.case_1))
+        self.dials = dial_lines(points)
+        self.proxies = list(dict.fromkeys(proxy for proxy, _ in (*self.case_1, *self.dials)))
         self.tasks = list(dict.fromkeys(point.task for point in points))
 
     def figure_1(self) -> Figure:
@@ -176,6 +182,34 @@ class _Atlas:
         )
         caption = "The trade-off at several overlaps of the task's contexts with the proxy's."
         return Figure(3, caption, _there([drawn]), ())
+
+    def figure_4(self) -> Figure:
+        """The settings of a dial, beside separate runs on the same data."""
+        (proxy, task), dial = next(iter(self.dials.items()))
+        name = f"{shortened(proxy)} – {shortened(task)}"
+        series = [Series(f"dial, {name}", ink(0, 0), tuple(dial))]
+        if (proxy, task) in self.case_1:
+            runs = tuple(self.case_1[proxy, task])
+            series.append(Series(f"separate runs, {name}", ink(1, 1), runs))
+        start = tuple(
+            one
+            for one in settings_of(self.points, "aligned")
+            if (one.proxy, one.task) == (proxy, task)
+        )
+        series.append(Series("aligned model θₛ", star(6), start, joined=False))
+        drawn = panel(
+            "Every setting of one training",
+            series,
+            self.safety,
+            "capability gap",
+            self._plane_curves([(proxy, task)]),
+            self.note,
+        )
+        caption = (
+            f"The {self.safety} and the capability gap at every measured setting of the dial: "
+            "α = 0 is its safest, α = 1 its most capable."
+        )
+        return Figure(DIAL_FIGURE, caption, _there([drawn]), ())
 
     def _drift_curves(
         self, knob: Literal["penalty", "radius"], lines: dict[str, list[Setting]]

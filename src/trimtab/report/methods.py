@@ -96,6 +96,8 @@ def method_and_knob(point: Point) -> tuple[str, float | None]:
         return "plain", None
     if point.case == "method":
         return str(point.method), point.knob
+    if point.case == "dial":
+        return "dial", point.alpha
     if point.budget is not None:
         return f"{point.case}-budget", point.budget
     if point.radius is not None:

@@ -15,6 +15,7 @@ from trimtab.report.setting import SafetyGap, Setting, safety_gap_of
 FAMILIES: dict[str, tuple[str, ...]] = {
     "Methods that train on safety rows": (
         "alignment-loss-budget",
+        "dial",
         "case-one-by-share",
         "mixing",
         "kl-anchor",
@@ -104,6 +105,7 @@ def _setting(one: Tried) -> Setting:
         one.task,
         one.points,
         budget=first.budget,
+        alpha=first.alpha,
         method=None if first.method is None else title(first.method),
         knob=first.knob,
     )

@@ -15,9 +15,11 @@ from plotly.offline import get_plotlyjs
 
 from trimtab.points import write_atomically
 from trimtab.report import paper, screen, tables
+from trimtab.report.audit_page import AuditSection, read_audit
 from trimtab.report.bounds import bounds_beside
 from trimtab.report.chart import Figure
-from trimtab.report.figures import figures
+from trimtab.report.dial import DialSetting, dial_settings
+from trimtab.report.figures import DIAL_FIGURE, figures
 from trimtab.report.findings import Finding, findings, no_model_passes_the_limit
 from trimtab.report.limits import Limits
 from trimtab.report.methods import MethodResult, method_results
@@ -69,7 +71,7 @@ def write_report(folder: Path) -> Report:
         else:
             paper.remove(figure, folder / FIGURES_FOLDER)
     page = folder / PAGE_FILE
-    write_atomically(page, _page(results, drawn, found, near, methods))
+    write_atomically(page, _page(results, drawn, found, near, methods, read_audit(folder)))
     return Report(page, tuple(paths), found)
 
 
@@ -79,6 +81,7 @@ def _page(
     found: Sequence[Finding],
     near: Sequence[PointNearness],
     methods: Sequence[MethodResult],
+    audit: AuditSection | None,
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -87,12 +90,25 @@ def _page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    of_slider = dial_settings(results.points, results.world, results.samples)
+    of_dial = next((figure for figure in drawn if figure.number == DIAL_FIGURE), None)
+    figures_below = [one for one in drawn if one.panels and one is not of_dial]
+    panels = [panel for figure in figures_below for panel in figure.panels]
     return environment.get_template("page.html.j2").render(
+        dial=of_slider if of_dial is not None and of_dial.panels else (),
+        dial_figure=of_dial,
+        dial_plot=_dial_plot(of_dial, of_slider),
+        dial_script=_for_script([one.for_script() for one in of_slider]),
+        samples=results.samples,
         summary=_summary(results, found),
         findings=found,
-        figures=[figure for figure in drawn if figure.panels],
+        figures=figures_below,
         missing=[line for figure in drawn for line in figure.missing],
-        plots=_for_script([screen.plot(panel) for figure in drawn for panel in figure.panels]),
+        plots=_for_script(
+            [screen.plot(panel) for panel in (*panels, *(audit.panels if audit else ()))]
+        ),
+        plots_of_figures=len(panels),
+        audit=audit,
         plotly=Markup(get_plotlyjs()),
         folder=FIGURES_FOLDER,
         nearness=tables.nearness_table(near) if near else None,
@@ -113,8 +129,18 @@ def _page(
     )
 
 
+def _dial_plot(figure: Figure | None, settings: Sequence[DialSetting]) -> Markup:
+    """The dial's panel, with one more trace, last, for the setting that the slider shows."""
+    if figure is None or not figure.panels or not settings:
+        return _for_script(None)
+    plot = screen.plot(figure.panels[0])
+    plot["data"].append(screen.ring(settings[0].place))
+    return _for_script(plot)
+
+
 def _summary(results: Results, found: Sequence[Finding]) -> str:
-    trained = [point for point in results.points if point.case != "aligned"]
+    trained = [point for point in results.points if point.case not in ("aligned", "dial")]
+    on_dial = [point for point in results.points if point.case == "dial"]
     tasks = len({point.task for point in results.points})
     proxies = len({point.proxy for point in results.points if point.proxy is not None})
     counts = (
@@ -123,6 +149,12 @@ def _summary(results: Results, found: Sequence[Finding]) -> str:
         _count(proxies, "set of safety data", "sets of safety data"),
     )
     opening = f"This report measures {counts[0]} over {counts[1]} and {counts[2]}."
+    if on_dial:
+        told = f"one dial at {_count(len(on_dial), 'setting')}"
+        kinds = f"{counts[0]} and {told}" if trained else told
+        opening = f"This report measures {kinds} over {counts[1]} and {counts[2]}."
+    if on_dial and not trained:
+        return opening
     if not found:
         return f"{opening} They are too few to speak to any finding."
     verdicts = [finding.verdict for finding in found]

@@ -122,7 +122,7 @@ def _mark(
 def _label(setting: Setting) -> str:
     if setting.case == "aligned":
         return "θₛ"
-    return knob(setting.penalty, setting.radius, setting.budget, setting.knob)
+    return knob(setting.penalty, setting.radius, setting.budget, setting.alpha, setting.knob)
 
 
 def _seeds(setting: Setting) -> tuple[Setting, ...]:

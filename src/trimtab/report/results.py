@@ -20,6 +20,7 @@ from trimtab.points import (
     read_landscape,
     read_points,
 )
+from trimtab.samples import Sample, read_samples
 
 SETTINGS_FILE = "experiment.yaml"
 DATA_FILE = "data.json"
@@ -47,6 +48,7 @@ class Results:
     data: tuple[DataSummary, ...]
     world: World | None
     landscape: Mapping[str, Terrain]
+    samples: tuple[Sample, ...]
 
 
 def read_results(folder: Path) -> Results:
@@ -65,6 +67,7 @@ def read_results(folder: Path) -> Results:
         _read_data(folder / DATA_FILE),
         load_world(folder),
         read_landscape(folder),
+        read_samples(folder),
     )
 
 

@@ -63,6 +63,22 @@ def plot(panel: Panel) -> dict[str, Any]:
     return figure
 
 
+def ring(place: tuple[float, float]) -> dict[str, Any]:
+    """A trace of one ring around a mark."""
+    marker = {
+        "symbol": "circle-open",
+        "size": 20,
+        "color": "#1d1d1f",
+        "line": {"width": 3, "color": "#1d1d1f"},
+    }
+    x, y = place
+    trace = go.Scatter(
+        x=[x], y=[y], mode="markers", marker=marker, hoverinfo="skip", showlegend=False
+    )
+    drawn: dict[str, Any] = trace.to_plotly_json()
+    return drawn
+
+
 def as_text(words: str) -> str:
     """Words as Plotly shows them literally: it reads tags, entities and $TeX$ in every text.
 

@@ -27,6 +27,7 @@ class Setting:
     task: str
     points: tuple[Point, ...]
     budget: float | None = None
+    alpha: float | None = None
     method: str | None = None
     knob: float | None = None
 
@@ -98,6 +99,7 @@ def settings_of(points: Iterable[Point], case: Case) -> list[Setting]:
             one[0].task,
             tuple(one),
             one[0].budget,
+            one[0].alpha,
         )
         for one in groups.values()
     ]
@@ -119,6 +121,14 @@ def budget_lines(points: Iterable[Point], case: Case) -> dict[tuple[str, str], l
     for setting in settings_of(points, case):
         if setting.budget is not None:
             lines.setdefault((setting.proxy or "", setting.task), []).append(setting)
+    return lines
+
+
+def dial_lines(points: Iterable[Point]) -> dict[tuple[str, str], list[Setting]]:
+    """Dials by (proxy, task), each from its most capable setting to its safest."""
+    lines: dict[tuple[str, str], list[Setting]] = {}
+    for setting in settings_of(points, "dial"):
+        lines.setdefault((setting.proxy or "", setting.task), []).append(setting)
     return lines
 
 

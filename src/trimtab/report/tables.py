@@ -57,7 +57,7 @@ def points_table(points: Iterable[Point]) -> Table:
     """Every measured model."""
     columns = (
         "case",
-        "λ, ε or budget",
+        "λ, ε, budget or α",
         "safety",
         "task",
         "seed",
@@ -128,9 +128,9 @@ def budgets_table(points: Iterable[Point]) -> Table | None:
         if point.over_budget is not None
     )
     caption = (
-        "Models trained to a budget. The change is that of the loss on held-out safety rows from the "
-        "aligned model θₛ, in nats per token, its interval that of the difference on the same rows; "
-        "feasible is up to 5 % beyond the budget."
+        "Models trained to a budget. The change is that of the loss on held-out safety rows from "
+        "the aligned model θₛ, in nats per token, its interval that of the difference on the same "
+        "rows; feasible is up to 5 % beyond the budget."
     )
     return Table(caption, columns, 6, rows) if rows else None
 
@@ -139,7 +139,7 @@ def nearness_table(found: Iterable[PointNearness]) -> Table:
     """Every point beside the limits of both planes."""
     columns = (
         "case",
-        "λ, ε or budget",
+        "λ, ε, budget or α",
         "safety",
         "task",
         "seed",
@@ -268,7 +268,7 @@ def data_table(data: Iterable[DataSummary]) -> Table:
 def failures_table(failures: Iterable[Failure]) -> Table:
     """Planned models that could not be made."""
     rows = tuple(Row((*_names(failure.key), failure.reason)) for failure in failures)
-    columns = ("case", "λ, ε or budget", "safety", "task", "seed", "reason")
+    columns = ("case", "λ, ε, budget or α", "safety", "task", "seed", "reason")
     return Table("Planned models that could not be made.", columns, 6, rows)
 
 
@@ -281,7 +281,7 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
 def _names(point: Point | PointKey) -> tuple[str, ...]:
     return (
         case_name(point),
-        knob(point.penalty, point.radius, point.budget, point.knob),
+        knob(point.penalty, point.radius, point.budget, point.alpha, point.knob),
         point.proxy or "–",
         point.task,
         str(point.seed),

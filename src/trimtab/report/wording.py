@@ -10,9 +10,11 @@ CASE_NAMES: dict[Case, str] = {
     "aligned": "aligned model θₛ, untrained",
     "alignment-loss": "Case I, alignment loss constraint",
     "alignment-parameter": "Case II, alignment parameter constraint",
+    "dial": "dial, one training for every setting",
     "method": "a published method",
 }
 METHOD_NAMES: dict[str, str] = {
+    "dial": "dial",
     "alignment-loss": "Case I (alignment loss)",
     "alignment-parameter": "Case II (parameters, by λ)",
     "alignment-loss-budget": "Case I by a budget",
@@ -41,6 +43,7 @@ SHORT_CASE_NAMES: dict[Case, str] = {
     "aligned": "θₛ",
     "alignment-loss": "Case I",
     "alignment-parameter": "Case II",
+    "dial": "dial",
     "method": "method",
 }
 LONGEST_NAME = 34
@@ -110,13 +113,16 @@ def knob(
     penalty: float | None,
     radius: float | None,
     budget: float | None = None,
+    alpha: float | None = None,
     other: float | None = None,
 ) -> str:
-    """What the constraint was set to.
+    """What the constraint was set to, or the dial.
 
     >>> knob(0.5, None), knob(None, 2.0), knob(None, None, 0.05), knob(None, None)
     ('λ = 0.5', 'ε = 2', 'budget 0.05', '–')
     """
+    if alpha is not None:
+        return f"α = {number(alpha)}"
     if budget is not None:
         return f"budget {number(budget)}"
     if penalty is not None:
@@ -163,7 +169,9 @@ def hover(point: Point) -> tuple[str, ...]:
     """All that a point knows, line by line."""
     lines = [CASE_NAMES[point.case] if point.method is None else case_name(point)]
     if point.case != "aligned":
-        lines.append(knob(point.penalty, point.radius, point.budget, point.knob))
+        lines.append(knob(point.penalty, point.radius, point.budget, point.alpha, point.knob))
+    if point.alpha is not None:
+        lines.append(f"trained at {knob(point.penalty, None)}")
     if point.is_feasible is not None:
         lines.append(budget_in_words(point))
     lines.append(f"safety: {point.proxy or '–'} · task: {point.task} · seed {point.seed}")

@@ -1,0 +1,351 @@
+"""How much of the frontier of eight separate runs does one dial hold, and at what cost?
+
+    python benchmarks/frontier_from_one_run.py                        # the built-in world, 3 seeds
+    python benchmarks/frontier_from_one_run.py --smollm2 DATA         # SmolLM2 with LoRA, once
+    python benchmarks/frontier_from_one_run.py --docs    # table and figure of docs/dial.md again
+
+Measured side by side in one experiment: separate runs at eight penalties from 100 to 0.01, the same
+at the dial's own length, one dial of twice a run's steps and one of a run's, warm-started
+continuation from the largest penalty to the smallest (in all the dial's steps), and WiSE-FT: plain
+fine-tuning interpolated towards θ_s. Held-out (L_ŝ, L_f) of every model go into
+benchmarks/results/frontier_from_one_run.json as they are made; one that is interrupted, or that
+--minutes stops, goes on where it was. DATA holds instructions-gpt4_0613.jsonl.gz (safety) and
+instructions-alpaca-7b.jsonl.gz (task).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from trimtab.data.rows import DataSource, Lengths
+from trimtab.demo import demo_experiment
+from trimtab.experiment import Block, Dial, Experiment, Training
+from trimtab.measure.losses import held_out_loss
+from trimtab.models import load_model, quiet_libraries
+from trimtab.plan import Run
+from trimtab.points import PointKey, write_atomically
+from trimtab.report.palette import COLOURS
+from trimtab.sweep import read_roles
+from trimtab.theory import hypervolume
+from trimtab.train.ends import load_ends
+from trimtab.workshop import MODELS_FOLDER, Workshop
+
+RESULTS = Path(__file__).parent / "results" / "frontier_from_one_run.json"
+PENALTIES = [float(penalty) for penalty in np.geomspace(100, 0.01, 8)]
+DOCS = Path(__file__).parent.parent / "docs"
+MARKS = ("<!-- results: benchmarks/frontier_from_one_run.py --docs -->", "<!-- end of results -->")
+SEEDS = (0, 1, 2)
+BUDGETS = (0.02, 0.05, 0.1, 0.2)
+AIM, MOST_TOKENS = 0.98, 2.2
+
+SEPARATE, LONGER = "separate runs", "separate runs, twice the steps"
+DIAL, SHORT_DIAL = "dial, twice the steps", "dial, a run's steps"
+CONTINUATION = "continuation over λ"
+WISE, LONGER_WISE = "WiSE-FT", "WiSE-FT, twice the steps"
+METHODS = (SEPARATE, DIAL, WISE, LONGER_WISE, CONTINUATION, SHORT_DIAL, LONGER)
+
+
+class OutOfTimeError(Exception):
+    """--minutes are over; what is made is kept."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One world or model to compare the methods in."""
+
+    name: str
+    experiment: Experiment
+    longer: tuple[float, ...]
+    """The penalties of separate runs that are also trained at the dial's length."""
+    methods: tuple[str, ...] = METHODS
+    settings: int = 21
+    """How many settings of the dial, and of WiSE-FT, are measured."""
+
+
+class Quiet:
+    def training(self, name: str, steps: int) -> None:
+        print(f"  {name}, {steps} steps", flush=True)
+
+    def stepped(self, steps: int, loss: float | None) -> None: ...
+
+
+def world(seed: int) -> Setting:
+    demo = demo_experiment(Path(tempfile.mkdtemp()), seed)
+    one = replace(
+        demo,
+        task={"shared": demo.task["shared"]},
+        safety={"near": demo.safety["near"]},
+        grid=(Block("alignment-loss", tuple(PENALTIES)),),
+        dial=Dial(),
+        keep_models=True,
+    )
+    return Setting(f"world, seed {seed}", one, tuple(PENALTIES))
+
+
+def smollm2(data: Path) -> Setting:
+    def source(name: str) -> DataSource:
+        return DataSource(f"{name}.jsonl.gz", held_out_rows=32)
+
+    one = Experiment(
+        model="smollm2",
+        safety={"gpt4": source("instructions-gpt4_0613")},
+        task={"alpaca": source("instructions-alpaca-7b")},
+        grid=(Block("alignment-loss", tuple(PENALTIES)),),
+        dial=Dial(),
+        train=Training(steps=24, batch_size=2, learning_rate=5e-4, lora_rank=8),
+        lengths=Lengths(prompt=48, response=40),
+        keep_models=True,
+        data_root=str(data.resolve()),
+    )
+    longer = tuple(PENALTIES[place] for place in (2, 3, 5))
+    methods = tuple(method for method in METHODS if method != SHORT_DIAL)
+    return Setting("SmolLM2, LoRA", one, longer, methods, settings=8)
+
+
+def measure(setting: Setting, found: dict[str, Any], keep: Callable[[], None]) -> None:
+    """Fill in what `found` lacks: per method its (L_ŝ, L_f) points and the tokens trained on."""
+    experiment = setting.experiment
+    folder = Path(tempfile.mkdtemp())
+    workshop = Workshop(experiment, read_roles(experiment), folder, Quiet())
+    (proxy,), (task,) = experiment.safety, experiment.task
+    (seed,) = experiment.seeds
+    aligned, steps = workshop.aligned, experiment.train.steps
+    alphas = np.linspace(0, 1, setting.settings)
+
+    def losses(model: nn.Module) -> list[float]:
+        held_out = (workshop.safety[proxy].held_out, workshop.task[task].held_out)
+        return [held_out_loss(model, rows, experiment.measure).per_token.value for rows in held_out]
+
+    def trained(penalty: float, length: int, seed: int = seed) -> tuple[nn.Module, int]:
+        key = PointKey("alignment-loss", penalty, None, proxy if penalty else None, task, seed)
+        run = Run(key, (key._replace(proxy=proxy),))
+        training = replace(experiment.train, steps=length)
+        workshop.experiment = replace(experiment, train=training)
+        (point,) = workshop.made(run)
+        place = str(folder / MODELS_FOLDER / run.name)
+        if experiment.train.lora_rank is None:
+            return load_model(place)[0], point.train_tokens
+        return PeftModel.from_pretrained(deepcopy(workshop.aligned), place), point.train_tokens
+
+    def separate(length: int, penalties: tuple[float, ...]) -> Iterator[tuple[list[float], int]]:
+        for penalty in penalties:
+            model, tokens = trained(penalty, length)
+            yield losses(model), tokens
+
+    def dial(length: int) -> Iterator[tuple[list[float], int]]:
+        workshop.experiment = replace(experiment, train=replace(experiment.train, steps=length))
+        made = workshop.trained_dial(PointKey("dial", None, None, proxy, task, seed))
+        made.ends.save(folder / "dial", workshop.tokenizer)
+        ends = load_ends(folder / "dial", deepcopy(aligned))
+        for place, alpha in enumerate(alphas):
+            ends.turn(float(alpha))
+            yield losses(ends.model), made.train_tokens if place == 0 else 0
+
+    def continuation() -> Iterator[tuple[list[float], int]]:
+        length = 2 * steps // len(PENALTIES)
+        for stage, penalty in enumerate(PENALTIES):
+            model, tokens = trained(penalty, length, seed=1000 * (seed + 1) + stage)
+            yield losses(model), tokens
+            # The next stage's adapter is a new one, on top of those before it.
+            workshop.aligned = model.merge_and_unload() if isinstance(model, PeftModel) else model
+        workshop.aligned = aligned
+
+    def wise(length: int) -> Iterator[tuple[list[float], int]]:
+        model, tokens = trained(0.0, length)
+        end = deepcopy(model)
+        for place, share in enumerate(alphas):
+            interpolate(model, end, aligned, float(share))
+            yield losses(model), tokens if place == 0 else 0
+
+    makers: dict[str, Callable[[int], Iterator[tuple[list[float], int]]]] = {
+        SEPARATE: lambda made: separate(steps, tuple(PENALTIES)[made:]),
+        LONGER: lambda made: separate(2 * steps, setting.longer[made:]),
+        DIAL: lambda _: dial(2 * steps),
+        SHORT_DIAL: lambda _: dial(steps),
+        CONTINUATION: lambda _: continuation(),
+        WISE: lambda _: wise(steps),
+        LONGER_WISE: lambda _: wise(2 * steps),
+    }
+    found.setdefault("aligned", losses(aligned))
+    for method in setting.methods:
+        record = found.setdefault(method, {"points": [], "tokens": [], "finished": False})
+        if record["finished"]:
+            continue
+        if method not in (SEPARATE, LONGER):  # one training behind all its points
+            record["points"], record["tokens"] = [], []
+        for point, tokens in makers[method](len(record["points"])):
+            record["points"].append(point)
+            record["tokens"] += [tokens] if tokens else []
+            if method in (SEPARATE, LONGER):
+                keep()
+        record["finished"] = True
+        keep()
+
+
+@torch.no_grad()
+def interpolate(model: nn.Module, end: nn.Module, aligned: nn.Module, share: float) -> None:
+    """θ_s + share·(θ_ft − θ_s); a LoRA adapter is only rescaled."""
+    if isinstance(model, PeftModel):
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer):
+                layer.set_scale("default", share)
+        return
+    for name, weight in model.named_parameters():
+        torch.lerp(aligned.get_parameter(name), end.get_parameter(name), share, out=weight)
+
+
+def volumes(found: dict[str, Any]) -> dict[str, float]:
+    """Hypervolume by method over that of the separate runs.
+
+    The reference corner is L_ŝ of plain fine-tuning and L_f of θ_s: what one has for doing nothing.
+    Curves with more than eight points count once with eight, evenly spaced, and once with all.
+    """
+    corner = [found[WISE]["points"][-1][0], found["aligned"][1]]
+    whole = hypervolume(found[SEPARATE]["points"], corner)
+    told = {}
+    for method in (name for name in METHODS if name in found and found[name]["finished"]):
+        points = found[method]["points"]
+        places = np.linspace(0, len(points) - 1, min(8, len(points))).round().astype(int)
+        told[method] = hypervolume([points[place] for place in places], corner) / whole
+        if len(points) > 8:
+            told[f"{method}, {len(points)} points"] = hypervolume(points, corner) / whole
+    return told
+
+
+def within_budget(found: dict[str, Any], method: str, budget: float) -> float | None:
+    """The least L_f among the method's points with L_ŝ ≤ L_ŝ(θ_s) + budget."""
+    allowed = found["aligned"][0] + budget
+    kept = [task for safety, task in found[method]["points"] if safety <= allowed]
+    return min(kept, default=None)
+
+
+def cost(found: dict[str, Any], method: str) -> float:
+    """Training tokens of the whole method over those of one separate run."""
+    return sum(found[method]["tokens"]) / mean(found[SEPARATE]["tokens"])
+
+
+def tables(results: dict[str, Any]) -> str:
+    """The results as Markdown: per group of settings the mean and, over seeds, the range."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, found in results.items():
+        groups.setdefault(name.partition(", seed")[0], []).append(found)
+    lines: list[str] = []
+    for name, every in groups.items():
+        every = [found for found in every if is_finished(found)]
+        if not every:
+            continue
+        seeds = f"{len(every)} seeds: mean [lowest, highest]" if len(every) > 1 else "one seed"
+        lines += [f"**{name}** ({seeds})", ""]
+        budgets = " | ".join(f"L_f at +{budget:g}" for budget in BUDGETS)
+        lines += [f"| method | tokens | hypervolume | {budgets} |", "|---" * 7 + "|"]
+        every_volume = [volumes(found) for found in every]
+        for row in every_volume[0]:
+            method = next(m for m in sorted(METHODS, key=len, reverse=True) if row.startswith(m))
+            cells = [f"{mean(cost(found, method) for found in every):.2f}×"]
+            cells.append(told([volume[row] for volume in every_volume]))
+            few = row == method and any(len(found[method]["points"]) > 8 for found in every)
+            for budget in BUDGETS:
+                reached = [within_budget(found, method, budget) for found in every]
+                known = [value for value in reached if value is not None]
+                whole = not few and len(known) == len(reached)
+                cells.append(told(known) if whole else "" if few else "none")
+            lines.append(f"| {row} | {' | '.join(cells)} |")
+        dials = [volume[DIAL] for volume in every_volume]
+        tokens = mean(cost(found, DIAL) for found in every)
+        met = "met" if min(dials) >= AIM and tokens <= MOST_TOKENS else "missed"
+        lines += ["", f"Aim, at least {AIM} at no more than {MOST_TOKENS}× the tokens: {met}."]
+        aligned = [f"{mean(f['aligned'][place] for f in every):.3f}" for place in (0, 1)]
+        lines += [f"θ_s itself: L_ŝ = {aligned[0]}, L_f = {aligned[1]}.", ""]
+    return "\n".join(lines)
+
+
+def is_finished(found: dict[str, Any]) -> bool:
+    methods = [found[method] for method in METHODS if method in found]
+    return len(methods) > 1 and all(method["finished"] for method in methods)
+
+
+def rewrite(page: Path, text: str) -> None:
+    """Put the tables between the page's two marks."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    write_atomically(page, f"{before}{MARKS[0]}\n\n{text}\n{MARKS[1]}{after}")
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """The curves of one setting in the plane (L_ŝ, L_f)."""
+    sheet = Figure(figsize=(6.0, 4.2))
+    axes = sheet.subplots()
+    shown = ((SEPARATE, "s--"), (DIAL, "o-"), (WISE, "^-."), (CONTINUATION, "D:"))
+    for (method, style), colour in zip(shown, COLOURS, strict=False):
+        points = found[method]["points"]
+        name = f"{method} ({cost(found, method):.1f}× the tokens of one run)"
+        axes.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=name)
+    axes.plot(*found["aligned"], "*", color="black", markersize=11, label="aligned model θₛ")
+    axes.set_xlabel("safety loss on held-out rows (nats per token)")
+    axes.set_ylabel("task loss on held-out rows (nats per token)")
+    axes.grid(color="#e4e4e4", linewidth=0.5)
+    axes.legend(frameon=False, fontsize=8)
+    path.parent.mkdir(exist_ok=True)
+    sheet.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def told(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{mean(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smollm2", type=Path, metavar="DATA", help="SmolLM2 with LoRA, on DATA")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--docs", action="store_true", help="only rewrite docs/dial.md's results")
+    given = parser.parse_args()
+    quiet_libraries()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    started = time.monotonic()
+
+    def keep(setting: Setting) -> None:
+        RESULTS.parent.mkdir(exist_ok=True)
+        others = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        for name in others.keys() - {setting.name}:  # another process may measure another setting
+            results[name] = others[name]
+        write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
+        if time.monotonic() - started > 60 * given.minutes:
+            raise OutOfTimeError
+
+    settings = [lambda: smollm2(given.smollm2)] if given.smollm2 else []
+    if not given.docs and not given.smollm2:
+        settings = [lambda seed=seed: world(seed) for seed in SEEDS]
+    try:
+        for make in settings:
+            setting = make()
+            print(setting.name, flush=True)
+            measure(setting, results.setdefault(setting.name, {}), partial(keep, setting))
+    except OutOfTimeError:
+        print("Out of time. The same command goes on.")
+    if given.docs:
+        rewrite(DOCS / "dial.md", tables(results))
+        draw(results["world, seed 0"], DOCS / "dial" / "frontier.png")
+    print(tables(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The audit's order of proxies beside training's: docs/audit/smollm2.json from two folders.
+
+    python docs/audit/smollm2.py OUT/instructions OUT/do-not-answer
+
+Each folder holds the points of a sweep and the audit.json of an audit of the same aligned model.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from trimtab.points import read_points
+
+RESULT = Path(__file__).parent / "smollm2.json"
+
+
+def main() -> None:
+    told = {Path(folder).name: compared(Path(folder)) for folder in sys.argv[1:]}
+    RESULT.write_text(json.dumps(told, indent=1) + "\n")
+    print(RESULT.read_text())
+
+
+def compared(folder: Path) -> dict[str, Any]:
+    points = read_points(folder)
+    record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    losses: dict[str, dict[int, float]] = defaultdict(dict)
+    intervals: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    plain, aligned = {}, None
+    for point in points:
+        if point.case == "aligned":
+            aligned = point.alignment_loss.value
+        elif point.penalty == 0:
+            plain[point.seed] = point.alignment_loss.value
+        else:
+            losses[point.proxy][point.seed] = point.alignment_loss.value
+            intervals[point.proxy].append((point.alignment_loss.low, point.alignment_loss.high))
+    proxies = sorted(losses, key=lambda name: float(np.mean(list(losses[name].values()))))
+    audited = {one["proxy"]: one for one in record["similarity"]}
+    rows = [
+        {
+            "proxy": name,
+            "alignment_loss": float(np.mean(list(losses[name].values()))),
+            "alignment_loss_by_seed": losses[name],
+            "interval_over_rows_of_the_first_seed": intervals[name][0],
+            **{
+                measure: audited[name][measure] and audited[name][measure]["value"]
+                for measure in ("excess_loss", "total_variation", "given_prompt")
+            },
+            "excess_loss_interval": [
+                audited[name]["excess_loss"]["low"],
+                audited[name]["excess_loss"]["high"],
+            ],
+            "total_variation_interval": [
+                audited[name]["total_variation"]["low"],
+                audited[name]["total_variation"]["high"],
+            ],
+        }
+        for name in proxies
+    ]
+    measured = [row["alignment_loss"] for row in rows]
+    seeds = sorted({seed for one in losses.values() for seed in one})
+    return {
+        "aligned_alignment_loss": aligned,
+        "plain_alignment_loss_by_seed": plain,
+        "proxies": rows,
+        "order_by_training": proxies,
+        "order_by_audit": record["forecast"]["proxies"],
+        "kendall": {
+            measure: _tau([row[measure] for row in rows], measured)
+            for measure in ("excess_loss", "total_variation", "given_prompt")
+        },
+        "kendall_between_seeds": [
+            _tau(*zip(*((by[one], by[other]) for by in losses.values()), strict=True))
+            for one, other in pairwise(seeds)
+        ],
+    }
+
+
+def _tau(one: Sequence[float | None], other: Sequence[float]) -> float | None:
+    if len(one) < 2 or any(value is None for value in one):
+        return None
+    found = float(kendalltau(one, other).statistic)
+    return None if np.isnan(found) else found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Does the audit, run without training, order proxies as training does? SmolLM2-135M-Instruct, the
+# paired files described in the two experiments beside this script. An hour or so on two cores;
+# stop it at any time, the same command goes on.
+#
+#     docs/audit/smollm2.sh DATA OUT
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd) data=$1 out=$2
+lengths=(--max-prompt 48 --max-response 64 --rows 150 --landscape-rows 8)
+
+trimtab sweep "$here/smollm2-instructions.yaml" --data-root "$data" --out "$out/instructions"
+trimtab audit --model "$out/instructions/aligned" "${lengths[@]}" \
+  --original "$data/instructions-gpt4_0314.jsonl.gz" \
+  --safety gpt4-0613="$data/instructions-gpt4_0613.jsonl.gz" \
+  --safety claude="$data/instructions-claude.jsonl.gz" \
+  --safety vicuna-7b="$data/instructions-vicuna-7b-v1.3.jsonl.gz" \
+  --safety davinci-003="$data/instructions-text_davinci_003.jsonl.gz" \
+  --safety alpaca-7b="$data/instructions-alpaca-7b.jsonl.gz" \
+  --task alpaca="$data/alpaca.jsonl.gz" --out "$out/instructions"
+
+trimtab sweep "$here/smollm2-do-not-answer.yaml" --data-root "$data" --out "$out/do-not-answer"
+trimtab audit --model "$out/do-not-answer/aligned" "${lengths[@]}" --landscape none \
+  --original "$data/do-not-answer-gpt4.jsonl.gz" --original-where harmful=0 \
+  --safety chatgpt="$data/do-not-answer-chatgpt.jsonl.gz" \
+  --safety llama2-7b-chat="$data/do-not-answer-llama2-7b-chat.jsonl.gz" \
+  --safety-where harmful=0 \
+  --task alpaca="$data/alpaca.jsonl.gz" --out "$out/do-not-answer"
+
+python "$here/smollm2.py" "$out/instructions" "$out/do-not-answer"

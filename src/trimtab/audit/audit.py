@@ -1,0 +1,195 @@
+"""An audit: what is known of a fine-tuning before it is begun."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trimtab.audit.datasets import Audited, AuditedData, read_data, text_of
+from trimtab.audit.eyes import Eyes, Watcher
+from trimtab.audit.landscape import landscape_and_rows
+from trimtab.audit.outlook import outlook
+from trimtab.audit.quantities import QUANTITIES
+from trimtab.audit.settings import AuditSettings
+from trimtab.audit.stages import Stages
+from trimtab.data.rows import DataSource, Row
+from trimtab.measure.answers import sampled_answers
+from trimtab.measure.overlap import Overlap, context_overlap
+from trimtab.measure.reading import Reading
+from trimtab.measure.similarity import Sample, similarity
+from trimtab.points import write_atomically
+
+AUDIT_FILE = "audit.json"
+OWN = "own answers"
+
+_BATCH = 16
+
+
+def audit(
+    model: str,
+    task: Mapping[str, DataSource],
+    safety: Mapping[str, DataSource],
+    original: DataSource | None,
+    settings: AuditSettings,
+    folder: Path | None,
+    watcher: Watcher,
+) -> dict[str, Any]:
+    """Everything measured before training, as JSON can hold it; written to `folder`'s audit.json.
+
+    Stopped at any moment and called again with the same arguments, it goes on where it was. Where
+    no original data is given, the aligned model's own answers to the first proxy's prompts stand
+    in for it.
+
+    Raises:
+        UserError: data or model cannot be read or are not fit to be measured.
+    """
+    data = read_data(original, safety, task, settings)
+    for warning in data.warnings:
+        watcher.warned(warning)
+    stages = Stages(folder, _identity(model, data, settings))
+    eyes = Eyes(model, settings, stages, watcher)
+    reference = data.original or _own_answers(data, eyes, stages, settings, watcher)
+    record: dict[str, Any] = {
+        "model": model,
+        "reference": "the original data" if data.original else "the aligned model's own answers",
+        "settings": asdict(settings),
+        "quantities": {name: asdict(quantity) for name, quantity in QUANTITIES.items()},
+        "data": [_described(one, eyes.reading(one)) for one in _looked_at(data, reference)],
+        "similarity_by": eyes.similarity_by,
+        "similarity": _similarities(data, reference, eyes, stages, watcher),
+        "overlap_by": eyes.overlap_by,
+        "overlap": _overlaps(data, eyes, stages, watcher),
+    }
+    record |= landscape_and_rows(data, reference, eyes, stages, folder, watcher)
+    record["forecast"] = outlook(record)
+    record["warnings"] = list(data.warnings)
+    if folder is not None:
+        write_atomically(folder / AUDIT_FILE, json.dumps(record, indent=1) + "\n")
+        stages.finish()
+    return record
+
+
+def _looked_at(data: AuditedData, reference: Audited) -> list[Audited]:
+    return data.every if data.original else [reference, *data.every]
+
+
+def _identity(model: str, data: AuditedData, settings: AuditSettings) -> str:
+    rows = {one.label: hash_of(one) for one in data.every}
+    return json.dumps({"model": model, "rows": rows, "settings": asdict(settings)}, sort_keys=True)
+
+
+def hash_of(data: Audited) -> str:
+    """A fingerprint of every row."""
+    digest = blake2b(digest_size=12)
+    for row in data.rows:
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def _own_answers(
+    data: AuditedData, eyes: Eyes, stages: Stages, settings: AuditSettings, watcher: Watcher
+) -> Audited:
+    asked = next(iter(data.safety.values()))
+
+    def made() -> list[str]:
+        watcher.doing("the model's own answers", len(asked.chosen))
+        return sampled_answers(
+            eyes.model,
+            eyes.tokenizer,
+            [row.prompt for row in asked.chosen],
+            settings.lengths,
+            _BATCH,
+            settings.seed,
+            finished=lambda place, answer: watcher.done(1),
+        )
+
+    answers = stages.result(OWN, made)
+    rows = tuple(
+        Row(row.prompt, answer)
+        for row, answer in zip(asked.chosen, answers, strict=True)
+        if answer.strip()
+    )
+    return Audited(OWN, "sampled from the aligned model", rows, rows)
+
+
+def _described(data: Audited, reading: Reading) -> dict[str, Any]:
+    return {
+        "label": data.label,
+        "path": data.path,
+        "rows": len(data.rows),
+        "rows_read": len(data.chosen),
+        "tokens_per_response": float(reading.tokens.mean()),
+        "loss": float(reading.surprise.sum() / reading.tokens.sum()),
+        "largest_surprise": float(reading.surprise.max()),
+    }
+
+
+def _sample(data: Audited, eyes: Eyes) -> Sample:
+    prompts = [repr([(m.role, m.content.strip()) for m in row.prompt]) for row in data.chosen]
+    return Sample(prompts, eyes.reading(data))
+
+
+def _similarities(
+    data: AuditedData, reference: Audited, eyes: Eyes, stages: Stages, watcher: Watcher
+) -> list[dict[str, Any]]:
+    def compared(name: str, proxy: Audited) -> dict[str, Any]:
+        watcher.doing(f"similarity of {name}")
+        found = similarity(
+            _sample(reference, eyes),
+            _sample(proxy, eyes),
+            eyes.features(reference, proxy),
+            eyes.settings.seed,
+        )
+        return {"proxy": name, **asdict(found)}
+
+    return [
+        stages.result(f"similarity {name}", partial(compared, name, proxy))
+        for name, proxy in data.safety.items()
+    ]
+
+
+def _overlaps(
+    data: AuditedData, eyes: Eyes, stages: Stages, watcher: Watcher
+) -> list[dict[str, Any]]:
+    def compared(task: str, proxy: str) -> dict[str, Any]:
+        watcher.doing(f"overlap of {task} and {proxy}")
+        forward = overlap_of(data.task[task], data.safety[proxy], eyes, "share of task prompts")
+        backward = overlap_of(data.safety[proxy], data.task[task], eyes, "share of safety prompts")
+        return {
+            "task": task,
+            "proxy": proxy,
+            "task_on_safety": asdict(forward.share),
+            "safety_on_task": asdict(backward.share),
+            "thresholds": [forward.threshold, backward.threshold],
+            "pairs": [asdict(pair) for pair in forward.pairs],
+        }
+
+    return [
+        stages.result(f"overlap {task} and {proxy}", partial(compared, task, proxy))
+        for task in data.task
+        for proxy in data.safety
+    ]
+
+
+def overlap_of(one: Audited, known: Audited, eyes: Eyes, unit: str) -> Overlap:
+    """How many of one data set's prompts fall among another's."""
+    theirs = eyes.prompt_states(known)
+    by_words = theirs is None
+    kept, apart = known.divided(eyes.settings.seed, chosen=not by_words)
+    texts = [text_of(row) for row in (known.rows if by_words else known.chosen)]
+    asked = one.prompts if by_words else [text_of(row) for row in one.chosen]
+    states = None
+    if theirs is not None:
+        ours = eyes.prompt_states(one)
+        assert ours is not None
+        states = (ours, theirs[np.array(kept)], theirs[np.array(apart)])
+    return context_overlap(
+        asked, [texts[p] for p in kept], [texts[p] for p in apart], states, unit=unit
+    )

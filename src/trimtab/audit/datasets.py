@@ -1,0 +1,106 @@
+"""The data sets of an audit: read, checked against each other, and the rows to look at chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from trimtab.audit.settings import AuditSettings
+from trimtab.data.reading import read_rows
+from trimtab.data.rows import DataSource, Row
+from trimtab.data.splits import choose_rows, split_rows
+from trimtab.errors import UserError
+from trimtab.measure.similarity import FEWEST_ROWS
+
+_HELD_OUT = 0.2
+
+
+@dataclass(frozen=True)
+class Audited:
+    """One data set: all its rows, and those that the model reads."""
+
+    label: str
+    """Its role and name, as in "safety near"."""
+    path: str
+    rows: tuple[Row, ...]
+    chosen: tuple[Row, ...]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The last message of every prompt."""
+        return [text_of(row) for row in self.rows]
+
+    def divided(self, seed: int, chosen: bool = False) -> tuple[list[int], list[int]]:
+        """Places of rows that stand for the data, and of those held out to set a threshold by."""
+        rows = self.chosen if chosen else self.rows
+        repeats = len({text_of(row) for row in rows}) <= len(rows) / 2
+        _, held_out = split_rows(rows, _HELD_OUT, seed, repeats)
+        apart = {id(row) for row in held_out}
+        places = range(len(rows))
+        known = [place for place in places if id(rows[place]) not in apart]
+        return known, [place for place in places if id(rows[place]) in apart]
+
+
+@dataclass(frozen=True)
+class AuditedData:
+    """Every role's data, and what was noticed while reading."""
+
+    original: Audited | None
+    safety: Mapping[str, Audited]
+    task: Mapping[str, Audited]
+    warnings: tuple[str, ...]
+
+    @property
+    def every(self) -> list[Audited]:
+        """All data sets."""
+        originals = [self.original] if self.original else []
+        return [*originals, *self.safety.values(), *self.task.values()]
+
+
+def read_data(
+    original: DataSource | None,
+    safety: Mapping[str, DataSource],
+    task: Mapping[str, DataSource],
+    settings: AuditSettings,
+) -> AuditedData:
+    """Every data set read.
+
+    Raises:
+        UserError: one cannot be read or has too few rows, or two hold the same rows.
+    """
+    warnings: list[str] = []
+
+    def audited(label: str, source: DataSource) -> Audited:
+        rows = read_rows(source, None, warnings.append)
+        if len(rows) < FEWEST_ROWS:
+            raise UserError(
+                f"{label} ({source.path}): {len(rows)} rows are too few to measure anything on. "
+                f"Give at least {FEWEST_ROWS}."
+            )
+        chosen = choose_rows(rows, settings.rows, settings.seed)
+        return Audited(label, source.path, tuple(rows), tuple(chosen))
+
+    data = AuditedData(
+        audited("original", original) if original else None,
+        {name: audited(f"safety {name}", source) for name, source in safety.items()},
+        {name: audited(f"task {name}", source) for name, source in task.items()},
+        (),
+    )
+    _refuse_identical(data.every)
+    return AuditedData(data.original, data.safety, data.task, tuple(warnings))
+
+
+def text_of(row: Row) -> str:
+    """What a prompt asks: its last message."""
+    return row.prompt[-1].content
+
+
+def _refuse_identical(every: list[Audited]) -> None:
+    for one, other in combinations(every, 2):
+        pairs = [sorted((text_of(row), row.response) for row in data.rows) for data in (one, other)]
+        if pairs[0] == pairs[1]:
+            raise UserError(
+                f"{one.label} ({one.path}) and {other.label} ({other.path}) hold the same rows, so "
+                "there is nothing to compare. Give another file, or leave one of them out."
+            )

@@ -1,0 +1,117 @@
+"""What an audit's numbers lead one to expect of training, and how far to trust that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from trimtab.measure.landscape import Landscape, largest_radius
+from trimtab.points import Estimate
+from trimtab.theory import penalty_for_budget, theorem_3, theorem_4
+
+
+@dataclass(frozen=True)
+class OverlapBothWays:
+    """D_f(X_ŝ) and D_ŝ(X_f) of one task and one proxy."""
+
+    task_on_safety: Estimate
+    safety_on_task: Estimate
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A setting that the theory allows for a budget, and what that rests on."""
+
+    value: float
+    reason: str
+
+
+def in_order(values: Mapping[str, Estimate]) -> list[str]:
+    """Names from the smallest value to the largest."""
+    return sorted(values, key=lambda name: values[name].value)
+
+
+def close_calls(order: Sequence[str], values: Mapping[str, Estimate]) -> list[tuple[str, str]]:
+    """Neighbours in the order whose intervals touch, so that either may come first."""
+    return [(one, other) for one, other in pairwise(order) if values[one].high >= values[other].low]
+
+
+def suggested_penalty(
+    budget: float, tokens_per_response: float, overlap: OverlapBothWays
+) -> Suggestion:
+    """λ for which Theorem 1 keeps the gap on the proxy itself to `budget`, nats per token.
+
+    The shift from proxy to original comes on top and no λ removes it. Both overlaps are taken at
+    the high end of their intervals. It is the λ of the exact minimiser: a network trained for a
+    while may need more.
+    """
+    o, rho = overlap.task_on_safety.high, overlap.safety_on_task.high
+    value = penalty_for_budget(
+        budget * tokens_per_response, shift=0.0, overlap=o, reverse_overlap=rho
+    )
+    return Suggestion(
+        value,
+        f"it is where Theorem 1's overlap term is {budget:g} nats per token "
+        f"({budget * tokens_per_response:.3g} per response), with overlaps of at most {o:.1%} and "
+        f"{rho:.1%}",
+    )
+
+
+def suggested_radius(
+    budget: float, landscape: Landscape, task: str
+) -> tuple[Suggestion, Suggestion]:
+    """ε by Theorem 3 from slope and curvature, and as the walk down the task's gradient has it."""
+    local = largest_radius(
+        budget, landscape.safety_slope.value, abs(landscape.safety_curvature.value)
+    )
+    walk = landscape.walk_down(task)
+    walked = walk.reaches(budget)
+    seen = (
+        f"the distance at which the safety loss had risen by {budget:g} on the walk down the "
+        "gradient of the task"
+        if math.isfinite(walked)
+        else f"the safety loss did not rise by {budget:g} within {walk.distances[-1]:.3g}"
+    )
+    return (
+        Suggestion(
+            local,
+            f"the largest ε with gε + ½Hε² ≤ {budget:g} nats per token, in the worst direction; H "
+            "is local",
+        ),
+        Suggestion(walked, seen),
+    )
+
+
+def along_the_walk(landscape: Landscape, task: str) -> list[dict[str, float]]:
+    """At each distance walked down the task's gradient: the rise measured and Theorems 3 and 4.
+
+    `theorem_3` is the most the safety loss can have risen, `theorem_4` the least the task loss can
+    have fallen, both estimates, as g and H are.
+    """
+    walk = landscape.walk_down(task)
+    side = landscape.tasks[task]
+    rows = []
+    for distance, loss in zip(walk.distances[1:], walk.losses[1:], strict=True):
+        rise = theorem_3(
+            gap_at_start=0.0,
+            gradient_norm=landscape.safety_slope.value,
+            smoothness=abs(landscape.safety_curvature.value),
+            radius=distance,
+        ).value
+        fall = theorem_4(
+            gap_at_start=side.loss,
+            gradient_norm=side.slope.value,
+            smoothness=abs(side.curvature.value),
+            radius=distance,
+        )
+        rows.append(
+            {
+                "distance": distance,
+                "measured_rise": loss - walk.losses[0],
+                "theorem_3": rise,
+                "theorem_4": -fall.term("progress").value,
+            }
+        )
+    return rows

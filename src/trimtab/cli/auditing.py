@@ -1,0 +1,168 @@
+"""Commands for what can be known before training: audit and proxy."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trimtab.cli.options import Restart, conditions_of
+from trimtab.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SUFFIXES = re.compile(r"(\.(jsonl|json|csv|parquet))?(\.gz)?$")
+
+
+def audit(
+    model: Annotated[str, typer.Option(help="smollm2, a folder, a .gguf file, or a Hub id.")],
+    task: Annotated[list[str], typer.Option(help="Data to fine-tune on: PATH or NAME=PATH.")],
+    safety: Annotated[list[str], typer.Option(help="Safety data, proxies: PATH or NAME=PATH.")],
+    original: Annotated[
+        str | None, typer.Option(help="The model's own alignment data; else its own answers.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder for audit.json, page and kept rows.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead.")] = False,
+    task_where: Annotated[
+        list[str] | None, typer.Option(help="Keep task rows with column=value; repeatable.")
+    ] = None,
+    safety_where: Annotated[
+        list[str] | None, typer.Option(help="Keep safety rows with column=value; repeatable.")
+    ] = None,
+    original_where: Annotated[
+        list[str] | None, typer.Option(help="Keep original rows with column=value; repeatable.")
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(help="Rise of the safety loss allowed, nats per token.")
+    ] = 0.1,
+    rows: Annotated[int, typer.Option(help="Rows of each data set the model reads.")] = 400,
+    embedding: Annotated[
+        str | None, typer.Option(help="Compare rows by: words, model, or another model's name.")
+    ] = None,
+    landscape: Annotated[str, typer.Option(help="Over lora, full weights, or none.")] = "lora",
+    landscape_rank: Annotated[int, typer.Option(help="Rank of the LoRA subspace.")] = 8,
+    landscape_rows: Annotated[int, typer.Option(help="Rows behind slope and curvature.")] = 16,
+    drop: Annotated[
+        float, typer.Option(help="Share of task rows that may be left out as endangering.")
+    ] = 0.05,
+    max_prompt: Annotated[int, typer.Option(help="Cut prompts to this many tokens.")] = 512,
+    max_response: Annotated[int, typer.Option(help="Cut responses to this many tokens.")] = 512,
+    seed: Annotated[int, typer.Option(help="Which rows are chosen, and every draw.")] = 0,
+) -> None:
+    """Judge data, proxies and landscape before training."""
+    from rich.console import Console
+
+    from trimtab.audit import AuditSettings
+    from trimtab.audit import audit as make_audit
+    from trimtab.data.rows import DataSource, Lengths
+    from trimtab.models import quiet_libraries
+    from trimtab.points import only_writer
+    from trimtab.report.audit_page import write_audit_page
+    from trimtab.terminal_audit import print_audit
+
+    settings = AuditSettings(
+        rows=rows,
+        lengths=Lengths(max_prompt, max_response),
+        embedding=embedding,
+        budget=budget,
+        drop=drop,
+        space=landscape,  # type: ignore[arg-type]  # checked by the class, whose error is a UserError
+        rank=landscape_rank,
+        landscape_rows=landscape_rows,
+        seed=seed,
+    )
+
+    def sources(given: list[str], where: list[str] | None) -> dict[str, DataSource]:
+        named: dict[str, DataSource] = {}
+        for one in given:
+            name, path = _named(one)
+            if name in named:
+                raise UserError(f"two data sets are called {name}. Write NAME={path}.")
+            named[name] = DataSource(path, where=conditions_of(where))
+        return named
+
+    quiet_libraries()
+    made = partial(
+        make_audit,
+        model,
+        sources(task, task_where),
+        sources(safety, safety_where),
+        DataSource(original, where=conditions_of(original_where)) if original else None,
+        settings,
+        out,
+    )
+    with _watched(out is not None) as watcher, only_writer(out) if out else nullcontext():
+        record = made(watcher)
+    page = write_audit_page(out) if out is not None else None
+    if as_json:
+        print(json.dumps(record, indent=1))
+        return
+    console = Console()
+    print_audit(record, console)
+    if page is not None:
+        console.print(f"[bold]{page}[/]  ← open it in a browser", highlight=False, soft_wrap=True)
+
+
+def proxy(
+    model: Annotated[str, typer.Option(help="smollm2, a folder, a .gguf file, or a Hub id.")],
+    prompts: Annotated[str, typer.Option(help="Safety prompts: a file or a Hub id.")],
+    out: Annotated[Path, typer.Option("--out", help="The .jsonl file to write.")],
+    where: Annotated[
+        list[str] | None, typer.Option(help="Keep prompts with column=value; repeatable.")
+    ] = None,
+    max_prompt: Annotated[int, typer.Option(help="Cut prompts to this many tokens.")] = 512,
+    max_response: Annotated[int, typer.Option(help="End answers at this many tokens.")] = 512,
+    batch_size: Annotated[int, typer.Option(help="Prompts answered at once.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    restart: Restart = False,
+) -> None:
+    """Write the aligned model's own answers as safety data."""
+    from trimtab.audit.own_proxy import write_own_proxy
+    from trimtab.data.rows import DataSource, Lengths
+    from trimtab.models import quiet_libraries
+
+    quiet_libraries()
+    if restart:
+        out.unlink(missing_ok=True)
+    with _watched(True) as watcher:
+        lines = write_own_proxy(
+            model,
+            DataSource(prompts, where=conditions_of(where)),
+            out,
+            Lengths(max_prompt, max_response),
+            batch_size,
+            seed,
+            watcher,
+        )
+    print(f"{lines} answers are in {out}.")
+
+
+@contextmanager
+def _watched(goes_on: bool) -> Iterator[Any]:
+    from rich.console import Console
+
+    from trimtab.terminal_audit import StageWatcher
+
+    try:
+        with StageWatcher(Console(stderr=True)) as watcher:
+            yield watcher
+    except KeyboardInterrupt:
+        told = "What is finished is kept; the same command goes on." if goes_on else "Give --out."
+        print(f"\ntrimtab: interrupted. {told}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _named(given: str) -> tuple[str, str]:
+    name, sign, path = given.partition("=")
+    if sign and path and re.fullmatch(r"[\w.-]+", name) and not Path(given).exists():
+        return name, path
+    return _SUFFIXES.sub("", Path(given).name), given

@@ -1,0 +1,214 @@
+"""Commands of the dial: train it, measure its curve, set it; and a demo of the three."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trimtab.cli.looking import report
+from trimtab.cli.options import Out, Restart, conditions_of
+
+if TYPE_CHECKING:
+    from trimtab.dial import ChosenSetting
+    from trimtab.experiment import Experiment
+    from trimtab.points import Estimate
+    from trimtab.terminal import TerminalWatcher
+
+dial = typer.Typer(
+    help="One training that holds the whole frontier: train it once, then choose the trade-off.",
+    no_args_is_help=True,
+)
+
+Folder = Annotated[Path, typer.Argument(help="What 'trimtab dial train' wrote.")]
+Settings = Annotated[int, typer.Option(help="Measure at so many settings, 0 and 1 included.")]
+Samples = Annotated[
+    int, typer.Option(help="Answer so many prompts of the task and of the safety data.")
+]
+
+
+@dial.command("train")
+def train(
+    model: Annotated[str, typer.Option(help="smollm2, a folder, a .gguf file, or a Hub id.")],
+    task: Annotated[str, typer.Option(help="Data to fine-tune on: a file or a Hub id.")],
+    safety: Annotated[str, typer.Option(help="Safety data, the proxy: a file or a Hub id.")],
+    out: Out,
+    original: Annotated[
+        str | None, typer.Option(help="The model's own alignment data, to measure on.")
+    ] = None,
+    safest_penalty: Annotated[float, typer.Option(help="λ at α = 0.")] = 100.0,
+    capable_penalty: Annotated[float, typer.Option(help="λ at α = 1.")] = 0.01,
+    task_where: Annotated[
+        list[str] | None, typer.Option(help="Keep task rows with column=value; repeatable.")
+    ] = None,
+    safety_where: Annotated[
+        list[str] | None, typer.Option(help="Keep safety rows with column=value; repeatable.")
+    ] = None,
+    original_where: Annotated[
+        list[str] | None, typer.Option(help="Keep original rows with column=value; repeatable.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps: twice those of one run.")] = 400,
+    batch_size: Annotated[int, typer.Option(help="Task rows per step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Its highest value.")] = 1e-4,
+    lora_rank: Annotated[
+        int | None, typer.Option(help="Train two adapters of this rank, not all weights.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    max_prompt: Annotated[int, typer.Option(help="Cut prompts to this many tokens.")] = 512,
+    max_response: Annotated[int, typer.Option(help="Cut responses to this many tokens.")] = 512,
+    held_out_rows: Annotated[
+        int | None, typer.Option(help="Measure on at most this many rows of each role.")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints to go on from.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Order of rows and settings; new adapters.")] = 0,
+    restart: Restart = False,
+) -> None:
+    """Train both ends of a dial at once."""
+    from trimtab.experiment import experiment_from
+
+    def source(path: str, where: list[str] | None) -> dict[str, Any]:
+        return {"path": path, "where": conditions_of(where), "held_out_rows": held_out_rows}
+
+    one = experiment_from(
+        {
+            "model": model,
+            "task": {"task": source(task, task_where)},
+            "safety": {"safety": source(safety, safety_where)},
+            "original": source(original, original_where) if original else None,
+            "train": {
+                "steps": steps,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "lora_rank": lora_rank,
+                "precision": precision,
+                "checkpoint_every": checkpoint_every,
+            },
+            "dial": {"safest_penalty": safest_penalty, "capable_penalty": capable_penalty},
+            "grid": [],
+            "seeds": [seed],
+            "lengths": {"prompt": max_prompt, "response": max_response},
+            "data_root": str(Path.cwd()),
+        },
+        "options",
+    )
+    _train(one, out, restart)
+    print(f"The dial is in {out}. Next: trimtab dial curve {out}")
+
+
+@dial.command("curve")
+def curve(folder: Folder, settings: Settings = 11, samples: Samples = 4) -> None:
+    """Measure the frontier along a dial's settings, and write a page with a slider."""
+    from trimtab.dial import measure_curve
+
+    with _watched() as watcher:
+        measure_curve(folder, settings, samples, watcher)
+    report(folder)
+
+
+@dial.command("set")
+def set_(
+    folder: Folder,
+    out: Out,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="How far the safety loss may rise, in nats per token over the start."),
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="The setting itself: 0 is safest, 1 most capable.")
+    ] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Write a whole model where the dial has adapters.")
+    ] = False,
+) -> None:
+    """Save the model at a setting, or at the most capable one within a safety budget."""
+    from trimtab.dial import set_dial
+
+    with _watched() as watcher:
+        chosen = set_dial(folder, out, watcher, alpha, budget, merged)
+    _tell(chosen)
+    print(f"The model is in {out}.")
+
+
+@dial.command("demo")
+def demo(
+    out: Out = Path("dial-demo"),
+    seed: Annotated[int, typer.Option(help="Of the world, its data and the training.")] = 0,
+    settings: Settings = 21,
+    restart: Restart = False,
+) -> None:
+    """Train and measure a dial in the small world of 'trimtab demo'."""
+    from dataclasses import replace
+
+    from trimtab.demo import demo_experiment
+    from trimtab.experiment import Dial
+    from trimtab.models import quiet_libraries
+
+    quiet_libraries()
+    world = demo_experiment(out, seed)
+    one = replace(
+        world,
+        task={"shared": world.task["shared"]},
+        safety={"near": world.safety["near"]},
+        train=replace(world.train, steps=2 * world.train.steps),
+        dial=Dial(),
+        grid=(),
+    )
+    _train(one, out, restart)
+    curve(out, settings)
+
+
+def _train(experiment: Experiment, out: Path, restart: bool) -> None:
+    from trimtab.dial import train_dial
+
+    with _watched() as watcher:
+        train_dial(experiment, out, watcher, restart)
+
+
+@contextmanager
+def _watched() -> Iterator[TerminalWatcher]:
+    from rich.console import Console
+
+    from trimtab.models import quiet_libraries
+    from trimtab.terminal import TerminalWatcher
+
+    quiet_libraries()
+    try:
+        with TerminalWatcher(Console(stderr=True)) as watcher:
+            yield watcher
+    except KeyboardInterrupt:
+        print(
+            "\ntrimtab: interrupted. What is finished is kept; the same command goes on.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+
+
+def _tell(chosen: ChosenSetting) -> None:
+    from trimtab.report.wording import estimate_in_words, number
+
+    def told(estimate: Estimate) -> str:
+        return f"{estimate_in_words(estimate)} nats per token ({estimate.kind})"
+
+    print(
+        f"α = {number(chosen.alpha)}, where the dial was trained at λ = {number(chosen.penalty)}."
+    )
+    if chosen.budget is None or chosen.chosen_rise is None:
+        print(f"Safety loss over the start: {told(chosen.rise)}")
+    elif chosen.rise.kind == "exact":
+        print(f"Safety loss over the start, budget {chosen.budget:g}: {told(chosen.rise)}")
+    else:
+        verdict = {True: "kept", False: "NOT kept", None: "not decided by these rows"}
+        print(f"Safety loss over the start, budget {chosen.budget:g}:")
+        print(f"  on the rows it was chosen by: {told(chosen.chosen_rise)}")
+        print(f"  on held-out rows besides:     {told(chosen.rise)}")
+        print(f"  so the budget is {verdict[chosen.keeps_budget]}.")
+    print(f"Safety loss there: {told(chosen.safety_loss)}")
+    print(f"Task loss there: {told(chosen.task_loss)}")
+    if chosen.alignment_loss is not None:
+        print(f"Loss on the original safety data there: {told(chosen.alignment_loss)}")

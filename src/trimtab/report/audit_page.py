@@ -1,0 +1,163 @@
+"""An audit's page, and its section in a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from trimtab.errors import UserError
+from trimtab.points import write_atomically
+from trimtab.report import audit_tables, screen
+from trimtab.report.axes import linear_ticks, log_ticks
+from trimtab.report.chart import Axis, Curve, Line, Mark, Panel
+from trimtab.report.palette import ink
+from trimtab.report.tables import Table
+from trimtab.report.wording import nats, number
+
+AUDIT_FILE = "audit.json"
+PAGE_FILE = "audit.html"
+
+
+@dataclass(frozen=True)
+class AuditSection:
+    """What a page shows of an audit: sentences, tables by title, and panels."""
+
+    model: str
+    reference: str
+    reasoning: tuple[str, ...]
+    tables: Mapping[str, Table]
+    quantities: Table
+    panels: tuple[Panel, ...]
+
+
+def read_audit(folder: Path) -> AuditSection | None:
+    """The audit of a folder; None where there is none.
+
+    Raises:
+        UserError: the file is not an audit of this version.
+    """
+    path = folder / AUDIT_FILE
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return AuditSection(
+            record["model"],
+            record["reference"],
+            tuple(record["forecast"]["reasoning"]),
+            audit_tables.tables(record),
+            audit_tables.quantities_table(record),
+            _basin(record),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not an audit of this version of trimtab ({type(error).__name__}: {error}). "
+            "Make it anew: trimtab audit."
+        ) from None
+
+
+def write_audit_page(folder: Path) -> Path:
+    """Draw the audit of a folder into its audit.html. Raises UserError."""
+    section = read_audit(folder)
+    if section is None:
+        raise UserError(f"{folder / AUDIT_FILE}: no such file. Give a folder of 'trimtab audit'.")
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = json.dumps([screen.plot(panel) for panel in section.panels], ensure_ascii=False)
+    page = folder / PAGE_FILE
+    html = environment.get_template("audit.html.j2").render(
+        audit=section,
+        first_plot=0,
+        plotly=Markup(get_plotlyjs()) if section.panels else "",
+        plots=Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028")),
+    )
+    write_atomically(page, html)
+    return page
+
+
+def _basin(record: Mapping[str, Any]) -> tuple[Panel, ...]:
+    """The safety loss against distance on every walk, with Theorem 3's estimate beside it."""
+    found = record["landscape"]
+    if found is None:
+        return ()
+    lines = []
+    for place, walk in enumerate(found["walks"]):
+        marks = tuple(
+            Mark(
+                distance,
+                loss - found["safety_loss"],
+                None,
+                None,
+                (
+                    walk["direction"],
+                    f"distance {number(distance)}",
+                    f"safety loss {nats(loss)}, {_signed(loss - found['safety_loss'])}",
+                ),
+                joined=True,
+            )
+            for distance, loss in zip(walk["distances"][1:], walk["losses"][1:], strict=True)
+        )
+        lines.append(Line(walk["direction"], ink(place, place), marks))
+    distances = sorted({mark.x for line in lines for mark in line.marks})
+    rises = [mark.y for line in lines for mark in line.marks]
+    low, high = min(0.0, *rises), max(rises)
+    margin = 0.06 * (high - low)
+    slope, bend = found["safety_slope"]["value"], abs(found["safety_curvature"]["value"])
+    reach = [distance for distance in _filled(distances) if _bound(slope, bend, distance) <= high]
+    curve = Curve(
+        "Theorem 3 at most (estimate)",
+        "#767676",
+        "dash",
+        2,
+        tuple(reach),
+        tuple(_bound(slope, bend, distance) for distance in reach),
+    )
+    first, last = distances[0] / 1.15, distances[-1] * 1.15
+    return (
+        Panel(
+            "How far the local estimate holds",
+            Axis(
+                f"distance from θₛ, over {found['space']}",
+                True,
+                first,
+                last,
+                log_ticks(first, last),
+            ),
+            Axis(
+                "rise of the safety loss, nats per token",
+                False,
+                low - margin,
+                high + margin,
+                linear_ticks(low - margin, high + margin),
+            ),
+            tuple(lines),
+            (curve,),
+            "Theorem 3 bounds every direction at once; where a walk rises above its curve, the "
+            "curvature on the way is more than at θₛ.",
+        ),
+    )
+
+
+def _bound(slope: float, bend: float, distance: float) -> float:
+    return slope * distance + 0.5 * bend * distance**2
+
+
+def _filled(distances: list[float]) -> list[float]:
+    ratio = (distances[-1] / distances[0]) ** (1 / 80)
+    return [distances[0] * ratio**step for step in range(81)]
+
+
+def _signed(rise: float) -> str:
+    return f"+{nats(rise)}" if rise > 0 else nats(rise)

@@ -1,0 +1,116 @@
+"""The dial on the page: every measured setting, for a slider to show one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trimtab.data.synthetic import World
+from trimtab.points import Estimate, Point
+from trimtab.report.nearness import nearness
+from trimtab.report.setting import gap_of, safety_gap_of
+from trimtab.report.wording import estimate_in_words, nats, number
+from trimtab.samples import Answer, Sample
+from trimtab.theory import capability_bound, exact_frontier, safety_bound
+
+Line = tuple[str, str, str]
+"""A quantity, its value in nats per token, and what it may be called."""
+
+
+@dataclass(frozen=True)
+class DialSetting:
+    """One setting of the slider: where it lies in the plane, and all that is known of it."""
+
+    alpha: float
+    penalty: float
+    place: tuple[float, float]
+    measured: tuple[Line, ...]
+    theory: tuple[Line, ...]
+    answers: tuple[Answer, ...]
+    """One for each sample, at the sampled setting that lies nearest."""
+
+    def for_script(self) -> dict[str, Any]:
+        """What the page's script puts in place when the slider moves."""
+        return {
+            "name": f"α = {number(self.alpha)}",
+            "penalty": f"trained at λ = {number(self.penalty)}",
+            "place": self.place,
+            "measured": self.measured,
+            "theory": self.theory,
+            "at": f"α = {number(self.answers[0].alpha)}" if self.answers else "",
+            "answers": [[answer.text, answer.note] for answer in self.answers],
+        }
+
+
+def dial_settings(
+    points: Sequence[Point], world: World | None, samples: Sequence[Sample]
+) -> tuple[DialSetting, ...]:
+    """The settings of the first dial among the points, from the safest to the most capable."""
+    safety = safety_gap_of(points)
+    of_dial = sorted(
+        (point for point in points if point.alpha is not None),
+        key=lambda point: (point.seed, point.alpha),
+    )
+    settings = []
+    for point in (point for point in of_dial if point.seed == of_dial[0].seed):
+        alpha, penalty = point.alpha, point.penalty
+        at = gap_of(point, safety) if safety is not None else None
+        if alpha is None or penalty is None or at is None or point.capability_gap is None:
+            continue
+        settings.append(
+            DialSetting(
+                alpha,
+                penalty,
+                (at.value, point.capability_gap.value),
+                tuple(_measured(point)),
+                tuple(_theory(point, penalty, world)),
+                tuple(_nearest(sample, alpha) for sample in samples),
+            )
+        )
+    return tuple(settings)
+
+
+def _measured(point: Point) -> list[Line]:
+    named: list[tuple[str, Estimate | None]] = [
+        ("loss on the original safety data", point.alignment_loss),
+        ("loss on the safety data trained on", point.proxy_loss),
+        ("loss on the task", point.capability_loss),
+    ]
+    lines = [(name, estimate_in_words(loss), loss.kind) for name, loss in named if loss is not None]
+    return [*lines, ("distance from θₛ (no unit)", number(point.distance), "exact")]
+
+
+def _theory(point: Point, penalty: float, world: World | None) -> list[Line]:
+    known = world is not None and point.task in world.task and point.proxy in world.safety
+    if world is None or not known:
+        return []
+    lines: list[Line] = []
+    (near,) = nearness([point], world)
+    for name, beside in (("original", near.on_original), ("proxy", near.on_proxy)):
+        if beside is not None:
+            lines.append(
+                (
+                    f"least capability gap of any model this safe on the {name} data; "
+                    f"this one has {nats(beside.capability_gap.value)}",
+                    nats(beside.limit),
+                    "exact",
+                )
+            )
+    task, proxy = world.task[point.task], world.safety[str(point.proxy)]
+    optimum = exact_frontier(task, proxy, world.original, [penalty])
+    tokens = world.tokens_per_response
+    safety = safety_bound(task, proxy, world.original, penalty)
+    capability = capability_bound(task, proxy, penalty)
+    for theorem, gap, best, bound in (
+        ("1", "alignment", optimum.alignment_gap, safety),
+        ("2", "capability", optimum.capability_gap, capability),
+    ):
+        at_optimum = nats(float(best[0]) / tokens)
+        lines.append((f"{gap} gap of the optimum at λ", at_optimum, "exact"))
+        lines.append((f"Theorem {theorem} on it", nats(bound.value / tokens), "bound"))
+    return lines
+
+
+def _nearest(sample: Sample, alpha: float) -> Answer:
+    return min(sample.answers, key=lambda answer: abs(answer.alpha - alpha))

@@ -1,0 +1,284 @@
+"""Facts about what an audit says before training, in a world whose answer is known."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from aligned_world import LENGTHS, AlignedWorld, Recorder, aligned_world, write_rows
+from safetensors.torch import load_file, save_file
+
+from trimtab import UserError
+from trimtab.audit import AuditSettings, audit
+from trimtab.audit.own_proxy import write_own_proxy
+from trimtab.cli import main
+from trimtab.data.reading import read_rows
+from trimtab.data.rows import DataSource
+from trimtab.data.synthetic import CONTEXTS, RESPONSES, SENSITIVE_TOPICS
+from trimtab.experiment import Block, Experiment, Measuring, Training
+from trimtab.measure.answers import sampled_answers
+from trimtab.measure.endangering import Endangering
+from trimtab.models import load_model
+from trimtab.report import write_report
+from trimtab.report.audit_page import write_audit_page
+from trimtab.sweep import sweep
+from trimtab.theory import context_overlap, total_variation
+
+SETTINGS = AuditSettings(
+    rows=600, lengths=LENGTHS, space="full", landscape_rows=64, tokens_per_batch=8192
+)
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> AlignedWorld:
+    return aligned_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def made(there: AlignedWorld) -> dict[str, Any]:
+    return made_of(there, there.folder / "audit")
+
+
+def made_of(there: AlignedWorld, folder: Path | None, watcher: Recorder | None = None) -> Any:
+    return audit(
+        there.model,
+        there.sources(there.task),
+        there.sources(there.safety),
+        there.source(there.original),
+        SETTINGS,
+        folder,
+        watcher or Recorder(),
+    )
+
+
+def status_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["trimtab", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_proxies_and_tasks_come_in_the_order_of_the_truth(
+    there: AlignedWorld, made: dict[str, Any]
+) -> None:
+    assert made["forecast"]["proxies"] == ["near", "middle", "far"]
+    assert made["forecast"]["tasks"] == ["apart", "mixed"]
+    for one in made["similarity"]:
+        exact = total_variation(there.world.original, there.world.safety[one["proxy"]])
+        assert one["total_variation"]["low"] <= exact
+    for one in made["overlap"]:
+        exact = context_overlap(there.world.task[one["task"]], there.world.safety[one["proxy"]])
+        assert one["task_on_safety"]["value"] == pytest.approx(exact, abs=0.05)
+
+
+def test_training_orders_the_proxies_as_forecast(
+    there: AlignedWorld, made: dict[str, Any], tmp_path: Path
+) -> None:
+    class Silent(Recorder):
+        planned = measured = failed = training = stepped = lambda *told: None
+
+    plan = Experiment(
+        model=there.model,
+        original=DataSource(
+            there.original, held_out=there.original.replace(".jsonl", "-whole.jsonl"), repeats=True
+        ),
+        safety={name: DataSource(path, repeats=True) for name, path in there.safety.items()},
+        task={"mixed": DataSource(there.task["mixed"], repeats=True)},
+        train=Training(steps=50, batch_size=64, learning_rate=2e-3),
+        grid=(Block("alignment-loss", (1.0,)),),
+        measure=Measuring(tokens_per_batch=16_384),
+    )
+    points = [point for point in sweep(plan, tmp_path, Silent()) if point.case != "aligned"]
+    points.sort(key=lambda point: point.alignment_loss.value)
+    assert [point.proxy for point in points] == made["forecast"]["proxies"]
+
+
+def test_no_overlap_needs_next_to_no_penalty(made: dict[str, Any]) -> None:
+    penalties = {one["task"]: one["penalty"] for one in made["forecast"]["penalties"]}
+    assert penalties["apart"] < 0.05 * penalties["mixed"]
+
+
+def test_rows_that_endanger_safety_are_left_out_and_say_why(
+    there: AlignedWorld, made: dict[str, Any]
+) -> None:
+    kept = read_rows(DataSource(str(there.folder / "audit" / "kept-mixed.jsonl")))
+    mixed = next(one for one in made["endangering"] if one["task"] == "mixed")
+    assert mixed["left_out"] == 30
+    assert len(kept) == 1500 - 30
+    rates = [row["rate"] for row in mixed["worst"]]
+    assert rates == sorted(rates, reverse=True)
+    assert min(rates) > 0
+    for row in mixed["worst"]:
+        sensitive = any(topic in row["prompt"] for topic in SENSITIVE_TOPICS)
+        assert any("safety prompts of near" in reason for reason in row["reasons"]) == sensitive
+
+
+def test_every_number_has_its_kind_unit_and_error(made: dict[str, Any]) -> None:
+    def estimates(value: Any) -> list[dict[str, Any]]:
+        if isinstance(value, dict):
+            own = [value] if "kind" in value else []
+            return own + [found for inner in value.values() for found in estimates(inner)]
+        if isinstance(value, list):
+            return [found for inner in value for found in estimates(inner)]
+        return []
+
+    found = estimates(made)
+    assert len(found) > 15
+    assert {one["kind"] for one in found} == {"estimate"}
+    for one in found:
+        assert one["low"] <= one["value"] <= one["high"]
+        assert one["unit"]
+    assert all(one["errs"] and one["theory"] for one in made["quantities"].values())
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+
+
+def test_an_interrupted_audit_goes_on_and_says_the_same(
+    there: AlignedWorld, made: dict[str, Any], tmp_path: Path
+) -> None:
+    class Impatient(Recorder):
+        def doing(self, what: str, steps: int | None = None) -> None:
+            super().doing(what, steps)
+            if what.startswith("overlap of apart"):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made_of(there, tmp_path, Impatient())
+    watcher = Recorder()
+    again = made_of(there, tmp_path, watcher)
+    assert not [stage for stage in watcher.stages if stage.startswith(("reading", "similarity"))]
+    assert again["similarity"] == made["similarity"]
+    assert again["forecast"]["proxies"] == made["forecast"]["proxies"]
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_own_answers_stand_in_for_the_original(there: AlignedWorld) -> None:
+    record = audit(
+        there.model,
+        there.sources({"mixed": there.task["mixed"]}),
+        there.sources({"far": there.safety["far"], "near": there.safety["near"]}),
+        None,
+        AuditSettings(rows=600, lengths=LENGTHS, space="none"),
+        None,
+        Recorder(),
+    )
+    assert record["reference"] == "the aligned model's own answers"
+    assert record["forecast"]["proxies"] == ["near", "far"]
+    assert record["landscape"] is None
+
+
+def test_own_answers_are_a_sample_of_the_model(there: AlignedWorld) -> None:
+    model, tokenizer = load_model(there.model)
+    prompt = read_rows(there.source(there.original))[0].prompt
+    answers = sampled_answers(model, tokenizer, [prompt] * 3000, LENGTHS, batch_size=1000)
+    counts = np.array([answers.count(response) for response in RESPONSES]) / len(answers)
+    ids = tokenizer(f"{prompt[0].content}\n")["input_ids"]
+    expected = []
+    for response in RESPONSES:
+        reply = [*tokenizer(response)["input_ids"], tokenizer.eos_token_id]
+        log_p = model(torch.tensor([ids + reply])).logits[0].detach().log_softmax(dim=-1)
+        places = range(len(ids) - 1, len(ids) + len(reply) - 1)
+        expected.append(float(sum(log_p[p, t] for p, t in zip(places, reply, strict=True)).exp()))
+    assert 0.5 * np.abs(counts - np.array(expected)).sum() < 0.04
+
+
+def test_the_pages_show_the_audit(
+    there: AlignedWorld, made: dict[str, Any], tmp_path: Path
+) -> None:
+    page = write_audit_page(there.folder / "audit").read_text(encoding="utf-8")
+    for told in ("Known before training", "near", "Theorem 3", "which way it errs"):
+        assert told in page
+    text = (there.folder / "audit" / "audit.json").read_text(encoding="utf-8")
+    (tmp_path / "audit.json").write_text(text.replace('"near"', '"<near>"'), encoding="utf-8")
+    demo = Path(__file__).parents[2] / "docs" / "demo" / "points.jsonl"
+    (tmp_path / "points.jsonl").write_text(demo.read_text(encoding="utf-8"), encoding="utf-8")
+    report = write_report(tmp_path).page.read_text(encoding="utf-8")
+    assert "Known before training" in report
+    assert "<near>" not in report
+    plots = report.split('id="plots">')[1].split("</script>")[0]
+    assert len(json.loads(plots)) == report.count("data-plot=")
+
+
+def test_the_command_prints_tables_json_and_one_line_for_a_mistake(
+    there: AlignedWorld,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["audit", "--model", there.model, "--original", there.original]
+    safety, task = ["--safety", f"near={there.safety['near']}"], ["--task", there.task["mixed"]]
+    lengths = ["--max-prompt", "8", "--max-response", "8", "--landscape", "none", "--rows", "200"]
+    assert status_of([*given, *safety, *task, *lengths, "--json"], monkeypatch) == 0
+    assert json.loads(capsys.readouterr().out)["forecast"]["proxies"] == ["near"]
+
+    few = write_rows(
+        tmp_path / "few.jsonl",
+        [{"prompt": CONTEXTS[0], "response": RESPONSES[n]} for n in range(3)],
+    )
+    long = write_rows(
+        tmp_path / "long.jsonl",
+        [{"prompt": " ".join(CONTEXTS * 5), "response": RESPONSES[0]}] * 30,
+    )
+    twice = ["--safety", f"again={there.original}"]
+    for arguments, told in (
+        ([*given, "--safety", few, *task, *lengths], "3 rows are too few"),
+        ([*given, *twice, *task, *lengths], "hold the same rows"),
+        ([*given, "--safety", long, *task], "the model reads 64"),
+        ([*given, *safety, *task, "--landscape", "wide"], "'wide' is none of lora, full, none"),
+        ([*given, *safety, *safety, *task], "two data sets are called near"),
+        ([*given, *safety, *task, "--budget", "-1"], "budget is -1.0"),
+    ):
+        assert status_of(arguments, monkeypatch) == 2
+        line = capsys.readouterr().err
+        assert told in line
+        assert line.startswith("trimtab: ")
+        assert line.count("\n") == 1
+
+
+def test_a_model_of_nans_is_one_line(there: AlignedWorld, tmp_path: Path) -> None:
+    for file in Path(there.model).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="not finite numbers"):
+        audit(
+            str(tmp_path),
+            there.sources(there.task),
+            there.sources(there.safety),
+            there.source(there.original),
+            SETTINGS,
+            None,
+            Recorder(),
+        )
+
+
+def test_a_proxy_file_goes_on_as_if_never_stopped(there: AlignedWorld, tmp_path: Path) -> None:
+    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": text} for text in CONTEXTS[:10]])
+
+    def write(out: Path) -> str:
+        write_own_proxy(there.model, DataSource(prompts), out, LENGTHS, 4, 0, Recorder())
+        return out.read_text(encoding="utf-8")
+
+    whole = write(tmp_path / "whole.jsonl")
+    assert [json.loads(line)["prompt"] for line in whole.splitlines()] == list(CONTEXTS[:10])
+    for kept in (len(whole) // 3, 2 * len(whole) // 3, len(whole) - 1, len(whole)):
+        (tmp_path / "cut.jsonl").write_text(whole[:kept], encoding="utf-8")
+        assert write(tmp_path / "cut.jsonl") == whole
+    assert {
+        row.response
+        for row in read_rows(DataSource(str(tmp_path / "whole.jsonl"), drop_empty=True))
+    } <= set(RESPONSES)
+    (tmp_path / "other.jsonl").write_text('{"prompt": "x", "response": "y"}\n')
+    with pytest.raises(UserError, match="no answer to prompt 1"):
+        write(tmp_path / "other.jsonl")
+
+
+def test_the_worst_rows_are_the_worst() -> None:
+    found = Endangering(np.array([0.3, -1.0, 0.9, 0.0]), trial=0.1)
+    assert found.worst(0.5).tolist() == [2, 0]
+    assert found.worst(1.0).tolist() == [2, 0]

@@ -1,0 +1,251 @@
+"""Facts about a dial on a world whose answer is known: its curve, its budget, its mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from trimtab.cli import main
+from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
+from trimtab.dial import measure_curve, set_dial, train_dial
+from trimtab.errors import UserError
+from trimtab.experiment import Dial, Experiment, Training
+from trimtab.measure.losses import held_out_loss
+from trimtab.models import load_model, quiet_libraries, save_tiny_llama
+from trimtab.plan import Plan
+from trimtab.points import Failure, Point, read_points
+from trimtab.report import write_report
+from trimtab.report.nearness import nearness
+from trimtab.report.results import read_results
+from trimtab.samples import read_samples
+from trimtab.sweep import read_roles, sweep
+from trimtab.workshop import Workshop
+
+
+class Watcher:
+    """A watcher that counts what it is told of."""
+
+    def __init__(self) -> None:
+        self.trainings: list[str] = []
+        self.points: list[Point] = []
+
+    def planned(self, plan: Plan, left: Plan) -> None: ...
+
+    def warned(self, warning: str) -> None: ...
+
+    def training(self, name: str, steps: int) -> None:
+        self.trainings.append(name)
+
+    def stepped(self, steps: int, loss: float | None) -> None: ...
+
+    def measured(self, points: list[Point]) -> None:
+        self.points += points
+
+    def failed(self, failure: Failure) -> None: ...
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet() -> None:
+    quiet_libraries()
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    folder = tmp_path_factory.mktemp("world")
+    original, safety, task = write_data(make_world({"near": 0.1}, {"shared": 1.0}), folder, 600)
+    save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed=0)
+    return Experiment(
+        model=str(folder / "base"),
+        original=original,
+        safety=safety,
+        task=task,
+        align=Training(steps=60, batch_size=32, learning_rate=3e-3),
+        train=Training(steps=60, batch_size=32, learning_rate=3e-3),
+        dial=Dial(),
+        grid=(),
+        data_root=str(folder),
+    )
+
+
+@pytest.fixture(scope="module")
+def dial(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dial")
+    shutil.copy(Path(experiment.data_root) / "world.npz", folder)
+    train_dial(experiment, folder, Watcher(), restart=False)
+    measure_curve(folder, settings=6, samples=2, watcher=Watcher())
+    return folder
+
+
+def curve(folder: Path) -> list[Point]:
+    return sorted(
+        (point for point in read_points(folder) if point.case == "dial"),
+        key=lambda point: point.alpha or 0,
+    )
+
+
+def test_safety_is_lost_and_capability_gained_along_the_dial(dial: Path) -> None:
+    points = curve(dial)
+    assert [point.alpha for point in points] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    safety = [point.proxy_loss.value for point in points if point.proxy_loss]
+    task = [point.capability_loss.value for point in points]
+    assert all(after > before - 0.01 for before, after in pairwise(safety))
+    assert safety[-1] > safety[0] + 0.1
+    assert all(after < before + 0.01 for before, after in pairwise(task))
+    assert task[-1] < task[0] - 0.1
+
+
+def test_no_setting_passes_the_exact_limit(dial: Path) -> None:
+    results = read_results(dial)
+    assert results.world is not None
+    assert not any(one.is_impossible for one in nearness(results.points, results.world))
+
+
+def test_a_curve_goes_on_where_it_was(experiment: Experiment, dial: Path) -> None:
+    before = (dial / "points.jsonl").read_text()
+    watcher = Watcher()
+    train_dial(experiment, dial, watcher, restart=False)
+    measure_curve(dial, settings=6, samples=2, watcher=watcher)
+    assert watcher.trainings == []
+    assert watcher.points == []
+    assert (dial / "points.jsonl").read_text() == before
+    measure_curve(dial, settings=3, samples=0, watcher=watcher)
+    assert [point.alpha for point in watcher.points] == [0.5]
+    (dial / "points.jsonl").write_text(before)
+
+
+def test_points_without_a_setting_are_still_read(dial: Path, tmp_path: Path) -> None:
+    records = [json.loads(line) for line in (dial / "points.jsonl").read_text().splitlines()]
+    lines = [json.dumps({k: v for k, v in one.items() if k != "alpha"}) + "\n" for one in records]
+    (tmp_path / "points.jsonl").write_text("".join(lines))
+    assert all(point.alpha is None for point in read_points(tmp_path))
+
+
+def test_a_dial_set_to_a_budget_keeps_it_and_no_more(
+    experiment: Experiment, dial: Path, tmp_path: Path
+) -> None:
+    budget = 0.06
+    chosen = set_dial(dial, tmp_path / "model", Watcher(), budget=budget)
+    assert 0 < chosen.alpha < 1
+    assert chosen.rise.value <= budget
+    assert chosen.rise.value == pytest.approx(budget, rel=0.1)
+    workshop = Workshop(experiment, read_roles(experiment), dial, Watcher())
+    saved, _ = load_model(str(tmp_path / "model"))
+    rows = workshop.safety["near"].held_out
+    before, after = (
+        held_out_loss(model, rows, experiment.measure).per_token.value
+        for model in (workshop.aligned, saved)
+    )
+    assert after - before == pytest.approx(chosen.rise.value, abs=1e-5)
+    assert json.loads((tmp_path / "model/setting.json").read_text())["alpha"] == chosen.alpha
+
+
+def test_a_generous_budget_turns_the_dial_all_the_way(dial: Path, tmp_path: Path) -> None:
+    assert set_dial(dial, tmp_path / "model", Watcher(), budget=10.0).alpha == 1
+
+
+def test_rows_that_choose_are_not_the_rows_that_tell(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """On draws the two halves differ, so that the two rises do, and both have an interval."""
+    source = experiment.safety["near"]
+    drawn = replace(source, held_out=0.2, lowest_loss=None)
+    other = replace(experiment, safety={"near": drawn}, original=None, align=None)
+    train_dial(other, tmp_path / "dial", Watcher(), restart=False)
+    chosen = set_dial(tmp_path / "dial", tmp_path / "model", Watcher(), budget=0.0)
+    assert chosen.chosen_rise is not None
+    assert chosen.chosen_rise.value <= 0.0
+    assert chosen.rise.value != chosen.chosen_rise.value
+    assert chosen.rise.low < chosen.rise.value < chosen.rise.high
+
+
+def test_samples_show_how_answers_change(dial: Path) -> None:
+    samples = read_samples(dial)
+    assert [sample.is_safety for sample in samples] == [False, False, True, True]
+    for sample in samples:
+        assert [answer.alpha for answer in sample.answers] == [0, 0.5, 1]
+        assert all(answer.text and not answer.note for answer in sample.answers)
+
+
+def test_the_page_of_a_dial_has_a_slider_over_its_settings(dial: Path) -> None:
+    page = write_report(dial).page.read_text()
+    assert 'id="alpha" type="range" min="0" max="5"' in page
+    assert "Theorem 1 on it" in page
+    assert (dial / "figures/figure4.png").exists()
+
+
+def test_impossible_budget_is_said_with_the_least_that_is_possible(
+    dial: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"no setting keeps a budget of -1.*Give a budget above"):
+        set_dial(dial, tmp_path / "model", Watcher(), budget=-1.0)
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_experiment_with_a_dial_alone_is_no_sweep(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="trimtab dial train"):
+        sweep(experiment, tmp_path, Watcher())
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("dial curve nowhere", "nowhere holds no trained dial."),
+        ("dial set nowhere --budget 0.1 --out m", "nowhere holds no trained dial."),
+        ("dial set nowhere --out m", "Give one of the two."),
+        ("dial set nowhere --alpha 2 --out m", "must lie between 0"),
+        (
+            "dial train --model m --task t --safety s --out o --safest-penalty 0.001",
+            "must fall",
+        ),
+    ],
+)
+def test_a_mistake_with_a_dial_is_one_line(
+    command: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert status_of(command, monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("trimtab: ")
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_commands_train_set_and_save_one_plain_adapter(
+    experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, out = Path(experiment.data_root) / "data", tmp_path / "dial"
+    command = f"dial train --model {experiment.model} --task {data}/task-shared.jsonl"
+    command += f" --safety {data}/safety-near.jsonl --lora-rank 2 --steps 2 --out {out}"
+    # These files repeat their prompts, as draws do; a file of each prompt once is made of them.
+    for name in ("task-shared", "safety-near"):
+        rows = {json.loads(line)["prompt"]: line for line in (data / f"{name}.jsonl").open()}
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows.values()))
+    assert status_of(command.replace(str(data), str(tmp_path)), monkeypatch) == 0
+    assert status_of(f"dial set {out} --alpha 0.5 --out {tmp_path / 'chosen'}", monkeypatch) == 0
+    assert "nats per token (estimate)" in capsys.readouterr().out
+    adapter = json.loads((tmp_path / "chosen/adapter_config.json").read_text())
+    assert adapter["r"] == 4
+    assert status_of(f"dial set {out} --alpha 0.5 --out {tmp_path / 'chosen'}", monkeypatch) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def status_of(command: str, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(sys, "argv", ["trimtab", *command.split()])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code

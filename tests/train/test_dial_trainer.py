@@ -1,0 +1,201 @@
+"""Facts about a dial in training: its ends, its gradient, and what it does not depend on."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from peft import AutoPeftModelForCausalLM, LoraConfig
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
+from trimtab.errors import UserError
+from trimtab.experiment import Dial
+from trimtab.measure.distance import distance
+from trimtab.train.dial import DialTrainer
+from trimtab.train.ends import load_ends, new_ends
+
+full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+
+IDS = torch.arange(3, 15).reshape(2, 6)
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], by: float) -> None:
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], atol=by, rtol=by, msg=name)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_settings_are_even_between_the_ends_however_many_are_taken(seed: int) -> None:
+    dial = Dial(end_share=0.15)
+    for steps in (20, 48, 400):
+        settings = torch.tensor([dial.setting_of_step(seed, step) for step in range(steps)])
+        for end in (0.0, 1.0):
+            assert float((settings == end).float().mean()) == pytest.approx(0.15, abs=2 / steps)
+        inside = settings[(settings > 0) & (settings < 1)]
+        counts = torch.histc(inside, bins=4, min=0, max=1)
+        assert int(counts.max() - counts.min()) <= 3
+
+
+def test_settings_differ_by_seed() -> None:
+    first, second = ([Dial().setting_of_step(seed, n) for n in range(30)] for seed in (0, 1))
+    assert sum(abs(a - b) for a, b in zip(first, second, strict=True)) > 1
+
+
+@full_and_lora
+def test_every_setting_of_a_new_dial_is_the_aligned_model(lora: bool, tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    start = logits(model)
+    ends = new_ends(model, tiny.lora_config() if lora else None)
+    for alpha in (0.0, 0.37, 1.0):
+        ends.turn(alpha)
+        torch.testing.assert_close(logits(ends.model), start, atol=0, rtol=0)
+
+
+@full_and_lora
+def test_a_dial_is_not_plain_sft(lora: bool, tmp_path: Path) -> None:
+    dial = tiny.trained_dial(tiny.config(tmp_path), tmp_path, lora)
+    dial.ends.turn(1.0)
+    plain = tiny.trained_plainly(tiny.config(tmp_path), tmp_path, lora)
+    assert (logits(dial.model) - logits(plain.model)).abs().max() > 1e-3
+
+
+def test_gradient_moves_the_task_end_by_alpha_and_the_safe_end_by_the_rest(tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    arguments = tiny.config(tmp_path, optim="sgd", learning_rate=1.0, max_steps=1, seed=2)
+    trainer = tiny.trained_dial(arguments, tmp_path)
+    alpha, penalty = trainer.alpha, trainer.current_penalty()
+    assert 0.05 < alpha < 0.95
+    order = next(iter(trainer.get_train_dataloader().batch_sampler))
+    assert trainer.safety_stream is not None
+    safety = trainer.safety_stream.batch(0)
+    task = [tiny.rows(64, seed=2)[index] for index in order]
+
+    def mean_over_tokens(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> torch.Tensor:
+        losses = [
+            cross_entropy(model(row[None]).logits[0, :-1], label[1:], reduction="none")
+            for row, label in zip(ids, labels, strict=True)
+        ]
+        return torch.cat(losses)[torch.cat([label[1:] != -100 for label in labels])].mean()
+
+    task_loss = mean_over_tokens(
+        [torch.tensor(row["input_ids"]) for row in task],
+        [torch.tensor(row["labels"]) for row in task],
+    )
+    safety_loss = mean_over_tokens(list(safety["input_ids"]), list(safety["labels"]))
+    ((task_loss + penalty * safety_loss) / (1 + penalty)).backward()
+    ends = tiny.ends(trainer)
+    for name, weight in model.named_parameters():
+        for end, share in (("task", alpha), ("safe", 1 - alpha)):
+            step = start[name] - ends[f"{end}.{name}"]
+            torch.testing.assert_close(share * weight.grad, step, atol=2e-6, rtol=1e-5, msg=name)
+
+
+@full_and_lora
+def test_dial_does_not_depend_on_accumulation(lora: bool, tmp_path: Path) -> None:
+    settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 3}
+    runs = [
+        tiny.trained_dial(
+            tiny.config(
+                tmp_path,
+                per_device_train_batch_size=rows,
+                gradient_accumulation_steps=16 // rows,
+                **settings,
+            ),
+            tmp_path,
+            lora,
+        )
+        for rows in (16, 4)
+    ]
+    assert_same(*map(tiny.ends, runs), by=2e-6)
+
+
+@full_and_lora
+def test_resumed_dial_has_the_same_ends(lora: bool, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    through = tiny.trained_dial(
+        tiny.config(run, max_steps=9, save_strategy="steps", save_steps=3), tmp_path, lora
+    )
+    for later in (6, 9):
+        shutil.rmtree(run / f"checkpoint-{later}")
+    resumed = tiny.trained_dial(tiny.config(run, max_steps=9), tmp_path, lora, resume=True)
+    assert_same(tiny.ends(through), tiny.ends(resumed), by=0.0)
+
+
+@pytest.fixture(scope="module")
+def dials_of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two-processes")
+    tiny.tiny_llama(folder / "model")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node=2", tiny.__file__, str(folder), "8", "dial"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+@full_and_lora
+def test_dial_does_not_depend_on_process_count(
+    lora: bool, dials_of_two_processes: Path, tmp_path: Path
+) -> None:
+    settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2}
+    arguments = tiny.config(tmp_path / "run", per_device_train_batch_size=16, **settings)
+    one = tiny.ends(tiny.trained_dial(arguments, tmp_path, lora))
+    two = torch.load(dials_of_two_processes / f"dial-{lora}.pt")
+    assert_same(one, two, by=2e-6)
+
+
+@full_and_lora
+def test_a_saved_setting_is_one_plain_model_with_the_same_logits(
+    lora: bool, tmp_path: Path
+) -> None:
+    trainer = tiny.trained_dial(tiny.config(tmp_path, max_steps=12), tmp_path, lora)
+    trainer.ends.save(tmp_path / "dial", trainer.processing_class)
+    aligned, _ = tiny.tiny_llama(tmp_path / "model")
+    ends = load_ends(tmp_path / "dial", aligned)
+    for alpha in (0.0, 0.3, 1.0):
+        trainer.ends.turn(alpha)
+        expected = logits(trainer.ends.model)
+        ends.turn(alpha)
+        torch.testing.assert_close(logits(ends.model), expected, atol=0, rtol=0)
+        folder = tmp_path / f"at-{alpha}"
+        ends.save_at(alpha, folder, merged=False)
+        loader = AutoPeftModelForCausalLM if lora else AutoModelForCausalLM
+        loaded = loader.from_pretrained(folder)
+        torch.testing.assert_close(logits(loaded), expected, atol=1e-5, rtol=1e-5)
+        if lora:
+            assert loaded.peft_config["default"].r == 2 * tiny.lora_config().r
+            ends.save_at(alpha, tmp_path / f"merged-{alpha}", merged=True)
+            merged = AutoModelForCausalLM.from_pretrained(tmp_path / f"merged-{alpha}")
+            torch.testing.assert_close(logits(merged), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_distance_of_two_adapters_is_that_of_their_sum(tmp_path: Path) -> None:
+    trainer = tiny.trained_dial(tiny.config(tmp_path, max_steps=12), tmp_path, lora=True)
+    aligned, _ = tiny.tiny_llama(tmp_path / "model")
+    trainer.ends.turn(0.4)
+    by_gram = distance(trainer.ends.model, aligned)
+    trainer.ends.save_at(0.4, tmp_path / "merged", merged=True)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert by_gram == pytest.approx(distance(merged, aligned), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["use_dora", "use_rslora"])
+def test_adapters_that_do_not_add_up_are_refused(kind: str, tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    with pytest.raises(UserError, match="plain LoRA"):
+        DialTrainer(
+            model, Dial(), peft_config=LoraConfig(target_modules="all-linear", **{kind: True})
+        )
