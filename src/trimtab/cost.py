@@ -56,6 +56,8 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
     def step_tokens(training: Training, task_length: float, safety_length: float) -> float:
         rows = training.batch_size
         riding = safety_rows_per_batch(rows, training.safety_share)
+        if training.equal_rows and not safety_length:
+            rows += riding
         return training.accumulation * (rows * task_length + riding * safety_length)
 
     train = experiment.train

@@ -22,7 +22,29 @@ SMOLLM2 = "smollm2"
 
 _RECIPES = Path(__file__).parent / "recipes"
 
-ConstraintCase = Literal["alignment-loss", "alignment-parameter"]
+ConstraintCase = Literal["alignment-loss", "alignment-parameter", "method"]
+MethodName = Literal[
+    "case-one-by-share",
+    "mixing",
+    "l2-sp",
+    "ewc",
+    "lazy-safety-alignment",
+    "safegrad",
+    "pcgrad",
+    "constrained-sft",
+    "kl-anchor",
+    "kl-anchor-on-task",
+    "early-stopping",
+    "seal",
+    "random-subset",
+    "wise-ft",
+    "resta",
+    "safe-lora",
+]
+AFTER_TRAINING = ("wise-ft", "resta", "safe-lora")
+"""Methods that mend the model of plain fine-tuning."""
+FROM_UNALIGNED = ("resta", "safe-lora")
+"""Those of them that need the model from before it was aligned."""
 Precision = Literal["float32", "bfloat16"]
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
@@ -58,6 +80,8 @@ class Training:
     """What Case I asks of safety rows: their response, or the aligned model's distribution (kl)."""
     validation_rows: int = 256
     """With a budget: how many safety rows are kept from training to bring the model to it."""
+    equal_rows: bool = False
+    """Let a step that reads no safety rows take as many more task rows, so that all are equal."""
     lora_rank: int | None = None
     """Train a LoRA adapter of this rank on every linear layer; all weights when not given."""
     lora_alpha: float | None = None
@@ -92,7 +116,8 @@ class Block:
     __pydantic_config__: ClassVar = _STRICT
 
     case: ConstraintCase
-    """Case I, alignment-loss: L_f + λ L_ŝ. Case II, alignment-parameter: L_f + λ‖θ − θ_s‖²."""
+    """Case I, alignment-loss: L_f + λ L_ŝ. Case II, alignment-parameter: L_f + λ‖θ − θ_s‖².
+    Or method: a published one, by its name and knobs."""
     penalties: tuple[float, ...] = ()
     """Every λ to train with; 0 is plain fine-tuning."""
     radii: tuple[float, ...] = ()
@@ -103,8 +128,20 @@ class Block:
     """Names of safety data; all in Case I, and in Case II (measured only) the first."""
     tasks: tuple[str, ...] | None = None
     """Names of task data, all when not given."""
+    method: MethodName | None = None
+    """With case method, which: a file of trimtab/train/methods says what its knob is."""
+    knobs: tuple[float, ...] = ()
+    """Every value of the method's knob."""
 
     def __post_init__(self) -> None:
+        if (self.case == "method") != (self.method is not None):
+            raise UserError("grid: case method and a method's name go together. Give both.")
+        if self.case == "method":
+            if self.penalties or self.radii or self.budgets or not self.knobs:
+                raise UserError(f"grid: method {self.method} takes knobs, and nothing else.")
+            return
+        if self.knobs:
+            raise UserError("grid: knobs are for case method. Give penalties, radii or budgets.")
         if sum(map(bool, (self.penalties, self.radii, self.budgets))) != 1:
             raise UserError(
                 f"grid: a block of case {self.case} takes penalties, radii or budgets: one."
@@ -236,6 +273,11 @@ class Experiment:
                 "grid: a budget is for the loss on safety rows. Set safety_target: response."
             )
         for block in self.grid:
+            if block.method in FROM_UNALIGNED and self.align is None:
+                raise UserError(
+                    f"grid: {block.method} needs the model from before it was aligned. Give align, "
+                    "or leave the block out."
+                )
             _require_known("proxies", block.proxies, self.safety)
             _require_known("tasks", block.tasks, self.task)
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from trimtab.experiment import Block, Experiment
+from trimtab.experiment import AFTER_TRAINING, Block, Experiment
 from trimtab.points import PointKey
 
 
@@ -30,10 +30,11 @@ class Run:
         'alignment-loss-penalty-0.5-a-b-code-seed-0'
         """
         training = self.training
-        knobs = ("penalty", "radius", "budget")
+        knobs = ("penalty", "radius", "budget", "knob")
         named = {name: getattr(training, name) for name in knobs}
         knob = next(f"{name} {value:.12g}" for name, value in named.items() if value is not None)
-        parts = (training.case, knob, training.proxy or "", training.task, f"seed {training.seed}")
+        kind = training.method or training.case
+        parts = (kind, knob, training.proxy or "", training.task, f"seed {training.seed}")
         return re.sub(r"[^\w.]+", "-", " ".join(part for part in parts if part))
 
 
@@ -85,17 +86,29 @@ def _grid(experiment: Experiment) -> Iterator[PointKey]:
                         yield PointKey(block.case, None, radius, proxy, task, seed)
                     for budget in block.budgets:
                         yield PointKey(block.case, None, None, proxy, task, seed, budget)
+                    for knob in block.knobs:
+                        yield PointKey(
+                            block.case,
+                            None,
+                            None,
+                            proxy,
+                            task,
+                            seed,
+                            method=block.method,
+                            knob=knob,
+                        )
 
 
 def _proxies(block: Block, experiment: Experiment) -> tuple[str, ...]:
     if block.proxies:
         return block.proxies
     known = tuple(experiment.safety)
-    return known if block.case == "alignment-loss" else known[:1]
+    return known[:1] if block.case == "alignment-parameter" else known
 
 
 def _training(key: PointKey) -> PointKey:
-    if key.penalty == 0 or math.inf in (key.radius, key.budget):
+    off = key.penalty == 0 or math.inf in (key.radius, key.budget)
+    if off or key.method in AFTER_TRAINING:
         return PointKey("alignment-loss", 0.0, None, None, key.task, key.seed)
-    reads_safety = key.case == "alignment-loss" or key.budget is not None
+    reads_safety = key.case != "alignment-parameter" or key.budget is not None
     return key if reads_safety else key._replace(proxy=None)

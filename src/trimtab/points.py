@@ -16,9 +16,18 @@ from trimtab.errors import UserError
 from trimtab.row_losses import RowLosses
 
 Kind = Literal["exact", "bound", "estimate"]
-Case = Literal["aligned", "alignment-loss", "alignment-parameter", "dial"]
+Case = Literal["aligned", "alignment-loss", "alignment-parameter", "dial", "method"]
 
-_ADDED_LATER = ("model", "budget", "multiplier", "safety_change", "alpha")
+_ADDED_LATER = (
+    "model",
+    "budget",
+    "multiplier",
+    "safety_change",
+    "alpha",
+    "method",
+    "knob",
+    "extra_bytes",
+)
 """Fields that points written by an earlier version lack."""
 
 POINTS_FILE = "points.jsonl"
@@ -81,6 +90,8 @@ class PointKey(NamedTuple):
     seed: int
     budget: float | None = None
     alpha: float | None = None
+    method: str | None = None
+    knob: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +103,9 @@ class Point:
     the safety data trained on; in Case II `penalty` is λ or `radius` is ε, and `proxy` only names
     the safety data that `proxy_loss` was measured on. In case "dial" `alpha` is the setting of the
     dial, from 0 (safest) to 1 (most capable), and `penalty` is λ(α); all settings are one training.
-    `alignment_loss` is None where no original alignment data was given. `model` names the trained
-    model; points of one model share it.
+    Case "method" is a published method by its name, at its `knob`; `extra_bytes` is what it held in
+    memory beyond plain fine-tuning. `alignment_loss` is None where no original alignment data was
+    given. `model` names the trained model; points of one model share it.
 
     In place of λ or ε a point may have a `budget` for `safety_change`, the held-out
     L_ŝ(θ) − L_ŝ(θ_s). What was learned is `multiplier`, the λ of Case I, or `distance`, the ε of
@@ -125,6 +137,9 @@ class Point:
     multiplier: float | None = None
     safety_change: Estimate | None = None
     alpha: float | None = None
+    method: str | None = None
+    knob: float | None = None
+    extra_bytes: int | None = None
 
     @property
     def key(self) -> PointKey:
@@ -138,6 +153,8 @@ class Point:
             self.seed,
             self.budget,
             self.alpha,
+            self.method,
+            self.knob,
         )
 
     @property

@@ -115,6 +115,8 @@ def describe(key: PointKey) -> str:
     if key.budget is not None:
         case = "Case I" if key.case == "alignment-loss" else "Case II"
         return f"{case} budget {key.budget:g} {key.proxy} → {key.task}, seed {key.seed}"
+    if key.method is not None:
+        return f"{key.method} {key.knob:g} {key.proxy} → {key.task}, seed {key.seed}"
     if key.case == "alignment-loss":
         return f"Case I λ={key.penalty:g} {key.proxy} → {key.task}, seed {key.seed}"
     knob = f"ε={key.radius:g}" if key.penalty is None else f"λ={key.penalty:g}"
@@ -124,12 +126,19 @@ def describe(key: PointKey) -> str:
 def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:
     """What a sweep would make, and what that costs."""
     table = Table(show_header=False, box=None, pad_edge=False)
-    cases = {"Case I (alignment loss)": 0, "Case II (alignment parameter)": 0}
+    names = {
+        "alignment-loss": "Case I (alignment loss)",
+        "alignment-parameter": "Case II (alignment parameter)",
+        "method": "published methods",
+    }
+    cases = dict.fromkeys(names.values(), 0)
     for point in (point for run in plan.runs for point in run.points):
-        cases[list(cases)[point.case == "alignment-parameter"]] += 1
+        cases[names[point.case]] += 1
     table.add_row("points", f"{len(plan.points)}, of which {len(left.points)} are still to make")
     table.add_row("", f"{len(plan.aligned)} of the starting model itself")
     for case, count in cases.items():
+        if not count and case == "published methods":
+            continue
         table.add_row("", f"{count} of {case}")
     table.add_row("trainings", f"{cost.trainings} (points without a constraint share one)")
     table.add_row("tokens", f"{cost.train_tokens:,} to train on, padding not counted")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from trl import SFTConfig
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
 from trimtab.data.splits import Roles, Split
-from trimtab.experiment import Experiment, Training
-from trimtab.measure.distance import distance, norm
+from trimtab.experiment import AFTER_TRAINING, Experiment, MethodName, Training
+from trimtab.measure.distance import DensePart, distance, norm
 from trimtab.measure.landscape import curvature, slope
 from trimtab.measure.losses import HeldOutRows, Loss, held_out_loss
 from trimtab.measure.overlap import prompt_overlap
@@ -33,6 +33,7 @@ from trimtab.models import load_model
 from trimtab.plan import Run
 from trimtab.points import Estimate, Point, PointKey, Terrain
 from trimtab.row_losses import RowLosses
+from trimtab.train.batches import safety_rows_per_batch
 from trimtab.train.constraints import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
@@ -41,6 +42,11 @@ from trimtab.train.constraints import (
 )
 from trimtab.train.dial import DialTrainer
 from trimtab.train.ends import Ends
+from trimtab.train.methods import method_of
+from trimtab.train.methods.method import Method, held_bytes
+from trimtab.train.methods.repair import Repair
+from trimtab.train.methods.trainer import MethodTrainer
+from trimtab.train.reference import copy_apart
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
 ALIGNED_FOLDER = ALIGNED = "aligned"
@@ -92,7 +98,7 @@ class Workshop:
 
     def measured_start(self, keys: tuple[PointKey, ...]) -> list[Point]:
         """The starting model's own points."""
-        return self._points(ALIGNED, self.aligned, keys, train_tokens=0, wall_seconds=0.0)
+        return self._points(ALIGNED, _Trained(self.aligned, 0, 0.0), keys)
 
     def measured_landscape(self) -> dict[str, Terrain]:
         """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
@@ -125,17 +131,32 @@ class Workshop:
             run.training.seed,
             safety,
             _constraint(run.training, self.experiment.train.safety_target),
+            method_of_key(run.training) if run.training.method else None,
         )
         if self.experiment.keep_models:
             _save(trained.model, self.tokenizer, self.folder / MODELS_FOLDER / run.name)
+        asis = tuple(key for key in run.points if key.method not in AFTER_TRAINING)
+        points = self._points(run.name, trained, asis)
+        for key in run.points:
+            if key.method in AFTER_TRAINING:
+                points += self._repaired(key, trained)
+        return points
+
+    def _repaired(self, key: PointKey, trained: _Trained) -> list[Point]:
+        """What a method makes of the model of plain fine-tuning; nothing is trained."""
+        method = method_of_key(key)
+        assert isinstance(method, Repair)
+        started = perf_counter()
+        model = method.applied(copy_apart(trained.model), self.aligned, self._unaligned(method))
+        seconds = trained.wall_seconds + perf_counter() - started
         return self._points(
-            run.name,
-            trained.model,
-            run.points,
-            trained.train_tokens,
-            trained.wall_seconds,
-            trained.multiplier,
+            Run(key, (key,)).name, replace(trained, model=model, wall_seconds=seconds), (key,)
         )
+
+    def _unaligned(self, method: Repair) -> PreTrainedModel | None:
+        if not method.needs_unaligned or self.experiment.align is None:
+            return None
+        return load_model(self.experiment.model)[0]
 
     def trained_dial(self, key: PointKey) -> TrainedDial:
         """Train both ends of the experiment's dial at once."""
@@ -161,7 +182,7 @@ class Workshop:
         self, name: str, model: nn.Module, key: PointKey, train_tokens: int, wall_seconds: float
     ) -> Point:
         """The point of a model trained elsewhere; `name` is what its points share."""
-        return self._points(name, model, (key,), train_tokens, wall_seconds)[0]
+        return self._points(name, _Trained(model, train_tokens, wall_seconds), (key,))[0]
 
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         finished = self.folder / ALIGNED_FOLDER
@@ -197,11 +218,38 @@ class Workshop:
         seed: int,
         safety: Dataset | None = None,
         constraint: Constraint | None = None,
+        method: Method | Repair | None = None,
     ) -> _Trained:
         unfinished = self.folder / UNFINISHED_FOLDER / name.replace(" ", "-")
+        args = _config(training, unfinished, seed)
+        started = perf_counter()
+        if isinstance(method, Method):
+            training = _rows_by_role(args, training, method)
+            trainer: SafetyAwareSFTTrainer = MethodTrainer(
+                model,
+                method,
+                args=args,
+                train_dataset=rows,
+                safety_dataset=safety,
+                safety_share=training.safety_share,
+                processing_class=self.tokenizer,
+                peft_config=_lora(training),
+                callbacks=[_Progress(self.watcher)],
+            )
+            prepared = perf_counter() - started
+            trained = self._run(trainer, name, unfinished)
+            held = (*method.held(), trainer.reference.copy if trainer.reference else None)
+            return replace(
+                trained,
+                train_tokens=trained.train_tokens + method.extra_tokens,
+                wall_seconds=trained.wall_seconds + prepared,
+                extra_bytes=held_bytes(held),
+            )
+        if not isinstance(constraint, AlignmentLossConstraint):
+            _take_more_task_rows(args, training)
         trainer = SafetyAwareSFTTrainer(
             model,
-            args=_config(training, unfinished, seed),
+            args=args,
             train_dataset=rows,
             safety_dataset=safety,
             constraint=constraint,
@@ -212,7 +260,11 @@ class Workshop:
             peft_config=_lora(training),
             callbacks=[_Progress(self.watcher)],
         )
-        return self._run(trainer, name, unfinished)
+        trained = self._run(trainer, name, unfinished)
+        parts = trainer.displacement.parts if trainer.displacement else []
+        starts = [part.start for part in parts if isinstance(part, DensePart)]
+        reference = trainer.reference.copy if trainer.reference else None
+        return replace(trained, extra_bytes=held_bytes((starts, reference)))
 
     def _run(self, trainer: SafetyAwareSFTTrainer, name: str, unfinished: Path) -> _Trained:
         self.watcher.training(name, trainer.args.max_steps)
@@ -222,8 +274,8 @@ class Workshop:
         trainer.train(resume_from_checkpoint=checkpoint)
         seconds = perf_counter() - started
         shutil.rmtree(unfinished, ignore_errors=True)
-        trained = trainer.accelerator.unwrap_model(trainer.model)
         tokens, keeper = trainer.state.num_input_tokens_seen, trainer.budget_keeper
+        trained = trainer.accelerator.unwrap_model(trainer.model)
         if keeper is None or keeper.outcome is None:
             return _Trained(trained, tokens, seconds)
         return _Trained(trained, tokens + keeper.tokens_measured, seconds, keeper.outcome.penalty)
@@ -231,14 +283,12 @@ class Workshop:
     def _points(
         self,
         name: str,
-        model: nn.Module,
+        trained: _Trained,
         keys: tuple[PointKey, ...],
-        train_tokens: int,
-        wall_seconds: float,
-        multiplier: float | None = None,
     ) -> list[Point]:
         if not keys:
             return []
+        model = trained.model
         far = 0.0 if model is self.aligned else distance(model, self.aligned)
         original = self._loss(model, self.original) if self.original else None
         tasks = {key.task: self._loss(model, self.task[key.task]) for key in keys}
@@ -270,10 +320,11 @@ class Workshop:
                 context_overlap=self._overlap(key.task, str(key.proxy)),
                 distance=far,
                 relative_distance=far / self._aligned_norm,
-                train_tokens=train_tokens,
-                wall_seconds=wall_seconds,
+                train_tokens=trained.train_tokens,
+                wall_seconds=trained.wall_seconds,
                 model=name,
-                multiplier=multiplier,
+                multiplier=trained.multiplier,
+                extra_bytes=trained.extra_bytes,
             )
             for key in keys
         ]
@@ -324,6 +375,7 @@ class _Trained:
     train_tokens: int
     wall_seconds: float
     multiplier: float | None = None
+    extra_bytes: int | None = None
 
 
 class _Progress(TrainerCallback):
@@ -337,8 +389,35 @@ class _Progress(TrainerCallback):
         self.watcher.stepped(state.global_step, state.log_history[-1].get("loss"))
 
 
+def _rows_by_role(args: SFTConfig, training: Training, method: Method) -> Training:
+    """Set the rows of a batch; the training with the share of safety rows that this makes."""
+    if method.safety_share is not None:
+        rows = training.batch_size
+        rows += safety_rows_per_batch(rows, training.safety_share)
+        safety = min(max(1, round(method.safety_share * rows)), rows - 1)
+        args.per_device_train_batch_size = rows - safety
+        return replace(training, safety_share=safety / rows)
+    if method.reads(0) != "both":
+        _take_more_task_rows(args, training)
+    return training
+
+
+def _take_more_task_rows(args: SFTConfig, training: Training) -> None:
+    if training.equal_rows:
+        args.per_device_train_batch_size += safety_rows_per_batch(
+            training.batch_size, training.safety_share
+        )
+
+
+def method_of_key(key: PointKey) -> Method | Repair:
+    """The method that a point is planned with."""
+    assert key.method is not None
+    assert key.knob is not None
+    return method_of(cast(MethodName, key.method), key.knob)
+
+
 def _constraint(training: PointKey, target: Target) -> Constraint | None:
-    if training.penalty == 0:
+    if training.case == "method" or training.penalty == 0:
         return None
     if training.budget is not None:
         if training.case == "alignment-loss":

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from trimtab.cli.auditing import audit, proxy
+from trimtab.cli.choosing import compare, repair, suggest
 from trimtab.cli.dial import dial
 from trimtab.cli.looking import bounds, report
 from trimtab.cli.making import demo, sweep, train
@@ -19,7 +20,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (audit, proxy, demo, sweep, train, report, bounds):
+COMMANDS = (
+    audit,
+    proxy,
+    demo,
+    sweep,
+    train,
+    compare,
+    report,
+    bounds,
+    suggest,
+    repair,
+)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(dial, name="dial")
 

@@ -25,7 +25,7 @@ def demo(
     from trimtab.models import quiet_libraries
 
     quiet_libraries()
-    _sweep_and_report(demo_experiment(out, seed), out, restart)
+    sweep_and_report(demo_experiment(out, seed), out, restart)
 
 
 def sweep(
@@ -49,9 +49,9 @@ def sweep(
     if data_root is not None:
         read = replace(read, data_root=str(data_root.resolve()))
     if dry_run:
-        _print_plan(read, out)
+        print_plan(read, out)
     else:
-        _sweep_and_report(read, out, restart, retry)
+        sweep_and_report(read, out, restart, retry)
 
 
 def train(
@@ -145,15 +145,14 @@ def train(
         "options",
     )
     if dry_run:
-        _print_plan(one, out)
+        print_plan(one, out)
     else:
-        _sweep_and_report(one, out, restart)
+        sweep_and_report(one, out, restart)
         print(f"The model is in {out / 'models'}.")
 
 
-def _sweep_and_report(
-    experiment: Experiment, out: Path, restart: bool, retry: bool = False
-) -> None:
+def sweep_and_report(experiment: Experiment, out: Path, restart: bool, retry: bool = False) -> None:
+    """Make what is missing of an experiment, then its page; an interruption is one line."""
     from rich.console import Console
 
     from trimtab.models import quiet_libraries
@@ -173,7 +172,8 @@ def _sweep_and_report(
         raise typer.Exit(130) from None
 
 
-def _print_plan(experiment: Experiment, out: Path) -> None:
+def print_plan(experiment: Experiment, out: Path) -> None:
+    """What an experiment would make, and what that costs."""
     from rich.console import Console
 
     from trimtab.cost import estimate_cost

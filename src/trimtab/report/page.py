@@ -22,11 +22,14 @@ from trimtab.report.dial import DialSetting, dial_settings
 from trimtab.report.figures import DIAL_FIGURE, figures
 from trimtab.report.findings import Finding, findings, no_model_passes_the_limit
 from trimtab.report.limits import Limits
+from trimtab.report.methods import MethodResult, method_results
+from trimtab.report.methods_figure import methods_figure
 from trimtab.report.nearness import PointNearness, nearness
 from trimtab.report.results import Results, read_results
 from trimtab.report.wording import nats
 
 PAGE_FILE = "report.html"
+METHODS_FILE = "methods.json"
 FIGURES_FOLDER = "figures"
 
 
@@ -52,7 +55,15 @@ def write_report(folder: Path) -> Report:
     near = nearness(results.points, results.world) if results.world is not None else ()
     kept = no_model_passes_the_limit(near)
     found = (*findings(results.points, results.world), *([kept] if kept else []))
-    drawn = figures(results.points, limits, results.landscape)
+    methods = method_results(results.points)
+    of_methods = methods_figure(results.points, methods, limits)
+    drawn = (
+        *figures(results.points, limits, results.landscape),
+        *([of_methods] if of_methods else []),
+    )
+    if methods:
+        records = [one.to_json() for one in methods]
+        write_atomically(folder / METHODS_FILE, json.dumps(records, indent=1) + "\n")
     paths: list[Path] = []
     for figure in drawn:
         if figure.panels:
@@ -60,7 +71,7 @@ def write_report(folder: Path) -> Report:
         else:
             paper.remove(figure, folder / FIGURES_FOLDER)
     page = folder / PAGE_FILE
-    write_atomically(page, _page(results, drawn, found, near, read_audit(folder)))
+    write_atomically(page, _page(results, drawn, found, near, methods, read_audit(folder)))
     return Report(page, tuple(paths), found)
 
 
@@ -69,6 +80,7 @@ def _page(
     drawn: Sequence[Figure],
     found: Sequence[Finding],
     near: Sequence[PointNearness],
+    methods: Sequence[MethodResult],
     audit: AuditSection | None,
 ) -> str:
     environment = Environment(
@@ -104,6 +116,7 @@ def _page(
         bounds=tables.bounds_tables(
             bounds_beside(results.points, results.world, results.landscape)
         ),
+        methods=tables.methods_table(methods) if methods else None,
         alarms=sum(one.is_impossible for one in near),
         budgets=tables.budgets_table(results.points),
         points=tables.points_table(results.points),

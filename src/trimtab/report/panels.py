@@ -122,7 +122,7 @@ def _mark(
 def _label(setting: Setting) -> str:
     if setting.case == "aligned":
         return "θₛ"
-    return knob(setting.penalty, setting.radius, setting.budget, setting.alpha)
+    return knob(setting.penalty, setting.radius, setting.budget, setting.alpha, setting.knob)
 
 
 def _seeds(setting: Setting) -> tuple[Setting, ...]:
@@ -135,7 +135,7 @@ def _mean_hover(setting: Setting) -> tuple[str, ...]:
     gaps: tuple[Gap, ...] = ("alignment gap", "proxy gap", "capability gap")
     seeds = ", ".join(str(point.seed) for point in setting.points)
     return (
-        f"{CASE_NAMES[setting.case]}, {_label(setting)}",
+        f"{setting.method or CASE_NAMES[setting.case]}, {_label(setting)}",
         f"safety: {setting.proxy or '–'} · task: {setting.task}",
         f"mean over seeds {seeds}",
         *(

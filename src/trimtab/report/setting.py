@@ -28,6 +28,8 @@ class Setting:
     points: tuple[Point, ...]
     budget: float | None = None
     alpha: float | None = None
+    method: str | None = None
+    knob: float | None = None
 
     def gap(self, which: Gap) -> Estimate | None:
         """The gap over the seeds, or None where a seed has none."""

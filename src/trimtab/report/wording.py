@@ -4,19 +4,47 @@ from __future__ import annotations
 
 import math
 
-from trimtab.points import OUT_OF_REACH, Case, Estimate, Point
+from trimtab.points import OUT_OF_REACH, Case, Estimate, Point, PointKey
 
 CASE_NAMES: dict[Case, str] = {
     "aligned": "aligned model θₛ, untrained",
     "alignment-loss": "Case I, alignment loss constraint",
     "alignment-parameter": "Case II, alignment parameter constraint",
     "dial": "dial, one training for every setting",
+    "method": "a published method",
+}
+METHOD_NAMES: dict[str, str] = {
+    "dial": "dial",
+    "alignment-loss": "Case I (alignment loss)",
+    "alignment-parameter": "Case II (parameters, by λ)",
+    "alignment-loss-budget": "Case I by a budget",
+    "alignment-parameter-budget": "Case II by a budget",
+    "alignment-parameter-radius": "Case II (parameters, by ε)",
+    "case-one-by-share": "Case I, rows in proportion to λ",
+    "mixing": "mixing (SafeInstr)",
+    "l2-sp": "L2-SP",
+    "ewc": "EWC",
+    "lazy-safety-alignment": "lazy safety alignment (Lisa)",
+    "safegrad": "gradient surgery (SafeGrad)",
+    "pcgrad": "gradient surgery (PCGrad)",
+    "constrained-sft": "token-wise constrained SFT",
+    "kl-anchor": "KL anchor, safety rows",
+    "kl-anchor-on-task": "KL anchor, task rows",
+    "early-stopping": "early stopping",
+    "seal": "data selection (SEAL)",
+    "random-subset": "random subset",
+    "wise-ft": "interpolation (WiSE-FT)",
+    "resta": "RESTA",
+    "safe-lora": "SafeLoRA",
+    "plain": "plain fine-tuning",
+    "aligned": "aligned model, untouched",
 }
 SHORT_CASE_NAMES: dict[Case, str] = {
     "aligned": "θₛ",
     "alignment-loss": "Case I",
     "alignment-parameter": "Case II",
     "dial": "dial",
+    "method": "method",
 }
 LONGEST_NAME = 34
 
@@ -74,11 +102,19 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 1 or value == 0 else f"{value:.1g} %"
 
 
+def case_name(point: Point | PointKey) -> str:
+    """Case I, Case II, or a published method by its name."""
+    if point.method is not None:
+        return METHOD_NAMES.get(point.method, point.method)
+    return SHORT_CASE_NAMES[point.case]
+
+
 def knob(
     penalty: float | None,
     radius: float | None,
     budget: float | None = None,
     alpha: float | None = None,
+    other: float | None = None,
 ) -> str:
     """What the constraint was set to, or the dial.
 
@@ -93,7 +129,7 @@ def knob(
         return f"λ = {number(penalty)}"
     if radius is not None:
         return f"ε = {number(radius)}"
-    return "–"
+    return "–" if other is None else number(other)
 
 
 def budget_in_words(point: Point) -> str:
@@ -131,9 +167,9 @@ def shortened(name: str) -> str:
 
 def hover(point: Point) -> tuple[str, ...]:
     """All that a point knows, line by line."""
-    lines = [CASE_NAMES[point.case]]
+    lines = [CASE_NAMES[point.case] if point.method is None else case_name(point)]
     if point.case != "aligned":
-        lines.append(knob(point.penalty, point.radius, point.budget, point.alpha))
+        lines.append(knob(point.penalty, point.radius, point.budget, point.alpha, point.knob))
     if point.alpha is not None:
         lines.append(f"trained at {knob(point.penalty, None)}")
     if point.is_feasible is not None:

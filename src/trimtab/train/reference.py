@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -32,7 +31,7 @@ class AlignedReference:
         if isinstance(model, PeftModel):
             _require_fresh_lora(model)
         else:
-            self.copy = _frozen_copy(model)
+            self.copy = copy_apart(model).eval().requires_grad_(False)
 
     def divergence(self, model: nn.Module, trained: nn.Module, batch: Batch) -> Tensor:
         """Σ over completion tokens of KL(P_θs(·|prefix) ‖ P_θ(·|prefix)), in nats.
@@ -47,10 +46,14 @@ class AlignedReference:
             batch: input_ids, attention_mask and labels.
         """
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return self.divergence_of(model(**inputs, use_cache=False).logits, trained, batch)
+
+    def divergence_of(self, logits: Tensor, trained: nn.Module, batch: Batch) -> Tensor:
+        """The same, of logits that the model has given already."""
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         counted = batch["labels"][:, 1:] != IGNORED
         with torch.no_grad(), self._aligned(trained) as aligned:
             target = aligned(**inputs).logits[:, :-1][counted].float().log_softmax(dim=-1)
-        logits: Any = model(**inputs, use_cache=False).logits
         predicted = logits[:, :-1][counted].float().log_softmax(dim=-1)
         return kl_div(predicted, target, reduction="sum", log_target=True)
 
@@ -69,8 +72,9 @@ class AlignedReference:
             trained.train(was_training)
 
 
-def _frozen_copy(model: nn.Module) -> nn.Module:
-    copy = deepcopy(model).eval().requires_grad_(False)
+def copy_apart(model: nn.Module) -> nn.Module:
+    """A copy of a model that a trainer holds, which has a life of its own."""
+    copy = deepcopy(model)
     # SFTTrainer puts a forward of its own on the model, a closure that goes on calling the original
     # from the copy: the divergence would be zero for ever.
     for part in copy.modules():

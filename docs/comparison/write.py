@@ -1,0 +1,77 @@
+"""Take a comparison's points, figure and table into the documents.
+
+    trimtab compare --out comparison
+    python docs/comparison/write.py comparison
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from trimtab.points import read_points
+from trimtab.report import write_report
+from trimtab.report.methods import dominates, method_results, title, tried_settings
+from trimtab.report.tables import methods_table
+from trimtab.report.wording import estimate_in_words
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "comparison.md"
+BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
+
+
+def tables(folder: Path) -> str:
+    """Every method's row, and every setting that has several seeds, as Markdown."""
+    points = read_points(folder)
+    told = methods_table(method_results(points))
+    lines = _lines(told.columns, [row.cells for row in told.rows])
+    several = [one for one in tried_settings(points) if len(one.points) > 2]
+    cells = [
+        (
+            title(one.method),
+            "–" if one.knob is None else f"{one.knob:g}",
+            str(len(one.points)),
+            estimate_in_words(one.gap("alignment gap")),
+            estimate_in_words(one.gap("capability gap")),
+        )
+        for one in several
+    ]
+    columns = ("method", "knob", "seeds", "alignment gap", "capability gap")
+    lines += ["", "Settings with three seeds, nats per token, estimates with 95 % intervals:", ""]
+    lines += _lines(columns, cells)
+    beaten = [
+        f"{title(one.method)} {one.knob:g} beats {title(other.method)} {other.knob:g}"
+        for one in several
+        for other in several
+        if one.method != other.method
+        and one.knob is not None
+        and other.knob is not None
+        and dominates(one, other, "alignment gap")
+    ]
+    lines += ["", f"Better in both gaps, each beyond its interval: {'; '.join(beaten) or 'none'}."]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    return [
+        "| " + " | ".join(columns) + " |",
+        "|---" * len(columns) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+
+
+def main() -> None:
+    """Copy what a comparison left, and write its table into the page."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
+    if folder != HERE:
+        write_report(folder)
+        for name in ("points.jsonl", "methods.json", "figures/figure4.png"):
+            shutil.copy(folder / name, HERE)
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    PAGE.write_text(before + BEGIN + tables(HERE) + END + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

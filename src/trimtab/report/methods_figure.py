@@ -1,0 +1,116 @@
+"""Figure 4: methods beside each other in the plane of what each gave up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trimtab.points import Point
+from trimtab.report.chart import Figure, Panel
+from trimtab.report.limits import Limits
+from trimtab.report.methods import MethodResult, Tried, title, tried_settings
+from trimtab.report.palette import ink, star
+from trimtab.report.panels import Series, panel
+from trimtab.report.setting import SafetyGap, Setting, safety_gap_of
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "Methods that train on safety rows": (
+        "alignment-loss-budget",
+        "dial",
+        "case-one-by-share",
+        "mixing",
+        "kl-anchor",
+        "safegrad",
+        "pcgrad",
+        "lazy-safety-alignment",
+    ),
+    "Methods on weights": (
+        "alignment-parameter",
+        "alignment-parameter-radius",
+        "alignment-parameter-budget",
+        "l2-sp",
+        "ewc",
+        "wise-ft",
+        "resta",
+        "safe-lora",
+    ),
+    "Methods on task rows, or on time": (
+        "constrained-sft",
+        "kl-anchor-on-task",
+        "early-stopping",
+        "seal",
+        "random-subset",
+    ),
+}
+"""Too many lines for one panel: a panel to each family, Case I in all of them."""
+
+
+def methods_figure(
+    points: Sequence[Point], results: Sequence[MethodResult], limits: Limits | None
+) -> Figure | None:
+    """A panel to each family of methods on the first task and proxy; None without results."""
+    safety = safety_gap_of(points)
+    if not results or safety is None:
+        return None
+    proxy, task = results[0].proxy, results[0].task
+    lines = {one.method: one for one in results if (one.proxy, one.task) == (proxy, task)}
+    ends = [one for one in tried_settings(points) if (one.proxy, one.task) == (proxy, task)]
+    drawn = [
+        _family(name, methods, lines, ends, safety, limits)
+        for name, methods in FAMILIES.items()
+        if any(method in lines for method in methods)
+    ]
+    caption = (
+        "Every method over its own knob, at equal rows a step, with Case I in each panel: means "
+        "over seeds, and each seed faintly. Left and below is better."
+    )
+    return Figure(4, caption, tuple(one for one in drawn if one), ())
+
+
+def _family(
+    name: str,
+    methods: Sequence[str],
+    lines: dict[str, MethodResult],
+    ends: Sequence[Tried],
+    safety: SafetyGap,
+    limits: Limits | None,
+) -> Panel | None:
+    shown = [m for m in ("alignment-loss", *methods) if m in lines]
+    colours = dict(zip(shown, (6, 0, 1, 2, 3, 4, 5, 0), strict=False))
+    series = [
+        Series(
+            title(method),
+            ink(colours[method], place),
+            tuple(map(_setting, lines[method].tried)),
+        )
+        for place, method in enumerate(shown)
+    ]
+    for end in ends:
+        if end.method in ("aligned", "plain"):
+            series.append(
+                Series(
+                    title(end.method), star(6 if end.method == "plain" else 4), (_end(end),), False
+                )
+            )
+    curves = limits.oracle_curves(ends[0].task) if limits and safety == "alignment gap" else ()
+    return panel(name, series, safety, "capability gap", curves)
+
+
+def _setting(one: Tried) -> Setting:
+    first = one.points[0]
+    return Setting(
+        first.case,
+        first.penalty,
+        first.radius,
+        one.proxy,
+        one.task,
+        one.points,
+        budget=first.budget,
+        alpha=first.alpha,
+        method=None if first.method is None else title(first.method),
+        knob=first.knob,
+    )
+
+
+def _end(one: Tried) -> Setting:
+    # Drawn as a mark of its own: plain fine-tuning is the end of every line here, not of Case I's.
+    return Setting(one.points[0].case, None, None, one.proxy, one.task, one.points)

@@ -1,0 +1,45 @@
+"""WiSE-FT: between the aligned and the fine-tuned weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from trimtab.errors import UserError
+from trimtab.train.methods.repair import Repair, adapters, weights_of
+
+
+@dataclass(frozen=True)
+class Interpolation(Repair):
+    """w = a·w₀ + (1 − a)·w_ft; with LoRA on the aligned weights B ← (1 − a)·B.
+
+    A frontier from one plain run, for nothing: whatever costs more has to beat it.
+
+    Args:
+        share: a, the share of the aligned weights; the authors' 0.5.
+
+    Source: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", arXiv 2109.01903.
+    """
+
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise UserError(f"interpolation: the share is {self.share}. Give one from 0 to 1.")
+
+    @torch.no_grad()
+    def applied(
+        self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None = None
+    ) -> Any:
+        if isinstance(model, PeftModel):
+            for adapter in adapters(model):
+                adapter.b.mul_(1 - self.share)
+            return model
+        start = weights_of(aligned, "aligned", model)
+        for name, weight in model.named_parameters():
+            weight.lerp_(start[name].to(weight), self.share)
+        return model

@@ -1,0 +1,94 @@
+"""What mends a model after training, from weights alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trimtab.errors import UserError
+
+
+class Repair(ABC):
+    """A change of a trained model's weights that needs no training: a method after the fact."""
+
+    needs_unaligned: ClassVar[bool] = False
+    """Whether it needs the model from before it was aligned."""
+
+    @abstractmethod
+    def applied(
+        self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None
+    ) -> Any:
+        """`model`, changed in place, or what has taken its place.
+
+        Args:
+            model: fine-tuned from `aligned`, all weights or a LoRA adapter on it.
+            aligned: θ_s.
+            unaligned: the model that θ_s was aligned from.
+
+        Raises:
+            UserError: the three do not fit each other, or one that is needed is missing.
+        """
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One LoRA module, by the full name of the layer it stands on in the aligned model."""
+
+    layer: str
+    a: nn.Parameter
+    b: nn.Parameter
+    scaling: float
+
+
+def adapters(model: PeftModel) -> Iterator[Adapter]:
+    """Every LoRA module of a model. Raises UserError where one has no product s·BA."""
+    base = model.get_base_model()
+    for name, layer in base.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        for adapter in layer.active_adapters:
+            if layer.use_dora.get(adapter, False) or adapter not in layer.lora_A:
+                raise UserError(f"{name}: only LoRA on linear layers, without DoRA, can be mended.")
+            yield Adapter(
+                name,
+                layer.lora_A[adapter].weight,
+                layer.lora_B[adapter].weight,
+                layer.scaling[adapter],
+            )
+
+
+def weights_of(model: nn.Module, role: str, like: nn.Module) -> dict[str, Tensor]:
+    """The weights of a model by full name. Raises UserError where they are not those of `like`."""
+    found = {name: weight.detach() for name, weight in model.named_parameters()}
+    wanted = {name: weight.shape for name, weight in like.named_parameters()}
+    for name, shape in wanted.items():
+        if name not in found or found[name].shape != shape:
+            raise UserError(
+                f"the {role} model has no weight {name} of shape {tuple(shape)}. Give the model "
+                "that this one comes from."
+            )
+    return found
+
+
+def required(unaligned: PreTrainedModel | None, name: str) -> PreTrainedModel:
+    """The unaligned model. Raises UserError where there is none."""
+    if unaligned is None:
+        raise UserError(
+            f"{name} needs the model from before it was aligned. Give it as --unaligned, or in an "
+            "experiment align the model with align:."
+        )
+    return unaligned
+
+
+@torch.no_grad()
+def add_(weight: Tensor, term: Tensor) -> None:
+    """w ← w + term, wherever the term lies."""
+    weight.add_(term.to(weight))

@@ -1,0 +1,156 @@
+"""Facts about methods beside each other, and about what is suggested from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from reported_points import point, write_points
+
+from trimtab.errors import UserError
+from trimtab.points import Point, PointsFile, read_points
+from trimtab.report import write_report
+from trimtab.report.methods import method_results, tried_settings
+from trimtab.report.suggestion import suggestions
+
+NOISE = (0.0, 0.01, -0.01)
+
+
+def method(name: str, knob: float, safety: float, capability: float, seed: int = 0) -> Point:
+    made = point("method", safety=safety, capability=capability, seed=seed)
+    return replace(made, method=name, knob=knob, extra_bytes=2**20)
+
+
+def seeds(name: str, line: Sequence[tuple[float, float]], noise: float = 1.0) -> list[Point]:
+    """The same points for three seeds, a little apart."""
+    return [
+        method(name, float(knob), x + noise * shift, y + noise * shift, seed)
+        for seed, shift in enumerate(NOISE)
+        for knob, (x, y) in enumerate(line)
+    ]
+
+
+def ends() -> list[Point]:
+    made = [point("aligned", safety=0.0, capability=1.0)]
+    made += [point(penalty=0.0, safety=1.0, capability=0.0, seed=seed) for seed in range(3)]
+    return made
+
+
+def case_1() -> list[Point]:
+    return [
+        point(penalty=penalty, safety=x + shift, capability=y + shift, seed=seed)
+        for seed, shift in enumerate(NOISE)
+        for penalty, x, y in ((0.1, 0.6, 0.2), (1.0, 0.3, 0.4))
+    ]
+
+
+def test_hypervolume_is_the_share_of_the_rectangle() -> None:
+    (result,) = method_results([*ends(), *seeds("ewc", [(0.5, 0.5)], noise=0.0)])
+    assert result.volume.value == pytest.approx(0.25)
+    assert (result.volume.low, result.volume.high) == pytest.approx((0.25, 0.25))
+
+
+def test_a_method_that_is_worse_everywhere_is_beaten_and_stands_below() -> None:
+    points = [*ends(), *case_1(), *seeds("ewc", [(0.65, 0.3), (0.4, 0.5)])]
+    best, worst = method_results(points)
+    assert (best.method, worst.method) == ("alignment-loss", "ewc")
+    assert (best.dominated, worst.dominated) == (0, 2)
+    assert worst.beaten_by == ("alignment-loss",)
+    assert worst.against_case_1 is not None
+    assert worst.against_case_1.high < 0
+
+
+def test_a_difference_within_the_noise_beats_nothing() -> None:
+    noisy = seeds("ewc", [(0.6, 0.2), (0.3, 0.4)])
+    for place, shift in enumerate((0.02, -0.04, 0.01, 0.05, -0.03, 0.03)):
+        gap = noisy[place].alignment_gap
+        assert gap is not None
+        noisy[place] = replace(noisy[place], alignment_gap=gap.minus(shift))
+    assert [one.dominated for one in method_results([*ends(), *case_1(), *noisy])] == [0, 0]
+
+
+def test_without_a_published_method_there_is_nothing_to_compare() -> None:
+    assert method_results([*ends(), *case_1()]) == ()
+
+
+def test_cases_and_methods_are_told_apart_by_what_made_them() -> None:
+    points = [*case_1(), *seeds("ewc", [(0.6, 0.2)]), point("alignment-parameter", radius=2.0)]
+    names = {(one.method, one.knob) for one in tried_settings(points)}
+    assert ("alignment-loss", 0.1) in names
+    assert ("ewc", 0.0) in names
+    assert ("alignment-parameter-radius", 2.0) in names
+
+
+def test_the_report_has_the_section_the_figure_and_the_table(tmp_path: Path) -> None:
+    write_points(tmp_path, [*ends(), *case_1(), *seeds("ewc", [(0.65, 0.3), (0.4, 0.5)])])
+    written = write_report(tmp_path)
+    page = written.page.read_text()
+    assert "Methods beside each other" in page
+    assert any(path.name == "figure4.png" for path in written.figures)
+    records = json.loads((tmp_path / "methods.json").read_text())
+    assert [record["method"] for record in records] == ["alignment-loss", "ewc"]
+
+
+def test_points_written_before_there_were_methods_are_still_read(tmp_path: Path) -> None:
+    write_points(tmp_path, case_1())
+    lines = (tmp_path / "points.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        for name in ("method", "knob", "extra_bytes"):
+            del record[name]
+    (tmp_path / "points.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert read_points(tmp_path) == case_1()
+
+
+def test_a_method_point_comes_back_from_its_file(tmp_path: Path) -> None:
+    made = seeds("wise-ft", [(0.5, 0.5)])
+    PointsFile(tmp_path, {}).add(made)
+    keys = [one.key for one in read_points(tmp_path)]
+    assert keys == [one.key for one in made]
+    assert len(set(keys)) == 3
+
+
+def test_suggested_is_the_least_capability_loss_within_the_budget() -> None:
+    points = [*ends(), *case_1(), *seeds("ewc", [(0.65, 0.1), (0.4, 0.45)])]
+    (found,) = suggestions(points, budget=0.5)
+    assert found.best is not None
+    assert (found.best.tried.method, found.best.tried.knob) == ("alignment-loss", 1.0)
+    assert found.best.rise.value == pytest.approx(0.3)
+    assert found.left_out is not None
+    assert found.left_out.kept == found.left_out.seeds == 3
+    (loose,) = suggestions(points, budget=0.9)
+    assert loose.best is not None
+    assert loose.best.tried.method == "ewc"
+
+
+def test_where_no_point_keeps_the_budget_it_says_so() -> None:
+    (found,) = suggestions([*ends(), *case_1()], budget=0.1)
+    assert found.best is None
+    assert found.nearest.rise.value == pytest.approx(0.3)
+
+
+def test_chosen_by_luck_is_told_by_the_seed_left_out() -> None:
+    """Many settings alike but for noise: what is chosen looks better than it is."""
+    lucky = []
+    for knob in range(12):
+        for seed in range(3):
+            shift = ((knob * 7 + seed * 5) % 11 - 5) / 50
+            lucky.append(method("ewc", float(knob), 0.3, 0.5 + shift, seed))
+    (found,) = suggestions([*ends(), *lucky], budget=0.4)
+    assert found.best is not None
+    assert found.left_out is not None
+    assert found.left_out.capability.value > found.best.capability.value
+
+
+def test_one_seed_has_nothing_left_out() -> None:
+    points = [point("aligned", safety=0.0, capability=1.0), method("ewc", 1.0, 0.3, 0.5)]
+    (found,) = suggestions(points, budget=0.5)
+    assert found.left_out is None
+
+
+def test_without_the_aligned_model_nothing_is_suggested() -> None:
+    with pytest.raises(UserError, match="aligned model"):
+        suggestions(case_1(), budget=0.5)

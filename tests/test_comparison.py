@@ -1,0 +1,124 @@
+"""Facts about comparisons: what is tried, at what cost, and that it is made and told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from trimtab.comparison import KNOBS, comparison_of, comparison_world
+from trimtab.errors import UserError
+from trimtab.experiment import Block, Experiment, Training, to_yaml
+from trimtab.plan import plan_of
+from trimtab.points import Estimate, Point, read_points
+from trimtab.report.methods import method_and_knob
+
+BY = ("", "-budget")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    small = comparison_world(tmp_path_factory.mktemp("world"))
+    few = Training(steps=4, batch_size=8, learning_rate=2e-3)
+    return replace(small, align=few, train=few, seeds=(0, 1))
+
+
+def test_every_method_is_tried_as_often_as_any_other(world: Experiment) -> None:
+    plan = plan_of(comparison_of(world)[0])
+    tried: dict[str, set[object]] = {}
+    for point in plan.points:
+        made = Point(
+            **point._asdict(),
+            capability_loss=Estimate(1.0, 1.0, 1.0, "nats per token", "exact"),
+            distance=0.0,
+            relative_distance=0.0,
+            train_tokens=0,
+            wall_seconds=0.0,
+        )
+        method, knob = method_and_knob(made)
+        if knob is not None:
+            tried.setdefault(method, set()).add(knob)
+    assert {len(knobs) for knobs in tried.values()} == {5}
+    ours = {f"{case}{by}" for case in ("alignment-loss", "alignment-parameter") for by in BY}
+    assert set(tried) == {*ours, *KNOBS}
+
+
+def test_methods_after_training_share_the_plain_run(world: Experiment) -> None:
+    runs = plan_of(comparison_of(world)[0]).runs
+    plain = [run for run in runs if run.training.penalty == 0]
+    assert len(plain) == len(world.seeds)
+    assert {point.method for point in plain[0].points} == {None, "wise-ft", "resta", "safe-lora"}
+
+
+def test_what_needs_the_unaligned_model_is_left_out_aloud(world: Experiment) -> None:
+    grid, left_out = comparison_of(replace(world, align=None))
+    assert left_out == ("resta", "safe-lora")
+    assert not {"resta", "safe-lora"} & {block.method for block in grid.grid}
+    with pytest.raises(UserError, match="before it was aligned"):
+        replace(world, align=None, grid=(Block("method", method="resta", knobs=(1.0,)),))
+
+
+def test_a_grid_with_methods_is_the_users_choice(world: Experiment) -> None:
+    mine = replace(world, grid=(Block("method", method="ewc", knobs=(1.0,)),))
+    assert comparison_of(mine)[0].grid == mine.grid
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"case": "method", "knobs": (1.0,)},
+        {"case": "method", "method": "ewc"},
+        {"case": "method", "method": "ewc", "knobs": (1.0,), "penalties": (1.0,)},
+        {"case": "alignment-loss", "penalties": (1.0,), "knobs": (1.0,)},
+        {"case": "alignment-loss", "penalties": (1.0,), "method": "ewc"},
+    ],
+)
+def test_a_mixed_up_block_is_refused(block: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="grid"):
+        Block(**block)  # type: ignore[arg-type]
+
+
+def test_a_comparison_is_made_at_equal_rows_and_told(world: Experiment, tmp_path: Path) -> None:
+    grid = (
+        Block("alignment-loss", (0.0, 1.0)),
+        Block("alignment-parameter", penalties=(0.1,)),
+        Block("method", method="wise-ft", knobs=(0.5,)),
+        Block("method", method="safe-lora", knobs=(1.0,)),
+        Block("method", method="lazy-safety-alignment", knobs=(1.0,)),
+        Block("method", method="case-one-by-share", knobs=(3.0,)),
+        Block("method", method="kl-anchor", knobs=(1.0,)),
+    )
+    (tmp_path / "e.yaml").write_text(to_yaml(replace(world, grid=grid)))
+    command = [sys.executable, "-m", "trimtab.cli"]
+    made = subprocess.run(
+        [*command, "compare", str(tmp_path / "e.yaml"), "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stderr
+    assert "SafeLoRA" in made.stdout
+    points = [one for one in read_points(tmp_path / "out") if one.case != "aligned"]
+    assert len(points) == 2 * 8
+    # Rows have one length but for the end of a prompt: 4 steps of 16 rows of 4 tokens each.
+    assert len({round(one.train_tokens, -2) for one in points}) == 1
+    plain = {one.seed: one for one in points if one.penalty == 0}
+    for one in points:
+        if one.method in ("wise-ft", "safe-lora"):
+            assert one.train_tokens == plain[one.seed].train_tokens
+            assert one.distance != plain[one.seed].distance
+    suggested = subprocess.run(
+        [*command, "suggest", str(tmp_path / "out"), "--budget", "10"],
+        capture_output=True,
+        text=True,
+    )
+    assert suggested.returncode == 0, suggested.stderr
+    assert "measured on the one left out" in suggested.stdout
+    none = subprocess.run(
+        [*command, "suggest", str(tmp_path / "out"), "--budget", "-10"],
+        capture_output=True,
+        text=True,
+    )
+    assert "None of the points keeps it" in none.stdout

@@ -1,0 +1,377 @@
+"""Facts about published methods that train: their formulas, and that none is plain fine-tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import tiny
+import torch
+from datasets import concatenate_datasets
+from peft import get_peft_model
+from torch.nn.functional import cross_entropy
+
+from trimtab import AlignmentLossConstraint, UserError
+from trimtab.experiment import AFTER_TRAINING, MethodName
+from trimtab.train.methods import method_of
+from trimtab.train.methods.case_one_by_share import CaseOneByShare
+from trimtab.train.methods.constrained_sft import ConstrainedSFT
+from trimtab.train.methods.data_selection import DataSelection, RandomSubset
+from trimtab.train.methods.early_stopping import EarlyStopping
+from trimtab.train.methods.ewc import EWC
+from trimtab.train.methods.gradient_surgery import GradientSurgery, operated
+from trimtab.train.methods.kl_anchor import KLAnchor
+from trimtab.train.methods.l2_sp import L2SP
+from trimtab.train.methods.lazy_safety_alignment import LazySafetyAlignment
+from trimtab.train.methods.method import Method, trained
+from trimtab.train.methods.mixing import Mixing
+from trimtab.train.methods.trainer import MethodTrainer
+
+KNOBS: dict[str, float] = {
+    "case-one-by-share": 1.0,
+    "mixing": 1.0,
+    "l2-sp": 1.0,
+    "ewc": 1.0,
+    "lazy-safety-alignment": 1.0,
+    "safegrad": 1.0,
+    "pcgrad": 1.0,
+    "constrained-sft": 0.3,
+    "kl-anchor": 1.0,
+    "kl-anchor-on-task": 1.0,
+    "early-stopping": 0.0,
+    "seal": 0.5,
+    "random-subset": 0.5,
+}
+full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+
+
+def trainer_of(
+    method: Method, folder: Path, lora: bool = False, safety: bool = True, **settings: Any
+) -> MethodTrainer:
+    model, tokenizer = tiny.tiny_llama(folder / "model")
+    return MethodTrainer(
+        model,
+        method,
+        args=tiny.config(folder, **settings),
+        train_dataset=tiny.rows(64, seed=2),
+        safety_dataset=tiny.rows(40, seed=5) if safety else None,
+        processing_class=tokenizer,
+        peft_config=tiny.lora_config() if lora else None,
+    )
+
+
+def run(method: Method, folder: Path, lora: bool = False, **settings: Any) -> MethodTrainer:
+    trainer = trainer_of(method, folder, lora, **settings)
+    trainer.train()
+    return trainer
+
+
+def furthest(one: Any, other: Any) -> float:
+    pairs = zip(tiny.weights(one).values(), tiny.weights(other).values(), strict=True)
+    return max(float((a - b).abs().max()) for a, b in pairs)
+
+
+def moved(model: torch.nn.Module) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in trained(model):
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+
+
+@full_and_lora
+def test_a_method_of_no_hooks_is_plain_sft(lora: bool, tmp_path: Path) -> None:
+    plain = tiny.trained_plainly(tiny.config(tmp_path), tmp_path, lora)
+    assert furthest(run(Method(), tmp_path, lora), plain) == 0.0
+
+
+@full_and_lora
+@pytest.mark.parametrize("name", KNOBS)
+def test_a_method_is_not_plain_sft(name: MethodName, lora: bool, tmp_path: Path) -> None:
+    method = method_of(name, KNOBS[name])
+    assert isinstance(method, Method)
+    # Long and fast enough for the safety loss to rise, which early stopping waits for.
+    settings = {"max_steps": 24, "learning_rate": 5e-2} if "early" in name else {"max_steps": 8}
+    plain = tiny.trained_plainly(tiny.config(tmp_path, **settings), tmp_path, lora)
+    assert furthest(run(method, tmp_path, lora, **settings), plain) > 1e-3
+
+
+def test_every_method_that_trains_is_tried_here() -> None:
+    assert {*KNOBS, *AFTER_TRAINING} == set(MethodName.__args__)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", [n for n in KNOBS if n not in ("l2-sp", "constrained-sft")])
+def test_missing_safety_rows_are_an_error(name: MethodName, tmp_path: Path) -> None:
+    method = cast(Method, method_of(name, KNOBS[name]))
+    if name in ("random-subset", "kl-anchor-on-task"):
+        trainer_of(method, tmp_path, safety=False)
+        return
+    with pytest.raises(UserError, match="safety_dataset"):
+        trainer_of(method, tmp_path, safety=False)
+
+
+@pytest.mark.parametrize("method", [KLAnchor(on="task"), GradientSurgery()])
+def test_a_missing_reference_model_is_an_error(method: Method, tmp_path: Path) -> None:
+    model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+    adapted = get_peft_model(model, tiny.lora_config())
+    moved(adapted)  # its base is no longer the model it starts from
+    with pytest.raises(UserError, match="aligned model"):
+        MethodTrainer(
+            adapted,
+            method,
+            args=tiny.config(tmp_path),
+            train_dataset=tiny.rows(8, seed=2),
+            safety_dataset=tiny.rows(8, seed=5),
+            processing_class=tokenizer,
+        )
+
+
+@pytest.mark.parametrize("method", [LazySafetyAlignment(), EarlyStopping()])
+def test_state_that_no_checkpoint_holds_is_refused(method: Method, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="checkpoint"):
+        trainer_of(method, tmp_path, save_strategy="steps")
+
+
+def test_mixing_is_case_one_at_the_ratio_of_tokens(tmp_path: Path) -> None:
+    task, safety = tiny.rows(64, seed=2), tiny.rows(40, seed=5)
+
+    def tokens(rows: Any) -> int:
+        return sum(label != -100 for row in rows["labels"] for label in row)
+
+    ratio = tokens(safety) / tokens(task)
+    whole = {"optim": "sgd", "max_steps": 1}
+    mixed = run(
+        Mixing(40 / 64), tmp_path, per_device_train_batch_size=104, learning_rate=1.0, **whole
+    )
+    model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+    from trimtab import SafetyAwareSFTTrainer
+
+    case_one = SafetyAwareSFTTrainer(
+        model,
+        args=tiny.config(
+            tmp_path, per_device_train_batch_size=64, learning_rate=1 / (1 + ratio), **whole
+        ),
+        train_dataset=task,
+        safety_dataset=safety,
+        constraint=AlignmentLossConstraint(ratio),
+        safety_share=40 / 104,
+        processing_class=tokenizer,
+    )
+    case_one.train()
+    assert furthest(mixed, case_one) < 2e-6
+
+
+def test_mixing_repeats_safety_rows_evenly(tmp_path: Path) -> None:
+    rows = trainer_of(Mixing(2.0), tmp_path).train_dataset
+    assert len(rows) == 64 + 128
+    times = [rows["input_ids"][64:].count(ids) for ids in tiny.rows(40, seed=5)["input_ids"]]
+    assert set(times) <= {3, 4}
+
+
+@full_and_lora
+def test_l2_sp_adds_the_gradient_of_the_squared_distance(lora: bool, tmp_path: Path) -> None:
+    method = L2SP(0.7)
+    trainer = trainer_of(method, tmp_path, lora)
+    moved(trainer.model)
+    for weight in trained(trainer.model):
+        weight.grad = None
+    method.before_optimizer_step(trainer)
+    found = [weight.grad for weight in trained(trainer.model)]
+    parts = []
+    for part in method.displacement.parts:
+        if lora:
+            parts.append((part.scaling * (part.b @ part.a)).square().sum())
+        else:
+            parts.append((part.weight - part.start).square().sum())
+    expected = torch.autograd.grad(0.7 * sum(parts), trained(trainer.model))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_ewc_is_the_mean_squared_gradient_of_a_row_normalised(tmp_path: Path) -> None:
+    method = EWC(0.5, fisher_rows=40)
+    trainer = trainer_of(method, tmp_path)
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    weights = trained(model)
+    squares = [torch.zeros_like(weight) for weight in weights]
+    for row in tiny.rows(40, seed=5):
+        logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
+        loss = cross_entropy(logits, torch.tensor(row["labels"][1:]), reduction="sum")
+        for square, part in zip(squares, torch.autograd.grad(loss, weights), strict=True):
+            square.add_(part.square())
+    mean = sum(s.sum() for s in squares) / sum(s.numel() for s in squares)
+    for one, other in zip(method.fisher, squares, strict=True):
+        torch.testing.assert_close(one, other / mean, atol=1e-4, rtol=1e-3)
+    assert all(weight.grad is None for weight in trained(trainer.model))  # none leaks
+    start = [weight.detach().clone() for weight in trained(trainer.model)]
+    moved(trainer.model)
+    method.before_optimizer_step(trainer)
+    for weight, w, f in zip(trained(trainer.model), start, method.fisher, strict=True):
+        torch.testing.assert_close(weight.grad, f * (weight - w).detach())
+
+
+def test_lazy_safety_alignment_pulls_to_where_the_other_state_was_left(tmp_path: Path) -> None:
+    method = LazySafetyAlignment(0.5, safety_steps=2, task_steps=3)
+    assert [method.reads(step) for step in range(7)] == ["safety"] * 2 + ["task"] * 3 + [
+        "safety"
+    ] * 2
+    trainer = trainer_of(method, tmp_path)
+    trainer.state.max_steps = 10
+    after_safety = []
+    for step in range(6):
+        trainer.state.global_step = step
+        for weight in trained(trainer.model):
+            weight.grad = torch.zeros_like(weight)
+        if step == 2:
+            after_safety = [weight.detach().clone() for weight in trained(trainer.model)]
+        if step == 5:
+            after_task = [weight.detach().clone() for weight in trained(trainer.model)]
+        method.before_optimizer_step(trainer)
+        if step <= 1:
+            assert not any(weight.grad.any() for weight in trained(trainer.model) if step < 1)
+        if step == 4:
+            for weight, there in zip(trained(trainer.model), after_safety, strict=True):
+                torch.testing.assert_close(weight.grad, 0.5 * (weight - there).detach())
+        moved(trainer.model)
+    for left, there in zip(method.left["task"], after_task, strict=True):
+        torch.testing.assert_close(left, there)
+
+
+def test_lazy_safety_alignment_reads_one_role_at_a_time(tmp_path: Path) -> None:
+    seen = []
+
+    class Spy(LazySafetyAlignment):
+        def loss(self, step: Any) -> torch.Tensor:
+            seen.append((len(step.is_safety), bool(step.is_safety.all()), int(step.task_tokens)))
+            return super().loss(step)
+
+    run(Spy(1.0, safety_steps=1, task_steps=1), tmp_path)
+    assert [rows for rows, _, _ in seen] == [8] * 4
+    assert [safety for _, safety, _ in seen] == [True, False, True, False]
+    assert [tokens > 0 for _, _, tokens in seen] == [False, True, False, True]
+
+
+def test_surgery_removes_what_goes_against_safety_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    task, safety = [torch.randn(3, 2), torch.randn(4)], [torch.randn(3, 2), torch.randn(4)]
+
+    def inner(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+        return float(sum((a * b).sum() for a, b in zip(one, other, strict=True)))
+
+    if inner(task, safety) > 0:
+        safety = [-part for part in safety]
+    cut = operated(task, safety, strength=0.0)
+    assert inner(cut, safety) == pytest.approx(0.0, abs=1e-5)
+    along = [part - kept for part, kept in zip(task, cut, strict=True)]
+    assert inner(along, along) * inner(safety, safety) == pytest.approx(
+        inner(along, safety) ** 2, rel=1e-4
+    )
+    agreeing = [-part for part in safety]
+    for part, same, add in zip(task, operated(task, agreeing, 0.5), agreeing, strict=True):
+        torch.testing.assert_close(same, part + 0.5 * add)
+
+
+def test_safegrad_starts_as_plain_sft_and_pcgrad_does_not(tmp_path: Path) -> None:
+    one_step = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0}
+    plain = tiny.trained_plainly(tiny.config(tmp_path, **one_step), tmp_path)
+    assert furthest(run(GradientSurgery(1.0), tmp_path, **one_step), plain) < 1e-5
+    towards_data = run(GradientSurgery(1.0, towards="data"), tmp_path, **one_step)
+    assert furthest(towards_data, plain) > 1e-3
+
+
+@full_and_lora
+@pytest.mark.parametrize("on", ["safety", "task"])
+def test_kl_anchor_holds_more_the_larger_it_is(on: Any, lora: bool, tmp_path: Path) -> None:
+    start, _ = tiny.tiny_llama(tmp_path / "model")
+    rows = tiny.rows(40, seed=5) if on == "safety" else tiny.rows(64, seed=2)
+
+    def divergence(trainer: MethodTrainer) -> float:
+        total = 0.0
+        for row in rows:
+            ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"][1:])
+            with torch.no_grad():
+                before = start(ids).logits[0, :-1].log_softmax(-1)[labels != -100]
+                now = trainer.model(ids).logits[0, :-1].log_softmax(-1)[labels != -100]
+            total += float((before.exp() * (before - now)).sum())
+        return total
+
+    found = [
+        divergence(run(KLAnchor(penalty, on=on), tmp_path, lora, max_steps=8))
+        for penalty in (0.0, 1.0, 100.0)
+    ]
+    assert found[0] > found[1] > found[2]
+    assert found[2] < 0.5 * found[0]
+
+
+def test_constrained_sft_at_zero_is_plain_sft(tmp_path: Path) -> None:
+    plain = tiny.trained_plainly(tiny.config(tmp_path), tmp_path)
+    assert furthest(run(ConstrainedSFT(0.0), tmp_path), plain) == 0.0
+
+
+def test_constrained_sft_weights_each_token_by_its_ratio(tmp_path: Path) -> None:
+    method = ConstrainedSFT(0.1)
+    trainer = trainer_of(method, tmp_path)
+    start, _ = tiny.tiny_llama(tmp_path / "model")
+    moved(trainer.model)
+    batch = trainer.data_collator([tiny.rows(64, seed=2)[place] for place in (5, 3, 14)])
+    logits = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    from trimtab.train.methods.scoring import label_log_probs
+
+    log_probs = label_log_probs(logits, batch["labels"])
+    step = SimpleNamespace(
+        inputs=batch, loss_of_token=-log_probs, task_tokens=torch.tensor(7), model=trainer.model
+    )
+    expected = 0.0
+    for place in (5, 3, 14):
+        row = tiny.rows(64, seed=2)[place]
+        ids, labels = torch.tensor([row["input_ids"]]), row["labels"]
+        with torch.no_grad():
+            now = trainer.model(ids).logits[0].log_softmax(-1)
+            before = start(ids).logits[0].log_softmax(-1)
+        responses = [at for at, label in enumerate(labels) if label != -100]
+        for order, at in enumerate(responses):
+            beta = 0.5 if order == 0 else 2.0 if order < 5 else 0.1
+            p, q = now[at - 1, labels[at]], before[at - 1, labels[at]]
+            weight = max(1e-3, 2 * (1 - float(torch.sigmoid(beta * (p - q)))))
+            expected -= weight * float(p) / 7
+    assert float(method.loss(cast(Any, step))) == pytest.approx(expected, rel=1e-4)
+
+
+def test_early_stopping_ends_within_its_budget_and_never_at_infinity(tmp_path: Path) -> None:
+    plain = tiny.trained_plainly(tiny.config(tmp_path), tmp_path)
+    assert furthest(run(EarlyStopping(float("inf")), tmp_path), plain) == 0.0
+    method = EarlyStopping(0.05)
+    stopped = run(method, tmp_path, max_steps=30)
+    assert stopped.state.global_step < 30
+    assert method._safety_loss(stopped) <= method.highest
+
+
+def test_data_selection_keeps_the_rows_that_go_with_safety(tmp_path: Path) -> None:
+    alike, other = tiny.rows(32, seed=5), tiny.rows(32, seed=2)
+    model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+    trainer = MethodTrainer(
+        model,
+        DataSelection(0.5, epochs=6, selector_rate=0.05),
+        args=tiny.config(tmp_path),
+        train_dataset=concatenate_datasets([alike, other]),
+        safety_dataset=tiny.rows(40, seed=5),
+        processing_class=tokenizer,
+    )
+    kept = [ids in alike["input_ids"] for ids in trainer.train_dataset["input_ids"]]
+    assert len(kept) == 32
+    assert sum(kept) > 24
+    untouched, _ = tiny.tiny_llama(tmp_path / "model")
+    for name, weight in untouched.named_parameters():  # the selector trains a copy
+        torch.testing.assert_close(trainer.model.get_parameter(name), weight, atol=0, rtol=0)
+    assert len(trainer_of(RandomSubset(0.25), tmp_path).train_dataset) == 16
+
+
+def test_case_one_by_share_is_case_one_whatever_its_rows(tmp_path: Path) -> None:
+    one_step = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0}
+    ours = run(CaseOneByShare(0.7), tmp_path, **one_step)
+    case_one = tiny.trained(
+        AlignmentLossConstraint(0.7), tiny.config(tmp_path, **one_step), tmp_path
+    )
+    assert furthest(ours, case_one) < 1e-6
+    assert CaseOneByShare(3.0).safety_share == 0.75

@@ -1,0 +1,174 @@
+"""Facts about methods after training, on adapters and on whole models."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from peft import PeftModel
+
+from trimtab import UserError
+from trimtab.models import load_model, save_tiny_llama
+from trimtab.train.methods.interpolation import Interpolation
+from trimtab.train.methods.repair import Repair
+from trimtab.train.methods.resta import RESTA, dropped
+from trimtab.train.methods.safe_lora import SafeLoRA, linear_weights, onto
+
+
+class Models:
+    """θ before and after aligning, and fine-tuned from there: all weights, and by an adapter."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.aligned, self.tokenizer = tiny.tiny_llama(folder / "model")
+        save_tiny_llama(tiny.WORDS, folder / "unaligned", seed=9)
+        self.unaligned, _ = load_model(str(folder / "unaligned"))
+        self.full = tiny.trained_plainly(tiny.config(folder), folder).model
+        self.lora = tiny.trained_plainly(tiny.config(folder), folder, lora=True).model
+        for model, name in ((self.full, "full"), (self.lora, "lora")):
+            for part in model.modules():
+                part.__dict__.pop("forward", None)
+            model.save_pretrained(folder / name)
+            self.tokenizer.save_pretrained(folder / name)
+
+    def mended(self, repair: Repair, lora: bool) -> dict[str, torch.Tensor]:
+        model = deepcopy(self.lora if lora else self.full)
+        return merged(repair.applied(model, self.aligned, self.unaligned))
+
+    def tuned(self, lora: bool) -> dict[str, torch.Tensor]:
+        return merged(deepcopy(self.lora if lora else self.full))
+
+
+def merged(model: Any) -> dict[str, torch.Tensor]:
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    return {name: weight.detach() for name, weight in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(tmp_path_factory.mktemp("models"))
+
+
+full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+close = {"atol": 2e-6, "rtol": 1e-4}
+
+
+@full_and_lora
+def test_interpolation_lies_between(models: Models, lora: bool) -> None:
+    start, tuned = merged(models.aligned), models.tuned(lora)
+    found = models.mended(Interpolation(0.3), lora)
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, 0.3 * start[name] + 0.7 * tuned[name], **close)
+    assert max(float((found[n] - tuned[n]).abs().max()) for n in found) > 1e-3
+
+
+@full_and_lora
+def test_resta_without_drop_adds_the_whole_direction(models: Models, lora: bool) -> None:
+    safe, unsafe = merged(models.aligned), merged(models.unaligned)
+    found, tuned = models.mended(RESTA(0.5, drop=0.0), lora), models.tuned(lora)
+    for name, weight in found.items():
+        expected = tuned[name] + 0.5 * (safe[name] - unsafe[name])
+        torch.testing.assert_close(weight, expected, **close)
+
+
+def test_dare_keeps_the_mean_and_drops_its_share() -> None:
+    direction = torch.ones(200_000)
+    found = dropped(direction, 0.7, torch.Generator().manual_seed(0))
+    assert float((found == 0).float().mean()) == pytest.approx(0.7, abs=0.01)
+    assert float(found.mean()) == pytest.approx(1.0, abs=0.02)
+
+
+@full_and_lora
+def test_safe_lora_projects_linear_updates_and_touches_nothing_else(
+    models: Models, lora: bool
+) -> None:
+    start, unsafe, tuned = merged(models.aligned), merged(models.unaligned), models.tuned(lora)
+    found = models.mended(SafeLoRA(1.0), lora)
+    linear = set(linear_weights(models.aligned))
+    assert linear
+    for name, weight in found.items():
+        if name in linear and not torch.equal(tuned[name], start[name]):
+            v = start[name] - unsafe[name]
+            c = v @ v.T / torch.linalg.norm(v)
+            torch.testing.assert_close(
+                weight, start[name] + c @ (tuned[name] - start[name]), atol=1e-4, rtol=1e-3
+            )
+        else:
+            torch.testing.assert_close(weight, tuned[name], **close)
+
+
+@full_and_lora
+def test_safe_lora_leaves_layers_above_the_threshold(models: Models, lora: bool) -> None:
+    tuned = models.tuned(lora)
+    for name, weight in models.mended(SafeLoRA(-1.0), lora).items():
+        torch.testing.assert_close(weight, tuned[name], **close)
+
+
+def test_safe_lora_leaves_biases_alone() -> None:
+    layer = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
+    assert linear_weights(layer) == ["0.weight"]
+
+
+def test_a_product_without_its_matrix_is_the_product() -> None:
+    torch.manual_seed(0)
+    v, update = torch.randn(6, 4), torch.randn(6, 5)
+    torch.testing.assert_close(onto(v, update), (v @ v.T / v.norm()) @ update)
+
+
+@pytest.mark.parametrize("repair", [RESTA(), SafeLoRA()])
+def test_a_missing_unaligned_model_is_an_error(models: Models, repair: Repair) -> None:
+    with pytest.raises(UserError, match="before it was aligned"):
+        repair.applied(deepcopy(models.full), models.aligned, None)
+
+
+def test_a_model_of_another_shape_is_an_error(models: Models, tmp_path: Path) -> None:
+    save_tiny_llama(["only", "three", "words"], tmp_path, seed=0)
+    other, _ = load_model(str(tmp_path))
+    with pytest.raises(UserError, match="has no weight"):
+        Interpolation().applied(deepcopy(models.full), other)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "trimtab.cli", "repair", *arguments], capture_output=True, text=True
+    )
+
+
+@full_and_lora
+def test_repair_mends_what_was_saved(models: Models, lora: bool, tmp_path: Path) -> None:
+    saved = models.folder / ("lora" if lora else "full")
+    aligned = str(models.folder / "model")
+    made = command(
+        "wise-ft", "--model", str(saved), "--aligned", aligned, "--out", str(tmp_path / "m"),
+        "--knob", "0.3",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    model: Any = load_model(aligned)[0]
+    if lora:
+        model = PeftModel.from_pretrained(model, str(tmp_path / "m"))
+    else:
+        model = load_model(str(tmp_path / "m"))[0]
+    expected = models.mended(Interpolation(0.3), lora)
+    for name, weight in merged(model).items():
+        torch.testing.assert_close(weight, expected[name], **close)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing", "--model", "m", "--aligned", "a", "--out", "o"], "mends no model"),
+        (["resta", "--model", "m", "--aligned", "a", "--out", "o"], "--unaligned"),
+    ],
+)
+def test_a_mistaken_repair_is_one_line(arguments: list[str], message: str) -> None:
+    shown = command(*arguments)
+    assert shown.returncode == 2
+    assert message in shown.stderr
+    assert shown.stderr.count("\n") == 1
