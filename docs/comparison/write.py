@@ -1,7 +1,7 @@
 """Take a comparison's points, figure and table into the documents.
 
-    trimtab compare --out comparison
-    python docs/comparison/write.py comparison
+trimtab compare --out comparison
+python docs/comparison/write.py comparison
 """
 
 from __future__ import annotations
