@@ -40,7 +40,8 @@ from trimtab.experiment import Block, Dial, Experiment, Training
 from trimtab.measure.losses import held_out_loss
 from trimtab.models import load_model, quiet_libraries
 from trimtab.plan import Run
-from trimtab.points import PointKey, write_atomically
+from trimtab.points import PointKey
+from trimtab.records import write_atomically
 from trimtab.report.palette import COLOURS
 from trimtab.sweep import read_roles
 from trimtab.theory import hypervolume

@@ -50,7 +50,7 @@ def make_point(layers: int, rows: int) -> None:
     from trimtab.experiment import Measuring, Training
     from trimtab.measure.losses import HeldOutRows, held_out_loss
     from trimtab.models import load_model, quiet_libraries, save_tiny_llama
-    from trimtab.workshop import _config
+    from trimtab.train.settings import sft_config
 
     quiet_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -83,7 +83,7 @@ def make_point(layers: int, rows: int) -> None:
         training = Training(steps=rows // BATCH, batch_size=BATCH)
         trainer = SafetyAwareSFTTrainer(
             model,
-            args=_config(training, Path(folder) / "run", seed=0),
+            args=sft_config(training, Path(folder) / "run", seed=0),
             train_dataset=task,
             safety_dataset=safety,
             constraint=AlignmentLossConstraint(1.0),

@@ -38,7 +38,7 @@ from trimtab.data.reading import read_rows
 from trimtab.data.rows import DataSource, Lengths
 from trimtab.experiment import Training
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
-from trimtab.workshop import _config, _lora
+from trimtab.train.settings import lora_config, sft_config
 
 AIM = 1.5
 TASK, SAFETY = "alpaca.jsonl.gz", "do-not-answer-gpt4.jsonl.gz"
@@ -84,7 +84,7 @@ class Bench:
             args=arguments,
             train_dataset=rows,
             processing_class=tokenizer,
-            peft_config=_lora(training),
+            peft_config=lora_config(training),
         )
 
     def ours(self, joined: bool = False, **settings: Any) -> SFTTrainer:
@@ -93,13 +93,13 @@ class Bench:
         training = replace(self.training, **settings)
         return SafetyAwareSFTTrainer(
             model,
-            args=_config(training, Path(tempfile.mkdtemp()), seed=0),
+            args=sft_config(training, Path(tempfile.mkdtemp()), seed=0),
             train_dataset=self.task,
             safety_dataset=self.safety,
             constraint=AlignmentLossConstraint(1.0) if joined else None,
             trim_padding=training.trim_padding,
             processing_class=tokenizer,
-            peft_config=_lora(training),
+            peft_config=lora_config(training),
         )
 
     def _model(self) -> tuple[Any, Any]:

@@ -13,7 +13,8 @@ from trimtab.comparison import KNOBS, comparison_of, comparison_world
 from trimtab.errors import UserError
 from trimtab.experiment import Block, Experiment, Training, to_yaml
 from trimtab.plan import plan_of
-from trimtab.points import Estimate, Point, read_points
+from trimtab.points import Estimate, Point
+from trimtab.records import read_points
 from trimtab.report.methods import method_and_knob
 
 BY = ("", "-budget")

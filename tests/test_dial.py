@@ -19,7 +19,8 @@ from trimtab.experiment import Dial, Experiment, Training
 from trimtab.measure.losses import held_out_loss
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
 from trimtab.plan import Plan
-from trimtab.points import Failure, Point, read_points
+from trimtab.points import Point
+from trimtab.records import Failure, read_points
 from trimtab.report import write_report
 from trimtab.report.nearness import nearness
 from trimtab.report.results import read_results

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trimtab.points import Estimate, Point, with_gaps
+from trimtab.gaps import with_gaps
+from trimtab.points import Estimate, Point
 from trimtab.row_losses import RowLosses
 
 ROWS = 60

@@ -19,7 +19,8 @@ from trimtab.errors import UserError
 from trimtab.experiment import Block, Experiment, Training, read_experiment, to_yaml
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
 from trimtab.plan import Plan, plan_of
-from trimtab.points import Failure, Point, read_failures, read_points
+from trimtab.points import Point
+from trimtab.records import Failure, read_failures, read_points
 from trimtab.sweep import sweep
 
 MEASURED = ("alignment_loss", "proxy_loss", "capability_loss", "distance", "train_tokens")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from trimtab.points import read_points
+from trimtab.records import read_points
 
 RESULT = Path(__file__).parent / "smollm2.json"
 

@@ -31,7 +31,8 @@ from trimtab.measure.answers import sampled_answers
 from trimtab.measure.reading import read_through
 from trimtab.measure.similarity import Sample, similarity
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
-from trimtab.points import Failure, Point
+from trimtab.points import Point
+from trimtab.records import Failure
 from trimtab.sweep import sweep
 from trimtab.theory import gap, penalized_optimum, total_variation
 

@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from trimtab.points import read_points
+from trimtab.records import read_points
 from trimtab.report import write_report
 from trimtab.report.methods import dominates, method_results, title, tried_settings
 from trimtab.report.tables import methods_table

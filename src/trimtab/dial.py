@@ -20,7 +20,8 @@ from trimtab.experiment import EXPERIMENT_FILE, Experiment, read_experiment
 from trimtab.measure.answers import sampled_answers
 from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
 from trimtab.plan import Plan, Run
-from trimtab.points import Estimate, Point, PointKey, PointsFile, only_writer
+from trimtab.points import Estimate, Point, PointKey
+from trimtab.records import PointsFile, only_writer
 from trimtab.samples import Answer, Sample, read_samples, shown, write_samples
 from trimtab.sweep import Watcher, claim, read_roles, record_data
 from trimtab.train.ends import Ends, load_ends

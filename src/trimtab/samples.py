@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trimtab.errors import UserError
-from trimtab.points import write_atomically
+from trimtab.records import write_atomically
 
 SAMPLES_FILE = "samples.json"
 SHOWN_WORDS = 10

@@ -14,12 +14,12 @@ from trimtab.data.splits import Roles, load_roles
 from trimtab.errors import UserError
 from trimtab.experiment import EXPERIMENT_FILE, Experiment, differences, to_yaml
 from trimtab.plan import Plan, plan_of
-from trimtab.points import (
+from trimtab.points import Point
+from trimtab.records import (
     FAILURES_FILE,
     LANDSCAPE_FILE,
     POINTS_FILE,
     Failure,
-    Point,
     PointsFile,
     only_writer,
     read_failures,

@@ -19,7 +19,8 @@ from rich.table import Table
 
 from trimtab.cost import Cost
 from trimtab.plan import Plan
-from trimtab.points import Failure, Point, PointKey
+from trimtab.points import Point, PointKey
+from trimtab.records import Failure
 from trimtab.report import Finding
 from trimtab.report import tables as report_tables
 from trimtab.report.wording import budget_in_words

@@ -8,22 +8,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig
 
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
 from trimtab.data.splits import Roles, Split
-from trimtab.experiment import AFTER_TRAINING, Experiment, MethodName, Training
+from trimtab.experiment import AFTER_TRAINING, Experiment, Training
 from trimtab.measure.distance import DensePart, distance, norm
 from trimtab.measure.landscape import curvature, slope
 from trimtab.measure.losses import HeldOutRows, Loss, held_out_loss
@@ -33,20 +31,24 @@ from trimtab.models import load_model
 from trimtab.plan import Run
 from trimtab.points import Estimate, Point, PointKey, Terrain
 from trimtab.row_losses import RowLosses
-from trimtab.train.batches import safety_rows_per_batch
 from trimtab.train.constraints import (
     AlignmentLossConstraint,
-    AlignmentParameterConstraint,
     Constraint,
-    Target,
 )
 from trimtab.train.dial import DialTrainer
 from trimtab.train.ends import Ends
-from trimtab.train.methods import method_of
 from trimtab.train.methods.method import Method, held_bytes
 from trimtab.train.methods.repair import Repair
 from trimtab.train.methods.trainer import MethodTrainer
 from trimtab.train.reference import copy_apart
+from trimtab.train.settings import (
+    constraint_of,
+    lora_config,
+    method_of_key,
+    rows_by_role,
+    sft_config,
+    take_more_task_rows,
+)
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
 ALIGNED_FOLDER = ALIGNED = "aligned"
@@ -130,7 +132,7 @@ class Workshop:
             self.experiment.train,
             run.training.seed,
             safety,
-            _constraint(run.training, self.experiment.train.safety_target),
+            constraint_of(run.training, self.experiment.train.safety_target),
             method_of_key(run.training) if run.training.method else None,
         )
         if self.experiment.keep_models:
@@ -166,13 +168,13 @@ class Workshop:
         trainer = DialTrainer(
             deepcopy(self.aligned),
             dial,
-            args=_config(training, unfinished, key.seed),
+            args=sft_config(training, unfinished, key.seed),
             train_dataset=self.task[key.task].train,
             safety_dataset=self.safety[str(key.proxy)].train,
             safety_share=training.safety_share,
             trim_padding=training.trim_padding,
             processing_class=self.tokenizer,
-            peft_config=_lora(training),
+            peft_config=lora_config(training),
             callbacks=[_Progress(self.watcher)],
         )
         trained = self._run(trainer, "dial", unfinished)
@@ -221,10 +223,10 @@ class Workshop:
         method: Method | Repair | None = None,
     ) -> _Trained:
         unfinished = self.folder / UNFINISHED_FOLDER / name.replace(" ", "-")
-        args = _config(training, unfinished, seed)
+        args = sft_config(training, unfinished, seed)
         started = perf_counter()
         if isinstance(method, Method):
-            training = _rows_by_role(args, training, method)
+            training = rows_by_role(args, training, method)
             trainer: SafetyAwareSFTTrainer = MethodTrainer(
                 model,
                 method,
@@ -233,7 +235,7 @@ class Workshop:
                 safety_dataset=safety,
                 safety_share=training.safety_share,
                 processing_class=self.tokenizer,
-                peft_config=_lora(training),
+                peft_config=lora_config(training),
                 callbacks=[_Progress(self.watcher)],
             )
             prepared = perf_counter() - started
@@ -246,7 +248,7 @@ class Workshop:
                 extra_bytes=held_bytes(held),
             )
         if not isinstance(constraint, AlignmentLossConstraint):
-            _take_more_task_rows(args, training)
+            take_more_task_rows(args, training)
         trainer = SafetyAwareSFTTrainer(
             model,
             args=args,
@@ -257,7 +259,7 @@ class Workshop:
             validation_rows=training.validation_rows,
             trim_padding=training.trim_padding,
             processing_class=self.tokenizer,
-            peft_config=_lora(training),
+            peft_config=lora_config(training),
             callbacks=[_Progress(self.watcher)],
         )
         trained = self._run(trainer, name, unfinished)
@@ -387,84 +389,6 @@ class _Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
         self.watcher.stepped(state.global_step, state.log_history[-1].get("loss"))
-
-
-def _rows_by_role(args: SFTConfig, training: Training, method: Method) -> Training:
-    """Set the rows of a batch; the training with the share of safety rows that this makes."""
-    if method.safety_share is not None:
-        rows = training.batch_size
-        rows += safety_rows_per_batch(rows, training.safety_share)
-        safety = min(max(1, round(method.safety_share * rows)), rows - 1)
-        args.per_device_train_batch_size = rows - safety
-        return replace(training, safety_share=safety / rows)
-    if method.reads(0) != "both":
-        _take_more_task_rows(args, training)
-    return training
-
-
-def _take_more_task_rows(args: SFTConfig, training: Training) -> None:
-    if training.equal_rows:
-        args.per_device_train_batch_size += safety_rows_per_batch(
-            training.batch_size, training.safety_share
-        )
-
-
-def method_of_key(key: PointKey) -> Method | Repair:
-    """The method that a point is planned with."""
-    assert key.method is not None
-    assert key.knob is not None
-    return method_of(cast(MethodName, key.method), key.knob)
-
-
-def _constraint(training: PointKey, target: Target) -> Constraint | None:
-    if training.case == "method" or training.penalty == 0:
-        return None
-    if training.budget is not None:
-        if training.case == "alignment-loss":
-            return AlignmentLossConstraint(budget=training.budget)
-        return AlignmentParameterConstraint(budget=training.budget)
-    if training.case == "alignment-loss":
-        assert training.penalty is not None
-        return AlignmentLossConstraint(training.penalty, target)
-    return AlignmentParameterConstraint(penalty=training.penalty, radius=training.radius)
-
-
-def _config(training: Training, folder: Path, seed: int) -> SFTConfig:
-    return SFTConfig(
-        output_dir=str(folder),
-        max_steps=training.steps,
-        per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.accumulation,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=training.schedule,
-        warmup_steps=training.warmup,
-        weight_decay=0.0,
-        max_grad_norm=training.max_grad_norm,
-        max_length=None,
-        bf16=training.precision == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),  # bfloat16 refuses a CPU that was not asked for
-        gradient_checkpointing=training.gradient_checkpointing,
-        include_num_input_tokens_seen="non_padding",
-        save_strategy="no" if training.checkpoint_every is None else "steps",
-        save_steps=training.checkpoint_every or 500,
-        save_total_limit=1,
-        logging_steps=10,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to="none",
-        seed=seed,
-    )
-
-
-def _lora(training: Training) -> LoraConfig | None:
-    if training.lora_rank is None:
-        return None
-    return LoraConfig(
-        r=training.lora_rank,
-        lora_alpha=training.lora_alpha or 2 * training.lora_rank,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
 
 
 def _save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from trimtab.cli import app
 from trimtab.data.synthetic import WORLD_FILE, make_world, write_data
 from trimtab.errors import UserError
-from trimtab.points import Terrain, read_landscape, write_landscape
+from trimtab.points import Terrain
+from trimtab.records import read_landscape, write_landscape
 from trimtab.report.bounds import bounds_beside
 from trimtab.report.tables import bounds_tables
 from trimtab.theory import theorem_1, theorem_2

@@ -11,7 +11,8 @@ import pytest
 from reported_points import point, write_points
 
 from trimtab.errors import UserError
-from trimtab.points import Point, PointsFile, read_points
+from trimtab.points import Point
+from trimtab.records import PointsFile, read_points
 from trimtab.report import write_report
 from trimtab.report.methods import method_results, tried_settings
 from trimtab.report.suggestion import suggestions

@@ -13,7 +13,8 @@ from reported_points import case_1, case_2, optima, point, sweep, world, write_p
 
 from trimtab.data.synthetic import write_data
 from trimtab.errors import UserError
-from trimtab.points import Failure, PointKey, write_failures
+from trimtab.points import PointKey
+from trimtab.records import Failure, write_failures
 from trimtab.report import Report, write_report
 
 HOSTILE = '</script><script>alert("x")</script>'

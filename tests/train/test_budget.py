@@ -23,7 +23,8 @@ from trimtab.experiment import Block, Experiment, Measuring, Training
 from trimtab.measure.losses import held_out_loss
 from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.plan import Plan
-from trimtab.points import Failure, Point
+from trimtab.points import Point
+from trimtab.records import Failure
 from trimtab.sweep import read_roles
 from trimtab.train.budget import BudgetKeeper, BudgetOutcome, ImpossibleBudgetError, RunningChange
 from trimtab.train.constraints import Constraint

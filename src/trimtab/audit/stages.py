@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.measure.reading import Reading
-from trimtab.points import write_atomically
+from trimtab.records import write_atomically
 
 STAGES_FOLDER = "unfinished"
 

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trimtab.cli.options import Restart, conditions_of
+from trimtab.cli.options import (
+    MaxPrompt,
+    MaxResponse,
+    Model,
+    OriginalWhere,
+    Restart,
+    SafetyWhere,
+    TaskWhere,
+    conditions_of,
+)
 from trimtab.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +31,7 @@ _SUFFIXES = re.compile(r"(\.(jsonl|json|csv|parquet))?(\.gz)?$")
 
 
 def audit(
-    model: Annotated[str, typer.Option(help="smollm2, a folder, a .gguf file, or a Hub id.")],
+    model: Model,
     task: Annotated[list[str], typer.Option(help="Data to fine-tune on: PATH or NAME=PATH.")],
     safety: Annotated[list[str], typer.Option(help="Safety data, proxies: PATH or NAME=PATH.")],
     original: Annotated[
@@ -32,15 +41,9 @@ def audit(
         Path | None, typer.Option("--out", help="The folder for audit.json, page and kept rows.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead.")] = False,
-    task_where: Annotated[
-        list[str] | None, typer.Option(help="Keep task rows with column=value; repeatable.")
-    ] = None,
-    safety_where: Annotated[
-        list[str] | None, typer.Option(help="Keep safety rows with column=value; repeatable.")
-    ] = None,
-    original_where: Annotated[
-        list[str] | None, typer.Option(help="Keep original rows with column=value; repeatable.")
-    ] = None,
+    task_where: TaskWhere = None,
+    safety_where: SafetyWhere = None,
+    original_where: OriginalWhere = None,
     budget: Annotated[
         float, typer.Option(help="Rise of the safety loss allowed, nats per token.")
     ] = 0.1,
@@ -54,8 +57,8 @@ def audit(
     drop: Annotated[
         float, typer.Option(help="Share of task rows that may be left out as endangering.")
     ] = 0.05,
-    max_prompt: Annotated[int, typer.Option(help="Cut prompts to this many tokens.")] = 512,
-    max_response: Annotated[int, typer.Option(help="Cut responses to this many tokens.")] = 512,
+    max_prompt: MaxPrompt = 512,
+    max_response: MaxResponse = 512,
     seed: Annotated[int, typer.Option(help="Which rows are chosen, and every draw.")] = 0,
 ) -> None:
     """Judge data, proxies and landscape before training."""
@@ -65,7 +68,7 @@ def audit(
     from trimtab.audit import audit as make_audit
     from trimtab.data.rows import DataSource, Lengths
     from trimtab.models import quiet_libraries
-    from trimtab.points import only_writer
+    from trimtab.records import only_writer
     from trimtab.report.audit_page import write_audit_page
     from trimtab.terminal_audit import print_audit
 
@@ -113,13 +116,13 @@ def audit(
 
 
 def proxy(
-    model: Annotated[str, typer.Option(help="smollm2, a folder, a .gguf file, or a Hub id.")],
+    model: Model,
     prompts: Annotated[str, typer.Option(help="Safety prompts: a file or a Hub id.")],
     out: Annotated[Path, typer.Option("--out", help="The .jsonl file to write.")],
     where: Annotated[
         list[str] | None, typer.Option(help="Keep prompts with column=value; repeatable.")
     ] = None,
-    max_prompt: Annotated[int, typer.Option(help="Cut prompts to this many tokens.")] = 512,
+    max_prompt: MaxPrompt = 512,
     max_response: Annotated[int, typer.Option(help="End answers at this many tokens.")] = 512,
     batch_size: Annotated[int, typer.Option(help="Prompts answered at once.")] = 16,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,

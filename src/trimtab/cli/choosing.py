@@ -59,7 +59,7 @@ def suggest(
     ],
 ) -> None:
     """Name the method and knob that keep a budget at the least capability loss."""
-    from trimtab.points import read_points
+    from trimtab.records import read_points
     from trimtab.report.suggestion import suggestions
 
     found = suggestions(read_points(folder), budget)
@@ -138,7 +138,7 @@ def _knob(value: float | None) -> str:
 
 
 def _print_methods(folder: Path) -> None:
-    from trimtab.points import read_points
+    from trimtab.records import read_points
     from trimtab.report.methods import method_results, title
 
     results = method_results(read_points(folder))

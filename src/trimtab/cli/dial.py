@@ -11,7 +11,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimtab.cli.looking import report
-from trimtab.cli.options import Out, Restart, conditions_of
+from trimtab.cli.options import (
+    BatchSize,
+    CheckpointEvery,
+    HeldOutRows,
+    LearningRate,
+    MaxPrompt,
+    MaxResponse,
+    Model,
+    Original,
+    OriginalWhere,
+    Out,
+    Precision,
+    Restart,
+    Safety,
+    SafetyWhere,
+    Task,
+    TaskWhere,
+    conditions_of,
+)
 
 if TYPE_CHECKING:
     from trimtab.dial import ChosenSetting
@@ -33,39 +51,27 @@ Samples = Annotated[
 
 @dial.command("train")
 def train(
-    model: Annotated[str, typer.Option(help="smollm2, a folder, a .gguf file, or a Hub id.")],
-    task: Annotated[str, typer.Option(help="Data to fine-tune on: a file or a Hub id.")],
-    safety: Annotated[str, typer.Option(help="Safety data, the proxy: a file or a Hub id.")],
+    model: Model,
+    task: Task,
+    safety: Safety,
     out: Out,
-    original: Annotated[
-        str | None, typer.Option(help="The model's own alignment data, to measure on.")
-    ] = None,
+    original: Original = None,
     safest_penalty: Annotated[float, typer.Option(help="λ at α = 0.")] = 100.0,
     capable_penalty: Annotated[float, typer.Option(help="λ at α = 1.")] = 0.01,
-    task_where: Annotated[
-        list[str] | None, typer.Option(help="Keep task rows with column=value; repeatable.")
-    ] = None,
-    safety_where: Annotated[
-        list[str] | None, typer.Option(help="Keep safety rows with column=value; repeatable.")
-    ] = None,
-    original_where: Annotated[
-        list[str] | None, typer.Option(help="Keep original rows with column=value; repeatable.")
-    ] = None,
+    task_where: TaskWhere = None,
+    safety_where: SafetyWhere = None,
+    original_where: OriginalWhere = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps: twice those of one run.")] = 400,
-    batch_size: Annotated[int, typer.Option(help="Task rows per step.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Its highest value.")] = 1e-4,
+    batch_size: BatchSize = 8,
+    learning_rate: LearningRate = 1e-4,
     lora_rank: Annotated[
         int | None, typer.Option(help="Train two adapters of this rank, not all weights.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    max_prompt: Annotated[int, typer.Option(help="Cut prompts to this many tokens.")] = 512,
-    max_response: Annotated[int, typer.Option(help="Cut responses to this many tokens.")] = 512,
-    held_out_rows: Annotated[
-        int | None, typer.Option(help="Measure on at most this many rows of each role.")
-    ] = None,
-    checkpoint_every: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints to go on from.")
-    ] = None,
+    precision: Precision = "float32",
+    max_prompt: MaxPrompt = 512,
+    max_response: MaxResponse = 512,
+    held_out_rows: HeldOutRows = None,
+    checkpoint_every: CheckpointEvery = None,
     seed: Annotated[int, typer.Option(help="Order of rows and settings; new adapters.")] = 0,
     restart: Restart = False,
 ) -> None:

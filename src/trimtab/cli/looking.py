@@ -16,7 +16,7 @@ def report(folder: Folder) -> None:
     """Draw figures and a page from points, an audit or both."""
     from rich.console import Console
 
-    from trimtab.points import POINTS_FILE
+    from trimtab.records import POINTS_FILE
     from trimtab.report import write_report
     from trimtab.report.audit_page import AUDIT_FILE, write_audit_page
     from trimtab.terminal import findings_table

@@ -18,6 +18,33 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print points, tokens, memory and time; train nothing.")
 ]
 
+Model = Annotated[str, typer.Option(help="smollm2, a folder, a .gguf file, or a Hub id.")]
+Task = Annotated[str, typer.Option(help="Data to fine-tune on: a file or a Hub id.")]
+Safety = Annotated[str, typer.Option(help="Safety data, the proxy: a file or a Hub id.")]
+Original = Annotated[
+    str | None, typer.Option(help="The model's own alignment data, to measure on.")
+]
+TaskWhere = Annotated[
+    list[str] | None, typer.Option(help="Keep task rows with column=value; repeatable.")
+]
+SafetyWhere = Annotated[
+    list[str] | None, typer.Option(help="Keep safety rows with column=value; repeatable.")
+]
+OriginalWhere = Annotated[
+    list[str] | None, typer.Option(help="Keep original rows with column=value; repeatable.")
+]
+BatchSize = Annotated[int, typer.Option(help="Task rows per step.")]
+LearningRate = Annotated[float, typer.Option(help="Its highest value.")]
+Precision = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+MaxPrompt = Annotated[int, typer.Option(help="Cut prompts to this many tokens.")]
+MaxResponse = Annotated[int, typer.Option(help="Cut responses to this many tokens.")]
+HeldOutRows = Annotated[
+    int | None, typer.Option(help="Measure on at most this many rows of each role.")
+]
+CheckpointEvery = Annotated[
+    int | None, typer.Option(help="Steps between checkpoints to go on from.")
+]
+
 
 def conditions_of(given: list[str] | None) -> dict[str, list[str]]:
     """Values by column of options such as harmful=0. Raises UserError."""

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from trimtab.errors import UserError
-from trimtab.points import write_atomically
+from trimtab.records import write_atomically
 from trimtab.report import audit_tables, screen
 from trimtab.report.axes import linear_ticks, log_ticks
 from trimtab.report.chart import Axis, Curve, Line, Mark, Panel

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from trimtab.points import write_atomically
+from trimtab.records import write_atomically
 from trimtab.report import paper, screen, tables
 from trimtab.report.audit_page import AuditSection, read_audit
 from trimtab.report.bounds import bounds_beside

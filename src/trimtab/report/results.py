@@ -12,14 +12,8 @@ import yaml
 
 from trimtab.data.synthetic import World, load_world
 from trimtab.errors import UserError
-from trimtab.points import (
-    Failure,
-    Point,
-    Terrain,
-    read_failures,
-    read_landscape,
-    read_points,
-)
+from trimtab.points import Point, Terrain
+from trimtab.records import Failure, read_failures, read_landscape, read_points
 from trimtab.samples import Sample, read_samples
 
 SETTINGS_FILE = "experiment.yaml"

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trimtab.points import Estimate, Failure, Point, PointKey
+from trimtab.points import Estimate, Point, PointKey
+from trimtab.records import Failure
 from trimtab.report.bounds import BoundBeside
 from trimtab.report.methods import MethodResult, title
 from trimtab.report.nearness import Nearness, PointNearness
