@@ -66,7 +66,7 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     if folder != HERE:
         write_report(folder)
-        for name in ("points.jsonl", "methods.json", "figures/figure4.png"):
+        for name in ("points.jsonl", "methods.json", "figures/figure5.png"):
             shutil.copy(folder / name, HERE)
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]

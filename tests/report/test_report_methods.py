@@ -90,7 +90,7 @@ def test_the_report_has_the_section_the_figure_and_the_table(tmp_path: Path) -> 
     written = write_report(tmp_path)
     page = written.page.read_text()
     assert "Methods beside each other" in page
-    assert any(path.name == "figure4.png" for path in written.figures)
+    assert any(path.name == "figure5.png" for path in written.figures)
     records = json.loads((tmp_path / "methods.json").read_text())
     assert [record["method"] for record in records] == ["alignment-loss", "ewc"]
 

@@ -1,4 +1,4 @@
-"""Figure 4: methods beside each other in the plane of what each gave up."""
+"""Figure 5: methods beside each other in the plane of what each gave up."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def methods_figure(
         "Every method over its own knob, at equal rows a step, with Case I in each panel: means "
         "over seeds, and each seed faintly. Left and below is better."
     )
-    return Figure(4, caption, tuple(one for one in drawn if one), ())
+    return Figure(5, caption, tuple(one for one in drawn if one), ())
 
 
 def _family(
