@@ -12,12 +12,19 @@ from pathlib import Path
 
 from trimtab.records import read_points
 from trimtab.report import write_report
-from trimtab.report.methods import dominates, method_results, title, tried_settings
+from trimtab.report.methods import (
+    Tried,
+    dominates,
+    method_results,
+    title,
+    tried_settings,
+)
 from trimtab.report.tables import methods_table
 from trimtab.report.wording import estimate_in_words
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "comparison.md"
+OURS = ("alignment-loss", "alignment-parameter", "case-one-by-share")
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 
 
@@ -40,17 +47,32 @@ def tables(folder: Path) -> str:
     columns = ("method", "knob", "seeds", "alignment gap", "capability gap")
     lines += ["", "Settings with three seeds, nats per token, estimates with 95 % intervals:", ""]
     lines += _lines(columns, cells)
-    beaten = [
-        f"{title(one.method)} {one.knob:g} beats {title(other.method)} {other.knob:g}"
-        for one in several
-        for other in several
-        if one.method != other.method
-        and one.knob is not None
-        and other.knob is not None
-        and dominates(one, other, "alignment gap")
+    ours = [one for one in several if one.method.startswith(OURS)]
+    theirs = [one for one in several if one.knob is not None and one not in ours]
+    lost = [
+        f"{_named(one)} to {_named(other)}"
+        for one in ours
+        for other in theirs
+        if dominates(other, one, "alignment gap")
     ]
-    lines += ["", f"Better in both gaps, each beyond its interval: {'; '.join(beaten) or 'none'}."]
+    won = [
+        _named(other)
+        for other in theirs
+        if any(dominates(one, other, "alignment gap") for one in ours)
+    ]
+    lines += [
+        "",
+        f"Settings of the two cases that lose in both gaps, each beyond its interval: "
+        f"{'; '.join(lost) or 'none'}, of {len(ours)}.",
+        "",
+        f"Settings of other methods that lose so to one of the two cases: {len(won)} of "
+        f"{len(theirs)}: {'; '.join(won) or 'none'}.",
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _named(one: Tried) -> str:
+    return f"{title(one.method)} {one.knob:g}"
 
 
 def _lines(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
