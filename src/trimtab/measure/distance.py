@@ -15,8 +15,7 @@ from transformers import PreTrainedModel
 from trimtab.errors import UserError
 
 _ITERATIONS = 8
-_SOLVED = 1e-8
-_TINY = 1e-300
+_SOLVED = {torch.float32: 1e-7, torch.float64: 1e-8}
 
 StepSize = Callable[[nn.Parameter], Tensor]
 """h of a parameter: how far its optimizer moves it per unit of gradient, of the same shape."""
@@ -192,22 +191,25 @@ def _proximal_rows(rows: Tensor, quadratic: Tensor, step_size: Tensor) -> Tensor
     rows and h are (n, r), Q is (r, r). With S = diag(√h) it is x = z − S(I + SQS)⁻¹SQz, so that an
     h of 0 divides nothing, and conjugate gradients solve all rows at once: a few products with Q
     where the penalty is gentle. The systems that would take them longer go to a direct solver.
-    In float64, as a large λ makes Q hide the identity.
+    A large λ makes Q hide the identity, and then it takes float64.
     """
-    z, root, q = rows.double(), step_size.double().sqrt(), quadratic.double()
+    is_gentle = bool(step_size.max() * torch.linalg.matrix_norm(quadratic) < 1)
+    kind = rows.dtype if is_gentle else torch.float64
+    z, root, q = rows.to(kind), step_size.to(kind).sqrt(), quadratic.to(kind)
     right = root * (z @ q)
     solution, residual = torch.zeros_like(z), right
     direction, squared = right, right.square().sum(dim=1, keepdim=True)
-    enough = _SOLVED**2 * squared
+    enough = _SOLVED[kind] ** 2 * squared
+    tiny = torch.finfo(kind).tiny
     for _ in range(_ITERATIONS):
         if (squared <= enough).all():
             return (z - root * solution).to(rows.dtype)
         image = direction + root * ((root * direction) @ q)
-        length = squared / (direction * image).sum(dim=1, keepdim=True).clamp(min=_TINY)
+        length = squared / (direction * image).sum(dim=1, keepdim=True).clamp(min=tiny)
         solution = solution + length * direction
         residual = residual - length * image
         before, squared = squared, residual.square().sum(dim=1, keepdim=True)
-        direction = residual + (squared / before.clamp(min=_TINY)) * direction
+        direction = residual + (squared / before.clamp(min=tiny)) * direction
     system = torch.eye(len(q), dtype=q.dtype, device=q.device)
     system = system + root[:, :, None] * q * root[:, None, :]
     return (z - root * torch.linalg.solve(system, right)).to(rows.dtype)
