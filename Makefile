@@ -12,8 +12,9 @@ help:  ## list these commands
 demo: $(VENV)/installed  ## the paper's three figures in a small world, in about three minutes
 	$(BIN)/trimtab demo --out demo
 
+# The tests' models are tiny: a second thread would wait more than it works.
 test: $(VENV)/tested-with  ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 check: $(VENV)/developed-with  ## lint, format, types and the direction of imports
 	$(BIN)/ruff check .
