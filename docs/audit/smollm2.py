@@ -1,6 +1,6 @@
-"""The audit's order of proxies beside training's: docs/audit/smollm2.json from the folder of both.
+"""The audit's order of proxies beside training's, from the folder that holds both.
 
-    python docs/audit/smollm2.py OUT
+    python docs/audit/smollm2.py OUT RESULT.json
 
 OUT holds the points of a sweep and the audit.json of an audit of the same aligned model.
 """
@@ -20,13 +20,11 @@ from scipy.stats import kendalltau
 
 from trimtab.records import read_points
 
-RESULT = Path(__file__).parent / "smollm2.json"
-
-
 def main() -> None:
     told = compared(Path(sys.argv[1]))
-    RESULT.write_text(json.dumps(told, indent=1) + "\n")
-    print(RESULT.read_text())
+    text = json.dumps(told, indent=1) + "\n"
+    Path(sys.argv[2]).write_text(text, encoding="utf-8")
+    print(text)
 
 
 def compared(folder: Path) -> dict[str, Any]:
