@@ -20,6 +20,7 @@ from scipy.stats import kendalltau
 
 from trimtab.records import read_points
 
+
 def main() -> None:
     told = compared(Path(sys.argv[1]))
     text = json.dumps(told, indent=1) + "\n"
