@@ -53,9 +53,6 @@ class PointsFile:
         lines = [json.dumps(point.to_json()) + "\n" for point in self.points]
         write_atomically(self.folder / POINTS_FILE, "".join(lines))
 
-    def has(self, key: PointKey) -> bool:
-        return any(point.key == key for point in self.points)
-
 
 @dataclass(frozen=True)
 class Failure:

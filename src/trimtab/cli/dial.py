@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,7 +28,7 @@ from trimtab.cli.options import (
     SafetyWhere,
     Task,
     TaskWhere,
-    conditions_of,
+    source_of,
 )
 
 if TYPE_CHECKING:
@@ -78,15 +78,12 @@ def train(
     """Train both ends of a dial at once."""
     from trimtab.experiment import experiment_from
 
-    def source(path: str, where: list[str] | None) -> dict[str, Any]:
-        return {"path": path, "where": conditions_of(where), "held_out_rows": held_out_rows}
-
     one = experiment_from(
         {
             "model": model,
-            "task": {"task": source(task, task_where)},
-            "safety": {"safety": source(safety, safety_where)},
-            "original": source(original, original_where) if original else None,
+            "task": {"task": source_of(task, task_where, held_out_rows)},
+            "safety": {"safety": source_of(safety, safety_where, held_out_rows)},
+            "original": source_of(original, original_where, held_out_rows) if original else None,
             "train": {
                 "steps": steps,
                 "batch_size": batch_size,

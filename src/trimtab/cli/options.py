@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,3 +55,8 @@ def conditions_of(given: list[str] | None) -> dict[str, list[str]]:
             raise UserError(f"{condition!r} is no condition. Write column=value, as in harmful=0.")
         conditions.setdefault(column, []).append(value)
     return conditions
+
+
+def source_of(path: str, where: list[str] | None, held_out_rows: int | None) -> dict[str, Any]:
+    """A data source as an experiment's file would give it. Raises UserError."""
+    return {"path": path, "where": conditions_of(where), "held_out_rows": held_out_rows}
