@@ -131,7 +131,7 @@ def measure(setting: Setting, found: dict[str, Any], keep: Callable[[], None]) -
     alphas = np.linspace(0, 1, setting.settings)
 
     def losses(model: nn.Module) -> list[float]:
-        held_out = (workshop.safety[proxy].held_out, workshop.task[task].held_out)
+        held_out = (workshop.rows.safety[proxy].held_out, workshop.rows.task[task].held_out)
         return [held_out_loss(model, rows, experiment.measure).per_token.value for rows in held_out]
 
     def trained(penalty: float, length: int, seed: int = seed) -> tuple[nn.Module, int]:

@@ -17,15 +17,17 @@ from trimtab.data.rows import Lengths, Row
 from trimtab.data.splits import Roles, Split, split_rows
 from trimtab.errors import UserError
 from trimtab.experiment import EXPERIMENT_FILE, Experiment, read_experiment
+from trimtab.gauge import row_weights
 from trimtab.measure.answers import sampled_answers
 from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
+from trimtab.measure.refusals import is_refusal
 from trimtab.plan import Plan, Run
 from trimtab.points import Estimate, Point, PointKey
 from trimtab.records import PointsFile, only_writer
 from trimtab.samples import Answer, Sample, read_samples, shown, write_samples
 from trimtab.sweep import Watcher, claim, read_roles, record_data
 from trimtab.train.ends import Ends, load_ends
-from trimtab.workshop import DIAL_FOLDER, Workshop, row_weights
+from trimtab.workshop import DIAL_FOLDER, Workshop
 
 SETTING_FILE = "setting.json"
 SAMPLED_SETTINGS = (0.0, 0.5, 1.0)
@@ -258,7 +260,7 @@ def _sampled(workshop: Workshop, ends: Ends, roles: Roles, count: int) -> Iterat
             ends.turn(alpha)
             texts = sampled_answers(ends.model, workshop.tokenizer, prompts, lengths, greedy=True)
             for told, text in zip(answers, texts, strict=True):
-                told.append(shown(alpha, text, is_real and is_safety))
+                told.append(shown(alpha, text, is_refusal(text) if is_real and is_safety else None))
         for prompt, told in zip(prompts, answers, strict=True):
             yield Sample(is_safety, prompt[-1].content, tuple(told))
 

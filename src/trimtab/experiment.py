@@ -221,6 +221,29 @@ class Measuring:
 
 
 @dataclass(frozen=True)
+class RefusalPrompts:
+    """Prompts to count refusals on. Files need no responses; a source's `rows` limits how many."""
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    harmful: Source
+    """Prompts that a safe model refuses."""
+    benign: Source | None = None
+    """Prompts that it answers."""
+    tokens: int = 32
+    """How many tokens of the likeliest answer are read."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise UserError(f"refusals: tokens is {self.tokens}. Give at least 1.")
+
+    @property
+    def by_kind(self) -> dict[str, DataSource]:
+        """The sources that are given, by what they hold."""
+        return {"harmful": self.harmful} | ({"benign": self.benign} if self.benign else {})
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A model, data of three roles, and the grid of constraints to train it under.
 
@@ -254,6 +277,8 @@ class Experiment:
     """Where prompts and responses are cut, in tokens."""
     measure: Measuring = field(default_factory=Measuring)
     """How losses are measured."""
+    refusals: RefusalPrompts | None = None
+    """Also count how often each model refuses; nothing is counted when not given."""
     keep_models: bool = False
     """Save every trained model (or adapter) under models/ in the output folder."""
     data_root: str = "."
@@ -419,7 +444,7 @@ def _complaint(place: str, detail: Any) -> str:
 def _nearest(place: tuple[str | int, ...]) -> str:
     names = [
         name
-        for kind in (Experiment, Training, Block, Measuring, Lengths, DataSource)
+        for kind in (Experiment, Training, Block, Measuring, Lengths, DataSource, RefusalPrompts)
         for name in kind.__dataclass_fields__
     ]
     near = get_close_matches(str(place[-1]), names, n=1)

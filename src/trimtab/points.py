@@ -19,6 +19,8 @@ _ADDED_LATER = (
     "method",
     "knob",
     "extra_bytes",
+    "refusal_rate",
+    "answer_rate",
 )
 """Fields that points written by an earlier version lack."""
 
@@ -93,7 +95,8 @@ class Point:
     dial, from 0 (safest) to 1 (most capable), and `penalty` is λ(α); all settings are one training.
     Case "method" is a published method by its name, at its `knob`; `extra_bytes` is what it held in
     memory beyond plain fine-tuning. `alignment_loss` is None where no original alignment data was
-    given. `model` names the trained model; points of one model share it.
+    given. `model` names the trained model; points of one model share it. `refusal_rate` on
+    harmful prompts and `answer_rate` on benign ones are None unless the experiment gives such.
 
     In place of λ or ε a point may have a `budget` for `safety_change`, the held-out
     L_ŝ(θ) − L_ŝ(θ_s). What was learned is `multiplier`, the λ of Case I, or `distance`, the ε of
@@ -128,6 +131,8 @@ class Point:
     method: str | None = None
     knob: float | None = None
     extra_bytes: int | None = None
+    refusal_rate: Estimate | None = None
+    answer_rate: Estimate | None = None
 
     @property
     def key(self) -> PointKey:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import shutil
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
@@ -18,19 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from trimtab.data.encoding import encode
-from trimtab.data.rows import Row
-from trimtab.data.splits import Roles, Split
+from trimtab.data.splits import Roles
 from trimtab.experiment import AFTER_TRAINING, Experiment, Training
-from trimtab.measure.distance import DensePart, distance, norm
-from trimtab.measure.landscape import curvature, slope
-from trimtab.measure.losses import HeldOutRows, Loss, held_out_loss
-from trimtab.measure.overlap import prompt_overlap
-from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
+from trimtab.gauge import EncodedRoles, Gauge, Trained
+from trimtab.measure.distance import DensePart
 from trimtab.models import load_model
 from trimtab.plan import Run
-from trimtab.points import Estimate, Point, PointKey, Terrain
-from trimtab.row_losses import RowLosses
+from trimtab.points import Point, PointKey, Terrain
 from trimtab.train.constraints import (
     AlignmentLossConstraint,
     Constraint,
@@ -67,16 +59,6 @@ class TrainingWatcher(Protocol):
         """`steps` are done; `loss` is the objective, in nats per token, where it was logged."""
 
 
-@dataclass(frozen=True)
-class EncodedSplit:
-    """One data set of one role as token ids, and the prompts that its overlap is taken on."""
-
-    train: Dataset
-    held_out: HeldOutRows
-    train_prompts: tuple[str, ...]
-    held_out_prompts: tuple[str, ...]
-
-
 class Workshop:
     """The aligned model θ_s, loaded or made once, and the rows as token ids.
 
@@ -91,44 +73,27 @@ class Workshop:
         self.folder = folder
         self.watcher = watcher
         base, self.tokenizer = self._loaded()
-        self.original = self._encoded(roles.original) if roles.original else None
-        self.safety = {name: self._encoded(split) for name, split in roles.safety.items()}
-        self.task = {name: self._encoded(split) for name, split in roles.task.items()}
+        self.rows = EncodedRoles.of(roles, self.tokenizer, experiment.lengths)
         self.aligned = self._aligned(base)
-        self.row_losses = RowLosses(folder)
-        self._overlaps: dict[tuple[str, str], Estimate] = {}
+        self.gauge = Gauge(experiment, self.rows, self.aligned, self.tokenizer, folder)
 
     def measured_start(self, keys: tuple[PointKey, ...]) -> list[Point]:
         """The starting model's own points."""
-        return self._points(ALIGNED, _Trained(self.aligned, 0, 0.0), keys)
+        return self.gauge.points(ALIGNED, Trained(self.aligned, 0, 0.0), keys)
 
     def measured_landscape(self) -> dict[str, Terrain]:
         """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
-        wanted = {f"task:{name}": self.task[name] for name in self.experiment.tasks_in_case_2}
-        if self.original:
-            wanted["original"] = self.original
-        else:
-            wanted |= {f"safety:{name}": split for name, split in self.safety.items()}
-        rows, rank = self.experiment.measure.landscape_rows, self.experiment.train.lora_rank
-        self.watcher.training("slopes and curvatures at the aligned model", len(wanted))
-        terrains = {}
-        space = all_weights if rank is None else partial(low_rank_subspace, rank=rank)
-        with space(self.aligned) as (model, weights):
-            for number, (name, split) in enumerate(wanted.items()):
-                sample = split.train.shuffle(seed=0).select(range(min(rows, len(split.train))))
-                tokens = self.experiment.measure.tokens_per_batch
-                loss = TokenLoss.over(model, weights, sample, tokens)
-                terrains[name] = Terrain(slope(loss)[0].norm, curvature(loss))
-                self.watcher.stepped(number + 1, None)
-        return terrains
+        kind = "slopes and curvatures at the aligned model"
+        self.watcher.training(kind, len(self.gauge.in_landscape))
+        return self.gauge.landscape(lambda done: self.watcher.stepped(done, None))
 
     def made(self, run: Run) -> list[Point]:
         """Train and measure one model."""
-        safety = self.safety[run.training.proxy].train if run.training.proxy else None
+        safety = self.rows.safety[run.training.proxy].train if run.training.proxy else None
         trained = self._trained(
             run.name,
             deepcopy(self.aligned),
-            self.task[run.training.task].train,
+            self.rows.task[run.training.task].train,
             self.experiment.train,
             run.training.seed,
             safety,
@@ -138,20 +103,20 @@ class Workshop:
         if self.experiment.keep_models:
             _save(trained.model, self.tokenizer, self.folder / MODELS_FOLDER / run.name)
         asis = tuple(key for key in run.points if key.method not in AFTER_TRAINING)
-        points = self._points(run.name, trained, asis)
+        points = self.gauge.points(run.name, trained, asis)
         for key in run.points:
             if key.method in AFTER_TRAINING:
                 points += self._repaired(key, trained)
         return points
 
-    def _repaired(self, key: PointKey, trained: _Trained) -> list[Point]:
+    def _repaired(self, key: PointKey, trained: Trained) -> list[Point]:
         """What a method makes of the model of plain fine-tuning; nothing is trained."""
         method = method_of_key(key)
         assert isinstance(method, Repair)
         started = perf_counter()
         model = method.applied(copy_apart(trained.model), self.aligned, self._unaligned(method))
         seconds = trained.wall_seconds + perf_counter() - started
-        return self._points(
+        return self.gauge.points(
             Run(key, (key,)).name, replace(trained, model=model, wall_seconds=seconds), (key,)
         )
 
@@ -169,8 +134,8 @@ class Workshop:
             deepcopy(self.aligned),
             dial,
             args=sft_config(training, unfinished, key.seed),
-            train_dataset=self.task[key.task].train,
-            safety_dataset=self.safety[str(key.proxy)].train,
+            train_dataset=self.rows.task[key.task].train,
+            safety_dataset=self.rows.safety[str(key.proxy)].train,
             safety_share=training.safety_share,
             trim_padding=training.trim_padding,
             processing_class=self.tokenizer,
@@ -184,7 +149,7 @@ class Workshop:
         self, name: str, model: nn.Module, key: PointKey, train_tokens: int, wall_seconds: float
     ) -> Point:
         """The point of a model trained elsewhere; `name` is what its points share."""
-        return self._points(name, _Trained(model, train_tokens, wall_seconds), (key,))[0]
+        return self.gauge.points(name, Trained(model, train_tokens, wall_seconds), (key,))[0]
 
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         finished = self.folder / ALIGNED_FOLDER
@@ -196,11 +161,11 @@ class Workshop:
         finished = self.folder / ALIGNED_FOLDER
         if self.experiment.align is None or finished.exists():
             return base
-        assert self.original is not None
+        assert self.rows.original is not None
         trained = self._trained(
             "aligning on the original data",
             base,
-            self.original.train,
+            self.rows.original.train,
             self.experiment.align,
             self.experiment.seeds[0],
         )
@@ -221,7 +186,7 @@ class Workshop:
         safety: Dataset | None = None,
         constraint: Constraint | None = None,
         method: Method | Repair | None = None,
-    ) -> _Trained:
+    ) -> Trained:
         unfinished = self.folder / UNFINISHED_FOLDER / name.replace(" ", "-")
         args = sft_config(training, unfinished, seed)
         started = perf_counter()
@@ -268,7 +233,7 @@ class Workshop:
         reference = trainer.reference.copy if trainer.reference else None
         return replace(trained, extra_bytes=held_bytes((starts, reference)))
 
-    def _run(self, trainer: SafetyAwareSFTTrainer, name: str, unfinished: Path) -> _Trained:
+    def _run(self, trainer: SafetyAwareSFTTrainer, name: str, unfinished: Path) -> Trained:
         self.watcher.training(name, trainer.args.max_steps)
         trainer.remove_callback(PrinterCallback)
         checkpoint = get_last_checkpoint(str(unfinished)) if unfinished.exists() else None
@@ -279,87 +244,8 @@ class Workshop:
         tokens, keeper = trainer.state.num_input_tokens_seen, trainer.budget_keeper
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if keeper is None or keeper.outcome is None:
-            return _Trained(trained, tokens, seconds)
-        return _Trained(trained, tokens + keeper.tokens_measured, seconds, keeper.outcome.penalty)
-
-    def _points(
-        self,
-        name: str,
-        trained: _Trained,
-        keys: tuple[PointKey, ...],
-    ) -> list[Point]:
-        if not keys:
-            return []
-        model = trained.model
-        far = 0.0 if model is self.aligned else distance(model, self.aligned)
-        original = self._loss(model, self.original) if self.original else None
-        tasks = {key.task: self._loss(model, self.task[key.task]) for key in keys}
-        proxies: dict[str | None, Loss] = {
-            key.proxy: self._loss(model, self.safety[str(key.proxy)]) for key in keys
-        }
-        measured = {
-            "original": original,
-            **{f"safety:{proxy}": loss for proxy, loss in proxies.items()},
-            **{f"task:{task}": loss for task, loss in tasks.items()},
-        }
-        self.row_losses.save(
-            name,
-            {
-                dataset: loss.by_row
-                for dataset, loss in measured.items()
-                if loss is not None and loss.by_row is not None
-            },
-        )
-        return [
-            Point(
-                **key._asdict(),
-                alignment_loss=original.per_token if original else None,
-                alignment_loss_per_response=original.per_response if original else None,
-                proxy_loss=proxies[key.proxy].per_token,
-                proxy_loss_per_response=proxies[key.proxy].per_response,
-                capability_loss=tasks[key.task].per_token,
-                capability_loss_per_response=tasks[key.task].per_response,
-                context_overlap=self._overlap(key.task, str(key.proxy)),
-                distance=far,
-                relative_distance=far / self._aligned_norm,
-                train_tokens=trained.train_tokens,
-                wall_seconds=trained.wall_seconds,
-                model=name,
-                multiplier=trained.multiplier,
-                extra_bytes=trained.extra_bytes,
-            )
-            for key in keys
-        ]
-
-    def _loss(self, model: nn.Module, split: EncodedSplit) -> Loss:
-        return held_out_loss(model, split.held_out, self.experiment.measure)
-
-    @cached_property
-    def _aligned_norm(self) -> float:
-        return norm(self.aligned)
-
-    def _overlap(self, task: str, proxy: str) -> Estimate:
-        known = self.experiment.task[task].context_overlap
-        if known is not None:
-            return Estimate(known, known, known, "share of task prompts", "exact")
-        if (task, proxy) not in self._overlaps:
-            self._overlaps[task, proxy] = prompt_overlap(
-                self.task[task].train_prompts,
-                self.safety[proxy].train_prompts,
-                self.safety[proxy].held_out_prompts,
-            )
-        return self._overlaps[task, proxy]
-
-    def _encoded(self, split: Split) -> EncodedSplit:
-        def encoded(rows: tuple[Row, ...]) -> Dataset:
-            return encode(rows, self.tokenizer, self.experiment.lengths)
-
-        return EncodedSplit(
-            encoded(split.train),
-            HeldOutRows(encoded(split.held_out), row_weights(split.held_out)),
-            tuple(row.prompt[-1].content for row in split.train),
-            tuple(row.prompt[-1].content for row in split.held_out),
-        )
+            return Trained(trained, tokens, seconds)
+        return Trained(trained, tokens + keeper.tokens_measured, seconds, keeper.outcome.penalty)
 
 
 @dataclass(frozen=True)
@@ -369,15 +255,6 @@ class TrainedDial:
     ends: Ends
     train_tokens: int
     wall_seconds: float
-
-
-@dataclass(frozen=True)
-class _Trained:
-    model: Any
-    train_tokens: int
-    wall_seconds: float
-    multiplier: float | None = None
-    extra_bytes: int | None = None
 
 
 class _Progress(TrainerCallback):
@@ -398,9 +275,3 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer.save_pretrained(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
-
-
-def row_weights(rows: tuple[Row, ...]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """The probabilities of rows that enumerate a distribution; None of rows drawn from one."""
-    weights = np.array([row.weight for row in rows])
-    return None if (weights == 1).all() else weights

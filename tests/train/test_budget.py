@@ -86,15 +86,15 @@ def trained(
             logging_steps=10,
             seed=0,
         ),
-        train_dataset=workshop.task["shared"].train,
-        safety_dataset=workshop.safety["near"].train,
+        train_dataset=workshop.rows.task["shared"].train,
+        safety_dataset=workshop.rows.safety["near"].train,
         constraint=constraint,
         safety_share=0.2,
         processing_class=workshop.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    held_out, measuring = workshop.safety["near"].held_out, workshop.experiment.measure
+    held_out, measuring = workshop.rows.safety["near"].held_out, workshop.experiment.measure
     after, before = (
         held_out_loss(model, held_out, measuring).per_token.value
         for model in (trainer.model, workshop.aligned)

@@ -68,7 +68,7 @@ class DataSource:
     drop_empty: bool = False
     """Leave out rows with an empty response and say how many, where they are an error otherwise."""
     rows: int | None = None
-    """Train on at most this many rows, chosen by the seed; files that share prompts share them."""
+    """At most this many, to train on, chosen by the seed; files that share prompts share them."""
     held_out: float | str = 0.2
     """The share of prompts to hold out, a file of held-out rows, or another split on the Hub."""
     held_out_rows: int | None = None
