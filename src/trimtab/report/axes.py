@@ -70,6 +70,11 @@ def gap_axis(
     return Axis(label, False, low, strip.position + STRIP_WIDTH / 2 * span, ticks, strip)
 
 
+def rate_axis(label: str) -> Axis:
+    """A share, from none to all."""
+    return Axis(label, False, -MARGIN, 1 + MARGIN, linear_ticks(0.0, 1.0))
+
+
 def log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
     """Powers of ten, with 2 and 5 between them where there is room; round numbers on a short axis.
 

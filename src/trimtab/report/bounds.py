@@ -133,7 +133,7 @@ def _in_the_world(setting: Setting, world: World) -> list[BoundBeside]:
     optimum = exact_frontier(task, proxy, world.original, [penalty])
 
     def beside(gap: Gap, at_optimum: float, sharp: Bound, classical: Bound) -> list[BoundBeside]:
-        measured = setting.gap(gap)
+        measured = setting.measured(gap)
         if measured is None:
             return []
         tokens = world.tokens_per_response
@@ -167,7 +167,7 @@ def _from_estimates(setting: Setting) -> list[BoundBeside]:
     found = []
     sides: tuple[tuple[Gap, Bound], ...] = (("proxy gap", safety), ("capability gap", capability))
     for gap, bound in sides:
-        measured, tokens = setting.gap(gap), _mean_tokens(first, gap)
+        measured, tokens = setting.measured(gap), _mean_tokens(first, gap)
         if measured is not None and tokens is not None:
             found.append(BoundBeside(setting, gap, bound, None, "estimate", None, measured, tokens))
     return found
@@ -180,7 +180,11 @@ def _from_terrain(
     safety = landscape.get("original") or landscape.get(f"safety:{setting.proxy}")
     task = landscape.get(f"task:{setting.task}")
     found = []
-    if safety and (first := start.gap(safety_gap)) and (measured := setting.gap(safety_gap)):
+    if (
+        safety
+        and (first := start.measured(safety_gap))
+        and (measured := setting.measured(safety_gap))
+    ):
         reached = max(point.distance for point in setting.points)
         sharp, classical = (
             theorem_3(
@@ -196,7 +200,11 @@ def _from_terrain(
             BoundBeside(setting, safety_gap, sharp, classical, "estimate", None, measured, 1.0)
         )
     capability_gap: Gap = "capability gap"
-    if task and (first := start.gap(capability_gap)) and (measured := setting.gap(capability_gap)):
+    if (
+        task
+        and (first := start.measured(capability_gap))
+        and (measured := setting.measured(capability_gap))
+    ):
         sharp, classical = (
             theorem_4(
                 gap_at_start=max(0.0, first.value),

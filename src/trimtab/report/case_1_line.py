@@ -31,7 +31,7 @@ class Case1Line:
         pairs = [
             (at, height)
             for setting in settings
-            if (at := setting.gap(safety)) and (height := setting.gap("capability gap"))
+            if (at := setting.measured(safety)) and (height := setting.measured("capability gap"))
         ]
         pairs.sort(key=lambda pair: pair[0].value)
         if not pairs:
@@ -40,7 +40,7 @@ class Case1Line:
 
     def order(self, setting: Setting) -> Order | None:
         """Where a Case II model lies: by the line in its range, by dominance outside it."""
-        at, height = setting.gap(self.safety), setting.gap("capability gap")
+        at, height = setting.measured(self.safety), setting.measured("capability gap")
         if at is None or height is None:
             return None
         if self._reaches(at):
@@ -58,7 +58,7 @@ class Case1Line:
     def example(self, settings: Sequence[Setting]) -> str:
         """The height of one Case II model in the line's range beside Case I's."""
         for setting in settings[::-1]:
-            at, height = setting.gap(self.safety), setting.gap("capability gap")
+            at, height = setting.measured(self.safety), setting.measured("capability gap")
             if at and height and self._reaches(at):
                 return (
                     f" (at a gap of {nats(at.value)}: {nats(height.value)} against "

@@ -9,7 +9,7 @@ from typing import Any
 from trimtab.data.synthetic import World
 from trimtab.points import Estimate, Point
 from trimtab.report.nearness import nearness
-from trimtab.report.setting import gap_of, safety_gap_of
+from trimtab.report.setting import measured_of, safety_gap_of
 from trimtab.report.wording import estimate_in_words, nats, number
 from trimtab.samples import Answer, Sample
 from trimtab.theory import capability_bound, exact_frontier, safety_bound
@@ -55,7 +55,7 @@ def dial_settings(
     settings = []
     for point in (point for point in of_dial if point.seed == of_dial[0].seed):
         alpha, penalty = point.alpha, point.penalty
-        at = gap_of(point, safety) if safety is not None else None
+        at = measured_of(point, safety) if safety is not None else None
         if alpha is None or penalty is None or at is None or point.capability_gap is None:
             continue
         settings.append(

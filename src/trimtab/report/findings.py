@@ -221,7 +221,7 @@ def _trend(
     verdicts: list[Verdict] = []
     evidence: list[str] = []
     for name, line in lines.items():
-        measured = [(s, gap) for s in line if (gap := s.gap(which))]
+        measured = [(s, gap) for s in line if (gap := s.measured(which))]
         if len(measured) < 2:
             continue
         gaps = [gap for _, gap in measured]
@@ -264,7 +264,7 @@ def _distances(world: World | None, *proxies: str) -> dict[str, float] | None:
 
 
 def _by_penalty(line: Iterable[Setting], which: Gap) -> dict[float, Estimate]:
-    return {s.penalty: gap for s in line if s.penalty and (gap := s.gap(which)) is not None}
+    return {s.penalty: gap for s in line if s.penalty and (gap := s.measured(which)) is not None}
 
 
 def _rise(loose: Estimate, tight: Estimate) -> Estimate:

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 
 from trimtab.points import Estimate, Point
 from trimtab.report.comparison import compare
-from trimtab.report.setting import Gap, SafetyGap, gap_of, over_seeds, safety_gap_of
+from trimtab.report.setting import Gap, SafetyGap, measured_of, over_seeds, safety_gap_of
 from trimtab.report.wording import METHOD_NAMES
 from trimtab.theory.area import hypervolume
 
@@ -29,8 +29,8 @@ class Tried:
     task: str
     points: tuple[Point, ...]
 
-    def gap(self, which: Gap) -> Estimate:
-        gaps = [gap_of(point, which) for point in self.points]
+    def measured(self, which: Gap) -> Estimate:
+        gaps = [measured_of(point, which) for point in self.points]
         return over_seeds([gap for gap in gaps if gap is not None])
 
 
@@ -81,7 +81,7 @@ class MethodResult:
                 {
                     "knob": "inf" if one.knob == math.inf else one.knob,
                     "seeds": len(one.points),
-                    "capability_gap": told(one.gap("capability gap")),
+                    "capability_gap": told(one.measured("capability gap")),
                 }
                 for one in self.tried
             ],
@@ -143,8 +143,8 @@ def _of_pair(tried: list[Tried], safety: SafetyGap) -> list[MethodResult]:
     if len(named) < 2:
         return []
     corner = (
-        named["plain"].gap(safety).value,
-        named["aligned"].gap("capability gap").value,
+        named["plain"].measured(safety).value,
+        named["aligned"].measured("capability gap").value,
     )
     methods: dict[str, list[Tried]] = {}
     for one in tried:
@@ -193,7 +193,7 @@ def _volumes(
     of_seed: dict[int, list[tuple[float, float]]] = {}
     for one in line:
         for point in one.points:
-            x, y = gap_of(point, safety), gap_of(point, "capability gap")
+            x, y = measured_of(point, safety), measured_of(point, "capability gap")
             if x is not None and y is not None:
                 of_seed.setdefault(point.seed, []).append((max(x.value, 0), max(y.value, 0)))
     area = corner[0] * corner[1]
@@ -216,18 +216,21 @@ def _over(values: Sequence[float]) -> Estimate:
 
 
 def _below(one: Tried, other: Tried, which: Gap) -> bool:
-    mine = {point.seed: gap_of(point, which) for point in one.points}
-    theirs = {point.seed: gap_of(point, which) for point in other.points}
+    mine = {point.seed: measured_of(point, which) for point in one.points}
+    theirs = {point.seed: measured_of(point, which) for point in other.points}
     shared = [seed for seed in mine if seed in theirs and mine[seed] and theirs[seed]]
     if len(shared) < 2:
-        known = [gap for gap in (one.gap(which), other.gap(which)) if gap.low < gap.high]
-        return bool(shared and known) and compare(one.gap(which), other.gap(which)) == "below"
+        known = [gap for gap in (one.measured(which), other.measured(which)) if gap.low < gap.high]
+        return (
+            bool(shared and known)
+            and compare(one.measured(which), other.measured(which)) == "below"
+        )
     gaps = [(mine[seed], theirs[seed]) for seed in shared]
     return _over([a.value - b.value for a, b in gaps if a and b]).high < 0
 
 
 def _can_be_judged(one: Tried, safety: SafetyGap) -> bool:
-    gap = one.gap(safety)
+    gap = one.measured(safety)
     return len(one.points) > 1 or gap.low < gap.high
 
 

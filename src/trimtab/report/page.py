@@ -25,6 +25,7 @@ from trimtab.report.limits import Limits
 from trimtab.report.methods import MethodResult, method_results
 from trimtab.report.methods_figure import methods_figure
 from trimtab.report.nearness import PointNearness, nearness
+from trimtab.report.refusals import refusals_figure, refusals_table
 from trimtab.report.results import Results, read_results
 from trimtab.report.wording import nats
 
@@ -57,9 +58,10 @@ def write_report(folder: Path) -> Report:
     found = (*findings(results.points, results.world), *([kept] if kept else []))
     methods = method_results(results.points)
     of_methods = methods_figure(results.points, methods, limits)
+    of_refusals = refusals_figure(results.points)
     drawn = (
         *figures(results.points, limits, results.landscape),
-        *([of_methods] if of_methods else []),
+        *(figure for figure in (of_methods, of_refusals) if figure),
     )
     if methods:
         records = [one.to_json() for one in methods]
@@ -119,6 +121,7 @@ def _page(
         methods=tables.methods_table(methods) if methods else None,
         alarms=sum(one.is_impossible for one in near),
         budgets=tables.budgets_table(results.points),
+        refusals=refusals_table(results.points),
         points=tables.points_table(results.points),
         settings=tables.settings_table(results.settings) if results.settings else None,
         data=tables.data_table(results.data) if results.data else None,

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from trimtab.points import Estimate
-from trimtab.report.axes import gap_axis, penalty_axis, radius_axis
+from trimtab.report.axes import gap_axis, penalty_axis, radius_axis, rate_axis
 from trimtab.report.chart import Axis, Curve, Ink, Line, Mark, Panel
-from trimtab.report.setting import Gap, Setting
+from trimtab.report.setting import Gap, Rate, Setting
 from trimtab.report.wording import CASE_NAMES, estimate_in_words, hover, knob
 
-Coordinate = Gap | Literal["penalty", "radius"]
+Coordinate = Gap | Rate | Literal["penalty", "radius"]
 
 LABELS: dict[Coordinate, str] = {
     "penalty": "penalty λ",
@@ -21,6 +21,8 @@ LABELS: dict[Coordinate, str] = {
     "alignment gap": "alignment gap (nats per token)",
     "proxy gap": "proxy gap (nats per token)",
     "capability gap": "capability gap (nats per token)",
+    "refusal rate": "harmful prompts refused (share)",
+    "answer rate": "benign prompts answered (share)",
 }
 LABEL_ROOM = (0.17, 0.075)
 """How far a label must stay from other marks and labels, as shares of the panel."""
@@ -42,7 +44,7 @@ def panel(
     title: str,
     series: Sequence[Series],
     x: Coordinate,
-    y: Gap,
+    y: Gap | Rate,
     curves: Iterable[Curve] = (),
     note: str = "",
 ) -> Panel | None:
@@ -75,7 +77,7 @@ def _at(setting: Setting, which: Coordinate) -> Estimate | None:
     if which == "penalty" or which == "radius":
         value = setting.penalty if which == "penalty" else setting.radius
         return None if value is None else Estimate(value, value, value, "", "exact")
-    return setting.gap(which)
+    return setting.measured(which)
 
 
 def _axis(which: Coordinate, settings: Sequence[Setting], *, may_be_log: bool) -> Axis | None:
@@ -85,12 +87,14 @@ def _axis(which: Coordinate, settings: Sequence[Setting], *, may_be_log: bool) -
         if which == "penalty":
             return penalty_axis(values, LABELS[which]) if max(values) > 0 else None
         return radius_axis(values, LABELS[which]) if min(values) < math.inf else None
-    plain = [gap for one in each if one.is_plain and (gap := one.gap(which))]
-    constrained = [gap for one in each if not one.is_plain and (gap := one.gap(which))]
+    if which == "refusal rate" or which == "answer rate":
+        return rate_axis(LABELS[which])
+    plain = [gap for one in each if one.is_plain and (gap := one.measured(which))]
+    constrained = [gap for one in each if not one.is_plain and (gap := one.measured(which))]
     return gap_axis(LABELS[which], constrained, plain, may_be_log=may_be_log)
 
 
-def _line(series: Series, x: Coordinate, y: Gap, x_axis: Axis, y_axis: Axis) -> Line:
+def _line(series: Series, x: Coordinate, y: Gap | Rate, x_axis: Axis, y_axis: Axis) -> Line:
     marks = [_mark(s, x, y, x_axis, y_axis, series.joined) for s in series.settings]
     seeds = [
         _mark(seed, x, y, x_axis, y_axis, False) for s in series.settings for seed in _seeds(s)
@@ -99,7 +103,7 @@ def _line(series: Series, x: Coordinate, y: Gap, x_axis: Axis, y_axis: Axis) -> 
 
 
 def _mark(
-    setting: Setting, x: Coordinate, y: Gap, x_axis: Axis, y_axis: Axis, joined: bool
+    setting: Setting, x: Coordinate, y: Gap | Rate, x_axis: Axis, y_axis: Axis, joined: bool
 ) -> Mark:
     at_x, at_y = _at(setting, x), _at(setting, y)
     assert at_x is not None
@@ -141,7 +145,7 @@ def _mean_hover(setting: Setting) -> tuple[str, ...]:
         *(
             f"{which} {estimate_in_words(gap)} {gap.unit}"
             for which in gaps
-            if (gap := setting.gap(which))
+            if (gap := setting.measured(which))
         ),
     )
 

@@ -14,6 +14,7 @@ from trimtab.points import Case, Estimate, Point, PointKey
 
 Gap = Literal["alignment gap", "proxy gap", "capability gap"]
 SafetyGap = Literal["alignment gap", "proxy gap"]
+Rate = Literal["refusal rate", "answer rate"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,11 @@ class Setting:
     method: str | None = None
     knob: float | None = None
 
-    def gap(self, which: Gap) -> Estimate | None:
-        """The gap over the seeds, or None where a seed has none."""
-        gaps = [gap_of(point, which) for point in self.points]
-        known = [gap for gap in gaps if gap is not None]
-        return over_seeds(known) if known and len(known) == len(gaps) else None
+    def measured(self, which: Gap | Rate) -> Estimate | None:
+        """The gap or rate over the seeds, or None where a seed has none."""
+        each = [measured_of(point, which) for point in self.points]
+        known = [one for one in each if one is not None]
+        return over_seeds(known) if known and len(known) == len(each) else None
 
     @property
     def is_plain(self) -> bool:
@@ -52,11 +53,15 @@ class Setting:
         return -math.inf if self.radius is None else -self.radius
 
 
-def gap_of(point: Point, which: Gap) -> Estimate | None:
-    """One of the three gaps of a point, by name."""
-    if which == "alignment gap":
-        return point.alignment_gap
-    return point.proxy_gap if which == "proxy gap" else point.capability_gap
+def measured_of(point: Point, which: Gap | Rate) -> Estimate | None:
+    """One of the gaps or rates of a point, by name."""
+    return {
+        "alignment gap": point.alignment_gap,
+        "proxy gap": point.proxy_gap,
+        "capability gap": point.capability_gap,
+        "refusal rate": point.refusal_rate,
+        "answer rate": point.answer_rate,
+    }[which]
 
 
 def over_seeds(estimates: Sequence[Estimate]) -> Estimate:

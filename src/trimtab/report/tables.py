@@ -77,7 +77,7 @@ def points_table(points: Iterable[Point]) -> Table:
     rows = tuple(
         Row(
             (
-                *_names(point),
+                *names_of(point),
                 estimate_in_words(point.alignment_loss),
                 estimate_in_words(point.proxy_loss),
                 estimate_in_words(point.capability_loss),
@@ -115,7 +115,7 @@ def budgets_table(points: Iterable[Point]) -> Table | None:
     rows = tuple(
         Row(
             (
-                *_names(point),
+                *names_of(point),
                 "feasible" if point.is_feasible else "not feasible",
                 estimate_in_words(point.safety_change),
                 nats(point.over_budget),
@@ -155,7 +155,7 @@ def nearness_table(found: Iterable[PointNearness]) -> Table:
     rows = tuple(
         Row(
             (
-                *_names(one.point),
+                *names_of(one.point),
                 estimate_in_words(one.point.capability_gap),
                 *_beside_limit(one.on_proxy),
                 *_beside_limit(one.on_original),
@@ -268,7 +268,7 @@ def data_table(data: Iterable[DataSummary]) -> Table:
 
 def failures_table(failures: Iterable[Failure]) -> Table:
     """Planned models that could not be made."""
-    rows = tuple(Row((*_names(failure.key), failure.reason)) for failure in failures)
+    rows = tuple(Row((*names_of(failure.key), failure.reason)) for failure in failures)
     columns = ("case", "λ, ε, budget or α", "safety", "task", "seed", "reason")
     return Table("Planned models that could not be made.", columns, 6, rows)
 
@@ -279,7 +279,8 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
     return Table("The experiment as run.", ("setting", "value"), 2, rows)
 
 
-def _names(point: Point | PointKey) -> tuple[str, ...]:
+def names_of(point: Point | PointKey) -> tuple[str, ...]:
+    """Case, knob, safety data, task and seed, in words."""
     return (
         case_name(point),
         knob(point.penalty, point.radius, point.budget, point.alpha, point.knob),

@@ -1,0 +1,97 @@
+"""Figure 6 and its table: how often models refuse, beside what they gave up in loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trimtab.points import Estimate, Point
+from trimtab.report.chart import Curve, Figure
+from trimtab.report.palette import GREY, ink, star
+from trimtab.report.panels import Series, panel
+from trimtab.report.setting import case_1_lines, case_2_lines, settings_of
+from trimtab.report.tables import Row, Table, names_of
+from trimtab.report.wording import percent, shortened
+
+REFUSALS_FIGURE = 6
+
+
+def refusals_figure(points: Sequence[Point]) -> Figure | None:
+    """Refusals against λ by proxy, and against the capability gap; None where none were counted.
+
+    Of several tasks the one with most proxies is drawn.
+    """
+    counted = [point for point in points if point.refusal_rate is not None]
+    if not counted:
+        return None
+    lines = case_1_lines(counted)
+    tasks = [task for _, task in lines] or [counted[0].task]
+    main = max(dict.fromkeys(tasks), key=tasks.count)
+    by_proxy = {proxy: line for (proxy, task), line in lines.items() if task == main}
+    series = [
+        Series(shortened(proxy), ink(place, place), tuple(line))
+        for place, (proxy, line) in enumerate(by_proxy.items())
+    ]
+    start = settings_of((p for p in counted if p.task == main), "aligned")[:1]
+    radii = case_2_lines(counted, "radius").get(main, [])
+    at_start = start[0].measured("refusal rate") if start else None
+    penalties = [s.penalty for line in by_proxy.values() for s in line if s.penalty]
+    level = (
+        [
+            Curve(
+                "aligned model θₛ",
+                GREY,
+                "dash",
+                1.2,
+                (min(penalties), max(penalties)),
+                (at_start.value, at_start.value),
+            )
+        ]
+        if at_start and penalties
+        else []
+    )
+    panels = (
+        panel(
+            f"Case I: refusals, task {shortened(main)}", series, "penalty", "refusal rate", level
+        ),
+        panel(
+            "Refusals against capability",
+            [
+                *series,
+                Series("Case II", ink(len(series), len(series)), tuple(radii)),
+                Series("aligned model θₛ", star(6), tuple(start), joined=False),
+            ],
+            "capability gap",
+            "refusal rate",
+        ),
+    )
+    caption = (
+        "Harmful prompts refused, by phrases in the likeliest answer, against the penalty λ (left) "
+        "and against what was not learned of the task (right)."
+    )
+    return Figure(REFUSALS_FIGURE, caption, tuple(one for one in panels if one), ())
+
+
+def refusals_table(points: Sequence[Point]) -> Table | None:
+    """The models whose refusals were counted; None without any."""
+    columns = (
+        "case",
+        "λ, ε, budget or α",
+        "safety",
+        "task",
+        "seed",
+        "harmful prompts refused",
+        "benign prompts answered",
+    )
+    rows = tuple(
+        Row((*names_of(point), _rate(point.refusal_rate), _rate(point.answer_rate)))
+        for point in points
+        if point.refusal_rate is not None
+    )
+    caption = "Refusals by phrase matching on greedy answers, with Wilson's 95 % intervals."
+    return Table(caption, columns, 5, rows) if rows else None
+
+
+def _rate(rate: Estimate | None) -> str:
+    if rate is None:
+        return "–"
+    return f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]"

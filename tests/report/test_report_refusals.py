@@ -1,0 +1,62 @@
+"""Facts about what the report shows of refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from reported_points import point
+
+from trimtab.points import Estimate, Point
+from trimtab.report.refusals import refusals_figure, refusals_table
+
+
+def rate(value: float, of: str) -> Estimate:
+    return Estimate(value, value - 0.05, value + 0.05, f"share of {of} prompts", "estimate")
+
+
+def counted(one: Point, refused: float) -> Point:
+    answered = rate(1 - refused / 2, "benign")
+    return replace(one, refusal_rate=rate(refused, "harmful"), answer_rate=answered)
+
+
+@pytest.fixture
+def points() -> list[Point]:
+    start = counted(point("aligned", safety=0.0, capability=0.5), 0.8)
+    near = [
+        counted(point(penalty=penalty, capability=0.1 * penalty), 0.2 + 0.2 * penalty)
+        for penalty in (0.0, 1.0, 2.0)
+    ]
+    far = [counted(point(penalty=penalty, proxy="far"), 0.2) for penalty in (0.0, 1.0, 2.0)]
+    case_2 = [counted(point("alignment-parameter", radius=1.0), 0.5)]
+    return [start, *near, *far, *case_2]
+
+
+def test_without_refusals_nothing_is_drawn(points: list[Point]) -> None:
+    uncounted = [replace(one, refusal_rate=None, answer_rate=None) for one in points]
+    assert refusals_figure(uncounted) is None
+    assert refusals_table(uncounted) is None
+
+
+def test_every_proxy_is_a_line_beside_the_aligned_model(points: list[Point]) -> None:
+    figure = refusals_figure(points)
+    assert figure is not None
+    against_penalty, against_capability = figure.panels
+    assert [line.name for line in against_penalty.lines] == ["near", "far"]
+    assert [mark.y for mark in against_penalty.lines[0].marks] == pytest.approx([0.2, 0.4, 0.6])
+    (level,) = against_penalty.curves
+    assert set(level.y) == {0.8}
+    assert {line.name for line in against_capability.lines} >= {"Case II", "aligned model θₛ"}
+
+
+def test_the_table_tells_both_rates_with_intervals(points: list[Point]) -> None:
+    table = refusals_table(points)
+    assert table is not None
+    assert len(table.rows) == len(points)
+    assert table.rows[0].cells[-2:] == ("80 % [75 %, 85 %]", "60 % [55 %, 65 %]")
+
+
+def test_without_case_1_the_plane_alone_is_drawn(points: list[Point]) -> None:
+    figure = refusals_figure([one for one in points if one.case != "alignment-loss"])
+    assert figure is not None
+    assert [one.title for one in figure.panels] == ["Refusals against capability"]
