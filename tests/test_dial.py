@@ -137,7 +137,7 @@ def test_a_dial_set_to_a_budget_keeps_it_and_no_more(
     assert chosen.rise.value == pytest.approx(budget, rel=0.1)
     workshop = Workshop(experiment, read_roles(experiment), dial, Watcher())
     saved, _ = load_model(str(tmp_path / "model"))
-    rows = workshop.safety["near"].held_out
+    rows = workshop.rows.safety["near"].held_out
     before, after = (
         held_out_loss(model, rows, experiment.measure).per_token.value
         for model in (workshop.aligned, saved)
