@@ -88,3 +88,20 @@ def test_what_was_saved_is_read_by_the_next_process(tmp_path: Path) -> None:
     assert read.interval("task:code", "plain", "better") == written.interval(
         "task:code", "plain", "better"
     )
+
+
+def test_draws_are_one_for_all_models_and_another_for_each_data_set(tmp_path: Path) -> None:
+    rows = RowLosses(tmp_path)
+    nats = np.arange(ROWS, dtype=float)
+    same = np.stack([nats, np.ones(ROWS)])
+    rows.save("one", {"task:code": same, "original": same})
+    rows.save("other", {"task:code": np.stack([nats + 1, np.ones(ROWS)])})
+    one, other = rows.resampled("task:code", "one"), rows.resampled("task:code", "other")
+    elsewhere = rows.resampled("original", "one")
+    assert one is not None
+    assert other is not None
+    assert elsewhere is not None
+    assert other - one == pytest.approx(np.ones_like(one))
+    assert abs(np.corrcoef(one, elsewhere)[0, 1]) < 0.1
+    assert one.std() == pytest.approx(nats.std() / np.sqrt(ROWS), rel=0.1)
+    assert rows.resampled("original", "other") is None

@@ -42,13 +42,26 @@ class RowLosses:
         A percentile bootstrap over rows: what makes a row hard for both models cancels, so that
         the interval is far narrower than those of the two losses.
         """
-        ours, theirs = self._of(model).get(dataset), self._of(reference).get(dataset)
-        if ours is None or theirs is None or ours.shape != theirs.shape:
+        ours, theirs = self.resampled(dataset, model), self.resampled(dataset, reference)
+        if ours is None or theirs is None or not self._same_rows(dataset, model, reference):
             return None
-        counts = _resampled_counts(ours.shape[1])
-        differences = (counts @ (ours[0] - theirs[0])) / (counts @ ours[1])
-        low, high = np.quantile(differences, [0.025, 0.975])
+        low, high = np.quantile(ours - theirs, [0.025, 0.975])
         return float(low), float(high)
+
+    def resampled(self, dataset: str, model: str) -> Array | None:
+        """L_D(θ) under each of RESAMPLES bootstrap draws of the rows, the same for every model.
+
+        So whatever is computed of several models, draw by draw, has the distribution that the
+        choice of rows gives it. None where nothing is known of that model and data set.
+        """
+        losses = self._of(model).get(dataset)
+        if losses is None:
+            return None
+        counts = _resampled_counts(dataset, losses.shape[1])
+        return np.asarray((counts @ losses[0]) / (counts @ losses[1]))
+
+    def _same_rows(self, dataset: str, model: str, reference: str) -> bool:
+        return self._of(model)[dataset].shape == self._of(reference)[dataset].shape
 
     def _read(self, model: str) -> dict[str, Array]:
         path = self.folder / f"{model}.npz"
@@ -59,7 +72,7 @@ class RowLosses:
 
 
 @lru_cache(maxsize=8)
-def _resampled_counts(rows: int) -> Array:
-    """How often each row is drawn in each resample, shape (RESAMPLES, rows)."""
-    generator = np.random.default_rng(0)
+def _resampled_counts(dataset: str, rows: int) -> Array:
+    """How often each row of a data set is drawn in each resample, shape (RESAMPLES, rows)."""
+    generator = np.random.default_rng(list(dataset.encode()))
     return generator.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES).astype(np.float64)

@@ -1,0 +1,254 @@
+"""The paper's findings as effect sizes with 95 % intervals, from a sweep's folder.
+
+Each effect is a difference of held-out losses, in nats per token, computed for one seed at a time
+under the same bootstrap draws of the rows for every model, so that what makes a row hard for all
+models cancels. Over seeds Student's interval of the mean is added in quadrature. Which proxy is the
+nearer and which task overlaps more is said beforehand, not read off the losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.points import Estimate, Point
+from trimtab.records import read_points
+from trimtab.report.comparison import Verdict
+from trimtab.report.setting import over_seeds
+from trimtab.row_losses import RESAMPLES, RowLosses
+
+Draws = NDArray[np.float64]
+"""A number as measured, and then under each bootstrap draw of the rows: shape (1 + RESAMPLES,)."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What was called near and far, high and low before anything was trained."""
+
+    near: str
+    far: str
+    high_overlap: str
+    low_overlap: str
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One finding's effect; above 0 is what the paper found."""
+
+    estimate: Estimate
+    seeds: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the interval lies above 0, below it, or holds it."""
+        if self.estimate.low > 0:
+            return "holds"
+        return "does not hold" if self.estimate.high < 0 else "undecided"
+
+
+class Measured:
+    """The points of one or more folders with the same roles, each folder's models by themselves."""
+
+    def __init__(self, folders: Iterable[Path], roles: Roles) -> None:
+        self.roles = roles
+        self.runs = [
+            (RowLosses(folder), [p for p in points if p.seed == seed])
+            for folder in folders
+            for points in [read_points(folder)]
+            for seed in sorted({point.seed for point in points if point.case != "aligned"})
+        ]
+
+    def effect(self, of_one: Callable[[Run], Draws | None]) -> Effect | None:
+        """The effect over seeds; None where no seed has the points for it."""
+        found = [
+            draws
+            for rows, points in self.runs
+            if (draws := of_one(Run(rows, points, self.roles))) is not None
+        ]
+        if not found:
+            return None
+        each = []
+        for draws in found:
+            low, high = np.quantile(draws[1:], [0.025, 0.975])
+            each.append(
+                Estimate(float(draws[0]), float(low), float(high), "nats/token", "estimate")
+            )
+        return Effect(over_seeds(each), len(each))
+
+
+class Run:
+    """The points of one seed."""
+
+    def __init__(self, rows: RowLosses, points: list[Point], roles: Roles) -> None:
+        self.rows, self.points, self.roles = rows, points, roles
+
+    def safety(self, point: Point) -> Draws:
+        """L_s."""
+        assert point.alignment_loss is not None
+        return self._draws(point, "original", point.alignment_loss)
+
+    def task(self, point: Point) -> Draws:
+        """L_f."""
+        return self._draws(point, f"task:{point.task}", point.capability_loss)
+
+    def case_1(self, proxy: str, task: str) -> list[Point]:
+        """The models with λ > 0, from the smallest."""
+        return sorted(
+            (
+                point
+                for point in self.points
+                if point.case == "alignment-loss"
+                and point.penalty
+                and point.budget is None
+                and (point.proxy, point.task) == (proxy, task)
+            ),
+            key=lambda point: float(point.penalty or 0),
+        )
+
+    def case_2(self, task: str) -> list[Point]:
+        """The constrained models, from the loosest."""
+        return sorted(
+            (
+                point
+                for point in self.points
+                if point.case == "alignment-parameter"
+                and point.task == task
+                and point.budget is None
+                and (point.radius or point.penalty)
+            ),
+            key=lambda point: -point.radius if point.radius else float(point.penalty or 0),
+        )
+
+    def plain(self, task: str) -> Point | None:
+        """λ = 0."""
+        found = (p for p in self.points if p.penalty == 0 and p.task == task)
+        return next(found, None)
+
+    def _draws(self, point: Point, dataset: str, measured: Estimate) -> Draws:
+        resampled = self.rows.resampled(dataset, point.model or "")
+        if resampled is None:  # rows that enumerate a world, each with its probability
+            resampled = np.full(RESAMPLES, measured.value)
+        return np.concatenate([[measured.value], resampled])
+
+
+def nearer_proxy_is_safer(run: Run) -> Draws | None:
+    """Mean over λ > 0 of L_s(far proxy) − L_s(near proxy), the task with high overlap."""
+    task = run.roles.high_overlap
+    near = {p.penalty: run.safety(p) for p in run.case_1(run.roles.near, task)}
+    far = {p.penalty: run.safety(p) for p in run.case_1(run.roles.far, task)}
+    common = sorted(near.keys() & far.keys(), key=float)
+    if not common:
+        return None
+    return np.asarray(np.mean([far[penalty] - near[penalty] for penalty in common], axis=0))
+
+
+def penalty_keeps_safety(run: Run) -> Draws | None:
+    """L_s at the smallest λ > 0 minus L_s at the largest, the near proxy."""
+    return _ends(run.case_1(run.roles.near, run.roles.high_overlap), run.safety, falls=True)
+
+
+def penalty_of_far_proxy(run: Run) -> Draws | None:
+    """The same with the far proxy."""
+    return _ends(run.case_1(run.roles.far, run.roles.high_overlap), run.safety, falls=True)
+
+
+def penalty_costs_capability(run: Run) -> Draws | None:
+    """L_f at the largest λ minus L_f at the smallest, the near proxy."""
+    return _ends(run.case_1(run.roles.near, run.roles.high_overlap), run.task, falls=False)
+
+
+def overlap_costs_capability(run: Run) -> Draws | None:
+    """That rise of L_f on the task with high overlap minus that on the task with low overlap."""
+    rises = []
+    lines = [
+        {p.penalty: p for p in run.case_1(run.roles.near, task)}
+        for task in (run.roles.high_overlap, run.roles.low_overlap)
+    ]
+    common = sorted(lines[0].keys() & lines[1].keys(), key=float)
+    for line in lines:
+        risen = _ends([line[penalty] for penalty in common], run.task, falls=False)
+        if risen is None:
+            return None
+        rises.append(risen)
+    return np.asarray(rises[0] - rises[1])
+
+
+def tightness_keeps_safety(run: Run) -> Draws | None:
+    """Case II: L_s under the loosest constraint minus L_s under the tightest."""
+    return _ends(run.case_2(run.roles.high_overlap), run.safety, falls=True)
+
+
+def tightness_costs_capability(run: Run) -> Draws | None:
+    """Case II: L_f under the tightest constraint minus L_f under the loosest."""
+    return _ends(run.case_2(run.roles.high_overlap), run.task, falls=False)
+
+
+def case_2_is_steeper(run: Run) -> Draws | None:
+    """L_f of Case II minus Case I's at the same L_s, mean over Case II models within its range.
+
+    Case I's line is that of the near proxy with plain fine-tuning as its end, joined by straight
+    lines from point to point; which Case II models lie within its range is decided once.
+    """
+    task = run.roles.high_overlap
+    plain = run.plain(task)
+    line = [*([plain] if plain else []), *run.case_1(run.roles.near, task)]
+    if len(line) < 2:
+        return None
+    x = np.array([run.safety(point) for point in line])
+    y = np.array([run.task(point) for point in line])
+    low, high = x[:, 0].min(), x[:, 0].max()
+    compared = [p for p in run.case_2(task) if low <= run.safety(p)[0] <= high]
+    if not compared:
+        return None
+    above = []
+    for point in compared:
+        at, height = run.safety(point), run.task(point)
+        expected = [
+            np.interp(at[draw], x[order := np.argsort(x[:, draw]), draw], y[order, draw])
+            for draw in range(len(at))
+        ]
+        above.append(height - np.array(expected))
+    return np.asarray(np.mean(above, axis=0))
+
+
+Finding = tuple[str, Callable[[Run], Draws | None]]
+
+FINDINGS: tuple[Finding, ...] = (
+    (
+        "At every λ the same-teacher (near) proxy keeps more safety: L_s far − near, mean over λ",
+        nearer_proxy_is_safer,
+    ),
+    (
+        "A larger λ lowers the alignment gap, near proxy: L_s smallest λ − largest",
+        penalty_keeps_safety,
+    ),
+    ("The same with the far proxy", penalty_of_far_proxy),
+    (
+        "A larger λ raises the capability gap, near proxy: L_f largest λ − smallest",
+        penalty_costs_capability,
+    ),
+    (
+        "Safety costs more capability at high context overlap: rise of L_f, high − low overlap",
+        overlap_costs_capability,
+    ),
+    (
+        "Case II: a tighter constraint keeps more safety: L_s loosest − tightest",
+        tightness_keeps_safety,
+    ),
+    (
+        "Case II: a tighter constraint learns less: L_f tightest − loosest",
+        tightness_costs_capability,
+    ),
+    ("Case II is steeper: L_f above Case I’s line at the same L_s", case_2_is_steeper),
+)
+
+
+def _ends(line: list[Point], loss: Callable[[Point], Draws], *, falls: bool) -> Draws | None:
+    if len(line) < 2:
+        return None
+    risen = loss(line[-1]) - loss(line[0])
+    return -risen if falls else risen
