@@ -192,8 +192,9 @@ def case_2_costs_more(points: Iterable[Point], safety: SafetyGap) -> Finding | N
         return None
     statement = f"Case II is steeper: at the same {safety} it costs more capability than Case I."
     # Near plain fine-tuning the cases meet, so a few the other way leave the finding open.
-    decided = set(orders) - {"within"}
-    verdict = all_lie("above", list(decided)) if len(decided) == 1 else "undecided"
+    decided = [order for order in orders if order != "within"]
+    is_open = len(set(decided)) != 1 or 2 * len(decided) < len(orders)
+    verdict = "undecided" if is_open else all_lie("above", decided)
     return Finding(statement, verdict, _quoted(evidence))
 
 
