@@ -39,8 +39,8 @@ def tables(folder: Path) -> str:
             title(one.method),
             "–" if one.knob is None else f"{one.knob:g}",
             str(len(one.points)),
-            estimate_in_words(one.gap("alignment gap")),
-            estimate_in_words(one.gap("capability gap")),
+            estimate_in_words(one.measured("alignment gap")),
+            estimate_in_words(one.measured("capability gap")),
         )
         for one in several
     ]

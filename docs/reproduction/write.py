@@ -1,0 +1,212 @@
+"""Take the runs of reproduce.sh into the documents: points, figures, reports and tables.
+
+    python docs/reproduction/write.py DATA RUNS
+
+RUNS holds smollm2, smollm2-safety, world-SEED and audit-words, audit-model; what is not there yet
+is left out of the tables.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from effects import FINDINGS, Effect, Measured, Roles
+
+from trimtab.data.reading import read_rows
+from trimtab.data.rows import DataSource
+from trimtab.measure.refusals import is_refusal
+from trimtab.points import Estimate, Point
+from trimtab.records import read_points, write_atomically
+from trimtab.report import write_report
+from trimtab.report.wording import estimate_in_words, knob, percent
+from trimtab.row_losses import RowLosses
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "reproduction.md"
+RECIPES = {
+    "smollm2": Roles("gpt4-0613", "alpaca-7b", high_overlap="alpaca", low_overlap="code"),
+    "smollm2-safety": Roles("chatgpt", "llama2-chat", high_overlap="alpaca", low_overlap=""),
+}
+WORLD = Roles("near", "far", high_overlap="shared", low_overlap="separate")
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
+OPENING_WORDS = 24
+"""About as many words as the 32 tokens of an answer that refusals are looked for in."""
+
+
+def main() -> None:
+    data, runs = Path(sys.argv[1]), Path(sys.argv[2])
+    recipes = [name for name in RECIPES if (runs / name / "points.jsonl").exists()]
+    for name in recipes:
+        take(runs / name, HERE / name)
+    worlds = sorted(path for path in runs.glob("world-*") if (path / "points.jsonl").exists())
+    measured = {
+        "built-in world": Measured(worlds, WORLD),
+        **{name: Measured([HERE / name], RECIPES[name]) for name in recipes},
+    }
+    replace_between("findings", findings_table(measured))
+    replace_between("audit", audit_table(runs))
+    if "smollm2-safety" in recipes:
+        replace_between("refusals", refusals_table(HERE / "smollm2-safety"))
+    replace_between("matcher", matcher_table(data))
+    versions = {name: version(name) for name in PACKAGES}
+    record = {"python": platform.python_version(), **versions, "device": "CPU, one thread"}
+    write_atomically(HERE / "versions.json", json.dumps(record, indent=1) + "\n")
+
+
+def take(run: Path, here: Path) -> None:
+    """Copy what a report is drawn from, and draw it."""
+    shutil.rmtree(here, ignore_errors=True)
+    here.mkdir()
+    for name in ("points.jsonl", "data.json"):
+        shutil.copy(run / name, here / name)
+    shutil.copytree(run / "row-losses", here / "row-losses")
+    settings = (run / "experiment.yaml").read_text(encoding="utf-8")
+    settings = re.sub(r"(?m)^data_root: .*$", "data_root: .", settings)
+    (here / "experiment.yaml").write_text(settings, encoding="utf-8")
+    write_report(here)
+    for drawn in (here / "figures").glob("*.svg"):
+        drawn.unlink()
+
+
+def findings_table(measured: dict[str, Measured]) -> str:
+    """Each finding's effect and verdict in each experiment."""
+    rows = []
+    for statement, of_one in FINDINGS:
+        told = [told_effect(one.effect(of_one)) for one in measured.values()]
+        rows.append((statement, *told))
+    return lines(("the paper’s finding: effect here", *measured), rows)
+
+
+def told_effect(effect: Effect | None) -> str:
+    if effect is None:
+        return "–"
+    seeds = f"{effect.seeds} seeds" if effect.seeds > 1 else "one seed"
+    return f"**{effect.verdict}**, {estimate_in_words(effect.estimate)}, {seeds}"
+
+
+def audit_table(runs: Path) -> str:
+    """Similarity of the proxies and overlap of the tasks, as the audit tells them beforehand."""
+    records = {
+        embedding: json.loads((path / "audit.json").read_text(encoding="utf-8"))
+        for embedding in ("words", "model")
+        if (path := runs / f"audit-{embedding}").joinpath("audit.json").exists()
+    }
+    rows = []
+    for embedding, record in records.items():
+        if embedding == "words":
+            for one in record["similarity"]:
+                for name in ("total_variation", "given_prompt", "excess_loss"):
+                    if one[name] is not None:
+                        rows.append((f"{name.replace('_', ' ')}, {one['proxy']}", told(one[name])))
+        for one in record["overlap"]:
+            label = f"overlap {one['task']} with {one['proxy']}, by {embedding}"
+            rows.append((label, told(one["task_on_safety"])))
+    return lines(("audit, before training", "estimate"), rows)
+
+
+def told(record: dict[str, float]) -> str:
+    return f"{record['value']:.3f} [{record['low']:.3f}, {record['high']:.3f}]"
+
+
+def refusals_table(folder: Path) -> str:
+    """Rates, and the change from the aligned model prompt by prompt."""
+    rows_of = RowLosses(folder)
+    points = read_points(folder)
+    start = next(point for point in points if point.case == "aligned")
+    shown: dict[str | None, Point] = {}
+    for point in points:
+        shown.setdefault(point.model, point)
+    rows = []
+    for point in shown.values():
+        assert point.refusal_rate is not None
+        change = rows_of.interval("refusals:harmful", point.model or "", start.model or "")
+        by = point.refusal_rate.value - start.refusal_rate.value
+        rows.append(
+            (
+                described(point),
+                rate(point.refusal_rate),
+                "–"
+                if change is None or point is start
+                else f"{100 * by:+.0f} [{100 * change[0]:+.0f}, {100 * change[1]:+.0f}]",
+                rate(point.answer_rate),
+                estimate_in_words(point.alignment_gap),
+                estimate_in_words(point.capability_gap),
+            )
+        )
+    columns = (
+        "model",
+        "harmful refused",
+        "change from θ_s, points of a hundred",
+        "benign answered",
+        "alignment gap",
+        "capability gap",
+    )
+    return lines(columns, rows)
+
+
+def described(point: Point) -> str:
+    if point.case == "aligned":
+        return "aligned model θ_s"
+    if point.case == "alignment-parameter":
+        return f"Case II, {knob(point.penalty, point.radius)}, {point.task}"
+    if point.penalty == 0:
+        return f"plain fine-tuning, {point.task}"
+    return f"Case I, {knob(point.penalty, None)}, {point.proxy}, {point.task}"
+
+
+def rate(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "–"
+    return f"{percent(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
+
+
+def matcher_table(data: Path) -> str:
+    """How often the phrases are found in answers that people or models wrote."""
+    sources = {
+        "GPT-4 to do-not-answer, labelled harmless": ("do-not-answer-gpt4", {"harmful": 0}),
+        "ChatGPT to do-not-answer, labelled harmless": ("do-not-answer-chatgpt", {"harmful": 0}),
+        "Llama-2-chat to do-not-answer, labelled harmless": (
+            "do-not-answer-llama2-7b-chat",
+            {"harmful": 0},
+        ),
+        "all three to do-not-answer, labelled harmful": ("", {"harmful": 1}),
+        "safety-refusals": ("safety-refusals", {}),
+        "alpaca (nothing to refuse)": ("alpaca", {}),
+        "dolly-sensitive": ("dolly-sensitive", {}),
+    }
+    every = [name for name, where in sources.values() if where == {"harmful": 0}]
+    rows = []
+    for label, (name, where) in sources.items():
+        found = [
+            is_refusal(" ".join(row.response.split()[:OPENING_WORDS]))
+            for file in ([name] if name else every)
+            for row in read_rows(DataSource(f"{file}.jsonl.gz", where=where), data, ignore)
+        ]
+        rows.append((label, str(len(found)), percent(sum(found) / len(found))))
+    return lines(("answers", "rows", "hold a phrase"), rows)
+
+
+def ignore(warning: str) -> None: ...
+
+
+def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def replace_between(name: str, text: str) -> None:
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    after = rest.partition(end)[2]
+    write_atomically(PAGE, f"{before}{begin}\n\n{text}\n\n{end}{after}")
+
+
+if __name__ == "__main__":
+    main()
