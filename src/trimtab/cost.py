@@ -78,7 +78,7 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
     )
     seconds += (len(plan.runs) + 1) * 2 * size.parameters * held_out / _speed()
     batch = max(steps, default=0.0) / train.accumulation
-    return Cost(len(plan.runs), round(tokens), seconds, _memory(experiment, size, batch))
+    return Cost(len(plan.runs), round(tokens), seconds, _memory(experiment, plan, size, batch))
 
 
 def _step_seconds(size: ModelSize, training: Training, tokens: float) -> float:
@@ -90,9 +90,11 @@ def _step_seconds(size: ModelSize, training: Training, tokens: float) -> float:
     )
 
 
-def _memory(experiment: Experiment, size: ModelSize, batch_tokens: float) -> int:
+def _memory(experiment: Experiment, plan: Plan, size: ModelSize, batch_tokens: float) -> int:
     training = experiment.train
-    frozen_copies, trained_copies = (2, 0) if training.lora_rank else (1, 4)
+    # Beside θ_s: weights, gradient and Adam's two moments; a dial has three, three and four.
+    of_all_weights = 10 if any(run.training.case == "dial" for run in plan.runs) else 4
+    frozen_copies, trained_copies = (2, 0) if training.lora_rank else (1, of_all_weights)
     keeps_start = any(block.case == "alignment-parameter" for block in experiment.grid)
     if keeps_start and training.lora_rank is None:
         frozen_copies += 1

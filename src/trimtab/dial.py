@@ -39,6 +39,13 @@ _BISECTIONS = 8
 _ANSWER_TOKENS = 48
 
 
+def dial_plan(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:
+    """The one training of the experiment's dial, and what of it `folder` still lacks."""
+    key = _key(experiment, None)
+    plan = Plan((), (Run(key, (key,)),))
+    return plan, Plan((), ()) if (folder / DIAL_FOLDER).exists() else plan
+
+
 def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: bool) -> None:
     """Train both ends of the experiment's dial into `folder`/dial; nothing where they are there.
 

@@ -131,6 +131,7 @@ def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:
         "alignment-loss": "Case I (alignment loss)",
         "alignment-parameter": "Case II (alignment parameter)",
         "method": "published methods",
+        "dial": "a dial, at each of its settings measured later",
     }
     cases = dict.fromkeys(names.values(), 0)
     for point in (point for run in plan.runs for point in run.points):
@@ -138,7 +139,7 @@ def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:
     table.add_row("points", f"{len(plan.points)}, of which {len(left.points)} are still to make")
     table.add_row("", f"{len(plan.aligned)} of the starting model itself")
     for case, count in cases.items():
-        if not count and case == "published methods":
+        if not count and case in (names["method"], names["dial"]):
             continue
         table.add_row("", f"{count} of {case}")
     table.add_row("trainings", f"{cost.trainings} (points without a constraint share one)")

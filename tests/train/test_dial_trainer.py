@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from trimtab.errors import UserError
 from trimtab.experiment import Dial
 from trimtab.measure.distance import distance
+from trimtab.train.constraints import Target
 from trimtab.train.dial import DialTrainer
 from trimtab.train.ends import load_ends, new_ends
 
@@ -199,3 +200,29 @@ def test_adapters_that_do_not_add_up_are_refused(kind: str, tmp_path: Path) -> N
         DialTrainer(
             model, Dial(), peft_config=LoraConfig(target_modules="all-linear", **{kind: True})
         )
+
+
+@full_and_lora
+def test_a_dial_may_ask_for_the_aligned_distribution_which_its_safe_end_then_keeps(
+    lora: bool, tmp_path: Path
+) -> None:
+    start, _ = tiny.tiny_llama(tmp_path / "model")
+
+    def strayed(target: Target) -> float:
+        """Mean over the safety rows of KL(P_θs ‖ P_θ(0)) at their last prefix, in nats."""
+        settings = tiny.config(tmp_path / "run", max_steps=20)
+        trainer = tiny.trained_dial(settings, tmp_path, lora, safety_target=target)
+        trainer.ends.turn(0.0)
+        trainer.ends.model.eval()
+        found = []
+        for row in tiny.rows(40, seed=5):
+            ids = torch.tensor([row["input_ids"][:-1]])
+            with torch.no_grad():
+                before, after = (
+                    model(input_ids=ids).logits[0, -1].log_softmax(-1)
+                    for model in (start, trainer.ends.model)
+                )
+            found.append(float((before.exp() * (before - after)).sum()))
+        return sum(found) / len(found)
+
+    assert strayed("kl") < 0.5 * strayed("response")

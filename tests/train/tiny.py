@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 from trimtab import AlignmentLossConstraint, AlignmentParameterConstraint, SafetyAwareSFTTrainer
 from trimtab.experiment import Dial
 from trimtab.models import load_model, save_tiny_llama
-from trimtab.train.constraints import Constraint
+from trimtab.train.constraints import Constraint, Target
 from trimtab.train.dial import DialTrainer
 
 WORDS = [f"w{number}" for number in range(30)]
@@ -93,7 +93,11 @@ def trained(
 
 
 def trained_dial(
-    arguments: SFTConfig, folder: Path, lora: bool = False, resume: bool = False
+    arguments: SFTConfig,
+    folder: Path,
+    lora: bool = False,
+    resume: bool = False,
+    safety_target: Target = "response",
 ) -> DialTrainer:
     model, tokenizer = tiny_llama(folder / "model")
     trainer = DialTrainer(
@@ -102,6 +106,7 @@ def trained_dial(
         args=arguments,
         train_dataset=rows(64, seed=2),
         safety_dataset=rows(40, seed=5),
+        safety_target=safety_target,
         processing_class=tokenizer,
         peft_config=lora_config() if lora else None,
     )

@@ -14,6 +14,7 @@ from trimtab.cli.looking import report
 from trimtab.cli.options import (
     BatchSize,
     CheckpointEvery,
+    DryRun,
     HeldOutRows,
     LearningRate,
     MaxPrompt,
@@ -67,6 +68,9 @@ def train(
     lora_rank: Annotated[
         int | None, typer.Option(help="Train two adapters of this rank, not all weights.")
     ] = None,
+    safety_target: Annotated[
+        str, typer.Option(help="What safety rows ask for: their response, or the start's (kl).")
+    ] = "response",
     precision: Precision = "float32",
     max_prompt: MaxPrompt = 512,
     max_response: MaxResponse = 512,
@@ -74,8 +78,11 @@ def train(
     checkpoint_every: CheckpointEvery = None,
     seed: Annotated[int, typer.Option(help="Order of rows and settings; new adapters.")] = 0,
     restart: Restart = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train both ends of a dial at once."""
+    from trimtab.cli.making import print_cost
+    from trimtab.dial import dial_plan
     from trimtab.experiment import experiment_from
 
     one = experiment_from(
@@ -89,6 +96,7 @@ def train(
                 "batch_size": batch_size,
                 "learning_rate": learning_rate,
                 "lora_rank": lora_rank,
+                "safety_target": safety_target,
                 "precision": precision,
                 "checkpoint_every": checkpoint_every,
             },
@@ -100,6 +108,9 @@ def train(
         },
         "options",
     )
+    if dry_run:
+        print_cost(one, *dial_plan(one, out))
+        return
     _train(one, out, restart)
     print(f"The dial is in {out}. Next: trimtab dial curve {out}")
 

@@ -33,6 +33,7 @@ from trimtab.cli.options import (
 
 if TYPE_CHECKING:
     from trimtab.experiment import Experiment
+    from trimtab.plan import Plan
 
 
 def demo(
@@ -178,12 +179,19 @@ def sweep_and_report(experiment: Experiment, out: Path, restart: bool, retry: bo
 
 
 def print_plan(experiment: Experiment, out: Path) -> None:
-    """What an experiment would make, and what that costs."""
+    """What an experiment's grid would make, and what that costs."""
+    from trimtab.sweep import left_of
+
+    print_cost(experiment, *left_of(experiment, out))
+
+
+def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
+    """A plan, what of it is left to make, and what that costs."""
     from rich.console import Console
 
     from trimtab.cost import estimate_cost
     from trimtab.models import quiet_libraries
-    from trimtab.sweep import left_of, read_roles
+    from trimtab.sweep import read_roles
     from trimtab.terminal import plan_table
 
     quiet_libraries()
@@ -191,5 +199,4 @@ def print_plan(experiment: Experiment, out: Path) -> None:
     roles = read_roles(experiment)
     for warning in roles.warnings:
         console.print(f"[yellow]warning[/] {warning}", highlight=False, soft_wrap=True)
-    plan, left = left_of(experiment, out)
     console.print(plan_table(plan, left, estimate_cost(experiment, roles, left)), highlight=False)

@@ -23,7 +23,7 @@ from trl import SFTConfig
 from trimtab.errors import UserError
 from trimtab.experiment import Dial
 from trimtab.train.batches import Batch
-from trimtab.train.constraints import AlignmentLossConstraint
+from trimtab.train.constraints import AlignmentLossConstraint, Target
 from trimtab.train.ends import new_ends
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
@@ -47,6 +47,7 @@ class DialTrainer(SafetyAwareSFTTrainer):
     Args:
         model: θ_s, where both displacements start from zero.
         dial: the penalties at the ends of the dial and how settings are drawn.
+        safety_target: what is asked of safety rows, as `AlignmentLossConstraint.target` says.
         args, train_dataset, safety_dataset, safety_share, trim_padding, processing_class,
             callbacks, peft_config: as for `SafetyAwareSFTTrainer`.
 
@@ -68,6 +69,7 @@ class DialTrainer(SafetyAwareSFTTrainer):
         train_dataset: Dataset | None = None,
         safety_dataset: Dataset | None = None,
         safety_share: float = 0.5,
+        safety_target: Target = "response",
         trim_padding: bool = False,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -81,7 +83,7 @@ class DialTrainer(SafetyAwareSFTTrainer):
             args=args,
             train_dataset=train_dataset,
             safety_dataset=safety_dataset,
-            constraint=AlignmentLossConstraint(dial.safest_penalty),
+            constraint=AlignmentLossConstraint(dial.safest_penalty, target=safety_target),
             safety_share=safety_share,
             trim_padding=trim_padding,
             processing_class=processing_class,

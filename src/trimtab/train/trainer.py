@@ -193,26 +193,22 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         is_safety = inputs.pop(ROLE, None)
-        trims = self.trim_padding and self.model.training
-        called = TrimmedModel(model, self.accelerator.unwrap_model(self.model)) if trims else model
         if is_safety is None:
+            called = self._trimmed(model)
             result = super().compute_loss(called, inputs, return_outputs, num_items_in_batch)
             if self.model.training:
                 self._refuse_divergence(result)
             return result
         assert isinstance(num_items_in_batch, Tensor)
-        # SFTTrainer runs the model and takes its metrics; its one loss over both roles is unused.
-        scored = _Remembered(called)
         if self.reference is None:
-            super().compute_loss(scored, inputs, num_items_in_batch=num_items_in_batch.sum())
-            of_token = -scored.outputs.log_probs
+            of_token = -self._log_probs(model, inputs, num_items_in_batch.sum())
             sums = torch.stack([(of_token * ~is_safety).sum(), (of_token * is_safety).sum()])
         else:
             task, safety = (take(inputs, kept[:, 0]) for kept in (~is_safety, is_safety))
-            super().compute_loss(scored, task, num_items_in_batch=num_items_in_batch[0])
+            of_token = -self._log_probs(model, task, num_items_in_batch[0])
             trained = self.accelerator.unwrap_model(self.model)
             divergence = self.reference.divergence(model, trained, safety)
-            sums = torch.stack([-scored.outputs.log_probs.sum(), divergence])
+            sums = torch.stack([of_token.sum(), divergence])
         means = sums / num_items_in_batch.to(sums.device).clamp(min=1)
         loss = means[0] + self.current_penalty() * means[1]
         self._refuse_divergence(loss)
@@ -227,6 +223,21 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             if self.budget_keeper is not None:
                 logs.update(self.budget_keeper.logs())
         super().log(logs, start_time)
+
+    def _log_probs(self, model: nn.Module, batch: Batch, tokens: Tensor) -> Tensor:
+        """log P_θ of each labelled token, 0 elsewhere, shape (rows, width − 1).
+
+        `SFTTrainer` runs the model and takes its metrics; its own loss, over `tokens`, is unused.
+        """
+        scored = _Remembered(self._trimmed(model))
+        super().compute_loss(scored, batch, num_items_in_batch=tokens)
+        log_probs: Tensor = scored.outputs.log_probs
+        return log_probs
+
+    def _trimmed(self, model: nn.Module) -> nn.Module | TrimmedModel:
+        if not self.trim_padding or not self.model.training:
+            return model
+        return TrimmedModel(model, self.accelerator.unwrap_model(self.model))
 
     def _require_mean_losses_of_padded_batches(self) -> None:
         if self.args.loss_type != "nll" or self.args.label_smoothing_factor > 0:

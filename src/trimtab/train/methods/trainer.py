@@ -24,7 +24,7 @@ from trimtab.train.batches import ROLE, Batch, SafetyStream, join
 from trimtab.train.methods.method import Method, Step
 from trimtab.train.methods.scoring import label_log_probs
 from trimtab.train.reference import AlignedReference
-from trimtab.train.trainer import SafetyAwareSFTTrainer, _Remembered
+from trimtab.train.trainer import SafetyAwareSFTTrainer
 
 
 class MethodTrainer(SafetyAwareSFTTrainer):
@@ -52,6 +52,7 @@ class MethodTrainer(SafetyAwareSFTTrainer):
         train_dataset: Dataset,
         safety_dataset: Dataset | None = None,
         safety_share: float = 0.5,
+        trim_padding: bool = False,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -69,6 +70,7 @@ class MethodTrainer(SafetyAwareSFTTrainer):
             args=args,
             train_dataset=train_dataset,
             safety_share=safety_share,
+            trim_padding=trim_padding,
             processing_class=processing_class,
             peft_config=peft_config,
             callbacks=callbacks,
@@ -131,12 +133,7 @@ class MethodTrainer(SafetyAwareSFTTrainer):
             logits = model(**read, use_cache=False).logits
             log_probs = label_log_probs(logits, labels)
         else:
-            # SFTTrainer runs the model and takes its metrics; its own loss is unused.
-            scored = _Remembered(model)
-            super(SafetyAwareSFTTrainer, self).compute_loss(
-                scored, inputs, num_items_in_batch=num_items_in_batch.sum()
-            )
-            log_probs = scored.outputs.log_probs
+            log_probs = self._log_probs(model, inputs, num_items_in_batch.sum())
         step = Step(model, inputs, -log_probs, is_safety, task_tokens, safety_tokens, logits)
         loss = self.method.loss(step)
         self._refuse_divergence(loss)
