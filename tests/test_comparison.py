@@ -44,7 +44,7 @@ def test_every_method_is_tried_as_often_as_any_other(world: Experiment) -> None:
             tried.setdefault(method, set()).add(knob)
     assert {len(knobs) for knobs in tried.values()} == {5}
     ours = {f"{case}{by}" for case in ("alignment-loss", "alignment-parameter") for by in BY}
-    assert set(tried) == {*ours, *KNOBS}
+    assert set(tried) == {*ours, *KNOBS, "dial"}
 
 
 def test_methods_after_training_share_the_plain_run(world: Experiment) -> None:
@@ -52,6 +52,17 @@ def test_methods_after_training_share_the_plain_run(world: Experiment) -> None:
     plain = [run for run in runs if run.training.penalty == 0]
     assert len(plain) == len(world.seeds)
     assert {point.method for point in plain[0].points} == {None, "wise-ft", "resta", "safe-lora"}
+
+
+def test_a_dial_is_one_training_of_two_runs_length_for_all_its_settings(world: Experiment) -> None:
+    grid, _ = comparison_of(world)
+    dials = [run for run in plan_of(grid).runs if run.training.case == "dial"]
+    assert len(dials) == len(world.seeds)
+    assert [point.alpha for point in dials[0].points] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert grid.dial is not None
+    assert grid.dial.steps == 2 * grid.train.steps
+    with pytest.raises(UserError, match="needs a dial"):
+        replace(world, grid=(Block("dial", knobs=(0.5,)),))
 
 
 def test_what_needs_the_unaligned_model_is_left_out_aloud(world: Experiment) -> None:
@@ -75,6 +86,9 @@ def test_a_grid_with_methods_is_the_users_choice(world: Experiment) -> None:
         {"case": "method", "method": "ewc", "knobs": (1.0,), "penalties": (1.0,)},
         {"case": "alignment-loss", "penalties": (1.0,), "knobs": (1.0,)},
         {"case": "alignment-loss", "penalties": (1.0,), "method": "ewc"},
+        {"case": "dial"},
+        {"case": "dial", "knobs": (0.5, 1.5)},
+        {"case": "dial", "knobs": (0.5,), "penalties": (1.0,)},
     ],
 )
 def test_a_mixed_up_block_is_refused(block: dict[str, object]) -> None:

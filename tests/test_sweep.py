@@ -16,7 +16,7 @@ import yaml
 
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
-from trimtab.experiment import Block, Experiment, Training, read_experiment, to_yaml
+from trimtab.experiment import Block, Dial, Experiment, Training, read_experiment, to_yaml
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
 from trimtab.plan import Plan, plan_of
 from trimtab.points import Point
@@ -311,3 +311,24 @@ def test_an_experiment_reads_back_from_its_record(experiment: Experiment, finish
     read = read_experiment(finished / "experiment.yaml")
     assert plan_of(read) == plan_of(experiment)
     assert yaml.safe_load((finished / "experiment.yaml").read_text())["train"]["steps"] == 4
+
+
+def test_a_dial_in_the_grid_is_trained_once_and_measured_at_every_setting(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    one = replace(
+        experiment,
+        dial=Dial(steps=6),
+        grid=(Block("dial", knobs=(0.0, 0.5, 1.0), proxies=("near",)),),
+        keep_models=True,
+    )
+    counter = Counter()
+    points = [point for point in sweep(one, tmp_path, counter) if point.case == "dial"]
+    assert [point.alpha for point in points] == [0.0, 0.5, 1.0]
+    assert [point.penalty for point in points] == pytest.approx([100.0, 1.0, 0.01])
+    assert len({point.capability_loss.value for point in points}) == 3
+    assert len({point.train_tokens for point in points}) == 1
+    assert counter.trainings[1:] == ["dial-near-shared-seed-0"]
+    again = Counter()
+    assert len(sweep(one, tmp_path, again)) == len(points) + 1
+    assert again.trainings == []

@@ -6,7 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
-from trimtab.experiment import FROM_UNALIGNED, Block, Experiment, Measuring, MethodName, Training
+from trimtab.experiment import (
+    FROM_UNALIGNED,
+    Block,
+    Dial,
+    Experiment,
+    Measuring,
+    MethodName,
+    Training,
+)
 from trimtab.models import save_tiny_llama
 
 SEEDS = (0, 1, 2)
@@ -19,6 +27,7 @@ CASES: tuple[Block, ...] = (
     Block("alignment-parameter", penalties=(0.01, 0.03, 0.1, 0.3, 1.0)),
     Block("alignment-parameter", budgets=(0.05, 0.1, 0.2, 0.3, 0.4)),
 )
+DIAL = Block("dial", knobs=(0.0, 0.25, 0.5, 0.75, 1.0))
 KNOBS: dict[MethodName, tuple[float, ...]] = {
     "case-one-by-share": (0.03, 0.1, 0.3, 1.0, 3.0),
     "mixing": (0.03, 0.1, 0.3, 1.0, 3.0),
@@ -54,7 +63,9 @@ def comparison_of(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
         for name, knobs in KNOBS.items()
         if name not in left_out
     )
-    return replace(equal, grid=(*CASES, *blocks)), left_out
+    # One training of twice a run's steps stands for all of a dial's settings.
+    dial = experiment.dial or Dial(steps=2 * experiment.train.steps)
+    return replace(equal, dial=dial, grid=(*CASES, DIAL, *blocks)), left_out
 
 
 def comparison_world(folder: Path, seed: int = 0) -> Experiment:

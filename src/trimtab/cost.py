@@ -65,8 +65,14 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
         step_tokens(train, task[run.training.task], safety.get(run.training.proxy or "", 0.0))
         for run in plan.runs
     ]
-    tokens = train.steps * sum(steps)
-    seconds = train.steps * sum(_step_seconds(size, train, step) for step in steps)
+    counts = [
+        (experiment.dial and run.training.case == "dial" and experiment.dial.steps) or train.steps
+        for run in plan.runs
+    ]
+    tokens = sum(count * step for count, step in zip(counts, steps, strict=True))
+    seconds = sum(
+        count * _step_seconds(size, train, step) for count, step in zip(counts, steps, strict=True)
+    )
     if experiment.align and roles.original and plan.aligned:
         step = step_tokens(experiment.align, mean_length(roles.original.train), 0.0)
         tokens += experiment.align.steps * step

@@ -22,7 +22,7 @@ SMOLLM2 = "smollm2"
 
 _RECIPES = Path(__file__).parent / "recipes"
 
-ConstraintCase = Literal["alignment-loss", "alignment-parameter", "method"]
+ConstraintCase = Literal["alignment-loss", "alignment-parameter", "method", "dial"]
 MethodName = Literal[
     "case-one-by-share",
     "mixing",
@@ -117,7 +117,7 @@ class Block:
 
     case: ConstraintCase
     """Case I, alignment-loss: L_f + λ L_ŝ. Case II, alignment-parameter: L_f + λ‖θ − θ_s‖².
-    Or method: a published one, by its name and knobs."""
+    Or method, a published one, by its name and knobs; or dial, at settings that are its knobs."""
     penalties: tuple[float, ...] = ()
     """Every λ to train with; 0 is plain fine-tuning."""
     radii: tuple[float, ...] = ()
@@ -131,17 +131,22 @@ class Block:
     method: MethodName | None = None
     """With case method, which: a file of trimtab/train/methods says what its knob is."""
     knobs: tuple[float, ...] = ()
-    """Every value of the method's knob."""
+    """Every value of the method's knob, or of the dial's setting α."""
 
     def __post_init__(self) -> None:
         if (self.case == "method") != (self.method is not None):
             raise UserError("grid: case method and a method's name go together. Give both.")
-        if self.case == "method":
+        if self.case in ("method", "dial"):
             if self.penalties or self.radii or self.budgets or not self.knobs:
-                raise UserError(f"grid: method {self.method} takes knobs, and nothing else.")
+                name = self.method or self.case
+                raise UserError(f"grid: {name} takes knobs, and nothing else.")
+            if self.case == "dial" and not all(0 <= knob <= 1 for knob in self.knobs):
+                raise UserError(f"grid: a dial's knobs {list(self.knobs)} must lie from 0 to 1.")
             return
         if self.knobs:
-            raise UserError("grid: knobs are for case method. Give penalties, radii or budgets.")
+            raise UserError(
+                "grid: knobs are for case method or dial. Give penalties, radii or budgets."
+            )
         if sum(map(bool, (self.penalties, self.radii, self.budgets))) != 1:
             raise UserError(
                 f"grid: a block of case {self.case} takes penalties, radii or budgets: one."
@@ -173,6 +178,8 @@ class Dial:
     """λ at α = 1; between the two log λ is linear in α."""
     end_share: float = 0.15
     """The share of steps at each end; the others are spread evenly between them."""
+    steps: int | None = None
+    """Optimizer steps; those of `train` when not given. Twice those of one run are good."""
 
     def __post_init__(self) -> None:
         if not 0 < self.capable_penalty < self.safest_penalty < math.inf:
@@ -180,6 +187,8 @@ class Dial:
                 f"dial: penalties {self.safest_penalty:g} and {self.capable_penalty:g} must fall "
                 "from the safest end to the most capable one, and be above 0."
             )
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"dial: steps is {self.steps}. Give at least 1, or leave it out.")
         if not 0 <= self.end_share < 0.5:
             raise UserError(f"dial: end_share is {self.end_share}. Give a share below 0.5.")
 
@@ -298,6 +307,8 @@ class Experiment:
                 "grid: a budget is for the loss on safety rows. Set safety_target: response."
             )
         for block in self.grid:
+            if block.case == "dial" and self.dial is None:
+                raise UserError("grid: case dial needs a dial to train. Give dial, as in dial: {}.")
             if block.method in FROM_UNALIGNED and self.align is None:
                 raise UserError(
                     f"grid: {block.method} needs the model from before it was aligned. Give align, "

@@ -32,7 +32,8 @@ class Run:
         training = self.training
         knobs = ("penalty", "radius", "budget", "knob")
         named = {name: getattr(training, name) for name in knobs}
-        knob = next(f"{name} {value:.12g}" for name, value in named.items() if value is not None)
+        given = (f"{name} {value:.12g}" for name, value in named.items() if value is not None)
+        knob = next(given, "")  # a dial has none: it holds every setting
         kind = training.method or training.case
         parts = (kind, knob, training.proxy or "", training.task, f"seed {training.seed}")
         return re.sub(r"[^\w.]+", "-", " ".join(part for part in parts if part))
@@ -87,16 +88,11 @@ def _grid(experiment: Experiment) -> Iterator[PointKey]:
                     for budget in block.budgets:
                         yield PointKey(block.case, None, None, proxy, task, seed, budget)
                     for knob in block.knobs:
-                        yield PointKey(
-                            block.case,
-                            None,
-                            None,
-                            proxy,
-                            task,
-                            seed,
-                            method=block.method,
-                            knob=knob,
-                        )
+                        key = PointKey(block.case, None, None, proxy, task, seed)
+                        if experiment.dial is not None and block.case == "dial":
+                            yield key._replace(penalty=experiment.dial.penalty_at(knob), alpha=knob)
+                        else:
+                            yield key._replace(method=block.method, knob=knob)
 
 
 def _proxies(block: Block, experiment: Experiment) -> tuple[str, ...]:
@@ -107,6 +103,8 @@ def _proxies(block: Block, experiment: Experiment) -> tuple[str, ...]:
 
 
 def _training(key: PointKey) -> PointKey:
+    if key.case == "dial":
+        return key._replace(penalty=None, alpha=None)
     off = key.penalty == 0 or math.inf in (key.radius, key.budget)
     if off or key.method in AFTER_TRAINING:
         return PointKey("alignment-loss", 0.0, None, None, key.task, key.seed)

@@ -88,7 +88,9 @@ class Workshop:
         return self.gauge.landscape(lambda done: self.watcher.stepped(done, None))
 
     def made(self, run: Run) -> list[Point]:
-        """Train and measure one model."""
+        """Train and measure one model, or a dial at each of its settings."""
+        if run.training.case == "dial":
+            return self._settings_of_dial(run)
         safety = self.rows.safety[run.training.proxy].train if run.training.proxy else None
         trained = self._trained(
             run.name,
@@ -125,11 +127,24 @@ class Workshop:
             return None
         return load_model(self.experiment.model)[0]
 
+    def _settings_of_dial(self, run: Run) -> list[Point]:
+        dial = self.trained_dial(run.training)
+        if self.experiment.keep_models:
+            dial.ends.save(self.folder / MODELS_FOLDER / run.name, self.tokenizer)
+        points = []
+        for key in run.points:
+            dial.ends.turn(float(key.alpha or 0))
+            trained = Trained(dial.ends.model, dial.train_tokens, dial.wall_seconds)
+            points += self.gauge.points(f"{run.name}-{key.alpha:.6g}", trained, (key,))
+        return points
+
     def trained_dial(self, key: PointKey) -> TrainedDial:
         """Train both ends of the experiment's dial at once."""
         training, dial = self.experiment.train, self.experiment.dial
         assert dial is not None
-        unfinished = self.folder / UNFINISHED_FOLDER / "dial"
+        training = replace(training, steps=dial.steps or training.steps)
+        name = Run(key, ()).name
+        unfinished = self.folder / UNFINISHED_FOLDER / name
         trainer = DialTrainer(
             deepcopy(self.aligned),
             dial,
@@ -143,7 +158,7 @@ class Workshop:
             peft_config=lora_config(training),
             callbacks=[_Progress(self.watcher)],
         )
-        trained = self._run(trainer, "dial", unfinished)
+        trained = self._run(trainer, name, unfinished)
         return TrainedDial(trainer.ends, trained.train_tokens, trained.wall_seconds)
 
     def measured(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
+from trimtab.experiment import AFTER_TRAINING
 from trimtab.points import Estimate, Point
 from trimtab.report.comparison import compare
 from trimtab.report.setting import Gap, SafetyGap, measured_of, over_seeds, safety_gap_of
@@ -179,12 +180,22 @@ def _of_pair(tried: list[Tried], safety: SafetyGap) -> list[MethodResult]:
                 len(beaten),
                 sum(_can_be_judged(one, safety) for one in line),
                 tuple(dict.fromkeys(winner for won in beaten.values() for winner in won)),
-                float(np.mean([point.train_tokens for point in made])),
-                float(np.median([point.wall_seconds for point in made])),
+                _of_line(made, lambda point: point.train_tokens),
+                _of_line(made, lambda point: point.wall_seconds),
                 float(np.mean([point.extra_bytes or 0 for point in made])),
             )
         )
     return sorted(results, key=lambda result: -result.volume.value)
+
+
+def _of_line(points: Sequence[Point], cost: Callable[[Point], float]) -> float:
+    """Mean over seeds of what the whole line cost; a training that settings share counts once."""
+    seeds: dict[int, list[Point]] = {}
+    for point in points:
+        seeds.setdefault(point.seed, []).append(point)
+    shared = points[0].case == "dial" or points[0].method in AFTER_TRAINING
+    each = [(max if shared else sum)(map(cost, of_seed)) for of_seed in seeds.values()]
+    return float(np.mean(each))
 
 
 def _volumes(
