@@ -60,6 +60,7 @@ SEPARATE, LONGER = "separate runs", "separate runs, twice the steps"
 DIAL, SHORT_DIAL = "dial, twice the steps", "dial, a run's steps"
 CONTINUATION = "continuation over λ"
 WISE, LONGER_WISE = "WiSE-FT", "WiSE-FT, twice the steps"
+SMOLLM2 = "SmolLM2, LoRA"
 METHODS = (SEPARATE, DIAL, WISE, LONGER_WISE, CONTINUATION, SHORT_DIAL, LONGER)
 
 
@@ -117,7 +118,7 @@ def smollm2(data: Path) -> Setting:
     )
     longer = tuple(PENALTIES[place] for place in (2, 3, 5))
     methods = tuple(method for method in METHODS if method != SHORT_DIAL)
-    return Setting("SmolLM2, LoRA", one, longer, methods, settings=8)
+    return Setting(SMOLLM2, one, longer, methods, settings=8)
 
 
 def measure(setting: Setting, found: dict[str, Any], keep: Callable[[], None]) -> None:
@@ -293,7 +294,14 @@ def draw(found: dict[str, Any], path: Path) -> None:
     """The curves of one setting in the plane (L_ŝ, L_f)."""
     sheet = Figure(figsize=(6.0, 4.2))
     axes = sheet.subplots()
-    shown = ((SEPARATE, "s--"), (DIAL, "o-"), (WISE, "^-."), (CONTINUATION, "D:"))
+    shown = (
+        (SEPARATE, "s--"),
+        (DIAL, "o-"),
+        (WISE, "^-."),
+        (CONTINUATION, "D:"),
+        (LONGER_WISE, "v-."),
+        (LONGER, "P:"),
+    )
     for (method, style), colour in zip(shown, COLOURS, strict=False):
         points = found[method]["points"]
         name = f"{method} ({cost(found, method):.1f}× the tokens of one run)"
@@ -302,7 +310,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("safety loss on held-out rows (nats per token)")
     axes.set_ylabel("task loss on held-out rows (nats per token)")
     axes.grid(color="#e4e4e4", linewidth=0.5)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.16))
     path.parent.mkdir(exist_ok=True)
     sheet.savefig(path, dpi=150, bbox_inches="tight")
 
@@ -344,7 +352,10 @@ def main() -> None:
         print("Out of time. The same command goes on.")
     if given.docs:
         rewrite(DOCS / "dial.md", tables(results))
-        draw(results["world, seed 0"], DOCS / "dial" / "frontier.png")
+        drawn = {"world, seed 0": "frontier.png", SMOLLM2: "smollm2.png"}
+        for name, file in drawn.items():
+            if name in results and is_finished(results[name]):
+                draw(results[name], DOCS / "dial" / file)
     print(tables(results))
 
 
