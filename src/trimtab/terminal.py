@@ -11,6 +11,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -29,23 +30,20 @@ _MARKS = {"holds": "[green]✔ holds[/]", "does not hold": "[red]✘ does not ho
 _UNDECIDED = "[yellow]? undecided[/]"
 
 
-class TerminalWatcher:
-    """Progress bars on a terminal; elsewhere one line for each measured model."""
+class Watcher:
+    """Progress bars on a terminal, which warnings and results are printed above."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *columns: ProgressColumn) -> None:
         self.console = console
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            *columns,
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._models: TaskID = self.progress.add_task("models", total=None)
-        self._steps: TaskID = self.progress.add_task("loading", total=None)
-        self._done = self._all = 0
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -59,6 +57,19 @@ class TerminalWatcher:
     ) -> None:
         self.progress.stop()
 
+    def warned(self, warning: str) -> None:
+        self.console.print(f"[yellow]warning[/] {plain(warning)}", highlight=False, soft_wrap=True)
+
+
+class TerminalWatcher(Watcher):
+    """The models and the steps of a sweep; elsewhere one line for each measured model."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, TimeRemainingColumn())
+        self._models: TaskID = self.progress.add_task("models", total=None)
+        self._steps: TaskID = self.progress.add_task("loading", total=None)
+        self._done = self._all = 0
+
     def planned(self, plan: Plan, left: Plan) -> None:
         self._all = len(plan.runs)
         self._done = self._all - len(left.runs)
@@ -67,11 +78,8 @@ class TerminalWatcher:
             made = len(plan.points) - len(left.points)
             self.console.print(f"Going on: {made} of {len(plan.points)} points are there already.")
 
-    def warned(self, warning: str) -> None:
-        self.console.print(f"[yellow]warning[/] {_plain(warning)}", highlight=False, soft_wrap=True)
-
     def training(self, name: str, steps: int) -> None:
-        self.progress.reset(self._steps, total=steps, description=_plain(name))
+        self.progress.reset(self._steps, total=steps, description=plain(name))
 
     def stepped(self, steps: int, loss: float | None) -> None:
         self.progress.update(self._steps, completed=steps)
@@ -80,20 +88,20 @@ class TerminalWatcher:
         self._advance()
         point = points[0]
         self.console.print(
-            f"[dim]{self._done:>3}/{self._all}[/] {_plain(describe(point.key))}: "
+            f"[dim]{self._done:>3}/{self._all}[/] {plain(describe(point.key))}: "
             f"{_losses(point)} [dim]({point.wall_seconds:.0f} s)[/]",
             highlight=False,
             soft_wrap=True,
         )
         if point.is_feasible is not None:
             colour = "green" if point.is_feasible else "red"
-            told = _plain(budget_in_words(point))
+            told = plain(budget_in_words(point))
             self.console.print(f"[{colour}]{told}[/]", highlight=False, soft_wrap=True)
 
     def failed(self, failure: Failure) -> None:
         self._advance()
         self.console.print(
-            f"[red]failed[/] {_plain(describe(failure.key))}: {_plain(failure.reason)}",
+            f"[red]failed[/] {plain(describe(failure.key))}: {plain(failure.reason)}",
             highlight=False,
             soft_wrap=True,
         )
@@ -156,14 +164,18 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     table.add_column()
     for finding in findings:
         mark = _MARKS.get(finding.verdict, _UNDECIDED)
-        table.add_row(mark, f"{_plain(finding.statement)}\n[dim]{_plain(finding.evidence)}[/]")
+        table.add_row(mark, f"{plain(finding.statement)}\n[dim]{plain(finding.evidence)}[/]")
     return table
 
 
-def words_table(told: report_tables.Table) -> Table:
-    """A table of the report on the terminal; a row that is an alarm is red."""
+def words_table(told: report_tables.Table, title: str | None = None) -> Table:
+    """A table of the report on the terminal, under its caption or a bold title.
+
+    A row that is an alarm is red.
+    """
     table = Table(
-        title=_plain(told.caption),
+        title=plain(title or told.caption),
+        title_style="bold" if title else None,
         title_justify="left",
         box=None,
         pad_edge=False,
@@ -173,7 +185,7 @@ def words_table(told: report_tables.Table) -> Table:
         is_number = place >= told.names
         table.add_column(column, justify="right" if is_number else "left", no_wrap=is_number)
     for row in told.rows:
-        table.add_row(*map(_plain, row.cells), style="bold red" if row.is_alarm else None)
+        table.add_row(*map(plain, row.cells), style="bold red" if row.is_alarm else None)
     return table
 
 
@@ -192,6 +204,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text in which rich finds no markup."""
     return text.replace("[", r"\[")
