@@ -1,7 +1,8 @@
-"""Take a comparison's points, figure and table into the documents.
+"""Take comparisons' points, figures and tables into the documents.
 
 trimtab compare --out comparison
-python docs/comparison/write.py comparison
+trimtab compare docs/comparison/smollm2.yaml --data-root DATA --out smollm2-comparison
+python docs/comparison/write.py comparison [smollm2-comparison]
 """
 
 from __future__ import annotations
@@ -9,23 +10,30 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from trimtab.points import Estimate, Point
 from trimtab.records import read_points
 from trimtab.report import write_report
 from trimtab.report.methods import (
     Tried,
     dominates,
+    method_and_knob,
     method_results,
     title,
     tried_settings,
 )
 from trimtab.report.tables import methods_table
 from trimtab.report.wording import estimate_in_words
+from trimtab.row_losses import RowLosses
+from trimtab.theory import hypervolume
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "comparison.md"
-OURS = ("alignment-loss", "alignment-parameter", "case-one-by-share")
-BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
+OURS = ("alignment-loss", "alignment-parameter", "case-one-by-share", "dial")
+WORLD, SMOLLM2 = "table", "smollm2"
 
 
 def tables(folder: Path) -> str:
@@ -83,16 +91,105 @@ def _lines(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     ]
 
 
+def smollm2_table(folder: Path) -> str:
+    """Area and points of every method, with intervals over the held-out rows of the one seed.
+
+    All models are taken under the same bootstrap draws of the rows, draw by draw.
+    """
+    points = read_points(folder)
+    rows = RowLosses(folder)
+    losses = {
+        (point.model, *method_and_knob(point)): np.stack(
+            [
+                _drawn(rows, point, "original", point.alignment_loss),
+                _drawn(rows, point, f"task:{point.task}", point.capability_loss),
+            ]
+        )
+        for point in points
+    }
+    named = {key[1]: drawn for key, drawn in losses.items()}
+    corner = np.stack([named["plain"][0], named["aligned"][1]])
+    start = np.stack([named["aligned"][0], named["plain"][1]])
+    lines: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for (_, method, _), drawn in losses.items():
+        if method not in ("aligned", "plain"):
+            lines.setdefault(method, []).append(drawn)
+    areas = {
+        method: np.array(
+            [
+                hypervolume([one[:, draw] for one in line], corner[:, draw])
+                / float(np.prod(corner[:, draw] - start[:, draw]))
+                for draw in range(corner.shape[1])
+            ]
+        )
+        for method, line in lines.items()
+    }
+    case_1 = areas["alignment-loss"]
+    cells = [
+        (
+            title(method),
+            str(len(lines[method])),
+            _with_interval(area),
+            "–" if method == "alignment-loss" else _with_interval(area - case_1),
+            "; ".join(
+                f"{one[0, 0] - start[0, 0]:.3f}, {one[1, 0] - start[1, 0]:.3f}"
+                for one in lines[method]
+            ),
+        )
+        for method, area in sorted(areas.items(), key=lambda item: -item[1][0])
+    ]
+    columns = (
+        "method",
+        "settings",
+        "hypervolume, share",
+        "less Case I’s",
+        "L_s over θ_s, L_f over plain fine-tuning",
+    )
+    ends = (corner - start)[:, 0]
+    told = (
+        f"Plain fine-tuning raises L_s by {ends[0]:.3f} and lowers L_f by {ends[1]:.3f} nats per "
+        "token: the rectangle that areas are shares of."
+    )
+    return "\n".join([*_lines(columns, cells), "", told]) + "\n"
+
+
+def _drawn(
+    rows: RowLosses, point: Point, dataset: str, measured: Estimate | None
+) -> np.ndarray[Any, Any]:
+    resampled = rows.resampled(dataset, point.model or "")
+    assert resampled is not None
+    assert measured is not None
+    return np.concatenate([[measured.value], resampled])
+
+
+def _with_interval(draws: np.ndarray[Any, Any]) -> str:
+    low, high = np.quantile(draws[1:], [0.025, 0.975])
+    return f"{draws[0]:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+
+
 def main() -> None:
-    """Copy what a comparison left, and write its table into the page."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
-    if folder != HERE:
-        write_report(folder)
+    """Copy what comparisons left, and write their tables into the page."""
+    given = [Path(folder) for folder in sys.argv[1:]]
+    if given:
+        write_report(given[0])
         for name in ("points.jsonl", "methods.json", "figures/figure5.png"):
-            shutil.copy(folder / name, HERE)
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(before + BEGIN + tables(HERE) + END + after, encoding="utf-8")
+            shutil.copy(given[0] / name, HERE)
+    own = HERE / SMOLLM2
+    if len(given) > 1:
+        write_report(given[1])
+        shutil.rmtree(own, ignore_errors=True)
+        shutil.copytree(given[1] / "row-losses", own / "row-losses")
+        for name in ("points.jsonl", "figures/figure5.png"):
+            shutil.copy(given[1] / name, own)
+    _rewrite(WORLD, tables(HERE))
+    if own.exists():
+        _rewrite(SMOLLM2, smollm2_table(own))
+
+
+def _rewrite(mark: str, text: str) -> None:
+    begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->\n"
+    before, rest = PAGE.read_text(encoding="utf-8").split(begin)
+    PAGE.write_text(before + begin + text + end + rest.split(end)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

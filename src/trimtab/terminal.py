@@ -89,7 +89,7 @@ class TerminalWatcher(Watcher):
         point = points[0]
         self.console.print(
             f"[dim]{self._done:>3}/{self._all}[/] {plain(describe(point.key))}: "
-            f"{_losses(point)} [dim]({point.wall_seconds:.0f} s)[/]",
+            f"{_losses(point)}{_others(points)} [dim]({point.wall_seconds:.0f} s)[/]",
             highlight=False,
             soft_wrap=True,
         )
@@ -187,6 +187,13 @@ def words_table(told: report_tables.Table, title: str | None = None) -> Table:
     for row in told.rows:
         table.add_row(*map(plain, row.cells), style="bold red" if row.is_alarm else None)
     return table
+
+
+def _others(points: Sequence[Point]) -> str:
+    """The last of a dial's settings, where the first is told already."""
+    if points[0].alpha is None or len(points) < 2:
+        return ""
+    return f"; α={points[-1].alpha:g}: {_losses(points[-1])}"
 
 
 def _losses(point: Point) -> str:

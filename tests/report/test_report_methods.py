@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from reported_points import point, write_points
 
+from trimtab.comparison import KNOBS
 from trimtab.errors import UserError
 from trimtab.points import Point
 from trimtab.records import PointsFile, read_points
 from trimtab.report import write_report
-from trimtab.report.methods import method_results, tried_settings
+from trimtab.report.methods import method_results, title, tried_settings
+from trimtab.report.methods_figure import methods_figure
 from trimtab.report.suggestion import suggestions
 
 NOISE = (0.0, 0.01, -0.01)
@@ -155,3 +157,29 @@ def test_one_seed_has_nothing_left_out() -> None:
 def test_without_the_aligned_model_nothing_is_suggested() -> None:
     with pytest.raises(UserError, match="aligned model"):
         suggestions(case_1(), budget=0.5)
+
+
+def test_every_method_of_a_comparison_finds_its_place_in_the_figure() -> None:
+    points = [*ends(), *case_1()]
+    for name in KNOBS:
+        points += seeds(name, [(0.3, 0.3), (0.2, 0.4)])
+    for alpha in (0.0, 1.0):
+        for seed in range(3):
+            at = point("dial", penalty=100.0 ** (1 - 2 * alpha), safety=0.2, seed=seed)
+            points.append(replace(at, alpha=alpha))
+    figure = methods_figure(points, method_results(points), None)
+    assert figure is not None
+    drawn = {line.name for panel in figure.panels for line in panel.lines}
+    assert {title(name) for name in (*KNOBS, "dial", "alignment-loss")} <= drawn
+
+
+def test_a_dial_costs_one_training_and_separate_runs_each_their_own() -> None:
+    of_dial = [
+        replace(point("dial", penalty=1.0, safety=0.2), alpha=alpha, train_tokens=200)
+        for alpha in (0.0, 0.5, 1.0)
+    ]
+    runs = [replace(one, train_tokens=100) for one in case_1()]
+    points = [*ends(), *runs, *seeds("ewc", [(0.3, 0.3)]), *of_dial]
+    tokens = {one.method: one.tokens for one in method_results(points)}
+    assert tokens["dial"] == 200
+    assert tokens["alignment-loss"] == 100 * len(runs) / len({one.seed for one in runs})

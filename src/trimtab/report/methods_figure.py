@@ -13,10 +13,8 @@ from trimtab.report.panels import Series, panel
 from trimtab.report.setting import SafetyGap, Setting, safety_gap_of
 
 FAMILIES: dict[str, tuple[str, ...]] = {
+    "Case I otherwise": ("alignment-loss-budget", "dial", "case-one-by-share"),
     "Methods that train on safety rows": (
-        "alignment-loss-budget",
-        "dial",
-        "case-one-by-share",
         "mixing",
         "kl-anchor",
         "safegrad",

@@ -36,6 +36,9 @@ PANEL_WIDTH, PANEL_HEIGHT = 3.5, 2.2
 """In inches; labels and legend stand outside and widen the sheet as they need."""
 AXES_SHARE = 0.82
 TITLE_WIDTH = 44
+MOST_IN_A_ROW = 3
+ROW_GAP, LEGEND_LINE = 0.5, 0.075
+"""In heights of a panel: what labels and title take, and a line of the legend."""
 LEGEND_TOP, TICK_LINE = -0.19, 0.06
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -79,11 +82,16 @@ def _paths(figure: Figure, folder: Path) -> tuple[Path, Path]:
 
 
 def _draw(figure: Figure) -> Sheet:
-    count = len(figure.panels)
+    count = len(figure.panels) if len(figure.panels) <= MOST_IN_A_ROW else 2
+    rows = [figure.panels[first : first + count] for first in range(0, len(figure.panels), count)]
     sheet = Sheet(figsize=(PANEL_WIDTH * count, PANEL_HEIGHT))
-    for index, panel in enumerate(figure.panels):
-        left, width = (index + 1 - AXES_SHARE) / count, AXES_SHARE / count
-        _draw_panel(sheet.add_axes((left, 0, width, 1)), panel)
+    bottom = 0.0
+    for row in rows:
+        for index, panel in enumerate(row):
+            left, width = (index + 1 - AXES_SHARE) / count, AXES_SHARE / count
+            _draw_panel(sheet.add_axes((left, bottom, width, 1)), panel)
+        # A sheet is cropped to what is drawn, so further rows may stand below its edge.
+        bottom -= 1 + ROW_GAP + LEGEND_LINE * max(len(_legend(panel)) for panel in row)
     return sheet
 
 
