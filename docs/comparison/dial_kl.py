@@ -1,0 +1,72 @@
+"""A dial that asks safety rows for the aligned model's distribution, beside the comparison.
+
+    python docs/comparison/dial_kl.py OUT
+
+In the comparison's world, from the same aligned model, with the same rows and seeds: areas by seed,
+as shares of the comparison's rectangle, go to dial-kl.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console
+
+from trimtab.comparison import DIAL, comparison_of, comparison_world
+from trimtab.models import quiet_libraries
+from trimtab.points import Point
+from trimtab.records import read_points
+from trimtab.sweep import sweep
+from trimtab.terminal import TerminalWatcher
+from trimtab.theory import hypervolume
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    quiet_libraries()
+    out = Path(sys.argv[1])
+    out.mkdir(parents=True, exist_ok=True)
+    whole, _ = comparison_of(comparison_world(out))
+    training = replace(whole.train, safety_target="kl")
+    with TerminalWatcher(Console(stderr=True)) as watcher:
+        made = sweep(replace(whole, grid=(DIAL,), train=training), out, watcher)
+    compared = read_points(HERE)
+    corner = (
+        mean(gaps(point)[0] for point in compared if point.penalty == 0),
+        next(gaps(point)[1] for point in compared if point.case == "aligned"),
+    )
+    lines = {
+        "dial, kl": [point for point in made if point.case == "dial"],
+        "dial": [point for point in compared if point.case == "dial"],
+        "safegrad": [point for point in compared if point.method == "safegrad"],
+        "kl-anchor": [point for point in compared if point.method == "kl-anchor"],
+    }
+    told = {name: areas(line, corner) for name, line in lines.items()}
+    (HERE / "dial-kl.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def areas(line: Sequence[Point], corner: tuple[float, float]) -> dict[int, float]:
+    """The share of the rectangle that each seed's settings dominate."""
+    seeds = sorted({point.seed for point in line})
+    whole = corner[0] * corner[1]
+    return {
+        seed: round(hypervolume([gaps(p) for p in line if p.seed == seed], corner) / whole, 4)
+        for seed in seeds
+    }
+
+
+def gaps(point: Point) -> tuple[float, float]:
+    """Alignment gap and capability gap, nats per token."""
+    assert point.alignment_gap is not None
+    assert point.capability_gap is not None
+    return point.alignment_gap.value, point.capability_gap.value
+
+
+if __name__ == "__main__":
+    main()
