@@ -67,6 +67,12 @@ def test_a_missing_file_is_one_line(folder: Path) -> None:
         read_prompts_to_refuse({"harmful": DataSource("absent.jsonl")}, 0, folder)
 
 
+def test_prompts_that_no_row_holds_are_one_line(folder: Path) -> None:
+    none = DataSource("prompts.jsonl", where={"kind": 7})
+    with pytest.raises(UserError, match=r"keeps none of the 24 rows"):
+        read_prompts_to_refuse({"harmful": none}, 0, folder)
+
+
 def test_a_model_taught_to_refuse_one_kind_alone_is_counted_so(folder: Path) -> None:
     torch.manual_seed(0)
     save_tiny_llama(WORDS, folder / "model", seed=0)

@@ -26,16 +26,39 @@ def read_rows(
             lacks text; says where and how to mend it.
     """
     records = read_records(source, data_root)
+    unknown = (
+        f"make no known shape. Known are: {SHAPES}. Rename them, or say which is which, as in "
+        "columns: {prompt: question}."
+    )
+    return _answered(source, _rows_by_number(source, records, unknown), warning)
+
+
+def read_prompts(source: DataSource, data_root: Path | None = None) -> list[tuple[Message, ...]]:
+    """The prompts of `source`, each once and in the file's order; responses are not asked for.
+
+    Raises:
+        UserError: the source cannot be read, or has no prompts.
+    """
+    records = [{"response": "", **record} for record in read_records(source, data_root)]
+    unknown = (
+        "hold no prompt. Give a column prompt, or say which it is, as in columns: "
+        "{prompt: question}."
+    )
+    rows = _rows_by_number(source, records, unknown)
+    return list(dict.fromkeys(row.prompt for row in rows.values()))
+
+
+def _rows_by_number(
+    source: DataSource, records: list[dict[str, Any]], unknown: str
+) -> dict[int, Row]:
+    """The rows that `where` keeps; `unknown` ends the line on columns of no known shape."""
     if not records:
         raise UserError(f"{source.path}: the file has no rows. Give one that has.")
     _check_columns(source, list(records[0]))
     renamed = [_renamed(record, source.columns) for record in records]
     row_of = shape_of(renamed[0])
     if row_of is None:
-        raise UserError(
-            f"{source.path}: columns {', '.join(records[0])} make no known shape. Known are: "
-            f"{SHAPES}. Rename them, or say which is which, as in columns: {{prompt: question}}."
-        )
+        raise UserError(f"{source.path}: columns {', '.join(records[0])} {unknown}")
     kept = [place for place, record in enumerate(records) if _wanted(record, source.where)]
     if not kept:
         raise UserError(
@@ -48,34 +71,7 @@ def read_rows(
             rows[place + 1] = row_of(renamed[place])
         except BadRecordError as error:
             raise UserError(f"{source.path} row {place + 1}: {error}") from None
-    return _answered(source, rows, warning)
-
-
-def read_prompts(source: DataSource, data_root: Path | None = None) -> list[tuple[Message, ...]]:
-    """The prompts of `source`, each once and in the file's order; responses are not asked for.
-
-    Raises:
-        UserError: the source cannot be read, or has no prompts.
-    """
-    records = [{"response": "", **record} for record in read_records(source, data_root)]
-    if not records:
-        raise UserError(f"{source.path}: the file has no rows. Give one that has.")
-    _check_columns(source, list(records[0]))
-    renamed = [_renamed(record, source.columns) for record in records]
-    row_of = shape_of(renamed[0])
-    if row_of is None:
-        raise UserError(
-            f"{source.path}: columns {', '.join(records[0])} hold no prompt. Give a column prompt, "
-            "or say which it is, as in columns: {prompt: question}."
-        )
-    prompts = []
-    for place, record in enumerate(records):
-        if _wanted(record, source.where):
-            try:
-                prompts.append(row_of(renamed[place]).prompt)
-            except BadRecordError as error:
-                raise UserError(f"{source.path} row {place + 1}: {error}") from None
-    return list(dict.fromkeys(prompts))
+    return rows
 
 
 def _answered(
