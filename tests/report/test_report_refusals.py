@@ -41,12 +41,13 @@ def test_without_refusals_nothing_is_drawn(points: list[Point]) -> None:
 def test_every_proxy_is_a_line_beside_the_aligned_model(points: list[Point]) -> None:
     figure = refusals_figure(points)
     assert figure is not None
-    against_penalty, against_capability = figure.panels
+    against_penalty, against_capability, against_answers = figure.panels
     assert [line.name for line in against_penalty.lines] == ["near", "far"]
     assert [mark.y for mark in against_penalty.lines[0].marks] == pytest.approx([0.2, 0.4, 0.6])
     (level,) = against_penalty.curves
     assert set(level.y) == {0.8}
     assert {line.name for line in against_capability.lines} >= {"Case II", "aligned model θₛ"}
+    assert [mark.x for mark in against_answers.lines[0].marks] == pytest.approx([0.9, 0.8, 0.7])
 
 
 def test_the_table_tells_both_rates_with_intervals(points: list[Point]) -> None:
@@ -59,4 +60,9 @@ def test_the_table_tells_both_rates_with_intervals(points: list[Point]) -> None:
 def test_without_case_1_the_plane_alone_is_drawn(points: list[Point]) -> None:
     figure = refusals_figure([one for one in points if one.case != "alignment-loss"])
     assert figure is not None
-    assert [one.title for one in figure.panels] == ["Refusals against capability"]
+    titles = ["Refusals against capability", "Refusals against answers"]
+    assert [one.title for one in figure.panels] == titles
+    uncounted = [replace(one, answer_rate=None) for one in points]
+    figure = refusals_figure(uncounted)
+    assert figure is not None
+    assert len(figure.panels) == 2

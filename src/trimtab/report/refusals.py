@@ -16,7 +16,7 @@ REFUSALS_FIGURE = 6
 
 
 def refusals_figure(points: Sequence[Point]) -> Figure | None:
-    """Refusals against λ by proxy, and against the capability gap; None where none were counted.
+    """Refusals against λ by proxy, capability and answers; None where none were counted.
 
     Of several tasks the one with most proxies is drawn.
     """
@@ -49,24 +49,21 @@ def refusals_figure(points: Sequence[Point]) -> Figure | None:
         if at_start and penalties
         else []
     )
+    beside = [
+        *series,
+        Series("Case II", ink(len(series), len(series)), tuple(radii)),
+        Series("aligned model θₛ", star(6), tuple(start), joined=False),
+    ]
     panels = (
         panel(
             f"Case I: refusals, task {shortened(main)}", series, "penalty", "refusal rate", level
         ),
-        panel(
-            "Refusals against capability",
-            [
-                *series,
-                Series("Case II", ink(len(series), len(series)), tuple(radii)),
-                Series("aligned model θₛ", star(6), tuple(start), joined=False),
-            ],
-            "capability gap",
-            "refusal rate",
-        ),
+        panel("Refusals against capability", beside, "capability gap", "refusal rate"),
+        panel("Refusals against answers", beside, "answer rate", "refusal rate"),
     )
     caption = (
-        "Harmful prompts refused, by phrases in the likeliest answer, against the penalty λ (left) "
-        "and against what was not learned of the task (right)."
+        "Harmful prompts refused, by phrases in the likeliest answer: against the penalty λ, "
+        "against what was not learned of the task, and against the benign prompts still answered."
     )
     return Figure(REFUSALS_FIGURE, caption, tuple(one for one in panels if one), ())
 
