@@ -9,7 +9,7 @@ from trimtab.report.chart import Curve, Figure
 from trimtab.report.palette import GREY, ink, star
 from trimtab.report.panels import Series, panel
 from trimtab.report.setting import case_1_lines, case_2_lines, settings_of
-from trimtab.report.tables import Row, Table, names_of
+from trimtab.report.tables import NAMES, Row, Table, names_of
 from trimtab.report.wording import percent, shortened
 
 REFUSALS_FIGURE = 6
@@ -71,11 +71,7 @@ def refusals_figure(points: Sequence[Point]) -> Figure | None:
 def refusals_table(points: Sequence[Point]) -> Table | None:
     """The models whose refusals were counted; None without any."""
     columns = (
-        "case",
-        "λ, ε, budget or α",
-        "safety",
-        "task",
-        "seed",
+        *NAMES,
         "harmful prompts refused",
         "benign prompts answered",
     )

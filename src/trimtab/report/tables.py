@@ -28,6 +28,8 @@ WHAT_IT_IS = {
 }
 
 
+NAMES = ("case", "λ, ε, budget or α", "safety", "task", "seed")
+"""The columns that `names_of` fills."""
 METHODS_CAPTION = (
     "Estimates. Hypervolume: the share of the rectangle between the aligned model and plain "
     "fine-tuning that a method’s settings dominate; more is better. Intervals are 95 % over seeds. "
@@ -58,11 +60,7 @@ class Table:
 def points_table(points: Iterable[Point]) -> Table:
     """Every measured model."""
     columns = (
-        "case",
-        "λ, ε, budget or α",
-        "safety",
-        "task",
-        "seed",
+        *NAMES,
         "alignment loss",
         "proxy loss",
         "capability loss",
@@ -101,11 +99,7 @@ def points_table(points: Iterable[Point]) -> Table:
 def budgets_table(points: Iterable[Point]) -> Table | None:
     """The models trained to a budget, and whether held-out rows bear it out; None without any."""
     columns = (
-        "case",
-        "λ, ε or budget",
-        "safety",
-        "task",
-        "seed",
+        *NAMES,
         "verdict",
         "change of the safety loss",
         "over the budget",
@@ -140,11 +134,7 @@ def budgets_table(points: Iterable[Point]) -> Table | None:
 def nearness_table(found: Iterable[PointNearness]) -> Table:
     """Every point beside the limits of both planes."""
     columns = (
-        "case",
-        "λ, ε, budget or α",
-        "safety",
-        "task",
-        "seed",
+        *NAMES,
         "capability gap",
         "proxy gap",
         "limit there",
@@ -270,7 +260,7 @@ def data_table(data: Iterable[DataSummary]) -> Table:
 def failures_table(failures: Iterable[Failure]) -> Table:
     """Planned models that could not be made."""
     rows = tuple(Row((*names_of(failure.key), failure.reason)) for failure in failures)
-    columns = ("case", "λ, ε, budget or α", "safety", "task", "seed", "reason")
+    columns = (*NAMES, "reason")
     return Table("Planned models that could not be made.", columns, 6, rows)
 
 
