@@ -25,6 +25,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from trimtab.cli.options import source_of
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.experiment import Block, Experiment, Measuring, Training, experiment_from
 from trimtab.models import quiet_libraries, save_tiny_llama
@@ -38,7 +39,7 @@ BUDGETS = (0.03, 0.05, 0.1, 0.2)
 PENALTIES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)
 RADII = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0)
 
-MODEL_PENALTIES = (0.0, 0.1, 0.3, 1.0, 3.0)
+MODEL_PENALTIES = (0.0, 0.1, 0.2, 0.4, 0.8)
 
 
 def world_experiment(folder: Path, seed: int) -> Experiment:
@@ -66,13 +67,18 @@ def world_experiment(folder: Path, seed: int) -> Experiment:
 
 
 def model_experiment(
-    model: str, safety: Path, task: Path, steps: int, budgets: Sequence[float]
+    model: str,
+    safety: Path,
+    where: Sequence[str],
+    task: Path,
+    steps: int,
+    budgets: Sequence[float],
 ) -> Experiment:
     """LoRA of rank 16: 8 task rows and 1 safety row a step."""
     return experiment_from(
         {
             "model": model,
-            "safety": {"safety": {"path": str(safety.resolve()), "held_out_rows": 64}},
+            "safety": {"safety": source_of(str(safety.resolve()), list(where), 64)},
             "task": {"task": {"path": str(task.resolve()), "held_out_rows": 48}},
             "train": {
                 "steps": steps,
@@ -171,6 +177,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=3, help="worlds")
     parser.add_argument("--model", help="with LoRA, instead of the worlds: smollm2")
     parser.add_argument("--safety", type=Path)
+    parser.add_argument("--safety-where", nargs="*", default=[], help="as in harmful=0")
     parser.add_argument("--task", type=Path)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.02, 0.05])
@@ -180,7 +187,12 @@ if __name__ == "__main__":
         out = given.out or Path(scratch)
         if given.model:
             experiment = model_experiment(
-                given.model, given.safety, given.task, given.steps, given.budgets
+                given.model,
+                given.safety,
+                given.safety_where,
+                given.task,
+                given.steps,
+                given.budgets,
             )
             show(f"{given.model}, LoRA", [made(experiment, out / "model")])
         else:

@@ -21,6 +21,7 @@ import argparse
 import statistics
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -147,19 +148,30 @@ def compare(title: str, trainers: dict[str, SFTTrainer]) -> None:
         )
 
 
-def measure(name: str, bench: Bench) -> None:
-    """The three tables of one model."""
-    no_checkpoints = {"bf16": False, "gradient_checkpointing": False}
+def measure(name: str, bench: Bench, tables: Sequence[int]) -> None:
+    """The tables asked for, of one model."""
+    makers = {1: beside_trl, 2: ingredients, 3: case_1}
+    for table in tables:
+        makers[table](name, bench)
+
+
+NO_CHECKPOINTS = {"bf16": False, "gradient_checkpointing": False}
+
+
+def beside_trl(name: str, bench: Bench) -> None:
     compare(
         f"{name}: beside trl.SFTTrainer on the same task rows (aim: ours >= {AIM})",
         {
             "trl.SFTTrainer as it comes": bench.theirs(),
             "  in float32": bench.theirs(bf16=False),
             "  without gradient checkpointing": bench.theirs(gradient_checkpointing=False),
-            "  in float32, without gradient checkpointing": bench.theirs(**no_checkpoints),
+            "  in float32, without gradient checkpointing": bench.theirs(**NO_CHECKPOINTS),
             "ours": bench.ours(),
         },
     )
+
+
+def ingredients(name: str, bench: Bench) -> None:
     by_length = bench.ours(trim_padding=False)
     by_length.args.train_sampling_strategy = "group_by_length"
     compare(
@@ -172,10 +184,13 @@ def measure(name: str, bench: Bench) -> None:
             "  precision bfloat16": bench.ours(precision="bfloat16"),
         },
     )
+
+
+def case_1(name: str, bench: Bench) -> None:
     compare(
         f"{name}: Case I beside trl.SFTTrainer on the same task and safety rows",
         {
-            "trl.SFTTrainer in float32, no checkpointing": bench.theirs(True, **no_checkpoints),
+            "trl.SFTTrainer in float32, no checkpointing": bench.theirs(True, **NO_CHECKPOINTS),
             "ours, Case I": bench.ours(True),
             "  trim_padding off": bench.ours(True, trim_padding=False),
         },
@@ -199,18 +214,23 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="also this model, with LoRA: smollm2")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--model-steps", type=int, default=6)
+    parser.add_argument("--tables", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3])
+    parser.add_argument("--no-tiny", action="store_true", help="only the model of --model")
     given = parser.parse_args()
     missing = [name for name in (TASK, SAFETY) if not (given.data / name).exists()]
     if missing:
         print(f"throughput: skipped, {given.data} has no {missing[0]}. Give --data.")
         return
     quiet_libraries()
-    with tempfile.TemporaryDirectory() as folder:
-        tiny = tiny_llama(Path(folder) / "tiny", given.data)
-        measure("tiny Llama", Bench(tiny, given.data, Training(given.steps, 8)))
+    if not given.no_tiny:
+        with tempfile.TemporaryDirectory() as folder:
+            tiny = tiny_llama(Path(folder) / "tiny", given.data)
+            bench = Bench(tiny, given.data, Training(given.steps, 8))
+            measure("tiny Llama", bench, given.tables)
     if given.model:
         training = Training(given.model_steps, 4, lora_rank=16)
-        measure(f"{given.model}, LoRA rank 16", Bench(given.model, given.data, training))
+        bench = Bench(given.model, given.data, training)
+        measure(f"{given.model}, LoRA rank 16", bench, given.tables)
 
 
 if __name__ == "__main__":
