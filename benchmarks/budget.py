@@ -27,7 +27,8 @@ from rich.console import Console
 
 from trimtab.cli.options import source_of
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
-from trimtab.experiment import Block, Experiment, Measuring, Training, experiment_from
+from trimtab.experiment import Block, Experiment, Measuring, Training
+from trimtab.experiment_file import experiment_from
 from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.points import BUDGET_TOLERANCE, Point
 from trimtab.sweep import sweep

@@ -11,7 +11,8 @@ import pytest
 
 from trimtab.comparison import KNOBS, comparison_of, comparison_world
 from trimtab.errors import UserError
-from trimtab.experiment import Block, Experiment, Training, to_yaml
+from trimtab.experiment import Block, Experiment, Training
+from trimtab.experiment_file import to_yaml
 from trimtab.plan import plan_of
 from trimtab.points import Estimate, Point
 from trimtab.records import read_points

@@ -9,9 +9,8 @@ import pytest
 
 from trimtab.data.rows import DataSource
 from trimtab.errors import UserError
-from trimtab.experiment import (
-    Block,
-    Experiment,
+from trimtab.experiment import Block, Experiment
+from trimtab.experiment_file import (
     differences,
     parse_experiment,
     read_experiment,

@@ -16,7 +16,8 @@ import yaml
 
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
-from trimtab.experiment import Block, Dial, Experiment, Training, read_experiment, to_yaml
+from trimtab.experiment import Block, Dial, Experiment, Training
+from trimtab.experiment_file import read_experiment, to_yaml
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
 from trimtab.plan import Plan, plan_of
 from trimtab.points import Point

@@ -16,7 +16,8 @@ from trimtab.data.encoding import encode
 from trimtab.data.rows import Lengths, Row
 from trimtab.data.splits import Roles, Split, split_rows
 from trimtab.errors import UserError
-from trimtab.experiment import EXPERIMENT_FILE, Experiment, read_experiment
+from trimtab.experiment import Experiment
+from trimtab.experiment_file import EXPERIMENT_FILE, read_experiment
 from trimtab.gauge import row_weights
 from trimtab.measure.answers import sampled_answers
 from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise

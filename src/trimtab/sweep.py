@@ -12,7 +12,8 @@ import torch
 
 from trimtab.data.splits import Roles, load_roles
 from trimtab.errors import UserError
-from trimtab.experiment import EXPERIMENT_FILE, Experiment, differences, to_yaml
+from trimtab.experiment import Experiment
+from trimtab.experiment_file import EXPERIMENT_FILE, differences, to_yaml
 from trimtab.plan import Plan, plan_of
 from trimtab.points import Point
 from trimtab.records import (

@@ -34,7 +34,7 @@ def compare(
 
     from trimtab.cli.making import print_plan, sweep_and_report
     from trimtab.comparison import comparison_of, comparison_world
-    from trimtab.experiment import read_experiment
+    from trimtab.experiment_file import read_experiment
 
     if experiment is None:
         read = comparison_world(out, seed)

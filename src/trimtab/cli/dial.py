@@ -83,7 +83,7 @@ def train(
     """Train both ends of a dial at once."""
     from trimtab.cli.making import print_cost
     from trimtab.dial import dial_plan
-    from trimtab.experiment import experiment_from
+    from trimtab.experiment_file import experiment_from
 
     one = experiment_from(
         {

@@ -64,7 +64,7 @@ def sweep(
     """Make every point of an experiment's grid."""
     from dataclasses import replace
 
-    from trimtab.experiment import read_experiment
+    from trimtab.experiment_file import read_experiment
 
     read = read_experiment(experiment)
     if data_root is not None:
@@ -114,7 +114,7 @@ def train(
     dry_run: DryRun = False,
 ) -> None:
     """Fine-tune, measure and save one model."""
-    from trimtab.experiment import experiment_from
+    from trimtab.experiment_file import experiment_from
 
     if penalty is None and radius is None and budget is None:
         penalty = 1.0
