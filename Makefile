@@ -10,9 +10,9 @@ help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
 demo: $(VENV)/installed  ## the paper's three figures in a small world, in about three minutes
-	$(BIN)/trimtab demo --out demo
+	OMP_NUM_THREADS=1 $(BIN)/trimtab demo --out demo
 
-# The tests' models are tiny: a second thread would wait more than it works.
+# The models here are tiny: a second thread would wait more than it works.
 test: $(VENV)/tested-with  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 

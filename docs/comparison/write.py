@@ -134,7 +134,7 @@ def smollm2_table(folder: Path) -> str:
             "; ".join(
                 f"{one[0, 0] - start[0, 0]:.3f}, {one[1, 0] - start[1, 0]:.3f}"
                 for one in lines[method]
-            ),
+            ).replace("-", "−"),
         )
         for method, area in sorted(areas.items(), key=lambda item: -item[1][0])
     ]
