@@ -11,7 +11,7 @@ from trimtab.points import Estimate
 from trimtab.report.axes import gap_axis, penalty_axis, radius_axis, rate_axis
 from trimtab.report.chart import Axis, Curve, Ink, Line, Mark, Panel
 from trimtab.report.setting import Gap, Rate, Setting
-from trimtab.report.wording import CASE_NAMES, estimate_in_words, hover, knob
+from trimtab.report.wording import CASE_NAMES, NO_KNOB, estimate_in_words, hover, knob
 
 Coordinate = Gap | Rate | Literal["penalty", "radius"]
 
@@ -126,7 +126,8 @@ def _mark(
 def _label(setting: Setting) -> str:
     if setting.case == "aligned":
         return "θₛ"
-    return knob(setting.penalty, setting.radius, setting.budget, setting.alpha, setting.knob)
+    told = knob(setting.penalty, setting.radius, setting.budget, setting.alpha, setting.knob)
+    return "" if told == NO_KNOB else told
 
 
 def _seeds(setting: Setting) -> tuple[Setting, ...]:

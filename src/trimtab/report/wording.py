@@ -109,6 +109,10 @@ def case_name(point: Point | PointKey) -> str:
     return SHORT_CASE_NAMES[point.case]
 
 
+NO_KNOB = "–"
+"""What `knob` tells of a model that has none."""
+
+
 def knob(
     penalty: float | None,
     radius: float | None,
@@ -129,7 +133,7 @@ def knob(
         return f"λ = {number(penalty)}"
     if radius is not None:
         return f"ε = {number(radius)}"
-    return "–" if other is None else number(other)
+    return NO_KNOB if other is None else number(other)
 
 
 def budget_in_words(point: Point) -> str:
