@@ -22,9 +22,10 @@ from effects import FINDINGS, Effect, Measured, Roles
 from trimtab.data.reading import read_rows
 from trimtab.data.rows import DataSource
 from trimtab.measure.refusals import is_refusal
-from trimtab.points import Estimate, Point
+from trimtab.points import Point
 from trimtab.records import read_points, write_atomically
 from trimtab.report import write_report
+from trimtab.report.refusals import rate_in_words
 from trimtab.report.wording import estimate_in_words, knob, percent
 from trimtab.row_losses import RowLosses
 
@@ -131,11 +132,11 @@ def refusals_table(folder: Path) -> str:
         rows.append(
             (
                 described(point),
-                rate(point.refusal_rate),
+                rate_in_words(point.refusal_rate),
                 "–"
                 if change is None or point is start
                 else f"{100 * by:+.0f} [{100 * change[0]:+.0f}, {100 * change[1]:+.0f}]",
-                rate(point.answer_rate),
+                rate_in_words(point.answer_rate),
                 estimate_in_words(point.alignment_gap),
                 estimate_in_words(point.capability_gap),
             )
@@ -159,12 +160,6 @@ def described(point: Point) -> str:
     if point.penalty == 0:
         return f"plain fine-tuning, {point.task}"
     return f"Case I, {knob(point.penalty, None)}, {point.proxy}, {point.task}"
-
-
-def rate(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "–"
-    return f"{percent(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
 
 
 def matcher_table(data: Path) -> str:

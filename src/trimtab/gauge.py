@@ -188,7 +188,7 @@ class Gauge:
             )
         return self._overlaps[task, proxy]
 
-    @property
+    @cached_property
     def in_landscape(self) -> dict[str, Dataset]:
         """The rows of every loss that Theorems 3 and 4 speak of, by the data set's name."""
         wanted = {f"task:{name}": self.rows.task[name] for name in self.experiment.tasks_in_case_2}

@@ -76,7 +76,7 @@ def refusals_table(points: Sequence[Point]) -> Table | None:
         "benign prompts answered",
     )
     rows = tuple(
-        Row((*names_of(point), _rate(point.refusal_rate), _rate(point.answer_rate)))
+        Row((*names_of(point), rate_in_words(point.refusal_rate), rate_in_words(point.answer_rate)))
         for point in points
         if point.refusal_rate is not None
     )
@@ -84,7 +84,8 @@ def refusals_table(points: Sequence[Point]) -> Table | None:
     return Table(caption, columns, 5, rows) if rows else None
 
 
-def _rate(rate: Estimate | None) -> str:
+def rate_in_words(rate: Estimate | None) -> str:
+    """A rate and its interval as percentages, or a dash where nothing was counted."""
     if rate is None:
         return "–"
     return f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]"
