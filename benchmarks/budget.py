@@ -18,6 +18,7 @@ ratios:
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ BUDGETS = (0.03, 0.05, 0.1, 0.2)
 PENALTIES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)
 RADII = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0)
 
-MODEL_PENALTIES = (0.0, 0.1, 0.2, 0.4, 0.8)
+MODEL_PENALTIES = (0.0, 0.01, 0.03, 0.1, 0.3)
 
 
 def world_experiment(folder: Path, seed: int) -> Experiment:
@@ -74,18 +75,19 @@ def model_experiment(
     task: Path,
     steps: int,
     budgets: Sequence[float],
+    seed: int,
 ) -> Experiment:
-    """LoRA of rank 16: 8 task rows and 1 safety row a step."""
+    """LoRA of rank 16: 16 task rows and 1 safety row a step."""
     return experiment_from(
         {
             "model": model,
-            "safety": {"safety": source_of(str(safety.resolve()), list(where), 64)},
-            "task": {"task": {"path": str(task.resolve()), "held_out_rows": 48}},
+            "safety": {"safety": source_of(str(safety.resolve()), list(where), 160)},
+            "task": {"task": {"path": str(task.resolve()), "held_out_rows": 96}},
             "train": {
                 "steps": steps,
-                "batch_size": 8,
+                "batch_size": 16,
                 "learning_rate": 1e-3,
-                "safety_share": 0.111,
+                "safety_share": 1 / 17,
                 "validation_rows": 32,
                 "lora_rank": 16,
             },
@@ -93,6 +95,7 @@ def model_experiment(
                 {"case": "alignment-loss", "penalties": list(MODEL_PENALTIES)},
                 {"case": "alignment-loss", "budgets": list(budgets)},
             ],
+            "seeds": [seed],
             "lengths": {"prompt": 48, "response": 32},
         },
         "benchmark",
@@ -162,41 +165,48 @@ def show(name: str, runs: Sequence[Sequence[Point]]) -> None:
         f"aims: spent ≤ {1 + BUDGET_TOLERANCE:g}, tokens ≤ {MOST_TOKENS:g}, capability ≤ "
         f"{MOST_CAPABILITY:g}: {outside} of {3 * len(keys) * len(runs)} figures lie outside"
     )
-    if runs[0][0].proxy_loss and runs[0][0].proxy_loss.kind != "exact":
-        for point in runs[0]:
-            if point.safety_change and point.budget:
-                low, high = point.safety_change.low, point.safety_change.high
-                print(
-                    f"budget {point.budget:g}: spent has a 95 % interval of "
-                    f"[{low / point.budget:.2f}, {high / point.budget:.2f}] over held-out rows"
-                )
+    for point in itertools.chain(*runs):
+        if point.budget and point.safety_change and point.safety_change.kind != "exact":
+            low, high = (
+                end / point.budget for end in (point.safety_change.low, point.safety_change.high)
+            )
+            print(
+                f"budget {point.budget:g}, seed {point.seed}: spent has a 95 % interval of "
+                f"[{low:.2f}, {high:.2f}] over held-out rows"
+            )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="keep the points here, and go on from them")
-    parser.add_argument("--seeds", type=int, default=3, help="worlds")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--model", help="with LoRA, instead of the worlds: smollm2")
     parser.add_argument("--safety", type=Path)
     parser.add_argument("--safety-where", nargs="*", default=[], help="as in harmful=0")
     parser.add_argument("--task", type=Path)
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.02, 0.05])
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.05, 0.1])
     given = parser.parse_args()
     quiet_libraries()
     with tempfile.TemporaryDirectory() as scratch:
         out = given.out or Path(scratch)
         if given.model:
-            experiment = model_experiment(
-                given.model,
-                given.safety,
-                given.safety_where,
-                given.task,
-                given.steps,
-                given.budgets,
-            )
-            show(f"{given.model}, LoRA", [made(experiment, out / "model")])
+            name = f"{given.model}, LoRA"
+            folders = {seed: out / f"model-{seed}" for seed in given.seeds}
+            experiments = {
+                seed: model_experiment(
+                    given.model,
+                    given.safety,
+                    given.safety_where,
+                    given.task,
+                    given.steps,
+                    given.budgets,
+                    seed,
+                )
+                for seed in folders
+            }
         else:
-            folders = {seed: out / f"world-{seed}" for seed in range(given.seeds)}
-            worlds = [made(world_experiment(path, seed), path) for seed, path in folders.items()]
-            show("built-in worlds", worlds)
+            name = "built-in worlds"
+            folders = {seed: out / f"world-{seed}" for seed in given.seeds}
+            experiments = {seed: world_experiment(path, seed) for seed, path in folders.items()}
+        show(name, [made(experiments[seed], path) for seed, path in folders.items()])

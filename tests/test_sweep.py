@@ -262,6 +262,21 @@ def test_train_with_a_budget_says_how_it_ended(experiment: Experiment, tmp_path:
     assert "nats per token, an estimate: feasible" in line
 
 
+def test_train_with_an_impossible_budget_fails_in_one_line(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    root = Path(experiment.data_root)
+    command = ["train", "--model", experiment.model, "--out", str(tmp_path), "--budget", "-9"]
+    command += ["--task", str(root / "data/task-shared.jsonl"), "--steps", "2"]
+    command += ["--safety", str(root / "data/safety-near.jsonl")]
+    for _ in range(2):
+        made = run(*command)
+        assert made.returncode == 1
+        last = made.stderr.splitlines()[-1]
+        assert last.startswith("trimtab: 1 point failed (budget -9 is impossible")
+        assert "The model is in" not in made.stdout
+
+
 def test_points_of_a_version_without_budgets_are_read(finished: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (finished / "points.jsonl").read_text().splitlines()]
     for record in lines:

@@ -91,14 +91,13 @@ class Workshop:
         """Train and measure one model, or a dial at each of its settings."""
         if run.training.case == "dial":
             return self._settings_of_dial(run)
-        safety = self.rows.safety[run.training.proxy].train if run.training.proxy else None
         trained = self._trained(
             run.name,
             deepcopy(self.aligned),
             self.rows.task[run.training.task].train,
             self.experiment.train,
             run.training.seed,
-            safety,
+            run.training.proxy,
             constraint_of(run.training, self.experiment.train.safety_target),
             method_of_key(run.training) if run.training.method else None,
         )
@@ -149,14 +148,8 @@ class Workshop:
             deepcopy(self.aligned),
             dial,
             args=sft_config(training, unfinished, key.seed),
-            train_dataset=self.rows.task[key.task].train,
-            safety_dataset=self.rows.safety[str(key.proxy)].train,
             safety_target=training.safety_target,
-            safety_share=training.safety_share,
-            trim_padding=training.trim_padding,
-            processing_class=self.tokenizer,
-            peft_config=lora_config(training),
-            callbacks=[_Progress(self.watcher)],
+            **self._data_and_settings(self.rows.task[key.task].train, key.proxy, training),
         )
         trained = self._run(trainer, name, unfinished)
         return TrainedDial(trainer.ends, trained.train_tokens, trained.wall_seconds)
@@ -199,7 +192,7 @@ class Workshop:
         rows: Dataset,
         training: Training,
         seed: int,
-        safety: Dataset | None = None,
+        proxy: str | None = None,
         constraint: Constraint | None = None,
         method: Method | Repair | None = None,
     ) -> Trained:
@@ -209,16 +202,7 @@ class Workshop:
         if isinstance(method, Method):
             training = rows_by_role(args, training, method)
             trainer: SafetyAwareSFTTrainer = MethodTrainer(
-                model,
-                method,
-                args=args,
-                train_dataset=rows,
-                safety_dataset=safety,
-                safety_share=training.safety_share,
-                trim_padding=training.trim_padding,
-                processing_class=self.tokenizer,
-                peft_config=lora_config(training),
-                callbacks=[_Progress(self.watcher)],
+                model, method, args=args, **self._data_and_settings(rows, proxy, training)
             )
             prepared = perf_counter() - started
             trained = self._run(trainer, name, unfinished)
@@ -234,21 +218,30 @@ class Workshop:
         trainer = SafetyAwareSFTTrainer(
             model,
             args=args,
-            train_dataset=rows,
-            safety_dataset=safety,
             constraint=constraint,
-            safety_share=training.safety_share,
             validation_rows=training.validation_rows,
-            trim_padding=training.trim_padding,
-            processing_class=self.tokenizer,
-            peft_config=lora_config(training),
-            callbacks=[_Progress(self.watcher)],
+            safety_repeats=proxy is not None and self.experiment.safety[proxy].repeats,
+            **self._data_and_settings(rows, proxy, training),
         )
         trained = self._run(trainer, name, unfinished)
         parts = trainer.displacement.parts if trainer.displacement else []
         starts = [part.start for part in parts if isinstance(part, DensePart)]
         reference = trainer.reference.copy if trainer.reference else None
         return replace(trained, extra_bytes=held_bytes((starts, reference)))
+
+    def _data_and_settings(
+        self, rows: Dataset, proxy: str | None, training: Training
+    ) -> dict[str, Any]:
+        """What every trainer is given."""
+        return {
+            "train_dataset": rows,
+            "safety_dataset": self.rows.safety[proxy].train if proxy else None,
+            "safety_share": training.safety_share,
+            "trim_padding": training.trim_padding,
+            "processing_class": self.tokenizer,
+            "peft_config": lora_config(training),
+            "callbacks": [_Progress(self.watcher)],
+        }
 
     def _run(self, trainer: SafetyAwareSFTTrainer, name: str, unfinished: Path) -> Trained:
         self.watcher.training(name, trainer.args.max_steps)

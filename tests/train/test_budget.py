@@ -89,6 +89,7 @@ def trained(
         train_dataset=workshop.rows.task["shared"].train,
         safety_dataset=workshop.rows.safety["near"].train,
         constraint=constraint,
+        safety_repeats=True,
         safety_share=0.2,
         processing_class=workshop.tokenizer,
     )
@@ -217,8 +218,7 @@ def test_validation_rows_are_never_trained_on() -> None:
     def texts(some: Dataset) -> set[tuple[int, ...]]:
         return {tuple(ids) for ids in some["input_ids"]}
 
-    assert len(train) == 160
-    assert len(texts(validation)) <= 30
+    assert (len(train), len(validation)) == (170, 30)
     distinct = texts(rows)
     assert len(distinct) == 200  # so that no text is in both by chance
     assert not texts(train) & texts(validation)
@@ -227,6 +227,34 @@ def test_validation_rows_are_never_trained_on() -> None:
 def test_rows_that_a_short_run_would_not_read_are_validated_on() -> None:
     train, validation = set_aside(tiny.rows(200, seed=5), limit=500, drawn=40, seed=0)
     assert (len(train), len(validation)) == (40, 160)
+
+
+def test_a_prompt_is_not_both_trained_and_validated_on() -> None:
+    prompts = [[3 + number // 3, 4] for number in range(60)]
+    rows = Dataset.from_list(
+        [
+            {"input_ids": [*prompt, 5 + number % 7], "labels": [-100, -100, 5 + number % 7]}
+            for number, prompt in enumerate(prompts)
+        ]
+    )
+
+    def asked(some: Dataset) -> set[int]:
+        return {ids[0] for ids in some["input_ids"]}
+
+    train, validation = set_aside(rows, limit=500, drawn=1000, seed=0)
+    assert (len(train), len(validation)) == (48, 12)
+    assert not asked(train) & asked(validation)
+    train, validation = set_aside(rows, limit=500, drawn=1000, seed=0, repeats=True)
+    assert (len(train), len(validation)) == (48, 12)
+    assert asked(train) & asked(validation)
+
+
+def test_rows_of_one_prompt_cannot_be_divided() -> None:
+    rows = Dataset.from_list([{"input_ids": [3, 4], "labels": [-100, 4]}] * 10)
+    with pytest.raises(UserError, match="all 10 safety rows have one prompt"):
+        set_aside(rows, limit=500, drawn=1000, seed=0)
+    whole_text = Dataset.from_list([{"input_ids": [3, 4], "labels": [3, 4]}] * 10)
+    assert len(set_aside(whole_text, limit=500, drawn=1000, seed=0)[1]) == 2
 
 
 def test_a_repeated_row_is_measured_once_and_counted_as_often() -> None:

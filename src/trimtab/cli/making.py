@@ -153,15 +153,25 @@ def train(
     if dry_run:
         print_plan(one, out)
     else:
-        sweep_and_report(one, out, restart)
+        sweep_and_report(one, out, restart, again="--restart")
         print(f"The model is in {out / 'models'}.")
 
 
-def sweep_and_report(experiment: Experiment, out: Path, restart: bool, retry: bool = False) -> None:
-    """Make what is missing of an experiment, then its page; an interruption is one line."""
+def sweep_and_report(
+    experiment: Experiment,
+    out: Path,
+    restart: bool,
+    retry: bool = False,
+    again: str = "--retry",
+) -> None:
+    """Make what is missing of an experiment, then its page; an interruption is one line.
+
+    Exits with 1 where points have failed, now or before; `again` is the option that tries anew.
+    """
     from rich.console import Console
 
     from trimtab.models import quiet_libraries
+    from trimtab.records import read_failures
     from trimtab.sweep import sweep
     from trimtab.terminal import TerminalWatcher
 
@@ -176,6 +186,14 @@ def sweep_and_report(experiment: Experiment, out: Path, restart: bool, retry: bo
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
+    failures = read_failures(out)
+    if failures:
+        first = failures[0].reason
+        count = "1 point" if len(failures) == 1 else f"{len(failures)} points"
+        print(
+            f"trimtab: {count} failed ({first.rstrip('.')}). {again} tries again.", file=sys.stderr
+        )
+        raise typer.Exit(1)
 
 
 def print_plan(experiment: Experiment, out: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
 from trimtab.measure.losses import Array
 
@@ -47,37 +48,69 @@ class PairedRows:
         return Change(value, math.sqrt(spread) / tokens)
 
 
-def set_aside(rows: Dataset, limit: int, drawn: int, seed: int) -> tuple[Dataset, Dataset]:
+def set_aside(
+    rows: Dataset, limit: int, drawn: int, seed: int, repeats: bool = False
+) -> tuple[Dataset, Dataset]:
     """The rows to train on, and the rows to validate on: at most `limit` different ones.
 
-    A fifth of all, or more where the run, which draws `drawn`, would leave more of them unread.
+    At most a fifth of all, or more where the run, which draws `drawn`, would leave more of them
+    unread. Rows with one prompt stay together, so that no prompt is both trained and validated on;
+    with `repeats`, rows are draws that may come again, and each goes its own way.
 
     Raises:
-        UserError: there are too few rows for both.
+        UserError: there are too few rows, or prompts, for both.
     """
     if len(rows) < 5:
         raise UserError(
             f"{len(rows)} safety rows are too few for a budget, which keeps a fifth of them from "
             "training. Give at least 5."
         )
-    count = max(len(rows) // 5, len(rows) - drawn)
-    order = np.random.default_rng(seed).permutation(len(rows))
-    kept = rows.select(order[:count])
-    _, which = distinct_rows(kept)
-    # Distinct rows are numbered as they first appear, so the running maximum counts them.
-    within = int(np.searchsorted(np.maximum.accumulate(which), limit))
-    return rows.select(np.sort(order[count:])), kept.select(range(within))
+    texts = _texts(rows)
+    alike: dict[tuple[int, ...] | int, list[int]] = {}
+    for place, text in enumerate(texts):
+        prompt = () if repeats else _prompt(*text)
+        alike.setdefault(prompt or place, []).append(place)
+    if len(alike) == 1:
+        raise UserError(
+            f"all {len(rows)} safety rows have one prompt, and a budget keeps prompts from "
+            "training. Give rows with other prompts; if they are draws that may come again, set "
+            "repeats: true."
+        )
+    groups = list(alike.values())
+    most = max(len(rows) // 5, len(rows) - drawn)
+    kept: list[int] = []
+    different: set[_Text] = set()
+    for number in np.random.default_rng(seed).permutation(len(groups)):
+        group = groups[number]
+        different.update(texts[place] for place in group)
+        if kept and (len(kept) + len(group) > most or len(different) > limit):
+            break
+        kept += group
+    others = np.setdiff1d(np.arange(len(rows)), kept)
+    return rows.select(others), rows.select(kept)
 
 
 def distinct_rows(rows: Dataset) -> tuple[Dataset, NDArray[np.int64]]:
     """Each row once, and which of them every row is: rows that come again are measured once."""
-    numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-    which = np.empty(len(rows), dtype=np.int64)
+    numbers: dict[_Text, int] = {}
     first: list[int] = []
-    for place, (ids, labels) in enumerate(zip(rows["input_ids"], rows["labels"], strict=True)):
-        key = (tuple(ids), tuple(labels))
-        if key not in numbers:
-            numbers[key] = len(first)
+    which = np.empty(len(rows), dtype=np.int64)
+    for place, text in enumerate(_texts(rows)):
+        if text not in numbers:
+            numbers[text] = len(first)
             first.append(place)
-        which[place] = numbers[key]
+        which[place] = numbers[text]
     return rows.select(first), which
+
+
+_Text = tuple[tuple[int, ...], tuple[int, ...]]
+"""A row's token ids, and its labels."""
+
+
+def _texts(rows: Dataset) -> list[_Text]:
+    pairs = zip(rows["input_ids"], rows["labels"], strict=True)
+    return [(tuple(ids), tuple(labels)) for ids, labels in pairs]
+
+
+def _prompt(ids: tuple[int, ...], labels: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(token for token, label in zip(ids, labels, strict=True) if label == IGNORED)

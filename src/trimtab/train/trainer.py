@@ -97,6 +97,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         constraint: Constraint | None = None,
         safety_share: float = 0.5,
         validation_rows: int = 256,
+        safety_repeats: bool = False,
         trim_padding: bool = False,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -145,7 +146,9 @@ class SafetyAwareSFTTrainer(SFTTrainer):
                 self.add_callback(_AfterOptimizerStep(self.constraint, self.displacement))
         if self.constraint is not None and self.constraint.budget is not None:
             stream = self.safety_stream or self._open_safety_stream(safety_dataset, safety_share)
-            self._keep_budget(self.constraint, stream, validation_rows)
+            drawn = self._most_batches() * stream.rows_per_batch
+            rows, kept = set_aside(stream.rows, validation_rows, drawn, stream.seed, safety_repeats)
+            self._keep_budget(self.constraint, replace(stream, rows=rows), kept)
 
     def train(
         self,
@@ -272,18 +275,17 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             self.args.data_seed if self.args.data_seed is not None else self.args.seed,
         )
 
-    def _keep_budget(self, constraint: Constraint, stream: SafetyStream, validation: int) -> None:
+    def _keep_budget(
+        self, constraint: Constraint, stream: SafetyStream, validation: Dataset
+    ) -> None:
         self._require_whole_float32_weights()
         self.displacement = self.displacement or Displacement(self.model)
-        drawn = self._most_batches() * stream.rows_per_batch
-        rows, kept = set_aside(stream.rows, validation, drawn, stream.seed)
-        stream = replace(stream, rows=rows)
         penalty = None
         if isinstance(constraint, AlignmentLossConstraint):
             self.safety_stream, penalty = stream, constraint.penalty
         assert constraint.budget is not None
         self.budget_keeper = BudgetKeeper(
-            constraint.budget, penalty, self.displacement, stream, kept, self._surprise
+            constraint.budget, penalty, self.displacement, stream, validation, self._surprise
         )
         self.add_callback(self.budget_keeper)
 
