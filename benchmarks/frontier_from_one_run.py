@@ -42,6 +42,7 @@ from trimtab.models import load_model, quiet_libraries
 from trimtab.plan import Run
 from trimtab.points import PointKey
 from trimtab.records import write_atomically
+from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import COLOURS
 from trimtab.sweep import read_roles
 from trimtab.theory import hypervolume
@@ -51,7 +52,7 @@ from trimtab.workshop import MODELS_FOLDER, Workshop
 RESULTS = Path(__file__).parent / "results" / "frontier_from_one_run.json"
 PENALTIES = [float(penalty) for penalty in np.geomspace(100, 0.01, 8)]
 DOCS = Path(__file__).parent.parent / "docs"
-MARKS = ("<!-- results: benchmarks/frontier_from_one_run.py --docs -->", "<!-- end of results -->")
+MARK = "results"
 SEEDS = (0, 1, 2)
 BUDGETS = (0.02, 0.05, 0.1, 0.2)
 AIM, MOST_TOKENS = 0.98, 2.2
@@ -255,8 +256,7 @@ def tables(results: dict[str, Any]) -> str:
             continue
         seeds = f"{len(every)} seeds: mean [lowest, highest]" if len(every) > 1 else "one seed"
         lines += [f"**{name}** ({seeds})", ""]
-        budgets = " | ".join(f"L_f at +{budget:g}" for budget in BUDGETS)
-        lines += [f"| method | tokens | hypervolume | {budgets} |", "|---" * 7 + "|"]
+        rows = []
         every_volume = [volumes(found) for found in every]
         for row in every_volume[0]:
             method = next(m for m in sorted(METHODS, key=len, reverse=True) if row.startswith(m))
@@ -268,7 +268,9 @@ def tables(results: dict[str, Any]) -> str:
                 known = [value for value in reached if value is not None]
                 whole = not few and len(known) == len(reached)
                 cells.append(told(known) if whole else "" if few else "none")
-            lines.append(f"| {row} | {' | '.join(cells)} |")
+            rows.append((row, *cells))
+        within = (f"L_f at +{budget:g}" for budget in BUDGETS)
+        lines.append(markdown_table(("method", "tokens", "hypervolume", *within), rows))
         dials = [volume[DIAL] for volume in every_volume]
         tokens = mean(cost(found, DIAL) for found in every)
         met = "met" if min(dials) >= AIM and tokens <= MOST_TOKENS else "missed"
@@ -281,13 +283,6 @@ def tables(results: dict[str, Any]) -> str:
 def is_finished(found: dict[str, Any]) -> bool:
     methods = [found[method] for method in METHODS if method in found]
     return len(methods) > 1 and all(method["finished"] for method in methods)
-
-
-def rewrite(page: Path, text: str) -> None:
-    """Put the tables between the page's two marks."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    write_atomically(page, f"{before}{MARKS[0]}\n\n{text}\n{MARKS[1]}{after}")
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
@@ -351,7 +346,7 @@ def main() -> None:
     except OutOfTimeError:
         print("Out of time. The same command goes on.")
     if given.docs:
-        rewrite(DOCS / "dial.md", tables(results))
+        replace_between(DOCS / "dial.md", MARK, tables(results))
         drawn = {"world, seed 0": "frontier.png", SMOLLM2: "smollm2.png"}
         for name, file in drawn.items():
             if name in results and is_finished(results[name]):

@@ -17,6 +17,7 @@ import numpy as np
 from trimtab.points import Estimate, Point
 from trimtab.records import read_points
 from trimtab.report import write_report
+from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.methods import (
     Tried,
     dominates,
@@ -40,7 +41,7 @@ def tables(folder: Path) -> str:
     """Every method's row, and every setting that has several seeds, as Markdown."""
     points = read_points(folder)
     told = methods_table(method_results(points))
-    lines = _lines(told.columns, [row.cells for row in told.rows])
+    lines = [markdown_table(told.columns, [row.cells for row in told.rows])]
     several = [one for one in tried_settings(points) if len(one.points) > 2]
     cells = [
         (
@@ -54,7 +55,7 @@ def tables(folder: Path) -> str:
     ]
     columns = ("method", "knob", "seeds", "alignment gap", "capability gap")
     lines += ["", "Settings with three seeds, nats per token, estimates with 95 % intervals:", ""]
-    lines += _lines(columns, cells)
+    lines += [markdown_table(columns, cells)]
     ours = [one for one in several if one.method.startswith(OURS)]
     theirs = [one for one in several if one.knob is not None and one not in ours]
     lost = [
@@ -76,19 +77,11 @@ def tables(folder: Path) -> str:
         f"Settings of other methods that lose so to one of the two cases: {len(won)} of "
         f"{len(theirs)}: {'; '.join(won) or 'none'}.",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _named(one: Tried) -> str:
     return f"{title(one.method)} {one.knob:g}"
-
-
-def _lines(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    return [
-        "| " + " | ".join(columns) + " |",
-        "|---" * len(columns) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
 
 
 def smollm2_table(folder: Path) -> str:
@@ -150,7 +143,7 @@ def smollm2_table(folder: Path) -> str:
         f"Plain fine-tuning raises L_s by {ends[0]:.3f} and lowers L_f by {ends[1]:.3f} nats per "
         "token: the rectangle that areas are shares of."
     )
-    return "\n".join([*_lines(columns, cells), "", told]) + "\n"
+    return f"{markdown_table(columns, cells)}\n\n{told}"
 
 
 def _drawn(
@@ -181,15 +174,9 @@ def main() -> None:
         shutil.copytree(given[1] / "row-losses", own / "row-losses")
         for name in ("points.jsonl", "figures/figure5.png"):
             shutil.copy(given[1] / name, own)
-    _rewrite(WORLD, tables(HERE))
+    replace_between(PAGE, WORLD, tables(HERE))
     if own.exists():
-        _rewrite(SMOLLM2, smollm2_table(own))
-
-
-def _rewrite(mark: str, text: str) -> None:
-    begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->\n"
-    before, rest = PAGE.read_text(encoding="utf-8").split(begin)
-    PAGE.write_text(before + begin + text + end + rest.split(end)[1], encoding="utf-8")
+        replace_between(PAGE, SMOLLM2, smollm2_table(own))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from trimtab.measure.refusals import is_refusal
 from trimtab.points import Point
 from trimtab.records import read_points, write_atomically
 from trimtab.report import write_report
+from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.refusals import rate_in_words
 from trimtab.report.wording import estimate_in_words, knob, percent
 from trimtab.row_losses import RowLosses
@@ -51,11 +51,11 @@ def main() -> None:
         "built-in world": Measured(worlds, WORLD),
         **{name: Measured([HERE / name], RECIPES[name]) for name in recipes},
     }
-    replace_between("findings", findings_table(measured))
-    replace_between("audit", audit_table(runs))
+    replace_between(PAGE, "findings", findings_table(measured))
+    replace_between(PAGE, "audit", audit_table(runs))
     if "smollm2-safety" in recipes:
-        replace_between("refusals", refusals_table(HERE / "smollm2-safety"))
-    replace_between("matcher", matcher_table(data))
+        replace_between(PAGE, "refusals", refusals_table(HERE / "smollm2-safety"))
+    replace_between(PAGE, "matcher", matcher_table(data))
     versions = {name: version(name) for name in PACKAGES}
     record = {"python": platform.python_version(), **versions, "device": "CPU, one thread"}
     write_atomically(HERE / "versions.json", json.dumps(record, indent=1) + "\n")
@@ -82,7 +82,7 @@ def findings_table(measured: dict[str, Measured]) -> str:
     for statement, of_one in FINDINGS:
         told = [told_effect(one.effect(of_one)) for one in measured.values()]
         rows.append((statement, *told))
-    return lines(("the paper’s finding: effect here", *measured), rows)
+    return markdown_table(("the paper’s finding: effect here", *measured), rows)
 
 
 def told_effect(effect: Effect | None) -> str:
@@ -109,7 +109,7 @@ def audit_table(runs: Path) -> str:
         for one in record["overlap"]:
             label = f"overlap {one['task']} with {one['proxy']}, by {embedding}"
             rows.append((label, told(one["task_on_safety"])))
-    return lines(("audit, before training", "estimate"), rows)
+    return markdown_table(("audit, before training", "estimate"), rows)
 
 
 def told(record: dict[str, float]) -> str:
@@ -149,7 +149,7 @@ def refusals_table(folder: Path) -> str:
         "alignment gap",
         "capability gap",
     )
-    return lines(columns, rows)
+    return markdown_table(columns, rows)
 
 
 def described(point: Point) -> str:
@@ -185,22 +185,10 @@ def matcher_table(data: Path) -> str:
             for row in read_rows(DataSource(f"{file}.jsonl.gz", where=where), data, ignore)
         ]
         rows.append((label, str(len(found)), percent(sum(found) / len(found))))
-    return lines(("answers", "rows", "hold a phrase"), rows)
+    return markdown_table(("answers", "rows", "hold a phrase"), rows)
 
 
 def ignore(warning: str) -> None: ...
-
-
-def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
-def replace_between(name: str, text: str) -> None:
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-    after = rest.partition(end)[2]
-    write_atomically(PAGE, f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trimtab.report.markdown import replace_between
 from trimtab.theory import (
     Distribution,
     SoftmaxModel,
@@ -36,7 +37,7 @@ from trimtab.theory import (
 
 FOLDER = Path(__file__).resolve().parent
 NUMBERS, PAGE = FOLDER / "worked_world.json", FOLDER.parent / "theory.md"
-BEGIN, END = "<!-- worked world: begin -->", "<!-- worked world: end -->"
+MARK = "worked world"
 
 # Contexts: locks, doses, bread, chess. Responses: decline, half an answer, answer.
 ORIGINAL = Distribution(
@@ -65,9 +66,7 @@ def main() -> None:
     """Compute, write the numbers, and show them in the page."""
     numbers = compute()
     NUMBERS.write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{render(numbers)}{END}{after}", encoding="utf-8")
+    replace_between(PAGE, MARK, render(numbers))
     print(f"wrote {NUMBERS.name} and the tables of {PAGE.name}")
 
 

@@ -30,7 +30,7 @@ def test_the_committed_numbers_are_the_computed_ones(script: ModuleType) -> None
 def test_the_page_shows_the_committed_numbers(script: ModuleType) -> None:
     page = script.PAGE.read_text(encoding="utf-8")
     committed = json.loads(script.NUMBERS.read_text(encoding="utf-8"))
-    assert f"{script.BEGIN}\n{script.render(committed)}{script.END}" in page
+    assert f"<!-- {script.MARK} -->\n\n{script.render(committed).strip()}\n" in page
 
 
 def test_no_bound_lies_below_the_optimum_it_bounds(script: ModuleType) -> None:
