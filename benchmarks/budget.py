@@ -1,28 +1,30 @@
 """Does one run meet its safety budget, at what cost in tokens and in capability?
 
-    python benchmarks/budget.py
-    python benchmarks/budget.py --model smollm2 --safety SAFETY.jsonl --task TASK.jsonl
+    python benchmarks/budget.py                                    # three built-in worlds
+    python benchmarks/budget.py --model MODEL --safety SAFETY.jsonl --task TASK.jsonl
+    python benchmarks/budget.py --docs    # the tables of docs/budget.md from the points kept here
 
 In the built-in world (its own for every seed, held-out losses exact) or on a model with LoRA, one
 run for each budget and case is set beside plain fine-tuning and a fine sweep of the case's own
-knob, λ or ε, all of the same steps, rows and share of safety rows. Printed for each budget, as
-ratios:
+knob, λ or ε, all of the same steps, rows and share of safety rows. For each budget, as ratios:
 
-- spent: held-out change of the safety loss over the budget, with its interval; feasible up to 1.05;
+- spent: held-out change of the safety loss over the budget; feasible up to 1.05;
 - tokens: all that went through the model, forward passes for the budget alone included, over those
   of plain fine-tuning, which reads no safety rows;
 - capability: held-out task loss over that of the best feasible point of the sweep; and what the run
   gained over the aligned model, as a share of what that point gained.
+
+The points go into benchmarks/results/budget, where --docs reads them.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import statistics
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 
@@ -32,10 +34,17 @@ from trimtab.experiment import Block, Experiment, Measuring, Training
 from trimtab.experiment_file import experiment_from
 from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.points import BUDGET_TOLERANCE, Point
+from trimtab.records import POINTS_FILE, read_points
+from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.sweep import sweep
 from trimtab.terminal import TerminalWatcher
 
-MOST_TOKENS, MOST_CAPABILITY = 1.25, 1.02
+RESULTS = Path(__file__).parent / "results" / "budget"
+PAGE = Path(__file__).parent.parent / "docs" / "budget.md"
+WORLD, MODEL = "world", "model"
+MARKS = {WORLD: "built-in worlds", MODEL: "SmolLM2"}
+
+AIMS = {"spent": 1 + BUDGET_TOLERANCE, "tokens": 1.25, "capability": 1.02}
 
 BUDGETS = (0.03, 0.05, 0.1, 0.2)
 PENALTIES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)
@@ -102,99 +111,142 @@ def model_experiment(
     )
 
 
-def made(experiment: Experiment, folder: Path) -> list[Point]:
-    with TerminalWatcher(Console(stderr=True)) as watcher:
-        return sweep(experiment, folder, watcher)
-
-
-def compare(points: Sequence[Point], budget_point: Point) -> tuple[float, float, float, float]:
-    """Spent, tokens, capability and gain, as ratios; see the top of this file."""
-    aligned = next(point for point in points if point.case == "aligned")
-    plain = next(point for point in points if point.penalty == 0)
-    budget, change = budget_point.budget, budget_point.safety_change
-    assert budget is not None
-    assert change is not None
+def ratios(points: Sequence[Point], asked: Point) -> dict[str, float]:
+    """What a budget's point came to, against the sweep of its case; see the top of this file."""
+    aligned, plain = start_of(points)
+    budget = float(asked.budget or 0)
+    swept = [one for one in points if one.case == asked.case and one.budget is None]
+    feasible = [one for one in swept if risen(points, one) <= budget * (1 + BUDGET_TOLERANCE)]
+    best = min(feasible, key=lambda one: one.capability_loss.value, default=aligned)
 
     def gained(point: Point) -> float:
         return aligned.capability_loss.value - point.capability_loss.value
 
-    def risen(point: Point) -> float:
-        assert point.proxy_loss is not None
-        assert aligned.proxy_loss is not None
-        return point.proxy_loss.value - aligned.proxy_loss.value
-
-    allowed = budget * (1 + BUDGET_TOLERANCE)
-    feasible = [
-        point
-        for point in points
-        if point.case == budget_point.case and point.budget is None and risen(point) <= allowed
-    ]
-    best = min(feasible, key=lambda point: point.capability_loss.value, default=aligned)
-    return (
-        change.value / budget,
-        budget_point.train_tokens / plain.train_tokens,
-        budget_point.capability_loss.value / best.capability_loss.value,
-        gained(budget_point) / gained(best) if best is not aligned else float("nan"),
-    )
+    return {
+        "spent": risen(points, asked) / budget,
+        "tokens": asked.train_tokens / plain.train_tokens,
+        "capability": asked.capability_loss.value / best.capability_loss.value,
+        "gain": gained(asked) / gained(best) if best is not aligned else float("nan"),
+    }
 
 
-def show(name: str, runs: Sequence[Sequence[Point]]) -> None:
-    """One line for each case and budget: the median over the runs, with the least and the most."""
-    print(f"\n{name}; median [least, most] of {len(runs)}")
-    print(f"{'':22s}{'spent':22s}{'tokens':22s}{'capability':22s}{'gain':22s}")
-    keys = [(point.case, point.budget) for point in runs[0] if point.budget is not None]
-    outside = 0
-    for case, budget in dict.fromkeys(keys):
-        rows = [
-            compare(points, point)
+def start_of(points: Sequence[Point]) -> tuple[Point, Point]:
+    """The aligned model's point and that of plain fine-tuning."""
+    aligned = next(point for point in points if point.case == "aligned")
+    return aligned, next(point for point in points if point.penalty == 0)
+
+
+def risen(points: Sequence[Point], point: Point) -> float:
+    """L_ŝ(θ) − L_ŝ(θ_s) on held-out rows, nats per token."""
+    aligned, _ = start_of(points)
+    assert point.proxy_loss is not None
+    assert aligned.proxy_loss is not None
+    return point.proxy_loss.value - aligned.proxy_loss.value
+
+
+def of_budgets(runs: Sequence[Sequence[Point]]) -> str:
+    """A row for each case and budget, and how many figures lie outside the aims."""
+    rows, outside, count = [], 0, 0
+    asked = [(one.case, one.budget) for one in runs[0] if one.budget is not None]
+    for case, budget in asked:
+        found = [
+            ratios(points, point)
             for points in runs
             for point in points
             if (point.case, point.budget) == (case, budget)
         ]
-        cells = [
-            f"{statistics.median(column):.3f} [{min(column):.3f}, {max(column):.3f}]"
-            for column in zip(*rows, strict=True)
-        ]
-        label = f"Case {'I' if case == 'alignment-loss' else 'II'}, {budget:g}"
-        print(f"{label:22s}" + "".join(f"{cell:22s}" for cell in cells))
-        for spent, tokens, capability, _ in rows:
-            outside += spent > 1 + BUDGET_TOLERANCE
-            outside += tokens > MOST_TOKENS
-            outside += capability > MOST_CAPABILITY
-    print(
-        f"aims: spent ≤ {1 + BUDGET_TOLERANCE:g}, tokens ≤ {MOST_TOKENS:g}, capability ≤ "
-        f"{MOST_CAPABILITY:g}: {outside} of {3 * len(keys) * len(runs)} figures lie outside"
+        columns = {name: [one[name] for one in found] for name in found[0]}
+        rows.append((f"{named(case)}, {budget:g}", *map(told, columns.values())))
+        outside += sum(value > aim for name, aim in AIMS.items() for value in columns[name])
+        count += len(AIMS) * len(found)
+    aims = ", ".join(f"{name} ≤ {aim:g}" for name, aim in AIMS.items())
+    table = markdown_table(("case, budget", "spent", "tokens", "capability", "gain"), rows)
+    return f"{table}\n\nAims: {aims}. Of {count} figures {outside} lie outside."
+
+
+def of_models(runs: Sequence[Sequence[Point]]) -> str:
+    """A row for every model of every run, with the interval of a budget's change."""
+    rows = []
+    for points in runs:
+        aligned, plain = start_of(points)
+        for point in points:
+            low_to_high = ""
+            if point.safety_change is not None:
+                change = point.safety_change
+                low_to_high = signed(f" [{change.low:.3f}, {change.high:.3f}]")
+            rows.append(
+                (
+                    str(point.seed),
+                    described(point),
+                    signed(f"{risen(points, point):.3f}") + low_to_high,
+                    f"{point.capability_loss.value:.3f}",
+                    "–" if point is aligned else f"{point.train_tokens / plain.train_tokens:.2f}×",
+                )
+            )
+    return markdown_table(("seed", "model", "change of L_ŝ", "L_f", "tokens"), rows)
+
+
+def described(point: Point) -> str:
+    if point.case == "aligned":
+        return "aligned model θ_s"
+    if point.budget is not None:
+        learned = f", λ = {point.multiplier:.2g} at the end" if point.multiplier else ""
+        return f"{named(point.case)}, budget {point.budget:g}{learned}"
+    if point.penalty == 0:
+        return "plain fine-tuning"
+    return f"{named(point.case)}, " + (
+        f"λ = {point.penalty:g}" if point.radius is None else f"ε = {point.radius:g}"
     )
-    for point in itertools.chain(*runs):
-        if point.budget and point.safety_change and point.safety_change.kind != "exact":
-            low, high = (
-                end / point.budget for end in (point.safety_change.low, point.safety_change.high)
-            )
-            print(
-                f"budget {point.budget:g}, seed {point.seed}: spent has a 95 % interval of "
-                f"[{low:.2f}, {high:.2f}] over held-out rows"
-            )
 
 
-if __name__ == "__main__":
+def named(case: str) -> str:
+    return "Case I" if case == "alignment-loss" else "Case II"
+
+
+def told(values: Sequence[float]) -> str:
+    return signed(f"{median(values):.3f} [{min(values):.3f}, {max(values):.3f}]")
+
+
+def signed(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def tables() -> dict[str, str]:
+    """By what they are of: the tables of all points kept here."""
+    made = {}
+    for kind in (WORLD, MODEL):
+        runs = [read_points(folder) for folder in sorted(RESULTS.glob(f"{kind}-*"))]
+        if runs:
+            title = f"Median [least, most] of {len(runs)} {'worlds' if kind == WORLD else 'seeds'}:"
+            made[kind] = f"{title}\n\n{of_budgets(runs)}"
+            if kind == MODEL:
+                made[kind] += f"\n\nEvery model, in nats per token:\n\n{of_models(runs)}"
+    return made
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="keep the points here, and go on from them")
+    parser.add_argument("--out", type=Path, help="work here, and go on from what is there")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--model", help="with LoRA, instead of the worlds: smollm2")
+    parser.add_argument("--model", help="with LoRA, instead of the worlds: smollm2, or a folder")
     parser.add_argument("--safety", type=Path)
     parser.add_argument("--safety-where", nargs="*", default=[], help="as in harmful=0")
     parser.add_argument("--task", type=Path)
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.05, 0.1])
+    parser.add_argument("--docs", action="store_true", help="only write the tables of the page")
     given = parser.parse_args()
+    if given.docs:
+        for kind, text in tables().items():
+            replace_between(PAGE, MARKS[kind], text)
+        return
     quiet_libraries()
     with tempfile.TemporaryDirectory() as scratch:
-        out = given.out or Path(scratch)
-        if given.model:
-            name = f"{given.model}, LoRA"
-            folders = {seed: out / f"model-{seed}" for seed in given.seeds}
-            experiments = {
-                seed: model_experiment(
+        for seed in given.seeds:
+            name = f"{MODEL if given.model else WORLD}-{seed}"
+            folder = (given.out or Path(scratch)) / name
+            if given.model:
+                experiment = model_experiment(
                     given.model,
                     given.safety,
                     given.safety_where,
@@ -203,10 +255,14 @@ if __name__ == "__main__":
                     given.budgets,
                     seed,
                 )
-                for seed in folders
-            }
-        else:
-            name = "built-in worlds"
-            folders = {seed: out / f"world-{seed}" for seed in given.seeds}
-            experiments = {seed: world_experiment(path, seed) for seed, path in folders.items()}
-        show(name, [made(experiments[seed], path) for seed, path in folders.items()])
+            else:
+                experiment = world_experiment(folder, seed)
+            with TerminalWatcher(Console(stderr=True)) as watcher:
+                sweep(experiment, folder, watcher)
+            (RESULTS / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / POINTS_FILE, RESULTS / name)
+    print("\n\n".join(tables().values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -89,7 +89,7 @@ class TerminalWatcher(Watcher):
         point = points[0]
         self.console.print(
             f"[dim]{self._done:>3}/{self._all}[/] {plain(describe(point.key))}: "
-            f"{_losses(point)}{_others(points)} [dim]({point.wall_seconds:.0f} s)[/]",
+            f"{_losses(point)}{_others(points)} [dim](trained in {point.wall_seconds:.0f} s)[/]",
             highlight=False,
             soft_wrap=True,
         )
