@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from trimtab.report import Finding, findings
 from trimtab.report.findings import no_model_passes_the_limit
 from trimtab.report.nearness import nearness
 from trimtab.report.setting import over_seeds
+from trimtab.row_losses import RowLosses
 
 
 def finding(points: list[Point], word: str) -> Finding:
@@ -132,6 +134,44 @@ def test_the_interval_over_seeds_covers_the_mean_it_should() -> None:
         mean = over_seeds([Estimate(v, v, v, "nats per token", "exact") for v in values])
         covered += mean.low <= 1.0 <= mean.high
     assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_models_are_compared_row_by_row_where_the_rows_are_known(tmp_path: Path) -> None:
+    """Rows differ by far more than the models do, and every row says the same of the models."""
+    generator = np.random.default_rng(0)
+    tokens = np.full(60, 10.0)
+    hard = generator.gamma(2.0, 5.0, 60)
+    rows, points = RowLosses(tmp_path), []
+    for one in case_1(half_width=0.5, penalties=(0.1, 1.0, 10.0)):
+        assert one.alignment_gap is not None
+        assert one.capability_gap is not None
+        name = f"lambda-{one.penalty:g}"
+        losses = {
+            "original": np.stack([hard + 10 * one.alignment_gap.value, tokens]),
+            "task:chat": np.stack([hard + 10 * one.capability_gap.value, tokens]),
+        }
+        rows.save(name, losses)
+        points.append(replace(one, model=name))
+    apart = {one.statement: one.verdict for one in findings(points)}
+    paired = {one.statement: one.verdict for one in findings(points, rows=rows)}
+    assert set(apart.values()) == {"undecided"}
+    assert set(paired.values()) == {"holds"}
+    # Rows that are not the same tell nothing of the difference.
+    rows.save("lambda-10", {name: losses[:, :30] for name, losses in losses.items()})
+    assert "undecided" in {one.verdict for one in findings(points, rows=rows)}
+
+
+def test_what_a_seed_does_to_both_models_cancels() -> None:
+    shifted = [
+        replace(
+            one,
+            alignment_gap=one.alignment_gap.minus(-0.5 * one.seed),
+            capability_gap=one.capability_gap.minus(-0.5 * one.seed),
+        )
+        for one in case_1(seeds=(0, 1, 2))
+        if one.alignment_gap and one.capability_gap
+    ]
+    assert {one.verdict for one in findings(shifted)} == {"holds"}
 
 
 def test_exact_optima_reach_the_limit() -> None:

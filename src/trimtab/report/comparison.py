@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Literal
+from typing import Literal, TypeVar
 
-from trimtab.points import Estimate
+from trimtab.points import Estimate, Point
+from trimtab.report.setting import Gap, Setting, measured_of, over_seeds
+from trimtab.row_losses import RowLosses
 
+Value = TypeVar("Value")
 Verdict = Literal["holds", "does not hold", "undecided"]
 Order = Literal["below", "above", "within"]
 
@@ -27,7 +31,56 @@ def compare(one: Estimate, other: Estimate) -> Order:
     return "above" if one.low > other.high else "within"
 
 
-def rises(values: Sequence[Estimate]) -> Verdict:
+@dataclass(frozen=True)
+class Pairs:
+    """Two settings compared seed by seed and, where `rows` knows their losses, row by row.
+
+    What makes a row hard for both models then cancels, and so does what a seed does to both.
+    """
+
+    rows: RowLosses | None = None
+
+    def rise(self, one: Setting, other: Setting, which: Gap) -> Estimate:
+        """How far the gap of `other` lies above that of `one`; both must have been measured."""
+        by_seed = {point.seed: point for point in one.points}
+        each = [
+            self._between(by_seed[point.seed], point, which)
+            for point in other.points
+            if point.seed in by_seed
+        ]
+        if each:
+            return over_seeds(each)
+        first, last = one.measured(which), other.measured(which)
+        assert first is not None
+        assert last is not None
+        return _apart(first, last)
+
+    def order(self, which: Gap) -> Callable[[Setting, Setting], Order]:
+        """Whether the gap of the first lies below or above that of the second, beyond chance."""
+
+        def order(one: Setting, other: Setting) -> Order:
+            rise = self.rise(one, other, which)
+            if rise.low > 0:
+                return "below"
+            return "above" if rise.high < 0 else "within"
+
+        return order
+
+    def _between(self, one: Point, other: Point, which: Gap) -> Estimate:
+        first, last = measured_of(one, which), measured_of(other, which)
+        assert first is not None
+        assert last is not None
+        apart = _apart(first, last)
+        name = _dataset(one, which)
+        if self.rows is None or one.model is None or other.model is None:
+            return apart
+        if name != _dataset(other, which):
+            return apart
+        interval = self.rows.interval(name, other.model, one.model)
+        return apart if interval is None else replace(apart, low=interval[0], high=interval[1])
+
+
+def rises(values: Sequence[Value], compare: Callable[[Value, Value], Order]) -> Verdict:
     """Whether the last lies beyond the first, and what lies between mostly goes the same way."""
     ends = compare(values[0], values[-1])
     if ends == "above":
@@ -38,9 +91,9 @@ def rises(values: Sequence[Estimate]) -> Verdict:
     return "holds" if ends == "below" and steady else "undecided"
 
 
-def falls(values: Sequence[Estimate]) -> Verdict:
+def falls(values: Sequence[Value], compare: Callable[[Value, Value], Order]) -> Verdict:
     """`rises`, backwards."""
-    return rises(values[::-1])
+    return rises(values[::-1], compare)
 
 
 def all_hold(verdicts: Sequence[Verdict]) -> Verdict:
@@ -63,3 +116,24 @@ def all_lie(wanted: Order, orders: Sequence[Order]) -> Verdict:
     if any(order not in (wanted, "within") for order in orders):
         return "does not hold"
     return "holds" if all(order == wanted for order in orders) else "undecided"
+
+
+def _apart(one: Estimate, other: Estimate) -> Estimate:
+    """other − one when nothing is known of how their errors go together."""
+    return replace(
+        other,
+        value=other.value - one.value,
+        low=other.low - one.high,
+        high=other.high - one.low,
+    )
+
+
+def _dataset(point: Point, which: Gap) -> str:
+    """The name under which the losses behind a gap are kept."""
+    match which:
+        case "alignment gap":
+            return "original"
+        case "proxy gap":
+            return f"safety:{point.proxy}"
+        case "capability gap":
+            return f"task:{point.task}"

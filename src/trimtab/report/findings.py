@@ -6,16 +6,17 @@ Source: figures 1 to 3 of Chen et al. 2025, arXiv 2503.20807.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from trimtab.data.synthetic import World
-from trimtab.points import Estimate, Point
+from trimtab.points import Point
 from trimtab.report.case_1_line import Case1Line
 from trimtab.report.comparison import (
     Order,
+    Pairs,
     Verdict,
     all_hold,
     all_lie,
@@ -35,6 +36,7 @@ from trimtab.report.setting import (
     tasks_in_both_cases,
 )
 from trimtab.report.wording import SHORT_CASE_NAMES, knob, nats, number, percent, shortened
+from trimtab.row_losses import RowLosses
 from trimtab.theory import total_variation
 
 UNIT = "nats per token"
@@ -51,29 +53,32 @@ class Finding:
     evidence: str
 
 
-def findings(points: Iterable[Point], world: World | None = None) -> tuple[Finding, ...]:
+def findings(
+    points: Iterable[Point], world: World | None = None, rows: RowLosses | None = None
+) -> tuple[Finding, ...]:
     """The findings that these points can speak to; `world` tells how near each proxy truly is.
 
-    "holds" and "does not hold" need 95 % intervals that do not touch; between them a finding is
-    "undecided". With one seed the interval covers the held-out rows only, not the training.
+    "holds" and "does not hold" need a difference whose 95 % interval leaves 0 out, taken row by row
+    where `rows` knows the losses; between them a finding is "undecided". With one seed the interval
+    covers the held-out rows only, not the training.
     """
-    points = list(points)
+    points, pairs = list(points), Pairs(rows)
     safety = safety_gap_of(points)
-    found: list[Finding | None] = [nearer_proxy_keeps_more_safety(points, world)]
+    found: list[Finding | None] = [nearer_proxy_keeps_more_safety(points, pairs, world)]
     if safety is not None:
         found += [
-            penalty_lowers_safety_gap(points, safety),
-            penalty_raises_capability_gap(points),
-            tightness_lowers_safety_gap(points, safety),
-            tightness_raises_capability_gap(points),
-            overlap_makes_safety_costly(points),
+            penalty_lowers_safety_gap(points, pairs, safety),
+            penalty_raises_capability_gap(points, pairs),
+            tightness_lowers_safety_gap(points, pairs, safety),
+            tightness_raises_capability_gap(points, pairs),
+            overlap_makes_safety_costly(points, pairs),
             case_2_costs_more(points, safety),
         ]
     return tuple(finding for finding in found if finding is not None)
 
 
 def nearer_proxy_keeps_more_safety(
-    points: Iterable[Point], world: World | None = None
+    points: Iterable[Point], pairs: Pairs, world: World | None = None
 ) -> Finding | None:
     """G_s of the nearer proxy lies below that of the farther at every λ > 0 both were given.
 
@@ -85,17 +90,22 @@ def nearer_proxy_keeps_more_safety(
     for ((one, task), line), ((other, other_task), other_line) in combinations(
         case_1_lines(points).items(), 2
     ):
-        gaps = {
+        settings = {
             name: _by_penalty(of, "alignment gap")
             for name, of in ((one, line), (other, other_line))
         }
-        common = sorted(gaps[one].keys() & gaps[other].keys())
+        common = sorted(settings[one].keys() & settings[other].keys())
         if task != other_task or not common:
             continue
-        means = {name: float(np.mean([gaps[name][p].value for p in common])) for name in gaps}
+        gaps = {
+            name: {p: gap.value for p in common if (gap := of[p].measured("alignment gap"))}
+            for name, of in settings.items()
+        }
+        means = {name: float(np.mean(list(of.values()))) for name, of in gaps.items()}
         distances = _distances(world, one, other)
         near, far = sorted(gaps, key=lambda name: (distances or means)[name])
-        here = [compare(gaps[near][penalty], gaps[far][penalty]) for penalty in common]
+        order = pairs.order("alignment gap")
+        here = [order(settings[near][penalty], settings[far][penalty]) for penalty in common]
         orders += here
         middle = common[len(common) // 2]
         known = (
@@ -106,8 +116,8 @@ def nearer_proxy_keeps_more_safety(
         evidence.append(
             f"on {shortened(task)}, {shortened(near)} lies below {shortened(far)} at "
             f"{here.count('below')} of {len(here)} "
-            f"penalties (at λ = {number(middle)}: {nats(gaps[near][middle].value)} "
-            f"against {nats(gaps[far][middle].value)} {UNIT}; {known})"
+            f"penalties (at λ = {number(middle)}: {nats(gaps[near][middle])} "
+            f"against {nats(gaps[far][middle])} {UNIT}; {known})"
         )
     if not orders:
         return None
@@ -115,33 +125,37 @@ def nearer_proxy_keeps_more_safety(
     return Finding(statement, all_lie("below", orders), _quoted(evidence))
 
 
-def penalty_lowers_safety_gap(points: Iterable[Point], safety: SafetyGap) -> Finding | None:
+def penalty_lowers_safety_gap(
+    points: Iterable[Point], pairs: Pairs, safety: SafetyGap
+) -> Finding | None:
     """Case I: G_s falls with λ > 0 on every line whose task overlaps the proxy."""
     statement = f"Case I: where contexts overlap, a larger penalty λ lowers the {safety}."
-    return _trend(statement, _case_1_with_overlap(points), safety, down=True)
+    return _trend(statement, _case_1_with_overlap(points), pairs, safety, down=True)
 
 
-def penalty_raises_capability_gap(points: Iterable[Point]) -> Finding | None:
+def penalty_raises_capability_gap(points: Iterable[Point], pairs: Pairs) -> Finding | None:
     """Case I: G_f rises with λ > 0 on every line whose task overlaps the proxy."""
     statement = "Case I: where contexts overlap, a larger penalty λ raises the capability gap."
-    return _trend(statement, _case_1_with_overlap(points), "capability gap", down=False)
+    return _trend(statement, _case_1_with_overlap(points), pairs, "capability gap", down=False)
 
 
-def tightness_lowers_safety_gap(points: Iterable[Point], safety: SafetyGap) -> Finding | None:
+def tightness_lowers_safety_gap(
+    points: Iterable[Point], pairs: Pairs, safety: SafetyGap
+) -> Finding | None:
     """Case II: G_s falls as λ grows or ε shrinks."""
     statement = f"Case II: a tighter constraint (larger λ or smaller ε) lowers the {safety}."
-    return _trend(statement, _case_2(points), safety, down=True)
+    return _trend(statement, _case_2(points), pairs, safety, down=True)
 
 
-def tightness_raises_capability_gap(points: Iterable[Point]) -> Finding | None:
+def tightness_raises_capability_gap(points: Iterable[Point], pairs: Pairs) -> Finding | None:
     """Case II: G_f rises as λ grows or ε shrinks."""
     statement = "Case II: a tighter constraint (larger λ or smaller ε) raises the capability gap."
-    return _trend(statement, _case_2(points), "capability gap", down=False)
+    return _trend(statement, _case_2(points), pairs, "capability gap", down=False)
 
 
-def overlap_makes_safety_costly(points: Iterable[Point]) -> Finding | None:
+def overlap_makes_safety_costly(points: Iterable[Point], pairs: Pairs) -> Finding | None:
     """G_f(θ at the largest common λ) − G_f(θ at the smallest) rises with the context overlap."""
-    by_proxy: dict[str, dict[tuple[float, str], dict[float, Estimate]]] = {}
+    by_proxy: dict[str, dict[tuple[float, str], dict[float, Setting]]] = {}
     for (proxy, task), line in case_1_lines(points).items():
         overlap = overlap_of(line)
         if overlap is not None:
@@ -150,12 +164,15 @@ def overlap_makes_safety_costly(points: Iterable[Point]) -> Finding | None:
     verdicts: list[Verdict] = []
     evidence: list[str] = []
     for proxy, lines in by_proxy.items():
-        common = sorted(set.intersection(*(set(gaps) for gaps in lines.values())))
+        common = sorted(set.intersection(*(set(line) for line in lines.values())))
         if len({overlap for overlap, _ in lines}) < 2 or len(common) < 2:
             continue
         loose, tight = common[0], common[-1]
-        costs = {key: _rise(gaps[loose], gaps[tight]) for key, gaps in sorted(lines.items())}
-        verdicts.append(rises(list(costs.values())))
+        costs = {
+            key: pairs.rise(line[loose], line[tight], "capability gap")
+            for key, line in sorted(lines.items())
+        }
+        verdicts.append(rises(list(costs.values()), compare))
         told = ", ".join(
             f"{nats(cost.value)} at overlap {percent(overlap)} ({shortened(task)})"
             for (overlap, task), cost in costs.items()
@@ -217,7 +234,7 @@ def no_model_passes_the_limit(near: Sequence[PointNearness]) -> Finding | None:
 
 
 def _trend(
-    statement: str, lines: dict[str, list[Setting]], which: Gap, *, down: bool
+    statement: str, lines: dict[str, list[Setting]], pairs: Pairs, which: Gap, *, down: bool
 ) -> Finding | None:
     verdicts: list[Verdict] = []
     evidence: list[str] = []
@@ -225,8 +242,8 @@ def _trend(
         measured = [(s, gap) for s in line if (gap := s.measured(which))]
         if len(measured) < 2:
             continue
-        gaps = [gap for _, gap in measured]
-        verdicts.append(falls(gaps) if down else rises(gaps))
+        goes = falls if down else rises
+        verdicts.append(goes([setting for setting, _ in measured], pairs.order(which)))
         (first, from_gap), (last, to_gap) = measured[0], measured[-1]
         evidence.append(
             f"{name} {nats(from_gap.value)} at {knob(first.penalty, first.radius)} and "
@@ -264,17 +281,9 @@ def _distances(world: World | None, *proxies: str) -> dict[str, float] | None:
     return {proxy: total_variation(world.original, world.safety[proxy]) for proxy in proxies}
 
 
-def _by_penalty(line: Iterable[Setting], which: Gap) -> dict[float, Estimate]:
-    return {s.penalty: gap for s in line if s.penalty and (gap := s.measured(which)) is not None}
-
-
-def _rise(loose: Estimate, tight: Estimate) -> Estimate:
-    return replace(
-        tight,
-        value=tight.value - loose.value,
-        low=tight.low - loose.high,
-        high=tight.high - loose.low,
-    )
+def _by_penalty(line: Iterable[Setting], which: Gap) -> dict[float, Setting]:
+    """The settings with λ > 0 whose gap was measured."""
+    return {s.penalty: s for s in line if s.penalty and s.measured(which) is not None}
 
 
 def _quoted(evidence: Sequence[str]) -> str:

@@ -55,7 +55,7 @@ def write_report(folder: Path) -> Report:
     limits = Limits(results.world) if results.world is not None else None
     near = nearness(results.points, results.world) if results.world is not None else ()
     kept = no_model_passes_the_limit(near)
-    found = (*findings(results.points, results.world), *([kept] if kept else []))
+    found = (*findings(results.points, results.world, results.rows), *([kept] if kept else []))
     methods = method_results(results.points)
     of_methods = methods_figure(results.points, methods, limits)
     of_refusals = refusals_figure(results.points)

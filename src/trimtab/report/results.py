@@ -14,6 +14,7 @@ from trimtab.data.synthetic import World, load_world
 from trimtab.errors import UserError
 from trimtab.points import Point, Terrain
 from trimtab.records import Failure, read_failures, read_landscape, read_points
+from trimtab.row_losses import RowLosses
 from trimtab.samples import Sample, read_samples
 
 SETTINGS_FILE = "experiment.yaml"
@@ -43,6 +44,8 @@ class Results:
     world: World | None
     landscape: Mapping[str, Terrain]
     samples: tuple[Sample, ...]
+    rows: RowLosses
+    """What each held-out row cost each model, where the experiment kept it."""
 
 
 def read_results(folder: Path) -> Results:
@@ -62,6 +65,7 @@ def read_results(folder: Path) -> Results:
         load_world(folder),
         read_landscape(folder),
         read_samples(folder),
+        RowLosses(folder),
     )
 
 
