@@ -46,6 +46,9 @@ MARKS = {WORLD: "built-in worlds", MODEL: "SmolLM2"}
 
 AIMS = {"spent": 1 + BUDGET_TOLERANCE, "tokens": 1.25, "capability": 1.02}
 
+UNSEEN = (3, 4, 5)
+"""Worlds 0 to 2 were looked at when the constants of `BudgetKeeper` were chosen."""
+
 BUDGETS = (0.03, 0.05, 0.1, 0.2)
 PENALTIES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)
 RADII = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0)
@@ -227,7 +230,7 @@ def tables() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="work here, and go on from what is there")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=UNSEEN)
     parser.add_argument("--model", help="with LoRA, instead of the worlds: smollm2, or a folder")
     parser.add_argument("--safety", type=Path)
     parser.add_argument("--safety-where", nargs="*", default=[], help="as in harmful=0")

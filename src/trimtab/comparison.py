@@ -68,10 +68,14 @@ def comparison_of(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
     return replace(equal, dial=dial, grid=(*CASES, DIAL, *blocks)), left_out
 
 
-def comparison_world(folder: Path, seed: int = 0) -> Experiment:
-    """A finite world to compare in: a near proxy, and a task that shares all prompts with it."""
+def comparison_world(folder: Path, seed: int = 0, replace_world: bool = False) -> Experiment:
+    """A finite world to compare in: a near proxy, and a task that shares all prompts with it.
+
+    Raises:
+        UserError: the folder holds another world, and `replace_world` is false.
+    """
     world = make_world({"near": 0.1}, {"shared": 1.0}, seed)
-    original, safety, task = write_data(world, folder, rows=4000, seed=seed)
+    original, safety, task = write_data(world, folder, rows=4000, seed=seed, replace=replace_world)
     save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed)
     return Experiment(
         model=str((folder / "base").resolve()),

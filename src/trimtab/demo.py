@@ -18,14 +18,17 @@ FEWER_PENALTIES = (0.03, 0.3, 3.0)
 PARAMETER_PENALTIES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
-def demo_experiment(folder: Path, seed: int = 0) -> Experiment:
+def demo_experiment(folder: Path, seed: int = 0, replace_world: bool = False) -> Experiment:
     """The paper's three figures in a finite world, with its data and a base model in `folder`.
 
     A near and a far proxy over λ on the task that shares all prompts with them, two more context
     overlaps with the near proxy, and the parameter constraint on two tasks.
+
+    Raises:
+        UserError: the folder holds another world, and `replace_world` is false.
     """
     world = make_world(DISSIMILARITY, OVERLAP, seed)
-    original, safety, task = write_data(world, folder, rows=4000, seed=seed)
+    original, safety, task = write_data(world, folder, rows=4000, seed=seed, replace=replace_world)
     save_tiny_llama([*CONTEXTS, *RESPONSES], folder / BASE_FOLDER, seed)
     return Experiment(
         model=str((folder / BASE_FOLDER).resolve()),

@@ -98,6 +98,9 @@ class Point:
     given. `model` names the trained model; points of one model share it. `refusal_rate` on
     harmful prompts and `answer_rate` on benign ones are None unless the experiment gives such.
 
+    `wall_seconds` are those of making the trainer and training; where a run was interrupted, since
+    it went on.
+
     In place of λ or ε a point may have a `budget` for `safety_change`, the held-out
     L_ŝ(θ) − L_ŝ(θ_s). What was learned is `multiplier`, the λ of Case I, or `distance`, the ε of
     Case II.

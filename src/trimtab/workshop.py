@@ -128,12 +128,15 @@ class Workshop:
 
     def _settings_of_dial(self, run: Run) -> list[Point]:
         dial = self.trained_dial(run.training)
+        extra = dial.ends.extra_bytes()
         if self.experiment.keep_models:
             dial.ends.save(self.folder / MODELS_FOLDER / run.name, self.tokenizer)
         points = []
         for key in run.points:
             dial.ends.turn(float(key.alpha or 0))
-            trained = Trained(dial.ends.model, dial.train_tokens, dial.wall_seconds)
+            trained = Trained(
+                dial.ends.model, dial.train_tokens, dial.wall_seconds, extra_bytes=extra
+            )
             points += self.gauge.points(f"{run.name}-{key.alpha:.6g}", trained, (key,))
         return points
 
@@ -142,7 +145,7 @@ class Workshop:
         training, dial = self.experiment.train, self.experiment.dial
         assert dial is not None
         training = replace(training, steps=dial.steps or training.steps)
-        name = Run(key, ()).name
+        name, started = Run(key, ()).name, perf_counter()
         unfinished = self.folder / UNFINISHED_FOLDER / name
         trainer = DialTrainer(
             deepcopy(self.aligned),
@@ -151,7 +154,7 @@ class Workshop:
             safety_target=training.safety_target,
             **self._data_and_settings(self.rows.task[key.task].train, key.proxy, training),
         )
-        trained = self._run(trainer, name, unfinished)
+        trained = self._run(trainer, name, unfinished, started)
         return TrainedDial(trainer.ends, trained.train_tokens, trained.wall_seconds)
 
     def measured(
@@ -204,17 +207,15 @@ class Workshop:
             trainer: SafetyAwareSFTTrainer = MethodTrainer(
                 model, method, args=args, **self._data_and_settings(rows, proxy, training)
             )
-            prepared = perf_counter() - started
-            trained = self._run(trainer, name, unfinished)
+            trained = self._run(trainer, name, unfinished, started)
             held = (*method.held(), trainer.reference.copy if trainer.reference else None)
             return replace(
                 trained,
                 train_tokens=trained.train_tokens + method.extra_tokens,
-                wall_seconds=trained.wall_seconds + prepared,
                 extra_bytes=held_bytes(held),
             )
         if not isinstance(constraint, AlignmentLossConstraint):
-            take_more_task_rows(args, training)
+            training = take_more_task_rows(args, training)
         trainer = SafetyAwareSFTTrainer(
             model,
             args=args,
@@ -223,7 +224,7 @@ class Workshop:
             safety_repeats=proxy is not None and self.experiment.safety[proxy].repeats,
             **self._data_and_settings(rows, proxy, training),
         )
-        trained = self._run(trainer, name, unfinished)
+        trained = self._run(trainer, name, unfinished, started)
         parts = trainer.displacement.parts if trainer.displacement else []
         starts = [part.start for part in parts if isinstance(part, DensePart)]
         reference = trainer.reference.copy if trainer.reference else None
@@ -243,11 +244,12 @@ class Workshop:
             "callbacks": [_Progress(self.watcher)],
         }
 
-    def _run(self, trainer: SafetyAwareSFTTrainer, name: str, unfinished: Path) -> Trained:
+    def _run(
+        self, trainer: SafetyAwareSFTTrainer, name: str, unfinished: Path, started: float
+    ) -> Trained:
         self.watcher.training(name, trainer.args.max_steps)
         trainer.remove_callback(PrinterCallback)
         checkpoint = get_last_checkpoint(str(unfinished)) if unfinished.exists() else None
-        started = perf_counter()
         trainer.train(resume_from_checkpoint=checkpoint)
         seconds = perf_counter() - started
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reported_points import case_1, case_2, optima, point, sweep, world
+from reported_points import case_1, case_2, estimate, optima, point, sweep, world
 
 from trimtab.points import Estimate, Point
 from trimtab.report import Finding, findings
@@ -102,6 +102,19 @@ def test_plain_fine_tuning_is_no_part_of_case_1s_trend() -> None:
 def test_overlap_that_costs_less_is_told() -> None:
     points = [*case_1(task="a", cost=0.6, overlap=0.1), *case_1(task="b", cost=0.1, overlap=0.9)]
     assert finding(points, "overlap the proxy's").verdict == "does not hold"
+
+
+def test_overlaps_that_may_be_the_same_order_nothing() -> None:
+    points = [*case_1(task="a", cost=0.1, overlap=0.94), *case_1(task="b", cost=0.6, overlap=0.95)]
+    assert finding(points, "overlap the proxy's").verdict == "holds"
+    unsure = [
+        replace(one, context_overlap=estimate(one.context_overlap.value, 0.03))
+        for one in points
+        if one.context_overlap
+    ]
+    told = finding(unsure, "overlap the proxy's")
+    assert told.verdict == "undecided"
+    assert "cannot be told apart" in told.evidence
 
 
 def test_case_2_below_case_1_is_told() -> None:

@@ -208,6 +208,7 @@ def test_multiplier_is_in_the_checkpoint(tmp_path: Path) -> None:
     kept = trainer.state.stateful_callbacks[BudgetKeeper.__name__]["attributes"]
     assert trainer.budget_keeper is not None
     assert kept["multiplier"]["value"] == trainer.budget_keeper.multiplier.value != 1.0
+    assert 0 < kept["tokens_measured"] <= trainer.budget_keeper.tokens_measured
     assert (tmp_path / "run" / "checkpoint-4" / "trainer_state.json").exists()
 
 
@@ -247,6 +248,22 @@ def test_a_prompt_is_not_both_trained_and_validated_on() -> None:
     train, validation = set_aside(rows, limit=500, drawn=1000, seed=0, repeats=True)
     assert (len(train), len(validation)) == (48, 12)
     assert asked(train) & asked(validation)
+
+
+def test_a_prompt_of_many_rows_is_not_taken_for_validation() -> None:
+    prompts = [0] * 90 + list(range(1, 31))
+    rows = Dataset.from_list(
+        [
+            {"input_ids": [3 + prompt, 40 + number], "labels": [-100, 40 + number]}
+            for number, prompt in enumerate(prompts)
+        ]
+    )
+    for seed in range(5):
+        train, validation = set_aside(rows, limit=500, drawn=1000, seed=seed)
+        assert (len(train), len(validation)) == (96, 24)
+        assert len(set_aside(rows, limit=10, drawn=1000, seed=seed)[1]) == 10
+    many = rows.select(range(90)).map(lambda row: {"input_ids": [3 + row["input_ids"][1] % 2, 9]})
+    assert len(set_aside(many, limit=5, drawn=1000, seed=0)[1]) == 45
 
 
 def test_rows_of_one_prompt_cannot_be_divided() -> None:

@@ -32,12 +32,12 @@ def compare(
     """Put every method over its own knob beside the two cases."""
     from dataclasses import replace
 
-    from trimtab.cli.making import print_plan, sweep_and_report
+    from trimtab.cli.making import end_with_failures, print_plan, sweep_and_report
     from trimtab.comparison import comparison_of, comparison_world
     from trimtab.experiment_file import read_experiment
 
     if experiment is None:
-        read = comparison_world(out, seed)
+        read = comparison_world(out, seed, restart)
     else:
         read = read_experiment(experiment)
         if data_root is not None:
@@ -50,6 +50,7 @@ def compare(
         return
     sweep_and_report(grid, out, restart, retry)
     _print_methods(out)
+    end_with_failures(out, "--retry")
 
 
 def suggest(

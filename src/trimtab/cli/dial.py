@@ -156,7 +156,7 @@ def demo(
     settings: Settings = 21,
     restart: Restart = False,
 ) -> None:
-    """Train and measure a dial in the small world of 'trimtab demo'."""
+    """Train a dial and measure its curve in the small world of 'trimtab demo'."""
     from dataclasses import replace
 
     from trimtab.demo import demo_experiment
@@ -164,7 +164,7 @@ def demo(
     from trimtab.models import quiet_libraries
 
     quiet_libraries()
-    world = demo_experiment(out, seed)
+    world = demo_experiment(out, seed, restart)
     one = replace(
         world,
         task={"shared": world.task["shared"]},

@@ -46,7 +46,8 @@ def demo(
     from trimtab.models import quiet_libraries
 
     quiet_libraries()
-    sweep_and_report(demo_experiment(out, seed), out, restart)
+    sweep_and_report(demo_experiment(out, seed, restart), out, restart)
+    end_with_failures(out, "--restart")
 
 
 def sweep(
@@ -73,6 +74,7 @@ def sweep(
         print_plan(read, out)
     else:
         sweep_and_report(read, out, restart, retry)
+        end_with_failures(out, "--retry")
 
 
 def train(
@@ -153,7 +155,8 @@ def train(
     if dry_run:
         print_plan(one, out)
     else:
-        sweep_and_report(one, out, restart, again="--restart")
+        sweep_and_report(one, out, restart)
+        end_with_failures(out, "--restart")
         print(f"The model is in {out / 'models'}.")
 
 
@@ -162,16 +165,11 @@ def sweep_and_report(
     out: Path,
     restart: bool,
     retry: bool = False,
-    again: str = "--retry",
 ) -> None:
-    """Make what is missing of an experiment, then its page; an interruption is one line.
-
-    Exits with 1 where points have failed, now or before; `again` is the option that tries anew.
-    """
+    """Make what is missing of an experiment, then its page; an interruption is one line."""
     from rich.console import Console
 
     from trimtab.models import quiet_libraries
-    from trimtab.records import read_failures
     from trimtab.sweep import sweep
     from trimtab.terminal import TerminalWatcher
 
@@ -186,13 +184,17 @@ def sweep_and_report(
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
+
+
+def end_with_failures(out: Path, again: str) -> None:
+    """Exit with 1 where points have failed, now or before; `again` is the option to retry."""
+    from trimtab.records import read_failures
+
     failures = read_failures(out)
     if failures:
-        first = failures[0].reason
         count = "1 point" if len(failures) == 1 else f"{len(failures)} points"
-        print(
-            f"trimtab: {count} failed ({first.rstrip('.')}). {again} tries again.", file=sys.stderr
-        )
+        reason = failures[0].reason.rstrip(".")
+        print(f"trimtab: {count} failed ({reason}). {again} tries again.", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.data.rows import DataSource
+from trimtab.errors import UserError
 from trimtab.theory.world import Array, Distribution, context_overlap
 
 WORLD_FILE = "world.npz"
@@ -77,13 +78,22 @@ def make_world(
 
 
 def write_data(
-    world: World, folder: Path, rows: int, seed: int = 0
+    world: World, folder: Path, rows: int, seed: int = 0, replace: bool = False
 ) -> tuple[DataSource, dict[str, DataSource], dict[str, DataSource]]:
     """Sources for original, safety and task, with `rows` draws each to train on, under `folder`.
 
     The held-out rows are the whole distribution, every pair with its probability, so a loss on
     them is exact.
+
+    Raises:
+        UserError: the folder holds another world, and `replace` is false.
     """
+    there = load_world(folder)
+    if there is not None and not replace and not _same(there, world):
+        raise UserError(
+            f"{folder} holds another world, which its points were measured in. Give another --out, "
+            "or --restart to discard what is there."
+        )
     generator = np.random.default_rng(seed)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     _save(world, folder)
@@ -132,14 +142,25 @@ def load_world(folder: Path) -> World | None:
 
 
 def _save(world: World, folder: Path) -> None:
+    arrays = {"tokens": np.array(world.tokens_per_response), **_arrays(world)}
+    np.savez(folder / WORLD_FILE, allow_pickle=False, **arrays)
+
+
+def _same(one: World, other: World) -> bool:
+    ours, theirs = _arrays(one), _arrays(other)
+    return ours.keys() == theirs.keys() and all(
+        np.array_equal(array, theirs[name]) for name, array in ours.items()
+    )
+
+
+def _arrays(world: World) -> dict[str, Array]:
     roles = {"original": {"": world.original}, "safety": world.safety, "task": world.task}
-    arrays = {
+    return {
         f"{role}|{name}|{part}": getattr(distribution, part)
         for role, distributions in roles.items()
         for name, distribution in distributions.items()
         for part in ("contexts", "responses")
     }
-    np.savez(folder / WORLD_FILE, tokens=world.tokens_per_response, **arrays)
 
 
 def _conditional(generator: np.random.Generator) -> Array:

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 
 from trimtab.data.synthetic import World
-from trimtab.points import Point
+from trimtab.points import Estimate, Point
 from trimtab.report.case_1_line import Case1Line
 from trimtab.report.comparison import (
     Order,
@@ -58,9 +58,11 @@ def findings(
 ) -> tuple[Finding, ...]:
     """The findings that these points can speak to; `world` tells how near each proxy truly is.
 
-    "holds" and "does not hold" need a difference whose 95 % interval leaves 0 out, taken row by row
-    where `rows` knows the losses; between them a finding is "undecided". With one seed the interval
-    covers the held-out rows only, not the training.
+    "holds" and "does not hold" need a difference whose 95 % interval leaves 0 out, or two intervals
+    that do not touch; between them a finding is "undecided". Two models on the same rows are
+    compared row by row where `rows` knows the losses; the costs of two tasks, and Case II against
+    Case I's line, are compared by their intervals. With one seed these cover the held-out rows
+    only, not the training.
     """
     points, pairs = list(points), Pairs(rows)
     safety = safety_gap_of(points)
@@ -155,31 +157,33 @@ def tightness_raises_capability_gap(points: Iterable[Point], pairs: Pairs) -> Fi
 
 def overlap_makes_safety_costly(points: Iterable[Point], pairs: Pairs) -> Finding | None:
     """G_f(θ at the largest common λ) − G_f(θ at the smallest) rises with the context overlap."""
-    by_proxy: dict[str, dict[tuple[float, str], dict[float, Setting]]] = {}
+    by_proxy: dict[str, list[tuple[Estimate, str, dict[float, Setting]]]] = {}
     for (proxy, task), line in case_1_lines(points).items():
         overlap = overlap_of(line)
         if overlap is not None:
             gaps = _by_penalty(line, "capability gap")
-            by_proxy.setdefault(proxy, {})[overlap.value, task] = gaps
+            by_proxy.setdefault(proxy, []).append((overlap, task, gaps))
     verdicts: list[Verdict] = []
     evidence: list[str] = []
     for proxy, lines in by_proxy.items():
-        common = sorted(set.intersection(*(set(line) for line in lines.values())))
-        if len({overlap for overlap, _ in lines}) < 2 or len(common) < 2:
+        common = sorted(set.intersection(*(set(line) for _, _, line in lines)))
+        if len({overlap.value for overlap, _, _ in lines}) < 2 or len(common) < 2:
             continue
         loose, tight = common[0], common[-1]
-        costs = {
-            key: pairs.rise(line[loose], line[tight], "capability gap")
-            for key, line in sorted(lines.items())
-        }
-        verdicts.append(rises(list(costs.values()), compare))
+        lines = sorted(lines, key=lambda one: one[0].value)
+        costs = [
+            (overlap, pairs.rise(line[loose], line[tight], "capability gap"))
+            for overlap, _, line in lines
+        ]
+        verdicts.append(rises(costs, _cost_order))
         told = ", ".join(
-            f"{nats(cost.value)} at overlap {percent(overlap)} ({shortened(task)})"
-            for (overlap, task), cost in costs.items()
+            f"{nats(cost.value)} at overlap {percent(overlap.value)} ({shortened(task)})"
+            for (overlap, cost), (_, task, _) in zip(costs, lines, strict=True)
         )
+        alike = compare(costs[0][0], costs[-1][0]) == "within"
         evidence.append(
             f"with {shortened(proxy)}, going from λ = {number(loose)} to {number(tight)} "
-            f"costs {told}, in {UNIT}"
+            f"costs {told}, in {UNIT}" + ("; these overlaps cannot be told apart" if alike else "")
         )
     if not verdicts:
         return None
@@ -279,6 +283,12 @@ def _distances(world: World | None, *proxies: str) -> dict[str, float] | None:
     if world is None or any(proxy not in world.safety for proxy in proxies):
         return None
     return {proxy: total_variation(world.original, world.safety[proxy]) for proxy in proxies}
+
+
+def _cost_order(one: tuple[Estimate, Estimate], other: tuple[Estimate, Estimate]) -> Order:
+    """Of two costs, each after its overlap; overlaps that may be the same order nothing."""
+    (overlap, cost), (other_overlap, other_cost) = one, other
+    return "within" if compare(overlap, other_overlap) == "within" else compare(cost, other_cost)
 
 
 def _by_penalty(line: Iterable[Setting], which: Gap) -> dict[float, Setting]:

@@ -57,7 +57,7 @@ class MethodResult:
     beaten_by: tuple[str, ...]
     tokens: float
     seconds: float
-    extra_bytes: float
+    extra_bytes: float | None
 
     def to_json(self) -> dict[str, Any]:
         def told(estimate: Estimate | None) -> Any:
@@ -77,7 +77,7 @@ class MethodResult:
             "beaten_by": list(self.beaten_by),
             "tokens": round(self.tokens),
             "seconds": round(self.seconds, 2),
-            "extra_bytes": round(self.extra_bytes),
+            "extra_bytes": None if self.extra_bytes is None else round(self.extra_bytes),
             "points": [
                 {
                     "knob": "inf" if one.knob == math.inf else one.knob,
@@ -182,7 +182,7 @@ def _of_pair(tried: list[Tried], safety: SafetyGap) -> list[MethodResult]:
                 tuple(dict.fromkeys(winner for won in beaten.values() for winner in won)),
                 _of_line(made, lambda point: point.train_tokens),
                 _of_line(made, lambda point: point.wall_seconds),
-                float(np.mean([point.extra_bytes or 0 for point in made])),
+                _mean_where_known([point.extra_bytes for point in made]),
             )
         )
     return sorted(results, key=lambda result: -result.volume.value)
@@ -248,3 +248,8 @@ def _can_be_judged(one: Tried, safety: SafetyGap) -> bool:
 def title(method: str) -> str:
     """A method as people call it."""
     return METHOD_NAMES.get(method, method)
+
+
+def _mean_where_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None

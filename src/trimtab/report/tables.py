@@ -234,7 +234,9 @@ def _share(estimate: Estimate) -> str:
     return f"{estimate.value:.3f}{spread}".replace("-", "−")
 
 
-def _bytes(count: float) -> str:
+def _bytes(count: float | None) -> str:
+    if count is None:
+        return "–"
     return "none" if count < 1 else f"{count / 2**20:.1f} MiB"
 
 

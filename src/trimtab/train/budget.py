@@ -105,7 +105,8 @@ class BudgetKeeper(TrainerCallback, ExportableState):
     kept from training, by scaling θ − θ_s; for LoRA it scales B. Where the constraint does not bind
     the model is left as it is.
 
-    λ, the running change and ε go into `trainer_state.json` with every checkpoint.
+    λ, the running change, ε and the tokens measured go into `trainer_state.json` with every
+    checkpoint.
     """
 
     def __init__(
@@ -194,6 +195,7 @@ class BudgetKeeper(TrainerCallback, ExportableState):
         self.multiplier = Multiplier(**learned["multiplier"])
         self.running = RunningChange(**learned["running"])
         self.first_radius = float(learned["first_radius"])
+        self.tokens_measured = learned["tokens_measured"]
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **handles: Any
@@ -218,6 +220,7 @@ class BudgetKeeper(TrainerCallback, ExportableState):
             "multiplier": asdict(self.multiplier),
             "running": asdict(self.running),
             "first_radius": str(self.first_radius),
+            "tokens_measured": self.tokens_measured,
         }
         return {"args": {}, "attributes": learned}
 

@@ -15,11 +15,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.errors import UserError
 from trimtab.models import load_model
+from trimtab.train.methods.method import held_bytes
 
 TASK, SAFE = "task", "safe"
 ADAPTER_FILE = "adapter_config.json"
 
 _CHECKPOINT_FILE = "ends.pt"
+_OPTIMIZER_STATES = 2
+"""Adam's, for each weight."""
 
 
 class Ends(Protocol):
@@ -36,6 +39,9 @@ class Ends(Protocol):
 
     def share_gradient(self, alpha: float) -> None:
         """Hand the gradient at θ(α) on to the ends: α of it to θ_task, 1 − α to θ_safe."""
+
+    def extra_bytes(self) -> int:
+        """Memory beyond plain fine-tuning, with an optimizer that keeps two numbers per weight."""
 
     def to(self, device: torch.device) -> None:
         """Move the ends to the device of the model."""
@@ -81,6 +87,9 @@ class DenseEnds:
             if weight.grad is not None:
                 task.grad, safe.grad = alpha * weight.grad, (1 - alpha) * weight.grad
 
+    def extra_bytes(self) -> int:
+        return (2 + _OPTIMIZER_STATES) * held_bytes(self.task)
+
     def to(self, device: torch.device) -> None:
         self.ends.to(device)
 
@@ -122,6 +131,10 @@ class LowRankEnds:
 
     def share_gradient(self, alpha: float) -> None:
         """The scales have shared it already."""
+
+    def extra_bytes(self) -> int:
+        both = sum(held_bytes(weight) for weight in self.model.parameters() if weight.requires_grad)
+        return (1 + _OPTIMIZER_STATES) * both // 2
 
     def to(self, device: torch.device) -> None:
         """The adapters move with the model."""

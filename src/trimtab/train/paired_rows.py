@@ -55,7 +55,8 @@ def set_aside(
 
     At most a fifth of all, or more where the run, which draws `drawn`, would leave more of them
     unread. Rows with one prompt stay together, so that no prompt is both trained and validated on;
-    with `repeats`, rows are draws that may come again, and each goes its own way.
+    where even the prompt with the fewest rows has more of them than that, its rows are validated
+    on all the same. With `repeats`, rows are draws that may come again, and each goes its own way.
 
     Raises:
         UserError: there are too few rows, or prompts, for both.
@@ -82,10 +83,11 @@ def set_aside(
     different: set[_Text] = set()
     for number in np.random.default_rng(seed).permutation(len(groups)):
         group = groups[number]
-        different.update(texts[place] for place in group)
-        if kept and (len(kept) + len(group) > most or len(different) > limit):
-            break
-        kept += group
+        new = {texts[place] for place in group} - different
+        if len(kept) + len(group) <= most and len(different) + len(new) <= limit:
+            kept += group
+            different |= new
+    kept = kept or min(groups, key=len)
     others = np.setdiff1d(np.arange(len(rows)), kept)
     return rows.select(others), rows.select(kept)
 

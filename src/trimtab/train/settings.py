@@ -37,12 +37,17 @@ def rows_by_role(args: SFTConfig, training: Training, method: Method) -> Trainin
     return training
 
 
-def take_more_task_rows(args: SFTConfig, training: Training) -> None:
-    """Where rows are to be equal, take as many more task rows as safety rows would ride along."""
-    if training.equal_rows:
-        args.per_device_train_batch_size += safety_rows_per_batch(
-            training.batch_size, training.safety_share
-        )
+def take_more_task_rows(args: SFTConfig, training: Training) -> Training:
+    """Where rows are to be equal, take as many more task rows as safety rows would ride along.
+
+    In the training returned the share of safety rows is such that they are as many as before.
+    """
+    if not training.equal_rows:
+        return training
+    safety = safety_rows_per_batch(training.batch_size, training.safety_share)
+    args.per_device_train_batch_size += safety
+    share = safety / (args.per_device_train_batch_size + safety)
+    return replace(training, safety_share=share)
 
 
 def method_of_key(key: PointKey) -> Method | Repair:

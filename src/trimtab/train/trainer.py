@@ -71,7 +71,9 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             cost of a step, and not what λ means.
         validation_rows: with a budget, how many different safety rows at most are kept from
             training to bring the final model to it: a fifth of the rows, or those that the run
-            would not come to.
+            would not come to, all rows of a prompt together.
+        safety_repeats: safety rows are draws that may come again, as in `DataSource.repeats`, so
+            that rows of a prompt need not stay together.
         trim_padding: compute a batch in pieces of like length, and unlabelled positions not through
             the LM head (`TrimmedModel`): the same loss to rounding, from less work. Off, a step
             is bit for bit that of `SFTTrainer`.
