@@ -33,6 +33,9 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 
 docs: $(VENV)/installed  ## regenerate the numbers and the picture of the documents
 	$(BIN)/python benchmarks/frontier_from_one_run.py --docs
+	$(BIN)/python benchmarks/budget.py --docs
+	$(BIN)/python docs/comparison/write.py
+	$(BIN)/python docs/reproduction/write.py
 	$(BIN)/python docs/theory/worked_world.py
 	$(BIN)/trimtab demo --out demo --restart
 	cp demo/figures/figure1.png demo/figures/figure2.png demo/figures/figure3.png docs/demo/

@@ -215,10 +215,14 @@ def signed(text: str) -> str:
 
 
 def tables() -> dict[str, str]:
-    """By what they are of: the tables of all points kept here."""
+    """By what they are of: the tables of the points kept here, of worlds those unseen."""
+    kept = {
+        WORLD: [folder for seed in UNSEEN if (folder := RESULTS / f"{WORLD}-{seed}").exists()],
+        MODEL: sorted(RESULTS.glob(f"{MODEL}-*")),
+    }
     made = {}
-    for kind in (WORLD, MODEL):
-        runs = [read_points(folder) for folder in sorted(RESULTS.glob(f"{kind}-*"))]
+    for kind, folders in kept.items():
+        runs = [read_points(folder) for folder in folders]
         if runs:
             title = f"Median [least, most] of {len(runs)} {'worlds' if kind == WORLD else 'seeds'}:"
             made[kind] = f"{title}\n\n{of_budgets(runs)}"
@@ -239,6 +243,8 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.05, 0.1])
     parser.add_argument("--docs", action="store_true", help="only write the tables of the page")
     given = parser.parse_args()
+    if given.model and not (given.safety and given.task):
+        parser.error("--model needs --safety and --task")
     if given.docs:
         for kind, text in tables().items():
             replace_between(PAGE, MARKS[kind], text)

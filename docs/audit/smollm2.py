@@ -42,12 +42,14 @@ def compared(folder: Path) -> dict[str, Any]:
         else:
             losses[point.proxy][point.seed] = point.alignment_loss.value
             intervals[point.proxy].append((point.alignment_loss.low, point.alignment_loss.high))
-    proxies = sorted(losses, key=lambda name: float(np.mean(list(losses[name].values()))))
+    shared = sorted(set.intersection(*(set(by_seed) for by_seed in losses.values())))
+    mean = {name: float(np.mean([losses[name][seed] for seed in shared])) for name in losses}
+    proxies = sorted(losses, key=mean.__getitem__)
     audited = {one["proxy"]: one for one in record["similarity"]}
     rows = [
         {
             "proxy": name,
-            "alignment_loss": float(np.mean(list(losses[name].values()))),
+            "alignment_loss": mean[name],
             "alignment_loss_by_seed": losses[name],
             "interval_over_rows_of_the_first_seed": intervals[name][0],
             **{
@@ -70,6 +72,7 @@ def compared(folder: Path) -> dict[str, Any]:
     return {
         "aligned_alignment_loss": aligned,
         "plain_alignment_loss_by_seed": plain,
+        "seeds_of_all_proxies": shared,
         "proxies": rows,
         "order_by_training": proxies,
         "order_by_audit": record["forecast"]["proxies"],

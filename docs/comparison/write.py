@@ -71,10 +71,10 @@ def tables(folder: Path) -> str:
     ]
     lines += [
         "",
-        f"Settings of the two cases that lose in both gaps, each beyond its interval: "
+        "Settings of ours (both cases, the dial) that lose in both gaps, each beyond its interval: "
         f"{'; '.join(lost) or 'none'}, of {len(ours)}.",
         "",
-        f"Settings of other methods that lose so to one of the two cases: {len(won)} of "
+        f"Settings of other methods that lose so to one of ours: {len(won)} of "
         f"{len(theirs)}: {'; '.join(won) or 'none'}.",
     ]
     return "\n".join(lines)

@@ -219,7 +219,7 @@ Finding = tuple[str, Callable[[Run], Draws | None]]
 
 FINDINGS: tuple[Finding, ...] = (
     (
-        "At every λ the same-teacher (near) proxy keeps more safety: L_s far − near, mean over λ",
+        "The same-teacher (near) proxy keeps more safety: L_s far − near, mean over λ",
         nearer_proxy_is_safer,
     ),
     (

@@ -11,8 +11,9 @@ export OMP_NUM_THREADS=1
 mkdir -p "$runs"
 
 trimtab sweep smollm2-safety --data-root "$data" --out "$runs/smollm2-safety" > "$runs/safety.log" &
+safety=$!
 trimtab sweep smollm2 --data-root "$data" --out "$runs/smollm2"
-wait
+wait $safety
 for by in words model; do
   trimtab audit --model "$runs/smollm2/aligned" --max-prompt 48 --max-response 64 --rows 200 \
     --landscape none --embedding $by --original "$data/instructions-gpt4_0314.jsonl.gz" \

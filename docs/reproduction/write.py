@@ -1,9 +1,10 @@
 """Take the runs of reproduce.sh into the documents: points, figures, reports and tables.
 
-    python docs/reproduction/write.py DATA RUNS
+    python docs/reproduction/write.py [DATA RUNS]
 
-RUNS holds smollm2, smollm2-safety, world-SEED and audit-words, audit-model; what is not there yet
-is left out of the tables.
+RUNS holds smollm2, smollm2-safety, world-SEED and audit-words, audit-model; what is not there is
+kept as it was. Without them the tables are written anew from what is here, but for the one that
+needs DATA.
 """
 
 from __future__ import annotations
@@ -42,19 +43,31 @@ OPENING_WORDS = 24
 
 
 def main() -> None:
-    data, runs = Path(sys.argv[1]), Path(sys.argv[2])
-    recipes = [name for name in RECIPES if (runs / name / "points.jsonl").exists()]
-    for name in recipes:
-        take(runs / name, HERE / name)
-    worlds = sorted(path for path in runs.glob("world-*") if (path / "points.jsonl").exists())
+    if len(sys.argv) > 1:
+        take_all(Path(sys.argv[1]), Path(sys.argv[2]))
+    recipes = [name for name in RECIPES if (HERE / name).exists()]
     measured = {
-        "built-in world": Measured(worlds, WORLD),
+        "built-in world": Measured(sorted(HERE.glob("world-*")), WORLD),
         **{name: Measured([HERE / name], RECIPES[name]) for name in recipes},
     }
     replace_between(PAGE, "findings", findings_table(measured))
-    replace_between(PAGE, "audit", audit_table(runs))
+    replace_between(PAGE, "audit", audit_table())
     if "smollm2-safety" in recipes:
         replace_between(PAGE, "refusals", refusals_table(HERE / "smollm2-safety"))
+
+
+def take_all(data: Path, runs: Path) -> None:
+    """Copy what the runs left, and note what they were made with."""
+    for name in RECIPES:
+        if (runs / name / "points.jsonl").exists():
+            take(runs / name, HERE / name)
+    for points in runs.glob("world-*/points.jsonl"):
+        (HERE / points.parent.name).mkdir(exist_ok=True)
+        shutil.copy(points, HERE / points.parent.name)
+    for audit in runs.glob("audit-*/audit.json"):
+        record = json.loads(audit.read_text(encoding="utf-8"))
+        kept = {name: record[name] for name in ("similarity", "overlap")}
+        write_atomically(HERE / f"{audit.parent.name}.json", json.dumps(kept, indent=1) + "\n")
     replace_between(PAGE, "matcher", matcher_table(data))
     versions = {name: version(name) for name in PACKAGES}
     record = {"python": platform.python_version(), **versions, "device": "CPU, one thread"}
@@ -92,12 +105,12 @@ def told_effect(effect: Effect | None) -> str:
     return f"**{effect.verdict}**, {estimate_in_words(effect.estimate)}, {seeds}"
 
 
-def audit_table(runs: Path) -> str:
+def audit_table() -> str:
     """Similarity of the proxies and overlap of the tasks, as the audit tells them beforehand."""
     records = {
-        embedding: json.loads((path / "audit.json").read_text(encoding="utf-8"))
+        embedding: json.loads(path.read_text(encoding="utf-8"))
         for embedding in ("words", "model")
-        if (path := runs / f"audit-{embedding}").joinpath("audit.json").exists()
+        if (path := HERE / f"audit-{embedding}.json").exists()
     }
     rows = []
     for embedding, record in records.items():

@@ -35,7 +35,7 @@ from trimtab.report.setting import (
     safety_gap_of,
     tasks_in_both_cases,
 )
-from trimtab.report.wording import SHORT_CASE_NAMES, knob, nats, number, percent, shortened
+from trimtab.report.wording import case_name, knob, nats, number, percent, shortened
 from trimtab.row_losses import RowLosses
 from trimtab.theory import total_variation
 
@@ -230,9 +230,9 @@ def no_model_passes_the_limit(near: Sequence[PointNearness]) -> Finding | None:
     point = wrong[0].point
     evidence = (
         f"a mistake somewhere, in data, measuring or theory: {len(wrong)} of {len(near)} models "
-        f"lie below by more than their intervals, first {SHORT_CASE_NAMES[point.case]} at "
-        f"{knob(point.penalty, point.radius, point.budget)} on {shortened(point.task)}, "
-        f"seed {point.seed}."
+        f"lie below by more than their intervals, first {case_name(point)} at "
+        f"{knob(point.penalty, point.radius, point.budget, point.alpha, point.knob)} on "
+        f"{shortened(point.task)}, seed {point.seed}."
     )
     return Finding(NO_MODEL_PASSES, "does not hold", evidence)
 
