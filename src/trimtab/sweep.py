@@ -43,6 +43,8 @@ from trimtab.workshop import (
 
 DATA_FILE = "data.json"
 
+_DIFFERENCES_SHOWN = 8
+
 
 class Watcher(TrainingWatcher, Protocol):
     """Someone who looks on while a sweep is made."""
@@ -161,9 +163,13 @@ def _refuse_another(experiment: Experiment, folder: Path) -> None:
         )
     changed = differences(recorded.read_text(encoding="utf-8"), experiment)
     if changed:
+        more = len(changed) - _DIFFERENCES_SHOWN
+        told = " | ".join(changed[:_DIFFERENCES_SHOWN]) + (
+            f" | and {more} more" if more > 0 else ""
+        )
         raise UserError(
             f"{folder} holds the points of another experiment. What differs (- there, + now): "
-            f"{' | '.join(changed)}. Give another --out, or --restart to discard what is there."
+            f"{told}. Give another --out, or --restart to discard what is there."
         )
 
 

@@ -35,7 +35,9 @@ def compare(
     from trimtab.cli.making import end_with_failures, print_plan, sweep_and_report
     from trimtab.comparison import comparison_of, comparison_world
     from trimtab.experiment_file import read_experiment
+    from trimtab.models import quiet_libraries
 
+    quiet_libraries()
     if experiment is None:
         read = comparison_world(out, seed, restart)
     else:
