@@ -160,12 +160,7 @@ def train(
         print(f"The model is in {out / 'models'}.")
 
 
-def sweep_and_report(
-    experiment: Experiment,
-    out: Path,
-    restart: bool,
-    retry: bool = False,
-) -> None:
+def sweep_and_report(experiment: Experiment, out: Path, restart: bool, retry: bool = False) -> None:
     """Make what is missing of an experiment, then its page; an interruption is one line."""
     from rich.console import Console
 
