@@ -29,7 +29,7 @@ from trimtab.sweep import read_roles
 from trimtab.train.budget import BudgetKeeper, BudgetOutcome, ImpossibleBudgetError, RunningChange
 from trimtab.train.constraints import Constraint
 from trimtab.train.paired_rows import Change, PairedRows, distinct_rows, set_aside
-from trimtab.train.scaling import LONGEST, scale_to_budget
+from trimtab.train.scaling import scale_to_budget
 from trimtab.workshop import Workshop
 
 STEPS = 60
@@ -309,18 +309,18 @@ def test_running_change_knows_its_noise() -> None:
 @pytest.mark.parametrize("order", [1.0, 1.5, 2.0, 3.0])
 @pytest.mark.parametrize("end", [0.04, 0.06, 0.3, 2.0])
 def test_scaling_meets_the_budget_along_any_power(order: float, end: float) -> None:
-    scale, change = scale_to_budget(lambda a: Change(end * a**order, 0.0), 0.05, may_grow=True)
+    scale, change = scale_to_budget(lambda a: Change(end * a**order, 0.0), 0.05)
     assert change.value <= 0.05 * 1.01
-    assert change.value >= 0.05 * 0.99 or scale == LONGEST
+    assert change.value >= 0.05 * 0.99 or scale == 1.0
 
 
-def test_scaling_leaves_alone_what_it_may_not_grow_and_what_it_cannot_mend() -> None:
+def test_scaling_leaves_alone_what_keeps_its_budget_and_what_it_cannot_mend() -> None:
     looked: list[float] = []
 
     def change_at(scale: float) -> Change:
         looked.append(scale)
         return Change(0.04 * scale, 0.0)
 
-    assert scale_to_budget(change_at, 0.05, may_grow=False)[0] == 1.0
-    assert scale_to_budget(change_at, -0.05, may_grow=True)[0] == 1.0
+    assert scale_to_budget(change_at, 0.05)[0] == 1.0
+    assert scale_to_budget(change_at, -0.05)[0] == 1.0
     assert looked == [1.0, 1.0]

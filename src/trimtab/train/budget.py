@@ -26,9 +26,6 @@ from trimtab.train.scaling import scale_to_budget
 Surprise = Callable[[Dataset], tuple[Array, Array]]
 """−log P_θ(y|x) in nats of every row under the model as it is now, and the tokens of each y."""
 
-SLACK = 0.02
-"""A multiplier below which the constraint does not bind."""
-
 _TRAVEL = 4.0
 _FASTEST = 0.5
 _ROOM = 1.1
@@ -101,9 +98,9 @@ class BudgetKeeper(TrainerCallback, ExportableState):
     zero gives back: a λ that is too large costs capability, where one that is too small is made
     good by the scaling that follows.
 
-    **After** it, `scale_to_budget` brings the model to the budget on validation rows, which were
-    kept from training, by scaling θ − θ_s; for LoRA it scales B. Where the constraint does not bind
-    the model is left as it is.
+    **After** it, where the model is beyond the budget on validation rows, which were kept from
+    training, `scale_to_budget` brings it back by scaling θ − θ_s; for LoRA it scales B. What is
+    left of a budget is not spent by stretching the model.
 
     λ, the running change, ε and the tokens measured go into `trainer_state.json` with every
     checkpoint.
@@ -253,10 +250,7 @@ class BudgetKeeper(TrainerCallback, ExportableState):
             move_to(scale)
             return validation.change(self._measure(validation.rows)[0])
 
-        binds = self.radius < math.inf
-        if self.is_loss_constraint:
-            binds = self.multiplier.value > SLACK
-        scale, change = scale_to_budget(change_at, self.budget, may_grow=binds)
+        scale, change = scale_to_budget(change_at, self.budget)
         move_to(scale)
         penalty = self.multiplier.value if self.is_loss_constraint else None
         radius = self._displacement.norm().item()

@@ -7,18 +7,13 @@ from collections.abc import Callable
 
 from trimtab.train.paired_rows import Change
 
-LONGEST = 1.25
-"""A model is not stretched beyond what it was trained to by more than this."""
-
 _AIM = 0.01
 _LOOKS = 3
 _FIRST_ORDER, _ORDERS = 1.5, (0.5, 4.0)
 
 
-def scale_to_budget(
-    change_at: Callable[[float], Change], budget: float, *, may_grow: bool
-) -> tuple[float, Change]:
-    """The a with change_at(a) = budget, where a scales θ − θ_s, and that change.
+def scale_to_budget(change_at: Callable[[float], Change], budget: float) -> tuple[float, Change]:
+    """The a ≤ 1 with change_at(a) = budget, where a scales θ − θ_s, and that change.
 
     At a minimiser of L_f + λL_ŝ every small move trades the two losses at the rate λ to first
     order, a scaling as well as a change of λ: the last step to the budget costs next to no
@@ -26,12 +21,10 @@ def scale_to_budget(
 
     Looks at a = 1 and at up to three further places, each where the power law through the last two
     (through the first: of order 3/2, between a slope at θ_s and a curvature) meets the budget to
-    1 %. Only a budget above 0 can be met so, as the change at a = 0 is 0.
+    1 %. Only a budget above 0 can be met so, as the change at a = 0 is 0. A model that has not
+    spent its budget is left as it is: stretched beyond what it was trained to, it may lose in both.
 
-    Args:
-        may_grow: whether a change below the budget may be scaled up to it.
-
-    >>> scale, change = scale_to_budget(lambda a: Change(0.1 * a**2, 0.0), 0.05, may_grow=True)
+    >>> scale, change = scale_to_budget(lambda a: Change(0.1 * a**2, 0.0), 0.05)
     >>> round(scale, 3), round(change.value, 3)
     (0.707, 0.05)
 
@@ -43,7 +36,7 @@ def scale_to_budget(
         scale, change = looks[-1]
         if abs(change.value - budget) <= _AIM * budget:
             break
-        following = LONGEST if may_grow else 1.0
+        following = 1.0
         if change.value > 0:
             following = min(following, scale * (budget / change.value) ** (1 / order))
         if following in (place for place, _ in looks):
