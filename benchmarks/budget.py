@@ -179,7 +179,7 @@ def of_models(runs: Sequence[Sequence[Point]]) -> str:
                 low_to_high = signed(f" [{change.low:.3f}, {change.high:.3f}]")
             rows.append(
                 (
-                    str(point.seed),
+                    "–" if point is aligned else str(point.seed),
                     described(point),
                     signed(f"{risen(points, point):.3f}") + low_to_high,
                     f"{point.capability_loss.value:.3f}",

@@ -22,7 +22,7 @@ def scale_to_budget(change_at: Callable[[float], Change], budget: float) -> tupl
     Looks at a = 1 and at up to three further places, each where the power law through the last two
     (through the first: of order 3/2, between a slope at θ_s and a curvature) meets the budget to
     1 %. Only a budget above 0 can be met so, as the change at a = 0 is 0. A model that has not
-    spent its budget is left as it is: stretched beyond what it was trained to, it may lose in both.
+    spent its budget is left as it is: stretching it buys less capability than a smaller λ would.
 
     >>> scale, change = scale_to_budget(lambda a: Change(0.1 * a**2, 0.0), 0.05)
     >>> round(scale, 3), round(change.value, 3)
