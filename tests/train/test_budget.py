@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,17 @@ def test_multiplier_is_in_the_checkpoint(tmp_path: Path) -> None:
     assert kept["multiplier"]["value"] == trainer.budget_keeper.multiplier.value != 1.0
     assert 0 < kept["tokens_measured"] <= trainer.budget_keeper.tokens_measured
     assert (tmp_path / "run" / "checkpoint-4" / "trainer_state.json").exists()
+
+
+def test_a_large_multiplier_does_not_lengthen_the_gradient(tmp_path: Path) -> None:
+    each = tiny.config(tmp_path / "run", logging_steps=1, max_steps=4)
+    trainer = tiny.trained(AlignmentLossConstraint(50.0, budget=0.05), each, tmp_path)
+    steps = [record for record in trainer.state.log_history if "safety_loss" in record]
+    assert len(steps) == 4
+    for before, step in pairwise(steps):
+        penalty = before["penalty"]  # what is logged is the λ of the coming step
+        whole = step["task_loss"] + penalty * step["safety_loss"]
+        assert step["loss"] == pytest.approx(whole / (1 + penalty), rel=1e-4)
 
 
 def test_validation_rows_are_never_trained_on() -> None:

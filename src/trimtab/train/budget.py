@@ -96,7 +96,9 @@ class BudgetKeeper(TrainerCallback, ExportableState):
     have in the end, and falls to zero, so that noise averages out. And a budget above 0 is allowed
     to be exceeded by budget × (learning rate over its highest), which a learning rate that falls to
     zero gives back: a λ that is too large costs capability, where one that is too small is made
-    good by the scaling that follows.
+    good by the scaling that follows. In Case I a step takes (L_f + λL_ŝ)/(1 + λ), which has the
+    same optimum: a large λ early on would else leave Adam a memory of large gradients, and with it
+    short steps on the task for the rest of the run.
 
     **After** it, where the model is beyond the budget on validation rows, which were kept from
     training, `scale_to_budget` brings it back by scaling θ − θ_s; for LoRA it scales B. What is

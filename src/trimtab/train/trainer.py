@@ -216,6 +216,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             sums = torch.stack([of_token.sum(), divergence])
         means = sums / num_items_in_batch.to(sums.device).clamp(min=1)
         loss = means[0] + self.current_penalty() * means[1]
+        if self.budget_keeper is not None:
+            loss = loss / (1 + self.current_penalty())
         self._refuse_divergence(loss)
         self._log_roles(means)
         if self.args.average_tokens_across_devices:
