@@ -150,7 +150,7 @@ def risen(points: Sequence[Point], point: Point) -> float:
 def of_budgets(runs: Sequence[Sequence[Point]]) -> str:
     """A row for each case and budget, and how many figures lie outside the aims."""
     rows, outside, count = [], 0, 0
-    asked = [(one.case, one.budget) for one in runs[0] if one.budget is not None]
+    asked = sorted((one.case, one.budget) for one in runs[0] if one.budget is not None)
     for case, budget in asked:
         found = [
             ratios(points, point)
