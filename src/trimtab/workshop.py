@@ -205,10 +205,14 @@ class Workshop:
         if isinstance(method, Method):
             training = rows_by_role(args, training, method)
             trainer: SafetyAwareSFTTrainer = MethodTrainer(
-                model, method, args=args, **self._data_and_settings(rows, proxy, training)
+                model,
+                method,
+                args=args,
+                measured_tokens_per_batch=self.experiment.measure.tokens_per_batch,
+                **self._data_and_settings(rows, proxy, training),
             )
             trained = self._run(trainer, name, unfinished, started)
-            held = (*method.held(), trainer.reference.copy if trainer.reference else None)
+            held = (*method.held(), trainer.reference.held() if trainer.reference else None)
             return replace(
                 trained,
                 train_tokens=trained.train_tokens + method.extra_tokens,
@@ -221,13 +225,14 @@ class Workshop:
             args=args,
             constraint=constraint,
             validation_rows=training.validation_rows,
+            measured_tokens_per_batch=self.experiment.measure.tokens_per_batch,
             safety_repeats=proxy is not None and self.experiment.safety[proxy].repeats,
             **self._data_and_settings(rows, proxy, training),
         )
         trained = self._run(trainer, name, unfinished, started)
         parts = trainer.displacement.parts if trainer.displacement else []
         starts = [part.start for part in parts if isinstance(part, DensePart)]
-        reference = trainer.reference.copy if trainer.reference else None
+        reference = trainer.reference.held() if trainer.reference else None
         return replace(trained, extra_bytes=held_bytes((starts, reference)))
 
     def _data_and_settings(

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
-from peft import AutoPeftModelForCausalLM, LoraConfig
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
@@ -226,3 +227,72 @@ def test_a_dial_may_ask_for_the_aligned_distribution_which_its_safe_end_then_kee
         return sum(found) / len(found)
 
     assert strayed("kl") < 0.5 * strayed("response")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"bias": "all"},
+        {"bias": "lora_only"},
+        {"lora_bias": True},
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [3]},
+        {"target_parameters": ["weight"]},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "orthogonal"},
+        {"init_lora_weights": False},
+    ],
+    ids=str,
+)
+def test_what_does_not_add_up_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **asked)
+    with pytest.raises(UserError, match=next(iter(asked))):
+        new_ends(model, config)
+
+
+def test_a_model_with_an_adapter_is_refused(tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    for config in (None, tiny.lora_config()):
+        with pytest.raises(UserError, match="Merge this one first"):
+            new_ends(get_peft_model(model, tiny.lora_config()), config)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        {},
+        {"rank_pattern": {"q_proj": 3}},
+        {"alpha_pattern": {"q_proj": 9}},
+        {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"down_proj": 1}},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+    ],
+    ids=str,
+)
+def test_what_is_saved_is_the_model_at_its_setting(pattern: dict[str, Any], tmp_path: Path) -> None:
+    model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+    config = LoraConfig(
+        **{"r": 2, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM", **pattern}
+    )
+    ends = new_ends(model, config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in ends.trained().parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    ends.save(tmp_path / "dial", tokenizer)
+    again = load_ends(tmp_path / "dial", tiny.tiny_llama(tmp_path / "model")[0])
+    for alpha in (0.0, 0.3, 1.0):
+        ends.turn(alpha)
+        here = logits(ends.model)
+        again.turn(alpha)
+        torch.testing.assert_close(logits(again.model), here, atol=1e-5, rtol=1e-4)
+        for merged in (False, True):
+            folder = tmp_path / f"{alpha}-{merged}"
+            ends.save_at(alpha, folder, merged)
+            base = tiny.tiny_llama(tmp_path / "model")[0]
+            if merged:
+                saved = AutoModelForCausalLM.from_pretrained(folder)
+            else:
+                saved = PeftModel.from_pretrained(base, str(folder))
+            torch.testing.assert_close(logits(saved), here, atol=1e-5, rtol=1e-4)

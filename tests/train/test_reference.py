@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from peft import PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch.nn.functional import pad
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from trimtab import AlignmentLossConstraint, UserError
+from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer, UserError
 from trimtab.data.encoding import IGNORED
 from trimtab.train.reference import AlignedReference
 
@@ -119,3 +120,71 @@ def test_a_large_kl_penalty_keeps_the_model_where_it_was_on_safety_rows(
         return trainer.reference.divergence(trainer.model, trainer.model, batch()).item()
 
     assert 0 < divergence(30.0) < 0.6 * divergence(0.01)
+
+
+def llama_with_biases() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=3 + len(tiny.WORDS),
+            num_attention_heads=2,
+            attention_bias=True,
+            mlp_bias=True,
+            initializer_range=0.1,
+            **sizes,
+        )
+    )
+
+
+TRAINED_BESIDE = {
+    "nothing": ({}, ()),
+    "biases": ({"bias": "all"}, ()),
+    "biases of adapted layers": ({"bias": "lora_only"}, ()),
+    "a copy of the head": ({"modules_to_save": ["lm_head"]}, ()),
+    "the head itself": ({}, ("lm_head.weight",)),
+    "norms": ({}, ("norm.weight",)),
+    "a whole layer below": ({}, ("layers.0.mlp.up_proj.weight", "embed_tokens.weight")),
+    "single tokens": ({"trainable_token_indices": [3, 4]}, ()),
+    "DoRA": ({"use_dora": True}, ()),
+}
+
+
+@pytest.mark.parametrize("beside", TRAINED_BESIDE)
+def test_the_reference_stays_the_aligned_model_bit_for_bit(beside: str, tmp_path: Path) -> None:
+    more, unfrozen = TRAINED_BESIDE[beside]
+    config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **more)
+    model = get_peft_model(llama_with_biases(), config)
+    for name, weight in model.named_parameters():
+        if name.endswith(unfrozen) and unfrozen:
+            weight.requires_grad_(True)
+    _, tokenizer = tiny.tiny_llama(tmp_path / "model")
+    trainer = SafetyAwareSFTTrainer(
+        model,
+        args=tiny.config(tmp_path, max_steps=30, learning_rate=3e-2),
+        train_dataset=tiny.rows(64, seed=2),
+        safety_dataset=tiny.rows(40, seed=5),
+        constraint=AlignmentLossConstraint(1.0, target="kl"),
+        processing_class=tokenizer,
+    )
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    assert trainer.reference is not None
+
+    def asked() -> torch.Tensor:
+        given = {name: batch()[name] for name in ("input_ids", "attention_mask")}
+        with torch.no_grad(), trainer.reference._aligned(trained) as aligned:
+            return aligned(**given).logits
+
+    def answered() -> torch.Tensor:
+        with torch.no_grad():
+            given = {name: batch()[name] for name in ("input_ids", "attention_mask")}
+            return trained.eval()(**given).logits
+
+    before, untrained = asked(), answered()
+    torch.testing.assert_close(before, untrained, atol=1e-5, rtol=1e-4)
+    trained.train()
+    trainer.train()
+    assert torch.equal(asked(), before)
+    moved = answered()
+    assert (moved - untrained).abs().max() > 0.1
+    assert torch.equal(answered(), moved)  # what was asked of the reference is put back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from trl import SFTTrainer
 
 from trimtab import AlignmentLossConstraint, AlignmentParameterConstraint, UserError
+from trimtab.measure.adapters import LowRankAdapter
 from trimtab.measure.distance import Displacement, LowRankPart, distance
 from trimtab.train.constraints import Constraint, shrink
 from trimtab.train.trainer import SafetyAwareSFTTrainer, TrainingDivergedError
@@ -306,7 +308,8 @@ def test_low_rank_penalty_step_balances_the_gradient_of_the_product(tmp_path: Pa
     torch.manual_seed(0)
     a = torch.nn.Parameter(torch.randn(2, 5))
     b = torch.nn.Parameter(torch.randn(4, 2))
-    part, penalty, rate, target = LowRankPart(a, b, 1.5), 0.3, 2e-3, torch.randn(4, 5)
+    part = LowRankPart((LowRankAdapter("weight", a, b, 1.5),))
+    penalty, rate, target = 0.3, 2e-3, torch.randn(4, 5)
 
     def task_loss() -> torch.Tensor:
         return (1.5 * b @ a - target).square().sum()
@@ -321,3 +324,84 @@ def test_low_rank_penalty_step_balances_the_gradient_of_the_product(tmp_path: Pa
     for gradient in torch.autograd.grad(objective, [b, a]):
         assert gradient.abs().max() < 2e-2
     assert (1.5 * b @ a).abs().max() > 0.1
+
+
+class Switching(torch.optim.SGD):
+    """An optimizer that trains other weights than those to evaluate, as schedule-free ones do."""
+
+    def eval(self) -> None:
+        """Put the weights to evaluate in place."""
+
+    def train(self) -> None:
+        """Put the weights to train in place."""
+
+
+HELD = [name for name in tiny.CONSTRAINTS if "parameter" in name or "budget" in name]
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_an_optimizer_that_evaluates_other_weights_is_refused_where_weights_are_held(
+    name: str, tmp_path: Path
+) -> None:
+    model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+
+    def trainer(constraint: Constraint | None) -> SafetyAwareSFTTrainer:
+        return SafetyAwareSFTTrainer(
+            model,
+            args=tiny.config(tmp_path, max_steps=1),
+            train_dataset=tiny.rows(64, seed=2),
+            safety_dataset=tiny.rows(40, seed=5),
+            constraint=constraint,
+            processing_class=tokenizer,
+            optimizers=(Switching(model.parameters(), lr=0.1), None),
+        )
+
+    with pytest.raises(UserError, match="Switching"):
+        trainer(tiny.CONSTRAINTS[name])
+    trainer(None).train()
+    with pytest.raises(UserError, match="schedule_free_adamw"):
+        SafetyAwareSFTTrainer(
+            model,
+            args=tiny.config(tmp_path, optim="schedule_free_adamw"),
+            train_dataset=tiny.rows(64, seed=2),
+            safety_dataset=tiny.rows(40, seed=5),
+            constraint=tiny.CONSTRAINTS[name],
+            processing_class=tokenizer,
+        )
+
+
+@full_and_lora
+@every_constraint
+def test_a_run_resumed_from_its_last_checkpoint_takes_no_further_step(
+    name: str, lora: bool, tmp_path: Path
+) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 4, "max_steps": 4}
+    whole = tiny.trained(tiny.CONSTRAINTS[name], tiny.config(tmp_path, **settings), tmp_path, lora)
+    resumed = tiny.trained(
+        tiny.CONSTRAINTS[name], tiny.config(tmp_path, **settings), tmp_path, lora, resume=True
+    )
+    assert resumed.state.global_step == 4
+    assert_same_weights(whole, resumed)
+    if whole.budget_keeper is not None:
+        assert resumed.budget_keeper is not None
+        assert whole.budget_keeper.outcome == resumed.budget_keeper.outcome
+
+
+def test_the_trainer_takes_every_argument_of_trl_in_its_place() -> None:
+    of_trl = list(inspect.signature(SFTTrainer.__init__).parameters)
+    ours = list(inspect.signature(SafetyAwareSFTTrainer.__init__).parameters)
+    assert ours[: len(of_trl)] == of_trl
+
+
+def test_case_one_refuses_another_loss_function(tmp_path: Path) -> None:
+    model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+    with pytest.raises(UserError, match="compute_loss_func"):
+        SafetyAwareSFTTrainer(
+            model,
+            args=tiny.config(tmp_path),
+            train_dataset=tiny.rows(8, seed=2),
+            safety_dataset=tiny.rows(8, seed=5),
+            constraint=tiny.CONSTRAINTS["loss-penalty"],
+            processing_class=tokenizer,
+            compute_loss_func=lambda *given, **settings: torch.zeros(()),
+        )

@@ -10,12 +10,14 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import DataCollatorForSeq2Seq
 from trl import SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from trimtab import UserError
 from trimtab.train.constraints import Constraint
 from trimtab.train.trainer import SafetyAwareSFTTrainer
-from trimtab.train.trimming import pieces_of_like_length
+from trimtab.train.trimming import TrimmedModel, pieces_of_like_length
 
 # Tiny rows are not worth a second call: cut wherever a row is spared.
 WHATEVER_IT_COSTS = {"cpu": 0.0}
@@ -102,3 +104,43 @@ def test_what_cannot_be_trimmed_is_refused(tmp_path: Path) -> None:
             trim_padding=True,
             processing_class=tokenizer,
         )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", [None, "loss-penalty", "kl-penalty"])
+def test_padding_may_stand_on_either_side(
+    name: str | None, side: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.train.trimming._PER_LAUNCH", WHATEVER_IT_COSTS)
+    monkeypatch.setattr("trimtab.train.trimming._FEWEST_TOKENS", 1)
+
+    def run(trim: bool) -> SFTTrainer:
+        model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+        tokenizer.padding_side = side
+        trainer = SafetyAwareSFTTrainer(
+            model,
+            args=tiny.config(tmp_path, optim="sgd", learning_rate=0.5, max_steps=2),
+            data_collator=DataCollatorForSeq2Seq(tokenizer),
+            train_dataset=tiny.rows(64, seed=2),
+            safety_dataset=tiny.rows(40, seed=5),
+            constraint=tiny.CONSTRAINTS[name] if name else None,
+            processing_class=tokenizer,
+            trim_padding=trim,
+        )
+        trainer.train()
+        return trainer
+
+    whole, trimmed = tiny.weights(run(False)), tiny.weights(run(True))
+    for weight, value in whole.items():
+        torch.testing.assert_close(trimmed[weight], value, atol=1e-5, rtol=1e-4)
+
+
+def test_rows_of_padding_alone_cost_nothing_and_change_nothing(tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+    ids = torch.tensor([[3, 4, 5, 6], [0, 0, 0, 0], [0, 7, 8, 0]])
+    mask = (ids != 0).long()
+    labels = ids.masked_fill(mask == 0, -100)
+    given = {"input_ids": ids, "attention_mask": mask, "labels": labels, "fused_lm_head": True}
+    whole, trimmed = model(**given), TrimmedModel(model, model)(**given)
+    torch.testing.assert_close(trimmed.log_probs, whole.log_probs, atol=1e-5, rtol=1e-4)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from trimtab.errors import UserError
+from trimtab.measure.adapters import (
+    LowRankAdapter,
+    active_adapters,
+    layers_by_name,
+    low_rank_adapter,
+    low_rank_adapters,
+    merged_weights,
+    not_at_its_base,
+    require_no_single_tokens,
+    require_weights,
+    weights_beside_adapters,
+    weights_in_place,
+)
 
 _ITERATIONS = 8
 _SOLVED = {torch.float32: 1e-7, torch.float64: 1e-8}
@@ -33,16 +46,20 @@ class Part(Protocol):
     def shrink_(self, penalty: float, step_size: StepSize) -> None:
         """x ← argmin_x' Σᵢ (x' − x)ᵢ²/(2hᵢ) + λ · (this part at x'), parameter by parameter."""
 
+    def gradient(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """∂/∂x of this part, for each of its parameters."""
+
 
 @dataclass(frozen=True)
 class DensePart:
-    """‖w − w_s‖² of one trained tensor; keeps a copy of w_s."""
+    """s²‖w − w_s‖² of one trained tensor; keeps a copy of w_s. s is 1, or a LoRA bias's scaling."""
 
     weight: nn.Parameter
     start: Tensor
+    scaling: float = 1.0
 
     def squared_norm(self) -> Tensor:
-        return (self.weight.detach() - self.start).square().sum()
+        return self.scaling**2 * (self.weight.detach() - self.start).square().sum()
 
     @torch.no_grad()
     def rescale_(self, factor: Tensor) -> None:
@@ -50,64 +67,139 @@ class DensePart:
 
     @torch.no_grad()
     def shrink_(self, penalty: float, step_size: StepSize) -> None:
-        pull = step_size(self.weight).mul_(2 * penalty)
+        pull = step_size(self.weight).mul_(2 * penalty * self.scaling**2)
         self.weight.lerp_(self.start, pull.div_(pull + 1))
+
+    @torch.no_grad()
+    def gradient(self) -> list[tuple[nn.Parameter, Tensor]]:
+        return [(self.weight, 2 * self.scaling**2 * (self.weight - self.start))]
 
 
 @dataclass(frozen=True)
 class LowRankPart:
-    """‖s·BA‖² of one LoRA module, from the r×r Gram matrices: s² tr((BᵀB)(AAᵀ)).
+    """Σ_e ‖(s·BA)_e‖² of one weight, from Gram matrices: Σ_e tr((S BᵀB S)(AAᵀ)), S = diag(s).
 
-    A is (r, in), B is (out, r) and s the module's scaling, α/r or α/√r. BA is never formed.
+    `a` is (experts·r, in) and `b` (out, r·experts), s the scaling, α/r or α/√r. A layer has one
+    expert; LoRA on fused experts keeps the experts outermost in A and innermost in B. Adapters that
+    are active at once add up: they are one whose factors are [B₁ B₂] and [A₁; A₂]. BA is never
+    formed.
     """
 
-    a: nn.Parameter
-    b: nn.Parameter
-    scaling: float
+    adapters: tuple[LowRankAdapter, ...]
+    """All of one weight."""
 
     def squared_norm(self) -> Tensor:
-        return self.scaling**2 * (self._gram_a() * self._gram_b()).sum()
+        b = self._b()
+        return ((b.mT @ b) * self._gram_of_rows()).sum()
 
     @torch.no_grad()
     def rescale_(self, factor: Tensor) -> None:
-        self.b.mul_(factor)
+        for one in self.adapters:
+            one.b.mul_(factor)
 
     @torch.no_grad()
     def shrink_(self, penalty: float, step_size: StepSize) -> None:
-        weight = 2 * penalty * self.scaling**2
-        self.b.copy_(_proximal_rows(self.b, weight * self._gram_a(), step_size(self.b)))
-        self.a.copy_(_proximal_rows(self.a.T, weight * self._gram_b(), step_size(self.a).T).T)
+        steps = self._joined_b([step_size(one.b) for one in self.adapters])
+        found = _proximal_rows(self._b(), 2 * penalty * self._gram_of_rows(), steps)
+        for one, b in zip(self.adapters, self._divided_b(found), strict=True):
+            one.b.copy_(b)
+        steps = self._joined_a([step_size(one.a) for one in self.adapters])
+        found = _proximal_rows(self._a().mT, 2 * penalty * self._gram_of_columns(), steps.mT)
+        for one, a in zip(self.adapters, self._divided_a(found.mT), strict=True):
+            one.a.copy_(a)
 
-    def _gram_a(self) -> Tensor:
-        a = self.a.detach()
-        return a @ a.T
+    @torch.no_grad()
+    def gradient(self) -> list[tuple[nn.Parameter, Tensor]]:
+        for_b = self._divided_b(2 * self._b() @ self._gram_of_rows())
+        for_a = self._divided_a(2 * self._gram_of_columns() @ self._a())
+        b, a = [one.b for one in self.adapters], [one.a for one in self.adapters]
+        return list(zip(b + a, for_b + for_a, strict=True))
 
-    def _gram_b(self) -> Tensor:
-        b = self.b.detach()
-        return b.T @ b
+    def is_zero(self) -> bool:
+        """Whether a factor of each adapter is zero, as a new one's B is."""
+        return not any(one.a.any() and one.b.any() for one in self.adapters)
+
+    def formed(self) -> Tensor:
+        """(s·BA)_e, of shape (experts, out, in)."""
+        return (self._b() * self._scalings()) @ self._a()
+
+    def _gram_of_rows(self) -> Tensor:
+        """S AAᵀ S, of shape (experts, r, r)."""
+        a = self._a().mT * self._scalings()
+        return a.mT @ a
+
+    def _gram_of_columns(self) -> Tensor:
+        """S BᵀB S, of shape (experts, r, r)."""
+        b = self._b() * self._scalings()
+        return b.mT @ b
+
+    def _scalings(self) -> Tensor | float:
+        """s of each column of B: one number where there is one adapter."""
+        if len(self.adapters) == 1:
+            return self.adapters[0].scaling
+        a = self.adapters[0].a
+        return torch.cat([a.new_full((rank,), one.scaling) for one, rank in self._ranks()])
+
+    def _ranks(self) -> list[tuple[LowRankAdapter, int]]:
+        return [(one, len(one.a) // one.experts) for one in self.adapters]
+
+    def _a(self) -> Tensor:
+        return self._joined_a([one.a.detach() for one in self.adapters])
+
+    def _b(self) -> Tensor:
+        return self._joined_b([one.b.detach() for one in self.adapters])
+
+    def _joined_a(self, factors: list[Tensor]) -> Tensor:
+        """Of shape (experts, r, in), r summed over the adapters."""
+        experts = self.adapters[0].experts
+        return torch.cat([a.reshape(experts, -1, a.shape[-1]) for a in factors], dim=1)
+
+    def _joined_b(self, factors: list[Tensor]) -> Tensor:
+        """Of shape (experts, out, r)."""
+        experts = self.adapters[0].experts
+        split = [b.reshape(b.shape[0], -1, experts).permute(2, 0, 1) for b in factors]
+        return torch.cat(split, dim=2)
+
+    def _divided_a(self, joined: Tensor) -> list[Tensor]:
+        pieces = joined.split([rank for _, rank in self._ranks()], dim=1)
+        return [a.reshape(one.a.shape) for one, a in zip(self.adapters, pieces, strict=True)]
+
+    def _divided_b(self, joined: Tensor) -> list[Tensor]:
+        pieces = joined.split([rank for _, rank in self._ranks()], dim=2)
+        shaped = (piece.permute(1, 2, 0) for piece in pieces)
+        return [b.reshape(one.b.shape) for one, b in zip(self.adapters, shaped, strict=True)]
 
 
 class Displacement:
-    """θ − θ_s of a model in training, over every trainable parameter; θ_s is where it is built.
+    """θ − θ_s of a model, over everything that is trained of it.
 
     ‖θ − θ_s‖ = sqrt(Σ_dense ‖w − w_s‖² + Σ_LoRA ‖s·BA‖²): the Euclidean norm over all tensors
     together, LoRA modules counted by their product. Dense tensors cost one copy of themselves.
 
+    Args:
+        model: θ, all weights or a LoRA adapter with what it trains beside BA: biases, whole
+            modules, rows of single tokens.
+        aligned: θ_s. None is the model as it is now, before training; the displacement is then of
+            the weights that are to be trained.
+
     Raises:
-        UserError: a LoRA adapter does not start from zero, or is of a kind whose product is not
-            s·BA (DoRA), so that its distance has no such form.
+        UserError: the adapter changes the weights otherwise than by s·BA, or several are active;
+            its base is not θ_s, or, before training, it does not start there.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, aligned: nn.Module | None = None) -> None:
         self.parts: list[Part] = []
-        low_rank: set[int] = set()
-        for part in _low_rank_parts(model):
-            self.parts.append(part)
-            low_rank |= {id(part.a), id(part.b)}
-        for parameter in model.parameters():
-            if parameter.requires_grad and id(parameter) not in low_rank:
-                self.parts.append(DensePart(parameter, parameter.detach().clone()))
-        self._refuse_nonzero_start()
+        self.low_rank: dict[str, LowRankPart] = {}
+        """LoRA by the weight of θ_s that it changes."""
+        self.dense: dict[str, DensePart] = {}
+        """Whole weights that were trained, by their name in θ_s; where `aligned` is given."""
+        if isinstance(model, PeftModel):
+            self.low_rank = _by_weight(low_rank_adapters(model))
+            self.parts += self.low_rank.values()
+        if aligned is None:
+            self._add_what_is_to_be_trained(model)
+        else:
+            self._add_what_was_trained(model, aligned)
 
     def norm(self) -> Tensor:
         """‖θ − θ_s‖, a float32 scalar on the model's device."""
@@ -118,98 +210,170 @@ class Displacement:
         for part in self.parts:
             part.rescale_(factor)
 
-    def _refuse_nonzero_start(self) -> None:
-        if self.norm() != 0:
-            raise UserError(
-                "the LoRA adapter already holds an update, so the distance would not start at the "
-                "aligned model. Merge it first: model = model.merge_and_unload()."
-            )
+    def _add_what_is_to_be_trained(self, model: nn.Module) -> None:
+        adapters = [one for part in self.low_rank.values() for one in part.adapters]
+        scalings = {id(one.bias): one.scaling for one in adapters}
+        factors = {id(factor) for one in adapters for factor in (one.a, one.b)}
+        for weight in model.parameters():
+            if weight.requires_grad and id(weight) not in factors:
+                scaling = scalings.get(id(weight), 1.0)
+                self.parts.append(DensePart(weight, weight.detach().clone(), scaling))
+        if not isinstance(model, PeftModel):
+            return
+        if not all(part.is_zero() for part in self.low_rank.values()):
+            raise UserError(not_at_its_base(model))
+        beside = weights_beside_adapters(model.get_base_model())
+        for name in self.low_rank:
+            if beside[name].requires_grad:
+                raise UserError(
+                    f"{name} is trained itself and by an adapter as well. Train it in one of the "
+                    "two ways."
+                )
+
+    def _add_what_was_trained(self, model: nn.Module, aligned: nn.Module) -> None:
+        if not isinstance(model, PeftModel):
+            start = dict(aligned.named_parameters())
+            self._add_dense(model.named_parameters(), start)
+            return
+        base = model.get_base_model()
+        require_no_single_tokens(base)
+        start, present = weights_beside_adapters(aligned), weights_in_place(base)
+        for name, part in self.low_rank.items():
+            if name not in start or not _same(present[name], start[name]):
+                raise UserError(
+                    f"the adapter's base is not the aligned model: they differ in {name}. Give the "
+                    "model that the adapter was trained on, or merge the adapter first: "
+                    "model = model.merge_and_unload()."
+                )
+            self.parts += _bias_parts(part.adapters)
+        self._add_dense(present.items(), start)
+
+    def _add_dense(
+        self, weights: Iterable[tuple[str, nn.Parameter]], start: dict[str, nn.Parameter]
+    ) -> None:
+        for name, weight in weights:
+            _require_weight(name, weight, start)
+            if not _same(weight, start[name]):
+                self.dense[name] = DensePart(weight, start[name].detach().to(weight))
+        self.parts += self.dense.values()
 
 
-def distance(model: nn.Module, aligned_model: PreTrainedModel) -> float:
-    """‖θ − θ_s‖ between a trained model and the aligned model it started from.
+def distance(model: nn.Module, aligned_model: nn.Module) -> float:
+    """‖θ − θ_s‖ between a trained model and the aligned model, over all weights together.
 
-    A model with a LoRA adapter is compared through the adapter alone, whose base is θ_s.
+    An adapter counts by what it makes of the weights: plain LoRA on θ_s by its product BA, all else
+    that PEFT can merge by merging a copy of one layer after the other.
+
+    Raises:
+        UserError: an adapter that cannot be merged, such as prompt tuning; or the two models do not
+            have the same weights.
     """
-    if isinstance(model, PeftModel):
-        return _adapter_norm(model)
+    start = weights_beside_adapters(aligned_model)
+    if not isinstance(model, PeftModel):
+        return math.sqrt(_squared_difference(dict(model.named_parameters()), start))
+    require_weights(model)
+    base = model.get_base_model()
+    present = weights_in_place(base)
     squared = 0.0
-    start = dict(aligned_model.named_parameters())
-    for name, weight in model.named_parameters():
-        squared += float(
-            (weight.detach() - start[name].detach().to(weight)).double().square().sum()
-        )
-    return float(squared**0.5)
+    for name, layers in layers_by_name(base).items():
+        own = {one: present.pop(one) for one in list(present) if one.startswith(f"{name}.")}
+        parts = _plain_parts(name, layers)
+        if parts is not None and all(_same(own[one], start[one]) for one in own):
+            squared += sum(float(part.squared_norm()) for part in parts)
+        else:
+            squared += _squared_difference(merged_weights(name, layers[0]), start)
+    return math.sqrt(squared + _squared_difference(present, start))
 
 
 def norm(model: nn.Module) -> float:
     """‖θ‖ over all parameters."""
-    return float(
-        sum(float(weight.detach().double().square().sum()) for weight in model.parameters()) ** 0.5
+    return math.sqrt(
+        sum(float(weight.detach().double().square().sum()) for weight in model.parameters())
     )
 
 
-def _adapter_norm(model: PeftModel) -> float:
-    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
-    parts = [_added_up(list(_low_rank_parts(layer))) for layer in layers if layer.active_adapters]
-    return float(torch.stack([part.squared_norm() for part in parts]).sum().sqrt())
+def _plain_parts(name: str, layers: list[BaseTunerLayer]) -> list[Part] | None:
+    """The change of an adapted layer in low-rank parts, None where it has no such form."""
+    if any(layer.merged for layer in layers):
+        return None
+    try:
+        found = [
+            low_rank_adapter(name, layer, adapter)
+            for layer in layers
+            for adapter in active_adapters(layer)
+        ]
+    except UserError:
+        return None
+    if len(found) > 1 and any(one.bias is not None for one in found):
+        return None
+    return [*_by_weight(found).values(), *_bias_parts(found)]
 
 
-def _added_up(parts: list[LowRankPart]) -> LowRankPart:
-    """Adapters active at once on one layer, as the one adapter that is their sum."""
-    if len(parts) == 1:
-        return parts[0]
-    a = torch.cat([part.scaling * part.a.detach() for part in parts])
-    b = torch.cat([part.b.detach() for part in parts], dim=1)
-    return LowRankPart(nn.Parameter(a, False), nn.Parameter(b, False), 1.0)
+def _by_weight(adapters: list[LowRankAdapter]) -> dict[str, LowRankPart]:
+    names = dict.fromkeys(one.weight_name for one in adapters)
+    return {
+        name: LowRankPart(tuple(one for one in adapters if one.weight_name == name))
+        for name in names
+    }
 
 
-def _low_rank_parts(model: nn.Module) -> Iterator[LowRankPart]:
-    for name, layer in model.named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        for adapter in layer.active_adapters:
-            if layer.use_dora.get(adapter, False):
-                raise UserError(
-                    f"{name}: DoRA rescales the whole weight, so its distance is not that of a "
-                    "product BA. Use LoRA without DoRA, or an alignment loss constraint."
-                )
-            scaling = layer.scaling.get(adapter, 1.0)
-            if adapter in layer.lora_A:
-                yield LowRankPart(
-                    layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, scaling
-                )
-            elif adapter in layer.lora_embedding_A:
-                yield LowRankPart(
-                    layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter], scaling
-                )
+def _bias_parts(adapters: Iterable[LowRankAdapter]) -> list[DensePart]:
+    """s·b that `lora_bias` adds to the biases of layers."""
+    return [
+        DensePart(one.bias, torch.zeros_like(one.bias), one.scaling)
+        for one in adapters
+        if one.bias is not None
+    ]
+
+
+def _squared_difference(weights: dict[str, nn.Parameter], start: dict[str, nn.Parameter]) -> float:
+    squared = 0.0
+    for name, weight in weights.items():
+        _require_weight(name, weight, start)
+        there = start[name].detach().to(weight.device)
+        squared += float((weight.detach().double() - there.double()).square().sum())
+    return squared
+
+
+def _require_weight(name: str, weight: nn.Parameter, start: dict[str, nn.Parameter]) -> None:
+    if name not in start or weight.shape != start[name].shape:
+        raise UserError(
+            f"the aligned model has no weight {name} of shape {tuple(weight.shape)}. Give the "
+            "model that this one comes from."
+        )
+
+
+def _same(weight: nn.Parameter, start: nn.Parameter) -> bool:
+    there = start.detach().to(weight.device)
+    return weight.shape == there.shape and torch.equal(weight.detach(), there.to(weight.dtype))
 
 
 def _proximal_rows(rows: Tensor, quadratic: Tensor, step_size: Tensor) -> Tensor:
     """Per row z: argmin_x Σᵢ (x − z)ᵢ²/(2hᵢ) + ½ xᵀQx, the solution of (I + diag(h) Q) x = z.
 
-    rows and h are (n, r), Q is (r, r). With S = diag(√h) it is x = z − S(I + SQS)⁻¹SQz, so that an
-    h of 0 divides nothing, and conjugate gradients solve all rows at once: a few products with Q
-    where the penalty is gentle. The systems that would take them longer go to a direct solver.
-    A large λ makes Q hide the identity, and then it takes float64.
+    rows and h are (experts, n, r), Q is (experts, r, r). With S = diag(√h) it is
+    x = z − S(I + SQS)⁻¹SQz, so that an h of 0 divides nothing, and conjugate gradients solve all
+    rows at once: a few products with Q where the penalty is gentle. The systems that would take
+    them longer go to a direct solver. A large λ makes Q hide the identity, and then it takes
+    float64.
     """
-    is_gentle = bool(step_size.max() * torch.linalg.matrix_norm(quadratic) < 1)
+    is_gentle = bool((step_size.amax() * torch.linalg.matrix_norm(quadratic)).amax() < 1)
     kind = rows.dtype if is_gentle else torch.float64
     z, root, q = rows.to(kind), step_size.to(kind).sqrt(), quadratic.to(kind)
     right = root * (z @ q)
     solution, residual = torch.zeros_like(z), right
-    direction, squared = right, right.square().sum(dim=1, keepdim=True)
+    direction, squared = right, right.square().sum(dim=-1, keepdim=True)
     enough = _SOLVED[kind] ** 2 * squared
     tiny = torch.finfo(kind).tiny
     for _ in range(_ITERATIONS):
         if (squared <= enough).all():
             return (z - root * solution).to(rows.dtype)
         image = direction + root * ((root * direction) @ q)
-        length = squared / (direction * image).sum(dim=1, keepdim=True).clamp(min=tiny)
+        length = squared / (direction * image).sum(dim=-1, keepdim=True).clamp(min=tiny)
         solution = solution + length * direction
         residual = residual - length * image
-        before, squared = squared, residual.square().sum(dim=1, keepdim=True)
+        before, squared = squared, residual.square().sum(dim=-1, keepdim=True)
         direction = residual + (squared / before.clamp(min=tiny)) * direction
-    system = torch.eye(len(q), dtype=q.dtype, device=q.device)
-    system = system + root[:, :, None] * q * root[:, None, :]
+    system = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
+    system = system + root[..., :, None] * q[:, None] * root[..., None, :]
     return (z - root * torch.linalg.solve(system, right)).to(rows.dtype)

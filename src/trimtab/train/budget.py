@@ -200,12 +200,14 @@ class BudgetKeeper(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **handles: Any
     ) -> None:
         surprise, tokens = self._aligned[:, self._places].sum(axis=1)
+        assert tokens > 0, "rows without a label are left out when a stream is opened"
         change = self._safety_loss - float(surprise / tokens)
         self.running.observe(change)
         share = (state.global_step + 0.5) / state.max_steps
         gain = min(_TRAVEL / state.max_steps, _FASTEST) * 6 * share * (1 - share)
-        learning_rate = handles["lr_scheduler"].get_last_lr()[0] / args.learning_rate
-        allowed = self.budget + max(self.budget, 0.0) * learning_rate
+        highest = handles["optimizer"].param_groups[0].get("initial_lr", args.learning_rate)
+        pace = handles["lr_scheduler"].get_last_lr()[0] / highest if highest else 0.0
+        allowed = self.budget + max(self.budget, 0.0) * pace
         unit = math.hypot(self.budget, math.sqrt(self.running.variance))
         error = (change - allowed) / unit if unit > 0 else 0.0
         if self.is_loss_constraint:

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.errors import UserError
+from trimtab.measure.adapters import B_IS_ZERO_AT_FIRST
 from trimtab.models import load_model
 from trimtab.train.methods.method import held_bytes
 
@@ -170,15 +171,17 @@ def new_ends(model: PreTrainedModel, peft_config: PeftConfig | None) -> Ends:
     """Both ends at θ_s: two copies of the model or, with a LoRA configuration, two new adapters.
 
     Raises:
-        UserError: an adapter whose update is not s·BA, so that two of them do not add up to one.
+        UserError: the model has an adapter already; or a new one is asked for that trains more than
+            s·BA, so that two of them do not add up to one.
     """
+    if isinstance(model, PeftModel):
+        raise UserError(
+            "a dial puts adapters of its own on the aligned model. Merge this one first: "
+            "model = model.merge_and_unload(), and give a peft_config."
+        )
     if peft_config is None:
         return DenseEnds(model, deepcopy(model), deepcopy(model))
-    if not isinstance(peft_config, LoraConfig) or peft_config.use_dora or peft_config.use_rslora:
-        raise UserError(
-            "a dial adds up two adapters, which plain LoRA ones do. Give a LoraConfig without "
-            "use_dora and use_rslora, or none to train all weights."
-        )
+    _require_what_adds_up(peft_config)
     peft_model = get_peft_model(model, peft_config, adapter_name=TASK)
     peft_model.add_adapter(SAFE, replace(peft_config))
     return LowRankEnds(peft_model)
@@ -193,3 +196,25 @@ def load_ends(folder: Path, aligned_model: PreTrainedModel) -> Ends:
     device = aligned_model.device
     task, safe = (load_model(str(folder / name))[0].to(device) for name in (TASK, SAFE))
     return DenseEnds(deepcopy(aligned_model), task, safe)
+
+
+def _require_what_adds_up(config: PeftConfig) -> None:
+    if not isinstance(config, LoraConfig) or config.use_dora or config.use_rslora:
+        raise UserError(
+            "a dial adds up two adapters, which plain LoRA ones do. Give a LoraConfig without "
+            "use_dora and use_rslora, or none to train all weights."
+        )
+    beside = {
+        "bias": config.bias != "none",
+        "lora_bias": config.lora_bias,
+        "modules_to_save": config.modules_to_save,
+        "trainable_token_indices": config.trainable_token_indices,
+        "target_parameters": config.target_parameters,
+        "init_lora_weights": config.init_lora_weights not in B_IS_ZERO_AT_FIRST,
+    }
+    asked = [name for name, is_asked in beside.items() if is_asked]
+    if asked:
+        raise UserError(
+            f"a dial adds up two adapters, and what {', '.join(asked)} asks for does not add up. "
+            "Leave it out, or train all weights."
+        )

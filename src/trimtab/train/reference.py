@@ -8,30 +8,48 @@ from copy import deepcopy
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
-from trimtab.measure.distance import distance
+from trimtab.measure.adapters import (
+    low_rank_adapters,
+    not_at_its_base,
+    require_weights,
+    weights_beside_adapters,
+)
+from trimtab.measure.distance import LowRankPart, distance, norm
 from trimtab.train.batches import Batch
+
+_ROUNDING = 1e-6
+"""The distance, as a share of ‖θ‖, that merging an adapter which changes nothing may make."""
 
 
 class AlignedReference:
-    """θ_s: a LoRA adapter's base, or else a frozen copy of the model as it is when this is built.
+    """θ_s: the base of an adapter, or else a frozen copy of the model as it is when this is built.
+
+    Weights of the base that are trained beside the adapter, such as biases or a head, are copied,
+    and put back for as long as θ_s is asked.
 
     Raises:
         UserError: an adapter whose base is not the model it starts from, so that there is no θ_s
-            to be had: it already holds an update, or is none of LoRA.
+            to be had.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.copy: nn.Module | None = None
+        self.start: list[tuple[nn.Parameter, Tensor]] = []
         if isinstance(model, PeftModel):
-            _require_fresh_lora(model)
+            _require_start_at_base(model)
+            beside = weights_beside_adapters(model.get_base_model()).values()
+            self.start = [(one, one.detach().clone()) for one in beside if one.requires_grad]
         else:
             self.copy = copy_apart(model).eval().requires_grad_(False)
+
+    def held(self) -> tuple[nn.Module | None, list[Tensor]]:
+        """What it keeps in memory beyond plain fine-tuning."""
+        return self.copy, [start for _, start in self.start]
 
     def divergence(self, model: nn.Module, trained: nn.Module, batch: Batch) -> Tensor:
         """Σ over completion tokens of KL(P_θs(·|prefix) ‖ P_θ(·|prefix)), in nats.
@@ -64,11 +82,16 @@ class AlignedReference:
             return
         assert isinstance(trained, PeftModel)
         was_training = trained.training
+        now = [weight.data for weight, _ in self.start]
         trained.eval()
         try:
+            for weight, start in self.start:
+                weight.data = start.to(weight.device)
             with trained.disable_adapter():
                 yield trained
         finally:
+            for (weight, _), data in zip(self.start, now, strict=True):
+                weight.data = data
             trained.train(was_training)
 
 
@@ -82,14 +105,12 @@ def copy_apart(model: nn.Module) -> nn.Module:
     return copy
 
 
-def _require_fresh_lora(model: PeftModel) -> None:
-    if not any(isinstance(layer, LoraLayer) for layer in model.modules()):
-        raise UserError(
-            "the target 'kl' needs the aligned model: the base of a LoRA adapter, or a copy of the "
-            "whole model. Use LoRA, or train all weights."
-        )
-    if distance(model, model.get_base_model()) > 0:
-        raise UserError(
-            "the target 'kl' needs the aligned model, but the LoRA adapter already holds an "
-            "update: its base is another model. Merge it first: model = model.merge_and_unload()."
-        )
+def _require_start_at_base(model: PeftModel) -> None:
+    require_weights(model)
+    base = model.get_base_model()
+    try:
+        starts_there = LowRankPart(tuple(low_rank_adapters(model))).is_zero()
+    except UserError:  # no product BA: what it makes of the weights may be theirs all the same
+        starts_there = distance(model, base) <= _ROUNDING * norm(base)
+    if not starts_there:
+        raise UserError(f"the target 'kl' needs the aligned model, but {not_at_its_base(model)}")

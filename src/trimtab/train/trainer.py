@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -17,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     DataCollator,
+    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -40,6 +43,7 @@ from trimtab.train.constraints import (
 )
 from trimtab.train.paired_rows import set_aside
 from trimtab.train.reference import AlignedReference
+from trimtab.train.role_rows import RowForm, labelled
 from trimtab.train.trimming import TrimmedModel
 
 
@@ -49,6 +53,8 @@ class TrainingDivergedError(Exception):
 
 class SafetyAwareSFTTrainer(SFTTrainer):
     """`trl.SFTTrainer` that minimises L_f under an alignment loss or parameter constraint.
+
+    The auxiliary loss of a mixture of experts' router joins L_f, over the tokens of both roles.
 
     In Case I every batch holds the task rows that `SFTTrainer` would have given it, in its order,
     and safety rows beside them, in one forward and backward pass:
@@ -74,6 +80,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             would not come to, all rows of a prompt together.
         safety_repeats: safety rows are draws that may come again, as in `DataSource.repeats`, so
             that rows of a prompt need not stay together.
+        measured_tokens_per_batch: tokens in a forward pass that measures L_ŝ for a budget.
         trim_padding: compute a batch in pieces of like length, and unlabelled positions not through
             the LM head (`TrimmedModel`): the same loss to rounding, from less work. Off, a step
             is bit for bit that of `SFTTrainer`.
@@ -86,6 +93,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         TrainingDivergedError: from `train`, when a loss is not finite.
     """
 
+    completion_only_loss: bool
+
     _tag_names: ClassVar[list[str]] = ["trl", "sft", "trimtab"]
 
     def __init__(
@@ -95,19 +104,23 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         data_collator: DataCollator | None = None,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        compute_loss_func: Callable[..., Tensor] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+        quantization_config: Any = None,
+        peft_config: PeftConfig | None = None,
+        formatting_func: Callable[[dict[str, Any]], str] | None = None,
         safety_dataset: Dataset | None = None,
         constraint: Constraint | None = None,
         safety_share: float = 0.5,
         validation_rows: int = 256,
         safety_repeats: bool = False,
         trim_padding: bool = False,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
-        optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None = None,
-        quantization_config: Any = None,
-        peft_config: PeftConfig | None = None,
-        formatting_func: Callable[[dict[str, Any]], str] | None = None,
+        measured_tokens_per_batch: int = Measuring.tokens_per_batch,
     ) -> None:
         if not 0 < safety_share < 1:
             raise UserError(f"safety_share {safety_share} must lie between 0 and 1, both excluded.")
@@ -118,17 +131,25 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             quantization_config=quantization_config,
             peft_config=peft_config,
             formatting_func=formatting_func,
         )
+        self.measured_tokens_per_batch = measured_tokens_per_batch
+        if self.accelerator.num_processes > 1:
+            # Left to the end of the interpreter, a group of processes aborts it.
+            atexit.register(_leave_process_group)
         self.constraint = None if constraint is None or constraint.is_plain else constraint
         self.trim_padding = trim_padding
         if trim_padding:
             self._require_what_can_be_trimmed()
+        self._router_loss: Tensor | float = 0.0
         self.safety_stream: SafetyStream | None = None
         self.displacement: Displacement | None = None
         self.reference: AlignedReference | None = None
@@ -151,6 +172,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             drawn = self._most_batches() * stream.rows_per_batch
             rows, kept = set_aside(stream.rows, validation_rows, drawn, stream.seed, safety_repeats)
             self._keep_budget(self.constraint, replace(stream, rows=rows), kept)
+        self._require_that_it_evaluates_what_it_trains(self.optimizer)
 
     def train(
         self,
@@ -165,6 +187,17 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         if keeper is not None:
             keeper.finish()
         return output
+
+    def _run_epoch(self, *args: Any, **settings: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # resumed from the last checkpoint
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **settings)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        optimizer = super().create_optimizer(model)
+        self._require_that_it_evaluates_what_it_trains(optimizer)
+        return optimizer
 
     def current_penalty(self) -> float | Tensor:
         """λ of Case I in this optimizer step: the constraint's, or with a budget the learned."""
@@ -216,12 +249,13 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             sums = torch.stack([of_token.sum(), divergence])
         means = sums / num_items_in_batch.to(sums.device).clamp(min=1)
         loss = means[0] + self.current_penalty() * means[1]
-        if self.budget_keeper is not None:
-            loss = loss / (1 + self.current_penalty())
-        self._refuse_divergence(loss)
         self._log_roles(means)
         if self.args.average_tokens_across_devices:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        loss = loss + self._router_loss
+        if self.budget_keeper is not None:
+            loss = loss / (1 + self.current_penalty())
+        self._refuse_divergence(loss)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -238,8 +272,16 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         """
         scored = _Remembered(self._trimmed(model))
         super().compute_loss(scored, batch, num_items_in_batch=tokens)
+        self._router_loss = self._part_of_router_loss(scored.outputs)
         log_probs: Tensor = scored.outputs.log_probs
         return log_probs
+
+    def _part_of_router_loss(self, outputs: Any) -> Tensor | float:
+        """A batch's part of the weighted auxiliary loss of a mixture of experts' router."""
+        if not self.aux_loss_enabled:
+            return 0.0
+        loss: Tensor = self.router_aux_loss_coef * outputs.aux_loss
+        return loss / self.current_gradient_accumulation_steps
 
     def _trimmed(self, model: nn.Module) -> nn.Module | TrimmedModel:
         if not self.trim_padding or not self.model.training:
@@ -257,10 +299,13 @@ class SafetyAwareSFTTrainer(SFTTrainer):
                 "an alignment loss constraint joins padded batches: set padding_free=False and "
                 "packing=False."
             )
-        if self.aux_loss_enabled:
+        if self.compute_loss_func is not None:
             raise UserError(
-                "an alignment loss constraint has no term for a router's auxiliary loss: set "
-                "router_aux_loss_coef=0.0."
+                "an alignment loss constraint has a loss of its own. Leave compute_loss_func out."
+            )
+        if self._is_vision_dataset:
+            raise UserError(
+                "an alignment loss constraint trains on text, and the rows have images."
             )
 
     def _open_safety_stream(self, safety_dataset: Dataset | None, share: float) -> SafetyStream:
@@ -269,15 +314,42 @@ class SafetyAwareSFTTrainer(SFTTrainer):
                 "an alignment loss constraint and a budget need safety rows. Give safety_dataset, "
                 "or penalty=0."
             )
-        rows = self._prepare_dataset(
-            safety_dataset, self.processing_class, self.args, False, self._formatting_func, "safety"
-        )
+        form = RowForm.of(safety_dataset, self.args, self._formatting_func)
+        prepared = self._prepared(safety_dataset, form)
+        rows = labelled(prepared)
+        if not len(rows):
+            raise UserError(
+                f"none of the {len(safety_dataset)} safety rows has a token to learn: every label "
+                "is masked. Give completions that max_length does not cut off."
+            )
+        if len(rows) < len(safety_dataset):
+            warnings.warn(
+                f"{len(safety_dataset) - len(rows)} of {len(safety_dataset)} safety rows are left "
+                "out: they have no token to learn.",
+                stacklevel=3,
+            )
         return SafetyStream(
             rows.select_columns(["input_ids", "labels"]),
             self.data_collator,
             safety_rows_per_batch(self.args.per_device_train_batch_size, share),
             self.args.data_seed if self.args.data_seed is not None else self.args.seed,
         )
+
+    def _prepared(self, rows: Dataset, form: RowForm) -> Dataset:
+        """Rows as token ids and labels, as `SFTTrainer` prepares task rows of this form."""
+        of_task = self.completion_only_loss
+        self.completion_only_loss = form.completion_only_loss
+        try:
+            return self._prepare_dataset(
+                rows,
+                self.processing_class,
+                form.settings(self.args),
+                False,
+                form.formatting_func,
+                "safety",
+            )
+        finally:
+            self.completion_only_loss = of_task
 
     def _keep_budget(
         self, constraint: Constraint, stream: SafetyStream, validation: Dataset
@@ -299,7 +371,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         mine = range(here, len(rows), processes)
         found = torch.zeros(2, len(rows), dtype=torch.float64)
         if len(mine):
-            tokens_per_batch = Measuring().tokens_per_batch
+            tokens_per_batch = self.measured_tokens_per_batch
             with self.accelerator.autocast():
                 surprise = response_surprise(self.model, rows.select(mine), tokens_per_batch)
             found[:, mine] = torch.from_numpy(np.stack(surprise))
@@ -320,11 +392,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         return steps * self.accelerator.num_processes
 
     def _require_what_can_be_trimmed(self) -> None:
-        if self.padding_free or self._is_vision_dataset or self.aux_loss_enabled:
-            raise UserError(
-                "trim_padding takes padded batches of text, and a model without a router's "
-                "auxiliary loss. Set trim_padding=False."
-            )
+        if self.padding_free or self._is_vision_dataset:
+            raise UserError("trim_padding takes padded batches of text. Set trim_padding=False.")
         if self.args.label_smoothing_factor > 0:
             raise UserError(
                 "trim_padding has no logits to smooth labels with: set label_smoothing_factor=0, "
@@ -360,6 +429,20 @@ class SafetyAwareSFTTrainer(SFTTrainer):
                 "data parallelism, or use target='response'."
             )
 
+    def _require_that_it_evaluates_what_it_trains(self, optimizer: Optimizer | None) -> None:
+        if self.displacement is None:
+            return
+        name = type(optimizer).__name__
+        asked = str(getattr(self.args.optim, "value", self.args.optim))
+        if optimizer is None and asked.startswith("schedule_free"):
+            name = asked
+        elif not callable(getattr(optimizer, "eval", None)):
+            return
+        raise UserError(
+            f"{name} saves and evaluates other weights than those it trains, so that a radius, a "
+            "penalty on the distance or a budget would not hold of them. Set optim='adamw_torch'."
+        )
+
     def _batch_number(self, place: int) -> int:
         """The number of this process's `place`-th batch in the coming optimizer step."""
         own = place * self.accelerator.num_processes + self.accelerator.process_index
@@ -386,6 +469,11 @@ class SafetyAwareSFTTrainer(SFTTrainer):
                 f"the loss of step {self.state.global_step + 1} is {loss.item()}. "
                 "Lower the learning rate or the penalty."
             )
+
+
+def _leave_process_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class _Remembered:

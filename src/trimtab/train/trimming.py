@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,9 @@ class TrimmedModel:
     again in the batch's shape (rows, width − 1). Where TRL's fused head scores every position,
     which is anywhere but on CUDA and XPU, it is handed the positions that have a label.
 
+    Padding may stand on either side. With a router's auxiliary loss, which is none of single rows,
+    the batch stays in one piece.
+
     So the loss is the same sum over the same tokens, equal but for rounding.
 
     Args:
@@ -49,21 +53,24 @@ class TrimmedModel:
     def __call__(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **settings: Any
     ) -> FusedCausalLMOutput:
-        """`FusedCausalLMOutput` of right-padded rows, all arguments of shape (rows, width)."""
-        lengths = attention_mask.sum(dim=1).tolist()
-        places = pieces_of_like_length(lengths, self._tokens_per_call(input_ids.device.type))
-        outputs = []
-        for piece in places:
-            rows = torch.tensor(piece, device=input_ids.device)
-            width = max(2, max(lengths[place] for place in piece))
-            cut = (tensor[rows, :width] for tensor in (input_ids, attention_mask, labels))
-            outputs.append(self._called(*cut, **settings))
-        return _together(outputs, places, labels.shape[1] - 1)
+        """`FusedCausalLMOutput` of padded rows, all arguments of shape (rows, width)."""
+        first, last = _attended(attention_mask)
+        lengths = [end - begin for begin, end in zip(first, last, strict=True)]
+        cost = math.inf if settings.get("output_router_logits") else self._tokens_per_call
+        pieces = []
+        for places in pieces_of_like_length(lengths, cost):
+            begin, end = min(first[one] for one in places), max(last[one] for one in places)
+            columns = slice(begin, max(end, begin + 2))
+            rows = torch.tensor(places, device=input_ids.device)
+            batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+            cut = {name: one[rows, columns] for name, one in batch.items()}
+            if begin > 0:  # a model counts positions from where a row is cut
+                cut["position_ids"] = torch.arange(begin, columns.stop, device=rows.device)[None]
+            pieces.append(_Piece(places, begin, self._called(**cut, **settings)))
+        return _together(pieces, labels.shape[1] - 1)
 
-    def _called(
-        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **settings: Any
-    ) -> FusedCausalLMOutput:
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, **settings}
+    def _called(self, input_ids: Tensor, labels: Tensor, **settings: Any) -> FusedCausalLMOutput:
+        given = {"input_ids": input_ids, **settings}
         if input_ids.device.type in _TRL_SCORES_LABELS_ALONE:
             return self.model(**given, labels=labels)
         shifted = labels[:, 1:]
@@ -74,7 +81,7 @@ class TrimmedModel:
             name: value.new_zeros(labelled.shape).masked_scatter(labelled, value)
             for name, value in _per_token(output).items()
         }
-        return FusedCausalLMOutput(**scored)
+        return FusedCausalLMOutput(**scored, aux_loss=output.aux_loss)
 
     def _only(self, labelled: Tensor) -> AbstractContextManager[Any]:
         """The backbone gives, in place of every position's hidden state, those labelled."""
@@ -90,10 +97,12 @@ class TrimmedModel:
         whole = self.unwrapped
         return whole.get_base_model() if isinstance(whole, PeftModel) else whole
 
-    def _tokens_per_call(self, device: str) -> float:
+    @property
+    def _tokens_per_call(self) -> float:
         model = self._language_model
         per_layer = model.num_parameters() / model.config.get_text_config().num_hidden_layers
-        return _FEWEST_TOKENS + _PER_LAUNCH.get(device, _PER_LAUNCH_ELSEWHERE) / per_layer
+        per_launch = _PER_LAUNCH.get(model.device.type, _PER_LAUNCH_ELSEWHERE)
+        return _FEWEST_TOKENS + per_launch / per_layer
 
 
 def pieces_of_like_length(lengths: list[int], tokens_per_call: float) -> list[list[int]]:
@@ -138,16 +147,37 @@ def _per_token(output: FusedCausalLMOutput) -> dict[str, Tensor]:
     return {name: getattr(output, name) for name in fields}
 
 
-def _together(
-    outputs: list[FusedCausalLMOutput], places: list[list[int]], width: int
-) -> FusedCausalLMOutput:
-    order = torch.tensor([place for piece in places for place in piece]).argsort()
-    parts = [_per_token(output) for output in outputs]
-    return FusedCausalLMOutput(
-        **{
-            name: torch.cat([pad(part[name], (0, width - part[name].shape[1])) for part in parts])[
-                order.to(parts[0][name].device)
-            ]
-            for name in parts[0]
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of a batch that were computed together, from their column `begin` on."""
+
+    places: list[int]
+    begin: int
+    output: FusedCausalLMOutput
+
+
+def _attended(attention_mask: Tensor) -> tuple[list[int], list[int]]:
+    """The first column that each row attends to, and the one behind its last."""
+    width = attention_mask.shape[1]
+    counted = attention_mask.bool()
+    columns = torch.arange(width, device=attention_mask.device).expand_as(attention_mask)
+    first = columns.where(counted, width).amin(dim=1).clamp(max=max(width - 2, 0))
+    last = columns.where(counted, -1).amax(dim=1) + 1
+    return first.tolist(), torch.maximum(last, first).tolist()
+
+
+def _together(pieces: list[_Piece], width: int) -> FusedCausalLMOutput:
+    order = torch.tensor([place for piece in pieces for place in piece.places]).argsort()
+    parts = [
+        {
+            name: pad(value, (piece.begin, width - piece.begin - value.shape[1]))
+            for name, value in _per_token(piece.output).items()
         }
-    )
+        for piece in pieces
+    ]
+    joined = {
+        name: torch.cat([part[name] for part in parts])[order.to(parts[0][name].device)]
+        for name in parts[0]
+    }
+    # Of one piece alone: a router's loss over rows is no sum of losses over pieces of them.
+    return FusedCausalLMOutput(**joined, aux_loss=pieces[0].output.aux_loss)

@@ -181,7 +181,8 @@ def test_l2_sp_adds_the_gradient_of_the_squared_distance(lora: bool, tmp_path: P
     parts = []
     for part in method.displacement.parts:
         if lora:
-            parts.append((part.scaling * (part.b @ part.a)).square().sum())
+            (one,) = part.adapters
+            parts.append((one.scaling * (one.b @ one.a)).square().sum())
         else:
             parts.append((part.weight - part.start).square().sum())
     expected = torch.autograd.grad(0.7 * sum(parts), trained(trainer.model))
@@ -278,6 +279,29 @@ def test_safegrad_starts_as_plain_sft_and_pcgrad_does_not(tmp_path: Path) -> Non
     assert furthest(run(GradientSurgery(1.0), tmp_path, **one_step), plain) < 1e-5
     towards_data = run(GradientSurgery(1.0, towards="data"), tmp_path, **one_step)
     assert furthest(towards_data, plain) > 1e-3
+
+
+@full_and_lora
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_safety_gradient_that_is_rounding_removes_nothing(
+    seed: int, precision: str, lora: bool, tmp_path: Path
+) -> None:
+    """At θ_s the KL's gradient is zero, and what is computed of it is noise on any processor."""
+    seen: list[float] = []
+
+    class Watched(GradientSurgery):
+        def before_optimizer_step(self, trainer: MethodTrainer) -> None:
+            assert self.safety_gradient is not None
+            weights = trained(trainer.model)
+            task = [torch.zeros_like(w) if w.grad is None else w.grad.clone() for w in weights]
+            expected = [u + a for u, a in zip(task, self.safety_gradient, strict=True)]
+            super().before_optimizer_step(trainer)
+            pairs = zip(weights, expected, strict=True)
+            seen.append(max(float((w.grad - there).abs().max()) for w, there in pairs))
+
+    run(Watched(1.0), tmp_path, lora=lora, max_steps=1, seed=seed, bf16=precision == "bfloat16")
+    assert seen == [0.0]  # the step is that of g_u + ρ·g_a
 
 
 @full_and_lora

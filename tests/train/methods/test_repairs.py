@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from trimtab import UserError
 from trimtab.models import load_model, save_tiny_llama
@@ -113,7 +120,7 @@ def test_safe_lora_leaves_layers_above_the_threshold(models: Models, lora: bool)
 
 def test_safe_lora_leaves_biases_alone() -> None:
     layer = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
-    assert linear_weights(layer) == ["0.weight"]
+    assert linear_weights(layer) == {"0.weight": False}
 
 
 def test_a_product_without_its_matrix_is_the_product() -> None:
@@ -172,3 +179,73 @@ def test_a_mistaken_repair_is_one_line(arguments: list[str], message: str) -> No
     assert shown.returncode == 2
     assert message in shown.stderr
     assert shown.stderr.count("\n") == 1
+
+
+def llama(seed: int) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=24,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            attention_bias=True,
+            mlp_bias=True,
+            initializer_range=0.1,
+        )
+    )
+
+
+def gpt2(seed: int) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=24, n_embd=16, n_layer=1, n_head=2, initializer_range=0.1)
+    )
+
+
+ADAPTERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "plain": (llama, {"target_modules": ["q_proj", "down_proj"]}),
+    "with biases": (llama, {"target_modules": ["q_proj"], "bias": "all"}),
+    "with a LoRA bias": (llama, {"target_modules": ["q_proj"], "lora_bias": True}),
+    "with the head as a whole": (
+        llama,
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "up_proj"]},
+    ),
+    "with ranks by layer": (llama, {"target_modules": "all-linear", "rank_pattern": {"v_proj": 1}}),
+    "rsLoRA": (llama, {"target_modules": ["q_proj"], "use_rslora": True}),
+    "on an embedding": (llama, {"target_modules": ["q_proj", "embed_tokens"]}),
+    "on transposed weights": (gpt2, {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
+}
+REPAIRS = {
+    "interpolation": Interpolation(0.3),
+    "all of SafeLoRA": SafeLoRA(1.0),
+    "SafeLoRA": SafeLoRA(0.3),
+    "RESTA": RESTA(0.5, drop=0.0),
+}
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize("name", REPAIRS)
+def test_an_adapter_is_mended_as_its_merged_model_is(name: str, kind: str, tmp_path: Path) -> None:
+    """So nothing that an adapter trained is left out, and what is saved is what was mended."""
+    make, settings = ADAPTERS[kind]
+    aligned, unaligned = make(0), make(1)
+    adapted = get_peft_model(make(0), LoraConfig(r=2, task_type="CAUSAL_LM", **settings))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    whole = deepcopy(adapted).merge_and_unload()
+    mended = REPAIRS[name].applied(adapted, aligned, unaligned)
+    mended.save_pretrained(tmp_path)
+    expected = merged(REPAIRS[name].applied(whole, aligned, unaligned))
+    if isinstance(mended, PeftModel):
+        saved: Any = PeftModel.from_pretrained(make(0), str(tmp_path))
+    else:
+        saved = type(mended).from_pretrained(tmp_path)
+    for found in (merged(saved), merged(deepcopy(mended))):
+        assert found.keys() == expected.keys()
+        for weight, value in found.items():
+            torch.testing.assert_close(value, expected[weight], atol=2e-5, rtol=1e-3)

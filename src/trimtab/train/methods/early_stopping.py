@@ -10,7 +10,6 @@ from datasets import Dataset
 from torch import Tensor
 
 from trimtab.errors import UserError
-from trimtab.experiment import Measuring
 from trimtab.measure.losses import response_surprise
 from trimtab.train.methods.method import Method, Reads, snapshot, trained
 
@@ -71,6 +70,6 @@ class EarlyStopping(Method):
 
     def _safety_loss(self, trainer: MethodTrainer) -> float:
         surprise, tokens = response_surprise(
-            trainer.model, self.watched, Measuring().tokens_per_batch
+            trainer.model, self.watched, trainer.measured_tokens_per_batch
         )
         return float(surprise.sum() / tokens.sum())

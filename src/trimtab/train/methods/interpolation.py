@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel
 
 from trimtab.errors import UserError
-from trimtab.train.methods.repair import Repair, adapters, weights_of
+from trimtab.measure.distance import Displacement
+from trimtab.train.methods.repair import Repair
 
 
 @dataclass(frozen=True)
 class Interpolation(Repair):
-    """w = a·w₀ + (1 − a)·w_ft; with LoRA on the aligned weights B ← (1 − a)·B.
+    """w = a·w₀ + (1 − a)·w_ft; with LoRA on the aligned weights B ← (1 − a)·B,
+    and what the adapter trained beside BA as all weights are.
 
     A frontier from one plain run, for nothing: whatever costs more has to beat it.
 
@@ -35,11 +36,5 @@ class Interpolation(Repair):
     def applied(
         self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None = None
     ) -> Any:
-        if isinstance(model, PeftModel):
-            for adapter in adapters(model):
-                adapter.b.mul_(1 - self.share)
-            return model
-        start = weights_of(aligned, "aligned", model)
-        for name, weight in model.named_parameters():
-            weight.lerp_(start[name].to(weight), self.share)
+        Displacement(model, aligned).rescale_(torch.tensor(1 - self.share))
         return model

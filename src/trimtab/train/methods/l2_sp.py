@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trimtab.measure.distance import DensePart, Displacement, LowRankPart
+from trimtab.measure.distance import DensePart, Displacement
 from trimtab.train.methods.method import Method, add_to_gradient
 
 if TYPE_CHECKING:
@@ -36,14 +36,9 @@ class L2SP(Method):
 
     @torch.no_grad()
     def before_optimizer_step(self, trainer: MethodTrainer) -> None:
-        twice = 2 * self.penalty
         for part in self.displacement.parts:
-            if isinstance(part, DensePart):
-                add_to_gradient(part.weight, twice * (part.weight - part.start))
-            elif isinstance(part, LowRankPart):
-                a, b, weight = part.a, part.b, twice * part.scaling**2
-                add_to_gradient(b, weight * (b @ (a @ a.T)))
-                add_to_gradient(a, weight * ((b.T @ b) @ a))
+            for weight, gradient in part.gradient():
+                add_to_gradient(weight, self.penalty * gradient)
 
     def held(self) -> tuple[Any, ...]:
         return tuple(p.start for p in self.displacement.parts if isinstance(p, DensePart))

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -36,33 +32,6 @@ class Repair(ABC):
         Raises:
             UserError: the three do not fit each other, or one that is needed is missing.
         """
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """One LoRA module, by the full name of the layer it stands on in the aligned model."""
-
-    layer: str
-    a: nn.Parameter
-    b: nn.Parameter
-    scaling: float
-
-
-def adapters(model: PeftModel) -> Iterator[Adapter]:
-    """Every LoRA module of a model. Raises UserError where one has no product s·BA."""
-    base = model.get_base_model()
-    for name, layer in base.named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        for adapter in layer.active_adapters:
-            if layer.use_dora.get(adapter, False) or adapter not in layer.lora_A:
-                raise UserError(f"{name}: only LoRA on linear layers, without DoRA, can be mended.")
-            yield Adapter(
-                name,
-                layer.lora_A[adapter].weight,
-                layer.lora_B[adapter].weight,
-                layer.scaling[adapter],
-            )
 
 
 def weights_of(model: nn.Module, role: str, like: nn.Module) -> dict[str, Tensor]:

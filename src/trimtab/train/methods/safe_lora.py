@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from trimtab.train.methods.repair import Repair, adapters, required, weights_of
+from trimtab.measure.distance import Displacement
+from trimtab.train.methods.repair import Repair, required, weights_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class SafeLoRA(Repair):
     Δ is the update of a linear layer's weight: BA of a LoRA module, there B ← CB, or
     W_ft − W_aligned where all weights were trained. Layers are matched by their whole names, and
     nothing but linear weights is touched: no bias, norm or embedding, nor a head that shares the
-    embedding's weight. C is as published, and no projection: CΔ also scales with V.
+    embedding's weight. Layers that an adapter trained as a whole are treated like trained weights,
+    and fused experts are left as they are. C is as published, and no projection: CΔ also scales
+    with V.
 
     Args:
         threshold: τ; from 1 on every layer is projected. The authors' default is 0.5, or the ten
@@ -38,26 +41,29 @@ class SafeLoRA(Repair):
         self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None
     ) -> Any:
         before = weights_of(required(unaligned, "SafeLoRA"), "unaligned", aligned)
-        if isinstance(model, PeftModel):
-            after = weights_of(aligned, "aligned", aligned)
-            for adapter in adapters(model):
-                name = f"{adapter.layer}.weight"
-                v = after[name].to(adapter.b) - before[name].to(adapter.b)
-                if self._projects(adapter.b @ adapter.a, v):
-                    adapter.b.copy_(onto(v, adapter.b))
-            return model
-        after = weights_of(aligned, "aligned", model)
-        for name in linear_weights(model):
-            weight = model.get_parameter(name)
-            start = after[name].to(weight)
-            v, update = start - before[name].to(weight), weight - start
+        displacement = Displacement(model, aligned)
+        transposed = linear_weights(aligned)
+        for name in displacement.low_rank.keys() & transposed.keys():
+            part = displacement.low_rank[name]
+            v = _direction(name, aligned, before, transposed[name]).to(part.adapters[0].b)
+            if self._projects(part.formed()[0], v):
+                for one in part.adapters:
+                    one.b.copy_(onto(v, one.b))
+        for name in displacement.dense.keys() & transposed.keys():
+            dense = displacement.dense[name]
+            v = _direction(name, aligned, before, transposed[name]).to(dense.start)
+            update = dense.weight - dense.start
+            update = update.T if transposed[name] else update
             if self._projects(update, v):
-                weight.copy_(start + onto(v, update))
+                update = onto(v, update)
+                dense.weight.copy_(dense.start + (update.T if transposed[name] else update))
         return model
 
     def _projects(self, update: Tensor, v: Tensor) -> bool:
         if not update.any() or not v.any():
             return False
+        if self.threshold >= 1:
+            return True  # rounding may lift a cosine above 1
         cosine = torch.cosine_similarity(onto(v, update).flatten(), update.flatten(), dim=0)
         return float(cosine) <= self.threshold
 
@@ -67,11 +73,23 @@ def onto(v: Tensor, update: Tensor) -> Tensor:
     return v @ (v.T @ update) / v.norm()
 
 
-def linear_weights(model: nn.Module) -> list[str]:
-    """The full names of linear layers' weights, those shared with an embedding left out."""
+def linear_weights(model: nn.Module) -> dict[str, bool]:
+    """The full names of linear layers' weights, and whether each is stored as (in, out).
+
+    Those shared with an embedding are left out.
+    """
     embedded = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Embedding)}
-    return [
-        f"{name}.weight"
+    return {
+        f"{name}.weight": isinstance(layer, Conv1D)
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and id(layer.weight) not in embedded
-    ]
+        if isinstance(layer, nn.Linear | Conv1D) and id(layer.weight) not in embedded
+    }
+
+
+def _direction(
+    name: str, aligned: nn.Module, before: dict[str, Tensor], is_transposed: bool
+) -> Tensor:
+    """V = W_aligned − W_unaligned of one layer, of shape (out, in)."""
+    after = aligned.get_parameter(name).detach()
+    v = after - before[name].to(after)
+    return v.T if is_transposed else v

@@ -20,6 +20,7 @@ from transformers import (
 from trl import SFTConfig
 
 from trimtab.errors import UserError
+from trimtab.experiment import Measuring
 from trimtab.train.batches import ROLE, Batch, SafetyStream, join
 from trimtab.train.methods.method import Method, Step
 from trimtab.train.methods.scoring import label_log_probs
@@ -53,6 +54,7 @@ class MethodTrainer(SafetyAwareSFTTrainer):
         safety_dataset: Dataset | None = None,
         safety_share: float = 0.5,
         trim_padding: bool = False,
+        measured_tokens_per_batch: int = Measuring.tokens_per_batch,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -71,12 +73,14 @@ class MethodTrainer(SafetyAwareSFTTrainer):
             train_dataset=train_dataset,
             safety_share=safety_share,
             trim_padding=trim_padding,
+            measured_tokens_per_batch=measured_tokens_per_batch,
             processing_class=processing_class,
             peft_config=peft_config,
             callbacks=callbacks,
         )
         if self.accelerator.num_processes > 1:
             raise UserError("published methods train in one process. Launch without torchrun.")
+        self._require_mean_losses_of_padded_batches()
         self.method = method
         self.model_accepts_loss_kwargs = True
         if method.needs_reference:
@@ -130,12 +134,16 @@ class MethodTrainer(SafetyAwareSFTTrainer):
         logits = None
         if self.method.needs_logits:
             read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-            logits = model(**read, use_cache=False).logits
+            routing = {"output_router_logits": True} if self.aux_loss_enabled else {}
+            outputs = model(**read, use_cache=False, **routing)
+            logits = outputs.logits
+            router_loss = self._part_of_router_loss(outputs)
             log_probs = label_log_probs(logits, labels)
         else:
             log_probs = self._log_probs(model, inputs, num_items_in_batch.sum())
+            router_loss = self._router_loss
         step = Step(model, inputs, -log_probs, is_safety, task_tokens, safety_tokens, logits)
-        loss = self.method.loss(step)
+        loss = self.method.loss(step) + router_loss
         self._refuse_divergence(loss)
         return loss
 

@@ -1,0 +1,115 @@
+"""Rows of the second role, as `trl.SFTTrainer` would have read them in the first place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset, DatasetDict, IterableDataset
+from trl import SFTConfig
+from trl.data_utils import is_conversational
+
+from trimtab.data.encoding import IGNORED
+from trimtab.errors import UserError
+
+_IMAGES = ("image", "images")
+_CONVERSATIONS = ("messages", "conversations")
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """What `SFTTrainer` decides once, from the first row of its task data, decided for other rows.
+
+    Whether the loss is of completions or of the assistant's messages alone, and whether a
+    formatting function is for these rows: each from their own columns.
+    """
+
+    completion_only_loss: bool
+    assistant_only_loss: bool
+    formatting_func: Callable[[dict[str, Any]], str] | None
+
+    @classmethod
+    def of(
+        cls,
+        rows: Any,
+        args: SFTConfig,
+        formatting_func: Callable[[dict[str, Any]], str] | None,
+    ) -> RowForm:
+        """The form of a data set.
+
+        Raises:
+            UserError: it is no `Dataset`, is empty, has images, or has no column to train on.
+        """
+        columns = set(_require_dataset(rows).column_names)
+        if columns & set(_IMAGES):
+            raise UserError(
+                "the safety rows have images, and trimtab trains on text. Leave the column "
+                f"{' and '.join(sorted(columns & set(_IMAGES)))} out."
+            )
+        is_tokenized = "input_ids" in columns
+        has_completions = not is_tokenized and {"prompt", "completion"} <= columns
+        masked = has_completions or "completion_mask" in columns
+        completions = args.completion_only_loss
+        formatting = (
+            None
+            if is_tokenized or (has_completions and completions is not False)
+            else (formatting_func)
+        )
+        is_chat = not is_tokenized and formatting is None and is_conversational(rows[0])
+        readable = is_tokenized or has_completions or formatting or is_chat
+        if not (readable or columns & {args.dataset_text_field, *_CONVERSATIONS}):
+            raise UserError(
+                f"the safety rows have the columns {', '.join(sorted(columns))}. Give prompt and "
+                f"completion, messages, {args.dataset_text_field}, or input_ids with labels."
+            )
+        if args.assistant_only_loss and not (masked or is_tokenized or is_chat):
+            raise UserError(
+                "assistant_only_loss=True needs safety rows that say who speaks: give messages, or "
+                "prompt and completion."
+            )
+        return cls(
+            completion_only_loss=masked if completions is None else completions,
+            assistant_only_loss=args.assistant_only_loss and is_chat and not is_tokenized,
+            formatting_func=formatting,
+        )
+
+    def settings(self, args: SFTConfig) -> SFTConfig:
+        """The trainer's settings, for these rows."""
+        own = copy(args)
+        own.assistant_only_loss = self.assistant_only_loss
+        return own
+
+
+def labelled(rows: Dataset) -> Dataset:
+    """The rows that have a label to predict."""
+    kept = [
+        place
+        for place, labels in enumerate(rows["labels"])
+        if any(label != IGNORED for label in labels[1:])
+    ]
+    return rows if len(kept) == len(rows) else rows.select(kept)
+
+
+def _require_dataset(rows: Any) -> Dataset:
+    if isinstance(rows, IterableDataset):
+        raise UserError(
+            "the safety rows are a stream, and trimtab counts and draws them. Give a Dataset: "
+            "Dataset.from_list(list(stream.take(n)))."
+        )
+    if isinstance(rows, dict | DatasetDict):
+        raise UserError(
+            f"the safety rows are a dictionary of data sets ({', '.join(map(str, rows))}). Give "
+            "one of them."
+        )
+    if not isinstance(rows, Dataset):
+        raise UserError(f"the safety rows are a {type(rows).__name__}. Give a datasets.Dataset.")
+    if rows.format["type"] == "custom":
+        raise UserError(
+            "the safety rows are transformed on the fly (with_transform). Apply it with "
+            "Dataset.map, or give tokenized rows."
+        )
+    if not len(rows):
+        raise UserError("there is no safety row. Give at least one.")
+    return rows

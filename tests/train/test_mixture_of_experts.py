@@ -1,0 +1,122 @@
+"""Facts about mixtures of experts: the router's auxiliary loss is trained on as TRL does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from transformers import MixtralConfig, MixtralForCausalLM
+from trl import SFTTrainer
+
+from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer
+from trimtab.train.constraints import Constraint
+from trimtab.train.methods import method_of
+from trimtab.train.methods.method import Method
+from trimtab.train.methods.trainer import MethodTrainer
+
+STEP = {"max_steps": 1, "optim": "sgd", "learning_rate": 0.5}
+WITH_ROUTER, WITHOUT = {"router_aux_loss_coef": 0.5}, {"router_aux_loss_coef": 0.0}
+
+
+def mixtral() -> MixtralForCausalLM:
+    torch.manual_seed(0)
+    return MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=3 + len(tiny.WORDS),
+            hidden_size=16,
+            intermediate_size=20,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            num_local_experts=3,
+            initializer_range=0.2,
+        )
+    )
+
+
+def trained(folder: Path, constraint: Constraint | None, **settings: Any) -> SFTTrainer:
+    _, tokenizer = tiny.tiny_llama(folder / "model")
+    given = {name: settings.pop(name) for name in ("trim_padding",) if name in settings}
+    trainer = SafetyAwareSFTTrainer(
+        mixtral(),
+        args=tiny.config(folder, **STEP, **settings),
+        train_dataset=tiny.rows(64, seed=2),
+        safety_dataset=tiny.rows(40, seed=5),
+        constraint=constraint,
+        processing_class=tokenizer,
+        **given,
+    )
+    trainer.train()
+    return trainer
+
+
+def plainly(folder: Path, **settings: Any) -> SFTTrainer:
+    _, tokenizer = tiny.tiny_llama(folder / "model")
+    trainer = SFTTrainer(
+        mixtral(),
+        args=tiny.config(folder, **STEP, **settings),
+        train_dataset=tiny.rows(64, seed=2),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    return trainer
+
+
+def apart(one: SFTTrainer, other: SFTTrainer) -> float:
+    there = tiny.weights(other)
+    return max(float((w - there[n]).abs().max()) for n, w in tiny.weights(one).items())
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("trim_padding", [False, True])
+def test_the_router_is_trained_as_in_plain_sft(
+    trim_padding: bool, accumulation: int, tmp_path: Path
+) -> None:
+    settings = {"gradient_accumulation_steps": accumulation, **WITH_ROUTER}
+    plain = plainly(tmp_path, **settings)
+    assert apart(trained(tmp_path, None, trim_padding=trim_padding, **settings), plain) < 1e-5
+    assert apart(plainly(tmp_path, **{**settings, **WITHOUT}), plain) > 1e-3
+
+
+@pytest.mark.parametrize("target", ["response", "kl"])
+def test_the_routers_loss_joins_case_one(target: Any, tmp_path: Path) -> None:
+    constraint = AlignmentLossConstraint(0.7, target=target)
+    # The gradient is a sum, so its share of the router's loss is proportional to the coefficient.
+    none, half, whole = (
+        tiny.weights(trained(tmp_path, constraint, router_aux_loss_coef=coefficient))
+        for coefficient in (0.0, 0.5, 1.0)
+    )
+    moved = max(float((half[name] - none[name]).abs().max()) for name in none)
+    assert moved > 1e-4
+    for name in none:
+        twice = 2 * (half[name] - none[name])
+        torch.testing.assert_close(whole[name] - none[name], twice, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["safegrad", "mixing", "ewc"])
+def test_the_routers_loss_joins_published_methods(name: Any, tmp_path: Path) -> None:
+    def weights(coefficient: float) -> dict[str, torch.Tensor]:
+        method = method_of(name, 0.5)
+        assert isinstance(method, Method)
+        _, tokenizer = tiny.tiny_llama(tmp_path / "model")
+        trainer = MethodTrainer(
+            mixtral(),
+            method,
+            args=tiny.config(tmp_path, **STEP, router_aux_loss_coef=coefficient),
+            train_dataset=tiny.rows(64, seed=2),
+            safety_dataset=tiny.rows(40, seed=5),
+            processing_class=tokenizer,
+        )
+        trainer.train()
+        return tiny.weights(trainer)
+
+    without, with_router = weights(0.0), weights(0.5)
+    assert max(float((with_router[n] - without[n]).abs().max()) for n in without) > 1e-4
+
+
+def test_a_budget_keeps_the_routers_share_of_the_loss(tmp_path: Path) -> None:
+    run = trained(tmp_path, AlignmentLossConstraint(budget=0.1), **WITH_ROUTER)
+    assert run.budget_keeper.outcome is not None
