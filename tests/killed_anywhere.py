@@ -11,6 +11,7 @@ import argparse
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -47,6 +48,8 @@ class Command:
     kept: Callable[[Path], Any]
     before: Path | None = None
     """What the folder holds before the command."""
+    is_file: bool = False
+    """Whether it writes one file, line by line, so that it is killed at a byte of that file."""
 
 
 class Quiet:
@@ -65,11 +68,16 @@ def run(command: Command, out: Path, at: int | None = None, fault: Fault = "kill
         sys.stdout = sys.stderr = told.open("w", buffering=1)  # type: ignore[assignment]
         status = 1
         try:
-            sys.addaudithook(_hook(out, log, at, fault))
+            if command.is_file and at is not None and fault == "kill":
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (at, resource.RLIM_INFINITY))
+            else:
+                sys.addaudithook(_hook(out, log, at, fault))
             command.act(out)
             status = 0
         except SystemExit as ended:
-            status = ended.code if isinstance(ended.code, int) else 1
+            status = ended.code if isinstance(ended.code, int) else bool(ended.code)
+            print(ended.code if isinstance(ended.code, str) else "")
         except BaseException:
             traceback.print_exc()
         finally:
@@ -139,16 +147,19 @@ def walk(command: Command, work: Path, fault: Fault, most: int | None = None) ->
     ended = run(command, out, fault=fault)
     assert ended.status == 0, ended.told
     assert not ended.killed
-    whole, operations = command.kept(out), len(ended.operations)
-    step = max(1.0, operations / (most or operations))
+    whole, operations = command.kept(out), ended.operations
+    if command.is_file and fault == "kill":
+        operations = tuple(f"byte {byte}" for byte in range(out.stat().st_size))
+    places = range(1, len(operations) + 1)
+    if most is not None and most < len(places):
+        places = [places[int((number + 0.5) * len(places) / most)] for number in range(most)]
     found: Counter[str] = Counter()
-    for number in range(min(operations, most or operations)):
-        at = 1 + int(number * step + step / 2)
-        verdict = disturbed(command, out, min(at, operations), fault, whole)
+    for at in places:
+        verdict = disturbed(command, out, at, fault, whole)
         found[verdict] += 1
         if verdict != "bitwise the same":
-            print(f"{command.name} {at} {ended.operations[at - 1]}: {verdict}", flush=True)
-    print(f"{command.name}, {fault}, of {operations} operations: {dict(found)}", flush=True)
+            print(f"{command.name} {at} {operations[at - 1]}: {verdict}", flush=True)
+    print(f"{command.name}, {fault}, of {len(operations)} places: {dict(found)}", flush=True)
     return found
 
 
@@ -164,8 +175,9 @@ def _fresh(command: Command, out: Path) -> None:
 def _difference(found: Any, whole: Any) -> str:
     if isinstance(found, dict) and isinstance(whole, dict):
         names = [name for name in {*found, *whole} if found.get(name) != whole.get(name)]
-        return ", ".join(sorted(map(str, names)))[:300]
-    return "the content"
+        within = (f"{name} ({_difference(found.get(name), whole.get(name))})" for name in names)
+        return ", ".join(sorted(within))[:300]
+    return f"{found!s:.40} for {whole!s:.40}"
 
 
 def points_and_files(folder: Path) -> dict[str, Any]:
@@ -191,6 +203,7 @@ def files_of(folder: Path, *names: str) -> dict[str, Any]:
 def commands(work: Path) -> dict[str, Command]:
     """Very small runs of every command that takes long enough to be interrupted."""
     from trimtab.cli import main
+    from trimtab.data.rows import DataSource
     from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
     from trimtab.experiment import Block, Experiment, Measuring, Training
     from trimtab.models import quiet_libraries, save_tiny_llama
@@ -198,14 +211,18 @@ def commands(work: Path) -> dict[str, Command]:
 
     quiet_libraries()
     world = make_world({"near": 0.1}, {"shared": 1.0})
-    original, safety, task = write_data(world, work, rows=120)
+    write_data(world, work, rows=120)
     save_tiny_llama([*CONTEXTS, *RESPONSES], work / "base", seed=0)
-    training = Training(steps=4, batch_size=8, learning_rate=2e-3, checkpoint_every=2)
+    training = Training(steps=2, batch_size=4, learning_rate=2e-3, checkpoint_every=1)
+
+    def source(name: str) -> DataSource:
+        return DataSource(f"data/{name}.jsonl", held_out_rows=8, repeats=True)
+
     experiment = Experiment(
         model=str(work / "base"),
-        original=original,
-        safety=safety,
-        task=task,
+        original=source("original"),
+        safety={"near": source("safety-near")},
+        task={"shared": source("task-shared")},
         align=training,
         train=replace(training, lora_rank=2),
         grid=(
@@ -213,7 +230,7 @@ def commands(work: Path) -> dict[str, Command]:
             Block("alignment-loss", budgets=(0.05,)),
             Block("alignment-parameter", radii=(0.5,)),
         ),
-        measure=Measuring(resamples=50, landscape_rows=4),
+        measure=Measuring(resamples=50, landscape_rows=2),
         data_root=str(work),
     )
 
@@ -224,18 +241,24 @@ def commands(work: Path) -> dict[str, Command]:
 
         return act
 
+    def make_sweep(out: Path) -> None:
+        try:
+            sweep(experiment, out, Quiet())  # type: ignore[arg-type]
+        except OSError as error:  # whoever calls the function sees this; the command line a line
+            sys.exit(str(error))
+
     def report(out: Path) -> None:
         sys.argv = ["trimtab", "report", str(out)]
         main()
 
     data = f"--model {work}/base --task {work}/data/task-shared.jsonl "
     data += f"--safety {work}/data/safety-near.jsonl --max-prompt 8 --max-response 8 "
-    few = "--steps 4 --batch-size 8 --checkpoint-every 2 --held-out-rows 20"
-    rows = "--rows 20 --landscape-rows 4"
+    few = "--steps 2 --batch-size 4 --checkpoint-every 1 --held-out-rows 8"
+    rows = "--rows 20 --landscape-rows 2"
     proxy = f"proxy --model {work}/base --prompts {work}/data/safety-near.jsonl --max-prompt 8 "
     proxy += "--max-response 3 --batch-size 4"
     made = [
-        Command("sweep", lambda out: void(sweep(experiment, out, Quiet())), points_and_files),
+        Command("sweep", make_sweep, points_and_files),
         Command("train", command_line(f"train {data}{few} --penalty 1"), points_and_files),
         Command(
             "dial train",
@@ -247,7 +270,7 @@ def commands(work: Path) -> dict[str, Command]:
             command_line(f"audit {data}{rows}"),
             lambda out: files_of(out, "audit.json", "kept-task-shared.jsonl"),
         ),
-        Command("proxy", command_line(proxy), lambda out: out.read_bytes()),
+        Command("proxy", command_line(proxy), lambda out: out.read_bytes(), is_file=True),
     ]
     finished = work / "finished"
     sweep(experiment, finished, Quiet())  # type: ignore[arg-type]
@@ -261,10 +284,6 @@ def commands(work: Path) -> dict[str, Command]:
         )
     )
     return {command.name: command for command in made}
-
-
-def void(result: object) -> None:
-    """Take a result and give none."""
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ SPREAD: dict[tuple[str, Fault], int] = {
     ("dial train", "kill"): 3,
     ("proxy", "kill"): 3,
     ("sweep", "full disk"): 2,
-    ("proxy", "full disk"): 2,
+    ("proxy", "full disk"): 1,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from trimtab.data.synthetic import load_world, make_world, write_data
 from trimtab.errors import UserError
@@ -25,7 +27,13 @@ from trimtab.records import (
 from trimtab.report.results import DataSummary, read_results
 from trimtab.row_losses import RowLosses
 from trimtab.samples import Answer, Sample, read_samples, write_samples
-from trimtab.store import only_writer, require_nothing_there, write_atomically, written_whole
+from trimtab.store import (
+    full_disk_told,
+    only_writer,
+    require_nothing_there,
+    write_atomically,
+    written_whole,
+)
 
 LOSS = Estimate(1.0, 0.9, 1.1, "nats per token", "estimate")
 
@@ -212,6 +220,14 @@ def test_writing_a_folder_leaves_its_neighbours(neighbour: str, tmp_path: Path) 
     with written_whole(tmp_path / "model"):
         pass
     assert (tmp_path / neighbour / "mine").exists()
+
+
+def test_a_full_disk_is_an_oserror_whichever_library_meets_it(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device") as told, full_disk_told(tmp_path):
+        torch.save({"weights": torch.zeros(1000)}, "/dev/full")
+    assert told.value.errno == errno.ENOSPC
+    with pytest.raises(RuntimeError, match="another"), full_disk_told(tmp_path):
+        raise RuntimeError("another")
 
 
 def test_what_is_there_is_refused(tmp_path: Path) -> None:

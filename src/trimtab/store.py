@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -83,7 +84,8 @@ def written_whole(folder: Path) -> Iterator[Path]:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        yield unfinished
+        with full_disk_told(unfinished):
+            yield unfinished
         for path in unfinished.rglob("*"):
             _sync(path)
     except BaseException:
@@ -92,6 +94,23 @@ def written_whole(folder: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     _sync(folder.parent)
+
+
+@contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Raise an OSError for a full disk where a library that writes to `folder` raises its own.
+
+    safetensors tells the system's words; PyTorch only that it is not where it meant to be.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        full = os.strerror(errno.ENOSPC)
+        if full not in str(error) and "unexpected pos" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, full, str(folder)) from error
 
 
 def require_nothing_there(out: Path) -> None:

@@ -22,7 +22,7 @@ from trimtab.measure.distance import DensePart
 from trimtab.models import load_model
 from trimtab.plan import Run
 from trimtab.points import Point, PointKey, Terrain
-from trimtab.store import written_whole
+from trimtab.store import full_disk_told, written_whole
 from trimtab.train.checkpoints import newest_whole_checkpoint
 from trimtab.train.constraints import (
     AlignmentLossConstraint,
@@ -271,7 +271,8 @@ class Workshop:
         self.watcher.training(name, trainer.args.max_steps)
         trainer.remove_callback(PrinterCallback)
         checkpoint = newest_whole_checkpoint(unfinished)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with full_disk_told(unfinished):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = perf_counter() - started
         tokens, keeper = trainer.state.num_input_tokens_seen, trainer.budget_keeper
         trained = trainer.accelerator.unwrap_model(trainer.model)

@@ -95,7 +95,7 @@ def write_data(
     if there is not None and not replace and not _same(there, world):
         raise UserError(
             f"{folder} holds another world, which its points were measured in. Give another --out, "
-            "or --restart to discard what is there."
+            "or --restart to move aside what is there."
         )
     generator = np.random.default_rng(seed)
     (folder / "data").mkdir(parents=True, exist_ok=True)
