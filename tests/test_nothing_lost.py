@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +22,11 @@ from trimtab.experiment import Block, Dial, Experiment, Training
 from trimtab.experiment_file import read_experiment, to_yaml
 from trimtab.measure.reading import Reading
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
-from trimtab.records import read_points
+from trimtab.plan import plan_of
+from trimtab.points import Point
+from trimtab.records import PointsFile, read_points
 from trimtab.repairing import repair_saved
 from trimtab.sweep import sweep
-from trimtab.workshop import Workshop
 
 
 class Watcher:
@@ -203,19 +204,38 @@ def test_a_stage_interrupted_before_its_end_goes_on_from_its_checkpoint(
     assert not any((tmp_path / "unfinished").rglob("checkpoint-*"))
 
 
-def test_a_training_interrupted_while_it_is_measured_is_not_trained_again(
-    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_checkpoints_live_until_the_points_are_written(
+    experiment: Experiment, tmp_path: Path
 ) -> None:
+    class Stopped(Watcher):
+        def measured(self, points: list[Point]) -> None:
+            assert not any((tmp_path / "unfinished").rglob("checkpoint-*"))
+            raise KeyboardInterrupt
+
+    class Kept(PointsFile):
+        def add(self, points: Iterable[Point]) -> None:
+            points = list(points)
+            if points and points[-1].case != "aligned":
+                raise KeyboardInterrupt
+            super().add(points)
+
     slow = replace(experiment, train=replace(experiment.train, steps=4, checkpoint_every=2))
-    with monkeypatch.context() as interrupted:
-        interrupted.setattr(Workshop, "forget_checkpoints", _interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            sweep(slow, tmp_path, Watcher())
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("trimtab.sweep.PointsFile", Kept)
+        sweep(slow, tmp_path, Watcher())
     assert list((tmp_path / "unfinished").rglob("checkpoint-4"))
+    with pytest.raises(KeyboardInterrupt):
+        sweep(slow, tmp_path, Stopped())
+    assert len(read_points(tmp_path)) == 2
 
 
-def _interrupt(*given: object) -> None:
-    raise KeyboardInterrupt
+def test_checkpoints_of_points_that_are_written_go(experiment: Experiment, tmp_path: Path) -> None:
+    sweep(experiment, tmp_path, Watcher())
+    (run,) = plan_of(experiment).runs
+    for name in (run.name, "another"):
+        (tmp_path / "unfinished" / name / "checkpoint-2").mkdir(parents=True)
+    sweep(experiment, tmp_path, Watcher())
+    assert [path.name for path in (tmp_path / "unfinished").iterdir()] == ["another"]
 
 
 @pytest.mark.parametrize(

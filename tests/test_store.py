@@ -180,13 +180,15 @@ def test_a_damaged_world_is_written_again(tmp_path: Path) -> None:
     assert load_world(tmp_path) is not None
 
 
-def test_a_world_is_not_written_over_the_data_of_others(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/original.jsonl").write_text("mine")
+@pytest.mark.parametrize("name", ["data/original.jsonl", "base/config.json"])
+def test_a_world_is_not_written_over_the_files_of_others(name: str, tmp_path: Path) -> None:
+    mine = tmp_path / name
+    mine.parent.mkdir()
+    mine.write_text("mine")
     for replace in (False, True):
         with pytest.raises(UserError, match="Give another --out"):
             write_data(make_world({"near": 0.1}, {"shared": 1.0}), tmp_path, 4, replace=replace)
-    assert (tmp_path / "data/original.jsonl").read_text() == "mine"
+    assert mine.read_text() == "mine"
 
 
 def test_what_cannot_be_written_whole_leaves_what_was_there(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from trimtab.store import (
 )
 from trimtab.sweep import Watcher, claim, read_roles, record_data
 from trimtab.train.ends import Ends, load_ends
-from trimtab.workshop import DIAL_FOLDER, Workshop
+from trimtab.workshop import DIAL_FOLDER, Workshop, forget_checkpoints
 
 SETTING_FILE = "setting.json"
 SAMPLED_SETTINGS = (0.0, 0.5, 1.0)
@@ -61,21 +61,22 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
     """
     with only_writer(folder):
         claim(experiment, folder, restart)
-        finished = folder / DIAL_FOLDER
+        finished, key = folder / DIAL_FOLDER, _key(experiment, None)
+        name = Run(key, (key,)).name
         if finished.exists():
+            forget_checkpoints(folder, name)
             return
         roles = read_roles(experiment)
         for warning in roles.warnings:
             watcher.warned(warning)
         record_data(roles, experiment, folder)
         workshop = Workshop(experiment, roles, folder, watcher)
-        key = _key(experiment, None)
         made = workshop.trained_dial(key)
         with written_whole(finished) as unfinished:
             made.ends.save(unfinished, workshop.tokenizer)
             cost = _Cost(made.train_tokens, made.wall_seconds)
             write_atomically(unfinished / _COST_FILE, json.dumps(asdict(cost)) + "\n")
-        workshop.forget_checkpoints(Run(key, (key,)))
+        forget_checkpoints(folder, name)
 
 
 def measure_curve(folder: Path, settings: int, samples: int, watcher: Watcher) -> list[Point]:

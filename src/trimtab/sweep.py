@@ -44,6 +44,7 @@ from trimtab.workshop import (
     UNFINISHED_FOLDER,
     TrainingWatcher,
     Workshop,
+    forget_checkpoints,
 )
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,12 @@ def sweep(
             write_failures(folder, [])
         failures = read_failures(folder)
         plan, left = left_of(experiment, folder)
+        made = {point.key for point in written.points}
+        for run in plan.runs:
+            if made.issuperset(
+                run.points
+            ):  # where it was interrupted after its points were written
+                forget_checkpoints(folder, run.name)
         watcher.planned(plan, left)
         if left.points:
             roles = read_roles(experiment)
@@ -131,7 +138,7 @@ def sweep(
                     watcher.failed(failed[0])
                 else:
                     written.add(points)
-                    workshop.forget_checkpoints(run)
+                    forget_checkpoints(folder, run.name)
                     watcher.measured(written.points[-len(points) :])
                 write_failures(folder, failures)
         return written.points

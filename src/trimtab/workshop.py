@@ -49,7 +49,7 @@ DIAL_FOLDER = "dial"
 MODELS_FOLDER = "models"
 UNFINISHED_FOLDER = "unfinished"
 
-_ALIGNING = "aligning on the original data"
+_ALIGNING = "aligning-on-the-original-data"
 
 
 class TrainingWatcher(Protocol):
@@ -117,12 +117,8 @@ class Workshop:
                 points += self._repaired(key, trained)
         return points
 
-    def forget_checkpoints(self, run: Run) -> None:
-        """Remove what an interrupted training would go on from: what it made is kept elsewhere."""
-        shutil.rmtree(self._unfinished(run.name), ignore_errors=True)
-
     def _unfinished(self, name: str) -> Path:
-        return self.folder / UNFINISHED_FOLDER / name.replace(" ", "-")
+        return self.folder / UNFINISHED_FOLDER / name
 
     def _repaired(self, key: PointKey, trained: Trained) -> list[Point]:
         """What a method makes of the model of plain fine-tuning; nothing is trained."""
@@ -187,6 +183,7 @@ class Workshop:
     def _aligned(self, base: PreTrainedModel) -> PreTrainedModel:
         finished = self.folder / ALIGNED_FOLDER
         if self.experiment.align is None or finished.exists():
+            forget_checkpoints(self.folder, _ALIGNING)
             return base
         assert self.rows.original is not None
         trained = self._trained(
@@ -200,7 +197,7 @@ class Workshop:
         if self.experiment.align.lora_rank is not None:
             model = model.merge_and_unload()
         self._save(model, finished)
-        shutil.rmtree(self._unfinished(_ALIGNING), ignore_errors=True)
+        forget_checkpoints(self.folder, _ALIGNING)
         # Back through the disk, so that a sweep that goes on starts from the very same model.
         return self._loaded()[0]
 
@@ -279,6 +276,11 @@ class Workshop:
         if keeper is None or keeper.outcome is None:
             return Trained(trained, tokens, seconds)
         return Trained(trained, tokens + keeper.tokens_measured, seconds, keeper.outcome.penalty)
+
+
+def forget_checkpoints(folder: Path, run_name: str) -> None:
+    """Remove what a training would go on from, once what it made is kept elsewhere."""
+    shutil.rmtree(folder / UNFINISHED_FOLDER / run_name, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,9 @@ def write_data(
         UserError: the folder holds another world, and `replace` is false, or other data.
     """
     there = load_world(folder)
-    if not (folder / WORLD_FILE).exists() and (folder / "data").exists():
-        raise UserError(f"{folder / 'data'} is there, and no world is. Give another --out.")
+    for name in ("data", "base"):  # the rows, and the model that a demo puts beside them
+        if not (folder / WORLD_FILE).exists() and (folder / name).exists():
+            raise UserError(f"{folder / name} is there, and no world is. Give another --out.")
     if there is not None and not replace and not _same(there, world):
         raise UserError(
             f"{folder} holds another world, which its points were measured in. Give another --out, "
