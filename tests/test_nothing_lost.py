@@ -220,9 +220,10 @@ def test_checkpoints_live_until_the_points_are_written(
             super().add(points)
 
     slow = replace(experiment, train=replace(experiment.train, steps=4, checkpoint_every=2))
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trimtab.sweep.PointsFile", Kept)
-        sweep(slow, tmp_path, Watcher())
+        with pytest.raises(KeyboardInterrupt):
+            sweep(slow, tmp_path, Watcher())
     assert list((tmp_path / "unfinished").rglob("checkpoint-4"))
     with pytest.raises(KeyboardInterrupt):
         sweep(slow, tmp_path, Stopped())

@@ -107,12 +107,11 @@ def sweep(
         if retry:
             write_failures(folder, [])
         failures = read_failures(folder)
-        plan, left = left_of(experiment, folder)
+        plan = plan_of(experiment)
         made = {point.key for point in written.points}
+        left = plan.without(made | {failure.key for failure in failures})
         for run in plan.runs:
-            if made.issuperset(
-                run.points
-            ):  # where it was interrupted after its points were written
+            if made.issuperset(run.points):  # it was interrupted between its points and this
                 forget_checkpoints(folder, run.name)
         watcher.planned(plan, left)
         if left.points:
