@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -198,6 +200,16 @@ def test_what_cannot_be_written_whole_leaves_what_was_there(tmp_path: Path) -> N
         write_atomically(path, "after \ud800")
     assert [found.name for found in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "before"
+
+
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    (tmp_path / f".file.{killed.pid}.unfinished").touch()
+    living = tmp_path / f".file.{os.getppid()}.unfinished"
+    living.touch()
+    write_atomically(tmp_path / "file", "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", living.name}
 
 
 def test_a_folder_is_there_once_it_is_whole(tmp_path: Path) -> None:

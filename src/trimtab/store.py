@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         unfinished.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+    for left in path.parent.glob(f".{escape(path.name)}.*.unfinished"):
+        process = left.name.split(".")[-2]
+        if process.isdigit() and not _is_running(int(process)):
+            left.unlink(missing_ok=True)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -140,6 +145,16 @@ def hold(file: int, path: Path) -> None:
         raise UserError(
             f"{path}: another trimtab is writing here. Wait for it, or give another --out."
         ) from None
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _sync(path: Path) -> None:
