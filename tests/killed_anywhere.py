@@ -254,7 +254,7 @@ def commands(work: Path) -> dict[str, Command]:
     data = f"--model {work}/base --task {work}/data/task-shared.jsonl "
     data += f"--safety {work}/data/safety-near.jsonl --max-prompt 8 --max-response 8 "
     few = "--steps 2 --batch-size 4 --checkpoint-every 1 --held-out-rows 8"
-    rows = "--rows 20 --landscape-rows 4"
+    rows = "--rows 40 --landscape-rows 4"
     proxy = f"proxy --model {work}/base --prompts {work}/data/safety-near.jsonl --max-prompt 8 "
     proxy += "--max-response 3 --batch-size 4"
     made = [
