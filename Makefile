@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test check kills bench docs clean
 
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -21,6 +21,10 @@ check: $(VENV)/developed-with  ## lint, format, types and the direction of impor
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+kills: $(VENV)/tested-with  ## kill every command, and fill its disk, at every file operation (hours)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/killed_anywhere.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/killed_anywhere.py --full-disk
 
 bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 	$(BIN)/python benchmarks/exact_frontier.py

@@ -41,9 +41,9 @@ from trimtab.measure.losses import held_out_loss
 from trimtab.models import load_model, quiet_libraries
 from trimtab.plan import Run
 from trimtab.points import PointKey
-from trimtab.records import write_atomically
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import COLOURS
+from trimtab.store import write_atomically
 from trimtab.sweep import read_roles
 from trimtab.theory import hypervolume
 from trimtab.train.ends import load_ends

@@ -23,12 +23,13 @@ from trimtab.data.reading import read_rows
 from trimtab.data.rows import DataSource
 from trimtab.measure.refusals import is_refusal
 from trimtab.points import Point
-from trimtab.records import read_points, write_atomically
+from trimtab.records import read_points
 from trimtab.report import write_report
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.refusals import rate_in_words
 from trimtab.report.wording import estimate_in_words, knob, percent
 from trimtab.row_losses import RowLosses
+from trimtab.store import write_atomically
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "reproduction.md"

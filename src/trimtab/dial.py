@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,11 +22,18 @@ from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
 from trimtab.measure.refusals import is_refusal
 from trimtab.plan import Plan, Run
 from trimtab.points import Estimate, Point, PointKey
-from trimtab.records import PointsFile, only_writer
+from trimtab.records import PointsFile
 from trimtab.samples import Answer, Sample, read_samples, shown, write_samples
+from trimtab.store import (
+    only_writer,
+    read_if_whole,
+    require_nothing_there,
+    write_atomically,
+    written_whole,
+)
 from trimtab.sweep import Watcher, claim, read_roles, record_data
 from trimtab.train.ends import Ends, load_ends
-from trimtab.workshop import DIAL_FOLDER, Workshop
+from trimtab.workshop import DIAL_FOLDER, Workshop, forget_checkpoints
 
 SETTING_FILE = "setting.json"
 SAMPLED_SETTINGS = (0.0, 0.5, 1.0)
@@ -56,19 +61,22 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
     """
     with only_writer(folder):
         claim(experiment, folder, restart)
-        finished = folder / DIAL_FOLDER
+        finished, key = folder / DIAL_FOLDER, _key(experiment, None)
+        name = Run(key, (key,)).name
         if finished.exists():
+            forget_checkpoints(folder, name)
             return
         roles = read_roles(experiment)
         for warning in roles.warnings:
             watcher.warned(warning)
         record_data(roles, experiment, folder)
         workshop = Workshop(experiment, roles, folder, watcher)
-        made = workshop.trained_dial(_key(experiment, None))
-        with _written_whole(finished) as unfinished:
+        made = workshop.trained_dial(key)
+        with written_whole(finished) as unfinished:
             made.ends.save(unfinished, workshop.tokenizer)
-            cost = {"train_tokens": made.train_tokens, "wall_seconds": made.wall_seconds}
-            (unfinished / _COST_FILE).write_text(json.dumps(cost) + "\n", encoding="utf-8")
+            cost = _Cost(made.train_tokens, made.wall_seconds)
+            write_atomically(unfinished / _COST_FILE, json.dumps(asdict(cost)) + "\n")
+        forget_checkpoints(folder, name)
 
 
 def measure_curve(folder: Path, settings: int, samples: int, watcher: Watcher) -> list[Point]:
@@ -95,13 +103,13 @@ def measure_curve(folder: Path, settings: int, samples: int, watcher: Watcher) -
         if not left.points and answered:
             return written.points
         workshop, ends, roles = _opened(experiment, folder, watcher)
-        cost = json.loads((folder / DIAL_FOLDER / _COST_FILE).read_text(encoding="utf-8"))
+        cost = _cost_of(folder)
         written.add(workshop.measured_start(left.aligned))
         for run in left.runs:
             alpha = float(run.training.alpha or 0)
             ends.turn(alpha)
             name = f"dial-{alpha:.6g}"
-            written.add([workshop.measured(name, ends.model, run.training, **cost)])
+            written.add([workshop.measured(name, ends.model, run.training, **asdict(cost))])
             watcher.measured(written.points[-1:])
         if not answered:
             write_samples(folder, list(_sampled(workshop, ends, roles, samples)))
@@ -155,16 +163,15 @@ def set_dial(
         raise UserError("a dial is set to an alpha or to a budget. Give one of the two.")
     if alpha is not None and not 0 <= alpha <= 1:
         raise UserError(f"alpha {alpha:g} must lie between 0, the safest, and 1.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already. Give another --out, or remove it.")
+    require_nothing_there(out)
     experiment = _experiment_of(folder)
     with only_writer(folder):
         workshop, ends, roles = _opened(experiment, folder, watcher)
         chosen = _chosen(workshop, ends, roles, alpha, budget)
-        with _written_whole(out) as unfinished:
+        with written_whole(out) as unfinished:
             ends.save_at(chosen.alpha, unfinished, merged)
             workshop.tokenizer.save_pretrained(unfinished)
-            _record(chosen, unfinished / SETTING_FILE)
+            write_atomically(unfinished / SETTING_FILE, json.dumps(asdict(chosen), indent=1) + "\n")
     return chosen
 
 
@@ -295,16 +302,17 @@ def _key(experiment: Experiment, alpha: float | None) -> PointKey:
     return PointKey("dial", penalty, None, proxy, task, seed, alpha=alpha)
 
 
-def _record(chosen: ChosenSetting, path: Path) -> None:
-    path.write_text(json.dumps(asdict(chosen), indent=1) + "\n", encoding="utf-8")
+@dataclass(frozen=True)
+class _Cost:
+    """What the training of a dial took."""
+
+    train_tokens: int
+    wall_seconds: float
 
 
-@contextmanager
-def _written_whole(folder: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `folder` when all is written."""
-    unfinished = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    yield unfinished
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+def _cost_of(folder: Path) -> _Cost:
+    def read(path: Path) -> _Cost:
+        return _Cost(**json.loads(path.read_bytes()))
+
+    unknown = "the points say 0 for the tokens and seconds of training"
+    return read_if_whole(folder / DIAL_FOLDER / _COST_FILE, read, unknown) or _Cost(0, 0.0)

@@ -281,8 +281,8 @@ class Experiment:
     """How losses are measured."""
     refusals: RefusalPrompts | None = None
     """Also count how often each model refuses; nothing is counted when not given."""
-    keep_models: bool = False
-    """Save every trained model (or adapter) under models/ in the output folder."""
+    keep_models: bool | None = None
+    """Save every trained model under models/ in the output folder; adapters where not given."""
     data_root: str = "."
     """The folder that relative paths of data start at, itself relative to this file."""
 
@@ -316,6 +316,12 @@ class Experiment:
         blocks = [block for block in self.grid if block.case == "alignment-parameter"]
         named = [name for block in blocks for name in block.tasks or self.task]
         return tuple(dict.fromkeys(named))
+
+    @property
+    def keeps_models(self) -> bool:
+        """Whether trained models are saved: as `keep_models` says, and adapters otherwise."""
+        has_adapters = self.train.lora_rank is not None
+        return has_adapters if self.keep_models is None else self.keep_models
 
     @property
     def known_entropies(self) -> dict[str, float]:

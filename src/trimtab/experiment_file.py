@@ -104,7 +104,7 @@ def differences(before: str, after: Experiment) -> list[str]:
     """
     recorded = parse_experiment(before, EXPERIMENT_FILE)
     old, new = (
-        to_yaml(replace(one, data_root=".", keep_models=False)).splitlines()
+        to_yaml(replace(one, data_root=".", keep_models=None)).splitlines()
         for one in (recorded, after)
     )
     return [

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
+import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +12,9 @@ from trimtab.errors import UserError
 from trimtab.gaps import with_gaps
 from trimtab.points import Estimate, Point, PointKey, Terrain
 from trimtab.row_losses import RowLosses
+from trimtab.store import DAMAGE, read_if_whole, write_atomically
+
+log = logging.getLogger(__name__)
 
 POINTS_FILE = "points.jsonl"
 FAILURES_FILE = "failures.jsonl"
@@ -23,8 +24,10 @@ LANDSCAPE_FILE = "landscape.json"
 def read_points(folder: Path) -> list[Point]:
     """The points of a folder, in the order they were made.
 
+    A last line that was cut short, or that holds NULs, is left out with a word.
+
     Raises:
-        UserError: there is no points file, or a line of it is not a point.
+        UserError: there is no points file, or another line of it is not a point.
     """
     path = folder / POINTS_FILE
     if not path.exists():
@@ -63,12 +66,19 @@ class Failure:
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """The failures of a folder; none where there is no such file."""
+    """The failures of a folder; none where there is no such file.
+
+    A damaged line is left out with a word: what had failed is tried again.
+    """
     path = folder / FAILURES_FILE
-    if not path.exists():
-        return []
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Failure(PointKey(**record["key"]), record["reason"]) for record in records]
+    failures = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
+        try:
+            record = json.loads(line)
+            failures.append(Failure(PointKey(**record["key"]), str(record["reason"])))
+        except DAMAGE:
+            log.warning("%s line %d is damaged: what failed is tried again.", path, number)
+    return failures
 
 
 def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
@@ -87,50 +97,32 @@ def write_landscape(folder: Path, terrains: Mapping[str, Terrain]) -> None:
 
 
 def read_landscape(folder: Path) -> dict[str, Terrain]:
-    """The terrains of a folder; none where there is no such file. Raises UserError."""
-    path = folder / LANDSCAPE_FILE
-    if not path.exists():
-        return {}
-    try:
+    """The terrains of a folder; none where there is no such file or, with a word, a damaged one."""
+
+    def read(path: Path) -> dict[str, Terrain]:
         return {
             name: Terrain(Estimate(**one["slope"]), Estimate(**one["curvature"]))
-            for name, one in json.loads(path.read_text(encoding="utf-8")).items()
+            for name, one in json.loads(path.read_bytes()).items()
         }
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path}: not a landscape ({error}). Restore the file, or remove it."
-        ) from None
 
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold `folder` against a second sweep writing into it; freed by the system on any exit."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another trimtab is writing here. Wait for it, or give another --out."
-            ) from None
-        yield
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds either its old or its new content, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    return read_if_whole(folder / LANDSCAPE_FILE, read, "the landscape is not known") or {}
 
 
 def _parse(path: Path) -> Iterator[Point]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    content = path.read_bytes()
+    # No line of JSON holds a NUL; a disk that lost power leaves them where a line was to be.
+    *lines, last = content.rstrip(b"\0").split(b"\n")
+    if last:
+        lines.append(last)
+    elif content.endswith(b"\0"):
+        log.warning("%s ends in NULs: they are left out.", path)
+    for number, line in enumerate(lines, start=1):
         try:
             yield Point.from_json(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
+        except DAMAGE as error:
+            if number == len(lines) and (last or b"\0" in line):
+                log.warning("%s line %d was cut short: it is left out.", path, number)
+                return
             raise UserError(
                 f"{path} line {number}: not a point of this version of trimtab "
                 f"({type(error).__name__}: {error}). Restore the file, or start anew: --restart."

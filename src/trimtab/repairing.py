@@ -11,6 +11,7 @@ from trimtab.errors import UserError
 from trimtab.experiment import MethodName
 from trimtab.measure.distance import distance
 from trimtab.models import load_model
+from trimtab.store import require_nothing_there, written_whole
 from trimtab.train.methods import method_of
 from trimtab.train.methods.repair import Repair
 
@@ -26,8 +27,8 @@ def repair_saved(
         The distance of the result from the aligned model.
 
     Raises:
-        UserError: a model cannot be loaded or does not fit the others, or one that the method
-            needs is missing.
+        UserError: `out` holds something, a model cannot be loaded or does not fit the others, or
+            one that the method needs is missing.
     """
     repair = method_of(cast(MethodName, method), knob)
     assert isinstance(repair, Repair)
@@ -35,6 +36,7 @@ def repair_saved(
         raise UserError(f"{method} needs the model from before it was aligned. Give --unaligned.")
     if out.resolve() == model.resolve():
         raise UserError(f"{out} is the model itself. Give another --out.")
+    require_nothing_there(out)
     start, tokenizer = load_model(aligned)
     if (model / "adapter_config.json").exists():
         base, _ = load_model(aligned)
@@ -47,6 +49,7 @@ def repair_saved(
         tuned, _ = load_model(str(model))
     before = load_model(unaligned)[0] if unaligned else None
     mended = repair.applied(tuned, start, before)
-    mended.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with written_whole(out) as unfinished:
+        mended.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
     return distance(mended, start)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.store import read_arrays, read_if_whole, write_arrays
+
 Array = NDArray[np.float64]
 
 ROW_LOSSES_FOLDER = "row-losses"
@@ -31,9 +33,7 @@ class RowLosses:
         if not losses:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self.folder / f"{model}.tmp.npz"
-        np.savez(unfinished, allow_pickle=False, **losses)
-        unfinished.replace(self.folder / f"{model}.npz")
+        write_arrays(self.folder / f"{model}.npz", losses)
         self._of.cache_clear()
 
     def interval(self, dataset: str, model: str, reference: str) -> tuple[float, float] | None:
@@ -64,11 +64,8 @@ class RowLosses:
         return self._of(model)[dataset].shape == self._of(reference)[dataset].shape
 
     def _read(self, model: str) -> dict[str, Array]:
-        path = self.folder / f"{model}.npz"
-        if not path.exists():
-            return {}
-        with np.load(path) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        cost = "differences from this model are not taken row by row"
+        return read_if_whole(self.folder / f"{model}.npz", read_arrays, cost) or {}
 
 
 @lru_cache(maxsize=8)

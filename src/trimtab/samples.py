@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trimtab.errors import UserError
-from trimtab.records import write_atomically
+from trimtab.store import read_if_whole, write_atomically
 
 SAMPLES_FILE = "samples.json"
 SHOWN_WORDS = 10
@@ -55,17 +54,12 @@ def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
 
 
 def read_samples(folder: Path) -> tuple[Sample, ...]:
-    """The samples of a folder, none where there is no such file. Raises UserError."""
-    path = folder / SAMPLES_FILE
-    if not path.exists():
-        return ()
-    try:
+    """The samples of a folder, none where there is no such file or, with a word, a damaged one."""
+
+    def read(path: Path) -> tuple[Sample, ...]:
         return tuple(
             Sample(one["is_safety"], one["prompt"], tuple(Answer(**a) for a in one["answers"]))
-            for one in json.loads(path.read_text(encoding="utf-8"))
+            for one in json.loads(path.read_bytes())
         )
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path}: not sample answers ({error}). Remove the file; 'trimtab dial curve' makes it "
-            "again."
-        ) from None
+
+    return read_if_whole(folder / SAMPLES_FILE, read, "the answers are not known") or ()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +15,10 @@ import torch
 from trimtab.data.splits import Roles, load_roles
 from trimtab.errors import UserError
 from trimtab.experiment import Experiment
-from trimtab.experiment_file import EXPERIMENT_FILE, differences, to_yaml
+from trimtab.experiment_file import EXPERIMENT_FILE, differences, read_experiment, to_yaml
+from trimtab.gauge import EncodedRoles
+from trimtab.measure.refusals import read_prompts_to_refuse
+from trimtab.models import load_model
 from trimtab.plan import Plan, plan_of
 from trimtab.points import Point
 from trimtab.records import (
@@ -22,14 +27,14 @@ from trimtab.records import (
     POINTS_FILE,
     Failure,
     PointsFile,
-    only_writer,
     read_failures,
-    write_atomically,
+    read_landscape,
     write_failures,
     write_landscape,
 )
 from trimtab.row_losses import ROW_LOSSES_FOLDER
 from trimtab.samples import SAMPLES_FILE
+from trimtab.store import only_writer, write_atomically
 from trimtab.train.budget import ImpossibleBudgetError
 from trimtab.train.trainer import TrainingDivergedError
 from trimtab.workshop import (
@@ -39,9 +44,25 @@ from trimtab.workshop import (
     UNFINISHED_FOLDER,
     TrainingWatcher,
     Workshop,
+    forget_checkpoints,
 )
 
+log = logging.getLogger(__name__)
+
 DATA_FILE = "data.json"
+
+_RESULTS = (
+    POINTS_FILE,
+    FAILURES_FILE,
+    DATA_FILE,
+    LANDSCAPE_FILE,
+    SAMPLES_FILE,
+    ALIGNED_FOLDER,
+    DIAL_FOLDER,
+    UNFINISHED_FOLDER,
+    ROW_LOSSES_FOLDER,
+)
+_RECORD = "# What trimtab makes in this folder. To make something else, edit a copy.\n"
 
 _DIFFERENCES_SHOWN = 8
 
@@ -72,7 +93,7 @@ def sweep(
     """Every point of `experiment`, written to `folder` as each is made.
 
     Killed at any moment and called again, it makes what is missing: a point is in the file or it
-    is not. `restart` discards what the folder holds; `retry` tries again what failed.
+    is not. `restart` moves aside what the folder holds; `retry` tries again what failed.
 
     Raises:
         UserError: the folder holds another experiment, is being written by another process, or
@@ -86,7 +107,12 @@ def sweep(
         if retry:
             write_failures(folder, [])
         failures = read_failures(folder)
-        plan, left = left_of(experiment, folder)
+        plan = plan_of(experiment)
+        made = {point.key for point in written.points}
+        left = plan.without(made | {failure.key for failure in failures})
+        for run in plan.runs:
+            if made.issuperset(run.points):  # it was interrupted between its points and this
+                forget_checkpoints(folder, run.name)
         watcher.planned(plan, left)
         if left.points:
             roles = read_roles(experiment)
@@ -96,7 +122,7 @@ def sweep(
             workshop = Workshop(experiment, roles, folder, watcher)
             written.add(workshop.measured_start(left.aligned))
             wants_landscape = experiment.measure.landscape_rows and experiment.tasks_in_case_2
-            if wants_landscape and not (folder / LANDSCAPE_FILE).exists():
+            if wants_landscape and not read_landscape(folder):
                 write_landscape(folder, workshop.measured_landscape())
             for run in left.runs:
                 try:
@@ -111,6 +137,7 @@ def sweep(
                     watcher.failed(failed[0])
                 else:
                     written.add(points)
+                    forget_checkpoints(folder, run.name)
                     watcher.measured(written.points[-len(points) :])
                 write_failures(folder, failures)
         return written.points
@@ -135,33 +162,87 @@ def read_roles(experiment: Experiment) -> Roles:
 
 
 def claim(experiment: Experiment, folder: Path, restart: bool) -> None:
-    """Make `folder` the experiment's own, or refuse it as another's. Raises UserError."""
+    """Make `folder` the experiment's own, or refuse it as another's.
+
+    With `restart` what trimtab made there is moved aside, once the experiment has shown that it
+    can be read.
+
+    Raises:
+        UserError: the folder holds another experiment, or files that trimtab did not make there.
+    """
     recorded = folder / EXPERIMENT_FILE
-    if restart:
-        files = (EXPERIMENT_FILE, POINTS_FILE, FAILURES_FILE, DATA_FILE)
-        for name in (*files, LANDSCAPE_FILE, SAMPLES_FILE):
-            (folder / name).unlink(missing_ok=True)
-        kept = (ALIGNED_FOLDER, DIAL_FOLDER, MODELS_FOLDER, UNFINISHED_FOLDER, ROW_LOSSES_FOLDER)
-        for name in kept:
-            shutil.rmtree(folder / name, ignore_errors=True)
-    begun = [POINTS_FILE, FAILURES_FILE, ALIGNED_FOLDER, DIAL_FOLDER]
-    if any((folder / name).exists() for name in begun):
-        _refuse_another(experiment, folder)
+    if restart and _is_ours(folder):
+        _require_readable(experiment, folder)
+        _move_aside(folder)
+    if _is_ours(folder):
+        if _has_begun(folder):
+            _refuse_another(experiment, folder)
+        else:
+            shutil.rmtree(folder / UNFINISHED_FOLDER, ignore_errors=True)
     else:
-        shutil.rmtree(folder / UNFINISHED_FOLDER, ignore_errors=True)
+        _refuse_others_files(folder)
     here = Path(experiment.data_root).resolve() == folder.resolve()
     record = replace(experiment, data_root=".") if here else experiment
-    write_atomically(recorded, to_yaml(record))
+    write_atomically(recorded, _RECORD + to_yaml(record))
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether trimtab has claimed `folder`; earlier versions left no mark in their record."""
+    recorded = folder / EXPERIMENT_FILE
+    if not recorded.exists():
+        return False
+    has_results = any((folder / name).exists() for name in (POINTS_FILE, FAILURES_FILE))
+    return recorded.read_bytes().startswith(_RECORD.encode()) or has_results
+
+
+def _has_begun(folder: Path) -> bool:
+    made = (POINTS_FILE, FAILURES_FILE, LANDSCAPE_FILE, ALIGNED_FOLDER, DIAL_FOLDER)
+    checkpoints = (folder / UNFINISHED_FOLDER).glob("*/checkpoint-*")
+    return any((folder / name).exists() for name in made) or any(checkpoints)
+
+
+def _refuse_others_files(folder: Path) -> None:
+    for name in (EXPERIMENT_FILE, *_RESULTS):
+        if (folder / name).exists():
+            raise UserError(
+                f"{folder / name} is there, and trimtab has no record of having made it. Give "
+                "another --out."
+            )
+
+
+def _require_readable(experiment: Experiment, folder: Path) -> None:
+    """Read model and data as the sweep will, before anything is moved. Raises UserError."""
+    model = Path(experiment.model).resolve()
+    if any(model.is_relative_to((folder / name).resolve()) for name in (*_RESULTS, MODELS_FOLDER)):
+        raise UserError(
+            f"model {experiment.model!r} lies in what --restart moves aside. Give another --out."
+        )
+    roles = read_roles(experiment)
+    _, tokenizer = load_model(experiment.model)
+    EncodedRoles.of(roles, tokenizer, experiment.lengths)
+    if experiment.refusals:
+        prompts = experiment.refusals.by_kind
+        read_prompts_to_refuse(prompts, experiment.split_seed, Path(experiment.data_root))
+
+
+def _move_aside(folder: Path) -> None:
+    """Move what trimtab made in `folder` into one below it; the record last, as it says whose."""
+    try:
+        runs = plan_of(read_experiment(folder / EXPERIMENT_FILE)).runs
+    except UserError:
+        runs = ()  # a damaged record: which models are trimtab's is not known
+    names = [*_RESULTS, *(f"{MODELS_FOLDER}/{run.name}" for run in runs), EXPERIMENT_FILE]
+    numbered = (folder / f"before-restart-{number}" for number in count(1))
+    aside = next(path for path in numbered if not path.exists())
+    for name in names:
+        if (folder / name).exists():
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).rename(aside / name)
+    log.warning("What %s held is in %s.", folder, aside)
 
 
 def _refuse_another(experiment: Experiment, folder: Path) -> None:
-    recorded = folder / EXPERIMENT_FILE
-    if not recorded.exists():
-        raise UserError(
-            f"{folder} holds points but no {EXPERIMENT_FILE}, so whether they belong to this "
-            "experiment cannot be told. Give another --out, or --restart to discard them."
-        )
-    changed = differences(recorded.read_text(encoding="utf-8"), experiment)
+    changed = differences((folder / EXPERIMENT_FILE).read_text(encoding="utf-8"), experiment)
     if changed:
         more = len(changed) - _DIFFERENCES_SHOWN
         told = " | ".join(changed[:_DIFFERENCES_SHOWN]) + (
@@ -169,7 +250,7 @@ def _refuse_another(experiment: Experiment, folder: Path) -> None:
         )
         raise UserError(
             f"{folder} holds the points of another experiment. What differs (- there, + now): "
-            f"{told}. Give another --out, or --restart to discard what is there."
+            f"{told}. Give another --out, or --restart to move aside what is there."
         )
 
 

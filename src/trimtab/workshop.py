@@ -14,7 +14,6 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from trimtab.data.splits import Roles
 from trimtab.experiment import AFTER_TRAINING, Experiment, Training
@@ -23,6 +22,8 @@ from trimtab.measure.distance import DensePart
 from trimtab.models import load_model
 from trimtab.plan import Run
 from trimtab.points import Point, PointKey, Terrain
+from trimtab.store import full_disk_told, written_whole
+from trimtab.train.checkpoints import newest_whole_checkpoint
 from trimtab.train.constraints import (
     AlignmentLossConstraint,
     Constraint,
@@ -47,6 +48,8 @@ ALIGNED_FOLDER = ALIGNED = "aligned"
 DIAL_FOLDER = "dial"
 MODELS_FOLDER = "models"
 UNFINISHED_FOLDER = "unfinished"
+
+_ALIGNING = "aligning-on-the-original-data"
 
 
 class TrainingWatcher(Protocol):
@@ -88,7 +91,11 @@ class Workshop:
         return self.gauge.landscape(lambda done: self.watcher.stepped(done, None))
 
     def made(self, run: Run) -> list[Point]:
-        """Train and measure one model, or a dial at each of its settings."""
+        """Train and measure one model, or a dial at each of its settings.
+
+        Its checkpoints stay until `forget_checkpoints`, so that whoever is interrupted before the
+        points are written trains nothing again.
+        """
         if run.training.case == "dial":
             return self._settings_of_dial(run)
         trained = self._trained(
@@ -101,14 +108,17 @@ class Workshop:
             constraint_of(run.training, self.experiment.train.safety_target),
             method_of_key(run.training) if run.training.method else None,
         )
-        if self.experiment.keep_models:
-            _save(trained.model, self.tokenizer, self.folder / MODELS_FOLDER / run.name)
+        if self.experiment.keeps_models:
+            self._save(trained.model, self.folder / MODELS_FOLDER / run.name)
         asis = tuple(key for key in run.points if key.method not in AFTER_TRAINING)
         points = self.gauge.points(run.name, trained, asis)
         for key in run.points:
             if key.method in AFTER_TRAINING:
                 points += self._repaired(key, trained)
         return points
+
+    def _unfinished(self, name: str) -> Path:
+        return self.folder / UNFINISHED_FOLDER / name
 
     def _repaired(self, key: PointKey, trained: Trained) -> list[Point]:
         """What a method makes of the model of plain fine-tuning; nothing is trained."""
@@ -129,8 +139,9 @@ class Workshop:
     def _settings_of_dial(self, run: Run) -> list[Point]:
         dial = self.trained_dial(run.training)
         extra = dial.ends.extra_bytes()
-        if self.experiment.keep_models:
-            dial.ends.save(self.folder / MODELS_FOLDER / run.name, self.tokenizer)
+        if self.experiment.keeps_models:
+            with written_whole(self.folder / MODELS_FOLDER / run.name) as unfinished:
+                dial.ends.save(unfinished, self.tokenizer)
         points = []
         for key in run.points:
             dial.ends.turn(float(key.alpha or 0))
@@ -146,7 +157,7 @@ class Workshop:
         assert dial is not None
         training = replace(training, steps=dial.steps or training.steps)
         name, started = Run(key, ()).name, perf_counter()
-        unfinished = self.folder / UNFINISHED_FOLDER / name
+        unfinished = self._unfinished(name)
         trainer = DialTrainer(
             deepcopy(self.aligned),
             dial,
@@ -172,10 +183,11 @@ class Workshop:
     def _aligned(self, base: PreTrainedModel) -> PreTrainedModel:
         finished = self.folder / ALIGNED_FOLDER
         if self.experiment.align is None or finished.exists():
+            forget_checkpoints(self.folder, _ALIGNING)
             return base
         assert self.rows.original is not None
         trained = self._trained(
-            "aligning on the original data",
+            _ALIGNING,
             base,
             self.rows.original.train,
             self.experiment.align,
@@ -184,7 +196,8 @@ class Workshop:
         model = trained.model
         if self.experiment.align.lora_rank is not None:
             model = model.merge_and_unload()
-        _save(model, self.tokenizer, finished)
+        self._save(model, finished)
+        forget_checkpoints(self.folder, _ALIGNING)
         # Back through the disk, so that a sweep that goes on starts from the very same model.
         return self._loaded()[0]
 
@@ -199,7 +212,7 @@ class Workshop:
         constraint: Constraint | None = None,
         method: Method | Repair | None = None,
     ) -> Trained:
-        unfinished = self.folder / UNFINISHED_FOLDER / name.replace(" ", "-")
+        unfinished = self._unfinished(name)
         args = sft_config(training, unfinished, seed)
         started = perf_counter()
         if isinstance(method, Method):
@@ -235,6 +248,11 @@ class Workshop:
         reference = trainer.reference.held() if trainer.reference else None
         return replace(trained, extra_bytes=held_bytes((starts, reference)))
 
+    def _save(self, model: Any, folder: Path) -> None:
+        with written_whole(folder) as unfinished:
+            model.save_pretrained(unfinished)
+            self.tokenizer.save_pretrained(unfinished)
+
     def _data_and_settings(
         self, rows: Dataset, proxy: str | None, training: Training
     ) -> dict[str, Any]:
@@ -254,15 +272,20 @@ class Workshop:
     ) -> Trained:
         self.watcher.training(name, trainer.args.max_steps)
         trainer.remove_callback(PrinterCallback)
-        checkpoint = get_last_checkpoint(str(unfinished)) if unfinished.exists() else None
-        trainer.train(resume_from_checkpoint=checkpoint)
+        checkpoint = newest_whole_checkpoint(unfinished)
+        with full_disk_told(unfinished):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = perf_counter() - started
-        shutil.rmtree(unfinished, ignore_errors=True)
         tokens, keeper = trainer.state.num_input_tokens_seen, trainer.budget_keeper
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if keeper is None or keeper.outcome is None:
             return Trained(trained, tokens, seconds)
         return Trained(trained, tokens + keeper.tokens_measured, seconds, keeper.outcome.penalty)
+
+
+def forget_checkpoints(folder: Path, run_name: str) -> None:
+    """Remove what a training would go on from, once what it made is kept elsewhere."""
+    shutil.rmtree(folder / UNFINISHED_FOLDER / run_name, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -283,12 +306,3 @@ class _Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
         self.watcher.stepped(state.global_step, state.log_history[-1].get("loss"))
-
-
-def _save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    unfinished = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)

@@ -24,7 +24,7 @@ from trimtab.measure.answers import sampled_answers
 from trimtab.measure.overlap import Overlap, context_overlap
 from trimtab.measure.reading import Reading
 from trimtab.measure.similarity import Sample, similarity
-from trimtab.records import write_atomically
+from trimtab.store import write_atomically
 
 AUDIT_FILE = "audit.json"
 OWN = "own answers"

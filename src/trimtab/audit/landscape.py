@@ -25,7 +25,7 @@ from trimtab.measure.endangering import Endangering, endangering_rows
 from trimtab.measure.landscape import Landscape, landscape
 from trimtab.measure.overlap import context_overlap
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
-from trimtab.records import write_atomically
+from trimtab.store import write_atomically
 
 _SHOWN = 10
 _SURPRISING = 0.9

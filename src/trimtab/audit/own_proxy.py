@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from trimtab.audit.eyes import Watcher
@@ -11,6 +14,9 @@ from trimtab.data.rows import DataSource, Lengths, Message
 from trimtab.errors import UserError
 from trimtab.measure.answers import sampled_answers
 from trimtab.models import load_model
+from trimtab.store import hold
+
+log = logging.getLogger(__name__)
 
 
 def write_own_proxy(
@@ -21,37 +27,67 @@ def write_own_proxy(
     batch_size: int,
     seed: int,
     watcher: Watcher,
+    restart: bool = False,
 ) -> int:
     """One sampled answer to every prompt, a line each in `out`; returns how many lines there are.
 
-    Called again after an interruption it answers what is missing, as one run would have. An empty
-    answer (the model ended at once) keeps its line, with an empty response.
+    Called again after an interruption it answers what is missing, as one run would have. The last
+    batch that was begun is answered again, and only where the file says the same is it added to.
+    An empty answer (the model ended at once) keeps its line, with an empty response. `restart`
+    moves `out` aside, once prompts and model are read.
 
     Raises:
-        UserError: prompts or model cannot be read, or `out` holds answers to other prompts.
+        UserError: prompts or model cannot be read, another process writes to `out`, or it holds
+            answers to other prompts, of another model or under other settings.
     """
     asked = read_prompts(prompts)
-    done = _answered(out, asked)
-    whole = done - done % batch_size if done < len(asked) else done
-    if whole < done:
-        _cut(out, whole)
-    watcher.doing("answering", len(asked))
-    watcher.done(whole)
-    if whole == len(asked):
-        return whole
+    written = _Written.read(out, asked) if not restart else _Written([], b"")
+    if len(written.lines) == len(asked) and not written.rest:
+        return len(asked)
     loaded, tokenizer = load_model(model)
+    if restart and out.exists():
+        aside = next(path for number in count(1) if not (path := _aside(out, number)).exists())
+        out.rename(aside)
+        log.warning("What %s held is in %s.", out, aside)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("a", encoding="utf-8") as file:
+    with out.open("ab") as file:
+        hold(file.fileno(), out)
+        written = _Written.read(out, asked)
+        done, whole = len(written.lines), sum(map(len, written.lines))
+        first = max(done - 1, 0) // batch_size * batch_size
+        watcher.doing("answering", len(asked))
+        watcher.done(first)
 
         def finished(place: int, answer: str) -> None:
-            file.write(json.dumps(_record(asked[place], answer), ensure_ascii=False) + "\n")
-            file.flush()
+            line = _line(_record(asked[place], answer))
+            if place < done:
+                require_same(line == written.lines[place], place)
+            else:
+                if place == done and written.rest:
+                    require_same(line.startswith(written.rest.rstrip(b"\0")), place)
+                    log.warning("%s line %d was cut short: it is made again.", out, place + 1)
+                    file.truncate(whole)
+                file.write(line)
+                file.flush()
             watcher.done(1)
 
+        def require_same(same: bool, place: int) -> None:
+            if not same:
+                raise UserError(
+                    f"{out} line {place + 1}: not what this model answers under these settings. "
+                    "Give another --out, or --restart to move the file aside."
+                )
+
         sampled_answers(
-            loaded, tokenizer, asked, lengths, batch_size, seed, first=whole, finished=finished
+            loaded, tokenizer, asked, lengths, batch_size, seed, first=first, finished=finished
         )
+        if done == len(asked):
+            file.truncate(whole)  # NULs, which a loss of power leaves behind
     return len(asked)
+
+
+def _aside(out: Path, number: int) -> Path:
+    return out.with_name(f"{out.stem}.before-restart-{number}{out.suffix}")
 
 
 def _record(prompt: tuple[Message, ...], answer: str) -> dict[str, object]:
@@ -61,32 +97,46 @@ def _record(prompt: tuple[Message, ...], answer: str) -> dict[str, object]:
     return {"messages": [*messages, {"role": "assistant", "content": answer}]}
 
 
-def _answered(out: Path, asked: list[tuple[Message, ...]]) -> int:
-    """How many leading prompts `out` holds a whole line for."""
-    if not out.exists():
-        return 0
-    lines = out.read_text(encoding="utf-8").split("\n")
-    whole = lines[:-1]  # what follows the last newline was being written
-    for place, line in enumerate(whole):
-        if place >= len(asked) or not _answers(line, asked[place]):
-            raise UserError(
-                f"{out} line {place + 1}: no answer to prompt {place + 1} of those given. Give "
-                "another --out, or remove the file."
+def _line(record: dict[str, object]) -> bytes:
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The whole lines of a file of answers, and what follows the last of them."""
+
+    lines: list[bytes]
+    rest: bytes
+
+    @classmethod
+    def read(cls, out: Path, asked: list[tuple[Message, ...]]) -> _Written:
+        """What `out` holds. Raises UserError: a line is no answer to the prompt of its place."""
+        if not out.exists():
+            return cls([], b"")
+        *lines, rest = out.read_bytes().split(b"\n")
+        for place, line in enumerate([*lines, rest] if rest.strip(b"\0") else lines):
+            is_answer = place < len(asked) and (
+                _answers(line, asked[place]) if place < len(lines) else _begins(line, asked[place])
             )
-    if lines[-1]:
-        _cut(out, len(whole))
-    return len(whole)
+            if not is_answer:
+                raise UserError(
+                    f"{out} line {place + 1}: no answer to prompt {place + 1} of those given. Give "
+                    "another --out, or --restart to move the file aside."
+                )
+        return cls([line + b"\n" for line in lines], rest)
 
 
-def _answers(line: str, prompt: tuple[Message, ...]) -> bool:
+def _answers(line: bytes, prompt: tuple[Message, ...]) -> bool:
     try:
         record = json.loads(line)
         answer = record["response"] if "response" in record else record["messages"][-1]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, LookupError, TypeError):
         return False
     return record == _record(prompt, answer)
 
 
-def _cut(out: Path, lines: int) -> None:
-    kept = out.read_text(encoding="utf-8").split("\n")[:lines]
-    out.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+def _begins(cut: bytes, prompt: tuple[Message, ...]) -> bool:
+    """Whether a line that was cut short, perhaps with NULs after it, is the prompt's."""
+    opening = _line(_record(prompt, "")).rsplit(b'""', 1)[0]
+    found = cut.rstrip(b"\0")
+    return found.startswith(opening) or opening.startswith(found)

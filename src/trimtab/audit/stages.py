@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from trimtab.measure.reading import Reading
-from trimtab.records import write_atomically
+from trimtab.store import read_arrays, read_if_whole, write_arrays, write_atomically
 
-STAGES_FOLDER = "unfinished"
+T = TypeVar("T")
+
+STAGES_FOLDER = "unfinished-audit"
 
 
 class Stages:
@@ -36,28 +36,42 @@ class Stages:
 
     def result(self, name: str, make: Callable[[], Any]) -> Any:
         """A result that JSON can hold."""
-        if self.folder is None:
-            return make()
-        path = self.folder / f"{_file_name(name)}.json"
-        if not path.exists():
-            write_atomically(path, json.dumps(make()))
-        return json.loads(path.read_text(encoding="utf-8"))
+
+        def read(path: Path) -> Any:
+            return json.loads(path.read_bytes())
+
+        def write(path: Path, result: Any) -> None:
+            write_atomically(path, json.dumps(result))
+
+        return self._kept(f"{_file_name(name)}.json", read, write, make)
 
     def reading(self, name: str, make: Callable[[], Reading]) -> Reading:
         """What a model made of a data set's rows."""
+
+        def read(path: Path) -> Reading:
+            return Reading(**read_arrays(path))
+
+        def write(path: Path, reading: Reading) -> None:
+            arrays = {field.name: getattr(reading, field.name) for field in fields(Reading)}
+            write_arrays(path, arrays)
+
+        return self._kept(f"{_file_name(name)}.npz", read, write, make)
+
+    def _kept(
+        self,
+        file_name: str,
+        read: Callable[[Path], T],
+        write: Callable[[Path, T], None],
+        make: Callable[[], T],
+    ) -> T:
         if self.folder is None:
             return make()
-        path = self.folder / f"{_file_name(name)}.npz"
-        if not path.exists():
-            reading = make()
-            unfinished = path.with_suffix(".tmp.npz")
-            np.savez(
-                unfinished,
-                **{field.name: getattr(reading, field.name) for field in fields(Reading)},
-            )
-            unfinished.replace(path)
-        with np.load(path) as arrays:
-            return Reading(**{field.name: arrays[field.name] for field in fields(Reading)})
+        path = self.folder / file_name
+        kept = read_if_whole(path, read, "it is made again")
+        if kept is None:
+            write(path, make())
+            kept = read(path)  # through the disk, so that an audit that goes on has the very same
+        return kept
 
     def finish(self) -> None:
         """Forget the stages: the audit is written."""

@@ -68,8 +68,8 @@ def audit(
     from trimtab.audit import audit as make_audit
     from trimtab.data.rows import DataSource, Lengths
     from trimtab.models import quiet_libraries
-    from trimtab.records import only_writer
     from trimtab.report.audit_page import write_audit_page
+    from trimtab.store import only_writer
     from trimtab.terminal_audit import print_audit
 
     settings = AuditSettings(
@@ -134,8 +134,6 @@ def proxy(
     from trimtab.models import quiet_libraries
 
     quiet_libraries()
-    if restart:
-        out.unlink(missing_ok=True)
     with _watched(True) as watcher:
         lines = write_own_proxy(
             model,
@@ -145,6 +143,7 @@ def proxy(
             batch_size,
             seed,
             watcher,
+            restart,
         )
     print(f"{lines} answers are in {out}.")
 

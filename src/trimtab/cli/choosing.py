@@ -32,7 +32,12 @@ def compare(
     """Put every method over its own knob beside the two cases."""
     from dataclasses import replace
 
-    from trimtab.cli.making import end_with_failures, print_plan, sweep_and_report
+    from trimtab.cli.making import (
+        end_with_failures,
+        print_plan,
+        sweep_and_report,
+        tell_where_models_are,
+    )
     from trimtab.comparison import comparison_of, comparison_world
     from trimtab.experiment_file import read_experiment
     from trimtab.models import quiet_libraries
@@ -53,6 +58,7 @@ def compare(
     sweep_and_report(grid, out, restart, retry)
     _print_methods(out)
     end_with_failures(out, "--retry")
+    tell_where_models_are(grid, out)
 
 
 def suggest(

@@ -75,6 +75,7 @@ def sweep(
     else:
         sweep_and_report(read, out, restart, retry)
         end_with_failures(out, "--retry")
+        tell_where_models_are(read, out)
 
 
 def train(
@@ -117,6 +118,7 @@ def train(
 ) -> None:
     """Fine-tune, measure and save one model."""
     from trimtab.experiment_file import experiment_from
+    from trimtab.plan import plan_of
 
     if penalty is None and radius is None and budget is None:
         penalty = 1.0
@@ -157,7 +159,8 @@ def train(
     else:
         sweep_and_report(one, out, restart)
         end_with_failures(out, "--restart")
-        print(f"The model is in {out / 'models'}.")
+        (run,) = plan_of(one).runs
+        print(f"The model is in {out / 'models' / run.name}.")
 
 
 def sweep_and_report(experiment: Experiment, out: Path, restart: bool, retry: bool = False) -> None:
@@ -191,6 +194,12 @@ def end_with_failures(out: Path, again: str) -> None:
         reason = failures[0].reason.rstrip(".")
         print(f"trimtab: {count} failed ({reason}). {again} tries again.", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def tell_where_models_are(experiment: Experiment, out: Path) -> None:
+    """The folder of the trained models, where they are kept."""
+    if experiment.keeps_models:
+        print(f"The trained models are in {out / 'models'}.")
 
 
 def print_plan(experiment: Experiment, out: Path) -> None:

@@ -11,7 +11,7 @@ from trimtab.errors import UserError
 
 Out = Annotated[Path, typer.Option("--out", help="The folder to write to.")]
 Restart = Annotated[
-    bool, typer.Option("--restart", help="Discard what --out holds and start anew.")
+    bool, typer.Option("--restart", help="Move aside what --out holds and start anew.")
 ]
 Retry = Annotated[bool, typer.Option("--retry", help="Try again what failed before.")]
 DryRun = Annotated[

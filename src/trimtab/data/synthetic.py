@@ -11,6 +11,7 @@ import numpy as np
 
 from trimtab.data.rows import DataSource
 from trimtab.errors import UserError
+from trimtab.store import read_arrays, read_if_whole, write_arrays, write_atomically
 from trimtab.theory.world import Array, Distribution, context_overlap
 
 WORLD_FILE = "world.npz"
@@ -86,13 +87,16 @@ def write_data(
     them is exact.
 
     Raises:
-        UserError: the folder holds another world, and `replace` is false.
+        UserError: the folder holds another world, and `replace` is false, or other data.
     """
     there = load_world(folder)
+    for name in ("data", "base"):  # the rows, and the model that a demo puts beside them
+        if not (folder / WORLD_FILE).exists() and (folder / name).exists():
+            raise UserError(f"{folder / name} is there, and no world is. Give another --out.")
     if there is not None and not replace and not _same(there, world):
         raise UserError(
             f"{folder} holds another world, which its points were measured in. Give another --out, "
-            "or --restart to discard what is there."
+            "or --restart to move aside what is there."
         )
     generator = np.random.default_rng(seed)
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -122,12 +126,13 @@ def write_data(
 
 
 def load_world(folder: Path) -> World | None:
-    """The world that `write_data` left in `folder`; None where there is none."""
-    path = folder / WORLD_FILE
-    if not path.exists():
-        return None
-    with np.load(path) as arrays:
-        found = {name: arrays[name] for name in arrays.files}
+    """The world that `write_data` left in `folder`; None where there is none or, with a word, a
+    damaged file."""
+    return read_if_whole(folder / WORLD_FILE, _read_world, "the exact limit is not known")
+
+
+def _read_world(path: Path) -> World:
+    found = read_arrays(path)
 
     def of_role(role: str) -> dict[str, Distribution]:
         names = [key.split("|")[1] for key in found if key.startswith(f"{role}|")]
@@ -143,7 +148,7 @@ def load_world(folder: Path) -> World | None:
 
 def _save(world: World, folder: Path) -> None:
     arrays = {"tokens": np.array(world.tokens_per_response), **_arrays(world)}
-    np.savez(folder / WORLD_FILE, allow_pickle=False, **arrays)
+    write_arrays(folder / WORLD_FILE, arrays)
 
 
 def _same(one: World, other: World) -> bool:
@@ -190,4 +195,4 @@ def _record(context: int, response: int) -> dict[str, object]:
 
 
 def _write_lines(path: Path, records: list[dict[str, object]]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))

@@ -13,13 +13,13 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from trimtab.errors import UserError
-from trimtab.records import write_atomically
 from trimtab.report import audit_tables, screen
 from trimtab.report.axes import linear_ticks, log_ticks
 from trimtab.report.chart import Axis, Curve, Line, Mark, Panel
 from trimtab.report.palette import ink
 from trimtab.report.tables import Table
 from trimtab.report.wording import nats, number
+from trimtab.store import write_atomically
 
 AUDIT_FILE = "audit.json"
 PAGE_FILE = "audit.html"

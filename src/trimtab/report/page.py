@@ -13,7 +13,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from trimtab.records import write_atomically
 from trimtab.report import paper, screen, tables
 from trimtab.report.audit_page import AuditSection, read_audit
 from trimtab.report.bounds import bounds_beside
@@ -28,6 +27,7 @@ from trimtab.report.nearness import PointNearness, nearness
 from trimtab.report.refusals import refusals_figure, refusals_table
 from trimtab.report.results import Results, read_results
 from trimtab.report.wording import nats
+from trimtab.store import write_atomically
 
 PAGE_FILE = "report.html"
 METHODS_FILE = "methods.json"

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 
 from trimtab.report.chart import Axis, Curve, Dash, Figure, Ink, Line, Mark, Marker, Panel
 from trimtab.report.palette import GREY
+from trimtab.store import write_atomically
 
 MARKERS: dict[Marker, str] = {
     "circle": "o",
@@ -67,7 +68,7 @@ def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
         )
     folder.mkdir(parents=True, exist_ok=True)
     for path, image in zip(paths, (png, svg), strict=True):
-        _replace(path, image.getvalue())
+        write_atomically(path, image.getvalue())
     return paths
 
 
@@ -255,9 +256,3 @@ def _curve_style(curve: Curve) -> dict[str, Any]:
 def _visible(name: str) -> str:
     """Matplotlib leaves a name that begins with an underscore out of the legend."""
     return f"\u200a{name}" if name.startswith("_") else name
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -16,6 +16,7 @@ from trimtab.points import Point, Terrain
 from trimtab.records import Failure, read_failures, read_landscape, read_points
 from trimtab.row_losses import RowLosses
 from trimtab.samples import Sample, read_samples
+from trimtab.store import read_if_whole
 
 SETTINGS_FILE = "experiment.yaml"
 DATA_FILE = "data.json"
@@ -83,12 +84,7 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
 
 
 def _read_data(path: Path) -> tuple[DataSummary, ...]:
-    if not path.exists():
-        return ()
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(DataSummary(**record) for record in records)
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a list of data sets ({error}). Restore the file, or remove it."
-        ) from None
+    def read(path: Path) -> tuple[DataSummary, ...]:
+        return tuple(DataSummary(**record) for record in json.loads(path.read_bytes()))
+
+    return read_if_whole(path, read, "which rows were used is not known") or ()
