@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from trimtab.ranges import Finite
 from trimtab.train.methods.repair import Repair, adapters, required, weights_of
 
 
@@ -30,7 +31,7 @@ class SafeLoRA(Repair):
     Large Language Models", arXiv 2405.16833, github.com/IBM/SafeLoRA.
     """
 
-    threshold: float = 0.5
+    threshold: Finite = 0.5
     needs_unaligned: ClassVar[bool] = True
 
     @torch.no_grad()
