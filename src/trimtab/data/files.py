@@ -20,7 +20,7 @@ from datasets import Dataset, Features, Value
 from pyarrow import parquet
 
 from trimtab.data.rows import DataSource
-from trimtab.errors import UserError
+from trimtab.errors import UserError, reason_of
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -102,16 +102,20 @@ def _csv_records(path: str, file: Path, scratch: str) -> list[dict[str, Any]]:
         return []
     # As text: a response "7" stays "7", and "NA" stays "NA".
     text = Features({column: Value("string") for column in columns})
-    return list(
-        Dataset.from_csv(
-            str(file),
-            features=text,
-            cache_dir=scratch,
-            keep_in_memory=True,
-            keep_default_na=False,
-            encoding="utf-8-sig",
+    try:
+        return list(
+            Dataset.from_csv(
+                str(file),
+                features=text,
+                cache_dir=scratch,
+                keep_in_memory=True,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+            )
         )
-    )
+    except (ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = reason_of(error.__cause__ or error)
+        raise UserError(f"{path}: not a CSV file ({reason}). Mend it, or write it again.") from None
 
 
 def _checked_csv(path: str, file: Path) -> tuple[list[str], int]:
