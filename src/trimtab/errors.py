@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import re
 import unicodedata
 from collections.abc import Iterator
 
 _HINTS = {
     errno.ENOSPC: "Make room on the disk, or give a folder on another; the same command goes on",
+    errno.EFBIG: "Give a folder where larger files may be written",
     errno.EDQUOT: "Make room in the quota, or give a folder on another disk",
     errno.EROFS: "Give a folder that can be written to",
     errno.EACCES: "Change its permissions, or give another path",
@@ -18,7 +20,8 @@ _HINTS = {
     errno.EEXIST: "Give another path, or remove what is there",
     errno.ENAMETOOLONG: "Give a shorter path",
 }
-_FULL_DISK = ("No space left on device", "os error 28", "PytorchStreamWriter", "iostream error")
+# How what is written in Rust or C++ tells of the same.
+_DISK = re.compile(r"os error \d+|No space left|File too large|PytorchStreamWriter|iostream error")
 
 
 class UserError(Exception):
@@ -72,7 +75,7 @@ def mistake(error: Exception) -> str | None:
             return "a path holds a NUL character. Give one without."
         if isinstance(one, MemoryError):
             return "out of memory. Give fewer or shorter rows, or a smaller model."
-        if any(sign in str(one) for sign in _FULL_DISK):
+        if not isinstance(one, OSError) and _DISK.search(str(one)):
             return printable(f"{reason_of(one)}. {_HINTS[errno.ENOSPC]}.")
     return None
 
