@@ -23,6 +23,9 @@ _HINTS = {
 # How what is written in Rust or C++ tells of the same.
 _DISK = re.compile(r"os error \d+|No space left|File too large|PytorchStreamWriter|iostream error")
 
+# Marks that reorder the text after them.
+_TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
 
 class UserError(Exception):
     """What is wrong, where it is and how to mend it, in one line.
@@ -34,19 +37,25 @@ class UserError(Exception):
     """
 
 
-def printable(text: str) -> str:
+def printable(text: str, keep: str = "") -> str:
     r"""Text that neither steers a terminal nor breaks its line: such characters as escapes.
+
+    What `keep` holds stays, as line breaks do in a page.
 
     >>> print(printable("a\x1b[31mb\nc \u202e"))
     a\x1b[31mb\nc \u202e
     """
     return "".join(
-        one.encode("unicode_escape").decode() if unicodedata.category(one) in _UNSEEN else one
+        one.encode("unicode_escape").decode() if _steers(one) and one not in keep else one
         for one in text
     )
 
 
-_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+def _steers(one: str) -> bool:
+    if one.isprintable():
+        return False
+    turns = unicodedata.bidirectional(one) in _TURNS
+    return turns or unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def reason_of(error: BaseException) -> str:
@@ -71,6 +80,9 @@ def mistake(error: Exception) -> str | None:
             return printable(f"{place}{one.strerror}. {hint}.")
         if isinstance(one, UnicodeEncodeError) and one.reason == "surrogates not allowed":
             return printable(f"{_around(one)} is not Unicode text. Rename it.")
+        if isinstance(one, UnicodeDecodeError):
+            near = one.object[max(0, one.start - 20) : one.end + 20]
+            return f"a file that was read is not UTF-8 text (near {near!r}). Restore it."
         if isinstance(one, ValueError) and "null byte" in str(one):
             return "a path holds a NUL character. Give one without."
         if isinstance(one, MemoryError):
