@@ -21,7 +21,9 @@ _HINTS = {
     errno.ENAMETOOLONG: "Give a shorter path",
 }
 # How what is written in Rust or C++ tells of the same.
-_DISK = re.compile(r"os error \d+|No space left|File too large|PytorchStreamWriter|inline_container")
+_DISK = re.compile(
+    r"os error \d+|No space left|File too large|PytorchStreamWriter|inline_container"
+)
 
 # Marks that reorder the text after them.
 _TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}

@@ -100,6 +100,8 @@ class Stated:
     range: Range
     whole: bool
     optional: bool
+    or_text: bool = False
+    """Whether a text may stand in its place, of which the field says what it means."""
 
     def complaint(self, name: str, value: Any) -> str | None:
         """What is wrong with a value, and how to mend it; None where nothing is."""
@@ -113,7 +115,7 @@ class Stated:
             return None
         if isinstance(value, (tuple, list)):
             return f"{name} {given} must be {kind}s{where}."
-        out = ", or leave it out" if self.optional else ""
+        out = ", or leave it out" if self.optional else ", or a text" if self.or_text else ""
         return f"{name} is {value}. Give a {kind}{where}{out}."
 
     def _holds(self, value: Any) -> bool:
@@ -128,7 +130,8 @@ def stated(annotation: Any) -> Stated | None:
     for kind, metadata in _annotated(annotation):
         for told in metadata:
             if isinstance(told, Range):
-                return Stated(told, kind is int, type(None) in get_args(annotation))
+                others = get_args(annotation)
+                return Stated(told, kind is int, type(None) in others, str in others)
     return None
 
 
