@@ -34,7 +34,7 @@ def command(function: Callable[_P, None]) -> Callable[_P, None]:
                 sys.stdout.flush()
         except KeyboardInterrupt as interruption:
             say("", error=True)
-            end(f"interrupted. {interruption or GOES_ON}", 130)
+            end(f"interrupted. {str(interruption) or GOES_ON}", 130)
         except BrokenPipeError:
             _close_output()
             raise typer.Exit(1) from None  # who read the output has read enough
