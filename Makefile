@@ -4,10 +4,10 @@ BIN    := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kills bench docs clean
+.PHONY: help demo test kills bad-input coverage check bench docs clean
 
 help:  ## list these commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
 
 demo: $(VENV)/installed  ## the paper's three figures in a small world, in about three minutes
 	OMP_NUM_THREADS=1 $(BIN)/trimtab demo --out demo
@@ -15,6 +15,14 @@ demo: $(VENV)/installed  ## the paper's three figures in a small world, in about
 # The models here are tiny: a second thread would wait more than it works.
 test: $(VENV)/tested-with  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+bad-input: $(VENV)/tested-with  ## far more bad flags, files and experiments than the tests draw
+	OMP_NUM_THREADS=1 BAD_INPUTS=$${BAD_INPUTS:-100} $(BIN)/python -m pytest -s tests/test_bad_input.py
+
+coverage: $(VENV)/tested-with  ## which lines the tests run, module by module
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 check: $(VENV)/developed-with  ## lint, format, types and the direction of imports
 	$(BIN)/ruff check .

@@ -4,8 +4,47 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="trimtab-test-hf-")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+class Nobody:
+    """A watcher that looks at nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *given: None
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, its data, an experiment, and what came of it."""
+    from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
+    from trimtab.experiment import Block, Experiment, Measuring, Training
+    from trimtab.experiment_file import to_yaml
+    from trimtab.models import quiet_libraries, save_tiny_llama
+    from trimtab.sweep import sweep
+
+    quiet_libraries()
+    folder = tmp_path_factory.mktemp("world")
+    original, safety, task = write_data(make_world({"near": 0.1}, {"shared": 1.0}), folder, rows=80)
+    save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed=0)
+    experiment = Experiment(
+        model=str(folder / "base"),
+        original=original,
+        safety=safety,
+        task=task,
+        train=Training(steps=1, batch_size=4),
+        grid=(Block("alignment-loss", (0.0, 1.0)), Block("alignment-parameter", radii=(0.5,))),
+        measure=Measuring(resamples=20),
+        data_root=str(folder),
+    )
+    (folder / "experiment.yaml").write_text(to_yaml(experiment))
+    sweep(experiment, folder / "done", Nobody())  # type: ignore[arg-type]
+    return folder

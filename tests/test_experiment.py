@@ -56,7 +56,7 @@ VALID = to_yaml(EXPERIMENT)
         ("3", "e.yaml: not an experiment"),
         (VALID.replace("steps:", "stesp:"), "train.stesp is not a setting. Did you mean steps?"),
         (VALID.replace("steps: 200", "steps: many"), "train.steps is 'many'"),
-        (VALID.replace("steps: 200", "steps: 0"), "steps is 0. Give a number above 0."),
+        (VALID.replace("steps: 200", "steps: 0"), "steps is 0. Give a whole number from 1"),
         (VALID.replace("- code", "- cod"), "tasks names 'cod'. Known are code, sums."),
         (VALID.replace("- 0.0\n", "- -1\n"), "must be numbers from 0 up"),
         (VALID + "align: {steps: 3}", "nothing to align on"),

@@ -148,9 +148,12 @@ def test_a_killed_sweep_goes_on_to_the_same_points(
 def test_an_interruption_is_one_line(experiment: Experiment, tmp_path: Path) -> None:
     (tmp_path / "e.yaml").write_text(to_yaml(replace(experiment, seeds=tuple(range(50)))))
     command = [sys.executable, "-m", "trimtab.cli", "sweep", str(tmp_path / "e.yaml")]
+    # A job in the background ignores the signal, and its children with it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True
     )
+    signal.signal(signal.SIGINT, before)
     while not (tmp_path / "points.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -310,7 +313,7 @@ TRAIN = "train --model m --task t --safety s --out o"
         ("report nowhere", "nowhere/points.jsonl: no such file."),
         ("train --model m --task t.jsonl --safety s.jsonl --out o", "no such file"),
         (f"{TRAIN} --safety-where harmful", "'harmful' is no condition."),
-        (f"{TRAIN} --penalty -1", "must be numbers from 0 up"),
+        (f"{TRAIN} --penalty -1", "--penalty is -1.0. Give a number from 0 up"),
         (f"{TRAIN} --penalty 1 --budget 0.1", "penalties, radii or budgets: one"),
         (f"{TRAIN} --case alignment-parameter --budget -0.1", "must be above 0"),
     ],

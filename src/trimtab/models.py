@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -31,7 +32,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from trimtab.errors import UserError
+from trimtab.errors import UserError, reason_of
 from trimtab.experiment import SMOLLM2
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -51,14 +52,17 @@ def load_model(
     """
     tokenizer = load_tokenizer(name)
     with _named(name):
-        model = AutoModelForCausalLM.from_pretrained(_source(name), dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_pretrained(
+            _source(name), dtype=getattr(torch, dtype), trust_remote_code=False
+        )
+    _require_embedded(name, tokenizer, model)
     return model, tokenizer
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of `load_model(name)`, with a padding token. Raises UserError."""
     with _named(name):
-        tokenizer = AutoTokenizer.from_pretrained(_source(name))
+        tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -77,15 +81,15 @@ class ModelSize:
 def model_size(name: str) -> ModelSize:
     """The size of the model that `name` stands for, from its configuration. Raises UserError."""
     with _named(name):
-        config = AutoConfig.from_pretrained(_source(name))
-    with torch.device("meta"):
-        shape = AutoModelForCausalLM.from_config(config)
-    return ModelSize(
-        sum(weight.numel() for weight in shape.parameters()),
-        config.num_hidden_layers,
-        config.hidden_size,
-        config.vocab_size,
-    )
+        config = AutoConfig.from_pretrained(_source(name), trust_remote_code=False)
+        with torch.device("meta"):
+            shape = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return ModelSize(
+            sum(weight.numel() for weight in shape.parameters()),
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.vocab_size,
+        )
 
 
 def quiet_libraries() -> None:
@@ -137,12 +141,31 @@ def save_tiny_llama(texts: Iterable[str], folder: Path, seed: int) -> None:
 def _named(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+    except UserError:
+        raise
+    # A folder can be broken in any way, and what the libraries raise then has no common class.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise  # the disk's mistake, not the model's
+        reason = reason_of(error)
         raise UserError(
             f"model {name!r} cannot be loaded ({reason}). Give 'smollm2', a folder written by "
             "save_pretrained, a .gguf file, or a Hugging Face Hub id that this machine can reach."
         ) from None
+
+
+def _require_embedded(
+    name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    beyond = {token: place for token, place in tokenizer.get_vocab().items() if place >= rows}
+    if beyond:
+        token = min(beyond, key=lambda token: beyond[token])
+        raise UserError(
+            f"model {name!r}: its tokenizer has the token {token!r}, number {beyond[token]}, but "
+            f"the model's embedding has {rows} rows. Save the tokenizer that belongs to the model, "
+            "or call resize_token_embeddings and train."
+        )
 
 
 def _source(name: str) -> str:
@@ -172,11 +195,17 @@ def _converted(gguf: Path, name: str) -> Path:
         return folder
     # Asked to de-quantise, the loader also takes off the quantised mark that forbids saving.
     model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True)
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        trust_remote_code=False,
     )
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     model.save_pretrained(unfinished)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(unfinished)
+    tokenizer = AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+    )
+    tokenizer.save_pretrained(unfinished)
     try:
         unfinished.rename(folder)
     except OSError:  # another process finished first

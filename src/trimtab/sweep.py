@@ -36,6 +36,7 @@ from trimtab.row_losses import ROW_LOSSES_FOLDER
 from trimtab.samples import SAMPLES_FILE
 from trimtab.store import only_writer, write_atomically
 from trimtab.train.budget import ImpossibleBudgetError
+from trimtab.train.settings import method_of_key
 from trimtab.train.trainer import TrainingDivergedError
 from trimtab.workshop import (
     ALIGNED_FOLDER,
@@ -146,6 +147,9 @@ def sweep(
 def left_of(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:
     """The whole plan, and what of it `folder` has neither made nor failed at."""
     plan = plan_of(experiment)
+    for key in plan.points:
+        if key.method is not None:
+            method_of_key(key)  # a knob out of its range is told before anything is trained
     made = {point.key for point in PointsFile(folder, {}).points}
     return plan, plan.without(made | {failure.key for failure in read_failures(folder)})
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from trimtab.cost import Cost
+from trimtab.errors import printable
 from trimtab.plan import Plan
 from trimtab.points import Point, PointKey
 from trimtab.records import Failure
@@ -183,7 +186,7 @@ def words_table(told: report_tables.Table, title: str | None = None) -> Table:
     )
     for place, column in enumerate(told.columns):
         is_number = place >= told.names
-        table.add_column(column, justify="right" if is_number else "left", no_wrap=is_number)
+        table.add_column(plain(column), justify="right" if is_number else "left", no_wrap=is_number)
     for row in told.rows:
         table.add_row(*map(plain, row.cells), style="bold red" if row.is_alarm else None)
     return table
@@ -211,6 +214,17 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def print_page(page: Path, console: Console) -> None:
+    """Name a page that was written."""
+    console.print(
+        f"[bold]{plain(str(page))}[/]  ← open it in a browser", highlight=False, soft_wrap=True
+    )
+
+
 def plain(text: str) -> str:
-    """Text in which rich finds no markup."""
-    return text.replace("[", r"\[")
+    r"""Text in which rich finds no markup, and a terminal nothing that steers it.
+
+    >>> print(plain("[red]x[/red]\x1b[31m"))
+    \[red]x\[/red]\x1b[31m
+    """
+    return escape(printable(text))

@@ -32,5 +32,5 @@ def print_audit(record: Mapping[str, Any], console: Console) -> None:
         console.print(f"[dim]{plain(given.caption)}[/]\n", highlight=False)
     console.print("[bold]Forecast[/] (an estimate, before any training)")
     for line in record["forecast"]["reasoning"]:
-        console.print(f"• {line}", markup=False, highlight=False)
+        console.print(f"• {plain(line)}", highlight=False)
     console.print()

@@ -471,15 +471,13 @@ def test_hub_data_sets_are_asked_for_by_id_name_and_split(monkeypatch: pytest.Mo
 def test_a_share_outside_zero_and_one_is_an_error(held_out: float) -> None:
     with pytest.raises(UserError) as caught:
         DataSource("task.jsonl", held_out=held_out)
-    assert str(caught.value) == (
-        f"task.jsonl: held_out is {held_out}. Give a share between 0 and 1, as in 0.2, or the path "
-        "of a file of held-out rows."
-    )
+    told = f"task.jsonl: held_out is {held_out}. Give a number above 0, below 1, or a text."
+    assert str(caught.value) == told
 
 
 @pytest.mark.parametrize("limit", ["rows", "held_out_rows"])
 def test_a_limit_below_one_is_an_error(limit: str) -> None:
-    with pytest.raises(UserError, match=f"^task.jsonl: {limit} is 0. Give at least 1, or leave it"):
+    with pytest.raises(UserError, match=f"^task.jsonl: {limit} is 0. Give a whole number from 1 "):
         DataSource("task.jsonl", **{limit: 0})  # type: ignore[arg-type]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from trimtab.data.rows import Lengths
 from trimtab.errors import UserError
 from trimtab.measure.similarity import FEWEST_ROWS
+from trimtab.ranges import Above0, Count, From0Below1, Range, Rank, Seed, check_ranges
 
 Space = Literal["lora", "full", "none"]
 
@@ -22,36 +23,29 @@ class AuditSettings:
         UserError: a number is out of its range.
     """
 
-    rows: int = 400
+    rows: Annotated[int, Range(at_least=FEWEST_ROWS, at_most=2**31 - 1)] = 400
     """Rows of each data set that the model reads; overlaps by words take all."""
     lengths: Lengths = field(default_factory=Lengths)
     """Where prompts and responses are cut, in tokens."""
     embedding: str | None = None
     """What rows are compared by: words, model, or a name of another model to read them with. When
     not given, similarity is by the model's hidden states and overlap by words."""
-    budget: float = 0.1
+    budget: Above0 = 0.1
     """The rise of the safety loss that is allowed, in nats per token: suggestions are for it."""
-    drop: float = 0.05
+    drop: From0Below1 = 0.05
     """The share of the task rows looked at that may be left out as endangering safety."""
     space: Space = "lora"
     """The weights of the landscape: where a LoRA adapter starts, all, or no landscape."""
-    rank: int = 8
+    rank: Rank = 8
     """The rank of the LoRA subspace."""
-    landscape_rows: int = 16
+    landscape_rows: Annotated[int, Range(at_least=4, at_most=2**31 - 1)] = 16
     """Rows behind slopes, curvatures and walks, of each data set."""
-    tokens_per_batch: int = 2048
+    tokens_per_batch: Count = 2048
     """Tokens in one forward pass, padding included."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows are chosen, and every draw."""
 
     def __post_init__(self) -> None:
-        if self.rows < FEWEST_ROWS:
-            raise UserError(f"rows is {self.rows}. Give at least {FEWEST_ROWS}.")
-        if self.landscape_rows < 4:
-            raise UserError(f"landscape rows are {self.landscape_rows}. Give at least 4.")
-        if not 0 < self.budget < float("inf"):
-            raise UserError(f"budget is {self.budget}. Give nats per token, above 0.")
-        if not 0 <= self.drop < 1:
-            raise UserError(f"drop is {self.drop}. Give a share from 0 to below 1.")
+        check_ranges(self)
         if self.space not in get_args(Space):
             raise UserError(f"landscape {self.space!r} is none of {', '.join(get_args(Space))}.")

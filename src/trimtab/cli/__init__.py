@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import sys
-
-import typer
-
-from trimtab.cli.auditing import audit, proxy
-from trimtab.cli.choosing import compare, repair, suggest
-from trimtab.cli.dial import dial
-from trimtab.cli.looking import bounds, report
-from trimtab.cli.making import demo, sweep, train
-from trimtab.errors import UserError
-
-app = typer.Typer(
-    help="Fine-tune a language model under a safety constraint, and measure what each gave up.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-COMMANDS = (
-    audit,
-    proxy,
-    demo,
-    sweep,
-    train,
-    compare,
-    report,
-    bounds,
-    suggest,
-    repair,
-)
-for command in COMMANDS:
-    app.command()(command)
-app.add_typer(dial, name="dial")
+from typing import Any
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one line and status 2."""
+    """Run a command; a user's mistake is one line and status 2, an interruption status 130."""
     try:
+        # Here, so that an interruption of the import is a line too.
+        from trimtab.cli.command import encode_what_can_be
+        from trimtab.cli.commands import app
+
+        encode_what_can_be()
         app()
-    except UserError as error:
-        print(f"trimtab: {error}", file=sys.stderr)
-        sys.exit(2)
+    except KeyboardInterrupt:
+        print("trimtab: interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        from trimtab.cli.commands import app
+
+        return app
+    raise AttributeError(name)

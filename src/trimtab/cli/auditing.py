@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trimtab.cli.command import say
 from trimtab.cli.options import (
     MaxPrompt,
     MaxResponse,
@@ -23,6 +23,7 @@ from trimtab.cli.options import (
     conditions_of,
 )
 from trimtab.errors import UserError
+from trimtab.ranges import Above0, Count, From0Below1, Rank, Seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,21 +46,21 @@ def audit(
     safety_where: SafetyWhere = None,
     original_where: OriginalWhere = None,
     budget: Annotated[
-        float, typer.Option(help="Rise of the safety loss allowed, nats per token.")
+        Above0, typer.Option(help="Rise of the safety loss allowed, nats per token.")
     ] = 0.1,
-    rows: Annotated[int, typer.Option(help="Rows of each data set the model reads.")] = 400,
+    rows: Annotated[Count, typer.Option(help="Rows of each data set the model reads.")] = 400,
     embedding: Annotated[
         str | None, typer.Option(help="Compare rows by: words, model, or another model's name.")
     ] = None,
     landscape: Annotated[str, typer.Option(help="Over lora, full weights, or none.")] = "lora",
-    landscape_rank: Annotated[int, typer.Option(help="Rank of the LoRA subspace.")] = 8,
-    landscape_rows: Annotated[int, typer.Option(help="Rows behind slope and curvature.")] = 16,
+    landscape_rank: Annotated[Rank, typer.Option(help="Rank of the LoRA subspace.")] = 8,
+    landscape_rows: Annotated[Count, typer.Option(help="Rows behind slope and curvature.")] = 16,
     drop: Annotated[
-        float, typer.Option(help="Share of task rows that may be left out as endangering.")
+        From0Below1, typer.Option(help="Share of task rows that may be left out as endangering.")
     ] = 0.05,
     max_prompt: MaxPrompt = 512,
     max_response: MaxResponse = 512,
-    seed: Annotated[int, typer.Option(help="Which rows are chosen, and every draw.")] = 0,
+    seed: Annotated[Seed, typer.Option(help="Which rows are chosen, and every draw.")] = 0,
 ) -> None:
     """Judge data, proxies and landscape before training."""
     from rich.console import Console
@@ -70,6 +71,7 @@ def audit(
     from trimtab.models import quiet_libraries
     from trimtab.report.audit_page import write_audit_page
     from trimtab.store import only_writer
+    from trimtab.terminal import print_page
     from trimtab.terminal_audit import print_audit
 
     settings = AuditSettings(
@@ -112,7 +114,7 @@ def audit(
     console = Console()
     print_audit(record, console)
     if page is not None:
-        console.print(f"[bold]{page}[/]  ← open it in a browser", highlight=False, soft_wrap=True)
+        print_page(page, console)
 
 
 def proxy(
@@ -123,9 +125,9 @@ def proxy(
         list[str] | None, typer.Option(help="Keep prompts with column=value; repeatable.")
     ] = None,
     max_prompt: MaxPrompt = 512,
-    max_response: Annotated[int, typer.Option(help="End answers at this many tokens.")] = 512,
-    batch_size: Annotated[int, typer.Option(help="Prompts answered at once.")] = 16,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    max_response: Annotated[Count, typer.Option(help="End answers at this many tokens.")] = 512,
+    batch_size: Annotated[Count, typer.Option(help="Prompts answered at once.")] = 16,
+    seed: Annotated[Seed, typer.Option(help="Of the sampling.")] = 0,
     restart: Restart = False,
 ) -> None:
     """Write the aligned model's own answers as safety data."""
@@ -145,7 +147,7 @@ def proxy(
             watcher,
             restart,
         )
-    print(f"{lines} answers are in {out}.")
+    say(f"{lines} answers are in {out}.")
 
 
 @contextmanager
@@ -158,9 +160,7 @@ def _watched(goes_on: bool) -> Iterator[Any]:
         with StageWatcher(Console(stderr=True)) as watcher:
             yield watcher
     except KeyboardInterrupt:
-        told = "What is finished is kept; the same command goes on." if goes_on else "Give --out."
-        print(f"\ntrimtab: interrupted. {told}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise KeyboardInterrupt("" if goes_on else "Give --out to keep what is done.") from None
 
 
 def _named(given: str) -> tuple[str, str]:

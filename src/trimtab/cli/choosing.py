@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trimtab.cli.command import say
 from trimtab.cli.looking import Folder
 from trimtab.cli.options import DryRun, Out, Restart, Retry
 from trimtab.errors import UserError
+from trimtab.ranges import Finite, Seed
 
 if TYPE_CHECKING:
     from trimtab.report.suggestion import Suggestion
@@ -24,7 +26,7 @@ def compare(
     data_root: Annotated[
         Path | None, typer.Option(help="Where relative paths of data start, if not as it says.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the small world, where no file is given.")] = 0,
+    seed: Annotated[Seed, typer.Option(help="Of the small world, where no file is given.")] = 0,
     restart: Restart = False,
     retry: Retry = False,
     dry_run: DryRun = False,
@@ -51,7 +53,7 @@ def compare(
             read = replace(read, data_root=str(data_root.resolve()))
     grid, left_out = comparison_of(read)
     for name in left_out:
-        print(f"{name} is left out: it needs the model from before it was aligned (align).")
+        say(f"{name} is left out: it needs the model from before it was aligned (align).")
     if dry_run:
         print_plan(grid, out)
         return
@@ -64,7 +66,7 @@ def compare(
 def suggest(
     folder: Folder,
     budget: Annotated[
-        float, typer.Option(help="What the safety loss may rise by, in nats per token.")
+        Finite, typer.Option(help="What the safety loss may rise by, in nats per token.")
     ],
 ) -> None:
     """Name the method and knob that keep a budget at the least capability loss."""
@@ -74,7 +76,9 @@ def suggest(
     found = suggestions(read_points(folder), budget)
     if not found:
         raise UserError(f"{folder}: no trained model is here yet. Let 'trimtab sweep' make one.")
-    print("\n\n".join("\n".join(_told(one, budget)) for one in found))
+    for place, one in enumerate(found):
+        for line in [""] * (place > 0) + _told(one, budget):
+            say(line)
 
 
 def repair(
@@ -86,7 +90,7 @@ def repair(
         str | None, typer.Option(help="The model from before it was aligned (resta, safe-lora).")
     ] = None,
     knob: Annotated[
-        float, typer.Option(help="wise-ft: the aligned share; resta: γ; safe-lora: τ.")
+        Finite, typer.Option(help="wise-ft: the aligned share; resta: γ; safe-lora: τ.")
     ] = 0.5,
 ) -> None:
     """Mend the safety of a fine-tuned model, after the fact."""
@@ -98,7 +102,7 @@ def repair(
         raise UserError(f"{method!r} mends no model. Give one of {', '.join(AFTER_TRAINING)}.")
     quiet_libraries()
     moved = repair_saved(method, knob, model, aligned, unaligned, out)
-    print(f"The model is in {out}, at a distance of {moved:.4g} from the aligned one.")
+    say(f"The model is in {out}, at a distance of {moved:.4g} from the aligned one.")
 
 
 def _told(one: Suggestion, budget: float) -> list[str]:
@@ -153,9 +157,9 @@ def _print_methods(folder: Path) -> None:
     results = method_results(read_points(folder))
     if not results:
         return
-    print("method                            share dominated       settings beaten")
+    say("method                            share dominated       settings beaten")
     for one in results:
         low, high = one.volume.low, one.volume.high
         spread = f"[{low:.3f}, {high:.3f}]" if low < high else ""
         beaten = f"{one.dominated} of {one.judged}" if one.judged else "–"
-        print(f"{title(one.method):32}  {one.volume.value:.3f} {spread:16} {beaten}")
+        say(f"{title(one.method):32}  {one.volume.value:.3f} {spread:16} {beaten}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trimtab.cli.command import command, say
 from trimtab.cli.looking import report
 from trimtab.cli.options import (
     BatchSize,
@@ -31,6 +31,7 @@ from trimtab.cli.options import (
     TaskWhere,
     source_of,
 )
+from trimtab.ranges import Above0, Count, CountOrNone, Finite, From0To1, Range, Rank, Seed
 
 if TYPE_CHECKING:
     from trimtab.dial import ChosenSetting
@@ -44,29 +45,33 @@ dial = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(help="What 'trimtab dial train' wrote.")]
-Settings = Annotated[int, typer.Option(help="Measure at so many settings, 0 and 1 included.")]
+Settings = Annotated[
+    Annotated[int, Range(at_least=2, at_most=10_000)],
+    typer.Option(help="Measure at so many settings, 0 and 1 included."),
+]
 Samples = Annotated[
-    int, typer.Option(help="Answer so many prompts of the task and of the safety data.")
+    CountOrNone, typer.Option(help="Answer so many prompts of the task and of the safety data.")
 ]
 
 
 @dial.command("train")
+@command
 def train(
     model: Model,
     task: Task,
     safety: Safety,
     out: Out,
     original: Original = None,
-    safest_penalty: Annotated[float, typer.Option(help="λ at α = 0.")] = 100.0,
-    capable_penalty: Annotated[float, typer.Option(help="λ at α = 1.")] = 0.01,
+    safest_penalty: Annotated[Above0, typer.Option(help="λ at α = 0.")] = 100.0,
+    capable_penalty: Annotated[Above0, typer.Option(help="λ at α = 1.")] = 0.01,
     task_where: TaskWhere = None,
     safety_where: SafetyWhere = None,
     original_where: OriginalWhere = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps: twice those of one run.")] = 400,
+    steps: Annotated[Count, typer.Option(help="Optimizer steps: twice those of one run.")] = 400,
     batch_size: BatchSize = 8,
     learning_rate: LearningRate = 1e-4,
     lora_rank: Annotated[
-        int | None, typer.Option(help="Train two adapters of this rank, not all weights.")
+        Rank | None, typer.Option(help="Train two adapters of this rank, not all weights.")
     ] = None,
     safety_target: Annotated[
         str, typer.Option(help="What safety rows ask for: their response, or the start's (kl).")
@@ -76,7 +81,7 @@ def train(
     max_response: MaxResponse = 512,
     held_out_rows: HeldOutRows = None,
     checkpoint_every: CheckpointEvery = None,
-    seed: Annotated[int, typer.Option(help="Order of rows and settings; new adapters.")] = 0,
+    seed: Annotated[Seed, typer.Option(help="Order of rows and settings; new adapters.")] = 0,
     restart: Restart = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -112,10 +117,11 @@ def train(
         print_cost(one, *dial_plan(one, out))
         return
     _train(one, out, restart)
-    print(f"The dial is in {out}. Next: trimtab dial curve {out}")
+    say(f"The dial is in {out}. Next: trimtab dial curve {out}")
 
 
 @dial.command("curve")
+@command
 def curve(folder: Folder, settings: Settings = 11, samples: Samples = 4) -> None:
     """Measure the frontier along a dial's settings, and write a page with a slider."""
     from trimtab.dial import measure_curve
@@ -126,15 +132,16 @@ def curve(folder: Folder, settings: Settings = 11, samples: Samples = 4) -> None
 
 
 @dial.command("set")
+@command
 def set_(
     folder: Folder,
     out: Out,
     budget: Annotated[
-        float | None,
+        Finite | None,
         typer.Option(help="How far the safety loss may rise, in nats per token over the start."),
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(help="The setting itself: 0 is safest, 1 most capable.")
+        From0To1 | None, typer.Option(help="The setting itself: 0 is safest, 1 most capable.")
     ] = None,
     merged: Annotated[
         bool, typer.Option("--merged", help="Write a whole model where the dial has adapters.")
@@ -146,13 +153,14 @@ def set_(
     with _watched() as watcher:
         chosen = set_dial(folder, out, watcher, alpha, budget, merged)
     _tell(chosen)
-    print(f"The model is in {out}.")
+    say(f"The model is in {out}.")
 
 
 @dial.command("demo")
+@command
 def demo(
     out: Out = Path("dial-demo"),
-    seed: Annotated[int, typer.Option(help="Of the world, its data and the training.")] = 0,
+    seed: Annotated[Seed, typer.Option(help="Of the world, its data and the training.")] = 0,
     settings: Settings = 21,
     restart: Restart = False,
 ) -> None:
@@ -192,15 +200,8 @@ def _watched() -> Iterator[TerminalWatcher]:
     from trimtab.terminal import TerminalWatcher
 
     quiet_libraries()
-    try:
-        with TerminalWatcher(Console(stderr=True)) as watcher:
-            yield watcher
-    except KeyboardInterrupt:
-        print(
-            "\ntrimtab: interrupted. What is finished is kept; the same command goes on.",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130) from None
+    with TerminalWatcher(Console(stderr=True)) as watcher:
+        yield watcher
 
 
 def _tell(chosen: ChosenSetting) -> None:
@@ -209,20 +210,18 @@ def _tell(chosen: ChosenSetting) -> None:
     def told(estimate: Estimate) -> str:
         return f"{estimate_in_words(estimate)} nats per token ({estimate.kind})"
 
-    print(
-        f"α = {number(chosen.alpha)}, where the dial was trained at λ = {number(chosen.penalty)}."
-    )
+    say(f"α = {number(chosen.alpha)}, where the dial was trained at λ = {number(chosen.penalty)}.")
     if chosen.budget is None or chosen.chosen_rise is None:
-        print(f"Safety loss over the start: {told(chosen.rise)}")
+        say(f"Safety loss over the start: {told(chosen.rise)}")
     elif chosen.rise.kind == "exact":
-        print(f"Safety loss over the start, budget {chosen.budget:g}: {told(chosen.rise)}")
+        say(f"Safety loss over the start, budget {chosen.budget:g}: {told(chosen.rise)}")
     else:
         verdict = {True: "kept", False: "NOT kept", None: "not decided by these rows"}
-        print(f"Safety loss over the start, budget {chosen.budget:g}:")
-        print(f"  on the rows it was chosen by: {told(chosen.chosen_rise)}")
-        print(f"  on held-out rows besides:     {told(chosen.rise)}")
-        print(f"  so the budget is {verdict[chosen.keeps_budget]}.")
-    print(f"Safety loss there: {told(chosen.safety_loss)}")
-    print(f"Task loss there: {told(chosen.task_loss)}")
+        say(f"Safety loss over the start, budget {chosen.budget:g}:")
+        say(f"  on the rows it was chosen by: {told(chosen.chosen_rise)}")
+        say(f"  on held-out rows besides:     {told(chosen.rise)}")
+        say(f"  so the budget is {verdict[chosen.keeps_budget]}.")
+    say(f"Safety loss there: {told(chosen.safety_loss)}")
+    say(f"Task loss there: {told(chosen.task_loss)}")
     if chosen.alignment_loss is not None:
-        print(f"Loss on the original safety data there: {told(chosen.alignment_loss)}")
+        say(f"Loss on the original safety data there: {told(chosen.alignment_loss)}")

@@ -19,25 +19,21 @@ def report(folder: Folder) -> None:
     from trimtab.records import POINTS_FILE
     from trimtab.report import write_report
     from trimtab.report.audit_page import AUDIT_FILE, write_audit_page
-    from trimtab.terminal import findings_table
+    from trimtab.terminal import findings_table, plain, print_page
 
     console = Console()
     if (folder / AUDIT_FILE).exists():
         page = write_audit_page(folder)
         if not (folder / POINTS_FILE).exists():
-            console.print(
-                f"[bold]{page}[/]  ← open it in a browser", highlight=False, soft_wrap=True
-            )
+            print_page(page, console)
             return
     written = write_report(folder)
     if written.findings:
         console.print(findings_table(written.findings))
     for figure in written.figures:
         if figure.suffix == ".png":
-            console.print(str(figure), highlight=False, soft_wrap=True)
-    console.print(
-        f"[bold]{written.page}[/]  ← open it in a browser", highlight=False, soft_wrap=True
-    )
+            console.print(plain(str(figure)), highlight=False, soft_wrap=True)
+    print_page(written.page, console)
 
 
 def bounds(

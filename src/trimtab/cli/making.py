@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trimtab.cli.command import end, say
 from trimtab.cli.looking import report
 from trimtab.cli.options import (
     BatchSize,
@@ -30,6 +30,7 @@ from trimtab.cli.options import (
     TaskWhere,
     source_of,
 )
+from trimtab.ranges import Count, FiniteOrInfinity, From0, Radius, Rank, Seed
 
 if TYPE_CHECKING:
     from trimtab.experiment import Experiment
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 def demo(
     out: Out = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Of the world, its data and the training.")] = 0,
+    seed: Annotated[Seed, typer.Option(help="Of the world, its data and the training.")] = 0,
     restart: Restart = False,
 ) -> None:
     """Measure the paper's figures in a small world."""
@@ -85,13 +86,13 @@ def train(
     out: Out,
     original: Original = None,
     penalty: Annotated[
-        float | None, typer.Option(help="λ; 0 is plain fine-tuning. 1 where nothing is said.")
+        From0 | None, typer.Option(help="λ; 0 is plain fine-tuning. 1 where nothing is said.")
     ] = None,
     radius: Annotated[
-        float | None, typer.Option(help="ε: stay within this distance of the model (Case II).")
+        Radius | None, typer.Option(help="ε: stay within this distance of the model (Case II).")
     ] = None,
     budget: Annotated[
-        float | None,
+        FiniteOrInfinity | None,
         typer.Option(help="What the safety loss may rise by, nats per token; λ or ε is learned."),
     ] = None,
     case: Annotated[
@@ -101,18 +102,18 @@ def train(
     task_where: TaskWhere = None,
     safety_where: SafetyWhere = None,
     original_where: OriginalWhere = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 200,
+    steps: Annotated[Count, typer.Option(help="Optimizer steps.")] = 200,
     batch_size: BatchSize = 8,
     learning_rate: LearningRate = 1e-4,
     lora_rank: Annotated[
-        int | None, typer.Option(help="Train an adapter of this rank, not all weights.")
+        Rank | None, typer.Option(help="Train an adapter of this rank, not all weights.")
     ] = None,
     precision: Precision = "float32",
     max_prompt: MaxPrompt = 512,
     max_response: MaxResponse = 512,
     held_out_rows: HeldOutRows = None,
     checkpoint_every: CheckpointEvery = None,
-    seed: Annotated[int, typer.Option(help="Order of rows; a new adapter's weights.")] = 0,
+    seed: Annotated[Seed, typer.Option(help="Order of rows; a new adapter's weights.")] = 0,
     restart: Restart = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -160,11 +161,11 @@ def train(
         sweep_and_report(one, out, restart)
         end_with_failures(out, "--restart")
         (run,) = plan_of(one).runs
-        print(f"The model is in {out / 'models' / run.name}.")
+        say(f"The model is in {out / 'models' / run.name}.")
 
 
 def sweep_and_report(experiment: Experiment, out: Path, restart: bool, retry: bool = False) -> None:
-    """Make what is missing of an experiment, then its page; an interruption is one line."""
+    """Make what is missing of an experiment, then its page."""
     from rich.console import Console
 
     from trimtab.models import quiet_libraries
@@ -172,16 +173,9 @@ def sweep_and_report(experiment: Experiment, out: Path, restart: bool, retry: bo
     from trimtab.terminal import TerminalWatcher
 
     quiet_libraries()
-    try:
-        with TerminalWatcher(Console(stderr=True)) as watcher:
-            sweep(experiment, out, watcher, restart, retry)
-        report(out)
-    except KeyboardInterrupt:
-        print(
-            "\ntrimtab: interrupted. What is finished is kept; the same command goes on.",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130) from None
+    with TerminalWatcher(Console(stderr=True)) as watcher:
+        sweep(experiment, out, watcher, restart, retry)
+    report(out)
 
 
 def end_with_failures(out: Path, again: str) -> None:
@@ -192,14 +186,13 @@ def end_with_failures(out: Path, again: str) -> None:
     if failures:
         count = "1 point" if len(failures) == 1 else f"{len(failures)} points"
         reason = failures[0].reason.rstrip(".")
-        print(f"trimtab: {count} failed ({reason}). {again} tries again.", file=sys.stderr)
-        raise typer.Exit(1)
+        end(f"{count} failed ({reason}). {again} tries again.", 1)
 
 
 def tell_where_models_are(experiment: Experiment, out: Path) -> None:
     """The folder of the trained models, where they are kept."""
     if experiment.keeps_models:
-        print(f"The trained models are in {out / 'models'}.")
+        say(f"The trained models are in {out / 'models'}.")
 
 
 def print_plan(experiment: Experiment, out: Path) -> None:
@@ -216,11 +209,11 @@ def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
     from trimtab.cost import estimate_cost
     from trimtab.models import quiet_libraries
     from trimtab.sweep import read_roles
-    from trimtab.terminal import plan_table
+    from trimtab.terminal import plain, plan_table
 
     quiet_libraries()
     console = Console()
     roles = read_roles(experiment)
     for warning in roles.warnings:
-        console.print(f"[yellow]warning[/] {warning}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]warning[/] {plain(warning)}", highlight=False, soft_wrap=True)
     console.print(plan_table(plan, left, estimate_cost(experiment, roles, left)), highlight=False)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from trimtab.errors import UserError
+from trimtab.ranges import Above0, Count
 
 Out = Annotated[Path, typer.Option("--out", help="The folder to write to.")]
 Restart = Annotated[
@@ -33,16 +34,16 @@ SafetyWhere = Annotated[
 OriginalWhere = Annotated[
     list[str] | None, typer.Option(help="Keep original rows with column=value; repeatable.")
 ]
-BatchSize = Annotated[int, typer.Option(help="Task rows per step.")]
-LearningRate = Annotated[float, typer.Option(help="Its highest value.")]
+BatchSize = Annotated[Count, typer.Option(help="Task rows per step.")]
+LearningRate = Annotated[Above0, typer.Option(help="Its highest value.")]
 Precision = Annotated[str, typer.Option(help="float32 or bfloat16.")]
-MaxPrompt = Annotated[int, typer.Option(help="Cut prompts to this many tokens.")]
-MaxResponse = Annotated[int, typer.Option(help="Cut responses to this many tokens.")]
+MaxPrompt = Annotated[Count, typer.Option(help="Cut prompts to this many tokens.")]
+MaxResponse = Annotated[Count, typer.Option(help="Cut responses to this many tokens.")]
 HeldOutRows = Annotated[
-    int | None, typer.Option(help="Measure on at most this many rows of each role.")
+    Count | None, typer.Option(help="Measure on at most this many rows of each role.")
 ]
 CheckpointEvery = Annotated[
-    int | None, typer.Option(help="Steps between checkpoints to go on from.")
+    Count | None, typer.Option(help="Steps between checkpoints to go on from.")
 ]
 
 

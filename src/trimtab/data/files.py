@@ -6,7 +6,6 @@ import csv
 import gzip
 import json
 import logging
-import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +20,14 @@ from datasets import Dataset, Features, Value
 from pyarrow import parquet
 
 from trimtab.data.rows import DataSource
-from trimtab.errors import UserError
+from trimtab.errors import UserError, reason_of
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+UNPACKED_FREELY = 64 << 20
+"""In bytes: a .gz file may unpack to these, however small it is."""
+MOST_UNPACKED = 100
+"""Beyond that, to at most so many times its size: text does not pack better."""
 
 _KNOWN = "a .jsonl, .json, .csv or .parquet file, or one of these as .gz"
 
@@ -98,16 +102,20 @@ def _csv_records(path: str, file: Path, scratch: str) -> list[dict[str, Any]]:
         return []
     # As text: a response "7" stays "7", and "NA" stays "NA".
     text = Features({column: Value("string") for column in columns})
-    return list(
-        Dataset.from_csv(
-            str(file),
-            features=text,
-            cache_dir=scratch,
-            keep_in_memory=True,
-            keep_default_na=False,
-            encoding="utf-8-sig",
+    try:
+        return list(
+            Dataset.from_csv(
+                str(file),
+                features=text,
+                cache_dir=scratch,
+                keep_in_memory=True,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+            )
         )
-    )
+    except (ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = reason_of(error.__cause__ or error)
+        raise UserError(f"{path}: not a CSV file ({reason}). Mend it, or write it again.") from None
 
 
 def _checked_csv(path: str, file: Path) -> tuple[list[str], int]:
@@ -131,8 +139,14 @@ def _checked_csv(path: str, file: Path) -> tuple[list[str], int]:
 
 def _parquet_records(path: str, file: Path, scratch: str) -> list[dict[str, Any]]:
     try:
-        if not parquet.read_metadata(file).num_rows:
+        rows = parquet.read_metadata(file).num_rows
+        if not rows:
             return []
+        if rows > max(1_000_000, file.stat().st_size):
+            raise UserError(
+                f"{path}: {rows:,} rows in {file.stat().st_size:,} bytes, as rows of text do not "
+                "pack. Write it again."
+            )
         return list(Dataset.from_parquet(str(file), cache_dir=scratch, keep_in_memory=True))
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
@@ -193,9 +207,16 @@ def _text(path: str, file: Path) -> str:
 def _unpacked(path: str, file: Path, folder: Path) -> Path:
     unpacked = folder / file.stem
     try:
+        most = max(UNPACKED_FREELY, MOST_UNPACKED * file.stat().st_size)
         with gzip.open(file) as packed, unpacked.open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
-    except (OSError, EOFError, zlib.error) as error:
+            while block := packed.read(1 << 20):
+                if plain.tell() + len(block) > most:
+                    raise UserError(
+                        f"{path}: unpacks to more than {MOST_UNPACKED} times its size, as text "
+                        "does not. Unpack it by hand, if it is what you mean."
+                    )
+                plain.write(block)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
             f"{path}: not a whole gzip file ({error}). Copy or download it again."
         ) from error
@@ -211,6 +232,8 @@ def _existing(path: str, file: Path) -> Path:
         raise UserError(f"{path}: this is a folder. Give {_KNOWN}.")
     if not file.exists():
         raise UserError(f"{path}: no such file.{_suggestion(file)}")
+    if not file.is_file():
+        raise UserError(f"{path}: this is a device or a pipe. Give {_KNOWN}.")
     if _suffix(file) not in SUFFIXES:
         raise UserError(f"{path}: cannot tell its format from its name. Give {_KNOWN}.")
     return file

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from trimtab.errors import UserError
+from trimtab.ranges import Count, From0, From0To1, Within0And1, check_ranges
 
 Role = Literal["system", "user", "assistant"]
 
@@ -36,10 +37,13 @@ class Lengths:
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
-    prompt: int = 512
+    prompt: Count = 512
     """A longer prompt loses its beginning: the words nearest the response stay."""
-    response: int = 512
+    response: Count = 512
     """A longer response loses its end, its end-of-sequence token with it."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "lengths: ")
 
 
 @dataclass(frozen=True)
@@ -67,28 +71,20 @@ class DataSource:
     """Keep rows whose column has this value or one of this list, as in {harmful: 0}."""
     drop_empty: bool = False
     """Leave out rows with an empty response and say how many, where they are an error otherwise."""
-    rows: int | None = None
+    rows: Count | None = None
     """At most this many, to train on, chosen by the seed; files that share prompts share them."""
-    held_out: float | str = 0.2
+    held_out: Within0And1 | str = 0.2
     """The share of prompts to hold out, a file of held-out rows, or another split on the Hub."""
-    held_out_rows: int | None = None
+    held_out_rows: Count | None = None
     """Measure on at most this many held-out rows, chosen by the seed."""
     repeats: bool = False
     """Rows are draws that may come again: hold out a share of rows, and look for no leaks."""
-    lowest_loss: float | None = None
+    lowest_loss: From0 | None = None
     """The least loss any model can reach on this data, in nats per token, where it is known."""
-    context_overlap: float | None = None
+    context_overlap: From0To1 | None = None
     """The share of prompts that are also safety prompts, where it is known."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.held_out, str) and not 0 < self.held_out < 1:
-            raise UserError(
-                f"{self.path}: held_out is {self.held_out}. Give a share between 0 and 1, as in "
-                "0.2, or the path of a file of held-out rows."
-            )
-        for limit in ("rows", "held_out_rows"):
-            count = getattr(self, limit)
-            if count is not None and count < 1:
-                raise UserError(
-                    f"{self.path}: {limit} is {count}. Give at least 1, or leave it out."
-                )
+        if not self.path.strip():
+            raise UserError(f"path is {self.path!r}. Give a file, or a Hub id.")
+        check_ranges(self, f"{self.path}: ")

@@ -145,7 +145,7 @@ def _messages(record: Record, column: str) -> tuple[Message, ...]:
 def _message(turn: Record, number: int) -> Message:
     name = turn.get("role") or turn.get("from")
     content = turn.get("value") if turn.get("content") is None else turn["content"]
-    if name not in _ROLES:
+    if not isinstance(name, str) or name not in _ROLES:
         raise BadRecordError(
             f"message {number} has the role {name!r}. Known are {', '.join(_ROLES)}."
         )

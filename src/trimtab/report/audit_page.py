@@ -18,7 +18,7 @@ from trimtab.report.axes import linear_ticks, log_ticks
 from trimtab.report.chart import Axis, Curve, Line, Mark, Panel
 from trimtab.report.palette import ink
 from trimtab.report.tables import Table
-from trimtab.report.wording import nats, number
+from trimtab.report.wording import in_page, nats, number
 from trimtab.store import write_atomically
 
 AUDIT_FILE = "audit.json"
@@ -71,6 +71,7 @@ def write_audit_page(folder: Path) -> Path:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=in_page,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -52,9 +52,11 @@ def methods_figure(
     proxy, task = results[0].proxy, results[0].task
     lines = {one.method: one for one in results if (one.proxy, one.task) == (proxy, task)}
     ends = [one for one in tried_settings(points) if (one.proxy, one.task) == (proxy, task)]
+    placed = {method for methods in FAMILIES.values() for method in methods}
+    others = tuple(m for m in lines if m not in placed and m != "alignment-loss")
     drawn = [
         _family(name, methods, lines, ends, safety, limits)
-        for name, methods in FAMILIES.items()
+        for name, methods in (FAMILIES | {"Other methods": others}).items()
         if any(method in lines for method in methods)
     ]
     caption = (
@@ -73,7 +75,9 @@ def _family(
     limits: Limits | None,
 ) -> Panel | None:
     shown = [m for m in ("alignment-loss", *methods) if m in lines]
-    colours = dict(zip(shown, (6, 0, 1, 2, 3, 4, 5, 0), strict=False))
+    # Black is Case I's in every panel; the others take the six colours in turn, as often as needed.
+    colours = {method: (place - 1) % 6 for place, method in enumerate(shown)}
+    colours |= {"alignment-loss": 6}
     series = [
         Series(
             title(method),

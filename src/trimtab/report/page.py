@@ -26,7 +26,7 @@ from trimtab.report.methods_figure import methods_figure
 from trimtab.report.nearness import PointNearness, nearness
 from trimtab.report.refusals import refusals_figure, refusals_table
 from trimtab.report.results import Results, read_results
-from trimtab.report.wording import nats
+from trimtab.report.wording import in_page, nats
 from trimtab.store import write_atomically
 
 PAGE_FILE = "report.html"
@@ -88,6 +88,7 @@ def _page(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=in_page,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

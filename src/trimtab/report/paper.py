@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from textwrap import fill
 from typing import Any, Literal
+from warnings import catch_warnings, filterwarnings
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -15,6 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Sheet
 from matplotlib.lines import Line2D
 
+from trimtab.errors import printable
 from trimtab.report.chart import Axis, Curve, Dash, Figure, Ink, Line, Mark, Marker, Panel
 from trimtab.report.palette import GREY
 from trimtab.store import write_atomically
@@ -59,7 +61,9 @@ STYLE: dict[Any, Any] = {
 def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
     """Write the figure as PNG at 300 dpi and as SVG whose text is text; return both paths."""
     paths = _paths(figure, folder)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), catch_warnings():
+        # Of characters that the font lacks: the SVG's text is drawn in the reader's own font.
+        filterwarnings("ignore", message="Glyph")
         sheet = _draw(figure)
         png, svg = BytesIO(), BytesIO()
         FigureCanvasAgg(sheet).print_figure(png, format="png", dpi=300, bbox_inches="tight")
@@ -97,7 +101,7 @@ def _draw(figure: Figure) -> Sheet:
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
-    axes.set_title(fill(panel.title, TITLE_WIDTH), loc="left")
+    axes.set_title(fill(printable(panel.title), TITLE_WIDTH), loc="left")
     _set_up(axes, panel.x, "x")
     _set_up(axes, panel.y, "y")
     axes.grid(color="#e4e4e4", linewidth=0.5)
@@ -255,4 +259,5 @@ def _curve_style(curve: Curve) -> dict[str, Any]:
 
 def _visible(name: str) -> str:
     """Matplotlib leaves a name that begins with an underscore out of the legend."""
+    name = printable(name)
     return f"\u200a{name}" if name.startswith("_") else name

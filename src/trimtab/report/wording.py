@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+from markupsafe import Markup
+
+from trimtab.errors import printable
 from trimtab.points import OUT_OF_REACH, Case, Estimate, Point, PointKey
 
 CASE_NAMES: dict[Case, str] = {
@@ -167,6 +171,12 @@ def shortened(name: str) -> str:
         return name
     half = LONGEST_NAME // 2
     return f"{name[: half - 1]}…{name[-half - 2 :]}"
+
+
+def in_page(value: Any) -> Any:
+    """What a template prints of a value: text without control characters."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value, keep="\n\t") if is_text else value
 
 
 def hover(point: Point) -> tuple[str, ...]:

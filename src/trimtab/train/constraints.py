@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from trimtab.errors import UserError
 from trimtab.measure.distance import Displacement
+from trimtab.ranges import FiniteOrInfinity, From0, Radius, check_ranges
 
 Target = Literal["response", "kl"]
 
@@ -46,18 +47,16 @@ class AlignmentLossConstraint:
     by KL to the aligned model, as in SafeGrad, arXiv 2508.07172.
     """
 
-    penalty: float = 1.0
+    penalty: From0 = 1.0
     target: Target = "response"
-    budget: float | None = None
+    budget: FiniteOrInfinity | None = None
 
     def __post_init__(self) -> None:
-        _require_nonnegative("penalty", self.penalty)
+        check_ranges(self)
         if self.target not in get_args(Target):
             raise UserError(f"target {self.target!r} is none of {', '.join(get_args(Target))}.")
         if self.budget is None:
             return
-        if not self.budget > -math.inf:
-            raise UserError(f"budget {self.budget} must be a number of nats per token.")
         if self.penalty == 0:
             raise UserError("a budget learns λ from a start above 0. Leave penalty out.")
         if self.target == "kl":
@@ -108,19 +107,16 @@ class AlignmentParameterConstraint:
     Neural Networks", NeurIPS 2021.
     """
 
-    penalty: float | None = None
-    radius: float | None = None
-    budget: float | None = None
+    penalty: From0 | None = None
+    radius: Radius | None = None
+    budget: FiniteOrInfinity | None = None
 
     def __post_init__(self) -> None:
         if sum(knob is not None for knob in (self.penalty, self.radius, self.budget)) != 1:
             raise UserError(
                 "an alignment parameter constraint takes a penalty, a radius or a budget: one."
             )
-        if self.penalty is not None:
-            _require_nonnegative("penalty", self.penalty)
-        if self.radius is not None and not self.radius > 0:
-            raise UserError(f"radius {self.radius} must be above 0. At 0 nothing is trained.")
+        check_ranges(self)
         if self.budget is not None and not self.budget > 0:
             raise UserError(
                 f"budget {self.budget} must be above 0: near the model its safety loss is at best "
@@ -190,8 +186,3 @@ def optimizer_step_size(
         f"not of {type(optimizer).__name__}. Set optim='adamw_torch', or give a radius, which "
         "needs no step."
     )
-
-
-def _require_nonnegative(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise UserError(f"{name} {value} must be a number from 0 up.")

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from trimtab.errors import UserError
+from trimtab.ranges import Above0
 from trimtab.train.methods.method import Method, Step
 
 
@@ -26,12 +26,8 @@ class CaseOneByShare(Method):
     Source: Neyman's allocation, applied here to Case I of Chen et al. 2025, arXiv 2503.20807.
     """
 
-    penalty: float = 1.0
+    penalty: Above0 = 1.0
     needs_safety: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not self.penalty > 0:
-            raise UserError(f"case one by share: λ is {self.penalty}. Give a number above 0.")
 
     @property
     def safety_share(self) -> float:

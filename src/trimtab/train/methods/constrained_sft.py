@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from trimtab.data.encoding import IGNORED
-from trimtab.errors import UserError
+from trimtab.ranges import From0
 from trimtab.train.batches import Batch
 from trimtab.train.methods.ewc import evaluated
 from trimtab.train.methods.method import Method, Step
@@ -42,12 +42,8 @@ class ConstrainedSFT(Method):
     arXiv 2406.05946, github.com/Unispac/shallow-vs-deep-alignment.
     """
 
-    strength: float = 0.1
+    strength: From0 = 0.1
     needs_safety: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not self.strength >= 0:
-            raise UserError(f"constrained fine-tuning: β is {self.strength}. Give 0 or more.")
 
     def prepare(self, trainer: MethodTrainer) -> None:
         rows = trainer.train_dataset.select_columns(["input_ids", "labels"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from datasets import Dataset
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from trimtab.data.encoding import IGNORED
-from trimtab.errors import UserError
+from trimtab.ranges import Above0, Count, Range
 from trimtab.train.batches import Batch
 from trimtab.train.methods.method import Method, Reads, trained
 from trimtab.train.methods.mixing import endless_orders
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BETAS = (0.9, 0.95)
 GAMMA_FALL = 0.03
+
+KeptShare = Annotated[float, Range(above=0, at_most=1)]
 
 
 @dataclass
@@ -45,13 +47,10 @@ class DataSelection(Method):
     Bilevel Data Selection", arXiv 2410.07471, github.com/hanshen95/SEAL.
     """
 
-    kept_share: float = 0.8
-    epochs: int = 3
-    selector_rate: float = 5e-3
+    kept_share: KeptShare = 0.8
+    epochs: Count = 3
+    selector_rate: Above0 = 5e-3
     needs_safety: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        _require_share(self.kept_share)
 
     def reads(self, step: int) -> Reads:
         return "task"
@@ -108,10 +107,7 @@ class DataSelection(Method):
 class RandomSubset(Method):
     """Plain fine-tuning on a random share of the task rows: what SEAL's selection has to beat."""
 
-    kept_share: float = 0.8
-
-    def __post_init__(self) -> None:
-        _require_share(self.kept_share)
+    kept_share: KeptShare = 0.8
 
     def rows(self, trainer: MethodTrainer, task: Dataset, safety: Dataset | None) -> Dataset:
         generator = torch.Generator().manual_seed(trainer.args.seed)
@@ -121,8 +117,3 @@ class RandomSubset(Method):
 
 def _count(share: float, rows: int) -> int:
     return max(1, round(share * rows))
-
-
-def _require_share(share: float) -> None:
-    if not 0 < share <= 1:
-        raise UserError(f"the kept share is {share}. Give one above 0 and at most 1.")

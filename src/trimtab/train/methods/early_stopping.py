@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 
-from trimtab.errors import UserError
 from trimtab.measure.losses import response_surprise
+from trimtab.ranges import Count, Range
 from trimtab.train.methods.method import Method, Reads, snapshot, trained
 
 if TYPE_CHECKING:
@@ -30,15 +30,11 @@ class EarlyStopping(Method):
     2310.03693, on how safety falls with steps and with the learning rate.
     """
 
-    budget: float = 0.1
-    every: int = 1
-    watched_rows: int = 256
+    budget: Annotated[float, Range(at_least=0, infinity=True)] = 0.1
+    every: Count = 1
+    watched_rows: Count = 256
     needs_safety: ClassVar[bool] = True
     keeps_state: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not self.budget >= 0:
-            raise UserError(f"early stopping: the budget is {self.budget}. Give 0 or more.")
 
     def reads(self, step: int) -> Reads:
         return "task"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from trimtab.ranges import Count, From0
 from trimtab.train.batches import SafetyStream
 from trimtab.train.methods.method import Method, add_to_gradient, snapshot, trained
 from trimtab.train.methods.scoring import label_log_probs
@@ -36,8 +37,8 @@ class EWC(Method):
     arXiv 1612.00796.
     """
 
-    penalty: float = 0.1
-    fisher_rows: int = 256
+    penalty: From0 = 0.1
+    fisher_rows: Count = 256
     needs_safety: ClassVar[bool] = True
 
     def reads(self, step: int) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from trimtab.ranges import From0
 from trimtab.train.methods.method import Method, Step, trained
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class GradientSurgery(Method):
     2020, "Gradient Surgery for Multi-Task Learning", arXiv 2001.06782.
     """
 
-    strength: float = 1.0
+    strength: From0 = 1.0
     towards: Literal["reference", "data"] = "reference"
     needs_safety: ClassVar[bool] = True
     needs_logits: ClassVar[bool] = True

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from trimtab.errors import UserError
 from trimtab.measure.distance import Displacement
+from trimtab.ranges import From0To1
 from trimtab.train.methods.repair import Repair
 
 
@@ -26,11 +26,7 @@ class Interpolation(Repair):
     Source: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", arXiv 2109.01903.
     """
 
-    share: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise UserError(f"interpolation: the share is {self.share}. Give one from 0 to 1.")
+    share: From0To1 = 0.5
 
     @torch.no_grad()
     def applied(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from torch import Tensor
 
 from trimtab.errors import UserError
+from trimtab.ranges import From0
 from trimtab.train.methods.gradient_surgery import divergence_on_safety
 from trimtab.train.methods.method import Method, Reads, Step
 
@@ -27,7 +28,7 @@ class KLAnchor(Method):
     Source: the KL term of Ouyang et al. 2022, arXiv 2203.02155, taken forward, against θ_s.
     """
 
-    penalty: float = 0.1
+    penalty: From0 = 0.1
     on: Literal["safety", "task"] = "safety"
     needs_logits: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = True

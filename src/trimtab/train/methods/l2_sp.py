@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trimtab.measure.distance import DensePart, Displacement
+from trimtab.ranges import From0
 from trimtab.train.methods.method import Method, add_to_gradient
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class L2SP(Method):
     Convolutional Networks", arXiv 1802.01483.
     """
 
-    penalty: float = 0.1
+    penalty: From0 = 0.1
 
     def prepare(self, trainer: MethodTrainer) -> None:
         self.displacement = Displacement(trainer.model)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from trimtab.ranges import Count, From0
 from trimtab.train.methods.method import (
     Method,
     Reads,
@@ -41,9 +42,9 @@ class LazySafetyAlignment(Method):
     Fine-tuning" (Lisa; not the layerwise LISA), arXiv 2405.18641, github.com/git-disl/Lisa.
     """
 
-    proximity: float = 1.0
-    safety_steps: int = 5
-    task_steps: int = 5
+    proximity: From0 = 1.0
+    safety_steps: Count = 5
+    task_steps: Count = 5
     needs_safety: ClassVar[bool] = True
     keeps_state: ClassVar[bool] = True
 

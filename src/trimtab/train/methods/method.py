@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
+from trimtab.ranges import check_ranges
 from trimtab.train.batches import Batch
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class Method:
     """Whether it learns what a checkpoint does not hold, so that a run cannot go on from one."""
     extra_tokens: int = 0
     """Tokens it passed forward and backward outside the optimizer's steps."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def rows(self, trainer: MethodTrainer, task: Dataset, safety: Dataset | None) -> Dataset:
         """The rows to train on."""

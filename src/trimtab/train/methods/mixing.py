@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from datasets import Dataset, concatenate_datasets
 
-from trimtab.errors import UserError
+from trimtab.ranges import From0
 from trimtab.train.methods.method import Method, Reads
 
 if TYPE_CHECKING:
@@ -31,12 +31,8 @@ class Mixing(Method):
     Source: Bianchi et al. 2024, "Safety-Tuned LLaMAs", arXiv 2309.07875.
     """
 
-    ratio: float = 0.1
+    ratio: From0 = 0.1
     needs_safety: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not self.ratio >= 0:
-            raise UserError(f"mixing: the ratio is {self.ratio}. Give 0 or more.")
 
     def rows(self, trainer: MethodTrainer, task: Dataset, safety: Dataset | None) -> Dataset:
         assert safety is not None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimtab.errors import UserError
+from trimtab.ranges import check_ranges
 
 
 class Repair(ABC):
@@ -17,6 +18,9 @@ class Repair(ABC):
 
     needs_unaligned: ClassVar[bool] = False
     """Whether it needs the model from before it was aligned."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @abstractmethod
     def applied(

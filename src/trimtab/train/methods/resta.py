@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimtab.errors import UserError
+from trimtab.ranges import From0, From0Below1, Seed
 from trimtab.train.methods.repair import Repair, add_, required, weights_of
 
 
@@ -30,14 +30,10 @@ class RESTA(Repair):
     Source: Bhardwaj, Do and Poria 2024, arXiv 2402.11746; DARE: Yu et al. 2024, arXiv 2311.03099.
     """
 
-    strength: float = 1.0
-    drop: float = 0.3
-    seed: int = 0
+    strength: From0 = 1.0
+    drop: From0Below1 = 0.3
+    seed: Seed = 0
     needs_unaligned: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.drop < 1:
-            raise UserError(f"RESTA: the share to drop is {self.drop}. Give one from 0, below 1.")
 
     @torch.no_grad()
     def applied(

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trimtab.measure.distance import Displacement
+from trimtab.ranges import Finite
 from trimtab.train.methods.repair import Repair, required, weights_of
 
 
@@ -33,7 +34,7 @@ class SafeLoRA(Repair):
     Large Language Models", arXiv 2405.16833, github.com/IBM/SafeLoRA.
     """
 
-    threshold: float = 0.5
+    threshold: Finite = 0.5
     needs_unaligned: ClassVar[bool] = True
 
     @torch.no_grad()

@@ -1,0 +1,75 @@
+"""What every command shares: its options in their ranges, and one line where it cannot go on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import NoReturn, ParamSpec
+
+import typer
+
+from trimtab.errors import mistake, printable
+from trimtab.ranges import in_range
+
+_P = ParamSpec("_P")
+
+GOES_ON = "What is finished is kept; the same command goes on."
+
+
+def command(function: Callable[_P, None]) -> Callable[_P, None]:
+    """The function as a command: a mistake or an interruption ends it with one line.
+
+    Its numbers are held to the ranges that their annotations state. The exit status is 2 after a
+    mistake, 130 after an interruption.
+    """
+    checked = in_range(function)
+
+    @wraps(function)
+    def run(*given: _P.args, **named: _P.kwargs) -> None:
+        try:
+            checked(*given, **named)
+            if sys.stdout is not None:  # as where it was closed
+                sys.stdout.flush()
+        except KeyboardInterrupt as interruption:
+            say("", error=True)
+            end(f"interrupted. {str(interruption) or GOES_ON}", 130)
+        except BrokenPipeError:
+            _close_output()
+            raise typer.Exit(1) from None  # who read the output has read enough
+        except Exception as error:
+            told = mistake(error)
+            if told is None:
+                raise
+            end(told, 2)
+
+    return run
+
+
+def say(text: str, error: bool = False) -> None:
+    """Print a line, with names in it that steer no terminal."""
+    print(printable(text), file=sys.stderr if error else sys.stdout)
+
+
+def end(line: str, status: int) -> NoReturn:
+    """Print a last line on standard error and exit."""
+    say(f"trimtab: {line}", error=True)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        _close_output()
+    raise typer.Exit(status) from None
+
+
+def encode_what_can_be() -> None:
+    """Let a character that the terminal's encoding lacks be a question mark, not an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _close_output() -> None:
+    # What is still buffered would be written, and fail, once more as Python ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
