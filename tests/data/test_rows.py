@@ -178,7 +178,99 @@ def test_byte_order_marks_blank_lines_and_index_columns_do_no_harm(tmp_path: Pat
     assert read_rows(DataSource("a.csv"), tmp_path) == read_rows(DataSource("a.jsonl"), tmp_path)
 
 
+@pytest.fixture(scope="module")
+def eleven_mebibytes() -> str:
+    records = [
+        {"prompt": f"p{n}", "response": f'one\n"{n}" ' + "word " * 1000, "kind": "ab"[n % 2]}
+        for n in range(2200)
+    ]
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+ODD_VALUES: list[Any] = [4, 0.5, True, {"text": "y"}, ["y"], [{"role": "user", "content": "y"}]]
+
+
+@pytest.mark.parametrize("value", ODD_VALUES[:-1])
+@pytest.mark.parametrize("column", ["prompt", "response"])
+def test_one_value_that_is_no_text_changes_no_other_row(
+    tmp_path: Path, eleven_mebibytes: str, column: str, value: Any
+) -> None:
+    odd = {"prompt": "odd", "response": "odd", "kind": "c", column: value}
+    (tmp_path / "big.jsonl").write_text(eleven_mebibytes + json.dumps(odd) + "\n")
+    rows = read_rows(DataSource("big.jsonl", where={"kind": ["a", "b"]}), tmp_path)
+    assert [row.prompt[0].content for row in rows] == [f"p{n}" for n in range(2200)]
+    assert all(row.response.startswith(f'one\n"{n}" ') for n, row in enumerate(rows))
+    assert error_of(tmp_path, "big.jsonl").startswith("big.jsonl row 2201: ")
+
+
+@pytest.mark.parametrize("value", [*ODD_VALUES, None, "2020-01-01", "007", "NaN"])
+def test_where_finds_the_same_rows_whatever_one_row_holds(
+    tmp_path: Path, eleven_mebibytes: str, value: Any
+) -> None:
+    odd = {"prompt": "odd", "response": "odd", "kind": value}
+    (tmp_path / "big.jsonl").write_text(eleven_mebibytes + json.dumps(odd) + "\n")
+    assert len(read_rows(DataSource("big.jsonl", where={"kind": "a"}), tmp_path)) == 1100
+
+
+@pytest.mark.parametrize("text", ["2020-01-01", "10:00:00", "007", "1e400", "NaN", "null", "true"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_text_that_looks_like_another_kind_stays_text(tmp_path: Path, name: str, text: str) -> None:
+    write(tmp_path / name, [{"prompt": text, "response": text}] * 2)
+    assert read_rows(DataSource(name), tmp_path) == [Row((Message("user", text),), text)] * 2
+
+
+def test_json_rows_may_lie_over_several_lines_or_end_in_any_way(tmp_path: Path) -> None:
+    rows = [json.dumps({"prompt": "a", "response": "b"}), '{"prompt": "c",\n"response": "d"}']
+    (tmp_path / "a.json").write_text("\n".join(rows))
+    flat = [row.replace("\n", " ") for row in rows]
+    for number, end in enumerate(("\n", "\r", "\r\n")):
+        (tmp_path / f"{number}.jsonl").write_bytes(end.join(flat).encode())
+        assert read_rows(DataSource(f"{number}.jsonl"), tmp_path) == read_rows(
+            DataSource("a.json"), tmp_path
+        )
+
+
 FILE_ERRORS: list[tuple[str, str, str]] = [
+    (
+        "null.jsonl",
+        "null\n",
+        "null.jsonl line 1: not a JSON object. Write each row as "
+        '{"prompt": "...", "response": "..."}, or remove it.',
+    ),
+    (
+        "deep.jsonl",
+        '{"prompt": "a", "response": "b"}\n' + "[" * 100_000 + "]" * 100_000,
+        "deep.jsonl line 2: lists or objects too deep in one another. Mend the line, or remove it.",
+    ),
+    (
+        "deep.json",
+        '[\n{"prompt": "a", "meta": ' + '{"a":' * 100_000,
+        "deep.json line 1: lists or objects too deep in one another. Mend the line, or remove it.",
+    ),
+    (
+        "name.jsonl",
+        '{"prompt": "a", "response": "b", "response": "c"}\n',
+        "name.jsonl line 1: not valid JSON ('response' is given twice). "
+        "Mend the line, or remove it.",
+    ),
+    (
+        "digits.jsonl",
+        '{"prompt": "a", "response": "b", "id": ' + "9" * 5000 + "}",
+        "digits.jsonl line 1: not valid JSON (Exceeds the limit (4300 digits) for integer string "
+        "conversion: value has 5000 digits). Mend the line, or remove it.",
+    ),
+    (
+        "open.csv",
+        'prompt,response\na,b\nc,"never closed\n',
+        "open.csv line 3: not valid CSV (unexpected end of data). Close every quote, and write a "
+        'quote inside a field as "".',
+    ),
+    (
+        "quote.csv",
+        'prompt,response\n"say \\"hi\\" now",b\n',
+        "quote.csv line 2: not valid CSV (',' expected after '\"'). Close every quote, and write a "
+        'quote inside a field as "".',
+    ),
     (
         "cut.jsonl",
         '{"prompt": "a", "response": "b"}\n\n{"prompt": "a", "respo\n',
