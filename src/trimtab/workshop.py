@@ -20,7 +20,7 @@ from trimtab.data.splits import Roles
 from trimtab.experiment import AFTER_TRAINING, Experiment, Training
 from trimtab.gauge import EncodedRoles, Gauge, Trained
 from trimtab.measure.distance import DensePart
-from trimtab.models import load_model
+from trimtab.models import limits_of, load_model
 from trimtab.plan import Run
 from trimtab.points import Point, PointKey, Terrain
 from trimtab.train.constraints import (
@@ -52,6 +52,9 @@ UNFINISHED_FOLDER = "unfinished"
 class TrainingWatcher(Protocol):
     """Someone who looks on while a model is trained."""
 
+    def warned(self, warning: str) -> None:
+        """The data holds something the user should know."""
+
     def training(self, name: str, steps: int) -> None:
         """A training of `steps` optimizer steps begins."""
 
@@ -73,7 +76,9 @@ class Workshop:
         self.folder = folder
         self.watcher = watcher
         base, self.tokenizer = self._loaded()
-        self.rows = EncodedRoles.of(roles, self.tokenizer, experiment.lengths)
+        self.rows = EncodedRoles.of(
+            roles, self.tokenizer, experiment.lengths, limits_of(base), watcher.warned
+        )
         self.aligned = self._aligned(base)
         self.gauge = Gauge(experiment, self.rows, self.aligned, self.tokenizer, folder)
 

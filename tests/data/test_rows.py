@@ -479,7 +479,7 @@ def test_unknown_columns_asked_for_are_named(tmp_path: Path) -> None:
     )
     assert error_of(tmp_path, name, columns={"question": "prompt"}) == (
         "task.jsonl: columns names 'question'. Give one of prompt, response, completion, messages, "
-        "conversations, instruction, input, output, system, weight."
+        "conversations, instruction, input, output, system, history, weight."
     )
 
 

@@ -30,16 +30,38 @@ class Row:
     """The row's probability where the rows enumerate a finite distribution; 1 for a draw."""
 
 
+def is_whole_text(text: str) -> bool:
+    """Whether every character is one: JSON can write half of a surrogate pair.
+
+    >>> is_whole_text("ok"), is_whole_text("\\ud83d")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Lengths:
-    """How long prompts and responses may be, in tokens."""
+    """How long prompts and responses may be, in tokens. Raises UserError: less than one."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     prompt: int = 512
-    """A longer prompt loses its beginning: the words nearest the response stay."""
+    """A longer prompt loses its beginning, but for its first token where that begins a sequence."""
     response: int = 512
     """A longer response loses its end, its end-of-sequence token with it."""
+
+    def __post_init__(self) -> None:
+        for part in ("prompt", "response"):
+            length = getattr(self, part)
+            if length < 1:
+                raise UserError(
+                    f"the length of a {part} is {length} tokens. Give --max-{part}, or {part} "
+                    "under lengths in a file, of at least 1."
+                )
 
 
 @dataclass(frozen=True)
