@@ -137,7 +137,8 @@ class _Encoder:
             reverse=True,
         )
         self._controls = re.compile("|".join(map(re.escape, self.control)) or "(?!)")
-        self.held: dict[str, int] = {}
+        self.controlled: set[str] = set()
+        self.with_control = 0
         self.in_part = 0
 
     def prompt(self, prompt: Sequence[Message]) -> list[int]:
@@ -156,8 +157,8 @@ class _Encoder:
             for text in (*(message.content for message in row.prompt), row.response)
             for token in self._controls.findall(text)
         }
-        for token in held:
-            self.held[token] = self.held.get(token, 0) + 1
+        self.controlled |= held
+        self.with_control += bool(held)
         if self.tokenizer.chat_template is None:
             end = self.tokenizer.eos_token_id
             if end is None:
@@ -176,11 +177,11 @@ class _Encoder:
     def noticed(self, rows: int) -> list[str]:
         """What was met in some of `rows`, a line each."""
         lines = []
-        if self.held:
-            tokens = ", ".join(sorted(self.held)[:5])
+        if self.with_control:
+            tokens = ", ".join(sorted(self.controlled)[:5])
             lines.append(
-                f"{max(self.held.values())} or more of {rows} rows hold control tokens ({tokens}), "
-                "which are read as plain text."
+                f"{self.with_control} of {rows} rows hold control tokens ({tokens}), which are "
+                "read as plain text."
             )
         if self.in_part:
             lines.append(
