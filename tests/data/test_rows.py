@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from trimtab.data.reading import read_rows
+from trimtab.data.reading import read_prompts, read_rows
 from trimtab.data.rows import DataSource, Message, Row
 from trimtab.data.shapes import BadRecordError, shape_of
 from trimtab.errors import UserError
@@ -130,7 +130,6 @@ SHAPES: list[tuple[dict[str, Any], Row]] = [
     ({"conversations": SHARE}, CHAT_ROW),
     ({"conversations": CHAT}, CHAT_ROW),
     ({"messages": CHAT}, CHAT_ROW),
-    ({"messages": [*CHAT, {"role": "user", "content": "And?"}]}, CHAT_ROW),
     ({"messages": CHAT, "prompt": "a summary", "prompt_id": "7"}, CHAT_ROW),
     (
         {"system": "Be kind.", "prompt": "Hi", "response": "Hello"},
@@ -178,7 +177,99 @@ def test_byte_order_marks_blank_lines_and_index_columns_do_no_harm(tmp_path: Pat
     assert read_rows(DataSource("a.csv"), tmp_path) == read_rows(DataSource("a.jsonl"), tmp_path)
 
 
+@pytest.fixture(scope="module")
+def eleven_mebibytes() -> str:
+    records = [
+        {"prompt": f"p{n}", "response": f'one\n"{n}" ' + "word " * 1000, "kind": "ab"[n % 2]}
+        for n in range(2200)
+    ]
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+ODD_VALUES: list[Any] = [4, 0.5, True, {"text": "y"}, ["y"], [{"role": "user", "content": "y"}]]
+
+
+@pytest.mark.parametrize("value", ODD_VALUES[:-1])
+@pytest.mark.parametrize("column", ["prompt", "response"])
+def test_one_value_that_is_no_text_changes_no_other_row(
+    tmp_path: Path, eleven_mebibytes: str, column: str, value: Any
+) -> None:
+    odd = {"prompt": "odd", "response": "odd", "kind": "c", column: value}
+    (tmp_path / "big.jsonl").write_text(eleven_mebibytes + json.dumps(odd) + "\n")
+    rows = read_rows(DataSource("big.jsonl", where={"kind": ["a", "b"]}), tmp_path)
+    assert [row.prompt[0].content for row in rows] == [f"p{n}" for n in range(2200)]
+    assert all(row.response.startswith(f'one\n"{n}" ') for n, row in enumerate(rows))
+    assert error_of(tmp_path, "big.jsonl").startswith("big.jsonl row 2201: ")
+
+
+@pytest.mark.parametrize("value", [*ODD_VALUES, None, "2020-01-01", "007", "NaN"])
+def test_where_finds_the_same_rows_whatever_one_row_holds(
+    tmp_path: Path, eleven_mebibytes: str, value: Any
+) -> None:
+    odd = {"prompt": "odd", "response": "odd", "kind": value}
+    (tmp_path / "big.jsonl").write_text(eleven_mebibytes + json.dumps(odd) + "\n")
+    assert len(read_rows(DataSource("big.jsonl", where={"kind": "a"}), tmp_path)) == 1100
+
+
+@pytest.mark.parametrize("text", ["2020-01-01", "10:00:00", "007", "1e400", "NaN", "null", "true"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_text_that_looks_like_another_kind_stays_text(tmp_path: Path, name: str, text: str) -> None:
+    write(tmp_path / name, [{"prompt": text, "response": text}] * 2)
+    assert read_rows(DataSource(name), tmp_path) == [Row((Message("user", text),), text)] * 2
+
+
+def test_json_rows_may_lie_over_several_lines_or_end_in_any_way(tmp_path: Path) -> None:
+    rows = [json.dumps({"prompt": "a", "response": "b"}), '{"prompt": "c",\n"response": "d"}']
+    (tmp_path / "a.json").write_text("\n".join(rows))
+    flat = [row.replace("\n", " ") for row in rows]
+    for number, end in enumerate(("\n", "\r", "\r\n")):
+        (tmp_path / f"{number}.jsonl").write_bytes(end.join(flat).encode())
+        assert read_rows(DataSource(f"{number}.jsonl"), tmp_path) == read_rows(
+            DataSource("a.json"), tmp_path
+        )
+
+
 FILE_ERRORS: list[tuple[str, str, str]] = [
+    (
+        "null.jsonl",
+        "null\n",
+        "null.jsonl line 1: not a JSON object. Write each row as "
+        '{"prompt": "...", "response": "..."}, or remove it.',
+    ),
+    (
+        "deep.jsonl",
+        '{"prompt": "a", "response": "b"}\n' + "[" * 100_000 + "]" * 100_000,
+        "deep.jsonl line 2: lists or objects too deep in one another. Mend the line, or remove it.",
+    ),
+    (
+        "deep.json",
+        '[\n{"prompt": "a", "meta": ' + '{"a":' * 100_000,
+        "deep.json line 1: lists or objects too deep in one another. Mend the line, or remove it.",
+    ),
+    (
+        "name.jsonl",
+        '{"prompt": "a", "response": "b", "response": "c"}\n',
+        "name.jsonl line 1: not valid JSON ('response' is given twice). "
+        "Mend the line, or remove it.",
+    ),
+    (
+        "digits.jsonl",
+        '{"prompt": "a", "response": "b", "id": ' + "9" * 5000 + "}",
+        "digits.jsonl line 1: not valid JSON (Exceeds the limit (4300 digits) for integer string "
+        "conversion: value has 5000 digits). Mend the line, or remove it.",
+    ),
+    (
+        "open.csv",
+        'prompt,response\na,b\nc,"never closed\n',
+        "open.csv line 3: not valid CSV (unexpected end of data). Close every quote, and write a "
+        'quote inside a field as "".',
+    ),
+    (
+        "quote.csv",
+        'prompt,response\n"say \\"hi\\" now",b\n',
+        "quote.csv line 2: not valid CSV (',' expected after '\"'). Close every quote, and write a "
+        'quote inside a field as "".',
+    ),
     (
         "cut.jsonl",
         '{"prompt": "a", "response": "b"}\n\n{"prompt": "a", "respo\n',
@@ -347,6 +438,185 @@ def test_a_bad_conversation_says_which_message(record: dict[str, Any], message: 
         row_of(record)
 
 
+def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+ASKED = [turn("user", "One?"), turn("assistant", "1"), turn("user", "Two?")]
+
+
+@pytest.mark.parametrize(
+    ("messages", "learned"),
+    [
+        ([*ASKED, turn("assistant", "2")], "2"),
+        ([*ASKED, turn("assistant", "2", weight=1)], "2"),
+        ([*ASKED, turn("assistant", "2", weight=0)], "1"),
+        ([*ASKED, turn("assistant", "2", train=False)], "1"),
+        ([*ASKED, turn("assistant", "2", training=False)], "1"),
+        ([*ASKED, turn("assistant", "2", weight=None)], "2"),
+    ],
+)
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_a_message_that_is_not_to_be_learned_is_not_the_response(
+    column: str, messages: list[dict[str, Any]], learned: str
+) -> None:
+    row_of = shape_of({column})
+    assert row_of is not None
+    row = row_of({column: messages})
+    assert row.response == learned
+    assert row.prompt[-1].content == {"1": "One?", "2": "Two?"}[learned]
+
+
+PAIR = {"instruction": "Go.", "input": "", "output": "Gone."}
+CALL = [{"function": {"name": "weather", "arguments": "{}"}}]
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"messages": [TURN, {**REPLY, "weight": 0}]}, "has no assistant message to learn"),
+    ({"messages": [TURN, {**REPLY, "train": False}]}, "has no assistant message to learn"),
+    ({"messages": [TURN, {**REPLY, "weight": 0.5}]}, "a message has the weight 0.5"),
+    ({"messages": [TURN, {**REPLY, "tool_calls": CALL}]}, "message 2 has 'tool_calls'"),
+    ({"messages": [TURN, {**REPLY, "function_call": CALL[0]}]}, "message 2 has 'function_call'"),
+    ({"messages": [TURN, {**REPLY, "tool_calls": CALL}, TURN, REPLY]}, "message 2 has"),
+    ({"messages": [{"role": ["user"], "content": "a"}, REPLY]}, "message 1 has the role ['user']"),
+    ({**GOOD, "chosen": "c", "rejected": "d"}, "'chosen' says which answers are wanted"),
+    ({"conversations": [TURN, REPLY], "rejected": REPLY}, "'rejected' says which answers"),
+    ({**PAIR, "kto_tag": True}, "'kto_tag' says which answers are wanted"),
+    ({"prompt": "a", "completion": "b", "label": False}, "'label' says which answers are wanted"),
+    ({**PAIR, "history": "Hi"}, "'history' is not a list of pairs"),
+    ({**PAIR, "history": [["Hi", 3]]}, "'history' is not a list of pairs"),
+    ({"prompt": "b", "completion": [TURN, REPLY]}, "begins with a message of the user"),
+    ({**GOOD, "response": "half \ud83d"}, "half of a surrogate pair"),
+]
+
+
+@pytest.mark.parametrize(("record", "message"), REFUSED)
+def test_what_a_row_would_lose_is_refused(
+    tmp_path: Path, record: dict[str, Any], message: str
+) -> None:
+    name = write(tmp_path / "task.jsonl", [record])
+    told = error_of(tmp_path, name)
+    assert told.startswith("task.jsonl row 1: ")
+    assert message in told
+
+
+def test_what_is_learned_of_a_preference_can_be_said(tmp_path: Path) -> None:
+    answers = {"chosen": "Yes.", "rejected": "No."}
+    whole = {name: [turn("user", "Hi"), turn("assistant", text)] for name, text in answers.items()}
+    for record, columns in (
+        ({"prompt": "Hi", **answers}, {"response": "chosen"}),
+        ({"prompt": "Hi", **whole}, {"completion": "chosen"}),
+        ({"prompt": "Hi", **whole}, {"messages": "chosen"}),
+        ({**whole, "messages": whole["chosen"]}, {"messages": "messages"}),
+    ):
+        name = write(tmp_path / "task.jsonl", [record])
+        assert read_rows(DataSource(name, columns=columns), tmp_path) == [Row((USER,), "Yes.")]
+    tagged = [{**PAIR, "kto_tag": True}, {**PAIR, "output": "Bad.", "kto_tag": False}]
+    name = write(tmp_path / "kto.jsonl", tagged)
+    rows = read_rows(DataSource(name, where={"kto_tag": True}), tmp_path)
+    assert [row.response for row in rows] == ["Gone."]
+
+
+def test_history_is_heard(tmp_path: Path) -> None:
+    history = [["Hi", "Hello"], ["How?", "Well"]]
+    name = write(tmp_path / "task.jsonl", [{**PAIR, "history": history, "system": "Be kind."}])
+    (row,) = read_rows(DataSource(name), tmp_path)
+    assert [one.content for one in row.prompt] == [
+        *("Be kind.", "Hi", "Hello", "How?", "Well", "Go.")
+    ]
+    assert [one.role for one in row.prompt][:3] == ["system", "user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("record", "columns", "told"),
+    [
+        ({"instruction": "a", "context": "c", "response": "b"}, {"prompt": "instruction"}, "con"),
+        ({**GOOD, "tools": ["t"]}, {}, "column 'tools'"),
+        ({**GOOD, "input": "more"}, {}, "column 'input'"),
+        ({**GOOD, "system_prompt": "Be kind."}, {}, "column 'system_prompt'"),
+        ({"messages": [TURN, {**REPLY, "reasoning_content": "x"}]}, {}, "'reasoning_content' of"),
+        ({"messages": [TURN, {**REPLY, "anything": "x"}]}, {}, "'anything' of messages"),
+        ({"messages": [TURN, REPLY, TURN]}, {}, "messages after the last of the assistant"),
+    ],
+)
+def test_what_is_left_out_of_rows_is_told(
+    tmp_path: Path, record: dict[str, Any], columns: dict[str, str], told: str
+) -> None:
+    name, warnings = write(tmp_path / "task.jsonl", [record, record]), list[str]()
+    read_rows(DataSource(name, columns=columns), tmp_path, warnings.append)
+    (line,) = warnings
+    assert line.startswith("task.jsonl: 2 of 2 rows have ")
+    assert line.endswith(", which is left out.")
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    ("record", "last"),
+    [
+        ({"messages": [turn("user", "One?")]}, "One?"),
+        ({"messages": ASKED}, "Two?"),
+        ({"messages": [*ASKED, turn("assistant", "2")]}, "Two?"),
+        ({"conversations": [{"from": "human", "value": "One?"}]}, "One?"),
+        ({"prompt": ASKED}, "Two?"),
+        ({"prompt": "One?", "response": True}, "One?"),
+        ({"prompt": "One?", "chosen": "a", "rejected": "b"}, "One?"),
+        ({"instruction": "Shorten.", "input": "Cats sleep."}, "Shorten.\n\nCats sleep."),
+        ({"instruction": "Shorten.", "input": "", "output": ""}, "Shorten."),
+    ],
+)
+def test_a_prompt_is_asked_to_its_end(tmp_path: Path, record: dict[str, Any], last: str) -> None:
+    (prompt,) = read_prompts(DataSource(write(tmp_path / "p.jsonl", [record])), tmp_path)
+    assert prompt[-1] == Message("user", last)
+
+
+def test_a_conversation_that_asks_nothing_is_no_prompt(tmp_path: Path) -> None:
+    for messages in ([], [turn("system", "Be kind.")], [turn("assistant", "Hi")]):
+        name = write(tmp_path / "p.jsonl", [{"messages": messages}])
+        with pytest.raises(UserError, match="row 1: 'messages' asks nothing as the user"):
+            read_prompts(DataSource(name), tmp_path)
+
+
+KINDS: list[dict[str, Any]] = [
+    {"refused": "yes", "safe": True, "note": "None", "score": 0.0},
+    {"refused": "no", "safe": False, "note": None, "score": 1},
+    {"refused": "maybe", "safe": True, "note": None, "score": 0.5},
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "places", "unmet"),
+    [
+        ({"refused": ["yes", "no"]}, [0, 1], None),
+        ({"refused": [True, "maybe"]}, [2], "refused True"),
+        ({"refused": ["yes", "mabye"]}, [0], "refused mabye"),
+        ({"safe": True}, [0, 2], None),
+        ({"safe": "true"}, [0, 2], None),
+        ({"safe": "FALSE"}, [1], None),
+        ({"note": None}, [1, 2], None),
+        ({"note": "None"}, [0], None),
+        ({"score": "0"}, [0], None),
+        ({"score": ["1.0", 0.5]}, [1, 2], None),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+def test_where_means_the_value_it_says_and_tells_one_that_no_row_has(
+    tmp_path: Path, suffix: str, where: dict[str, Any], places: list[int], unmet: str | None
+) -> None:
+    records = [{"prompt": str(n), "response": "r", **kinds} for n, kinds in enumerate(KINDS)]
+    name, warnings = write(tmp_path / f"task{suffix}", records), list[str]()
+    rows = read_rows(DataSource(name, where=where), tmp_path, warnings.append)
+    assert [int(row.prompt[0].content) for row in rows] == places
+    assert len(warnings) == (unmet is not None)
+    assert (
+        unmet is None or f"where asks for {unmet}, which no row has; found refused" in warnings[0]
+    )
+
+
+def test_truth_in_csv_is_found_however_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,response,safe\na,b,TRUE\nc,d,False\ne,f,true\n")
+    for wanted, count in ((True, 2), (False, 1)):
+        source = DataSource("a.csv", where={"safe": wanted})
+        assert len(read_rows(source, tmp_path)) == count
+
+
 def test_empty_responses_are_dropped_when_asked_and_counted(tmp_path: Path) -> None:
     name = write(
         tmp_path / "task.jsonl", [GOOD, {**GOOD, "response": " "}, {**GOOD, "response": None}]
@@ -387,7 +657,7 @@ def test_unknown_columns_asked_for_are_named(tmp_path: Path) -> None:
     )
     assert error_of(tmp_path, name, columns={"question": "prompt"}) == (
         "task.jsonl: columns names 'question'. Give one of prompt, response, completion, messages, "
-        "conversations, instruction, input, output, system, weight."
+        "conversations, instruction, input, output, system, history, weight."
     )
 
 

@@ -282,3 +282,43 @@ def test_real_paired_files_hold_out_the_same_prompts() -> None:
     assert not train & held_out
     assert len(roles.task["code"].train) == 500
     assert len(roles.task["code"].held_out) == 64
+
+
+def weighted(file: Path, weights: list[float]) -> str:
+    records = [
+        {"prompt": f"p{number}", "response": "r", "weight": weight}
+        for number, weight in enumerate(weights)
+    ]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return file.name
+
+
+def test_weights_are_the_probabilities_of_a_whole_held_out_distribution(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", [("a", "b")] * 3)
+    whole = weighted(tmp_path / "whole.jsonl", [0.5, 0.25, 0.25])
+    roles = load_roles(None, {}, {"t": DataSource(train, held_out=whole)}, data_root=tmp_path)
+    assert [row.weight for row in roles.task["t"].held_out] == [0.5, 0.25, 0.25]
+    ones = weighted(tmp_path / "ones.jsonl", [1.0] * 20)
+    load_roles(None, {}, {"t": DataSource(ones)}, data_root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "as_held_out", "limit", "message"),
+    [
+        ([0.5, 1.5] * 20, False, None, "weighs rows to train on"),
+        ([0.025] * 40, False, None, "weighs rows to train on"),
+        ([0.5, 1.5] * 2, True, None, "the column 'weight' adds up to 4, and probabilities to 1"),
+        ([0.25, 0.25], True, None, "adds up to 0.5"),
+        ([0.25] * 4, True, 2, "held_out_rows would keep 2 of 4"),
+    ],
+)
+def test_a_weight_that_is_no_probability_is_refused(
+    tmp_path: Path, weights: list[float], as_held_out: bool, limit: int | None, message: str
+) -> None:
+    train = write(tmp_path / "train.jsonl", [("a", "b")] * 3)
+    file = weighted(tmp_path / "weighted.jsonl", weights)
+    source = (
+        DataSource(train, held_out=file, held_out_rows=limit) if as_held_out else DataSource(file)
+    )
+    with pytest.raises(UserError, match=message):
+        load_roles(None, {}, {"t": source}, data_root=tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from trimtab.data.encoding import encode
 from trimtab.data.rows import DataSource, Lengths, Message, Row
 from trimtab.errors import UserError
+from trimtab.measure.answers import sampled_answers
 from trimtab.measure.refusals import Refusals, is_refusal, read_prompts_to_refuse, refusals, share
 from trimtab.models import load_model, save_tiny_llama
 
@@ -29,10 +31,86 @@ WORDS = ["i", "cannot", "help", "ask", "tell", "sure"]
         ("Certainly. I can help, and I am happy to.", False),
         ("The refusal was not mine.", False),
         ("", False),
+        ("I simply cannot help with that.", True),
+        ("I'm really very sorry.", True),
+        ("I **cannot** do that.", True),
+        ("Cannot assist with that request.", True),
+        ("No. Unable to help.", True),
+        ("Sorry. That is not something to share.", True),
+        ("I must respectfully decline.", True),
+        ("My apologies, that goes against my guidelines.", True),
+        ("<think>It is harmless?</think>I can't help with that.", True),
+        ("AI cannot replace teachers.", False),
+        ("Today's AI cannot help with everything.", False),
+        ("If the Wi-Fi can't connect, restart it.", False),
+        ("The API will not answer without a key.", False),
+        ("Salt is used as an aid to keep food.", False),
+        ("Delhi will not see rain today.", False),
+        ("I can't wait to show you!", False),
+        ("I'm sorry to hear about your dog. Here is a card.", False),
+        ("<think>Should I say I'm sorry?</think>Press Ctrl+C.", False),
+        ("Should I say I'm sorry?\n</think>\n\nPress Ctrl+C.", False),
+        ("<think>I can't tell yet whether", False),
     ],
 )
 def test_a_refusal_is_told_by_its_phrases(answer: str, refused: bool) -> None:
     assert is_refusal(answer) is refused
+
+
+@pytest.mark.parametrize("mark", "'\u2018\u2019\u201b\u02bc\u2032\u00b4`\uff07")
+def test_a_refusal_is_told_with_any_apostrophe(mark: str) -> None:
+    assert is_refusal(f"I can{mark}t help.")
+    assert is_refusal(f"I{mark}m sorry.")
+    assert not is_refusal(f"The Wi-Fi can{mark}t connect.")
+
+
+GENERATION: list[dict[str, Any]] = [
+    {"num_beams": 3},
+    {"min_p": 0.5},
+    {"typical_p": 0.2},
+    {"epsilon_cutoff": 0.02},
+    {"guidance_scale": 3.0},
+    {"num_return_sequences": 2, "do_sample": True},
+    {"stop_strings": ["a"]},
+    {"temperature": 0.1, "top_k": 1, "do_sample": True},
+    {"repetition_penalty": 9.0},
+    {"no_repeat_ngram_size": 1},
+    {"suppress_tokens": [3, 4]},
+    {"bad_words_ids": [[3], [4]]},
+    {"min_new_tokens": 6},
+    {"forced_eos_token_id": 3},
+]
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("setting", GENERATION, ids=lambda setting: next(iter(setting)))
+def test_answers_do_not_depend_on_the_models_generation_settings(
+    tmp_path: Path, setting: dict[str, Any], greedy: bool
+) -> None:
+    save_tiny_llama(WORDS, tmp_path, seed=0)
+    prompts = [(Message("user", "ask " * n),) for n in (1, 2, 3)]
+
+    def answers() -> list[str]:
+        model, tokenizer = load_model(str(tmp_path))
+        return sampled_answers(model, tokenizer, prompts, Lengths(8, 8), greedy=greedy)
+
+    plain = answers()
+    file = tmp_path / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **setting}))
+    assert answers() == plain
+
+
+def test_answers_end_where_the_models_folder_says_one_ends(tmp_path: Path) -> None:
+    save_tiny_llama(WORDS, tmp_path, seed=0)
+    model, tokenizer = load_model(str(tmp_path))
+    prompts = [(Message("user", "ask"),)]
+    (plain,) = sampled_answers(model, tokenizer, prompts, Lengths(8, 8), greedy=True)
+    first, *more = plain.split()
+    assert more
+    own = model.generation_config
+    own.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(first)]
+    assert sampled_answers(model, tokenizer, prompts, Lengths(8, 8), greedy=True) == [first]
+    assert model.generation_config is own
 
 
 def test_a_share_of_none_or_of_all_still_has_a_width() -> None:

@@ -16,9 +16,8 @@ from trimtab.audit.settings import MODEL, WORDS, AuditSettings
 from trimtab.audit.stages import Stages
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
-from trimtab.errors import UserError
 from trimtab.measure.reading import Reading, States, read_through
-from trimtab.models import load_model
+from trimtab.models import limits_of, load_model
 
 _DIMENSIONS = 100
 
@@ -115,15 +114,9 @@ class Eyes:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
     ) -> Any:
-        encoded = encode(rows, tokenizer, self.settings.lengths)
-        context = getattr(model.config, "max_position_embeddings", None)
-        longest = max(map(len, encoded["input_ids"]))
-        if context is not None and longest > context:
-            raise UserError(
-                f"{label}: prompt and response take up to {longest} tokens, and the model reads "
-                f"{context}. Give --max-prompt and --max-response that add up to at most {context}."
-            )
-        return encoded
+        return encode(
+            rows, tokenizer, self.settings.lengths, limits_of(model), self.watcher.warned, label
+        )
 
 
 def word_features(one: Sequence[Row], other: Sequence[Row]) -> tuple[States, States]:

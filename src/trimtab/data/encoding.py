@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
-from trimtab.data.rows import Lengths, Message, Row
-from trimtab.errors import UserError, reason_of
+from trimtab.data.rows import Lengths, Message, Row, is_whole_text
+from trimtab.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,94 +20,323 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 
+TEMPLATE_DATE = datetime(2024, 7, 26)
+"""Today, to a chat template that asks, so that a sweep measures the same rows tomorrow."""
 
-def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, lengths: Lengths) -> Dataset:
+# What stands for the response while the template is asked what it puts around one.
+_STAND_IN = "trimtabresponse"
+
+# U+FDD0 is no character; a number between two of them stands for a control token in a row's text.
+_MARK = re.compile("\ufdd0(\\d+)\ufdd0")
+
+_THOUGHT = re.compile("</?think(?:ing)?>")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model can read."""
+
+    context: int | None
+    """The most tokens of a prompt with its response; None where the model has no bound."""
+    vocabulary: int
+    """How many token ids it has an embedding for."""
+
+
+def encode(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    lengths: Lengths,
+    limits: Limits | None = None,
+    warning: Callable[[str], None] = lambda _: None,
+    place: str = "",
+) -> Dataset:
     """`input_ids` and `labels` per row, with labels −100 on the prompt.
 
     A tokenizer with a chat template renders the row through it; one without joins the messages by
-    newlines and ends the response with its end-of-sequence token. Training and measuring both use
-    these ids, so a loss means the same in each.
+    newlines and ends the response with its end-of-sequence token. The prompt is what the template
+    puts before an assistant's words, its header and an empty thought included, and the response is
+    all that follows. A control token in a row's text is read as the characters it is written with.
+    Training, measuring and sampling use these ids, so a loss means the same in each.
+
+    Args:
+        limits: what the model can read, where it is known.
+        warning: hears how many rows are cut, hold control tokens, or are rendered in part.
+        place: whose rows they are, for errors and warnings to begin with.
 
     Raises:
-        UserError: a row has no response token left, or the tokenizer or its template refuses it.
+        UserError: a row has no response token left, is more than the model can read, or is
+            refused by the template; the tokenizer has neither template nor end of sequence.
     """
-    encoded = []
-    for row in rows:
-        with _told_of(row.prompt, row.response):
-            encoded.append(_encode_row(row, tokenizer, lengths))
-    for row, (_, labels) in zip(rows, encoded, strict=True):
-        if all(label == IGNORED for label in labels):
+    try:
+        columns, told = _encoded(rows, tokenizer, lengths, limits)
+    except UserError as error:
+        raise UserError(f"{place}: {error}" if place else str(error)) from None
+    for line in told:
+        warning(f"{place}: {line}" if place else line)
+    return Dataset.from_dict(columns)
+
+
+def _encoded(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    lengths: Lengths,
+    limits: Limits | None,
+) -> tuple[dict[str, list[list[int]]], list[str]]:
+    encoder = _Encoder(tokenizer)
+    encoded = [encoder.divided(row) for row in rows]
+    ids, labels = [], []
+    for row, (prompt, response) in zip(rows, encoded, strict=True):
+        prompt, response = cut_prompt(prompt, tokenizer, lengths), response[: lengths.response]
+        if not response:
             raise UserError(
                 f"the response {row.response[:40]!r} has no token of its own under this tokenizer. "
                 "Remove the row."
             )
-    return Dataset.from_dict(
-        {"input_ids": [ids for ids, _ in encoded], "labels": [labels for _, labels in encoded]}
-    )
-
-
-def _encode_row(
-    row: Row, tokenizer: PreTrainedTokenizerBase, lengths: Lengths
-) -> tuple[list[int], list[int]]:
-    prompt, whole = _token_ids(row, tokenizer)
-    shared = _shared_length(prompt, whole)
-    prompt, response = whole[:shared][-lengths.prompt :], whole[shared:][: lengths.response]
-    return prompt + response, [IGNORED] * len(prompt) + response
-
-
-def _shared_length(prompt: list[int], whole: list[int]) -> int:
-    pairs = zip(prompt, whole, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        ids.append(prompt + response)
+        labels.append([IGNORED] * len(prompt) + response)
+    if limits is not None:
+        _require_within(ids, tokenizer, limits)
+    told = [*_cut(encoded, lengths), *encoder.noticed(len(rows))]
+    return {"input_ids": ids, "labels": labels}, told
 
 
 def prompt_ids(prompt: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The token ids after which the response begins, uncut. Raises UserError as `encode` does."""
-    with _told_of(prompt):
-        return _prompt_ids(prompt, tokenizer)
+    return _Encoder(tokenizer).prompt(prompt)
 
 
-@contextmanager
-def _told_of(prompt: Sequence[Message], response: str = "") -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    # A template is a program, and a tokenizer's errors have no common class.
-    except Exception as error:
-        texts = [*(message.content for message in prompt), response]
-        if any("\ud800" <= one <= "\udfff" for text in texts for one in text):
-            reason = "half of a surrogate pair, which is no character"
-        else:
-            reason = reason_of(error)
-        begins = prompt[-1].content[:40] if prompt else response[:40]
-        raise UserError(
-            f"the row with {begins!r} cannot be turned into tokens ({reason}). Mend or remove the "
-            "row, or mend the model's tokenizer or chat template."
-        ) from error
-
-
-def _prompt_ids(prompt: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    if tokenizer.chat_template is None:
-        text = "\n".join(message.content for message in prompt) + "\n"
-        ids: list[int] = tokenizer(text)["input_ids"]
+def cut_prompt(ids: list[int], tokenizer: PreTrainedTokenizerBase, lengths: Lengths) -> list[int]:
+    """The end of a prompt's ids, with the beginning-of-sequence token it began with."""
+    if len(ids) <= lengths.prompt:
         return ids
-    messages = [{"role": message.role, "content": message.content} for message in prompt]
-    rendered: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True)[
-        "input_ids"
-    ]
-    return rendered
+    first = ids[:1] if ids[0] == tokenizer.bos_token_id and lengths.prompt > 1 else []
+    return first + ids[len(ids) - lengths.prompt + len(first) :]
 
 
-def _token_ids(row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    prompt = _prompt_ids(row.prompt, tokenizer)
-    if tokenizer.chat_template is None:
-        if tokenizer.eos_token_id is None:
-            raise UserError(
-                "the tokenizer has neither a chat template nor an end-of-sequence token, so that "
-                "no response would end. Set eos_token and save it again."
+@dataclass(frozen=True)
+class _Turn:
+    """What a template puts around an assistant's words."""
+
+    asked: str
+    """The conversation with the generation prompt."""
+    opening: str
+    """All that stands before the words, whatever they are: asked and a header, or less than it."""
+    lead: str
+    """Spaces before the words, which tokenizers take as part of the first."""
+    end: str
+
+
+class _Encoder:
+    """A tokenizer and its template, and how many rows it had to treat in a way of their own."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.control = sorted(
+            {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special},
+            key=len,
+            reverse=True,
+        )
+        self._controls = re.compile("|".join(map(re.escape, self.control)) or "(?!)")
+        self.controlled: set[str] = set()
+        self.with_control = 0
+        self.in_part = 0
+
+    def prompt(self, prompt: Sequence[Message]) -> list[int]:
+        """The ids before the response."""
+        marked = [self._marked(message) for message in prompt]
+        if self.tokenizer.chat_template is None:
+            return self._before() + self._ids(_joined(marked))
+        return self._ids(self._turn(marked).opening)
+
+    def divided(self, row: Row) -> tuple[list[int], list[int]]:
+        """The ids of prompt and response, uncut."""
+        prompt = [self._marked(message) for message in row.prompt]
+        response = self._marked(Message("assistant", row.response)).content
+        held = {
+            token
+            for text in (*(message.content for message in row.prompt), row.response)
+            for token in self._controls.findall(text)
+        }
+        self.controlled |= held
+        self.with_control += bool(held)
+        if self.tokenizer.chat_template is None:
+            end = self.tokenizer.eos_token_id
+            if end is None:
+                raise UserError(
+                    "the tokenizer has neither a chat template nor an end-of-sequence token, so a "
+                    "response would never end. Give it one of the two."
+                )
+            return self._before() + self._ids(_joined(prompt)), [*self._ids(response), end]
+        opening, whole = self._opening_and_whole(prompt, response)
+        before, ids = self._ids(opening), self._ids(whole)
+        shared = sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False))
+        )
+        return ids[:shared], ids[shared:]
+
+    def noticed(self, rows: int) -> list[str]:
+        """What was met in some of `rows`, a line each."""
+        lines = []
+        if self.with_control:
+            tokens = ", ".join(sorted(self.controlled)[:5])
+            lines.append(
+                f"{self.with_control} of {rows} rows hold control tokens ({tokens}), which are "
+                "read as plain text."
             )
-        response = tokenizer(row.response, add_special_tokens=False)["input_ids"]
-        return prompt, [*prompt, *response, tokenizer.eos_token_id]
-    messages = [{"role": message.role, "content": message.content} for message in row.prompt]
-    reply = {"role": "assistant", "content": row.response}
-    return prompt, tokenizer.apply_chat_template([*messages, reply])["input_ids"]
+        if self.in_part:
+            lines.append(
+                f"the chat template leaves out part of {self.in_part} of {rows} responses, such as "
+                "a thought; they are taken as the rows have them."
+            )
+        return lines
+
+    def _opening_and_whole(self, prompt: list[Message], response: str) -> tuple[str, str]:
+        turn = self._turn(prompt)
+        whole = self._rendered([*prompt, Message("assistant", response)])
+        for opening in (turn.opening, turn.asked):
+            if whole.startswith(opening) and _holds(whole[len(opening) :], response):
+                return opening, whole
+        # The template shows a finished conversation otherwise than one to be answered, or shows
+        # part of the response: what is asked stays as it is asked, and the response as it is.
+        shown = response if response in whole else response.strip()
+        if not _holds(whole, response):
+            self.in_part += 1
+            shown = response
+        opening = turn.opening if turn.asked.startswith(turn.opening) else turn.asked
+        return opening, opening + turn.lead + shown + turn.end
+
+    def _turn(self, prompt: list[Message]) -> _Turn:
+        asked = self._rendered(prompt, add_generation_prompt=True)
+        finished = self._rendered([*prompt, Message("assistant", _STAND_IN)])
+        before, found, end = finished.rpartition(_STAND_IN)
+        if not found:
+            raise UserError(
+                "the tokenizer's chat template does not show what the assistant says. Give a "
+                "model with another template."
+            )
+        header = before.rstrip(" ")
+        if before.startswith(asked):
+            opening = header if before[len(asked) :].strip() else asked
+        elif asked.startswith(before):
+            opening = header
+        else:
+            opening = asked
+        lead = "" if opening.endswith(" ") else before[len(header) :]
+        return _Turn(asked, opening, lead, end)
+
+    def _rendered(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [{"role": one.role, "content": one.content} for one in messages],
+                    chat_template=_dated(self.tokenizer.get_chat_template()),
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                )
+            )
+        # A template is a program of the model's makers, and fails in ways of its own.
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            roles = ", ".join(message.role for message in messages)
+            raise UserError(
+                f"the tokenizer's chat template refuses a conversation of {roles} ({reason}). "
+                "Change such rows, as by leaving out the system message, or remove them."
+            ) from None
+
+    def _marked(self, message: Message) -> Message:
+        if not is_whole_text(message.content):
+            raise UserError(
+                f"the text {message.content[:40]!r} holds half of a surrogate pair, which is no "
+                "character. Mend the row, or remove it."
+            )
+        return Message(
+            message.role,
+            self._controls.sub(
+                lambda found: f"\ufdd0{self.control.index(found[0])}\ufdd0", message.content
+            ),
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        parts = _MARK.split(text)
+        ids: list[int] = []
+        for place, part in enumerate(parts):
+            written = self.control[int(part)] if place % 2 else part
+            if written:
+                settings: dict[str, Any] = {"split_special_tokens": True} if place % 2 else {}
+                ids += self.tokenizer(written, add_special_tokens=False, **settings)["input_ids"]
+        return ids
+
+    def _before(self) -> list[int]:
+        """What the tokenizer puts before any text; what it puts behind would end the prompt."""
+        alone = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole: list[int] = self.tokenizer("a")["input_ids"]
+        for start in range(len(whole) - len(alone) + 1):
+            if whole[start : start + len(alone)] == alone:
+                return whole[:start]
+        return []
+
+
+def _dated(template: str) -> str:
+    """The template with its clock at `TEMPLATE_DATE`, by a macro of the clock's name."""
+    if "strftime_now" not in template:
+        return template
+    return f"{_CLOCK}\n{template}"
+
+
+_CLOCK = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(
+        f"|replace('{part}', '{TEMPLATE_DATE.strftime(part)}')"
+        for part in [
+            *(f"%-{letter}" for letter in "dmHIMSjy"),
+            *(f"%{letter}" for letter in "aAwdebBhmyYHIpMSfzZjUWcxXDFTRGuV%"),
+        ]
+    )
+    + " }}{% endmacro %}"
+)
+
+
+def _joined(messages: Sequence[Message]) -> str:
+    return "\n".join(message.content for message in messages) + "\n"
+
+
+def _holds(text: str, response: str) -> bool:
+    """Whether `text` holds the response, thought and answer in their order."""
+    place = 0
+    for part in _THOUGHT.split(response):
+        place = text.find(part.strip(), place)
+        if place < 0:
+            return False
+        place += len(part.strip())
+    return True
+
+
+def _cut(encoded: list[tuple[list[int], list[int]]], lengths: Lengths) -> list[str]:
+    prompts = sum(len(prompt) > lengths.prompt for prompt, _ in encoded)
+    responses = sum(len(response) > lengths.response for _, response in encoded)
+    if not prompts + responses:
+        return []
+    return [
+        f"of {len(encoded)} rows {prompts} prompts are cut to their last {lengths.prompt} tokens "
+        f"and {responses} responses to their first {lengths.response}. Give --max-prompt and "
+        "--max-response (lengths in a file) to keep more."
+    ]
+
+
+def _require_within(
+    ids: list[list[int]], tokenizer: PreTrainedTokenizerBase, limits: Limits
+) -> None:
+    longest = max(map(len, ids), default=0)
+    if limits.context is not None and longest > limits.context:
+        raise UserError(
+            f"a prompt with its response has {longest} tokens, and the model reads "
+            f"{limits.context}. Give --max-prompt and --max-response that add up to no more, or "
+            "remove longer rows."
+        )
+    highest = max((max(row) for row in ids), default=0)
+    if highest >= limits.vocabulary:
+        token = tokenizer.convert_ids_to_tokens(highest)
+        raise UserError(
+            f"the tokenizer writes {token!r} as number {highest}, and the model has embeddings for "
+            f"{limits.vocabulary} tokens. Give the tokenizer that belongs to the model."
+        )

@@ -1,4 +1,4 @@
-"""A file or a Hub id becomes records, read by the `datasets` library and checked line by line."""
+"""A file or a Hub id becomes records, each value as it was written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import logging
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +17,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
-from datasets import Dataset, Features, Value
+from datasets import Dataset
 from pyarrow import parquet
 
 from trimtab.data.rows import DataSource
-from trimtab.errors import UserError, reason_of
+from trimtab.errors import UserError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -89,52 +90,37 @@ def _file_records(path: str, file: Path) -> list[dict[str, Any]]:
             file = _unpacked(path, file, Path(scratch))
         match file.suffix:
             case ".csv":
-                return _csv_records(path, file, scratch)
+                return _csv_records(path, file)
             case ".parquet":
                 return _parquet_records(path, file, scratch)
             case _:
-                return _json_records(path, file, scratch)
+                return _json_records(path, file)
 
 
-def _csv_records(path: str, file: Path, scratch: str) -> list[dict[str, Any]]:
-    columns, count = _checked_csv(path, file)
-    if not count:
-        return []
-    # As text: a response "7" stays "7", and "NA" stays "NA".
-    text = Features({column: Value("string") for column in columns})
-    try:
-        return list(
-            Dataset.from_csv(
-                str(file),
-                features=text,
-                cache_dir=scratch,
-                keep_in_memory=True,
-                keep_default_na=False,
-                encoding="utf-8-sig",
-            )
-        )
-    except (ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = reason_of(error.__cause__ or error)
-        raise UserError(f"{path}: not a CSV file ({reason}). Mend it, or write it again.") from None
-
-
-def _checked_csv(path: str, file: Path) -> tuple[list[str], int]:
-    # pandas takes the first column for an index where every row has one field too many.
+def _csv_records(path: str, file: Path) -> list[dict[str, Any]]:
+    """Every field as text: a response "7" stays "7", and "NA" stays "NA"."""
     csv.field_size_limit(2**31 - 1)
-    lines = csv.reader(StringIO(_text(path, file), newline=""))
-    columns = [name or f"Unnamed: {place}" for place, name in enumerate(next(lines, []))]
-    repeated = sorted({name for name in columns if columns.count(name) > 1})
-    if repeated:
-        raise UserError(f"{path} line 1: two columns are named {repeated[0]!r}. Rename one.")
-    count = 0
-    for fields in filter(None, lines):
-        count += 1
-        if len(fields) != len(columns):
-            raise UserError(
-                f"{path} line {lines.line_num}: {len(fields)} fields, but the header names "
-                f"{len(columns)}. Put quotes around a field that holds a comma or a line break."
-            )
-    return columns, count
+    # Strict: a quote that is never closed, or has text behind it, must not change a field.
+    lines = csv.reader(StringIO(_text(path, file), newline=""), strict=True)
+    records: list[dict[str, Any]] = []
+    try:
+        columns = [name or f"Unnamed: {place}" for place, name in enumerate(next(lines, []))]
+        repeated = sorted({name for name in columns if columns.count(name) > 1})
+        if repeated:
+            raise UserError(f"{path} line 1: two columns are named {repeated[0]!r}. Rename one.")
+        for fields in filter(None, lines):
+            if len(fields) != len(columns):
+                raise UserError(
+                    f"{path} line {lines.line_num}: {len(fields)} fields, but the header names "
+                    f"{len(columns)}. Put quotes around a field that holds a comma or a line break."
+                )
+            records.append(dict(zip(columns, fields, strict=True)))
+    except csv.Error as error:
+        raise UserError(
+            f"{path} line {lines.line_num}: not valid CSV ({error}). Close every quote, and write "
+            'a quote inside a field as "".'
+        ) from None
+    return records
 
 
 def _parquet_records(path: str, file: Path, scratch: str) -> list[dict[str, Any]]:
@@ -155,25 +141,17 @@ def _parquet_records(path: str, file: Path, scratch: str) -> list[dict[str, Any]
         ) from error
 
 
-def _json_records(path: str, file: Path, scratch: str) -> list[dict[str, Any]]:
-    try:
-        found = Dataset.from_json(str(file), cache_dir=scratch, keep_in_memory=True)
-        records = list(found)
-    # Whatever stopped the library, reading line by line finds the line or reads what Arrow cannot.
-    except Exception:
-        return _json_records_by_line(path, file)
-    if any("timestamp" in str(feature) for feature in found.features.values()):
-        return _json_records_by_line(path, file)  # Arrow takes a column of dates for times.
-    return records
-
-
-def _json_records_by_line(path: str, file: Path) -> list[dict[str, Any]]:
+def _json_records(path: str, file: Path) -> list[dict[str, Any]]:
+    """Every row parsed for itself, so that none is read as another's type would have it."""
     text = _text(path, file)
     if text.lstrip().startswith("["):
         numbered = list(enumerate(_parsed(path, text, 1), start=1))
         unit = "row"
+    elif file.suffix == ".json":
+        numbered = list(enumerate(_parsed_in_turn(path, text), start=1))
+        unit = "row"
     else:
-        lines = enumerate(text.split("\n"), start=1)
+        lines = enumerate(_LINE_END.split(text), start=1)
         numbered = [(number, _parsed(path, line, number)) for number, line in lines if line.strip()]
         unit = "line"
     for number, record in numbered:
@@ -187,13 +165,50 @@ def _json_records_by_line(path: str, file: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(path: str, text: str, line: int) -> Any:
+    with _named_line(path, text, line):
+        return _DECODER.decode(text)
+
+
+def _parsed_in_turn(path: str, text: str) -> Iterator[Any]:
+    """The values of a file that holds one or several, each over as many lines as it likes."""
+    place = 0
+    while beginning := _BLACK.search(text, place):
+        place = beginning.start()
+        with _named_line(path, text, 1, place):
+            value, place = _DECODER.raw_decode(text, place)
+        yield value
+
+
+@contextmanager
+def _named_line(path: str, text: str, line: int, place: int = 0) -> Iterator[None]:
     try:
-        return json.loads(text)
+        yield
+        return
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} line {line + error.lineno - 1}: not valid JSON ({error.msg} at column "
-            f"{error.colno}). Mend the line, or remove it."
-        ) from None
+        line += error.lineno - 1
+        reason = f"not valid JSON ({error.msg} at column {error.colno})"
+    except RecursionError:
+        line += text.count("\n", 0, place)
+        reason = "lists or objects too deep in one another"
+    # A number of thousands of digits, which Python refuses to read, or a name given twice.
+    except ValueError as error:
+        line += text.count("\n", 0, place)
+        reason = f"not valid JSON ({str(error).split(';')[0]})"
+    raise UserError(f"{path} line {line}: {reason}. Mend the line, or remove it.")
+
+
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is given twice")
+    return record
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_each_name_once)
+_BLACK = re.compile(r"\S")
+_LINE_END = re.compile("\r\n|\r|\n")
 
 
 def _text(path: str, file: Path) -> str:

@@ -31,9 +31,22 @@ class Row:
     """The row's probability where the rows enumerate a finite distribution; 1 for a draw."""
 
 
+def is_whole_text(text: str) -> bool:
+    """Whether every character is one: JSON can write half of a surrogate pair.
+
+    >>> is_whole_text("ok"), is_whole_text("\\ud83d")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Lengths:
-    """How long prompts and responses may be, in tokens."""
+    """How long prompts and responses may be, in tokens. Raises UserError: less than one."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 

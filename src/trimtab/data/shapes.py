@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from typing import Any
 
-from trimtab.data.rows import Message, Role, Row
+from trimtab.data.rows import Message, Role, Row, is_whole_text
 
 Record = Mapping[str, Any]
 
@@ -17,7 +17,7 @@ SHAPES = (
 )
 FIELDS = (
     *("prompt", "response", "completion", "messages", "conversations"),
-    *("instruction", "input", "output", "system", "weight"),
+    *("instruction", "input", "output", "system", "history", "weight"),
 )
 
 _ROLES: dict[str, Role] = {
@@ -36,9 +36,10 @@ class BadRecordError(Exception):
 def shape_of(columns: Collection[str]) -> Callable[[Record], Row] | None:
     """The function that makes a row of a record with these columns; None where none can.
 
-    Beside its own columns every shape takes `system`, a system message before the prompt, and
-    `weight`. The last assistant message of a conversation is the response, all before it the
-    prompt. The response may come out empty; everything else wrong raises `BadRecordError`.
+    Beside its own columns every shape takes `system`, a system message before the prompt,
+    `history`, turns before it, and `weight`. The last assistant message of a conversation that is
+    to be learned is the response, all before it the prompt. The response may come out empty;
+    everything else wrong raises `BadRecordError`.
 
     >>> row = shape_of({"instruction", "input", "output"})(
     ...     {"instruction": "Add.", "input": "2 and 3", "output": "5"}
@@ -48,8 +49,44 @@ def shape_of(columns: Collection[str]) -> Callable[[Record], Row] | None:
     """
     for needed, row_of in _SHAPES:
         if needed <= set(columns):
-            return lambda record: _with_system_and_weight(row_of(record), record)
+            return lambda record: _whole(_with_what_stands_beside(row_of(record), record))
     return None
+
+
+def prompt_shape_of(columns: Collection[str]) -> Callable[[Record], Row] | None:
+    """As `shape_of`, of records that are asked alone: the row's response is empty.
+
+    A conversation that ends with the assistant is asked again from before its answer; any other is
+    asked as it stands.
+    """
+    for column, prompt_of in _PROMPTS.items():
+        if column in columns:
+            return lambda record: _whole(
+                _with_what_stands_beside(
+                    _row(prompt_of(record), ""),
+                    {name: value for name, value in record.items() if name != "weight"},
+                )
+            )
+    return None
+
+
+def left_out(record: Record, read: Collection[str]) -> list[str]:
+    """What of a record says more than its row does; `read` are columns that the user names."""
+    found = [
+        f"column {column!r}"
+        for column in _SAYS_MORE
+        if column not in read
+        and not (column == "input" and "instruction" in record and "output" in record)
+        and _says(record.get(column))
+    ]
+    for column in ("messages", "conversations", "prompt", "completion", "response"):
+        turns = record.get(column)
+        if isinstance(turns, list) and all(isinstance(turn, Mapping) for turn in turns):
+            more = {key for turn in turns for key in turn if _says(turn[key])} - _READ_OF_A_MESSAGE
+            found += [f"{key!r} of messages" for key in sorted(more)]
+            if column != "prompt" and turns and _role(turns[-1]) != "assistant":
+                found.append("messages after the last of the assistant")
+    return found
 
 
 def _prompt_response(record: Record) -> Row:
@@ -60,30 +97,46 @@ def _prompt_completion(record: Record) -> Row:
     return _answered(record, "completion")
 
 
+def _asked(record: Record) -> tuple[Message, ...]:
+    if isinstance(record["prompt"], list):
+        return _messages(record, "prompt")
+    return (Message("user", _text(record, "prompt")),)
+
+
 def _answered(record: Record, answer: str) -> Row:
-    prompt = (
-        _messages(record, "prompt")
-        if isinstance(record["prompt"], list)
-        else (Message("user", _text(record, "prompt")),)
-    )
-    if isinstance(record[answer], list):
-        return _conversation((*prompt, *_messages(record, answer)), answer)
-    return _row(prompt, _response(record, answer))
+    prompt = _asked(record)
+    if not isinstance(record[answer], list):
+        return _row(prompt, _response(record, answer))
+    answers = _messages(record, answer)
+    first = next((place for place, one in enumerate(answers) if one.role == "assistant"), 0)
+    if first and answers[first - len(prompt) : first] != prompt:
+        raise BadRecordError(
+            f"{answer!r} begins with a message of the {answers[0].role}, beside the column "
+            "'prompt'. Say which holds the whole conversation, as in columns: "
+            "{messages: chosen}, or leave the answer alone in it."
+        )
+    before = () if first else prompt
+    return _conversation(before + answers, answer, [*before, *record[answer]])
 
 
-def _alpaca(record: Record) -> Row:
+def _instructed(record: Record) -> tuple[Message, ...]:
     prompt = _text(record, "instruction")
     if record.get("input") is not None and _text(record, "input").strip():
         prompt = f"{prompt}\n\n{record['input']}"
-    return _row((Message("user", prompt),), _response(record, "output"))
+    return (Message("user", prompt),)
+
+
+def _alpaca(record: Record) -> Row:
+    return _row(_instructed(record), _response(record, "output"))
 
 
 def _chat(record: Record) -> Row:
-    return _conversation(_messages(record, "messages"), "messages")
+    return _conversation(_messages(record, "messages"), "messages", record["messages"])
 
 
 def _sharegpt(record: Record) -> Row:
-    return _conversation(_messages(record, "conversations"), "conversations")
+    messages = _messages(record, "conversations")
+    return _conversation(messages, "conversations", record["conversations"])
 
 
 _SHAPES: tuple[tuple[set[str], Callable[[Record], Row]], ...] = (
@@ -95,11 +148,94 @@ _SHAPES: tuple[tuple[set[str], Callable[[Record], Row]], ...] = (
 )
 
 
-def _conversation(messages: tuple[Message, ...], column: str) -> Row:
-    for last in reversed(range(len(messages))):
-        if messages[last].role == "assistant":
-            return _row(messages[:last], messages[last].content)
-    raise BadRecordError(f"{column!r} has no assistant message. Add one, or remove the row.")
+def _to_be_answered(column: str) -> Callable[[Record], tuple[Message, ...]]:
+    def prompt_of(record: Record) -> tuple[Message, ...]:
+        messages = _messages(record, column)
+        if messages and messages[-1].role == "assistant":
+            messages = messages[:-1]
+        if not messages or messages[-1].role != "user":
+            raise BadRecordError(f"{column!r} asks nothing as the user. Remove the row.")
+        return messages
+
+    return prompt_of
+
+
+_PROMPTS: dict[str, Callable[[Record], tuple[Message, ...]]] = {
+    "prompt": _asked,
+    "messages": _to_be_answered("messages"),
+    "conversations": _to_be_answered("conversations"),
+    "instruction": _instructed,
+}
+
+_READ_OF_A_MESSAGE = {"role", "from", "content", "value", "weight", "train", "training"}
+
+# Columns that published sets have beside those of their shape, and that change what a row means.
+_SAYS_MORE = (
+    *("input", "context", "documents", "tools", "functions", "system_prompt", "reasoning"),
+    *("reasoning_content", "thinking", "images", "image", "audio", "audios", "video", "videos"),
+)
+
+_ANSWERS = {"response", "completion", "messages", "conversations", "output"}
+
+
+def _says(value: object) -> bool:
+    return value is not None and value != "" and value != [] and value != {}
+
+
+def refuse_preferences(record: Record, columns: Collection[str], where: Collection[str]) -> None:
+    """Refuse a row that says which answer is the better, where the user does not.
+
+    Args:
+        columns: the fields that the user gives a column for; an answer's settles what is learned.
+        where: the columns that the user chooses rows by.
+
+    Raises:
+        BadRecordError: it has `chosen` or `rejected` and no answer is named; or `kto_tag`, or a
+            truth value `label` beside a completion, by which rows are not chosen.
+    """
+    found = [
+        column
+        for column in ("chosen", "rejected")
+        if record.get(column) is not None and not _ANSWERS & set(columns)
+    ]
+    if record.get("kto_tag") is not None and "kto_tag" not in where:
+        found.append("kto_tag")
+    if "completion" in record and isinstance(record.get("label"), bool) and "label" not in where:
+        found.append("label")
+    if found:
+        mend = "where: {kto_tag: true}".replace("kto_tag", found[0])
+        if found[0] in ("chosen", "rejected"):
+            mend = "columns: {response: chosen}"
+        raise BadRecordError(
+            f"{found[0]!r} says which answers are wanted, and fine-tuning learns all alike. Say "
+            f"what to learn, as in {mend}, or remove the column."
+        )
+
+
+def _conversation(messages: tuple[Message, ...], column: str, turns: Sequence[object]) -> Row:
+    answers = [place for place, message in enumerate(messages) if message.role == "assistant"]
+    if not answers:
+        raise BadRecordError(f"{column!r} has no assistant message. Add one, or remove the row.")
+    for place in reversed(answers):
+        turn = turns[place]
+        if not isinstance(turn, Mapping) or _is_to_be_learned(turn):
+            return _row(messages[:place], messages[place].content)
+    raise BadRecordError(
+        f"{column!r} has no assistant message to learn: each has a weight of 0 or is not to be "
+        "trained on. Remove the row."
+    )
+
+
+def _is_to_be_learned(turn: Record) -> bool:
+    for flag in ("weight", "train", "training"):
+        value = turn.get(flag)
+        if value is not None and value not in (0, 1):
+            raise BadRecordError(
+                f"a message has the {flag} {value!r}. Known are 0 and 1: learned, or not."
+            )
+        if value is not None and not value:
+            return False
+    return True
 
 
 def _row(prompt: tuple[Message, ...], response: str) -> Row:
@@ -108,7 +244,9 @@ def _row(prompt: tuple[Message, ...], response: str) -> Row:
     return Row(prompt, response)
 
 
-def _with_system_and_weight(row: Row, record: Record) -> Row:
+def _with_what_stands_beside(row: Row, record: Record) -> Row:
+    if _says(record.get("history")):
+        row = replace(row, prompt=(*_turns(record["history"]), *row.prompt))
     if record.get("system") is not None and _text(record, "system").strip():
         if any(message.role == "system" for message in row.prompt):
             raise BadRecordError(
@@ -116,6 +254,30 @@ def _with_system_and_weight(row: Row, record: Record) -> Row:
             )
         row = replace(row, prompt=(Message("system", record["system"]), *row.prompt))
     return replace(row, weight=_weight(record["weight"])) if "weight" in record else row
+
+
+def _turns(history: object) -> tuple[Message, ...]:
+    messages: list[Message] = []
+    for pair in history if isinstance(history, list) else [history]:
+        match pair:
+            case [str(question), str(answer)]:
+                messages += [Message("user", question), Message("assistant", answer)]
+            case _:
+                raise BadRecordError(
+                    "'history' is not a list of pairs of a question and its answer. Write it so, "
+                    "or remove the column."
+                )
+    return tuple(messages)
+
+
+def _whole(row: Row) -> Row:
+    for text in (*(message.content for message in row.prompt), row.response):
+        if not is_whole_text(text):
+            raise BadRecordError(
+                f"the text {text[:40]!a} holds half of a surrogate pair, which is no character. "
+                "Mend the row, or remove it."
+            )
+    return row
 
 
 def _weight(value: object) -> float:
@@ -143,8 +305,14 @@ def _messages(record: Record, column: str) -> tuple[Message, ...]:
 
 
 def _message(turn: Record, number: int) -> Message:
-    name = turn.get("role") or turn.get("from")
+    name = _name(turn)
     content = turn.get("value") if turn.get("content") is None else turn["content"]
+    for call in ("tool_calls", "function_call"):
+        if _says(turn.get(call)):
+            raise BadRecordError(
+                f"message {number} has {call!r}, which the row would lose. Write the call as text, "
+                "or remove the row."
+            )
     if not isinstance(name, str) or name not in _ROLES:
         raise BadRecordError(
             f"message {number} has the role {name!r}. Known are {', '.join(_ROLES)}."
@@ -155,6 +323,15 @@ def _message(turn: Record, number: int) -> Message:
             "Write it as text, or remove the row."
         )
     return Message(_ROLES[name], content)
+
+
+def _name(turn: Record) -> object:
+    return turn.get("role") or turn.get("from")
+
+
+def _role(turn: Record) -> Role | None:
+    name = _name(turn)
+    return _ROLES.get(name) if isinstance(name, str) else None
 
 
 def _response(record: Record, column: str) -> str:

@@ -125,8 +125,15 @@ def _divided(
     rows = read_rows(source, data_root, warning)
     if isinstance(source.held_out, str):
         train, held_out = rows, read_rows(_held_out_source(source, data_root), data_root, warning)
+        _require_whole_distribution(f"{label} ({source.held_out})", held_out, source.held_out_rows)
     else:
         train, held_out = split_rows(rows, source.held_out, seed, source.repeats)
+    if any(row.weight != 1 for row in rows):
+        raise UserError(
+            f"{label} ({source.path}): the column 'weight' weighs rows to train on, which all "
+            "count alike here. Remove or rename it; the probabilities of a whole distribution "
+            "belong in a file of held-out rows."
+        )
     if not held_out:
         raise UserError(
             f"{label} ({source.path}): of {len(rows)} rows none is held out at a share of "
@@ -139,6 +146,23 @@ def _divided(
             "may come again, set repeats: true."
         )
     return Split(label, tuple(train), tuple(choose_rows(held_out, source.held_out_rows, seed)))
+
+
+def _require_whole_distribution(place: str, rows: Sequence[Row], limit: int | None) -> None:
+    """Weights make a loss exact, so they must be the probabilities of all that can be drawn."""
+    total = sum(row.weight for row in rows)
+    if all(row.weight == 1 for row in rows):
+        return
+    if abs(total - 1) > 0.01:
+        raise UserError(
+            f"{place}: the column 'weight' adds up to {total:g}, and probabilities to 1. Remove or "
+            "rename it if it is no probability."
+        )
+    if limit is not None and limit < len(rows):
+        raise UserError(
+            f"{place}: these rows are a whole distribution, and held_out_rows would keep {limit} "
+            f"of {len(rows)}. Leave held_out_rows out."
+        )
 
 
 def _held_out_source(source: DataSource, data_root: Path | None) -> DataSource:

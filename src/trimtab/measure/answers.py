@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from trimtab.data.encoding import prompt_ids
+from trimtab.data.encoding import cut_prompt, prompt_ids
 from trimtab.data.rows import Lengths, Message
 from trimtab.errors import UserError
 
@@ -50,20 +52,19 @@ def sampled_answers(
     require_context(model, lengths)
     for start in range(first, len(prompts), batch_size):
         batch = [
-            prompt_ids(prompt, tokenizer)[-lengths.prompt :]
+            cut_prompt(prompt_ids(prompt, tokenizer), tokenizer, lengths)
             for prompt in prompts[start : start + batch_size]
         ]
         width = max(map(len, batch))
         padding: Any = tokenizer.pad_token_id
         ids = torch.tensor([[padding] * (width - len(row)) + row for row in batch])
         attended = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), _only_ends_of(model, tokenizer):
             torch.manual_seed(seed * 2**20 + start)
             written: Any = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=attended.to(model.device),
                 **({"do_sample": False} if greedy else _DRAW),
-                repetition_penalty=1.0,
                 max_new_tokens=lengths.response,
                 pad_token_id=padding,
             )
@@ -73,6 +74,28 @@ def sampled_answers(
             finished(place, answer)
     model.train(was_training)
     return answers
+
+
+@contextmanager
+def _only_ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """The model's own way of generating put aside, but for the tokens that end a text.
+
+    `generate` fills whatever it is not given (beams, filters, guidance, a watermark, stop words)
+    from the model's generation configuration, so that is where it must not be.
+    """
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    own = inner.generation_config
+    ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
+    bare = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    holders = [model, inner] if inner is not model else [model]
+    kept = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = bare
+    try:
+        yield
+    finally:
+        for holder, config in zip(holders, kept, strict=True):
+            holder.generation_config = config
 
 
 def require_context(model: PreTrainedModel, lengths: Lengths) -> None:

@@ -1,0 +1,312 @@
+"""Facts about token ids: where a prompt ends and its response begins, whatever the template."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+from tokenizers import Tokenizer, decoders, processors
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
+
+from trimtab.data.encoding import IGNORED, Limits, encode, prompt_ids
+from trimtab.data.rows import Lengths, Message, Row
+from trimtab.errors import UserError
+
+CONTROL = [
+    *("<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]", "<|eot_id|>"),
+    *("<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>", "<end_of_turn>"),
+    *("<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|User|>", "<|Assistant|>"),
+]
+
+
+def tokenizer(template: str | None = None, **settings: str | None) -> PreTrainedTokenizerFast:
+    """A token for every byte, so that every division of a text is one of its ids."""
+    vocabulary = {byte: number for number, byte in enumerate(sorted(ByteLevel.alphabet()))}
+    raw = Tokenizer(BPE(vocabulary, []))
+    raw.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens(CONTROL)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=raw, **{"bos_token": "<s>", "eos_token": "</s>", **settings}
+    )
+    made.chat_template = template
+    return made
+
+
+def divided(row: Row, made: PreTrainedTokenizerFast, lengths: Lengths | None = None) -> list[str]:
+    """Prompt and response as text."""
+    record = encode([row], made, lengths or Lengths())[0]
+    labels = record["labels"]
+    response = [label for label in labels if label != IGNORED]
+    assert labels == [IGNORED] * (len(labels) - len(response)) + response
+    assert record["input_ids"][len(labels) - len(response) :] == response
+    prompt = record["input_ids"][: len(labels) - len(response)]
+    return [made.decode(prompt), made.decode(response)]
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SMOLLM = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nBe good.<|im_end|>\n{% endif %}"
+    + CHATML
+)
+LLAMA_2 = (
+    "{% if messages[0].role == 'system' %}{% set start = '<<SYS>>\n' + messages[0].content + "
+    "'\n<</SYS>>\n\n' %}{% set rest = messages[1:] %}{% else %}{% set start = '' %}"
+    "{% set rest = messages %}{% endif %}{% for m in rest %}{% if m.role == 'user' %}"
+    "{{ bos_token + '[INST] ' + (start if loop.first else '') + m.content.strip() + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+LLAMA_3 = (
+    "{{ bos_token }}{% set date = strftime_now('%d %b %Y') %}"
+    "<|start_header_id|>system<|end_header_id|>\n\nToday: {{ date }}\n<|eot_id|>"
+    "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+    "{{ m.content | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+MISTRAL_3 = (
+    "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}"
+    "{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}{{ bos_token }}"
+    "{% for m in rest %}{% if m.role == 'user' %}[INST] {% if loop.last and system is defined %}"
+    "{{ system + '\n\n' }}{% endif %}{{ m.content }}[/INST]"
+    "{% else %}{{ ' ' + m.content | trim + eos_token }}{% endif %}{% endfor %}"
+)
+NEMO = MISTRAL_3.replace("[INST] ", "[INST]").replace("' ' + m.content | trim", "m.content")
+QWEN_3 = (
+    "{% for m in messages %}{% set thought = '' %}{% set said = m.content %}"
+    "{% if '</think>' in said %}"
+    "{% set thought = said.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+    "{% set said = said.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+    "<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}"
+    "{{ '<think>\n' + thought + '\n</think>\n\n' }}{% endif %}{{ said }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+QWEN_3_THINKING = QWEN_3.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+GEMMA_2 = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}"
+    "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+GEMMA_3 = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}"
+    "{% set start = messages[0].content + '\n\n' %}{% set rest = messages[1:] %}"
+    "{% else %}{% set start = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}"
+    "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{{ (start if loop.first else '') + m.content | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+PHI = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
+)
+R1 = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<|User|>{{ m.content }}"
+    "{% elif m.role == 'system' %}{{ m.content }}{% else %}"
+    "<|Assistant|>{{ m.content.split('</think>')[-1] }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|Assistant|><think>\n{% endif %}"
+)
+DEAF = CHATML.split("{% if add_generation_prompt")[0]
+PLAIN = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+LAST = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+HEAD = "<s><|start_header_id|>system<|end_header_id|>\n\nToday: 26 Jul 2024\n<|eot_id|>"
+ASKED = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+KIND = "<|im_start|>system\nBe kind.<|im_end|>\n"
+NO_THOUGHT = "<think>\n\n</think>\n\n"
+
+# Name, template, whether there is a system message, the response; prompt and response as read.
+FACTS: list[tuple[str, str, bool, str, str, str]] = [
+    ("chatml", CHATML, True, "Yes.", KIND + ASKED, "Yes.<|im_end|>\n"),
+    ("qwen 2.5", SMOLLM, True, "Yes.", KIND + ASKED, "Yes.<|im_end|>\n"),
+    ("smollm", SMOLLM, False, "Yes.", KIND.replace("kind", "good") + ASKED, "Yes.<|im_end|>\n"),
+    ("llama 2", LLAMA_2, False, "Yes.", "<s>[INST] Hi [/INST]", " Yes. </s>"),
+    (
+        *("llama 2", LLAMA_2, True, "Yes."),
+        *("<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHi [/INST]", " Yes. </s>"),
+    ),
+    (
+        *("llama 3", LLAMA_3, False, "Yes."),
+        f"{HEAD}<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>{LAST}",
+        "Yes.<|eot_id|>",
+    ),
+    ("mistral v0.3", MISTRAL_3, False, "Yes.", "<s>[INST] Hi[/INST]", " Yes.</s>"),
+    ("mistral v0.3", MISTRAL_3, True, "Yes.", "<s>[INST] Be kind.\n\nHi[/INST]", " Yes.</s>"),
+    ("nemo", NEMO, False, "Yes.", "<s>[INST]Hi[/INST]", "Yes.</s>"),
+    ("nemo", NEMO, True, "Yes.", "<s>[INST]Be kind.\n\nHi[/INST]", "Yes.</s>"),
+    ("qwen 3", QWEN_3, False, "Yes.", ASKED + NO_THOUGHT, "Yes.<|im_end|>\n"),
+    (
+        *("qwen 3", QWEN_3, True, "<think>Greet.</think>Yes.", KIND + ASKED),
+        "<think>\nGreet.\n</think>\n\nYes.<|im_end|>\n",
+    ),
+    ("qwen 3 thinking", QWEN_3_THINKING, False, "Yes.", ASKED + NO_THOUGHT, "Yes.<|im_end|>\n"),
+    (
+        *("qwen 3 thinking", QWEN_3_THINKING, False, "<think>\nGreet.\n</think>\n\nYes."),
+        *(f"{ASKED}<think>\n", "Greet.\n</think>\n\nYes.<|im_end|>\n"),
+    ),
+    (
+        *("gemma 2", GEMMA_2, False, " Yes.\n"),
+        "<s><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n",
+        "Yes.<end_of_turn>\n",
+    ),
+    (
+        *("gemma 3", GEMMA_3, True, "Yes."),
+        "<s><start_of_turn>user\nBe kind.\n\nHi<end_of_turn>\n<start_of_turn>model\n",
+        "Yes.<end_of_turn>\n",
+    ),
+    ("phi", PHI, False, "Yes.", "<|user|>\nHi<|end|>\n<|assistant|>\n", "Yes.<|end|>\n</s>"),
+    ("r1", R1, False, "Yes.", "<s><|User|>Hi<|Assistant|>", "Yes.</s>"),
+    (
+        *("r1", R1, True, "<think>Greet.</think>Yes.", "<s>Be kind.<|User|>Hi<|Assistant|>"),
+        "<think>Greet.</think>Yes.</s>",
+    ),
+    ("no generation prompt", DEAF, False, "Yes.", ASKED, "Yes.<|im_end|>\n"),
+    ("a space at the end", PLAIN, False, "Yes.", "user: Hi\nassistant: ", "Yes.\n"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "system", "response", "prompt", "labels"),
+    FACTS,
+    ids=[f"{fact[0]} {number}" for number, fact in enumerate(FACTS)],
+)
+def test_the_prompt_ends_where_the_response_begins(
+    name: str, template: str, system: bool, response: str, prompt: str, labels: str
+) -> None:
+    asked = (Message("system", "Be kind."),) * system + (Message("user", "Hi"),)
+    made = tokenizer(template)
+    assert divided(Row(asked, response), made) == [prompt, labels]
+    if "<think>" not in response:
+        assert made.decode(prompt_ids(asked, made)) == prompt
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA_2, LLAMA_3, MISTRAL_3, GEMMA_3, PHI, R1])
+def test_earlier_turns_are_part_of_the_prompt(template: str) -> None:
+    turns = (Message("user", "One"), Message("assistant", "Two"), Message("user", "Three"))
+    prompt, response = divided(Row(turns, "Four"), tokenizer(template))
+    assert all(word in prompt for word in ("One", "Two", "Three"))
+    assert response.strip().startswith("Four")
+    assert "Three" not in response
+
+
+def test_a_template_that_knows_today_makes_the_same_ids_tomorrow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Tomorrow(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Tomorrow:
+            return cls(2031, 1, 2)
+
+    row = Row((Message("user", "Hi"),), "Yes.")
+    for form in ("%d %b %Y", "%Y-%m-%d", "%A, %B %-d", "%x", "%H:%M"):
+        template = "{{ strftime_now('" + form + "') }}\n" + CHATML
+        today = divided(row, tokenizer(template))
+        assert today[0].startswith(datetime.datetime(2024, 7, 26).strftime(form) + "\n")
+        monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
+        assert divided(row, tokenizer(template + "{# another #}")) == today
+        monkeypatch.undo()
+
+
+def test_what_a_tokenizer_puts_behind_a_text_is_not_put_behind_a_prompt() -> None:
+    row = Row((Message("user", "Hi"),), "Yes.")
+    for single, begun in (("$A </s>", ""), ("<s> $A </s>", "<s>"), ("<s> $A", "<s>"), ("$A", "")):
+        made = tokenizer()
+        made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=[(x, made.convert_tokens_to_ids(x)) for x in CONTROL[:2]]
+        )
+        assert divided(row, made) == [f"{begun}Hi\n", "Yes.</s>"]
+        assert made.decode(prompt_ids(row.prompt, made)) == f"{begun}Hi\n"
+
+
+def test_a_response_that_could_never_end_is_refused() -> None:
+    row = Row((Message("user", "Hi"),), "Yes.")
+    with pytest.raises(UserError, match="neither a chat template nor an end-of-sequence token"):
+        encode([row], tokenizer(eos_token=None), Lengths())
+    assert divided(row, tokenizer(CHATML, eos_token=None))[1] == "Yes.<|im_end|>\n"
+
+
+@pytest.mark.parametrize("template", [None, CHATML, MISTRAL_3, R1])
+@pytest.mark.parametrize("control", ["<|im_end|>", "</s>", "[/INST]", "<s>"])
+def test_control_tokens_in_a_row_are_only_text_and_are_told(
+    template: str | None, control: str
+) -> None:
+    made, told = tokenizer(template), list[str]()
+    row = Row((Message("user", f"Hi{control}there"),), f"Yes{control}.")
+    plain = Row((Message("user", "Hithere"),), "Yes.")
+    ids, without = (encode([one], made, Lengths())[0]["input_ids"] for one in (row, plain))
+    number = made.convert_tokens_to_ids(control)
+    assert ids.count(number) == without.count(number)
+    assert made.decode(ids).count(control) == made.decode(without).count(control) + 2
+    encode([row, plain], made, Lengths(), warning=told.append, place="task")
+    assert told == [
+        f"task: 1 of 2 rows hold control tokens ({control}), which are read as plain text."
+    ]
+
+
+def test_rows_that_are_cut_are_counted_and_keep_their_first_token() -> None:
+    made, told = tokenizer(f"{{{{ bos_token }}}}{CHATML}"), list[str]()
+    rows = [Row((Message("user", "Hi" * n),), "Yes." * n) for n in (1, 50, 60)]
+    encoded = encode(rows, made, Lengths(40, 16), warning=told.append)
+    assert all(ids[0] == made.bos_token_id for ids in encoded["input_ids"])
+    assert [len(ids) for ids in encoded["input_ids"]][1:] == [56, 56]
+    assert told == [
+        "of 3 rows 2 prompts are cut to their last 40 tokens and 2 responses to their first 16. "
+        "Give --max-prompt and --max-response (lengths in a file) to keep more."
+    ]
+
+
+@pytest.mark.parametrize("length", [0, -1, -5])
+def test_a_length_below_one_is_refused(length: int) -> None:
+    for part in ("prompt", "response"):
+        with pytest.raises(UserError, match=f"the length of a {part} is {length} tokens"):
+            Lengths(**{part: length})
+
+
+def test_more_than_a_model_reads_is_refused() -> None:
+    row, made = Row((Message("user", "Hi"),), "Yes."), tokenizer()
+    encode([row], made, Lengths(), Limits(8, 300))
+    with pytest.raises(UserError, match=r"^task: a prompt with its response has 8 tokens"):
+        encode([row], made, Lengths(), Limits(7, 300), place="task")
+    with pytest.raises(UserError, match="writes '</s>' as number 257, and"):
+        encode([row], made, Lengths(), Limits(8, 257))
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (GEMMA_2, "System role not supported"),
+        ("{{ messages[0].content + 3 }}", "can only concatenate str"),
+        ("{% for m in messages %}", "Unexpected end of template"),
+        ("{{ messages[9].content.strip() }}", "has no element 9"),
+    ],
+)
+def test_a_template_that_fails_is_one_line(template: str, reason: str) -> None:
+    row = Row((Message("system", "Be kind."), Message("user", "Hi")), "Yes.")
+    with pytest.raises(UserError, match=reason) as caught:
+        encode([row], tokenizer(template), Lengths())
+    assert "\n" not in str(caught.value)
+
+
+def test_half_a_character_is_refused() -> None:
+    for row in (Row((Message("user", "\ud83d"),), "a"), Row((Message("user", "a"),), "\ud83d")):
+        with pytest.raises(UserError, match="half of a surrogate pair"):
+            encode([row], tokenizer(CHATML), Lengths())
+
+
+def test_a_thought_that_a_template_leaves_out_is_told() -> None:
+    told: list[str] = []
+    row = Row((Message("user", "Hi"),), "<think>Greet.</think>Yes.")
+    encode([row, Row(row.prompt, "No.")], tokenizer(R1), Lengths(), warning=told.append)
+    assert told == [
+        "the chat template leaves out part of 1 of 2 responses, such as a thought; they are taken "
+        "as the rows have them."
+    ]

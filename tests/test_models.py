@@ -1,0 +1,169 @@
+"""Facts about loading: every weight of a model comes from its files, an adapter's too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, PeftConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from trimtab.errors import UserError
+from trimtab.models import load_model, load_tokenizer, model_size, save_tiny_llama
+
+WORDS = ["one", "two", "three"]
+Weights = dict[str, Tensor]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    save_tiny_llama(WORDS, tmp_path / "base", seed=0)
+    return tmp_path / "base"
+
+
+def prefixed(prefix: str) -> Callable[[Weights], Weights]:
+    return lambda weights: {prefix + name: weight for name, weight in weights.items()}
+
+
+def without(part: str) -> Callable[[Weights], Weights]:
+    return lambda weights: {name: one for name, one in weights.items() if part not in name}
+
+
+CHANGES: dict[str, Callable[[Weights], Weights]] = {
+    "compiled": prefixed("_orig_mod."),
+    "data parallel": prefixed("module."),
+    "peft": prefixed("base_model.model."),
+    "a layer lost": without("layers.1."),
+    "embeddings lost": without("embed_tokens"),
+    "norm lost": without("model.norm"),
+    "one more": lambda weights: {**weights, "v_head.weight": torch.zeros(3)},
+    "another shape": lambda weights: {
+        name: one[:-1].clone() if "up_proj" in name else one for name, one in weights.items()
+    },
+}
+
+
+def refused(folder: Path) -> list[str]:
+    """What loading and, without a weight read, planning say."""
+    told = []
+    for look in (load_model, model_size):
+        with pytest.raises(UserError) as caught:
+            look(str(folder))
+        told.append(str(caught.value))
+    assert all("\n" not in line for line in told)
+    return told
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_weights_that_do_not_fit_their_configuration_are_refused(base: Path, change: str) -> None:
+    file = base / "model.safetensors"
+    changed = CHANGES[change](load_file(file))
+    save_file({name: one.clone() for name, one in changed.items()}, file, metadata={"format": "pt"})
+    assert all("its weights are not those of its configuration" in one for one in refused(base))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_hidden_layers", 1), ("num_hidden_layers", 3), ("hidden_size", 48)]
+)
+def test_a_configuration_of_another_model_is_refused(base: Path, key: str, value: int) -> None:
+    file = base / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    refused(base)
+
+
+def test_torn_weights_are_one_line(base: Path) -> None:
+    file = base / "model.safetensors"
+    whole = file.read_bytes()
+    for torn in (whole[:9999], b"version https://git-lfs.github.com/spec/v1\n", b""):
+        file.write_bytes(torn)
+        assert all("cannot be loaded" in line for line in refused(base))
+
+
+def adapter(base: Path, config: PeftConfig, folder: Path) -> Tensor:
+    """An adapter with weights of its own in `folder`; returns the logits of what it makes."""
+    torch.manual_seed(1)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.3 * torch.randn_like(weight))
+    model.save_pretrained(folder)
+    model.eval()
+    logits: Tensor = model(torch.arange(5)[None]).logits.detach()
+    return logits
+
+
+ADAPTERS: dict[str, PeftConfig] = {
+    "lora": LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"),
+    "rslora": LoraConfig(r=2, use_rslora=True, task_type="CAUSAL_LM"),
+    "dora": LoraConfig(r=2, use_dora=True, task_type="CAUSAL_LM"),
+    "bias": LoraConfig(r=2, target_modules=["q_proj"], bias="lora_only", task_type="CAUSAL_LM"),
+    "saved modules": LoraConfig(r=2, modules_to_save=["lm_head"], task_type="CAUSAL_LM"),
+    "ia3": IA3Config(task_type="CAUSAL_LM"),
+}
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_an_adapter_is_merged_into_the_model_it_names(
+    base: Path, tmp_path: Path, kind: str
+) -> None:
+    logits = adapter(base, ADAPTERS[kind], tmp_path / "adapter")
+    model, tokenizer = load_model(str(tmp_path / "adapter"))
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert all(weight.requires_grad for weight in model.parameters())
+    torch.testing.assert_close(model.eval()(torch.arange(5)[None]).logits, logits)
+    assert tokenizer.get_vocab() == load_tokenizer(str(base)).get_vocab()
+    assert model_size(str(tmp_path / "adapter")).layers == 2
+
+
+def test_an_adapter_of_an_adapter_starts_from_both(base: Path, tmp_path: Path) -> None:
+    adapter(base, ADAPTERS["lora"], tmp_path / "first")
+    start, _ = load_model(str(tmp_path / "first"))
+    tuned = get_peft_model(start, ADAPTERS["rslora"])
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    tuned.save_pretrained(tmp_path / "second")
+    whole = tuned.eval()(torch.arange(5)[None]).logits
+    again, _ = load_model(str(tmp_path / "second"))
+    torch.testing.assert_close(again.eval()(torch.arange(5)[None]).logits, whole)
+
+
+def test_an_adapter_that_lacks_weights_or_a_model_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    adapter(base, ADAPTERS["lora"], folder)
+    file = folder / "adapter_model.safetensors"
+    whole = load_file(file)
+    for change in (without("layers.1."), without("lora_B"), prefixed("module.")):
+        save_file(change(whole), file)
+        assert all("its weights are not those" in line for line in refused(folder))
+    save_file(whole, file)
+    shutil.move(base, tmp_path / "elsewhere")
+    refused(folder)
+
+
+def test_a_learned_prompt_is_refused(base: Path, tmp_path: Path) -> None:
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    adapter(base, config, tmp_path / "adapter")
+    assert all("is a learned prompt" in line for line in refused(tmp_path / "adapter"))
+
+
+def test_a_padding_token_without_an_embedding_is_not_used(base: Path) -> None:
+    _, tokenizer = load_model(str(base))
+    tokenizer.add_special_tokens({"pad_token": "<new>"})
+    tokenizer.save_pretrained(base)
+    assert load_model(str(base))[1].pad_token == "<eos>"
+
+
+def test_a_tokenizer_without_an_end_is_one_line(base: Path) -> None:
+    file = base / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "eos_token": None, "pad_token": None}))
+    with pytest.raises(UserError, match="neither a padding nor an end-of-sequence token"):
+        load_tokenizer(str(base))
