@@ -201,7 +201,7 @@ def test_an_experiment_with_a_dial_alone_is_no_sweep(
         ("dial curve nowhere", "nowhere holds no trained dial."),
         ("dial set nowhere --budget 0.1 --out m", "nowhere holds no trained dial."),
         ("dial set nowhere --out m", "Give one of the two."),
-        ("dial set nowhere --alpha 2 --out m", "must lie between 0"),
+        ("dial set nowhere --alpha 2 --out m", "Give a number from 0 to 1"),
         (
             "dial train --model m --task t --safety s --out o --safest-penalty 0.001",
             "must fall",

@@ -315,7 +315,7 @@ def test_remote_code_is_refused_wherever_a_model_is_loaded() -> None:
             loaders += 1
             stated = {one.arg: ast.unparse(one.value) for one in node.keywords}
             assert stated.get("trust_remote_code") == "False", f"{file}: line {node.lineno}"
-    assert loaders > 4
+    assert loaders >= 4
 
 
 def test_rows_that_no_tokenizer_takes_are_one_line(world: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from trimtab.gaps import with_gaps
 from trimtab.points import Estimate, Point
-from trimtab.row_losses import RowLosses
+from trimtab.row_losses import RowLosses, _resampled_counts
 
 ROWS = 60
 
@@ -51,6 +51,24 @@ def test_the_interval_of_a_difference_is_that_of_the_differences(tmp_path: Path)
     assert interval is not None
     low, high = interval
     assert 0.04 < low < 0.05 < high < 0.06
+
+
+def test_the_interval_leaves_out_a_fortieth_on_either_side(tmp_path: Path) -> None:
+    rows = kept(tmp_path, improvement=0.05)
+    ours, theirs = (rows.resampled("task:code", model) for model in ("plain", "better"))
+    assert ours is not None
+    assert theirs is not None
+    ordered = np.sort(ours - theirs)
+    low, high = rows.interval("task:code", "plain", "better") or (0.0, 0.0)
+    assert np.mean(ordered < low) == pytest.approx(0.025, abs=0.002)
+    assert np.mean(ordered > high) == pytest.approx(0.025, abs=0.002)
+
+
+def test_rows_are_drawn_alike_whoever_asks(tmp_path: Path) -> None:
+    first = kept(tmp_path / "first", 0.05).interval("task:code", "plain", "better")
+    _resampled_counts.cache_clear()
+    second = kept(tmp_path / "second", 0.05).interval("task:code", "plain", "better")
+    assert first == second
 
 
 def test_a_model_does_not_differ_from_itself(tmp_path: Path) -> None:

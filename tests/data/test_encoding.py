@@ -267,7 +267,7 @@ def test_rows_that_are_cut_are_counted_and_keep_their_first_token() -> None:
 @pytest.mark.parametrize("length", [0, -1, -5])
 def test_a_length_below_one_is_refused(length: int) -> None:
     for part in ("prompt", "response"):
-        with pytest.raises(UserError, match=f"the length of a {part} is {length} tokens"):
+        with pytest.raises(UserError, match=f"{part} is {length}"):
             Lengths(**{part: length})
 
 

@@ -66,13 +66,22 @@ def test_no_points_is_the_users_mistake(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["experiment.yaml", "data.json"])
-def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
+def test_a_broken_experiment_is_named(tmp_path: Path) -> None:
     write_points(tmp_path, [point(penalty=1.0)])
-    (tmp_path / name).write_text("[{")
-    with pytest.raises(UserError, match=name) as told:
+    (tmp_path / "experiment.yaml").write_text("[{")
+    with pytest.raises(UserError, match=r"experiment\.yaml") as told:
         write_report(tmp_path)
     assert "\n" not in str(told.value)
+
+
+def test_a_broken_side_file_costs_what_it_holds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_points(tmp_path, [point(penalty=1.0)])
+    (tmp_path / "data.json").write_text("[{")
+    write_report(tmp_path)
+    assert "data.json" in caplog.text
+    assert "which rows were used is not known" in caplog.text
 
 
 def test_one_point_is_a_page(tmp_path: Path) -> None:

@@ -1,0 +1,266 @@
+"""Change the meaning of one line at a time; some test must fail each time.
+
+`python tests/mutations.py` works through all of them in a copy of the sources (about a quarter of
+an hour), with numbers behind it through those alone. It ends with 1 where a change went unnoticed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "src/trimtab"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A line that no longer does what it says, and the tests that are to notice."""
+
+    what: str
+    file: str
+    line: str
+    changed: str
+    tests: str
+
+
+MUTATIONS = (
+    Mutation(
+        "the penalty has the other sign",
+        "train/trainer.py",
+        "loss = means[0] + self.current_penalty() * means[1]",
+        "loss = means[0] - self.current_penalty() * means[1]",
+        "tests/train/test_trainer.py -k two_token_means",
+    ),
+    Mutation(
+        "task and safety are exchanged",
+        "train/trainer.py",
+        "sums = torch.stack([(of_token * ~is_safety).sum(), (of_token * is_safety).sum()])",
+        "sums = torch.stack([(of_token * is_safety).sum(), (of_token * ~is_safety).sum()])",
+        "tests/train/test_trainer.py -k two_token_means",
+    ),
+    Mutation(
+        "the safety mean is taken over the tokens of both roles",
+        "train/trainer.py",
+        "means = sums / num_items_in_batch.to(sums.device).clamp(min=1)",
+        "means = sums / num_items_in_batch.to(sums.device).sum().clamp(min=1)",
+        "tests/train/test_trainer.py -k two_token_means",
+    ),
+    Mutation(
+        "a second batch repeats the safety rows of the first",
+        "train/trainer.py",
+        "own = place * self.accelerator.num_processes + self.accelerator.process_index",
+        "own = max(0, place - 1) * self.accelerator.num_processes",
+        "tests/train/test_trainer.py -k accumulation",
+    ),
+    Mutation(
+        "the router's loss is left out",
+        "train/trainer.py",
+        "loss = loss + self._router_loss",
+        "loss = loss + 0.0",
+        "tests/train/test_mixture_of_experts.py",
+    ),
+    Mutation(
+        "a run that is at its end takes one step more",
+        "train/trainer.py",
+        "if self.state.global_step >= self.state.max_steps:",
+        "if self.state.global_step > self.state.max_steps:",
+        "tests/train/test_trainer.py -k last_checkpoint",
+    ),
+    Mutation(
+        "a budget's step is not divided by 1 + λ",
+        "train/trainer.py",
+        "loss = loss / (1 + self.current_penalty())",
+        "loss = loss * 1",
+        "tests/train/test_budget.py",
+    ),
+    Mutation(
+        "safety rows are read by the form of the task's",
+        "train/trainer.py",
+        "self.completion_only_loss = form.completion_only_loss",
+        "pass",
+        "tests/train/test_role_rows.py",
+    ),
+    Mutation(
+        "rows without a label are kept",
+        "train/role_rows.py",
+        "if any(label != IGNORED for label in labels[1:])",
+        "if True",
+        "tests/train/test_role_rows.py -k 'label or cut'",
+    ),
+    Mutation(
+        "the scaling α/r is lost",
+        "measure/adapters.py",
+        "scaling = layer.scaling[adapter]",
+        "scaling = 1.0",
+        "tests/measure/test_distance.py -k every_lora",
+    ),
+    Mutation(
+        "experts are told apart in A as in B",
+        "measure/distance.py",
+        "split = [b.reshape(b.shape[0], -1, experts).permute(2, 0, 1) for b in factors]",
+        "split = [b.reshape(b.shape[0], experts, -1).permute(1, 0, 2) for b in factors]",
+        "tests/measure/test_distance.py -k fused",
+    ),
+    Mutation(
+        "the ball is not kept",
+        "train/constraints.py",
+        "    if length > radius:",
+        "    if length > radius * 1e9:",
+        "tests/train/test_trainer.py -k ball",
+    ),
+    Mutation(
+        "a proximal step without its 2",
+        "measure/distance.py",
+        "pull = step_size(self.weight).mul_(2 * penalty * self.scaling**2)",
+        "pull = step_size(self.weight).mul_(penalty * self.scaling**2)",
+        "tests/train/test_trainer.py -k minimiser",
+    ),
+    Mutation(
+        "weights beside the adapter are not put back for the reference",
+        "train/reference.py",
+        "weight.data = start.to(weight.device)",
+        "pass",
+        "tests/train/test_reference.py -k bit_for_bit",
+    ),
+    Mutation(
+        "rounding removes a part of the task's gradient",
+        "train/methods/gradient_surgery.py",
+        "removed = min(0.0, inner) / squared if squared > smallest else 0.0",
+        "removed = min(0.0, inner) / squared if squared > 0 else 0.0",
+        "tests/train/methods/test_methods.py -k 'rounding'",
+    ),
+    Mutation(
+        "left padding is cut off on the right",
+        "train/trimming.py",
+        "begin, end = min(first[one] for one in places), max(last[one] for one in places)",
+        "begin, end = 0, max(lengths[one] for one in places)",
+        "tests/train/test_trimming.py -k side",
+    ),
+    Mutation(
+        "a budget is judged the wrong way round",
+        "train/budget.py",
+        "if self.change.value <= self.budget + BUDGET_TOLERANCE",
+        "if self.change.value >= self.budget + BUDGET_TOLERANCE",
+        "tests/train/test_budget.py -k verdict",
+    ),
+    Mutation(
+        "a budget's gain stays as it is to the end",
+        "train/budget.py",
+        "* 6 * share * (1 - share)",
+        "* 1.5",
+        "tests/train/test_budget.py",
+    ),
+    Mutation(
+        "a torn checkpoint counts as whole",
+        "train/checkpoints.py",
+        "if is_whole(",
+        "if True or is_whole(",
+        "tests/train/test_checkpoints.py",
+    ),
+    Mutation(
+        "an interval of 90 % in place of 95 %",
+        "measure/losses.py",
+        "np.quantile(resampled, [0.025, 0.975])",
+        "np.quantile(resampled, [0.05, 0.95])",
+        "tests/measure/test_losses.py",
+    ),
+    Mutation(
+        "another bootstrap at every call, of held-out losses",
+        "measure/losses.py",
+        "generator = np.random.default_rng(seed)",
+        "generator = np.random.default_rng()",
+        "tests/measure/test_losses.py",
+    ),
+    Mutation(
+        "another bootstrap at every call, of losses by row",
+        "row_losses.py",
+        "np.random.default_rng(list(dataset.encode()))",
+        "np.random.default_rng()",
+        "tests/test_row_losses.py",
+    ),
+    Mutation(
+        "an interval of 90 % for a difference",
+        "row_losses.py",
+        "np.quantile(ours - theirs, [0.025, 0.975])",
+        "np.quantile(ours - theirs, [0.05, 0.95])",
+        "tests/test_row_losses.py",
+    ),
+    Mutation(
+        "rows of a finite distribution count alike",
+        "measure/losses.py",
+        "weights = held_out.weights / held_out.weights.sum()",
+        "weights = np.full(len(held_out.weights), 1 / len(held_out.weights))",
+        "tests/measure/test_losses.py",
+    ),
+    Mutation(
+        "a long prompt loses its end",
+        "data/encoding.py",
+        "return first + ids[len(ids) - lengths.prompt + len(first) :]",
+        "return first + ids[: lengths.prompt - len(first)]",
+        "tests/data/test_encoding.py",
+    ),
+    Mutation(
+        "held-out prompts are trained on",
+        "data/splits.py",
+        "train = [row for row in train if _key(row.prompt) not in held_out]",
+        "train = [row for row in train if True]",
+        "tests/data",
+    ),
+    Mutation(
+        "the gap is taken from the worst model",
+        "gaps.py",
+        "loss.value < best.value",
+        "loss.value > best.value",
+        "tests/test_row_losses.py src/trimtab/gaps.py",
+    ),
+    Mutation(
+        "hypervolume measures the other side",
+        "theory/area.py",
+        "return float(widths @ (corner[1] - lowest))",
+        "return float(widths @ (corner[0] - lowest))",
+        "tests/theory/test_theory_area.py",
+    ),
+)
+
+
+def is_noticed(mutation: Mutation, copy: Path) -> bool:
+    """Whether a test fails for the mutation, which is undone again."""
+    file = copy / PACKAGE / mutation.file
+    whole = file.read_text()
+    assert mutation.line in whole, f"{mutation.file} no longer has: {mutation.line}"
+    file.write_text(whole.replace(mutation.line, mutation.changed))
+    try:
+        command = f"{sys.executable} -m pytest -x -p no:cacheprovider {mutation.tests}"
+        environment = os.environ | {"PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(command, shell=True, cwd=copy, env=environment, capture_output=True)
+        assert ended.returncode in (0, 1), ended.stdout.decode()[-2000:]
+        return ended.returncode == 1
+    finally:
+        file.write_text(whole)
+
+
+def main(numbers: list[int]) -> int:
+    """Work through the mutations of these numbers, or all; 1 where one went unnoticed."""
+    unnoticed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        for part in ("src", "tests"):
+            shutil.copytree(ROOT / part, copy / part)
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        for number in numbers or range(len(MUTATIONS)):
+            noticed = is_noticed(MUTATIONS[number], copy)
+            unnoticed += not noticed
+            verdict = "noticed" if noticed else "NOT NOTICED"
+            print(f"{number:2} {verdict}: {MUTATIONS[number].what}", flush=True)
+    print(f"{unnoticed} of {len(numbers or MUTATIONS)} went unnoticed")
+    return int(unnoticed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main([int(number) for number in sys.argv[1:]]))
