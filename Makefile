@@ -1,26 +1,42 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+INSTRUCTION_SETS := default $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && echo avx2) \
+  $(shell grep -qw avx512f /proc/cpuinfo 2>/dev/null && echo avx512)
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kills bad-input coverage check bench docs clean
+.PHONY: help demo test processors numerics mutations kills bad-input coverage check bench docs clean
 
 help:  ## list these commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
 demo: $(VENV)/installed  ## the paper's three figures in a small world, in about three minutes
 	OMP_NUM_THREADS=1 $(BIN)/trimtab demo --out demo
 
-# The models here are tiny: a second thread would wait more than it works.
+# The models here are tiny: a second thread would wait more than it works. So a core takes a file
+# of tests at a time instead.
 test: $(VENV)/tested-with  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(PYTEST)
+
+processors: $(VENV)/tested-with  ## the tests with each instruction set that is here, on 1 thread and on 2
+	@for set in $(INSTRUCTION_SETS); do for threads in 1 2; do \
+	  echo "== $$set, $$threads"; ATEN_CPU_CAPABILITY=$$set OMP_NUM_THREADS=$$threads $(PYTEST) $(TESTS) || exit 1; \
+	done; done
+
+# What depends on the instruction set is what computes with models; CI runs it on a second one.
+numerics: $(VENV)/tested-with  ## the tests that train or measure, without vector instructions
+	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=2 $(PYTEST) tests/train tests/measure
+
+mutations: $(VENV)/tested-with  ## change the meaning of a line at a time: a test has to fail (half an hour)
+	$(BIN)/python tests/mutations.py
 
 bad-input: $(VENV)/tested-with  ## far more bad flags, files and experiments than the tests draw
 	OMP_NUM_THREADS=1 BAD_INPUTS=$${BAD_INPUTS:-100} $(BIN)/python -m pytest -s tests/test_bad_input.py
 
 coverage: $(VENV)/tested-with  ## which lines the tests run, module by module
-	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -n auto --dist loadfile
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
