@@ -29,15 +29,15 @@ from statistics import median
 from rich.console import Console
 
 from trimtab.cli.options import source_of
+from trimtab.cli.progress import TerminalWatcher
+from trimtab.config.experiment import Block, Experiment, Measuring, Training
+from trimtab.config.yaml_io import experiment_from
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
-from trimtab.experiment import Block, Experiment, Measuring, Training
-from trimtab.experiment_file import experiment_from
 from trimtab.models import quiet_libraries, save_tiny_llama
-from trimtab.points import BUDGET_TOLERANCE, Point
-from trimtab.records import POINTS_FILE, read_points
 from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.sweep import sweep
-from trimtab.terminal import TerminalWatcher
+from trimtab.results.result import BUDGET_TOLERANCE, Point
+from trimtab.results.store import POINTS_FILE, read_points
+from trimtab.runner.sweep import sweep
 
 RESULTS = Path(__file__).parent / "results" / "budget"
 PAGE = Path(__file__).parent.parent / "docs" / "budget.md"

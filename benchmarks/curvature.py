@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trimtab.measure.landscape import curvature
+from trimtab.measure.geometry import curvature
 from trimtab.measure.token_loss import (
     TokenLoss,
     all_weights,

@@ -34,20 +34,20 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from trimtab.data.rows import DataSource, Lengths
-from trimtab.demo import demo_experiment
-from trimtab.experiment import Block, Dial, Experiment, Training
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.experiment import Block, Dial, Experiment, Training
+from trimtab.config.grid import Run
 from trimtab.measure.losses import held_out_loss
 from trimtab.models import load_model, quiet_libraries
-from trimtab.plan import Run
-from trimtab.points import PointKey
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import COLOURS
-from trimtab.store import write_atomically
-from trimtab.sweep import read_roles
+from trimtab.results.files import write_atomically
+from trimtab.results.result import PointKey
+from trimtab.runner.demo import demo_experiment
+from trimtab.runner.runner import MODELS_FOLDER, Workshop
+from trimtab.runner.sweep import read_roles
 from trimtab.theory import hypervolume
-from trimtab.train.ends import load_ends
-from trimtab.workshop import MODELS_FOLDER, Workshop
+from trimtab.train.objectives.endpoints import load_ends
 
 RESULTS = Path(__file__).parent / "results" / "frontier_from_one_run.json"
 PENALTIES = [float(penalty) for penalty in np.geomspace(100, 0.01, 8)]

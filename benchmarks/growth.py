@@ -47,7 +47,7 @@ def make_point(layers: int, rows: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer
-    from trimtab.experiment import Measuring, Training
+    from trimtab.config.experiment import Measuring, Training
     from trimtab.measure.losses import HeldOutRows, held_out_loss
     from trimtab.models import load_model, quiet_libraries, save_tiny_llama
     from trimtab.train.settings import sft_config

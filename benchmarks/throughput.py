@@ -34,10 +34,10 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.experiment import Training
 from trimtab.data.encoding import encode
-from trimtab.data.reading import read_rows
-from trimtab.data.rows import DataSource, Lengths
-from trimtab.experiment import Training
+from trimtab.data.sources import read_rows
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
 from trimtab.train.settings import lora_config, sft_config
 

@@ -25,11 +25,11 @@ class Nobody:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, its data, an experiment, and what came of it."""
+    from trimtab.config.experiment import Block, Experiment, Measuring, Training
+    from trimtab.config.yaml_io import to_yaml
     from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
-    from trimtab.experiment import Block, Experiment, Measuring, Training
-    from trimtab.experiment_file import to_yaml
     from trimtab.models import quiet_libraries, save_tiny_llama
-    from trimtab.sweep import sweep
+    from trimtab.runner.sweep import sweep
 
     quiet_libraries()
     folder = tmp_path_factory.mktemp("world")

@@ -203,11 +203,11 @@ def files_of(folder: Path, *names: str) -> dict[str, Any]:
 def commands(work: Path) -> dict[str, Command]:
     """Very small runs of every command that takes long enough to be interrupted."""
     from trimtab.cli import main
-    from trimtab.data.rows import DataSource
+    from trimtab.config.data_source import DataSource
+    from trimtab.config.experiment import Block, Experiment, Measuring, Training
     from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
-    from trimtab.experiment import Block, Experiment, Measuring, Training
     from trimtab.models import quiet_libraries, save_tiny_llama
-    from trimtab.sweep import sweep
+    from trimtab.runner.sweep import sweep
 
     quiet_libraries()
     world = make_world({"near": 0.1}, {"shared": 1.0})

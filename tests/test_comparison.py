@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.comparison import KNOBS, comparison_of, comparison_world
+from trimtab.analysis.methods import method_and_knob
+from trimtab.config.experiment import Block, Experiment, Training
+from trimtab.config.grid import plan_of
+from trimtab.config.yaml_io import to_yaml
 from trimtab.errors import UserError
-from trimtab.experiment import Block, Experiment, Training
-from trimtab.experiment_file import to_yaml
-from trimtab.plan import plan_of
-from trimtab.points import Estimate, Point
-from trimtab.records import read_points
-from trimtab.report.methods import method_and_knob
+from trimtab.results.result import Estimate, Point
+from trimtab.results.store import read_points
+from trimtab.runner.comparison import KNOBS, comparison_of, comparison_world
 
 BY = ("", "-budget")
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.cost import estimate_cost
-from trimtab.data.rows import DataSource, Lengths
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.experiment import Block, Experiment
+from trimtab.config.grid import plan_of
 from trimtab.errors import UserError
-from trimtab.experiment import Block, Experiment
-from trimtab.gauge import EncodedRoles
 from trimtab.models import limits_of, load_model, save_tiny_llama
-from trimtab.plan import plan_of
-from trimtab.sweep import read_roles
+from trimtab.runner.cost import estimate_cost
+from trimtab.runner.evaluator import EncodedRoles
+from trimtab.runner.sweep import read_roles
 
 
 def experiment(folder: Path, longest: int, lengths: Lengths) -> Experiment:

@@ -11,22 +11,22 @@ from pathlib import Path
 
 import pytest
 
+from trimtab.analysis.optimality_gap import nearness
+from trimtab.analysis.results import read_results
 from trimtab.cli import main
+from trimtab.config.experiment import Dial, Experiment, Training
+from trimtab.config.grid import Plan
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
-from trimtab.dial import measure_curve, set_dial, train_dial
 from trimtab.errors import UserError
-from trimtab.experiment import Dial, Experiment, Training
 from trimtab.measure.losses import held_out_loss
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
-from trimtab.plan import Plan
-from trimtab.points import Point
-from trimtab.records import Failure, read_points
 from trimtab.report import write_report
-from trimtab.report.nearness import nearness
-from trimtab.report.results import read_results
-from trimtab.samples import read_samples
-from trimtab.sweep import read_roles, sweep
-from trimtab.workshop import Workshop
+from trimtab.results.result import Point
+from trimtab.results.samples import read_samples
+from trimtab.results.store import Failure, read_points
+from trimtab.runner.dial import measure_curve, set_dial, train_dial
+from trimtab.runner.runner import Workshop
+from trimtab.runner.sweep import read_roles, sweep
 
 
 class Watcher:

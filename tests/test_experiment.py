@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.data.rows import DataSource
-from trimtab.errors import UserError
-from trimtab.experiment import Block, Experiment
-from trimtab.experiment_file import (
+from trimtab.config.data_source import DataSource
+from trimtab.config.experiment import Block, Experiment
+from trimtab.config.grid import plan_of
+from trimtab.config.yaml_io import (
     differences,
     parse_experiment,
     read_experiment,
     recipe_names,
     to_yaml,
 )
-from trimtab.plan import plan_of
+from trimtab.errors import UserError
 
 EXPERIMENT = Experiment(
     model="m",

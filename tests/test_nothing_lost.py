@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 
 from trimtab.audit.own_proxy import write_own_proxy
-from trimtab.audit.stages import Stages
+from trimtab.audit.stage_cache import Stages
 from trimtab.cli import main
-from trimtab.data.rows import DataSource, Lengths
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.experiment import Block, Dial, Experiment, Training
+from trimtab.config.grid import plan_of
+from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
-from trimtab.experiment import Block, Dial, Experiment, Training
-from trimtab.experiment_file import read_experiment, to_yaml
-from trimtab.measure.reading import Reading
+from trimtab.measure.hidden_states import Reading
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
-from trimtab.plan import plan_of
-from trimtab.points import Point
-from trimtab.records import PointsFile, read_points
-from trimtab.repairing import repair_saved
-from trimtab.sweep import sweep
+from trimtab.results.result import Point
+from trimtab.results.store import PointsFile, read_points
+from trimtab.runner.post_hoc import repair_saved
+from trimtab.runner.sweep import sweep
 
 
 class Watcher:
@@ -175,7 +175,7 @@ def test_checkpoints_of_another_experiment_are_not_thrown_away(
 def test_a_stage_interrupted_before_its_end_goes_on_from_its_checkpoint(
     stage: str, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trimtab.dial import train_dial
+    from trimtab.runner.dial import train_dial
 
     slow = replace(experiment.train, steps=4, checkpoint_every=2, lora_rank=None)
     changes = {
@@ -221,7 +221,7 @@ def test_checkpoints_live_until_the_points_are_written(
 
     slow = replace(experiment, train=replace(experiment.train, steps=4, checkpoint_every=2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trimtab.sweep.PointsFile", Kept)
+        patch.setattr("trimtab.runner.sweep.PointsFile", Kept)
         with pytest.raises(KeyboardInterrupt):
             sweep(slow, tmp_path, Watcher())
     assert list((tmp_path / "unfinished").rglob("checkpoint-4"))

@@ -22,10 +22,11 @@ from typer.testing import CliRunner, Result
 
 import trimtab
 from trimtab.cli import app
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.files import read_records
-from trimtab.data.rows import DataSource, Lengths, Message, Row
+from trimtab.data.rows import Message, Row
 from trimtab.errors import UserError, printable
-from trimtab.experiment_file import read_experiment, to_yaml
 from trimtab.models import load_model, load_tokenizer, model_size, quiet_libraries
 
 UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]")

@@ -14,22 +14,22 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import trimtab.train.methods
+import trimtab.train.baselines
 from trimtab.cli import app
 from trimtab.cli.commands import COMMANDS
 from trimtab.cli.dial import dial
+from trimtab.config.ranges import Range, Stated, stated
+from trimtab.config.yaml_io import parse_experiment
 from trimtab.errors import UserError
-from trimtab.experiment_file import parse_experiment
-from trimtab.ranges import Range, Stated, stated
 
 MODULES = [
     "trimtab.data.rows",
-    "trimtab.experiment",
+    "trimtab.config.experiment",
     "trimtab.audit.settings",
-    "trimtab.train.constraints",
+    "trimtab.train.objectives.constraints",
     *(
-        f"trimtab.train.methods.{one.name}"
-        for one in pkgutil.iter_modules(trimtab.train.methods.__path__)
+        f"trimtab.train.baselines.{one.name}"
+        for one in pkgutil.iter_modules(trimtab.train.baselines.__path__)
     ),
 ]
 NOT_CHOSEN = {"Row", "Step", "Adapter"}

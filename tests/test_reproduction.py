@@ -9,9 +9,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from trimtab.points import Estimate, Point
-from trimtab.records import PointsFile
-from trimtab.row_losses import RowLosses
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Estimate, Point
+from trimtab.results.store import PointsFile
 
 HERE = Path(__file__).parent.parent / "docs" / "reproduction"
 ROWS = 40

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trimtab.gaps import with_gaps
-from trimtab.points import Estimate, Point
-from trimtab.row_losses import RowLosses, _resampled_counts
+from trimtab.results.gaps import with_gaps
+from trimtab.results.per_row_losses import RowLosses, _resampled_counts
+from trimtab.results.result import Estimate, Point
 
 ROWS = 60
 

@@ -14,10 +14,20 @@ import numpy as np
 import pytest
 import torch
 
+from trimtab.analysis.results import DataSummary, read_results
 from trimtab.data.synthetic import load_world, make_world, write_data
 from trimtab.errors import UserError
-from trimtab.points import Estimate, Point, PointKey, Terrain
-from trimtab.records import (
+from trimtab.results.files import (
+    full_disk_told,
+    only_writer,
+    require_nothing_there,
+    write_atomically,
+    written_whole,
+)
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Estimate, Point, PointKey, Terrain
+from trimtab.results.samples import Answer, Sample, read_samples, write_samples
+from trimtab.results.store import (
     Failure,
     PointsFile,
     read_failures,
@@ -25,16 +35,6 @@ from trimtab.records import (
     read_points,
     write_failures,
     write_landscape,
-)
-from trimtab.report.results import DataSummary, read_results
-from trimtab.row_losses import RowLosses
-from trimtab.samples import Answer, Sample, read_samples, write_samples
-from trimtab.store import (
-    full_disk_told,
-    only_writer,
-    require_nothing_there,
-    write_atomically,
-    written_whole,
 )
 
 LOSS = Estimate(1.0, 0.9, 1.1, "nats per token", "estimate")

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from trimtab.config.experiment import Block, Dial, Experiment, Training
+from trimtab.config.grid import Plan, plan_of
+from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
-from trimtab.experiment import Block, Dial, Experiment, Training
-from trimtab.experiment_file import read_experiment, to_yaml
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
-from trimtab.plan import Plan, plan_of
-from trimtab.points import Point
-from trimtab.records import Failure, read_failures, read_points
-from trimtab.sweep import sweep
+from trimtab.results.result import Point
+from trimtab.results.store import Failure, read_failures, read_points
+from trimtab.runner.sweep import sweep
 
 MEASURED = ("alignment_loss", "proxy_loss", "capability_loss", "distance", "train_tokens")
 

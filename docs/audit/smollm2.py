@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from trimtab.records import read_points
+from trimtab.results.store import read_points
 
 
 def main() -> None:

@@ -22,18 +22,18 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.experiment import Block, Experiment, Measuring, Training
 from trimtab.data.encoding import encode
-from trimtab.data.reading import read_rows
-from trimtab.data.rows import DataSource, Lengths
+from trimtab.data.sources import read_rows
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
-from trimtab.experiment import Block, Experiment, Measuring, Training
-from trimtab.measure.answers import sampled_answers
-from trimtab.measure.reading import read_through
+from trimtab.measure.generation import sampled_answers
+from trimtab.measure.hidden_states import read_through
 from trimtab.measure.similarity import Sample, similarity
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
-from trimtab.points import Point
-from trimtab.records import Failure
-from trimtab.sweep import sweep
+from trimtab.results.result import Point
+from trimtab.results.store import Failure
+from trimtab.runner.sweep import sweep
 from trimtab.theory import gap, penalized_optimum, total_variation
 
 HERE = Path(__file__).parent

@@ -17,12 +17,12 @@ from statistics import mean
 
 from rich.console import Console
 
-from trimtab.comparison import DIAL, comparison_of, comparison_world
+from trimtab.cli.progress import TerminalWatcher
 from trimtab.models import quiet_libraries
-from trimtab.points import Point
-from trimtab.records import read_points
-from trimtab.sweep import sweep
-from trimtab.terminal import TerminalWatcher
+from trimtab.results.result import Point
+from trimtab.results.store import read_points
+from trimtab.runner.comparison import DIAL, comparison_of, comparison_world
+from trimtab.runner.sweep import sweep
 from trimtab.theory import hypervolume
 
 HERE = Path(__file__).parent

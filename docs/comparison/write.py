@@ -14,11 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.points import Estimate, Point
-from trimtab.records import read_points
-from trimtab.report import write_report
-from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.report.methods import (
+from trimtab.analysis.labels import estimate_in_words
+from trimtab.analysis.methods import (
     Tried,
     dominates,
     method_and_knob,
@@ -26,9 +23,12 @@ from trimtab.report.methods import (
     title,
     tried_settings,
 )
+from trimtab.report import write_report
+from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.tables import methods_table
-from trimtab.report.wording import estimate_in_words
-from trimtab.row_losses import RowLosses
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Estimate, Point
+from trimtab.results.store import read_points
 from trimtab.theory import hypervolume
 
 HERE = Path(__file__).parent

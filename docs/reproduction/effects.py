@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.points import Estimate, Point
-from trimtab.records import read_points
-from trimtab.report.comparison import Verdict
-from trimtab.report.setting import over_seeds
-from trimtab.row_losses import RESAMPLES, RowLosses
+from trimtab.analysis.groups import over_seeds
+from trimtab.analysis.verdicts import Verdict
+from trimtab.results.per_row_losses import RESAMPLES, RowLosses
+from trimtab.results.result import Estimate, Point
+from trimtab.results.store import read_points
 
 Draws = NDArray[np.float64]
 """A number as measured, and then under each bootstrap draw of the rows: shape (1 + RESAMPLES,)."""

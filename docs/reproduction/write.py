@@ -19,17 +19,17 @@ from pathlib import Path
 
 from effects import FINDINGS, Effect, Measured, Roles
 
-from trimtab.data.reading import read_rows
-from trimtab.data.rows import DataSource
+from trimtab.analysis.labels import estimate_in_words, knob, percent
+from trimtab.config.data_source import DataSource
+from trimtab.data.sources import read_rows
 from trimtab.measure.refusals import is_refusal
-from trimtab.points import Point
-from trimtab.records import read_points
 from trimtab.report import write_report
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.refusals import rate_in_words
-from trimtab.report.wording import estimate_in_words, knob, percent
-from trimtab.row_losses import RowLosses
-from trimtab.store import write_atomically
+from trimtab.results.files import write_atomically
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Point
+from trimtab.results.store import read_points
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "reproduction.md"

@@ -6,28 +6,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trimtab.config.experiment import Dial as Dial
+    from trimtab.config.experiment import Experiment as Experiment
     from trimtab.errors import UserError as UserError
-    from trimtab.experiment import Dial as Dial
-    from trimtab.experiment import Experiment as Experiment
-    from trimtab.points import Estimate as Estimate
-    from trimtab.points import Point as Point
-    from trimtab.train.constraints import AlignmentLossConstraint as AlignmentLossConstraint
-    from trimtab.train.constraints import (
+    from trimtab.results.result import Estimate as Estimate
+    from trimtab.results.result import Point as Point
+    from trimtab.train.objectives.constraints import (
+        AlignmentLossConstraint as AlignmentLossConstraint,
+    )
+    from trimtab.train.objectives.constraints import (
         AlignmentParameterConstraint as AlignmentParameterConstraint,
     )
-    from trimtab.train.dial import DialTrainer as DialTrainer
+    from trimtab.train.objectives.dial import DialTrainer as DialTrainer
     from trimtab.train.trainer import SafetyAwareSFTTrainer as SafetyAwareSFTTrainer
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "AlignmentLossConstraint": "trimtab.train.constraints",
-    "AlignmentParameterConstraint": "trimtab.train.constraints",
-    "Dial": "trimtab.experiment",
-    "DialTrainer": "trimtab.train.dial",
-    "Estimate": "trimtab.points",
-    "Experiment": "trimtab.experiment",
-    "Point": "trimtab.points",
+    "AlignmentLossConstraint": "trimtab.train.objectives.constraints",
+    "AlignmentParameterConstraint": "trimtab.train.objectives.constraints",
+    "Dial": "trimtab.config.experiment",
+    "DialTrainer": "trimtab.train.objectives.dial",
+    "Estimate": "trimtab.results.result",
+    "Experiment": "trimtab.config.experiment",
+    "Point": "trimtab.results.result",
     "SafetyAwareSFTTrainer": "trimtab.train.trainer",
     "UserError": "trimtab.errors",
 }

@@ -39,9 +39,9 @@ from transformers import (
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from trimtab.config.experiment import SMOLLM2
 from trimtab.data.encoding import Limits
 from trimtab.errors import UserError, reason_of
-from trimtab.experiment import SMOLLM2
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 

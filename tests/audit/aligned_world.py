@@ -8,9 +8,9 @@ from pathlib import Path
 
 from trl import SFTConfig, SFTTrainer
 
+from trimtab.config.data_source import DataSource, Lengths
 from trimtab.data.encoding import encode
-from trimtab.data.reading import read_rows
-from trimtab.data.rows import DataSource, Lengths
+from trimtab.data.sources import read_rows
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, World, make_world, write_data
 from trimtab.models import load_model, save_tiny_llama
 

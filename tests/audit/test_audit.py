@@ -17,16 +17,16 @@ from trimtab import UserError
 from trimtab.audit import AuditSettings, audit
 from trimtab.audit.own_proxy import write_own_proxy
 from trimtab.cli import main
-from trimtab.data.reading import read_rows
-from trimtab.data.rows import DataSource
+from trimtab.config.data_source import DataSource
+from trimtab.config.experiment import Block, Experiment, Measuring, Training
+from trimtab.data.sources import read_rows
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, SENSITIVE_TOPICS
-from trimtab.experiment import Block, Experiment, Measuring, Training
-from trimtab.measure.answers import sampled_answers
-from trimtab.measure.endangering import Endangering
+from trimtab.measure.generation import sampled_answers
+from trimtab.measure.influence import Endangering
 from trimtab.models import load_model
 from trimtab.report import write_report
 from trimtab.report.audit_page import write_audit_page
-from trimtab.sweep import sweep
+from trimtab.runner.sweep import sweep
 from trimtab.theory import context_overlap, total_variation
 
 SETTINGS = AuditSettings(

@@ -11,8 +11,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
+from trimtab.config.data_source import Lengths
 from trimtab.data.encoding import IGNORED, Limits, encode, prompt_ids
-from trimtab.data.rows import Lengths, Message, Row
+from trimtab.data.rows import Message, Row
 from trimtab.errors import UserError
 
 CONTROL = [

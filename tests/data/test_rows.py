@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from trimtab.data.reading import read_prompts, read_rows
-from trimtab.data.rows import DataSource, Message, Row
+from trimtab.config.data_source import DataSource
+from trimtab.data.rows import Message, Row
 from trimtab.data.shapes import BadRecordError, shape_of
+from trimtab.data.sources import read_prompts, read_rows
 from trimtab.errors import UserError
 
 PAIRS = [
@@ -756,7 +757,7 @@ def test_reading_is_silent_leaves_no_cache_and_needs_no_torch(tmp_path: Path) ->
     (tmp_path / "bad.jsonl").write_text("{")
     program = (
         "import sys, pathlib\n"
-        "from trimtab.data.reading import read_rows\n"
+        "from trimtab.data.sources import read_rows\n"
         "from trimtab.data.rows import DataSource\n"
         "from trimtab.errors import UserError\n"
         "read_rows(DataSource('task.csv.gz'))\n"

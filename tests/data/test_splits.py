@@ -11,7 +11,8 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.data.rows import DataSource, Message, Row
+from trimtab.config.data_source import DataSource
+from trimtab.data.rows import Message, Row
 from trimtab.data.splits import Roles, Split, choose_rows, load_roles, split_rows
 from trimtab.errors import UserError
 

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trimtab.measure.distance import distance
-from trimtab.measure.endangering import endangering_rows
-from trimtab.measure.landscape import curvature, landscape, largest_radius, slope
+from trimtab.measure.geometry import curvature, landscape, largest_radius, slope
+from trimtab.measure.influence import endangering_rows
 from trimtab.measure.losses import response_surprise
 from trimtab.measure.token_loss import (
     TokenLoss,

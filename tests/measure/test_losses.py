@@ -10,7 +10,7 @@ import tiny
 import torch
 from datasets import Dataset
 
-from trimtab.experiment import Measuring
+from trimtab.config.experiment import Measuring
 from trimtab.measure.losses import HeldOutRows, estimate_from, held_out_loss, response_surprise
 from trimtab.measure.overlap import prompt_overlap
 

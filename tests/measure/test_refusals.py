@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from trimtab.config.data_source import DataSource, Lengths
 from trimtab.data.encoding import encode
-from trimtab.data.rows import DataSource, Lengths, Message, Row
+from trimtab.data.rows import Message, Row
 from trimtab.errors import UserError
-from trimtab.measure.answers import sampled_answers
+from trimtab.measure.generation import sampled_answers
 from trimtab.measure.refusals import Refusals, is_refusal, read_prompts_to_refuse, refusals, share
 from trimtab.models import load_model, save_tiny_llama
 

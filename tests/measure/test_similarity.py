@@ -13,8 +13,8 @@ from worlds_read import Reader
 
 from trimtab import UserError
 from trimtab.data.synthetic import make_world
+from trimtab.measure.hidden_states import Reading, read_through
 from trimtab.measure.losses import response_surprise
-from trimtab.measure.reading import Reading, read_through
 from trimtab.measure.similarity import Sample, Similarity, matched, similarity
 from trimtab.theory import total_variation
 

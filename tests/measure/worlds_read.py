@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from trimtab.config.data_source import Lengths
 from trimtab.data.encoding import encode
-from trimtab.data.rows import Lengths, Message, Row
+from trimtab.data.rows import Message, Row
 from trimtab.data.synthetic import CONTEXTS, RESPONSES
-from trimtab.measure.reading import read_through
+from trimtab.measure.hidden_states import read_through
 from trimtab.measure.similarity import Sample
 from trimtab.models import load_model, save_tiny_llama
 from trimtab.theory import Distribution

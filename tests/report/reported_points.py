@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.data.synthetic import World, make_world
-from trimtab.points import Case, Estimate, Point
+from trimtab.results.result import Case, Estimate, Point
 from trimtab.theory import context_overlap, gap, penalized_optimum
 
 UNIT = "nats per token"

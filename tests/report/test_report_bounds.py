@@ -11,12 +11,12 @@ import pytest
 import reported_points as made
 from typer.testing import CliRunner
 
+from trimtab.analysis.bounds import bounds_beside
 from trimtab.cli import app
 from trimtab.data.synthetic import WORLD_FILE, make_world, write_data
-from trimtab.points import Terrain
-from trimtab.records import read_landscape, write_landscape
-from trimtab.report.bounds import bounds_beside
 from trimtab.report.tables import bounds_tables
+from trimtab.results.result import Terrain
+from trimtab.results.store import read_landscape, write_landscape
 from trimtab.theory import theorem_1, theorem_2
 
 

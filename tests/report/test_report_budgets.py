@@ -7,13 +7,13 @@ from pathlib import Path
 
 from reported_points import case_1, case_2, estimate, point, write_points
 
-from trimtab.points import Case, Point
+from trimtab.analysis.findings import findings
+from trimtab.analysis.groups import budget_lines, case_1_lines
+from trimtab.analysis.labels import budget_in_words
 from trimtab.report import write_report
 from trimtab.report.figures import figures
-from trimtab.report.findings import findings
-from trimtab.report.setting import budget_lines, case_1_lines
 from trimtab.report.tables import budgets_table
-from trimtab.report.wording import budget_in_words
+from trimtab.results.result import Case, Point
 
 
 def with_budget(

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from reported_points import PENALTIES, case_1, case_2, optima, point, sweep, world
 
-from trimtab.points import Point
 from trimtab.report import paper, screen
 from trimtab.report.chart import Figure, Mark, Panel
 from trimtab.report.figures import figures
 from trimtab.report.limits import BOUND, EXACT, ORACLE, Limits
+from trimtab.results.result import Point
 
 HOSTILE = "<script>alert('x')</script> & <b>\"a\"</b> $x_1$ _%{y}"
 

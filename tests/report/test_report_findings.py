@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from reported_points import case_1, case_2, estimate, optima, point, sweep, world
 
-from trimtab.points import Estimate, Point
+from trimtab.analysis.findings import no_model_passes_the_limit
+from trimtab.analysis.groups import over_seeds
+from trimtab.analysis.optimality_gap import nearness
 from trimtab.report import Finding, findings
-from trimtab.report.findings import no_model_passes_the_limit
-from trimtab.report.nearness import nearness
-from trimtab.report.setting import over_seeds
-from trimtab.row_losses import RowLosses
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Estimate, Point
 
 
 def finding(points: list[Point], word: str) -> Finding:

@@ -13,7 +13,7 @@ from reported_points import case_2, optima, world, write_points
 
 from trimtab.data.synthetic import write_data
 from trimtab.report import write_report
-from trimtab.samples import Answer, Sample, write_samples
+from trimtab.results.samples import Answer, Sample, write_samples
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from reported_points import point, write_points
 
-from trimtab.comparison import KNOBS
+from trimtab.analysis.methods import method_results, title, tried_settings
+from trimtab.analysis.selection import suggestions
 from trimtab.errors import UserError
-from trimtab.points import Point
-from trimtab.records import PointsFile, read_points
 from trimtab.report import write_report
-from trimtab.report.methods import method_results, title, tried_settings
 from trimtab.report.methods_figure import methods_figure
-from trimtab.report.suggestion import suggestions
+from trimtab.results.result import Point
+from trimtab.results.store import PointsFile, read_points
+from trimtab.runner.comparison import KNOBS
 
 NOISE = (0.0, 0.01, -0.01)
 

@@ -13,9 +13,9 @@ from reported_points import case_1, case_2, optima, point, sweep, world, write_p
 
 from trimtab.data.synthetic import write_data
 from trimtab.errors import UserError
-from trimtab.points import PointKey
-from trimtab.records import Failure, write_failures
 from trimtab.report import Report, write_report
+from trimtab.results.result import PointKey
+from trimtab.results.store import Failure, write_failures
 
 HOSTILE = '</script><script>alert("x")</script>'
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from reported_points import point
 
-from trimtab.points import Estimate, Point
 from trimtab.report.refusals import refusals_figure, refusals_table
+from trimtab.results.result import Estimate, Point
 
 
 def rate(value: float, of: str) -> Estimate:

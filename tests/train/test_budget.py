@@ -19,19 +19,24 @@ from trimtab import (
     SafetyAwareSFTTrainer,
     UserError,
 )
+from trimtab.config.experiment import Block, Experiment, Measuring, Training
+from trimtab.config.grid import Plan
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
-from trimtab.experiment import Block, Experiment, Measuring, Training
 from trimtab.measure.losses import held_out_loss
 from trimtab.models import quiet_libraries, save_tiny_llama
-from trimtab.plan import Plan
-from trimtab.points import Point
-from trimtab.records import Failure
-from trimtab.sweep import read_roles
-from trimtab.train.budget import BudgetKeeper, BudgetOutcome, ImpossibleBudgetError, RunningChange
-from trimtab.train.constraints import Constraint
-from trimtab.train.paired_rows import Change, PairedRows, distinct_rows, set_aside
-from trimtab.train.scaling import scale_to_budget
-from trimtab.workshop import Workshop
+from trimtab.results.result import Point
+from trimtab.results.store import Failure
+from trimtab.runner.runner import Workshop
+from trimtab.runner.sweep import read_roles
+from trimtab.train.objectives.budget import (
+    BudgetKeeper,
+    BudgetOutcome,
+    ImpossibleBudgetError,
+    RunningChange,
+)
+from trimtab.train.objectives.constraints import Constraint
+from trimtab.train.objectives.paired_rows import Change, PairedRows, distinct_rows, set_aside
+from trimtab.train.objectives.scaling import scale_to_budget
 
 STEPS = 60
 

@@ -15,12 +15,12 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
+from trimtab.config.experiment import Dial
 from trimtab.errors import UserError
-from trimtab.experiment import Dial
 from trimtab.measure.distance import distance
-from trimtab.train.constraints import Target
-from trimtab.train.dial import DialTrainer
-from trimtab.train.ends import load_ends, new_ends
+from trimtab.train.objectives.constraints import Target
+from trimtab.train.objectives.dial import DialTrainer
+from trimtab.train.objectives.endpoints import load_ends, new_ends
 
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 

@@ -12,10 +12,10 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from trl import SFTTrainer
 
 from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer
-from trimtab.train.constraints import Constraint
-from trimtab.train.methods import method_of
-from trimtab.train.methods.method import Method
-from trimtab.train.methods.trainer import MethodTrainer
+from trimtab.train.baselines import method_of
+from trimtab.train.baselines.method import Method
+from trimtab.train.baselines.trainer import MethodTrainer
+from trimtab.train.objectives.constraints import Constraint
 
 STEP = {"max_steps": 1, "optim": "sgd", "learning_rate": 0.5}
 WITH_ROUTER, WITHOUT = {"router_aux_loss_coef": 0.5}, {"router_aux_loss_coef": 0.0}

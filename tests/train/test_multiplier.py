@@ -8,7 +8,7 @@ import pytest
 import torch
 from cooper.optim import nuPI, nuPIInitType
 
-from trimtab.train.multiplier import HIGHEST, LOWEST, Multiplier
+from trimtab.train.objectives.multiplier import HIGHEST, LOWEST, Multiplier
 
 
 def descended(bound: float, start: float = 1.0) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from trl import SFTTrainer
 from trimtab import AlignmentLossConstraint, AlignmentParameterConstraint, UserError
 from trimtab.measure.adapters import LowRankAdapter
 from trimtab.measure.distance import Displacement, LowRankPart, distance
-from trimtab.train.constraints import Constraint, shrink
+from trimtab.train.objectives.constraints import Constraint, shrink
 from trimtab.train.trainer import SafetyAwareSFTTrainer, TrainingDivergedError
 
 every_constraint = pytest.mark.parametrize("name", tiny.CONSTRAINTS)

@@ -15,9 +15,9 @@ from trl import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from trimtab import UserError
-from trimtab.train.constraints import Constraint
+from trimtab.train.length_bucketing import TrimmedModel, pieces_of_like_length
+from trimtab.train.objectives.constraints import Constraint
 from trimtab.train.trainer import SafetyAwareSFTTrainer
-from trimtab.train.trimming import TrimmedModel, pieces_of_like_length
 
 # Tiny rows are not worth a second call: cut wherever a row is spared.
 WHATEVER_IT_COSTS = {"cpu": 0.0}
@@ -78,8 +78,8 @@ def trained(constraint: Constraint | None, folder: Path, lora: bool, trim: bool)
 def test_trimming_changes_neither_weights_nor_metrics(
     name: str | None, lora: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trimtab.train.trimming._PER_LAUNCH", WHATEVER_IT_COSTS)
-    monkeypatch.setattr("trimtab.train.trimming._FEWEST_TOKENS", 0)
+    monkeypatch.setattr("trimtab.train.length_bucketing._PER_LAUNCH", WHATEVER_IT_COSTS)
+    monkeypatch.setattr("trimtab.train.length_bucketing._FEWEST_TOKENS", 0)
     constraint = tiny.CONSTRAINTS[name] if name else None
     padded, trimmed = (trained(constraint, tmp_path, lora, trim) for trim in (False, True))
     for key, weight in tiny.weights(padded).items():
@@ -111,8 +111,8 @@ def test_what_cannot_be_trimmed_is_refused(tmp_path: Path) -> None:
 def test_padding_may_stand_on_either_side(
     name: str | None, side: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trimtab.train.trimming._PER_LAUNCH", WHATEVER_IT_COSTS)
-    monkeypatch.setattr("trimtab.train.trimming._FEWEST_TOKENS", 1)
+    monkeypatch.setattr("trimtab.train.length_bucketing._PER_LAUNCH", WHATEVER_IT_COSTS)
+    monkeypatch.setattr("trimtab.train.length_bucketing._FEWEST_TOKENS", 1)
 
     def run(trim: bool) -> SFTTrainer:
         model, tokenizer = tiny.tiny_llama(tmp_path / "model")

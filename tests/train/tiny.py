@@ -13,10 +13,10 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
 from trimtab import AlignmentLossConstraint, AlignmentParameterConstraint, SafetyAwareSFTTrainer
-from trimtab.experiment import Dial
+from trimtab.config.experiment import Dial
 from trimtab.models import load_model, save_tiny_llama
-from trimtab.train.constraints import Constraint, Target
-from trimtab.train.dial import DialTrainer
+from trimtab.train.objectives.constraints import Constraint, Target
+from trimtab.train.objectives.dial import DialTrainer
 
 WORDS = [f"w{number}" for number in range(30)]
 

@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 
 from trimtab.audit.datasets import Audited, AuditedData, read_data, text_of
-from trimtab.audit.eyes import Eyes, Watcher
-from trimtab.audit.landscape import landscape_and_rows
-from trimtab.audit.outlook import outlook
+from trimtab.audit.features import Eyes, Watcher
+from trimtab.audit.geometry import landscape_and_rows
 from trimtab.audit.quantities import QUANTITIES
+from trimtab.audit.recommendations import outlook
 from trimtab.audit.settings import AuditSettings
-from trimtab.audit.stages import Stages
-from trimtab.data.rows import DataSource, Row
-from trimtab.measure.answers import sampled_answers
+from trimtab.audit.stage_cache import Stages
+from trimtab.config.data_source import DataSource
+from trimtab.data.rows import Row
+from trimtab.measure.generation import sampled_answers
+from trimtab.measure.hidden_states import Reading
 from trimtab.measure.overlap import Overlap, context_overlap
-from trimtab.measure.reading import Reading
 from trimtab.measure.similarity import Sample, similarity
-from trimtab.store import write_atomically
+from trimtab.results.files import write_atomically
 
 AUDIT_FILE = "audit.json"
 OWN = "own answers"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from trimtab.audit.settings import AuditSettings
-from trimtab.data.reading import read_rows
-from trimtab.data.rows import DataSource, Row
+from trimtab.config.data_source import DataSource
+from trimtab.data.rows import Row
+from trimtab.data.sources import read_rows
 from trimtab.data.splits import choose_rows, split_rows
 from trimtab.errors import UserError
 from trimtab.measure.similarity import FEWEST_ROWS

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from trimtab.measure.landscape import Landscape, largest_radius
-from trimtab.points import Estimate
+from trimtab.measure.geometry import Landscape, largest_radius
+from trimtab.results.result import Estimate
 from trimtab.theory import penalty_for_budget, theorem_3, theorem_4
 
 

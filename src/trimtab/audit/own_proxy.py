@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from trimtab.audit.eyes import Watcher
-from trimtab.data.reading import read_prompts
-from trimtab.data.rows import DataSource, Lengths, Message
+from trimtab.audit.features import Watcher
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.data.rows import Message
+from trimtab.data.sources import read_prompts
 from trimtab.errors import UserError
-from trimtab.measure.answers import sampled_answers
+from trimtab.measure.generation import sampled_answers
 from trimtab.models import load_model
-from trimtab.store import hold
+from trimtab.results.files import hold
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
-from trimtab.data.rows import Lengths
+from trimtab.config.data_source import Lengths
+from trimtab.config.ranges import Above0, Count, From0Below1, Range, Rank, Seed, check_ranges
 from trimtab.errors import UserError
 from trimtab.measure.similarity import FEWEST_ROWS
-from trimtab.ranges import Above0, Count, From0Below1, Range, Rank, Seed, check_ranges
 
 Space = Literal["lora", "full", "none"]
 

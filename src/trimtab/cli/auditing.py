@@ -22,8 +22,8 @@ from trimtab.cli.options import (
     TaskWhere,
     conditions_of,
 )
+from trimtab.config.ranges import Above0, Count, From0Below1, Rank, Seed
 from trimtab.errors import UserError
-from trimtab.ranges import Above0, Count, From0Below1, Rank, Seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,12 +67,12 @@ def audit(
 
     from trimtab.audit import AuditSettings
     from trimtab.audit import audit as make_audit
-    from trimtab.data.rows import DataSource, Lengths
+    from trimtab.cli.audit_output import print_audit
+    from trimtab.cli.progress import print_page
+    from trimtab.config.data_source import DataSource, Lengths
     from trimtab.models import quiet_libraries
     from trimtab.report.audit_page import write_audit_page
-    from trimtab.store import only_writer
-    from trimtab.terminal import print_page
-    from trimtab.terminal_audit import print_audit
+    from trimtab.results.files import only_writer
 
     settings = AuditSettings(
         rows=rows,
@@ -132,7 +132,7 @@ def proxy(
 ) -> None:
     """Write the aligned model's own answers as safety data."""
     from trimtab.audit.own_proxy import write_own_proxy
-    from trimtab.data.rows import DataSource, Lengths
+    from trimtab.config.data_source import DataSource, Lengths
     from trimtab.models import quiet_libraries
 
     quiet_libraries()
@@ -154,7 +154,7 @@ def proxy(
 def _watched(goes_on: bool) -> Iterator[Any]:
     from rich.console import Console
 
-    from trimtab.terminal_audit import StageWatcher
+    from trimtab.cli.audit_output import StageWatcher
 
     try:
         with StageWatcher(Console(stderr=True)) as watcher:

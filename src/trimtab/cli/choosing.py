@@ -10,11 +10,11 @@ import typer
 from trimtab.cli.command import say
 from trimtab.cli.looking import Folder
 from trimtab.cli.options import DryRun, Out, Restart, Retry
+from trimtab.config.ranges import Finite, Seed
 from trimtab.errors import UserError
-from trimtab.ranges import Finite, Seed
 
 if TYPE_CHECKING:
-    from trimtab.report.suggestion import Suggestion
+    from trimtab.analysis.selection import Suggestion
 
 
 def compare(
@@ -40,9 +40,9 @@ def compare(
         sweep_and_report,
         tell_where_models_are,
     )
-    from trimtab.comparison import comparison_of, comparison_world
-    from trimtab.experiment_file import read_experiment
+    from trimtab.config.yaml_io import read_experiment
     from trimtab.models import quiet_libraries
+    from trimtab.runner.comparison import comparison_of, comparison_world
 
     quiet_libraries()
     if experiment is None:
@@ -70,8 +70,8 @@ def suggest(
     ],
 ) -> None:
     """Name the method and knob that keep a budget at the least capability loss."""
-    from trimtab.records import read_points
-    from trimtab.report.suggestion import suggestions
+    from trimtab.analysis.selection import suggestions
+    from trimtab.results.store import read_points
 
     found = suggestions(read_points(folder), budget)
     if not found:
@@ -94,9 +94,9 @@ def repair(
     ] = 0.5,
 ) -> None:
     """Mend the safety of a fine-tuned model, after the fact."""
-    from trimtab.experiment import AFTER_TRAINING
+    from trimtab.config.experiment import AFTER_TRAINING
     from trimtab.models import quiet_libraries
-    from trimtab.repairing import repair_saved
+    from trimtab.runner.post_hoc import repair_saved
 
     if method not in AFTER_TRAINING:
         raise UserError(f"{method!r} mends no model. Give one of {', '.join(AFTER_TRAINING)}.")
@@ -106,8 +106,8 @@ def repair(
 
 
 def _told(one: Suggestion, budget: float) -> list[str]:
-    from trimtab.report.methods import title
-    from trimtab.report.wording import estimate_in_words, number
+    from trimtab.analysis.labels import estimate_in_words, number
+    from trimtab.analysis.methods import title
 
     lines = [
         f"Task {one.task}, safety data {one.proxy}: a rise of at most {number(budget)} nats per "
@@ -151,8 +151,8 @@ def _knob(value: float | None) -> str:
 
 
 def _print_methods(folder: Path) -> None:
-    from trimtab.records import read_points
-    from trimtab.report.methods import method_results, title
+    from trimtab.analysis.methods import method_results, title
+    from trimtab.results.store import read_points
 
     results = method_results(read_points(folder))
     if not results:

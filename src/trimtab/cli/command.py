@@ -10,8 +10,8 @@ from typing import NoReturn, ParamSpec
 
 import typer
 
+from trimtab.config.ranges import in_range
 from trimtab.errors import mistake, printable
-from trimtab.ranges import in_range
 
 _P = ParamSpec("_P")
 

@@ -31,13 +31,13 @@ from trimtab.cli.options import (
     TaskWhere,
     source_of,
 )
-from trimtab.ranges import Above0, Count, CountOrNone, Finite, From0To1, Range, Rank, Seed
+from trimtab.config.ranges import Above0, Count, CountOrNone, Finite, From0To1, Range, Rank, Seed
 
 if TYPE_CHECKING:
-    from trimtab.dial import ChosenSetting
-    from trimtab.experiment import Experiment
-    from trimtab.points import Estimate
-    from trimtab.terminal import TerminalWatcher
+    from trimtab.cli.progress import TerminalWatcher
+    from trimtab.config.experiment import Experiment
+    from trimtab.results.result import Estimate
+    from trimtab.runner.dial import ChosenSetting
 
 dial = typer.Typer(
     help="One training that holds the whole frontier: train it once, then choose the trade-off.",
@@ -87,8 +87,8 @@ def train(
 ) -> None:
     """Train both ends of a dial at once."""
     from trimtab.cli.making import print_cost
-    from trimtab.dial import dial_plan
-    from trimtab.experiment_file import experiment_from
+    from trimtab.config.yaml_io import experiment_from
+    from trimtab.runner.dial import dial_plan
 
     one = experiment_from(
         {
@@ -124,7 +124,7 @@ def train(
 @command
 def curve(folder: Folder, settings: Settings = 11, samples: Samples = 4) -> None:
     """Measure the frontier along a dial's settings, and write a page with a slider."""
-    from trimtab.dial import measure_curve
+    from trimtab.runner.dial import measure_curve
 
     with _watched() as watcher:
         measure_curve(folder, settings, samples, watcher)
@@ -148,7 +148,7 @@ def set_(
     ] = False,
 ) -> None:
     """Save the model at a setting, or at the most capable one within a safety budget."""
-    from trimtab.dial import set_dial
+    from trimtab.runner.dial import set_dial
 
     with _watched() as watcher:
         chosen = set_dial(folder, out, watcher, alpha, budget, merged)
@@ -167,9 +167,9 @@ def demo(
     """Train a dial and measure its curve in the small world of 'trimtab demo'."""
     from dataclasses import replace
 
-    from trimtab.demo import demo_experiment
-    from trimtab.experiment import Dial
+    from trimtab.config.experiment import Dial
     from trimtab.models import quiet_libraries
+    from trimtab.runner.demo import demo_experiment
 
     quiet_libraries()
     world = demo_experiment(out, seed, restart)
@@ -186,7 +186,7 @@ def demo(
 
 
 def _train(experiment: Experiment, out: Path, restart: bool) -> None:
-    from trimtab.dial import train_dial
+    from trimtab.runner.dial import train_dial
 
     with _watched() as watcher:
         train_dial(experiment, out, watcher, restart)
@@ -196,8 +196,8 @@ def _train(experiment: Experiment, out: Path, restart: bool) -> None:
 def _watched() -> Iterator[TerminalWatcher]:
     from rich.console import Console
 
+    from trimtab.cli.progress import TerminalWatcher
     from trimtab.models import quiet_libraries
-    from trimtab.terminal import TerminalWatcher
 
     quiet_libraries()
     with TerminalWatcher(Console(stderr=True)) as watcher:
@@ -205,7 +205,7 @@ def _watched() -> Iterator[TerminalWatcher]:
 
 
 def _tell(chosen: ChosenSetting) -> None:
-    from trimtab.report.wording import estimate_in_words, number
+    from trimtab.analysis.labels import estimate_in_words, number
 
     def told(estimate: Estimate) -> str:
         return f"{estimate_in_words(estimate)} nats per token ({estimate.kind})"

@@ -16,10 +16,10 @@ def report(folder: Folder) -> None:
     """Draw figures and a page from points, an audit or both."""
     from rich.console import Console
 
-    from trimtab.records import POINTS_FILE
+    from trimtab.cli.progress import findings_table, plain, print_page
     from trimtab.report import write_report
     from trimtab.report.audit_page import AUDIT_FILE, write_audit_page
-    from trimtab.terminal import findings_table, plain, print_page
+    from trimtab.results.store import POINTS_FILE
 
     console = Console()
     if (folder / AUDIT_FILE).exists():
@@ -45,10 +45,10 @@ def bounds(
 
     from rich.console import Console
 
-    from trimtab.report.bounds import bounds_beside
-    from trimtab.report.results import read_results
+    from trimtab.analysis.bounds import bounds_beside
+    from trimtab.analysis.results import read_results
+    from trimtab.cli.progress import words_table
     from trimtab.report.tables import bounds_tables
-    from trimtab.terminal import words_table
 
     results = read_results(folder)
     found = bounds_beside(results.points, results.world, results.landscape)

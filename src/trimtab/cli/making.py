@@ -30,11 +30,11 @@ from trimtab.cli.options import (
     TaskWhere,
     source_of,
 )
-from trimtab.ranges import Count, FiniteOrInfinity, From0, Radius, Rank, Seed
+from trimtab.config.ranges import Count, FiniteOrInfinity, From0, Radius, Rank, Seed
 
 if TYPE_CHECKING:
-    from trimtab.experiment import Experiment
-    from trimtab.plan import Plan
+    from trimtab.config.experiment import Experiment
+    from trimtab.config.grid import Plan
 
 
 def demo(
@@ -43,8 +43,8 @@ def demo(
     restart: Restart = False,
 ) -> None:
     """Measure the paper's figures in a small world."""
-    from trimtab.demo import demo_experiment
     from trimtab.models import quiet_libraries
+    from trimtab.runner.demo import demo_experiment
 
     quiet_libraries()
     sweep_and_report(demo_experiment(out, seed, restart), out, restart)
@@ -66,7 +66,7 @@ def sweep(
     """Make every point of an experiment's grid."""
     from dataclasses import replace
 
-    from trimtab.experiment_file import read_experiment
+    from trimtab.config.yaml_io import read_experiment
 
     read = read_experiment(experiment)
     if data_root is not None:
@@ -118,8 +118,8 @@ def train(
     dry_run: DryRun = False,
 ) -> None:
     """Fine-tune, measure and save one model."""
-    from trimtab.experiment_file import experiment_from
-    from trimtab.plan import plan_of
+    from trimtab.config.grid import plan_of
+    from trimtab.config.yaml_io import experiment_from
 
     if penalty is None and radius is None and budget is None:
         penalty = 1.0
@@ -168,9 +168,9 @@ def sweep_and_report(experiment: Experiment, out: Path, restart: bool, retry: bo
     """Make what is missing of an experiment, then its page."""
     from rich.console import Console
 
+    from trimtab.cli.progress import TerminalWatcher
     from trimtab.models import quiet_libraries
-    from trimtab.sweep import sweep
-    from trimtab.terminal import TerminalWatcher
+    from trimtab.runner.sweep import sweep
 
     quiet_libraries()
     with TerminalWatcher(Console(stderr=True)) as watcher:
@@ -180,7 +180,7 @@ def sweep_and_report(experiment: Experiment, out: Path, restart: bool, retry: bo
 
 def end_with_failures(out: Path, again: str) -> None:
     """Exit with 1 where points have failed, now or before; `again` is the option to retry."""
-    from trimtab.records import read_failures
+    from trimtab.results.store import read_failures
 
     failures = read_failures(out)
     if failures:
@@ -197,7 +197,7 @@ def tell_where_models_are(experiment: Experiment, out: Path) -> None:
 
 def print_plan(experiment: Experiment, out: Path) -> None:
     """What an experiment's grid would make, and what that costs."""
-    from trimtab.sweep import left_of
+    from trimtab.runner.sweep import left_of
 
     print_cost(experiment, *left_of(experiment, out))
 
@@ -206,10 +206,10 @@ def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
     """A plan, what of it is left to make, and what that costs."""
     from rich.console import Console
 
-    from trimtab.cost import estimate_cost
+    from trimtab.cli.progress import plain, plan_table
     from trimtab.models import quiet_libraries
-    from trimtab.sweep import read_roles
-    from trimtab.terminal import plain, plan_table
+    from trimtab.runner.cost import estimate_cost
+    from trimtab.runner.sweep import read_roles
 
     quiet_libraries()
     console = Console()

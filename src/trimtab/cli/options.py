@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from trimtab.config.ranges import Above0, Count
 from trimtab.errors import UserError
-from trimtab.ranges import Above0, Count
 
 Out = Annotated[Path, typer.Option("--out", help="The folder to write to.")]
 Restart = Annotated[

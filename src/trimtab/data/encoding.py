@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
-from trimtab.data.rows import Lengths, Message, Row, is_whole_text
+from trimtab.config.data_source import Lengths
+from trimtab.data.rows import Message, Row, is_whole_text
 from trimtab.errors import UserError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import datasets
 from datasets import Dataset
 from pyarrow import parquet
 
-from trimtab.data.rows import DataSource
+from trimtab.config.data_source import DataSource
 from trimtab.errors import UserError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
+from trimtab.config.data_source import DataSource
 from trimtab.data.files import local_path, on_hub
-from trimtab.data.reading import read_rows
-from trimtab.data.rows import DataSource, Message, Row
+from trimtab.data.rows import Message, Row
+from trimtab.data.sources import read_rows
 from trimtab.errors import UserError
 
 

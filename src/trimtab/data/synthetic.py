@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trimtab.data.rows import DataSource
+from trimtab.config.data_source import DataSource
 from trimtab.errors import UserError
-from trimtab.store import read_arrays, read_if_whole, write_arrays, write_atomically
+from trimtab.results.files import read_arrays, read_if_whole, write_arrays, write_atomically
 from trimtab.theory.world import Array, Distribution, context_overlap
 
 WORLD_FILE = "world.npz"

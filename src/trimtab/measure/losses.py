@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
+from trimtab.config.experiment import Measuring
 from trimtab.data.encoding import IGNORED
-from trimtab.experiment import Measuring
-from trimtab.points import Estimate
+from trimtab.results.result import Estimate
 
 Array = NDArray[np.float64]
 

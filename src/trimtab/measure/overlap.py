@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from trimtab.measure.hidden_states import States
 from trimtab.measure.nearest import Vectors, nearest
-from trimtab.measure.reading import States
-from trimtab.points import Estimate
+from trimtab.results.result import Estimate
 
 MISSED_SHARE = 0.05
 """The share of the known data's own held-out prompts that the threshold leaves outside."""

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimtab.data.reading import read_prompts
-from trimtab.data.rows import DataSource, Lengths, Message, Row
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.data.rows import Message, Row
+from trimtab.data.sources import read_prompts
 from trimtab.data.splits import choose_rows
-from trimtab.measure.answers import sampled_answers
-from trimtab.points import Estimate
+from trimtab.measure.generation import sampled_answers
+from trimtab.results.result import Estimate
 
 Prompts = tuple[tuple[Message, ...], ...]
 

@@ -15,9 +15,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from trimtab.errors import UserError
+from trimtab.measure.hidden_states import Array, Reading, States
 from trimtab.measure.losses import PER_TOKEN, bootstrap_means, estimate_from
-from trimtab.measure.reading import Array, Reading, States
-from trimtab.points import Estimate
+from trimtab.results.result import Estimate
 
 FEWEST_ROWS = 20
 """Below this many rows a side an interval spans nearly everything."""

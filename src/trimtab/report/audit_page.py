@@ -12,14 +12,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from trimtab.analysis.labels import in_page, nats, number
 from trimtab.errors import UserError
 from trimtab.report import audit_tables, screen
 from trimtab.report.axes import linear_ticks, log_ticks
 from trimtab.report.chart import Axis, Curve, Line, Mark, Panel
 from trimtab.report.palette import ink
 from trimtab.report.tables import Table
-from trimtab.report.wording import in_page, nats, number
-from trimtab.store import write_atomically
+from trimtab.results.files import write_atomically
 
 AUDIT_FILE = "audit.json"
 PAGE_FILE = "audit.html"

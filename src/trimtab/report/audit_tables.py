@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trimtab.points import Estimate
+from trimtab.analysis.labels import estimate_in_words, interval, nats, number, percent
 from trimtab.report.tables import Row, Table
-from trimtab.report.wording import estimate_in_words, interval, nats, number, percent
+from trimtab.results.result import Estimate
 
 
 def tables(record: Mapping[str, Any]) -> dict[str, Table]:

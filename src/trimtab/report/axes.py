@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from trimtab.points import Estimate
 from trimtab.report.chart import Axis, Strip
+from trimtab.results.result import Estimate
 
 DWARFING = 3.0
 """Plain fine-tuning this many times beyond every other gap is drawn past a break."""

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trimtab.analysis.groups import measured_of, safety_gap_of
+from trimtab.analysis.labels import estimate_in_words, nats, number
+from trimtab.analysis.optimality_gap import nearness
 from trimtab.data.synthetic import World
-from trimtab.points import Estimate, Point
-from trimtab.report.nearness import nearness
-from trimtab.report.setting import measured_of, safety_gap_of
-from trimtab.report.wording import estimate_in_words, nats, number
-from trimtab.samples import Answer, Sample
+from trimtab.results.result import Estimate, Point
+from trimtab.results.samples import Answer, Sample
 from trimtab.theory import capability_bound, exact_frontier, safety_bound
 
 Line = tuple[str, str, str]

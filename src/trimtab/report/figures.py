@@ -6,13 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
-from trimtab.points import Point, Terrain
-from trimtab.report.bounds import bounds_beside
-from trimtab.report.chart import Curve, Figure, Ink, Panel
-from trimtab.report.limits import Limits
-from trimtab.report.palette import budget_ink, ink, star
-from trimtab.report.panels import Series, panel
-from trimtab.report.setting import (
+from trimtab.analysis.bounds import bounds_beside
+from trimtab.analysis.groups import (
     SafetyGap,
     Setting,
     budget_lines,
@@ -24,7 +19,12 @@ from trimtab.report.setting import (
     settings_of,
     tasks_in_both_cases,
 )
-from trimtab.report.wording import percent, shortened
+from trimtab.analysis.labels import percent, shortened
+from trimtab.report.chart import Curve, Figure, Ink, Panel
+from trimtab.report.limits import Limits
+from trimtab.report.palette import budget_ink, ink, star
+from trimtab.report.panels import Series, panel
+from trimtab.results.result import Point, Terrain
 
 T = TypeVar("T")
 

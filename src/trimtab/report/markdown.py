@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from trimtab.errors import UserError
-from trimtab.store import write_atomically
+from trimtab.results.files import write_atomically
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trimtab.points import Point
+from trimtab.analysis.groups import SafetyGap, Setting, safety_gap_of
+from trimtab.analysis.methods import MethodResult, Tried, title, tried_settings
 from trimtab.report.chart import Figure, Panel
 from trimtab.report.limits import Limits
-from trimtab.report.methods import MethodResult, Tried, title, tried_settings
 from trimtab.report.palette import ink, star
 from trimtab.report.panels import Series, panel
-from trimtab.report.setting import SafetyGap, Setting, safety_gap_of
+from trimtab.results.result import Point
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "Case I otherwise": ("alignment-loss-budget", "dial", "case-one-by-share"),

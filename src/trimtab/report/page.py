@@ -13,21 +13,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from trimtab.analysis.bounds import bounds_beside
+from trimtab.analysis.findings import Finding, findings, no_model_passes_the_limit
+from trimtab.analysis.labels import in_page, nats
+from trimtab.analysis.methods import MethodResult, method_results
+from trimtab.analysis.optimality_gap import PointNearness, nearness
+from trimtab.analysis.results import Results, read_results
 from trimtab.report import paper, screen, tables
 from trimtab.report.audit_page import AuditSection, read_audit
-from trimtab.report.bounds import bounds_beside
 from trimtab.report.chart import Figure
 from trimtab.report.dial import DialSetting, dial_settings
 from trimtab.report.figures import DIAL_FIGURE, figures
-from trimtab.report.findings import Finding, findings, no_model_passes_the_limit
 from trimtab.report.limits import Limits
-from trimtab.report.methods import MethodResult, method_results
 from trimtab.report.methods_figure import methods_figure
-from trimtab.report.nearness import PointNearness, nearness
 from trimtab.report.refusals import refusals_figure, refusals_table
-from trimtab.report.results import Results, read_results
-from trimtab.report.wording import in_page, nats
-from trimtab.store import write_atomically
+from trimtab.results.files import write_atomically
 
 PAGE_FILE = "report.html"
 METHODS_FILE = "methods.json"

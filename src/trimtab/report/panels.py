@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trimtab.points import Estimate
+from trimtab.analysis.groups import Gap, Rate, Setting
+from trimtab.analysis.labels import CASE_NAMES, NO_KNOB, estimate_in_words, hover, knob
 from trimtab.report.axes import gap_axis, penalty_axis, radius_axis, rate_axis
 from trimtab.report.chart import Axis, Curve, Ink, Line, Mark, Panel
-from trimtab.report.setting import Gap, Rate, Setting
-from trimtab.report.wording import CASE_NAMES, NO_KNOB, estimate_in_words, hover, knob
+from trimtab.results.result import Estimate
 
 Coordinate = Gap | Rate | Literal["penalty", "radius"]
 

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from trimtab.errors import printable
 from trimtab.report.chart import Axis, Curve, Dash, Figure, Ink, Line, Mark, Marker, Panel
 from trimtab.report.palette import GREY
-from trimtab.store import write_atomically
+from trimtab.results.files import write_atomically
 
 MARKERS: dict[Marker, str] = {
     "circle": "o",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trimtab.points import Estimate, Point
+from trimtab.analysis.groups import case_1_lines, case_2_lines, settings_of
+from trimtab.analysis.labels import percent, shortened
 from trimtab.report.chart import Curve, Figure
 from trimtab.report.palette import GREY, ink, star
 from trimtab.report.panels import Series, panel
-from trimtab.report.setting import case_1_lines, case_2_lines, settings_of
 from trimtab.report.tables import NAMES, Row, Table, names_of
-from trimtab.report.wording import percent, shortened
+from trimtab.results.result import Estimate, Point
 
 REFUSALS_FIGURE = 6
 

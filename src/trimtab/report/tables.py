@@ -6,13 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trimtab.points import Estimate, Point, PointKey
-from trimtab.records import Failure
-from trimtab.report.bounds import BoundBeside
-from trimtab.report.methods import MethodResult, title
-from trimtab.report.nearness import Nearness, PointNearness
-from trimtab.report.results import DataSummary
-from trimtab.report.wording import (
+from trimtab.analysis.bounds import BoundBeside
+from trimtab.analysis.labels import (
     case_name,
     estimate_in_words,
     knob,
@@ -20,6 +15,11 @@ from trimtab.report.wording import (
     number,
     percent,
 )
+from trimtab.analysis.methods import MethodResult, title
+from trimtab.analysis.optimality_gap import Nearness, PointNearness
+from trimtab.analysis.results import DataSummary
+from trimtab.results.result import Estimate, Point, PointKey
+from trimtab.results.store import Failure
 
 WHAT_IT_IS = {
     "bound": "a bound, every number in it being known. Nats per token.",

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from zipfile import ZipFile
 
-from trimtab.store import DAMAGE
+from trimtab.results.files import DAMAGE
 
 log = logging.getLogger(__name__)
 

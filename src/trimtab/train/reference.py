@@ -20,7 +20,7 @@ from trimtab.measure.adapters import (
     weights_beside_adapters,
 )
 from trimtab.measure.distance import LowRankPart, distance, norm
-from trimtab.train.batches import Batch
+from trimtab.train.safety_stream import Batch
 
 _ROUNDING = 1e-6
 """The distance, as a share of ‖θ‖, that merging an adapter which changes nothing may make."""

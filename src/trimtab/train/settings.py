@@ -10,18 +10,18 @@ import torch
 from peft import LoraConfig
 from trl import SFTConfig
 
-from trimtab.experiment import MethodName, Training
-from trimtab.points import PointKey
-from trimtab.train.batches import safety_rows_per_batch
-from trimtab.train.constraints import (
+from trimtab.config.experiment import MethodName, Training
+from trimtab.results.result import PointKey
+from trimtab.train.baselines import method_of
+from trimtab.train.baselines.method import Method
+from trimtab.train.baselines.repair import Repair
+from trimtab.train.objectives.constraints import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
     Constraint,
     Target,
 )
-from trimtab.train.methods import method_of
-from trimtab.train.methods.method import Method
-from trimtab.train.methods.repair import Repair
+from trimtab.train.safety_stream import safety_rows_per_batch
 
 
 def rows_by_role(args: SFTConfig, training: Training, method: Method) -> Training:

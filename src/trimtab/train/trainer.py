@@ -30,21 +30,21 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 from trl import SFTConfig, SFTTrainer
 
+from trimtab.config.experiment import Measuring
 from trimtab.errors import UserError
-from trimtab.experiment import Measuring
 from trimtab.measure.distance import Displacement
 from trimtab.measure.losses import Array, response_surprise
-from trimtab.train.batches import ROLE, Batch, SafetyStream, join, safety_rows_per_batch, take
-from trimtab.train.budget import BudgetKeeper
-from trimtab.train.constraints import (
+from trimtab.train.length_bucketing import TrimmedModel
+from trimtab.train.objectives.budget import BudgetKeeper
+from trimtab.train.objectives.constraints import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
     Constraint,
 )
-from trimtab.train.paired_rows import set_aside
+from trimtab.train.objectives.paired_rows import set_aside
 from trimtab.train.reference import AlignedReference
 from trimtab.train.role_rows import RowForm, labelled
-from trimtab.train.trimming import TrimmedModel
+from trimtab.train.safety_stream import ROLE, Batch, SafetyStream, join, safety_rows_per_batch, take
 
 
 class TrainingDivergedError(Exception):

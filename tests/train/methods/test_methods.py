@@ -14,20 +14,20 @@ from peft import get_peft_model
 from torch.nn.functional import cross_entropy
 
 from trimtab import AlignmentLossConstraint, UserError
-from trimtab.experiment import AFTER_TRAINING, MethodName
-from trimtab.train.methods import method_of
-from trimtab.train.methods.case_one_by_share import CaseOneByShare
-from trimtab.train.methods.constrained_sft import ConstrainedSFT
-from trimtab.train.methods.data_selection import DataSelection, RandomSubset
-from trimtab.train.methods.early_stopping import EarlyStopping
-from trimtab.train.methods.ewc import EWC
-from trimtab.train.methods.gradient_surgery import GradientSurgery, operated
-from trimtab.train.methods.kl_anchor import KLAnchor
-from trimtab.train.methods.l2_sp import L2SP
-from trimtab.train.methods.lazy_safety_alignment import LazySafetyAlignment
-from trimtab.train.methods.method import Method, trained
-from trimtab.train.methods.mixing import Mixing
-from trimtab.train.methods.trainer import MethodTrainer
+from trimtab.config.experiment import AFTER_TRAINING, MethodName
+from trimtab.train.baselines import method_of
+from trimtab.train.baselines.case_one_by_share import CaseOneByShare
+from trimtab.train.baselines.constrained_sft import ConstrainedSFT
+from trimtab.train.baselines.data_selection import DataSelection, RandomSubset
+from trimtab.train.baselines.early_stopping import EarlyStopping
+from trimtab.train.baselines.ewc import EWC
+from trimtab.train.baselines.gradient_surgery import GradientSurgery, operated
+from trimtab.train.baselines.kl_anchor import KLAnchor
+from trimtab.train.baselines.l2_sp import L2SP
+from trimtab.train.baselines.lazy_safety_alignment import LazySafetyAlignment
+from trimtab.train.baselines.method import Method, trained
+from trimtab.train.baselines.mixing import Mixing
+from trimtab.train.baselines.trainer import MethodTrainer
 
 KNOBS: dict[str, float] = {
     "case-one-by-share": 1.0,
@@ -340,7 +340,7 @@ def test_constrained_sft_weights_each_token_by_its_ratio(tmp_path: Path) -> None
     moved(trainer.model)
     batch = trainer.data_collator([tiny.rows(64, seed=2)[place] for place in (5, 3, 14)])
     logits = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    from trimtab.train.methods.scoring import label_log_probs
+    from trimtab.train.baselines.scoring import label_log_probs
 
     log_probs = label_log_probs(logits, batch["labels"])
     step = SimpleNamespace(

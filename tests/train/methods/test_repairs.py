@@ -22,10 +22,10 @@ from transformers import (
 
 from trimtab import UserError
 from trimtab.models import load_model, save_tiny_llama
-from trimtab.train.methods.interpolation import Interpolation
-from trimtab.train.methods.repair import Repair
-from trimtab.train.methods.resta import RESTA, dropped
-from trimtab.train.methods.safe_lora import SafeLoRA, linear_weights, onto
+from trimtab.train.baselines.interpolation import Interpolation
+from trimtab.train.baselines.repair import Repair
+from trimtab.train.baselines.resta import RESTA, dropped
+from trimtab.train.baselines.safe_lora import SafeLoRA, linear_weights, onto
 
 
 class Models:

@@ -1,0 +1,1 @@
+"""Results in, numbers out: groups, findings, bounds, selection."""

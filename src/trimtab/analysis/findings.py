@@ -1,0 +1,302 @@
+"""The paper's findings as predicates on points: one wording for demo, report and reproduction.
+
+Source: figures 1 to 3 of Chen et al. 2025, arXiv 2503.20807.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from trimtab.analysis.case_1_line import Case1Line
+from trimtab.analysis.groups import (
+    Gap,
+    SafetyGap,
+    Setting,
+    case_1_lines,
+    case_2_lines,
+    overlap_of,
+    safety_gap_of,
+    tasks_in_both_cases,
+)
+from trimtab.analysis.labels import case_name, knob, nats, number, percent, shortened
+from trimtab.analysis.optimality_gap import PointNearness
+from trimtab.analysis.verdicts import (
+    Order,
+    Pairs,
+    Verdict,
+    all_hold,
+    all_lie,
+    compare,
+    falls,
+    rises,
+)
+from trimtab.data.synthetic import World
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Estimate, Point
+from trimtab.theory import total_variation
+
+UNIT = "nats per token"
+LINES_QUOTED = 4
+NO_MODEL_PASSES = "No model lies below the exact limit, which none can pass."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A statement of the paper, whether these points bear it out, and the numbers that say so."""
+
+    statement: str
+    verdict: Verdict
+    evidence: str
+
+
+def findings(
+    points: Iterable[Point], world: World | None = None, rows: RowLosses | None = None
+) -> tuple[Finding, ...]:
+    """The findings that these points can speak to; `world` tells how near each proxy truly is.
+
+    "holds" and "does not hold" need a difference whose 95 % interval leaves 0 out, or two intervals
+    that do not touch; between them a finding is "undecided". Two models on the same rows are
+    compared row by row where `rows` knows the losses; the costs of two tasks, and Case II against
+    Case I's line, are compared by their intervals. With one seed these cover the held-out rows
+    only, not the training.
+    """
+    points, pairs = list(points), Pairs(rows)
+    safety = safety_gap_of(points)
+    found: list[Finding | None] = [nearer_proxy_keeps_more_safety(points, pairs, world)]
+    if safety is not None:
+        found += [
+            penalty_lowers_safety_gap(points, pairs, safety),
+            penalty_raises_capability_gap(points, pairs),
+            tightness_lowers_safety_gap(points, pairs, safety),
+            tightness_raises_capability_gap(points, pairs),
+            overlap_makes_safety_costly(points, pairs),
+            case_2_costs_more(points, safety),
+        ]
+    return tuple(finding for finding in found if finding is not None)
+
+
+def nearer_proxy_keeps_more_safety(
+    points: Iterable[Point], pairs: Pairs, world: World | None = None
+) -> Finding | None:
+    """G_s of the nearer proxy lies below that of the farther at every λ > 0 both were given.
+
+    Without a world nobody knows which is nearer: the proxy with the lower mean gap is taken for
+    it, and what is tested is that the order is the same at every λ.
+    """
+    orders: list[Order] = []
+    evidence: list[str] = []
+    for ((one, task), line), ((other, other_task), other_line) in combinations(
+        case_1_lines(points).items(), 2
+    ):
+        settings = {
+            name: _by_penalty(of, "alignment gap")
+            for name, of in ((one, line), (other, other_line))
+        }
+        common = sorted(settings[one].keys() & settings[other].keys())
+        if task != other_task or not common:
+            continue
+        gaps = {
+            name: {p: gap.value for p in common if (gap := of[p].measured("alignment gap"))}
+            for name, of in settings.items()
+        }
+        means = {name: float(np.mean(list(of.values()))) for name, of in gaps.items()}
+        distances = _distances(world, one, other)
+        near, far = sorted(gaps, key=lambda name: (distances or means)[name])
+        order = pairs.order("alignment gap")
+        here = [order(settings[near][penalty], settings[far][penalty]) for penalty in common]
+        orders += here
+        middle = common[len(common) // 2]
+        known = (
+            f"total variation to the original {nats(distances[near])} and {nats(distances[far])}"
+            if distances
+            else f"which is nearer is not known; {shortened(near)} has the lower gap"
+        )
+        evidence.append(
+            f"on {shortened(task)}, {shortened(near)} lies below {shortened(far)} at "
+            f"{here.count('below')} of {len(here)} "
+            f"penalties (at λ = {number(middle)}: {nats(gaps[near][middle])} "
+            f"against {nats(gaps[far][middle])} {UNIT}; {known})"
+        )
+    if not orders:
+        return None
+    statement = "The proxy nearer the original safety data keeps more safety, at every penalty λ."
+    return Finding(statement, all_lie("below", orders), _quoted(evidence))
+
+
+def penalty_lowers_safety_gap(
+    points: Iterable[Point], pairs: Pairs, safety: SafetyGap
+) -> Finding | None:
+    """Case I: G_s falls with λ > 0 on every line whose task overlaps the proxy."""
+    statement = f"Case I: where contexts overlap, a larger penalty λ lowers the {safety}."
+    return _trend(statement, _case_1_with_overlap(points), pairs, safety, down=True)
+
+
+def penalty_raises_capability_gap(points: Iterable[Point], pairs: Pairs) -> Finding | None:
+    """Case I: G_f rises with λ > 0 on every line whose task overlaps the proxy."""
+    statement = "Case I: where contexts overlap, a larger penalty λ raises the capability gap."
+    return _trend(statement, _case_1_with_overlap(points), pairs, "capability gap", down=False)
+
+
+def tightness_lowers_safety_gap(
+    points: Iterable[Point], pairs: Pairs, safety: SafetyGap
+) -> Finding | None:
+    """Case II: G_s falls as λ grows or ε shrinks."""
+    statement = f"Case II: a tighter constraint (larger λ or smaller ε) lowers the {safety}."
+    return _trend(statement, _case_2(points), pairs, safety, down=True)
+
+
+def tightness_raises_capability_gap(points: Iterable[Point], pairs: Pairs) -> Finding | None:
+    """Case II: G_f rises as λ grows or ε shrinks."""
+    statement = "Case II: a tighter constraint (larger λ or smaller ε) raises the capability gap."
+    return _trend(statement, _case_2(points), pairs, "capability gap", down=False)
+
+
+def overlap_makes_safety_costly(points: Iterable[Point], pairs: Pairs) -> Finding | None:
+    """G_f(θ at the largest common λ) − G_f(θ at the smallest) rises with the context overlap."""
+    by_proxy: dict[str, list[tuple[Estimate, str, dict[float, Setting]]]] = {}
+    for (proxy, task), line in case_1_lines(points).items():
+        overlap = overlap_of(line)
+        if overlap is not None:
+            gaps = _by_penalty(line, "capability gap")
+            by_proxy.setdefault(proxy, []).append((overlap, task, gaps))
+    verdicts: list[Verdict] = []
+    evidence: list[str] = []
+    for proxy, lines in by_proxy.items():
+        common = sorted(set.intersection(*(set(line) for _, _, line in lines)))
+        if len({overlap.value for overlap, _, _ in lines}) < 2 or len(common) < 2:
+            continue
+        loose, tight = common[0], common[-1]
+        lines = sorted(lines, key=lambda one: one[0].value)
+        costs = [
+            (overlap, pairs.rise(line[loose], line[tight], "capability gap"))
+            for overlap, _, line in lines
+        ]
+        verdicts.append(rises(costs, _cost_order))
+        told = ", ".join(
+            f"{nats(cost.value)} at overlap {percent(overlap.value)} ({shortened(task)})"
+            for (overlap, cost), (_, task, _) in zip(costs, lines, strict=True)
+        )
+        alike = compare(costs[0][0], costs[-1][0]) == "within"
+        evidence.append(
+            f"with {shortened(proxy)}, going from λ = {number(loose)} to {number(tight)} "
+            f"costs {told}, in {UNIT}" + ("; these overlaps cannot be told apart" if alike else "")
+        )
+    if not verdicts:
+        return None
+    statement = (
+        "The less the task's contexts overlap the proxy's, the less capability safety costs."
+    )
+    return Finding(statement, all_hold(verdicts), _quoted(evidence))
+
+
+def case_2_costs_more(points: Iterable[Point], safety: SafetyGap) -> Finding | None:
+    """G_f of Case II lies above Case I's line at the same G_s, wherever the two can be compared."""
+    orders: list[Order] = []
+    evidence: list[str] = []
+    for task, (proxy, first, second) in tasks_in_both_cases(points).items():
+        line = Case1Line.of([setting for setting in first if not setting.is_plain], safety)
+        if line is None:
+            continue
+        compared = [order for setting in second if (order := line.order(setting))]
+        if compared:
+            orders += compared
+            evidence.append(
+                f"on {shortened(task)} with {shortened(proxy)}, of {len(compared)} Case II models "
+                f"that can be compared {compared.count('above')} lie above Case I's line and "
+                f"{compared.count('below')} below{line.example(second)}"
+            )
+    if not orders:
+        return None
+    statement = f"Case II is steeper: at the same {safety} it costs more capability than Case I."
+    # Near plain fine-tuning the cases meet, so a few the other way leave the finding open.
+    decided = [order for order in orders if order != "within"]
+    is_open = len(set(decided)) != 1 or 2 * len(decided) < len(orders)
+    verdict = "undecided" if is_open else all_lie("above", decided)
+    return Finding(statement, verdict, _quoted(evidence))
+
+
+def no_model_passes_the_limit(near: Sequence[PointNearness]) -> Finding | None:
+    """No measured G_f lies below min{G_f(P) : G(P) ≤ the safety gap measured}, in either plane."""
+    if not near:
+        return None
+    wrong = [one for one in near if one.is_impossible]
+    if not wrong:
+        evidence = f"{len(near)} of {len(near)} models keep to it, within their intervals."
+        return Finding(NO_MODEL_PASSES, "holds", evidence)
+    point = wrong[0].point
+    evidence = (
+        f"a mistake somewhere, in data, measuring or theory: {len(wrong)} of {len(near)} models "
+        f"lie below by more than their intervals, first {case_name(point)} at "
+        f"{knob(point.penalty, point.radius, point.budget, point.alpha, point.knob)} on "
+        f"{shortened(point.task)}, seed {point.seed}."
+    )
+    return Finding(NO_MODEL_PASSES, "does not hold", evidence)
+
+
+def _trend(
+    statement: str, lines: dict[str, list[Setting]], pairs: Pairs, which: Gap, *, down: bool
+) -> Finding | None:
+    verdicts: list[Verdict] = []
+    evidence: list[str] = []
+    for name, line in lines.items():
+        measured = [(s, gap) for s in line if (gap := s.measured(which))]
+        if len(measured) < 2:
+            continue
+        goes = falls if down else rises
+        verdicts.append(goes([setting for setting, _ in measured], pairs.order(which)))
+        (first, from_gap), (last, to_gap) = measured[0], measured[-1]
+        evidence.append(
+            f"{name} {nats(from_gap.value)} at {knob(first.penalty, first.radius)} and "
+            f"{nats(to_gap.value)} at {knob(last.penalty, last.radius)}"
+        )
+    if not verdicts:
+        return None
+    count = f"{verdicts.count('holds')} of {len(verdicts)} lines, in {UNIT}: "
+    return Finding(statement, all_hold(verdicts), count + _quoted(evidence))
+
+
+def _case_1_with_overlap(points: Iterable[Point]) -> dict[str, list[Setting]]:
+    lines = {}
+    for (proxy, task), line in case_1_lines(points).items():
+        overlap = overlap_of(line)
+        if overlap is None or overlap.value > 0:
+            lines[f"{shortened(proxy)} – {shortened(task)}"] = [
+                setting for setting in line if not setting.is_plain
+            ]
+    return lines
+
+
+def _case_2(points: Iterable[Point]) -> dict[str, list[Setting]]:
+    points = list(points)
+    by_penalty, by_radius = case_2_lines(points, "penalty"), case_2_lines(points, "radius")
+    return {
+        **{f"{shortened(task)} by λ": line for task, line in by_penalty.items()},
+        **{f"{shortened(task)} by ε": line for task, line in by_radius.items()},
+    }
+
+
+def _distances(world: World | None, *proxies: str) -> dict[str, float] | None:
+    if world is None or any(proxy not in world.safety for proxy in proxies):
+        return None
+    return {proxy: total_variation(world.original, world.safety[proxy]) for proxy in proxies}
+
+
+def _cost_order(one: tuple[Estimate, Estimate], other: tuple[Estimate, Estimate]) -> Order:
+    """Of two costs, each after its overlap; overlaps that may be the same order nothing."""
+    (overlap, cost), (other_overlap, other_cost) = one, other
+    return "within" if compare(overlap, other_overlap) == "within" else compare(cost, other_cost)
+
+
+def _by_penalty(line: Iterable[Setting], which: Gap) -> dict[float, Setting]:
+    """The settings with λ > 0 whose gap was measured."""
+    return {s.penalty: s for s in line if s.penalty and s.measured(which) is not None}
+
+
+def _quoted(evidence: Sequence[str]) -> str:
+    more = len(evidence) - LINES_QUOTED
+    told = "; ".join(evidence[:LINES_QUOTED]) + (f"; and {more} more" if more > 0 else "")
+    return f"{told}."

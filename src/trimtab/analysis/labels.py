@@ -1,0 +1,204 @@
+"""How a case, a knob, a number and a measured point are put into words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from markupsafe import Markup
+
+from trimtab.errors import printable
+from trimtab.results.result import OUT_OF_REACH, Case, Estimate, Point, PointKey
+
+CASE_NAMES: dict[Case, str] = {
+    "aligned": "aligned model θₛ, untrained",
+    "alignment-loss": "Case I, alignment loss constraint",
+    "alignment-parameter": "Case II, alignment parameter constraint",
+    "dial": "dial, one training for every setting",
+    "method": "a published method",
+}
+METHOD_NAMES: dict[str, str] = {
+    "dial": "dial",
+    "alignment-loss": "Case I (alignment loss)",
+    "alignment-parameter": "Case II (parameters, by λ)",
+    "alignment-loss-budget": "Case I by a budget",
+    "alignment-parameter-budget": "Case II by a budget",
+    "alignment-parameter-radius": "Case II (parameters, by ε)",
+    "case-one-by-share": "Case I, rows in proportion to λ",
+    "mixing": "mixing (SafeInstr)",
+    "l2-sp": "L2-SP",
+    "ewc": "EWC",
+    "lazy-safety-alignment": "lazy safety alignment (Lisa)",
+    "safegrad": "gradient surgery (SafeGrad)",
+    "pcgrad": "gradient surgery (PCGrad)",
+    "constrained-sft": "token-wise constrained SFT",
+    "kl-anchor": "KL anchor, safety rows",
+    "kl-anchor-on-task": "KL anchor, task rows",
+    "early-stopping": "early stopping",
+    "seal": "data selection (SEAL)",
+    "random-subset": "random subset",
+    "wise-ft": "interpolation (WiSE-FT)",
+    "resta": "RESTA",
+    "safe-lora": "SafeLoRA",
+    "plain": "plain fine-tuning",
+    "aligned": "aligned model, untouched",
+}
+SHORT_CASE_NAMES: dict[Case, str] = {
+    "aligned": "θₛ",
+    "alignment-loss": "Case I",
+    "alignment-parameter": "Case II",
+    "dial": "dial",
+    "method": "method",
+}
+LONGEST_NAME = 34
+
+
+def number(value: float) -> str:
+    """Four digits that matter, in plain decimals, for people.
+
+    >>> [number(v) for v in (0.123456, 12.0, 0.00001234, 0.0, float("inf"))]
+    ['0.1235', '12', '1.234e-05', '0', '∞']
+    """
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"−{-value:.4g}" if value < 0 else f"{value:.4g}"
+
+
+def nats(value: float) -> str:
+    """A gap or a loss: three digits that matter, and none below a ten-thousandth.
+
+    >>> [nats(v) for v in (0.0684612, 1.5, -123.0, 4e-6, -4e-6, 0.0)]
+    ['0.0685', '1.50', '−123', '< 0.0001', '0', '0']
+    """
+    if math.isinf(value):
+        return number(value)
+    if abs(value) < 5e-5:
+        return "< 0.0001" if value > 0 else "0"
+    digits = f"{abs(value):#.3g}" if abs(value) < 100 else f"{abs(value):.0f}"
+    return f"−{digits}" if value < 0 else digits
+
+
+def interval(estimate: Estimate) -> str:
+    """The 95 % interval, or nothing where the value is exact.
+
+    >>> interval(Estimate(1.5, 1.4, 1.6, "nats per token", "estimate"))
+    '[1.40, 1.60]'
+    """
+    if estimate.low == estimate.high:
+        return ""
+    return f"[{nats(estimate.low)}, {nats(estimate.high)}]"
+
+
+def estimate_in_words(estimate: Estimate | None) -> str:
+    """Value and interval without the unit, or a dash where nothing was measured."""
+    if estimate is None:
+        return "–"
+    return f"{nats(estimate.value)} {interval(estimate)}".rstrip()
+
+
+def percent(share: float) -> str:
+    """A share as a percentage.
+
+    >>> percent(0.254), percent(0.004)
+    ('25 %', '0.4 %')
+    """
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 1 or value == 0 else f"{value:.1g} %"
+
+
+def case_name(point: Point | PointKey) -> str:
+    """Case I, Case II, or a published method by its name."""
+    if point.method is not None:
+        return METHOD_NAMES.get(point.method, point.method)
+    return SHORT_CASE_NAMES[point.case]
+
+
+NO_KNOB = "–"
+"""What `knob` tells of a model that has none."""
+
+
+def knob(
+    penalty: float | None,
+    radius: float | None,
+    budget: float | None = None,
+    alpha: float | None = None,
+    other: float | None = None,
+) -> str:
+    """What the constraint was set to, or the dial.
+
+    >>> knob(0.5, None), knob(None, 2.0), knob(None, None, 0.05), knob(None, None)
+    ('λ = 0.5', 'ε = 2', 'budget 0.05', '–')
+    """
+    if alpha is not None:
+        return f"α = {number(alpha)}"
+    if budget is not None:
+        return f"budget {number(budget)}"
+    if penalty is not None:
+        return f"λ = {number(penalty)}"
+    if radius is not None:
+        return f"ε = {number(radius)}"
+    return NO_KNOB if other is None else number(other)
+
+
+def budget_in_words(point: Point) -> str:
+    """Whether a point keeps to its budget on held-out rows, or by how much it does not."""
+    change, over, budget = point.safety_change, point.over_budget, point.budget
+    assert change is not None
+    assert over is not None
+    assert budget is not None
+    told = (
+        f"budget {number(budget)}: held-out change of the safety loss {estimate_in_words(change)} "
+        f"{change.unit}, {'exact' if change.kind == 'exact' else f'an {change.kind}'}"
+    )
+    if point.is_feasible:
+        return f"{told}: feasible"
+    share = f" ({percent(over / abs(budget))} of it)" if budget else ""
+    told = f"{told}: not feasible, {nats(over)} over the budget{share}"
+    if change.low <= budget:
+        return f"{told}, which its interval does not exclude being none"
+    if point.multiplier is not None and point.multiplier >= OUT_OF_REACH:
+        return f"{told}, and out of reach: at λ = {number(point.multiplier)} the task hardly counts"
+    return told
+
+
+def shortened(name: str) -> str:
+    """A name that fits a legend: the middle of a long one gives way.
+
+    >>> shortened("an-organisation/a-data-set-with-a-very-long-name")
+    'an-organisation/…th-a-very-long-name'
+    """
+    if len(name) <= LONGEST_NAME:
+        return name
+    half = LONGEST_NAME // 2
+    return f"{name[: half - 1]}…{name[-half - 2 :]}"
+
+
+def in_page(value: Any) -> Any:
+    """What a template prints of a value: text without control characters."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value, keep="\n\t") if is_text else value
+
+
+def hover(point: Point) -> tuple[str, ...]:
+    """All that a point knows, line by line."""
+    lines = [CASE_NAMES[point.case] if point.method is None else case_name(point)]
+    if point.case != "aligned":
+        lines.append(knob(point.penalty, point.radius, point.budget, point.alpha, point.knob))
+    if point.alpha is not None:
+        lines.append(f"trained at {knob(point.penalty, None)}")
+    if point.is_feasible is not None:
+        lines.append(budget_in_words(point))
+    lines.append(f"safety: {point.proxy or '–'} · task: {point.task} · seed {point.seed}")
+    for name, loss, gap in (
+        ("alignment", point.alignment_loss, point.alignment_gap),
+        ("proxy", point.proxy_loss, point.proxy_gap),
+        ("capability", point.capability_loss, point.capability_gap),
+    ):
+        if loss is not None:
+            lines.append(f"{name} loss {estimate_in_words(loss)}")
+        if gap is not None:
+            lines.append(f"{name} gap {estimate_in_words(gap)}")
+    lines.append(f"losses and gaps in {point.capability_loss.unit}")
+    lines.append(f"distance {number(point.distance)} ({percent(point.relative_distance)} of ‖θₛ‖)")
+    lines.append(f"{point.train_tokens:,} tokens in {number(point.wall_seconds)} s")
+    return tuple(lines)

@@ -1,0 +1,88 @@
+"""How near the trained models came to what no model can pass, and whether any seems to have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from trimtab.data.synthetic import World
+from trimtab.results.result import Estimate, Point
+from trimtab.theory import Distribution, capability_limit
+
+ROUNDING = 1e-4
+"""Nats per token: what a loss summed in float32 may be off by."""
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """A capability gap beside min{G_f(P) : G(P) ≤ the safety gap measured}, nats per token."""
+
+    safety_gap: Estimate
+    capability_gap: Estimate
+    limit: float
+    lowest_limit: float
+    """The limit at the upper end of the safety gap's interval: nothing truly lies below it."""
+
+    @property
+    def excess(self) -> float:
+        """How far above the limit; negative is below it."""
+        return self.capability_gap.value - self.limit
+
+    @property
+    def ratio(self) -> float | None:
+        """Measured over limit, where the limit is not zero."""
+        if self.limit <= ROUNDING or math.isinf(self.limit):
+            return None
+        return self.capability_gap.value / self.limit
+
+    @property
+    def is_impossible(self) -> bool:
+        """Whether it lies below the limit by more than its intervals."""
+        return self.capability_gap.high + ROUNDING < self.lowest_limit
+
+
+@dataclass(frozen=True)
+class PointNearness:
+    """One point in both planes; None where the plane's gap was not measured."""
+
+    point: Point
+    on_proxy: Nearness | None
+    on_original: Nearness | None
+
+    @property
+    def is_impossible(self) -> bool:
+        return any(
+            near is not None and near.is_impossible for near in (self.on_proxy, self.on_original)
+        )
+
+
+def nearness(points: Iterable[Point], world: World) -> tuple[PointNearness, ...]:
+    """Every point of a task of the world beside its limits.
+
+    In (proxy gap, capability gap) and in (alignment gap, capability gap) alike the limit is the
+    Pareto front over all models, so it is true of Case I, of Case II and of the starting model.
+    """
+    found = []
+    for point in points:
+        if point.task not in world.task or point.capability_gap is None:
+            continue
+        proxy = world.safety.get(point.proxy) if point.proxy is not None else None
+        on_proxy = _nearness(world, point, proxy, point.proxy_gap)
+        on_original = _nearness(world, point, world.original, point.alignment_gap)
+        if on_proxy or on_original:
+            found.append(PointNearness(point, on_proxy, on_original))
+    return tuple(found)
+
+
+def _nearness(
+    world: World, point: Point, safety: Distribution | None, gap: Estimate | None
+) -> Nearness | None:
+    if safety is None or gap is None or point.capability_gap is None:
+        return None
+    task, tokens = world.task[point.task], world.tokens_per_response
+
+    def limit(safety_gap: float) -> float:
+        return capability_limit(task, safety, max(safety_gap, 0.0) * tokens) / tokens
+
+    return Nearness(gap, point.capability_gap, limit(gap.value), limit(gap.high + ROUNDING))

@@ -1,0 +1,90 @@
+"""What a report is made from: the files that an experiment left in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trimtab.data.synthetic import World, load_world
+from trimtab.errors import UserError
+from trimtab.results.files import read_if_whole
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Point, Terrain
+from trimtab.results.samples import Sample, read_samples
+from trimtab.results.store import Failure, read_failures, read_landscape, read_points
+
+SETTINGS_FILE = "experiment.yaml"
+DATA_FILE = "data.json"
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """One data set as it was used: how many rows trained, how many were held out, and warnings."""
+
+    role: str
+    name: str
+    path: str
+    train_rows: int
+    held_out_rows: int
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Results:
+    """An experiment's points and whatever else its folder tells."""
+
+    points: tuple[Point, ...]
+    failures: tuple[Failure, ...]
+    settings: Mapping[str, Any]
+    data: tuple[DataSummary, ...]
+    world: World | None
+    landscape: Mapping[str, Terrain]
+    samples: tuple[Sample, ...]
+    rows: RowLosses
+    """What each held-out row cost each model, where the experiment kept it."""
+
+
+def read_results(folder: Path) -> Results:
+    """The results in a folder; only the points must be there.
+
+    Raises:
+        UserError: there are no points, or a file is not what its name says.
+    """
+    points = read_points(folder)
+    if not points:
+        raise UserError(f"{folder}: no point is finished yet. Let 'trimtab sweep' make one.")
+    return Results(
+        tuple(points),
+        tuple(read_failures(folder)),
+        _read_settings(folder / SETTINGS_FILE),
+        _read_data(folder / DATA_FILE),
+        load_world(folder),
+        read_landscape(folder),
+        read_samples(folder),
+        RowLosses(folder),
+    )
+
+
+def _read_settings(path: Path) -> Mapping[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        place = " ".join(str(error).split())
+        raise UserError(f"{path}: not YAML ({place}). Restore the file, or remove it.") from None
+    if not isinstance(settings, Mapping):
+        raise UserError(f"{path}: not a mapping of settings. Restore the file, or remove it.")
+    return settings
+
+
+def _read_data(path: Path) -> tuple[DataSummary, ...]:
+    def read(path: Path) -> tuple[DataSummary, ...]:
+        return tuple(DataSummary(**record) for record in json.loads(path.read_bytes()))
+
+    return read_if_whole(path, read, "which rows were used is not known") or ()

@@ -1,0 +1,139 @@
+"""What intervals allow to be said: below, above, a trend, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal, TypeVar
+
+from trimtab.analysis.groups import Gap, Setting, measured_of, over_seeds
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Estimate, Point
+
+Value = TypeVar("Value")
+Verdict = Literal["holds", "does not hold", "undecided"]
+Order = Literal["below", "above", "within"]
+
+AGAINST_THE_TREND = 0.1
+"""A trend may have this share of its decided pairs in the wrong order: training is noisy."""
+
+
+def compare(one: Estimate, other: Estimate) -> Order:
+    """Whether `one` lies below or above `other` with their intervals apart.
+
+    >>> loss = lambda v: Estimate(v, v - 0.1, v + 0.1, "nats per token", "estimate")
+    >>> compare(loss(1.0), loss(1.3)), compare(loss(1.0), loss(1.1))
+    ('below', 'within')
+    """
+    if one.high < other.low:
+        return "below"
+    return "above" if one.low > other.high else "within"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two settings compared seed by seed and, where `rows` knows their losses, row by row.
+
+    What makes a row hard for both models then cancels, and so does what a seed does to both.
+    """
+
+    rows: RowLosses | None = None
+
+    def rise(self, one: Setting, other: Setting, which: Gap) -> Estimate:
+        """How far the gap of `other` lies above that of `one`; both must have been measured."""
+        by_seed = {point.seed: point for point in one.points}
+        each = [
+            self._between(by_seed[point.seed], point, which)
+            for point in other.points
+            if point.seed in by_seed
+        ]
+        if each:
+            return over_seeds(each)
+        first, last = one.measured(which), other.measured(which)
+        assert first is not None
+        assert last is not None
+        return _apart(first, last)
+
+    def order(self, which: Gap) -> Callable[[Setting, Setting], Order]:
+        """Whether the gap of the first lies below or above that of the second, beyond chance."""
+
+        def order(one: Setting, other: Setting) -> Order:
+            rise = self.rise(one, other, which)
+            if rise.low > 0:
+                return "below"
+            return "above" if rise.high < 0 else "within"
+
+        return order
+
+    def _between(self, one: Point, other: Point, which: Gap) -> Estimate:
+        first, last = measured_of(one, which), measured_of(other, which)
+        assert first is not None
+        assert last is not None
+        apart = _apart(first, last)
+        name = _dataset(one, which)
+        if self.rows is None or one.model is None or other.model is None:
+            return apart
+        if name != _dataset(other, which):
+            return apart
+        interval = self.rows.interval(name, other.model, one.model)
+        return apart if interval is None else replace(apart, low=interval[0], high=interval[1])
+
+
+def rises(values: Sequence[Value], compare: Callable[[Value, Value], Order]) -> Verdict:
+    """Whether the last lies beyond the first, and what lies between mostly goes the same way."""
+    ends = compare(values[0], values[-1])
+    if ends == "above":
+        return "does not hold"
+    orders = [compare(earlier, later) for earlier, later in combinations(values, 2)]
+    wrong, right = orders.count("above"), orders.count("below")
+    steady = wrong <= AGAINST_THE_TREND * (wrong + right)
+    return "holds" if ends == "below" and steady else "undecided"
+
+
+def falls(values: Sequence[Value], compare: Callable[[Value, Value], Order]) -> Verdict:
+    """`rises`, backwards."""
+    return rises(values[::-1], compare)
+
+
+def all_hold(verdicts: Sequence[Verdict]) -> Verdict:
+    """One line against it refutes; one undecided leaves it open.
+
+    >>> all_hold(["holds", "undecided"])
+    'undecided'
+    """
+    if "does not hold" in verdicts:
+        return "does not hold"
+    return "undecided" if "undecided" in verdicts else "holds"
+
+
+def all_lie(wanted: Order, orders: Sequence[Order]) -> Verdict:
+    """Whether every comparison came out as wanted: one the other way refutes.
+
+    >>> all_lie("below", ["below", "below"]), all_lie("below", ["below", "within"])
+    ('holds', 'undecided')
+    """
+    if any(order not in (wanted, "within") for order in orders):
+        return "does not hold"
+    return "holds" if all(order == wanted for order in orders) else "undecided"
+
+
+def _apart(one: Estimate, other: Estimate) -> Estimate:
+    """other − one when nothing is known of how their errors go together."""
+    return replace(
+        other,
+        value=other.value - one.value,
+        low=other.low - one.high,
+        high=other.high - one.low,
+    )
+
+
+def _dataset(point: Point, which: Gap) -> str:
+    """The name under which the losses behind a gap are kept."""
+    match which:
+        case "alignment gap":
+            return "original"
+        case "proxy gap":
+            return f"safety:{point.proxy}"
+        case "capability gap":
+            return f"task:{point.task}"

@@ -1,0 +1,134 @@
+"""The model and the vectors it, or another, makes of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimtab.audit.datasets import Audited, text_of
+from trimtab.audit.settings import MODEL, WORDS, AuditSettings
+from trimtab.audit.stage_cache import Stages
+from trimtab.data.encoding import encode
+from trimtab.data.rows import Row
+from trimtab.measure.hidden_states import Reading, States, read_through
+from trimtab.models import limits_of, load_model
+
+_DIMENSIONS = 100
+
+
+class Watcher(Protocol):
+    """Someone who looks on while an audit is made."""
+
+    def warned(self, warning: str) -> None:
+        """The data holds something the user should know."""
+
+    def doing(self, what: str, steps: int | None = None) -> None:
+        """A stage begins, of so many steps where that is known."""
+
+    def done(self, steps: int) -> None:
+        """So many more steps of it are done."""
+
+
+class Eyes:
+    """The aligned model, read with once per data set, and another model where one is named."""
+
+    def __init__(
+        self, name: str, settings: AuditSettings, stages: Stages, watcher: Watcher
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.stages = stages
+        self.watcher = watcher
+        watcher.doing(f"loading {name}")
+        self.model, self.tokenizer = _on_device(name)
+        self._other: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+
+    def reading(self, data: Audited) -> Reading:
+        """The aligned model over the chosen rows."""
+        return self._read("reading", data, self.model, self.tokenizer)
+
+    def features(self, one: Audited, other: Audited) -> tuple[States, States]:
+        """What a classifier sees of the chosen rows of two data sets, shapes (rows, k)."""
+        if self.settings.embedding == WORDS:
+            return word_features(one.chosen, other.chosen)
+        return self._states(one).responses, self._states(other).responses
+
+    def prompt_states(self, data: Audited) -> States | None:
+        """Hidden states of the chosen rows' prompts; None where overlap is by words."""
+        if self.settings.embedding in (None, WORDS):
+            return None
+        return self._states(data).prompts
+
+    @property
+    def similarity_by(self) -> str:
+        """What similarity looks at, in words."""
+        match self.settings.embedding:
+            case None | "model":
+                return f"hidden states of {self.name}"
+            case "words":
+                return "TF-IDF of words"
+            case other:
+                return f"hidden states of {other}"
+
+    @property
+    def overlap_by(self) -> str:
+        """What overlap looks at, in words."""
+        return "TF-IDF of words" if self.settings.embedding is None else self.similarity_by
+
+    def encoded(self, rows: Sequence[Row], label: str) -> Any:
+        """Rows as token ids. Raises UserError where one is longer than the model can read."""
+        return self._encoded(rows, label, self.model, self.tokenizer)
+
+    def _states(self, data: Audited) -> Reading:
+        if self.settings.embedding in (None, MODEL):
+            return self.reading(data)
+        if self._other is None:
+            assert self.settings.embedding is not None
+            self._other = _on_device(self.settings.embedding)
+        return self._read("embedding", data, *self._other)
+
+    def _read(
+        self,
+        purpose: str,
+        data: Audited,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Reading:
+        def made() -> Reading:
+            rows = self._encoded(data.chosen, data.label, model, tokenizer)
+            self.watcher.doing(f"reading {data.label}", len(rows))
+            return read_through(model, rows, self.settings.tokens_per_batch, self.watcher.done)
+
+        return self.stages.reading(f"{purpose} {data.label}", made)
+
+    def _encoded(
+        self,
+        rows: Sequence[Row],
+        label: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Any:
+        return encode(
+            rows, tokenizer, self.settings.lengths, limits_of(model), self.watcher.warned, label
+        )
+
+
+def word_features(one: Sequence[Row], other: Sequence[Row]) -> tuple[States, States]:
+    """TF-IDF of words and word pairs of prompt and response, on its first hundred components."""
+    texts = [f"{text_of(row)}\n{row.response}" for row in (*one, *other)]
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+")
+    vectors = words.fit_transform(texts)
+    size = min(_DIMENSIONS, min(vectors.shape) - 1)
+    reduced = TruncatedSVD(size, random_state=0).fit_transform(vectors).astype(np.float32)
+    return reduced[: len(one)], reduced[len(one) :]
+
+
+def _on_device(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model, tokenizer = load_model(name)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

@@ -1,0 +1,215 @@
+"""The landscape at the aligned model, and the task rows that endanger safety there."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import nn
+
+from trimtab.audit.datasets import Audited, AuditedData, text_of
+from trimtab.audit.features import Eyes, Watcher
+from trimtab.audit.forecast import Suggestion, along_the_walk, suggested_radius
+from trimtab.audit.settings import AuditSettings
+from trimtab.audit.stage_cache import Stages
+from trimtab.data.rows import Row
+from trimtab.data.splits import choose_rows
+from trimtab.measure.geometry import Landscape, landscape
+from trimtab.measure.influence import Endangering, endangering_rows
+from trimtab.measure.overlap import context_overlap
+from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
+from trimtab.results.files import write_atomically
+
+_SHOWN = 10
+_SURPRISING = 0.9
+
+
+def landscape_and_rows(
+    data: AuditedData,
+    reference: Audited,
+    eyes: Eyes,
+    stages: Stages,
+    folder: Path | None,
+    watcher: Watcher,
+) -> dict[str, Any]:
+    """The records "landscape" and "endangering"; both None where no landscape is wanted.
+
+    Also writes, for every task, its rows without the worst into `folder`.
+    """
+    settings = eyes.settings
+    if settings.space == "none":
+        return {"landscape": None, "endangering": None}
+
+    def made() -> dict[str, Any]:
+        with _space(eyes, settings) as (model, weights):
+
+            def loss(one: Audited) -> TokenLoss:
+                rows = choose_rows(one.chosen, settings.landscape_rows, settings.seed)
+                encoded = eyes.encoded(rows, one.label)
+                return TokenLoss.over(model, weights, encoded, settings.tokens_per_batch)
+
+            safety = loss(reference)
+            found = landscape(
+                safety,
+                {name: loss(one) for name, one in data.task.items()},
+                seed=settings.seed,
+                progress=watcher.doing,
+            )
+            rates = {
+                name: _rates(model, safety, found, name, one, eyes, watcher.doing)
+                for name, one in data.task.items()
+            }
+        return {
+            "landscape": _recorded(found, settings, data),
+            "rates": {name: one.rates.tolist() for name, one in rates.items()},
+            "trials": {name: one.trial for name, one in rates.items()},
+        }
+
+    made_or_kept = stages.result("landscape", made)
+    endangering = []
+    for name, one in data.task.items():
+        rates = Endangering(np.array(made_or_kept["rates"][name]), made_or_kept["trials"][name])
+        endangering.append(_endangering(name, one, rates, data, eyes, folder))
+    return {"landscape": made_or_kept["landscape"], "endangering": endangering}
+
+
+@contextmanager
+def _space(eyes: Eyes, settings: AuditSettings) -> Iterator[tuple[nn.Module, Any]]:
+    if settings.space == "full":
+        with all_weights(eyes.model) as found:
+            yield found
+    else:
+        with low_rank_subspace(eyes.model, settings.rank, settings.seed) as found:
+            yield found
+
+
+def _rates(
+    model: nn.Module,
+    safety: TokenLoss,
+    found: Landscape,
+    name: str,
+    task: Audited,
+    eyes: Eyes,
+    progress: Callable[[str], None],
+) -> Endangering:
+    walk = found.walk_down(name)
+    # As far as the budget: there the safety loss has a slope that the walk itself has shown.
+    trial = min(walk.reaches(eyes.settings.budget), walk.distances[-1])
+    rows: Dataset = eyes.encoded(task.chosen, task.label)
+    downhill = found.tasks[name].downhill
+    return endangering_rows(
+        model, safety, rows, downhill, trial, eyes.settings.tokens_per_batch, progress
+    )
+
+
+def _recorded(found: Landscape, settings: AuditSettings, data: AuditedData) -> dict[str, Any]:
+    space = (
+        "all weights"
+        if settings.space == "full"
+        else f"LoRA's start, rank {settings.rank}, on every linear layer"
+    )
+    tasks = {}
+    for name in data.task:
+        side = found.tasks[name]
+        local, walked = suggested_radius(settings.budget, found, name)
+        tasks[name] = {
+            "loss": side.loss,
+            "slope": asdict(side.slope),
+            "curvature": asdict(side.curvature),
+            "cosine": asdict(side.cosine),
+            "along_the_walk": along_the_walk(found, name),
+            "radius": {"by_theorem_3": _finite(local), "by_walk": _finite(walked)},
+        }
+    return {
+        "space": space,
+        "weights": found.weights,
+        "rows": found.rows,
+        "safety_loss": found.safety_loss,
+        "safety_slope": asdict(found.safety_slope),
+        "safety_curvature": asdict(found.safety_curvature),
+        "tasks": tasks,
+        "walks": [asdict(walk) for walk in found.walks],
+    }
+
+
+def _finite(suggestion: Suggestion) -> dict[str, Any]:
+    value = suggestion.value if math.isfinite(suggestion.value) else None
+    return {"value": value, "reason": suggestion.reason}
+
+
+def _endangering(
+    name: str,
+    task: Audited,
+    rates: Endangering,
+    data: AuditedData,
+    eyes: Eyes,
+    folder: Path | None,
+) -> dict[str, Any]:
+    worst = rates.worst(eyes.settings.drop)
+    reading = eyes.reading(task)
+    surprise = reading.surprise / reading.tokens
+    surprising = float(np.quantile(surprise, _SURPRISING))
+    nearest = {
+        proxy: context_overlap(
+            [text_of(task.chosen[place]) for place in worst],
+            [text_of(safety.rows[place]) for place in safety.divided(eyes.settings.seed)[0]],
+            [text_of(safety.rows[place]) for place in safety.divided(eyes.settings.seed)[1]],
+            pairs=0,
+        ).among
+        for proxy, safety in data.safety.items()
+        if len(worst)
+    }
+
+    def reasons(number: int, place: int) -> list[str]:
+        told = [f"a step on it alone raises the safety loss at the rate {rates.rates[place]:.3g}"]
+        among = [proxy for proxy, found in nearest.items() if found[number]]
+        if among:
+            told.append(f"its prompt falls among the safety prompts of {' and '.join(among)}")
+        if surprise[place] >= surprising:
+            told.append(
+                f"its response surprises the aligned model: {surprise[place]:.2f} nats per token, "
+                "more than nine rows in ten"
+            )
+        return told
+
+    # A prompt and response that come again say nothing new.
+    firsts: dict[Row, tuple[int, int]] = {}
+    for number, place in enumerate(worst):
+        firsts.setdefault(task.chosen[place], (number, int(place)))
+    shown = list(firsts.values())[:_SHOWN]
+    kept = None
+    if folder is not None and len(worst):
+        dropped = {id(task.chosen[place]) for place in worst}
+        kept = f"kept-{name}.jsonl"
+        lines = [json.dumps(_as_record(row)) for row in task.rows if id(row) not in dropped]
+        write_atomically(folder / kept, "".join(f"{line}\n" for line in lines))
+    return {
+        "task": name,
+        "rows_looked_at": len(task.chosen),
+        "trial_distance": rates.trial,
+        "share_against_safety": float((rates.rates > 0).mean()),
+        "left_out": len(worst),
+        "kept_file": kept,
+        "worst": [
+            {
+                "prompt": text_of(task.chosen[place]),
+                "rate": float(rates.rates[place]),
+                "reasons": reasons(number, place),
+            }
+            for number, place in shown
+        ],
+    }
+
+
+def _as_record(row: Row) -> dict[str, Any]:
+    if len(row.prompt) == 1 and row.prompt[0].role == "user":
+        return {"prompt": row.prompt[0].content, "response": row.response}
+    messages = [{"role": message.role, "content": message.content} for message in row.prompt]
+    return {"messages": [*messages, {"role": "assistant", "content": row.response}]}

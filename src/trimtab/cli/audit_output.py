@@ -1,0 +1,36 @@
+"""What the terminal shows of an audit: its stages while it is made, and its numbers at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from trimtab.cli.progress import Watcher, plain, words_table
+from trimtab.report import audit_tables
+
+
+class StageWatcher(Watcher):
+    """The stage of an audit at hand; elsewhere warnings alone."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._stage = self.progress.add_task("reading data", total=None)
+
+    def doing(self, what: str, steps: int | None = None) -> None:
+        self.progress.reset(self._stage, total=steps, description=plain(what))
+
+    def done(self, steps: int) -> None:
+        self.progress.advance(self._stage, steps)
+
+
+def print_audit(record: Mapping[str, Any], console: Console) -> None:
+    """The tables of an audit and its forecast."""
+    for title, given in audit_tables.tables(record).items():
+        console.print(words_table(given, title))
+        console.print(f"[dim]{plain(given.caption)}[/]\n", highlight=False)
+    console.print("[bold]Forecast[/] (an estimate, before any training)")
+    for line in record["forecast"]["reasoning"]:
+        console.print(f"• {plain(line)}", highlight=False)
+    console.print()

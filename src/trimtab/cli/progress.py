@@ -1,0 +1,230 @@
+"""What the terminal shows: progress while a sweep is made, and a summary at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from trimtab.analysis.labels import budget_in_words
+from trimtab.config.grid import Plan
+from trimtab.errors import printable
+from trimtab.report import Finding
+from trimtab.report import tables as report_tables
+from trimtab.results.result import Point, PointKey
+from trimtab.results.store import Failure
+from trimtab.runner.cost import Cost
+
+_MARKS = {"holds": "[green]✔ holds[/]", "does not hold": "[red]✘ does not hold[/]"}
+_UNDECIDED = "[yellow]? undecided[/]"
+
+
+class Watcher:
+    """Progress bars on a terminal, which warnings and results are printed above."""
+
+    def __init__(self, console: Console, *columns: ProgressColumn) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            *columns,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def warned(self, warning: str) -> None:
+        self.console.print(f"[yellow]warning[/] {plain(warning)}", highlight=False, soft_wrap=True)
+
+
+class TerminalWatcher(Watcher):
+    """The models and the steps of a sweep; elsewhere one line for each measured model."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, TimeRemainingColumn())
+        self._models: TaskID = self.progress.add_task("models", total=None)
+        self._steps: TaskID = self.progress.add_task("loading", total=None)
+        self._done = self._all = 0
+
+    def planned(self, plan: Plan, left: Plan) -> None:
+        self._all = len(plan.runs)
+        self._done = self._all - len(left.runs)
+        self.progress.update(self._models, total=self._all, completed=self._done)
+        if 0 < len(left.points) < len(plan.points):
+            made = len(plan.points) - len(left.points)
+            self.console.print(f"Going on: {made} of {len(plan.points)} points are there already.")
+
+    def training(self, name: str, steps: int) -> None:
+        self.progress.reset(self._steps, total=steps, description=plain(name))
+
+    def stepped(self, steps: int, loss: float | None) -> None:
+        self.progress.update(self._steps, completed=steps)
+
+    def measured(self, points: list[Point]) -> None:
+        self._advance()
+        point = points[0]
+        self.console.print(
+            f"[dim]{self._done:>3}/{self._all}[/] {plain(describe(point.key))}: "
+            f"{_losses(point)}{_others(points)} [dim](trained in {point.wall_seconds:.0f} s)[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if point.is_feasible is not None:
+            colour = "green" if point.is_feasible else "red"
+            told = plain(budget_in_words(point))
+            self.console.print(f"[{colour}]{told}[/]", highlight=False, soft_wrap=True)
+
+    def failed(self, failure: Failure) -> None:
+        self._advance()
+        self.console.print(
+            f"[red]failed[/] {plain(describe(failure.key))}: {plain(failure.reason)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _advance(self) -> None:
+        self._done += 1
+        self.progress.update(self._models, completed=self._done)
+
+
+def describe(key: PointKey) -> str:
+    """A point in a few words.
+
+    >>> describe(PointKey("alignment-loss", 0.3, None, "near", "code", 0))
+    'Case I λ=0.3 near → code, seed 0'
+    """
+    if key.alpha is not None:
+        return f"dial α={key.alpha:g} {key.proxy} → {key.task}, seed {key.seed}"
+    if key.penalty == 0 or float("inf") in (key.radius, key.budget):
+        return f"plain fine-tuning → {key.task}, seed {key.seed}"
+    if key.budget is not None:
+        case = "Case I" if key.case == "alignment-loss" else "Case II"
+        return f"{case} budget {key.budget:g} {key.proxy} → {key.task}, seed {key.seed}"
+    if key.method is not None:
+        return f"{key.method} {key.knob:g} {key.proxy} → {key.task}, seed {key.seed}"
+    if key.case == "alignment-loss":
+        return f"Case I λ={key.penalty:g} {key.proxy} → {key.task}, seed {key.seed}"
+    knob = f"ε={key.radius:g}" if key.penalty is None else f"λ={key.penalty:g}"
+    return f"Case II {knob} → {key.task}, seed {key.seed}"
+
+
+def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:
+    """What a sweep would make, and what that costs."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    names = {
+        "alignment-loss": "Case I (alignment loss)",
+        "alignment-parameter": "Case II (alignment parameter)",
+        "method": "published methods",
+        "dial": "a dial, at each of its settings measured later",
+    }
+    cases = dict.fromkeys(names.values(), 0)
+    for point in (point for run in plan.runs for point in run.points):
+        cases[names[point.case]] += 1
+    table.add_row("points", f"{len(plan.points)}, of which {len(left.points)} are still to make")
+    table.add_row("", f"{len(plan.aligned)} of the starting model itself")
+    for case, count in cases.items():
+        if not count and case in (names["method"], names["dial"]):
+            continue
+        table.add_row("", f"{count} of {case}")
+    table.add_row("trainings", f"{cost.trainings} (points without a constraint share one)")
+    table.add_row("tokens", f"{cost.train_tokens:,} to train on, padding not counted")
+    table.add_row("memory", f"about {cost.memory / 2**30:.1f} GiB at the peak")
+    table.add_row("time", f"about {_duration(cost.seconds)} on this machine (to a factor of 2)")
+    return table
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Each finding of the paper with its verdict and the numbers behind it."""
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 1, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for finding in findings:
+        mark = _MARKS.get(finding.verdict, _UNDECIDED)
+        table.add_row(mark, f"{plain(finding.statement)}\n[dim]{plain(finding.evidence)}[/]")
+    return table
+
+
+def words_table(told: report_tables.Table, title: str | None = None) -> Table:
+    """A table of the report on the terminal, under its caption or a bold title.
+
+    A row that is an alarm is red.
+    """
+    table = Table(
+        title=plain(title or told.caption),
+        title_style="bold" if title else None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for place, column in enumerate(told.columns):
+        is_number = place >= told.names
+        table.add_column(plain(column), justify="right" if is_number else "left", no_wrap=is_number)
+    for row in told.rows:
+        table.add_row(*map(plain, row.cells), style="bold red" if row.is_alarm else None)
+    return table
+
+
+def _others(points: Sequence[Point]) -> str:
+    """The last of a dial's settings, where the first is told already."""
+    if points[0].alpha is None or len(points) < 2:
+        return ""
+    return f"; α={points[-1].alpha:g}: {_losses(points[-1])}"
+
+
+def _losses(point: Point) -> str:
+    named = {
+        "safety": point.alignment_loss or point.proxy_loss,
+        "task": point.capability_loss,
+    }
+    told = [f"{name} {loss.value:.3f}" for name, loss in named.items() if loss is not None]
+    return f"{', '.join(told)} nats per token"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def print_page(page: Path, console: Console) -> None:
+    """Name a page that was written."""
+    console.print(
+        f"[bold]{plain(str(page))}[/]  ← open it in a browser", highlight=False, soft_wrap=True
+    )
+
+
+def plain(text: str) -> str:
+    r"""Text in which rich finds no markup, and a terminal nothing that steers it.
+
+    >>> print(plain("[red]x[/red]\x1b[31m"))
+    \[red]x\[/red]\x1b[31m
+    """
+    return escape(printable(text))

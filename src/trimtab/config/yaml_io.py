@@ -1,0 +1,229 @@
+"""An experiment's YAML file: read with every mistake told by its place, written, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import replace
+from difflib import get_close_matches, unified_diff
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.experiment import (
+    SMOLLM2,
+    Block,
+    Dial,
+    Experiment,
+    Measuring,
+    RefusalPrompts,
+    Training,
+)
+from trimtab.errors import UserError, reason_of
+
+EXPERIMENT_FILE = "experiment.yaml"
+
+LARGEST_FILE = 4 << 20
+"""In bytes; what is longer is something else."""
+MOST_VALUES = 100_000
+"""In a file, with its anchors written out."""
+
+_RECIPES = Path(__file__).parent / "recipes"
+
+_LONGEST_TOLD = 200
+
+_EXPERIMENT = TypeAdapter(Experiment)
+
+
+def recipe_names() -> list[str]:
+    """The experiments that trimtab brings with it, by name."""
+    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
+
+
+def read_experiment(path: Path) -> Experiment:
+    """The experiment of a YAML file or recipe, its data root and a local model made absolute.
+
+    A recipe is an experiment that trimtab brings with it, named by its stem where no file of that
+    name lies in the way; its data are looked for in the working folder.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or a field is unknown, missing or of the
+            wrong kind; every such field on one line.
+    """
+    is_recipe = not path.exists() and str(path) in recipe_names()
+    try:
+        with (_RECIPES / f"{path}.yaml" if is_recipe else path).open("rb") as file:
+            text = file.read(LARGEST_FILE + 1).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text. Give an experiment's YAML file.") from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}. Give an experiment's YAML file, or one of the recipes "
+            f"{', '.join(recipe_names())}."
+        ) from None
+    experiment = parse_experiment(text, str(path))
+    folder = Path() if is_recipe else path.parent
+    root = (folder / Path(experiment.data_root).expanduser()).resolve()
+    model = folder / Path(experiment.model).expanduser()
+    is_folder = experiment.model != SMOLLM2 and model.exists()
+    return replace(
+        experiment,
+        data_root=str(root),
+        model=str(model.resolve()) if is_folder else experiment.model,
+    )
+
+
+def parse_experiment(text: str, place: str) -> Experiment:
+    """The experiment of a YAML text; `place` names it in errors. Raises UserError."""
+    given = _yaml(text, place)
+    if not isinstance(given, Mapping):
+        raise UserError(f"{place}: not an experiment. Give model, task, safety and grid.")
+    return experiment_from(given, place)
+
+
+def experiment_from(given: Mapping[str, Any], place: str) -> Experiment:
+    """The experiment of plain mappings, lists and values; `place` names them in errors.
+
+    Raises:
+        UserError: a field is unknown, missing or of the wrong kind; every such field on one line.
+    """
+    strange = next((text for text in _texts(given) if "\0" in text), None)
+    if strange is not None:
+        raise UserError(f"{place}: {strange!r} holds a NUL character. Give it without.")
+    try:
+        return _EXPERIMENT.validate_python(given)
+    except ValidationError as error:
+        raise UserError("; ".join(_complaint(place, detail) for detail in error.errors())) from None
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def _yaml(text: str, place: str) -> Any:
+    if len(text) > LARGEST_FILE:
+        raise UserError(f"{place}: longer than {LARGEST_FILE >> 20} MiB, so no experiment.")
+    loader = None
+    try:
+        loader = _NoRepeats(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node) > MOST_VALUES:
+            raise UserError(
+                f"{place}: its anchors repeat to more than {MOST_VALUES:,} values. Write out "
+                "what is meant."
+            )
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        problem = error.problem or error.context or "not YAML"
+        raise UserError(f"{place} line {line}: {problem}. Mend the line.") from None
+    except RecursionError:
+        raise UserError(f"{place}: nested too deeply. Give an experiment's YAML file.") from None
+    except UserError:
+        raise
+    # PyYAML's constructors fail in their own ways on values that only look like numbers or dates.
+    except Exception as error:
+        where = f"{place} line {loader.line + 1}" if loader else place
+        raise UserError(f"{where}: not YAML ({reason_of(error)}). Mend it.") from None
+
+
+def _size(node: yaml.Node, sizes: dict[int, float] | None = None) -> float:
+    """The values of a node with every alias written out; infinite where one holds itself."""
+    sizes = {} if sizes is None else sizes
+    if id(node) not in sizes:
+        sizes[id(node)] = float("inf")
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        nodes = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+        sizes[id(node)] = 1 + sum(_size(one, sizes) for one in nodes)
+    return sizes[id(node)]
+
+
+def to_yaml(experiment: Experiment) -> str:
+    """The experiment with every default written out; `parse_experiment` reads it back."""
+    given = _EXPERIMENT.dump_python(experiment, mode="json", exclude_none=True)
+    return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+
+
+def differences(before: str, after: Experiment) -> list[str]:
+    """The lines by which an experiment as recorded differs from one to be run; none when equal.
+
+    Where the data lies and whether models are kept may change; what is trained may not.
+    """
+    recorded = parse_experiment(before, EXPERIMENT_FILE)
+    old, new = (
+        to_yaml(replace(one, data_root=".", keep_models=None)).splitlines()
+        for one in (recorded, after)
+    )
+    return [
+        line
+        for line in unified_diff(old, new, lineterm="", n=0)
+        if line[:1] in "+-" and line[:3] not in ("+++", "---")
+    ]
+
+
+class _NoRepeats(yaml.SafeLoader):
+    """A safe loader to which a key given twice is a mistake, not the last one's victory."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a list or a mapping is no name", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _texts(given: Any) -> Iterator[str]:
+    if isinstance(given, str):
+        yield given
+    elif isinstance(given, Mapping):
+        for name, value in given.items():
+            yield from _texts(name)
+            yield from _texts(value)
+    elif isinstance(given, list):
+        for value in given:
+            yield from _texts(value)
+
+
+def _complaint(place: str, detail: Any) -> str:
+    where = ".".join(map(str, detail["loc"]))
+    match detail["type"]:
+        case "unexpected_keyword_argument":
+            return f"{place}: {where} is not a setting.{_nearest(detail['loc'])}"
+        case "missing" | "missing_argument":
+            return f"{place}: {where} is missing. Give it."
+        case _:
+            return f"{place}: {where} is {_short(detail['input'])}. {detail['msg']}."
+
+
+def _short(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) <= _LONGEST_TOLD else f"{told[:_LONGEST_TOLD]}…"
+
+
+def _nearest(place: tuple[str | int, ...]) -> str:
+    names = [
+        name
+        for kind in (
+            Experiment,
+            Training,
+            Block,
+            Dial,
+            Measuring,
+            Lengths,
+            DataSource,
+            RefusalPrompts,
+        )
+        for name in kind.__dataclass_fields__
+    ]
+    near = get_close_matches(str(place[-1]), names, n=1)
+    return f" Did you mean {near[0]}?" if near else " Remove it."

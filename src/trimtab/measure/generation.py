@@ -1,0 +1,110 @@
+"""The model's own answers to prompts: a proxy that needs no other teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from trimtab.config.data_source import Lengths
+from trimtab.data.encoding import cut_prompt, prompt_ids
+from trimtab.data.rows import Message
+from trimtab.errors import UserError
+
+_DRAW: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+
+
+@torch.inference_mode()
+def sampled_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[Message, ...]],
+    lengths: Lengths,
+    batch_size: int = 16,
+    seed: int = 0,
+    first: int = 0,
+    finished: Callable[[int, str], None] = lambda place, answer: None,
+    greedy: bool = False,
+) -> list[str]:
+    """One draw y ~ P_θ(·|x) for every prompt x: temperature 1, the whole vocabulary, no filter.
+
+    So the answers are a sample of the model's own conditional, and in Theorem 1 the distance of
+    that proxy from the original is bounded by the model's own gap: E_x TV(P_θs, D_s) ≤
+    sqrt(G_s(θ_s)/2), by Pinsker. Each batch has a seed of its own, so that going on from `first`
+    gives the answers that one run would have given.
+
+    Args:
+        prompts: all of them, whichever have an answer already.
+        lengths: where prompts and answers are cut.
+        first: the first prompt to answer, a multiple of `batch_size`.
+        finished: hears the place and the answer as each is ready.
+        greedy: take the likeliest word at each place instead of a draw.
+
+    Raises:
+        UserError: a prompt with its answer is longer than the model can read.
+    """
+    answers = []
+    was_training = model.training
+    model.eval()
+    require_context(model, lengths)
+    for start in range(first, len(prompts), batch_size):
+        batch = [
+            cut_prompt(prompt_ids(prompt, tokenizer), tokenizer, lengths)
+            for prompt in prompts[start : start + batch_size]
+        ]
+        width = max(map(len, batch))
+        padding: Any = tokenizer.pad_token_id
+        ids = torch.tensor([[padding] * (width - len(row)) + row for row in batch])
+        attended = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
+        with torch.random.fork_rng(), _only_ends_of(model, tokenizer):
+            torch.manual_seed(seed * 2**20 + start)
+            written: Any = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=attended.to(model.device),
+                **({"do_sample": False} if greedy else _DRAW),
+                max_new_tokens=lengths.response,
+                pad_token_id=padding,
+            )
+        for place, row in enumerate(written[:, width:], start=start):
+            answer = tokenizer.decode(row, skip_special_tokens=True).strip()
+            answers.append(answer)
+            finished(place, answer)
+    model.train(was_training)
+    return answers
+
+
+@contextmanager
+def _only_ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """The model's own way of generating put aside, but for the tokens that end a text.
+
+    `generate` fills whatever it is not given (beams, filters, guidance, a watermark, stop words)
+    from the model's generation configuration, so that is where it must not be.
+    """
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    own = inner.generation_config
+    ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
+    bare = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    holders = [model, inner] if inner is not model else [model]
+    kept = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = bare
+    try:
+        yield
+    finally:
+        for holder, config in zip(holders, kept, strict=True):
+            holder.generation_config = config
+
+
+def require_context(model: PreTrainedModel, lengths: Lengths) -> None:
+    """Refuse lengths that together are more than the model can read. Raises UserError."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and lengths.prompt + lengths.response > context:
+        raise UserError(
+            f"prompts of up to {lengths.prompt} tokens with responses of up to {lengths.response} "
+            f"are longer than the {context} tokens the model reads. Give --max-prompt and "
+            "--max-response that add up to no more."
+        )

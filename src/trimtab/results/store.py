@@ -1,0 +1,129 @@
+"""What an experiment's folder holds of its results: points, failures and the landscape."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trimtab.errors import UserError
+from trimtab.results.files import DAMAGE, read_if_whole, write_atomically
+from trimtab.results.gaps import with_gaps
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Estimate, Point, PointKey, Terrain
+
+log = logging.getLogger(__name__)
+
+POINTS_FILE = "points.jsonl"
+FAILURES_FILE = "failures.jsonl"
+LANDSCAPE_FILE = "landscape.json"
+
+
+def read_points(folder: Path) -> list[Point]:
+    """The points of a folder, in the order they were made.
+
+    A last line that was cut short, or that holds NULs, is left out with a word.
+
+    Raises:
+        UserError: there is no points file, or another line of it is not a point.
+    """
+    path = folder / POINTS_FILE
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such file. Give the folder that 'trimtab sweep', 'train' or 'demo' wrote."
+        )
+    return list(_parse(path))
+
+
+class PointsFile:
+    """`points.jsonl` of one experiment: every write leaves a complete file or the one before.
+
+    The file is small, so each addition writes it anew beside itself and renames it into place:
+    a kill at any moment loses at most the point being made, and gaps are always over all points.
+    """
+
+    def __init__(self, folder: Path, known_entropies: Mapping[str, float]) -> None:
+        self.folder = folder
+        self.known_entropies = known_entropies
+        self.row_losses = RowLosses(folder)
+        path = folder / POINTS_FILE
+        self.points: list[Point] = list(_parse(path)) if path.exists() else []
+
+    def add(self, points: Iterable[Point]) -> None:
+        self.points = with_gaps([*self.points, *points], self.known_entropies, self.row_losses)
+        lines = [json.dumps(point.to_json()) + "\n" for point in self.points]
+        write_atomically(self.folder / POINTS_FILE, "".join(lines))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A planned point that could not be made, and why."""
+
+    key: PointKey
+    reason: str
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """The failures of a folder; none where there is no such file.
+
+    A damaged line is left out with a word: what had failed is tried again.
+    """
+    path = folder / FAILURES_FILE
+    failures = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
+        try:
+            record = json.loads(line)
+            failures.append(Failure(PointKey(**record["key"]), str(record["reason"])))
+        except DAMAGE:
+            log.warning("%s line %d is damaged: what failed is tried again.", path, number)
+    return failures
+
+
+def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
+    """Replace the failures of a folder."""
+    lines = [
+        json.dumps({"key": failure.key._asdict(), "reason": failure.reason}) + "\n"
+        for failure in failures
+    ]
+    write_atomically(folder / FAILURES_FILE, "".join(lines))
+
+
+def write_landscape(folder: Path, terrains: Mapping[str, Terrain]) -> None:
+    """Keep the terrain at the aligned model, by the data set's name as for gaps."""
+    record = {name: asdict(terrain) for name, terrain in terrains.items()}
+    write_atomically(folder / LANDSCAPE_FILE, json.dumps(record, indent=1) + "\n")
+
+
+def read_landscape(folder: Path) -> dict[str, Terrain]:
+    """The terrains of a folder; none where there is no such file or, with a word, a damaged one."""
+
+    def read(path: Path) -> dict[str, Terrain]:
+        return {
+            name: Terrain(Estimate(**one["slope"]), Estimate(**one["curvature"]))
+            for name, one in json.loads(path.read_bytes()).items()
+        }
+
+    return read_if_whole(folder / LANDSCAPE_FILE, read, "the landscape is not known") or {}
+
+
+def _parse(path: Path) -> Iterator[Point]:
+    content = path.read_bytes()
+    # No line of JSON holds a NUL; a disk that lost power leaves them where a line was to be.
+    *lines, last = content.rstrip(b"\0").split(b"\n")
+    if last:
+        lines.append(last)
+    elif content.endswith(b"\0"):
+        log.warning("%s ends in NULs: they are left out.", path)
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield Point.from_json(json.loads(line))
+        except DAMAGE as error:
+            if number == len(lines) and (last or b"\0" in line):
+                log.warning("%s line %d was cut short: it is left out.", path, number)
+                return
+            raise UserError(
+                f"{path} line {number}: not a point of this version of trimtab "
+                f"({type(error).__name__}: {error}). Restore the file, or start anew: --restart."
+            ) from None

@@ -1,0 +1,91 @@
+"""Every method over its own knob: the grid that puts them beside each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from trimtab.config.experiment import (
+    FROM_UNALIGNED,
+    Block,
+    Dial,
+    Experiment,
+    Measuring,
+    MethodName,
+    Training,
+)
+from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
+from trimtab.models import save_tiny_llama
+
+SEEDS = (0, 1, 2)
+
+# Five values for each, half a decade or so apart, about where the method runs from nearly plain to
+# nearly untouched in a world that is not the one reported on. A further method is one more line.
+CASES: tuple[Block, ...] = (
+    Block("alignment-loss", penalties=(0.0, 0.03, 0.1, 0.3, 1.0, 3.0)),
+    Block("alignment-loss", budgets=(0.05, 0.1, 0.2, 0.3, 0.4)),
+    Block("alignment-parameter", penalties=(0.01, 0.03, 0.1, 0.3, 1.0)),
+    Block("alignment-parameter", budgets=(0.05, 0.1, 0.2, 0.3, 0.4)),
+)
+DIAL = Block("dial", knobs=(0.0, 0.25, 0.5, 0.75, 1.0))
+KNOBS: dict[MethodName, tuple[float, ...]] = {
+    "case-one-by-share": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "mixing": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "l2-sp": (0.01, 0.03, 0.1, 0.3, 1.0),
+    "ewc": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "lazy-safety-alignment": (0.1, 0.3, 1.0, 3.0, 10.0),
+    "safegrad": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "pcgrad": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "kl-anchor": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "kl-anchor-on-task": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "constrained-sft": (0.01, 0.03, 0.1, 0.3, 1.0),
+    "early-stopping": (0.05, 0.1, 0.2, 0.3, 0.4),
+    "seal": (0.9, 0.8, 0.6, 0.4, 0.2),
+    "random-subset": (0.9, 0.8, 0.6, 0.4, 0.2),
+    "wise-ft": (0.1, 0.3, 0.5, 0.7, 0.9),
+    "resta": (0.1, 0.2, 0.4, 0.7, 1.0),
+    "safe-lora": (0.3, 0.4, 0.45, 0.5, 0.6),
+}
+
+
+def comparison_of(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
+    """The experiment with every method in its grid at equal rows a step, and what is left out.
+
+    A grid that names a method already is kept as it is: its knobs are the user's choice. Methods
+    that need the model from before it was aligned are left out where it is not aligned here.
+    """
+    equal = replace(experiment, train=replace(experiment.train, equal_rows=True))
+    if any(block.case == "method" for block in experiment.grid):
+        return equal, ()
+    left_out = () if experiment.align else FROM_UNALIGNED
+    blocks = tuple(
+        Block("method", method=name, knobs=knobs)
+        for name, knobs in KNOBS.items()
+        if name not in left_out
+    )
+    # One training of twice a run's steps stands for all of a dial's settings.
+    dial = experiment.dial or Dial(steps=2 * experiment.train.steps)
+    return replace(equal, dial=dial, grid=(*CASES, DIAL, *blocks)), left_out
+
+
+def comparison_world(folder: Path, seed: int = 0, replace_world: bool = False) -> Experiment:
+    """A finite world to compare in: a near proxy, and a task that shares all prompts with it.
+
+    Raises:
+        UserError: the folder holds another world, and `replace_world` is false.
+    """
+    world = make_world({"near": 0.1}, {"shared": 1.0}, seed)
+    original, safety, task = write_data(world, folder, rows=4000, seed=seed, replace=replace_world)
+    save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed)
+    return Experiment(
+        model=str((folder / "base").resolve()),
+        original=original,
+        safety=safety,
+        task=task,
+        align=Training(steps=200, batch_size=64, learning_rate=2e-3),
+        train=Training(steps=100, batch_size=32, learning_rate=2e-3, equal_rows=True),
+        grid=CASES,
+        seeds=SEEDS,
+        measure=Measuring(tokens_per_batch=16_384),
+        data_root=str(folder.resolve()),
+    )

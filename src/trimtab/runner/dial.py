@@ -1,0 +1,319 @@
+"""A dial: trained once, measured along its settings, and set to a safety budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trimtab.config.data_source import Lengths
+from trimtab.config.experiment import Experiment
+from trimtab.config.grid import Plan, Run
+from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
+from trimtab.data.encoding import encode
+from trimtab.data.rows import Row
+from trimtab.data.splits import Roles, Split, split_rows
+from trimtab.errors import UserError
+from trimtab.measure.generation import sampled_answers
+from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
+from trimtab.measure.refusals import is_refusal
+from trimtab.results.files import (
+    only_writer,
+    read_if_whole,
+    require_nothing_there,
+    write_atomically,
+    written_whole,
+)
+from trimtab.results.result import Estimate, Point, PointKey
+from trimtab.results.samples import Answer, Sample, read_samples, shown, write_samples
+from trimtab.results.store import PointsFile
+from trimtab.runner.evaluator import row_weights
+from trimtab.runner.runner import DIAL_FOLDER, Workshop, forget_checkpoints
+from trimtab.runner.sweep import Watcher, claim, read_roles, record_data
+from trimtab.train.objectives.endpoints import Ends, load_ends
+
+SETTING_FILE = "setting.json"
+SAMPLED_SETTINGS = (0.0, 0.5, 1.0)
+
+_COST_FILE = "training.json"
+_HALVES_SEED = 2**20
+_FEWEST_ROWS = 4
+_BISECTIONS = 8
+_ANSWER_TOKENS = 48
+
+
+def dial_plan(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:
+    """The one training of the experiment's dial, and what of it `folder` still lacks."""
+    key = _key(experiment, None)
+    plan = Plan((), (Run(key, (key,)),))
+    return plan, Plan((), ()) if (folder / DIAL_FOLDER).exists() else plan
+
+
+def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: bool) -> None:
+    """Train both ends of the experiment's dial into `folder`/dial; nothing where they are there.
+
+    Raises:
+        UserError: the folder holds another experiment, is being written by another process, or
+            the model or the data cannot be read.
+    """
+    with only_writer(folder):
+        claim(experiment, folder, restart)
+        finished, key = folder / DIAL_FOLDER, _key(experiment, None)
+        name = Run(key, (key,)).name
+        if finished.exists():
+            forget_checkpoints(folder, name)
+            return
+        roles = read_roles(experiment)
+        for warning in roles.warnings:
+            watcher.warned(warning)
+        record_data(roles, experiment, folder)
+        workshop = Workshop(experiment, roles, folder, watcher)
+        made = workshop.trained_dial(key)
+        with written_whole(finished) as unfinished:
+            made.ends.save(unfinished, workshop.tokenizer)
+            cost = _Cost(made.train_tokens, made.wall_seconds)
+            write_atomically(unfinished / _COST_FILE, json.dumps(asdict(cost)) + "\n")
+        forget_checkpoints(folder, name)
+
+
+def measure_curve(folder: Path, settings: int, samples: int, watcher: Watcher) -> list[Point]:
+    """θ_s and θ(α) at evenly spaced α on held-out rows, each written as it is measured.
+
+    Args:
+        settings: how many, both ends included; those that are there already are kept.
+        samples: how many prompts of the task and of the safety data to answer at α = 0, ½ and 1.
+
+    Raises:
+        UserError: the folder holds no trained dial, or fewer than two settings are asked for.
+    """
+    if settings < 2:
+        raise UserError(f"{settings} settings make no curve. Give --settings 2 or more.")
+    experiment = _experiment_of(folder)
+    with only_writer(folder):
+        written = PointsFile(folder, experiment.known_entropies)
+        start = _key(experiment, None)._replace(case="aligned", seed=0)
+        keys = [_key(experiment, float(alpha)) for alpha in np.linspace(0, 1, settings)]
+        plan = Plan((start,), tuple(Run(key, (key,)) for key in keys))
+        left = plan.without({point.key for point in written.points})
+        answered = samples == 0 or bool(read_samples(folder))
+        watcher.planned(plan, left)
+        if not left.points and answered:
+            return written.points
+        workshop, ends, roles = _opened(experiment, folder, watcher)
+        cost = _cost_of(folder)
+        written.add(workshop.measured_start(left.aligned))
+        for run in left.runs:
+            alpha = float(run.training.alpha or 0)
+            ends.turn(alpha)
+            name = f"dial-{alpha:.6g}"
+            written.add([workshop.measured(name, ends.model, run.training, **asdict(cost))])
+            watcher.measured(written.points[-1:])
+        if not answered:
+            write_samples(folder, list(_sampled(workshop, ends, roles, samples)))
+        return written.points
+
+
+@dataclass(frozen=True)
+class ChosenSetting:
+    """A setting of the dial, and what was measured there.
+
+    `chosen_rise` is L_ŝ(θ(α)) − L_ŝ(θ_s) on the rows that α was chosen by; None where it was given.
+    `rise` is the same on held-out rows that took no part, where `safety_loss`, `alignment_loss` and
+    `task_loss` are measured too, so that the choice does not flatter them.
+    """
+
+    alpha: float
+    penalty: float
+    budget: float | None
+    chosen_rise: Estimate | None
+    rise: Estimate
+    safety_loss: Estimate
+    task_loss: Estimate
+    alignment_loss: Estimate | None
+
+    @property
+    def keeps_budget(self) -> bool | None:
+        """Whether the rows that took no part agree: None where their interval holds the budget."""
+        if self.budget is None or self.rise.low <= self.budget < self.rise.high:
+            return None
+        return self.rise.high <= self.budget
+
+
+def set_dial(
+    folder: Path,
+    out: Path,
+    watcher: Watcher,
+    alpha: float | None = None,
+    budget: float | None = None,
+    merged: bool = False,
+) -> ChosenSetting:
+    """Write θ(α) to `out`: α as given, or the largest one with L_ŝ(θ(α)) ≤ L_ŝ(θ_s) + budget.
+
+    That α is found by bisection on one half of the held-out safety rows, divided by prompt; all
+    that is told of it is measured on the other. Rows that enumerate a finite world are not divided.
+
+    Raises:
+        UserError: not one of `alpha` and `budget` is given, no setting keeps the budget, `out` is
+            there already, or the folder holds no trained dial.
+    """
+    if (alpha is None) == (budget is None):
+        raise UserError("a dial is set to an alpha or to a budget. Give one of the two.")
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise UserError(f"alpha {alpha:g} must lie between 0, the safest, and 1.")
+    require_nothing_there(out)
+    experiment = _experiment_of(folder)
+    with only_writer(folder):
+        workshop, ends, roles = _opened(experiment, folder, watcher)
+        chosen = _chosen(workshop, ends, roles, alpha, budget)
+        with written_whole(out) as unfinished:
+            ends.save_at(chosen.alpha, unfinished, merged)
+            workshop.tokenizer.save_pretrained(unfinished)
+            write_atomically(unfinished / SETTING_FILE, json.dumps(asdict(chosen), indent=1) + "\n")
+    return chosen
+
+
+def _chosen(
+    workshop: Workshop, ends: Ends, roles: Roles, alpha: float | None, budget: float | None
+) -> ChosenSetting:
+    experiment = workshop.experiment
+    measuring, dial = experiment.measure, experiment.dial
+    assert dial is not None
+    (safety,), (task,) = roles.safety.values(), roles.task.values()
+
+    def encoded(half: list[Row]) -> HeldOutRows:
+        rows = encode(half, workshop.tokenizer, experiment.lengths)
+        return HeldOutRows(rows, row_weights(tuple(half)))
+
+    def rows(split: Split) -> tuple[HeldOutRows, HeldOutRows]:
+        if alpha is not None:
+            return encoded(list(split.held_out)), encoded(list(split.held_out))
+        choosing, reporting = _halves(split, experiment.split_seed)
+        return encoded(choosing), encoded(reporting)
+
+    choosing, reporting = rows(safety)
+    start = held_out_loss(workshop.aligned, choosing, measuring)
+
+    def rise_at(setting: float) -> Estimate:
+        ends.turn(setting)
+        return loss_rise(held_out_loss(ends.model, choosing, measuring), start, measuring)
+
+    if alpha is None:
+        assert budget is not None
+        alpha, chosen_rise = _bisected(rise_at, budget)
+    else:
+        chosen_rise = None
+    before = held_out_loss(workshop.aligned, reporting, measuring)
+    ends.turn(alpha)
+    after = held_out_loss(ends.model, reporting, measuring)
+    original = rows(roles.original)[1] if roles.original else None
+    return ChosenSetting(
+        alpha=alpha,
+        penalty=dial.penalty_at(alpha),
+        budget=budget,
+        chosen_rise=chosen_rise,
+        rise=loss_rise(after, before, measuring),
+        safety_loss=after.per_token,
+        task_loss=held_out_loss(ends.model, rows(task)[1], measuring).per_token,
+        alignment_loss=held_out_loss(ends.model, original, measuring).per_token
+        if original
+        else None,
+    )
+
+
+def _bisected(rise_at: Callable[[float], Estimate], budget: float) -> tuple[float, Estimate]:
+    """The largest α found to keep the budget, and the rise there; the one below it never breaks."""
+    low, at_low = 0.0, rise_at(0.0)
+    if at_low.value > budget:
+        raise UserError(
+            f"no setting keeps a budget of {budget:g} nats per token: at α = 0, the safest, the "
+            f"safety loss is {at_low.value:.4f} above that of the aligned model. Give a budget "
+            f"above {at_low.value:.4f}, or train the dial for more steps."
+        )
+    at_high = rise_at(1.0)
+    if at_high.value <= budget:
+        return 1.0, at_high
+    high = 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        rise = rise_at(middle)
+        if rise.value <= budget:
+            low, at_low = middle, rise
+        else:
+            high = middle
+    return low, at_low
+
+
+def _halves(split: Split, split_seed: int) -> tuple[list[Row], list[Row]]:
+    rows = list(split.held_out)
+    if row_weights(split.held_out) is not None:
+        return rows, rows
+    # Another seed than that which held these rows out: below its share every one of them lies.
+    first, second = split_rows(rows, 0.5, split_seed + _HALVES_SEED)
+    if min(len(first), len(second)) < _FEWEST_ROWS:
+        raise UserError(
+            f"{split.label}: {len(rows)} held-out rows are too few to choose by one half and to "
+            "measure on the other. Hold out more rows, or give --alpha."
+        )
+    return first, second
+
+
+def _sampled(workshop: Workshop, ends: Ends, roles: Roles, count: int) -> Iterator[Sample]:
+    context = getattr(workshop.aligned.config, "max_position_embeddings", 1024)
+    tokens = min(_ANSWER_TOKENS, context // 2)
+    prompt = min(workshop.experiment.lengths.prompt, context - tokens)
+    lengths = Lengths(prompt=prompt, response=tokens)
+    for is_safety, splits in ((False, roles.task), (True, roles.safety)):
+        (split,) = splits.values()
+        is_real = row_weights(split.held_out) is None
+        every = list(dict.fromkeys(row.prompt for row in split.held_out))
+        prompts = every[:: max(1, len(every) // count)][:count]
+        answers: list[list[Answer]] = [[] for _ in prompts]
+        for alpha in SAMPLED_SETTINGS:
+            ends.turn(alpha)
+            texts = sampled_answers(ends.model, workshop.tokenizer, prompts, lengths, greedy=True)
+            for told, text in zip(answers, texts, strict=True):
+                told.append(shown(alpha, text, is_refusal(text) if is_real and is_safety else None))
+        for prompt, told in zip(prompts, answers, strict=True):
+            yield Sample(is_safety, prompt[-1].content, tuple(told))
+
+
+def _opened(experiment: Experiment, folder: Path, watcher: Watcher) -> tuple[Workshop, Ends, Roles]:
+    roles = read_roles(experiment)
+    workshop = Workshop(experiment, roles, folder, watcher)
+    # Adapters are put on a copy, so that the aligned model stays itself.
+    return workshop, load_ends(folder / DIAL_FOLDER, deepcopy(workshop.aligned)), roles
+
+
+def _experiment_of(folder: Path) -> Experiment:
+    if not (folder / DIAL_FOLDER).exists():
+        raise UserError(
+            f"{folder} holds no trained dial. Give the folder that 'trimtab dial train' wrote."
+        )
+    return read_experiment(folder / EXPERIMENT_FILE)
+
+
+def _key(experiment: Experiment, alpha: float | None) -> PointKey:
+    assert experiment.dial is not None
+    (task,), (proxy,), (seed,) = experiment.task, experiment.safety, experiment.seeds
+    penalty = None if alpha is None else experiment.dial.penalty_at(alpha)
+    return PointKey("dial", penalty, None, proxy, task, seed, alpha=alpha)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What the training of a dial took."""
+
+    train_tokens: int
+    wall_seconds: float
+
+
+def _cost_of(folder: Path) -> _Cost:
+    def read(path: Path) -> _Cost:
+        return _Cost(**json.loads(path.read_bytes()))
+
+    unknown = "the points say 0 for the tokens and seconds of training"
+    return read_if_whole(folder / DIAL_FOLDER / _COST_FILE, read, unknown) or _Cost(0, 0.0)

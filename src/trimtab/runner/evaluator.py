@@ -1,0 +1,230 @@
+"""What is measured of a model: losses on held-out rows, distance, overlap, refusals, landscape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimtab.config.data_source import Lengths
+from trimtab.config.experiment import Experiment
+from trimtab.data.encoding import Limits, encode
+from trimtab.data.rows import Row
+from trimtab.data.splits import Roles, Split
+from trimtab.measure.distance import distance, norm
+from trimtab.measure.geometry import curvature, slope
+from trimtab.measure.losses import HeldOutRows, Loss, held_out_loss
+from trimtab.measure.overlap import prompt_overlap
+from trimtab.measure.refusals import Refusals, read_prompts_to_refuse, refusals
+from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Estimate, Point, PointKey, Terrain
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """One data set of one role as token ids, and the prompts that its overlap is taken on."""
+
+    train: Dataset
+    held_out: HeldOutRows
+    train_prompts: tuple[str, ...]
+    held_out_prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EncodedRoles:
+    """Every data set of every role as token ids."""
+
+    original: EncodedSplit | None
+    safety: dict[str, EncodedSplit]
+    task: dict[str, EncodedSplit]
+
+    @classmethod
+    def of(
+        cls,
+        roles: Roles,
+        tokenizer: PreTrainedTokenizerBase,
+        lengths: Lengths,
+        limits: Limits | None = None,
+        warning: Callable[[str], None] = lambda _: None,
+    ) -> EncodedRoles:
+        """Encode `roles`; `warning` hears what is cut. Raises UserError as `encode` does."""
+
+        def rows(place: str, chosen: tuple[Row, ...]) -> Dataset:
+            return encode(chosen, tokenizer, lengths, limits, warning, place)
+
+        def split(one: Split) -> EncodedSplit:
+            held_out = rows(f"{one.label}, held out", one.held_out)
+            return EncodedSplit(
+                rows(one.label, one.train),
+                HeldOutRows(held_out, row_weights(one.held_out)),
+                tuple(row.prompt[-1].content for row in one.train),
+                tuple(row.prompt[-1].content for row in one.held_out),
+            )
+
+        return cls(
+            split(roles.original) if roles.original else None,
+            {name: split(one) for name, one in roles.safety.items()},
+            {name: split(one) for name, one in roles.task.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model as it left its training, and what that cost."""
+
+    model: Any
+    train_tokens: int
+    wall_seconds: float
+    multiplier: float | None = None
+    extra_bytes: int | None = None
+
+
+class Gauge:
+    """Measures models against the aligned model θ_s, on the held-out rows of one experiment.
+
+    Raises:
+        UserError: the prompts to count refusals on cannot be read.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        rows: EncodedRoles,
+        aligned: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+    ) -> None:
+        self.experiment = experiment
+        self.rows = rows
+        self.aligned = aligned
+        self.tokenizer = tokenizer
+        self.row_losses = RowLosses(folder)
+        wanted = experiment.refusals
+        self.prompts_to_refuse = (
+            read_prompts_to_refuse(
+                wanted.by_kind, experiment.split_seed, Path(experiment.data_root)
+            )
+            if wanted
+            else {}
+        )
+        self._overlaps: dict[tuple[str, str], Estimate] = {}
+
+    def points(
+        self,
+        name: str,
+        trained: Trained,
+        keys: tuple[PointKey, ...],
+    ) -> list[Point]:
+        """The points of one model, which share the losses and the `name` of what was trained."""
+        if not keys:
+            return []
+        model = trained.model
+        far = 0.0 if model is self.aligned else distance(model, self.aligned)
+        original = self._loss(model, self.rows.original) if self.rows.original else None
+        tasks = {key.task: self._loss(model, self.rows.task[key.task]) for key in keys}
+        proxies: dict[str | None, Loss] = {
+            key.proxy: self._loss(model, self.rows.safety[str(key.proxy)]) for key in keys
+        }
+        refused = self._refusals(model)
+        measured = {
+            "original": original,
+            **{f"safety:{proxy}": loss for proxy, loss in proxies.items()},
+            **{f"task:{task}": loss for task, loss in tasks.items()},
+        }
+        self.row_losses.save(
+            name,
+            {
+                dataset: loss.by_row
+                for dataset, loss in measured.items()
+                if loss is not None and loss.by_row is not None
+            }
+            | dict(refused.counts),
+        )
+        return [
+            Point(
+                **key._asdict(),
+                alignment_loss=original.per_token if original else None,
+                alignment_loss_per_response=original.per_response if original else None,
+                proxy_loss=proxies[key.proxy].per_token,
+                proxy_loss_per_response=proxies[key.proxy].per_response,
+                capability_loss=tasks[key.task].per_token,
+                capability_loss_per_response=tasks[key.task].per_response,
+                context_overlap=self._overlap(key.task, str(key.proxy)),
+                distance=far,
+                relative_distance=far / self._aligned_norm,
+                train_tokens=trained.train_tokens,
+                wall_seconds=trained.wall_seconds,
+                model=name,
+                multiplier=trained.multiplier,
+                extra_bytes=trained.extra_bytes,
+                refusal_rate=refused.refusal_rate,
+                answer_rate=refused.answer_rate,
+            )
+            for key in keys
+        ]
+
+    def _loss(self, model: nn.Module, split: EncodedSplit) -> Loss:
+        return held_out_loss(model, split.held_out, self.experiment.measure)
+
+    def _refusals(self, model: PreTrainedModel) -> Refusals:
+        wanted = self.experiment.refusals
+        if wanted is None:
+            return Refusals()
+        lengths = Lengths(self.experiment.lengths.prompt, wanted.tokens)
+        return refusals(model, self.tokenizer, self.prompts_to_refuse, lengths)
+
+    @cached_property
+    def _aligned_norm(self) -> float:
+        return norm(self.aligned)
+
+    def _overlap(self, task: str, proxy: str) -> Estimate:
+        known = self.experiment.task[task].context_overlap
+        if known is not None:
+            return Estimate(known, known, known, "share of task prompts", "exact")
+        if (task, proxy) not in self._overlaps:
+            self._overlaps[task, proxy] = prompt_overlap(
+                self.rows.task[task].train_prompts,
+                self.rows.safety[proxy].train_prompts,
+                self.rows.safety[proxy].held_out_prompts,
+            )
+        return self._overlaps[task, proxy]
+
+    @cached_property
+    def in_landscape(self) -> dict[str, Dataset]:
+        """The rows of every loss that Theorems 3 and 4 speak of, by the data set's name."""
+        wanted = {f"task:{name}": self.rows.task[name] for name in self.experiment.tasks_in_case_2}
+        if self.rows.original:
+            wanted["original"] = self.rows.original
+        else:
+            wanted |= {f"safety:{name}": split for name, split in self.rows.safety.items()}
+        most = self.experiment.measure.landscape_rows
+        return {
+            name: split.train.shuffle(seed=0).select(range(min(most, len(split.train))))
+            for name, split in wanted.items()
+        }
+
+    def landscape(self, measured: Callable[[int], None]) -> dict[str, Terrain]:
+        """Slope and curvature at θ_s of each loss; `measured` hears how many are done."""
+        rank, tokens = self.experiment.train.lora_rank, self.experiment.measure.tokens_per_batch
+        space = all_weights if rank is None else partial(low_rank_subspace, rank=rank)
+        terrains = {}
+        with space(self.aligned) as (model, weights):
+            for name, rows in self.in_landscape.items():
+                loss = TokenLoss.over(model, weights, rows, tokens)
+                terrains[name] = Terrain(slope(loss)[0].norm, curvature(loss))
+                measured(len(terrains))
+        return terrains
+
+
+def row_weights(rows: tuple[Row, ...]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """The probabilities of rows that enumerate a distribution; None of rows drawn from one."""
+    weights = np.array([row.weight for row in rows])
+    return None if (weights == 1).all() else weights

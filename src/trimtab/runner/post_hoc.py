@@ -1,0 +1,55 @@
+"""A saved model or adapter is mended and saved again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from peft import PeftModel
+
+from trimtab.config.experiment import MethodName
+from trimtab.errors import UserError
+from trimtab.measure.distance import distance
+from trimtab.models import load_model
+from trimtab.results.files import require_nothing_there, written_whole
+from trimtab.train.baselines import method_of
+from trimtab.train.baselines.repair import Repair
+
+
+def repair_saved(
+    method: str, knob: float, model: Path, aligned: str, unaligned: str | None, out: Path
+) -> float:
+    """Apply a method after training to the model in `model`, and save the result to `out`.
+
+    A folder with an adapter_config.json is an adapter on `aligned`.
+
+    Returns:
+        The distance of the result from the aligned model.
+
+    Raises:
+        UserError: `out` holds something, a model cannot be loaded or does not fit the others, or
+            one that the method needs is missing.
+    """
+    repair = method_of(cast(MethodName, method), knob)
+    assert isinstance(repair, Repair)
+    if repair.needs_unaligned and unaligned is None:
+        raise UserError(f"{method} needs the model from before it was aligned. Give --unaligned.")
+    if out.resolve() == model.resolve():
+        raise UserError(f"{out} is the model itself. Give another --out.")
+    require_nothing_there(out)
+    start, tokenizer = load_model(aligned)
+    if (model / "adapter_config.json").exists():
+        base, _ = load_model(aligned)
+        try:
+            tuned = PeftModel.from_pretrained(base, str(model))
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0].rstrip(".:")
+            raise UserError(f"{model}: the adapter is not one of {aligned} ({reason}).") from None
+    else:
+        tuned, _ = load_model(str(model))
+    before = load_model(unaligned)[0] if unaligned else None
+    mended = repair.applied(tuned, start, before)
+    with written_whole(out) as unfinished:
+        mended.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+    return distance(mended, start)

@@ -1,0 +1,313 @@
+"""What every training of one experiment shares: the aligned model, the data, the settings."""
+
+from __future__ import annotations
+
+import shutil
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from trimtab.config.experiment import AFTER_TRAINING, Experiment, Training
+from trimtab.config.grid import Run
+from trimtab.data.splits import Roles
+from trimtab.measure.distance import DensePart
+from trimtab.models import limits_of, load_model
+from trimtab.results.files import full_disk_told, written_whole
+from trimtab.results.result import Point, PointKey, Terrain
+from trimtab.runner.evaluator import EncodedRoles, Gauge, Trained
+from trimtab.train.baselines.method import Method, held_bytes
+from trimtab.train.baselines.repair import Repair
+from trimtab.train.baselines.trainer import MethodTrainer
+from trimtab.train.checkpoints import newest_whole_checkpoint
+from trimtab.train.objectives.constraints import (
+    AlignmentLossConstraint,
+    Constraint,
+)
+from trimtab.train.objectives.dial import DialTrainer
+from trimtab.train.objectives.endpoints import Ends
+from trimtab.train.reference import copy_apart
+from trimtab.train.settings import (
+    constraint_of,
+    lora_config,
+    method_of_key,
+    rows_by_role,
+    sft_config,
+    take_more_task_rows,
+)
+from trimtab.train.trainer import SafetyAwareSFTTrainer
+
+ALIGNED_FOLDER = ALIGNED = "aligned"
+DIAL_FOLDER = "dial"
+MODELS_FOLDER = "models"
+UNFINISHED_FOLDER = "unfinished"
+
+_ALIGNING = "aligning-on-the-original-data"
+
+
+class TrainingWatcher(Protocol):
+    """Someone who looks on while a model is trained."""
+
+    def warned(self, warning: str) -> None:
+        """The data holds something the user should know."""
+
+    def training(self, name: str, steps: int) -> None:
+        """A training of `steps` optimizer steps begins."""
+
+    def stepped(self, steps: int, loss: float | None) -> None:
+        """`steps` are done; `loss` is the objective, in nats per token, where it was logged."""
+
+
+class Workshop:
+    """The aligned model θ_s, loaded or made once, and the rows as token ids.
+
+    Raises:
+        UserError: the model cannot be loaded, or a response has no token.
+    """
+
+    def __init__(
+        self, experiment: Experiment, roles: Roles, folder: Path, watcher: TrainingWatcher
+    ) -> None:
+        self.experiment = experiment
+        self.folder = folder
+        self.watcher = watcher
+        base, self.tokenizer = self._loaded()
+        self.rows = EncodedRoles.of(
+            roles, self.tokenizer, experiment.lengths, limits_of(base), watcher.warned
+        )
+        self.aligned = self._aligned(base)
+        self.gauge = Gauge(experiment, self.rows, self.aligned, self.tokenizer, folder)
+
+    def measured_start(self, keys: tuple[PointKey, ...]) -> list[Point]:
+        """The starting model's own points."""
+        return self.gauge.points(ALIGNED, Trained(self.aligned, 0, 0.0), keys)
+
+    def measured_landscape(self) -> dict[str, Terrain]:
+        """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
+        kind = "slopes and curvatures at the aligned model"
+        self.watcher.training(kind, len(self.gauge.in_landscape))
+        return self.gauge.landscape(lambda done: self.watcher.stepped(done, None))
+
+    def made(self, run: Run) -> list[Point]:
+        """Train and measure one model, or a dial at each of its settings.
+
+        Its checkpoints stay until `forget_checkpoints`, so that whoever is interrupted before the
+        points are written trains nothing again.
+        """
+        if run.training.case == "dial":
+            return self._settings_of_dial(run)
+        trained = self._trained(
+            run.name,
+            deepcopy(self.aligned),
+            self.rows.task[run.training.task].train,
+            self.experiment.train,
+            run.training.seed,
+            run.training.proxy,
+            constraint_of(run.training, self.experiment.train.safety_target),
+            method_of_key(run.training) if run.training.method else None,
+        )
+        if self.experiment.keeps_models:
+            self._save(trained.model, self.folder / MODELS_FOLDER / run.name)
+        asis = tuple(key for key in run.points if key.method not in AFTER_TRAINING)
+        points = self.gauge.points(run.name, trained, asis)
+        for key in run.points:
+            if key.method in AFTER_TRAINING:
+                points += self._repaired(key, trained)
+        return points
+
+    def _unfinished(self, name: str) -> Path:
+        return self.folder / UNFINISHED_FOLDER / name
+
+    def _repaired(self, key: PointKey, trained: Trained) -> list[Point]:
+        """What a method makes of the model of plain fine-tuning; nothing is trained."""
+        method = method_of_key(key)
+        assert isinstance(method, Repair)
+        started = perf_counter()
+        model = method.applied(copy_apart(trained.model), self.aligned, self._unaligned(method))
+        seconds = trained.wall_seconds + perf_counter() - started
+        return self.gauge.points(
+            Run(key, (key,)).name, replace(trained, model=model, wall_seconds=seconds), (key,)
+        )
+
+    def _unaligned(self, method: Repair) -> PreTrainedModel | None:
+        if not method.needs_unaligned or self.experiment.align is None:
+            return None
+        return load_model(self.experiment.model)[0]
+
+    def _settings_of_dial(self, run: Run) -> list[Point]:
+        dial = self.trained_dial(run.training)
+        extra = dial.ends.extra_bytes()
+        if self.experiment.keeps_models:
+            with written_whole(self.folder / MODELS_FOLDER / run.name) as unfinished:
+                dial.ends.save(unfinished, self.tokenizer)
+        points = []
+        for key in run.points:
+            dial.ends.turn(float(key.alpha or 0))
+            trained = Trained(
+                dial.ends.model, dial.train_tokens, dial.wall_seconds, extra_bytes=extra
+            )
+            points += self.gauge.points(f"{run.name}-{key.alpha:.6g}", trained, (key,))
+        return points
+
+    def trained_dial(self, key: PointKey) -> TrainedDial:
+        """Train both ends of the experiment's dial at once."""
+        training, dial = self.experiment.train, self.experiment.dial
+        assert dial is not None
+        training = replace(training, steps=dial.steps or training.steps)
+        name, started = Run(key, ()).name, perf_counter()
+        unfinished = self._unfinished(name)
+        trainer = DialTrainer(
+            deepcopy(self.aligned),
+            dial,
+            args=sft_config(training, unfinished, key.seed),
+            safety_target=training.safety_target,
+            **self._data_and_settings(self.rows.task[key.task].train, key.proxy, training),
+        )
+        trained = self._run(trainer, name, unfinished, started)
+        return TrainedDial(trainer.ends, trained.train_tokens, trained.wall_seconds)
+
+    def measured(
+        self, name: str, model: nn.Module, key: PointKey, train_tokens: int, wall_seconds: float
+    ) -> Point:
+        """The point of a model trained elsewhere; `name` is what its points share."""
+        return self.gauge.points(name, Trained(model, train_tokens, wall_seconds), (key,))[0]
+
+    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        finished = self.folder / ALIGNED_FOLDER
+        model, tokenizer = load_model(str(finished) if finished.exists() else self.experiment.model)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return model.to(device), tokenizer
+
+    def _aligned(self, base: PreTrainedModel) -> PreTrainedModel:
+        finished = self.folder / ALIGNED_FOLDER
+        if self.experiment.align is None or finished.exists():
+            forget_checkpoints(self.folder, _ALIGNING)
+            return base
+        assert self.rows.original is not None
+        trained = self._trained(
+            _ALIGNING,
+            base,
+            self.rows.original.train,
+            self.experiment.align,
+            self.experiment.seeds[0],
+        )
+        model = trained.model
+        if self.experiment.align.lora_rank is not None:
+            model = model.merge_and_unload()
+        self._save(model, finished)
+        forget_checkpoints(self.folder, _ALIGNING)
+        # Back through the disk, so that a sweep that goes on starts from the very same model.
+        return self._loaded()[0]
+
+    def _trained(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        rows: Dataset,
+        training: Training,
+        seed: int,
+        proxy: str | None = None,
+        constraint: Constraint | None = None,
+        method: Method | Repair | None = None,
+    ) -> Trained:
+        unfinished = self._unfinished(name)
+        args = sft_config(training, unfinished, seed)
+        started = perf_counter()
+        if isinstance(method, Method):
+            training = rows_by_role(args, training, method)
+            trainer: SafetyAwareSFTTrainer = MethodTrainer(
+                model,
+                method,
+                args=args,
+                measured_tokens_per_batch=self.experiment.measure.tokens_per_batch,
+                **self._data_and_settings(rows, proxy, training),
+            )
+            trained = self._run(trainer, name, unfinished, started)
+            held = (*method.held(), trainer.reference.held() if trainer.reference else None)
+            return replace(
+                trained,
+                train_tokens=trained.train_tokens + method.extra_tokens,
+                extra_bytes=held_bytes(held),
+            )
+        if not isinstance(constraint, AlignmentLossConstraint):
+            training = take_more_task_rows(args, training)
+        trainer = SafetyAwareSFTTrainer(
+            model,
+            args=args,
+            constraint=constraint,
+            validation_rows=training.validation_rows,
+            measured_tokens_per_batch=self.experiment.measure.tokens_per_batch,
+            safety_repeats=proxy is not None and self.experiment.safety[proxy].repeats,
+            **self._data_and_settings(rows, proxy, training),
+        )
+        trained = self._run(trainer, name, unfinished, started)
+        parts = trainer.displacement.parts if trainer.displacement else []
+        starts = [part.start for part in parts if isinstance(part, DensePart)]
+        reference = trainer.reference.held() if trainer.reference else None
+        return replace(trained, extra_bytes=held_bytes((starts, reference)))
+
+    def _save(self, model: Any, folder: Path) -> None:
+        with written_whole(folder) as unfinished:
+            model.save_pretrained(unfinished)
+            self.tokenizer.save_pretrained(unfinished)
+
+    def _data_and_settings(
+        self, rows: Dataset, proxy: str | None, training: Training
+    ) -> dict[str, Any]:
+        """What every trainer is given."""
+        return {
+            "train_dataset": rows,
+            "safety_dataset": self.rows.safety[proxy].train if proxy else None,
+            "safety_share": training.safety_share,
+            "trim_padding": training.trim_padding,
+            "processing_class": self.tokenizer,
+            "peft_config": lora_config(training),
+            "callbacks": [_Progress(self.watcher)],
+        }
+
+    def _run(
+        self, trainer: SafetyAwareSFTTrainer, name: str, unfinished: Path, started: float
+    ) -> Trained:
+        self.watcher.training(name, trainer.args.max_steps)
+        trainer.remove_callback(PrinterCallback)
+        checkpoint = newest_whole_checkpoint(unfinished)
+        with full_disk_told(unfinished):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = perf_counter() - started
+        tokens, keeper = trainer.state.num_input_tokens_seen, trainer.budget_keeper
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        if keeper is None or keeper.outcome is None:
+            return Trained(trained, tokens, seconds)
+        return Trained(trained, tokens + keeper.tokens_measured, seconds, keeper.outcome.penalty)
+
+
+def forget_checkpoints(folder: Path, run_name: str) -> None:
+    """Remove what a training would go on from, once what it made is kept elsewhere."""
+    shutil.rmtree(folder / UNFINISHED_FOLDER / run_name, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class TrainedDial:
+    """Both ends of a dial, and what they cost together."""
+
+    ends: Ends
+    train_tokens: int
+    wall_seconds: float
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, watcher: TrainingWatcher) -> None:
+        self.watcher = watcher
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
+        self.watcher.stepped(state.global_step, None)
+
+    def on_log(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
+        self.watcher.stepped(state.global_step, state.log_history[-1].get("loss"))

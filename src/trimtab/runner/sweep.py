@@ -1,0 +1,283 @@
+"""A plan becomes points, one training at a time; what is made is never made again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from trimtab.config.experiment import Experiment
+from trimtab.config.grid import Plan, plan_of
+from trimtab.config.yaml_io import EXPERIMENT_FILE, differences, read_experiment, to_yaml
+from trimtab.data.splits import Roles, load_roles
+from trimtab.errors import UserError
+from trimtab.measure.refusals import read_prompts_to_refuse
+from trimtab.models import load_model
+from trimtab.results.files import only_writer, write_atomically
+from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER
+from trimtab.results.result import Point
+from trimtab.results.samples import SAMPLES_FILE
+from trimtab.results.store import (
+    FAILURES_FILE,
+    LANDSCAPE_FILE,
+    POINTS_FILE,
+    Failure,
+    PointsFile,
+    read_failures,
+    read_landscape,
+    write_failures,
+    write_landscape,
+)
+from trimtab.runner.evaluator import EncodedRoles
+from trimtab.runner.runner import (
+    ALIGNED_FOLDER,
+    DIAL_FOLDER,
+    MODELS_FOLDER,
+    UNFINISHED_FOLDER,
+    TrainingWatcher,
+    Workshop,
+    forget_checkpoints,
+)
+from trimtab.train.objectives.budget import ImpossibleBudgetError
+from trimtab.train.settings import method_of_key
+from trimtab.train.trainer import TrainingDivergedError
+
+log = logging.getLogger(__name__)
+
+DATA_FILE = "data.json"
+
+_RESULTS = (
+    POINTS_FILE,
+    FAILURES_FILE,
+    DATA_FILE,
+    LANDSCAPE_FILE,
+    SAMPLES_FILE,
+    ALIGNED_FOLDER,
+    DIAL_FOLDER,
+    UNFINISHED_FOLDER,
+    ROW_LOSSES_FOLDER,
+)
+_RECORD = "# What trimtab makes in this folder. To make something else, edit a copy.\n"
+
+_DIFFERENCES_SHOWN = 8
+
+
+class Watcher(TrainingWatcher, Protocol):
+    """Someone who looks on while a sweep is made."""
+
+    def planned(self, plan: Plan, left: Plan) -> None:
+        """The whole plan, and what of it is still to be made."""
+
+    def measured(self, points: list[Point]) -> None:
+        """A model was measured and its points written."""
+
+    def failed(self, failure: Failure) -> None:
+        """A training could not be finished; the sweep goes on."""
+
+
+def sweep(
+    experiment: Experiment,
+    folder: Path,
+    watcher: Watcher,
+    restart: bool = False,
+    retry: bool = False,
+) -> list[Point]:
+    """Every point of `experiment`, written to `folder` as each is made.
+
+    Killed at any moment and called again, it makes what is missing: a point is in the file or it
+    is not. `restart` moves aside what the folder holds; `retry` tries again what failed.
+
+    Raises:
+        UserError: the folder holds another experiment, is being written by another process, or
+            the model or the data cannot be read.
+    """
+    if not experiment.grid:
+        raise UserError("grid: nothing is given. Give a grid, or train a dial: trimtab dial train.")
+    with only_writer(folder):
+        claim(experiment, folder, restart)
+        written = PointsFile(folder, experiment.known_entropies)
+        if retry:
+            write_failures(folder, [])
+        failures = read_failures(folder)
+        plan = plan_of(experiment)
+        made = {point.key for point in written.points}
+        left = plan.without(made | {failure.key for failure in failures})
+        for run in plan.runs:
+            if made.issuperset(run.points):  # it was interrupted between its points and this
+                forget_checkpoints(folder, run.name)
+        watcher.planned(plan, left)
+        if left.points:
+            roles = read_roles(experiment)
+            for warning in roles.warnings:
+                watcher.warned(warning)
+            record_data(roles, experiment, folder)
+            workshop = Workshop(experiment, roles, folder, watcher)
+            written.add(workshop.measured_start(left.aligned))
+            wants_landscape = experiment.measure.landscape_rows and experiment.tasks_in_case_2
+            if wants_landscape and not read_landscape(folder):
+                write_landscape(folder, workshop.measured_landscape())
+            for run in left.runs:
+                try:
+                    points = workshop.made(run)
+                except (
+                    TrainingDivergedError,
+                    ImpossibleBudgetError,
+                    torch.OutOfMemoryError,
+                ) as error:
+                    failed = [Failure(key, _reason(error)) for key in run.points]
+                    failures += failed
+                    watcher.failed(failed[0])
+                else:
+                    written.add(points)
+                    forget_checkpoints(folder, run.name)
+                    watcher.measured(written.points[-len(points) :])
+                write_failures(folder, failures)
+        return written.points
+
+
+def left_of(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:
+    """The whole plan, and what of it `folder` has neither made nor failed at."""
+    plan = plan_of(experiment)
+    for key in plan.points:
+        if key.method is not None:
+            method_of_key(key)  # a knob out of its range is told before anything is trained
+    made = {point.key for point in PointsFile(folder, {}).points}
+    return plan, plan.without(made | {failure.key for failure in read_failures(folder)})
+
+
+def read_roles(experiment: Experiment) -> Roles:
+    """The rows of every role, divided by the experiment's split seed. Raises UserError."""
+    return load_roles(
+        experiment.original,
+        experiment.safety,
+        experiment.task,
+        experiment.split_seed,
+        Path(experiment.data_root),
+    )
+
+
+def claim(experiment: Experiment, folder: Path, restart: bool) -> None:
+    """Make `folder` the experiment's own, or refuse it as another's.
+
+    With `restart` what trimtab made there is moved aside, once the experiment has shown that it
+    can be read.
+
+    Raises:
+        UserError: the folder holds another experiment, or files that trimtab did not make there.
+    """
+    recorded = folder / EXPERIMENT_FILE
+    if restart and _is_ours(folder):
+        _require_readable(experiment, folder)
+        _move_aside(folder)
+    if _is_ours(folder):
+        if _has_begun(folder):
+            _refuse_another(experiment, folder)
+        else:
+            shutil.rmtree(folder / UNFINISHED_FOLDER, ignore_errors=True)
+    else:
+        _refuse_others_files(folder)
+    here = Path(experiment.data_root).resolve() == folder.resolve()
+    record = replace(experiment, data_root=".") if here else experiment
+    write_atomically(recorded, _RECORD + to_yaml(record))
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether trimtab has claimed `folder`; earlier versions left no mark in their record."""
+    recorded = folder / EXPERIMENT_FILE
+    if not recorded.exists():
+        return False
+    has_results = any((folder / name).exists() for name in (POINTS_FILE, FAILURES_FILE))
+    return recorded.read_bytes().startswith(_RECORD.encode()) or has_results
+
+
+def _has_begun(folder: Path) -> bool:
+    made = (POINTS_FILE, FAILURES_FILE, LANDSCAPE_FILE, ALIGNED_FOLDER, DIAL_FOLDER)
+    checkpoints = (folder / UNFINISHED_FOLDER).glob("*/checkpoint-*")
+    return any((folder / name).exists() for name in made) or any(checkpoints)
+
+
+def _refuse_others_files(folder: Path) -> None:
+    for name in (EXPERIMENT_FILE, *_RESULTS):
+        if (folder / name).exists():
+            raise UserError(
+                f"{folder / name} is there, and trimtab has no record of having made it. Give "
+                "another --out."
+            )
+
+
+def _require_readable(experiment: Experiment, folder: Path) -> None:
+    """Read model and data as the sweep will, before anything is moved. Raises UserError."""
+    model = Path(experiment.model).resolve()
+    if any(model.is_relative_to((folder / name).resolve()) for name in (*_RESULTS, MODELS_FOLDER)):
+        raise UserError(
+            f"model {experiment.model!r} lies in what --restart moves aside. Give another --out."
+        )
+    roles = read_roles(experiment)
+    _, tokenizer = load_model(experiment.model)
+    EncodedRoles.of(roles, tokenizer, experiment.lengths)
+    if experiment.refusals:
+        prompts = experiment.refusals.by_kind
+        read_prompts_to_refuse(prompts, experiment.split_seed, Path(experiment.data_root))
+
+
+def _move_aside(folder: Path) -> None:
+    """Move what trimtab made in `folder` into one below it; the record last, as it says whose."""
+    try:
+        runs = plan_of(read_experiment(folder / EXPERIMENT_FILE)).runs
+    except UserError:
+        runs = ()  # a damaged record: which models are trimtab's is not known
+    names = [*_RESULTS, *(f"{MODELS_FOLDER}/{run.name}" for run in runs), EXPERIMENT_FILE]
+    numbered = (folder / f"before-restart-{number}" for number in count(1))
+    aside = next(path for path in numbered if not path.exists())
+    for name in names:
+        if (folder / name).exists():
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).rename(aside / name)
+    log.warning("What %s held is in %s.", folder, aside)
+
+
+def _refuse_another(experiment: Experiment, folder: Path) -> None:
+    changed = differences((folder / EXPERIMENT_FILE).read_text(encoding="utf-8"), experiment)
+    if changed:
+        more = len(changed) - _DIFFERENCES_SHOWN
+        told = " | ".join(changed[:_DIFFERENCES_SHOWN]) + (
+            f" | and {more} more" if more > 0 else ""
+        )
+        raise UserError(
+            f"{folder} holds the points of another experiment. What differs (- there, + now): "
+            f"{told}. Give another --out, or --restart to move aside what is there."
+        )
+
+
+def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
+    """Keep which rows were used and what was noticed about them."""
+    named = [("original", "original", experiment.original, roles.original)]
+    named += [
+        ("safety", name, experiment.safety[name], roles.safety[name]) for name in roles.safety
+    ]
+    named += [("task", name, experiment.task[name], roles.task[name]) for name in roles.task]
+    record = [
+        {
+            "role": role,
+            "name": name,
+            "path": source.path,
+            "train_rows": len(split.train),
+            "held_out_rows": len(split.held_out),
+            "warnings": [line for line in roles.warnings if split.label in line],
+        }
+        for role, name, source, split in named
+        if source and split
+    ]
+    write_atomically(folder / DATA_FILE, json.dumps(record, indent=1) + "\n")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory. Lower batch_size, or set gradient_checkpointing: true."
+    return str(error)

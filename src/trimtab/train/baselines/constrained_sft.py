@@ -1,0 +1,97 @@
+"""Token-wise constrained fine-tuning: the first tokens of a response may move least."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from trimtab.config.ranges import From0
+from trimtab.data.encoding import IGNORED
+from trimtab.train.baselines.ewc import evaluated
+from trimtab.train.baselines.method import Method, Step
+from trimtab.train.baselines.scoring import label_log_probs
+from trimtab.train.safety_stream import Batch
+
+if TYPE_CHECKING:
+    from trimtab.train.baselines.trainer import MethodTrainer
+
+FIRST, EARLY, EARLY_TOKENS = 5.0, 20.0, 5
+"""β of the first token and of the second to fifth, as multiples of β of the later ones."""
+LEAST = 1e-3
+ROWS_AT_ONCE = 32
+
+
+@dataclass
+class ConstrainedSFT(Method):
+    """Minimise Σ ω_t·(−log P(y_t)), ω_t = max(1e-3, 2(1 − σ(β_t(log P − log P_θ_s)))) detached.
+
+    P_θ_s are the aligned model's probabilities of the task rows' labels, computed once before
+    training and kept. It needs no safety data: a token counts for less, the more likely it has
+    become than it was. At β = 0 every ω is 1 and training is plain.
+
+    Args:
+        strength: β of the sixth and later tokens, the authors' 0.1; the first has 5 times it, the
+            second to fifth 20 times. They also set Adam's β₁ to 0.5; here the optimizer is that of
+            all methods.
+
+    Source: Qi et al. 2025, "Safety Alignment Should Be Made More Than Just a Few Tokens Deep",
+    arXiv 2406.05946, github.com/Unispac/shallow-vs-deep-alignment.
+    """
+
+    strength: From0 = 0.1
+    needs_safety: ClassVar[bool] = False
+
+    def prepare(self, trainer: MethodTrainer) -> None:
+        rows = trainer.train_dataset.select_columns(["input_ids", "labels"])
+        self.reference: dict[tuple[int, ...], Tensor] = {}
+        with evaluated(trainer.model) as model, torch.no_grad():
+            for first in range(0, len(rows), ROWS_AT_ONCE):
+                places = range(first, min(first + ROWS_AT_ONCE, len(rows)))
+                batch = trainer.data_collator([rows[place] for place in places])
+                batch = {name: x.to(model.device) for name, x in batch.items()}
+                read = {name: batch[name] for name in ("input_ids", "attention_mask")}
+                found = label_log_probs(model(**read).logits, batch["labels"]).cpu()
+                self.reference.update(zip(_names(batch), found, strict=True))
+
+    def loss(self, step: Step) -> Tensor:
+        width = step.loss_of_token.shape[1]
+        # The same row was padded to another width when its reference was taken.
+        kept = [self.reference[name][:width] for name in _names(step.inputs)]
+        before = torch.stack([pad(row, (0, width - len(row))) for row in kept])
+        before = before.to(step.loss_of_token.device)
+        counted = step.inputs["labels"][:, 1:] != IGNORED
+        beta = self.strength * multiples(counted)
+        ratio = -step.loss_of_token.detach() - before
+        weight = (2 * torch.sigmoid(-beta * ratio)).clamp(min=LEAST)
+        return (weight * step.loss_of_token).sum() / step.task_tokens.clamp(min=1)
+
+    def held(self) -> tuple[dict[tuple[int, ...], Tensor]]:
+        return (self.reference,)
+
+
+def multiples(counted: Tensor) -> Tensor:
+    """β_t/β by the place of a token in its response; shape (rows, width), counted where a label is.
+
+    >>> multiples(torch.tensor([[False, True, True, True, True, True, True]])).tolist()
+    [[1.0, 5.0, 20.0, 20.0, 20.0, 20.0, 1.0]]
+    """
+    place = counted.long().cumsum(dim=1)
+    early = counted & (place <= EARLY_TOKENS)
+    found = torch.ones(counted.shape, device=counted.device)
+    found[early] = EARLY
+    found[early & (place == 1)] = FIRST
+    return found
+
+
+def _names(batch: Batch) -> list[tuple[int, ...]]:
+    """What tells a row from all others: its tokens, and where its response begins."""
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    begins = (batch["labels"] != IGNORED).float().argmax(dim=1).tolist()
+    rows = batch["input_ids"].tolist()
+    return [
+        (begin, *row[:length]) for row, length, begin in zip(rows, lengths, begins, strict=True)
+    ]

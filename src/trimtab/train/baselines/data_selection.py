@@ -1,0 +1,119 @@
+"""SEAL: fine-tune on the task rows that a model kept safe finds easiest; and a random subset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.optim import AdamW
+
+from trimtab.config.ranges import Above0, Count, Range
+from trimtab.data.encoding import IGNORED
+from trimtab.train.baselines.method import Method, Reads, trained
+from trimtab.train.baselines.mixing import endless_orders
+from trimtab.train.baselines.scoring import label_log_probs
+from trimtab.train.reference import copy_apart
+from trimtab.train.safety_stream import Batch
+
+if TYPE_CHECKING:
+    from trimtab.train.baselines.trainer import MethodTrainer
+
+BETAS = (0.9, 0.95)
+GAMMA_FALL = 0.03
+
+KeptShare = Annotated[float, Range(above=0, at_most=1)]
+
+
+@dataclass
+class DataSelection(Method):
+    """SEAL: learn a weight wᵢ of every task row on two levels, then fine-tune on the best rows.
+
+    On a copy of the model, batch by batch and for some epochs over the task rows,
+
+        θ descends  γ·L_ŝ + (1 − γ)·mean(wᵢ Lᵢ),   then the logits of w descend  mean(wᵢ Lᵢ),
+
+    w = N·softmax(logits), Lᵢ the mean loss of a row over its tokens, γ from 1 falling by 0.03 an
+    epoch: rows that a model trained on safety finds easy gain weight. The copy is thrown away and
+    the share of rows with the largest weights is trained on, as SFT does.
+
+    Args:
+        kept_share: of the task rows, the authors' 0.8.
+        epochs, selector_rate: theirs, 3 and 5e-3; the model's learning rate is the trainer's.
+
+    Source: Shen, Chen, Das and Chen 2025, "SEAL: Safety-enhanced Aligned LLM Fine-tuning via
+    Bilevel Data Selection", arXiv 2410.07471, github.com/hanshen95/SEAL.
+    """
+
+    kept_share: KeptShare = 0.8
+    epochs: Count = 3
+    selector_rate: Above0 = 5e-3
+    needs_safety: ClassVar[bool] = True
+
+    def reads(self, step: int) -> Reads:
+        return "task"
+
+    def rows(self, trainer: MethodTrainer, task: Dataset, safety: Dataset | None) -> Dataset:
+        logits = self.selector(trainer, task)
+        kept = logits.argsort(descending=True)[: _count(self.kept_share, len(task))]
+        return task.select(sorted(kept.tolist()))
+
+    def selector(self, trainer: MethodTrainer, task: Dataset) -> Tensor:
+        """The learned logits, one per task row."""
+        assert trainer.rows_beside is not None
+        safety, collate = trainer.rows_beside.rows, trainer.rows_beside.collate
+        task = task.select_columns(["input_ids", "labels"])
+        size, seed = trainer.args.per_device_train_batch_size, trainer.args.seed
+        steps_per_epoch = max(1, len(task) // size)
+        steps = self.epochs * steps_per_epoch
+        task_order = endless_orders(len(task), seed, steps * size)
+        safety_order = endless_orders(len(safety), seed + 1, steps * size)
+        model = copy_apart(trainer.model).train()
+        logits = torch.zeros(len(task), requires_grad=True)
+        descent = AdamW(
+            trained(model), lr=trainer.args.learning_rate, betas=BETAS, weight_decay=0.0
+        )
+        selection = AdamW([logits], lr=self.selector_rate, betas=BETAS, weight_decay=0.0)
+        for number in range(steps):
+            gamma = 1 - GAMMA_FALL * (number // steps_per_epoch)
+            this = slice(number * size, (number + 1) * size)
+            places = task_order[this]
+            losses = self._row_losses(model, collate([task[place] for place in places]))
+            weights = (len(task) * torch.softmax(logits, dim=0))[places].to(losses.device)
+            beside = collate([safety[place] for place in safety_order[this]])
+            upper = self._row_losses(model, beside).mean()
+            lower = (weights.detach() * losses).mean()
+            (gamma * upper + (1 - gamma) * lower).backward()
+            descent.step()
+            descent.zero_grad()
+            (weights * losses.detach()).mean().backward()
+            selection.step()
+            selection.zero_grad()
+        return logits.detach()
+
+    def _row_losses(self, model: torch.nn.Module, batch: Batch) -> Tensor:
+        device = next(model.parameters()).device
+        batch = {name: x.to(device) for name, x in batch.items()}
+        read = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        self.extra_tokens += int(batch["attention_mask"].sum())
+        surprise = -label_log_probs(model(**read, use_cache=False).logits, batch["labels"])
+        tokens = (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
+        return surprise.sum(dim=1) / tokens.clamp(min=1)
+
+
+@dataclass
+class RandomSubset(Method):
+    """Plain fine-tuning on a random share of the task rows: what SEAL's selection has to beat."""
+
+    kept_share: KeptShare = 0.8
+
+    def rows(self, trainer: MethodTrainer, task: Dataset, safety: Dataset | None) -> Dataset:
+        generator = torch.Generator().manual_seed(trainer.args.seed)
+        kept = torch.randperm(len(task), generator=generator)
+        return task.select(sorted(kept[: _count(self.kept_share, len(task))].tolist()))
+
+
+def _count(share: float, rows: int) -> int:
+    return max(1, round(share * rows))

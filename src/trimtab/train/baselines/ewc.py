@@ -1,0 +1,84 @@
+"""EWC: a pull towards the starting point, strongest where the safety data is sensitive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.config.ranges import Count, From0
+from trimtab.train.baselines.method import Method, add_to_gradient, snapshot, trained
+from trimtab.train.baselines.scoring import label_log_probs
+from trimtab.train.safety_stream import SafetyStream
+
+if TYPE_CHECKING:
+    from trimtab.train.baselines.trainer import MethodTrainer
+
+
+@dataclass
+class EWC(Method):
+    """Minimise L_f(w) + λ Σᵢ Fᵢ (wᵢ − w₀ᵢ)², with F the diagonal of the safety data's Fisher at w₀.
+
+    Fᵢ = mean over safety rows of (∂ −log P(y|x) / ∂wᵢ)², a row at a time, divided by its own mean
+    over all trained weights, so that λ has the scale of L2-SP's and does not grow with the rows or
+    the batches that F was summed over. F is taken before training on a gradient of its own: none
+    of it is left for the first step. With LoRA the weights are those of A and B, and F is zero on
+    A, whose gradient is zero while B is: B alone is held.
+
+    Args:
+        penalty: λ ≥ 0 on the normalised F; a published script has 1e9 on a summed one.
+        fisher_rows: how many safety rows F is a mean over.
+
+    Source: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", PNAS,
+    arXiv 1612.00796.
+    """
+
+    penalty: From0 = 0.1
+    fisher_rows: Count = 256
+    needs_safety: ClassVar[bool] = True
+
+    def reads(self, step: int) -> Any:
+        return "task"
+
+    def prepare(self, trainer: MethodTrainer) -> None:
+        assert trainer.rows_beside is not None
+        self.start = snapshot(trainer.model)
+        stream = trainer.rows_beside
+        count = min(self.fisher_rows, len(stream.rows))
+        one_by_one = SafetyStream(stream.rows, stream.collate, 1, stream.seed)
+        self.fisher = [torch.zeros_like(weight) for weight in self.start]
+        with evaluated(trainer.model) as model:
+            weights = trained(model)
+            for number in range(count):
+                row = {name: x.to(model.device) for name, x in one_by_one.batch(number).items()}
+                logits = model(row["input_ids"], attention_mask=row["attention_mask"]).logits
+                surprise = -label_log_probs(logits, row["labels"]).sum()
+                gradient = torch.autograd.grad(surprise, weights, allow_unused=True)
+                for total, part in zip(self.fisher, gradient, strict=True):
+                    if part is not None:
+                        total.add_(part.square())
+                self.extra_tokens += int(row["attention_mask"].sum())
+        mean = sum(float(f.sum()) for f in self.fisher) / sum(f.numel() for f in self.fisher)
+        for f in self.fisher:
+            f.div_(mean)
+
+    @torch.no_grad()
+    def before_optimizer_step(self, trainer: MethodTrainer) -> None:
+        for weight, start, f in zip(trained(trainer.model), self.start, self.fisher, strict=True):
+            add_to_gradient(weight, 2 * self.penalty * f * (weight - start))
+
+    def held(self) -> tuple[list[Tensor], list[Tensor]]:
+        return self.start, self.fisher
+
+
+@contextmanager
+def evaluated(model: nn.Module) -> Iterator[Any]:
+    """The model without dropout for a while."""
+    was_training = model.training
+    model.eval()
+    yield model
+    model.train(was_training)

@@ -1,0 +1,53 @@
+"""Mixing (SafeInstr): safety rows among the task rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from datasets import Dataset, concatenate_datasets
+
+from trimtab.config.ranges import From0
+from trimtab.train.baselines.method import Method, Reads
+
+if TYPE_CHECKING:
+    from trimtab.train.baselines.trainer import MethodTrainer
+
+
+@dataclass
+class Mixing(Method):
+    """Minimise the mean loss over D_f ∪ D_ŝ, `ratio` safety rows to a task row.
+
+    The mean is over tokens, so it is Case I at λ = T_ŝ/T_f, the tokens of either role in the mix;
+    only where responses are of one length is that the ratio of rows. Rows are shuffled together, so
+    how many of each a batch holds is left to chance. Where the ratio asks for more safety rows than
+    there are, all come again and again.
+
+    Args:
+        ratio: ≥ 0; the authors mix 100 to 2,000 safety rows into 20,000: 0.005 to 0.1.
+
+    Source: Bianchi et al. 2024, "Safety-Tuned LLaMAs", arXiv 2309.07875.
+    """
+
+    ratio: From0 = 0.1
+    needs_safety: ClassVar[bool] = True
+
+    def rows(self, trainer: MethodTrainer, task: Dataset, safety: Dataset | None) -> Dataset:
+        assert safety is not None
+        columns = ["input_ids", "labels"]
+        places = endless_orders(len(safety), trainer.args.seed, round(self.ratio * len(task)))
+        return concatenate_datasets(
+            [task.select_columns(columns), safety.select_columns(columns).select(places)]
+        )
+
+    def reads(self, step: int) -> Reads:
+        return "task"
+
+
+def endless_orders(size: int, seed: int, count: int) -> list[int]:
+    """`count` places among `size`, in one random order after another."""
+    generator = torch.Generator().manual_seed(seed)
+    turns = (torch.randperm(size, generator=generator).tolist() for _ in range(count // size + 1))
+    return list(islice((place for turn in turns for place in turn), count))

@@ -1,0 +1,67 @@
+"""What mends a model after training, from weights alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trimtab.config.ranges import check_ranges
+from trimtab.errors import UserError
+
+
+class Repair(ABC):
+    """A change of a trained model's weights that needs no training: a method after the fact."""
+
+    needs_unaligned: ClassVar[bool] = False
+    """Whether it needs the model from before it was aligned."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @abstractmethod
+    def applied(
+        self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None
+    ) -> Any:
+        """`model`, changed in place, or what has taken its place.
+
+        Args:
+            model: fine-tuned from `aligned`, all weights or a LoRA adapter on it.
+            aligned: θ_s.
+            unaligned: the model that θ_s was aligned from.
+
+        Raises:
+            UserError: the three do not fit each other, or one that is needed is missing.
+        """
+
+
+def weights_of(model: nn.Module, role: str, like: nn.Module) -> dict[str, Tensor]:
+    """The weights of a model by full name. Raises UserError where they are not those of `like`."""
+    found = {name: weight.detach() for name, weight in model.named_parameters()}
+    wanted = {name: weight.shape for name, weight in like.named_parameters()}
+    for name, shape in wanted.items():
+        if name not in found or found[name].shape != shape:
+            raise UserError(
+                f"the {role} model has no weight {name} of shape {tuple(shape)}. Give the model "
+                "that this one comes from."
+            )
+    return found
+
+
+def required(unaligned: PreTrainedModel | None, name: str) -> PreTrainedModel:
+    """The unaligned model. Raises UserError where there is none."""
+    if unaligned is None:
+        raise UserError(
+            f"{name} needs the model from before it was aligned. Give it as --unaligned, or in an "
+            "experiment align the model with align:."
+        )
+    return unaligned
+
+
+@torch.no_grad()
+def add_(weight: Tensor, term: Tensor) -> None:
+    """w ← w + term, wherever the term lies."""
+    weight.add_(term.to(weight))

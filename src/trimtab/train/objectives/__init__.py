@@ -1,0 +1,1 @@
+"""What is minimised under a constraint: the two cases, a budget, a dial."""
