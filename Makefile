@@ -33,7 +33,7 @@ mutations: $(VENV)/tested-with  ## change the meaning of a line at a time: a tes
 	$(BIN)/python tests/mutations.py
 
 bad-input: $(VENV)/tested-with  ## far more bad flags, files and experiments than the tests draw
-	OMP_NUM_THREADS=1 BAD_INPUTS=$${BAD_INPUTS:-100} $(BIN)/python -m pytest -s tests/test_bad_input.py
+	OMP_NUM_THREADS=1 BAD_INPUTS=$${BAD_INPUTS:-100} $(BIN)/python -m pytest -s tests/cli/test_bad_input.py
 
 coverage: $(VENV)/tested-with  ## which lines the tests run, module by module
 	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -n auto --dist loadfile

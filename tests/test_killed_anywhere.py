@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from killed_anywhere import Command, Fault, commands, walk
+from tests.killed_anywhere import Command, Fault, commands, walk
 
 SPREAD: dict[tuple[str, Fault], int] = {
     ("sweep", "kill"): 5,

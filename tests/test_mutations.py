@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mutations import MUTATIONS, PACKAGE, ROOT, Mutation
+from tests.mutations import MUTATIONS, PACKAGE, ROOT, Mutation
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.what)

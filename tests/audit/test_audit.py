@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aligned_world import LENGTHS, AlignedWorld, Recorder, aligned_world, write_rows
 from safetensors.torch import load_file, save_file
 
+from tests.audit.aligned_world import LENGTHS, AlignedWorld, Recorder, aligned_world, write_rows
 from trimtab import UserError
 from trimtab.audit import AuditSettings, audit
 from trimtab.audit.own_proxy import write_own_proxy

@@ -253,6 +253,21 @@ def test_control_tokens_in_a_row_are_only_text_and_are_told(
     ]
 
 
+@pytest.mark.parametrize("template", [None, CHATML, MISTRAL_3])
+@pytest.mark.parametrize("length", [5, 9, 30])
+def test_a_prompt_that_is_cut_keeps_the_words_nearest_the_response(
+    template: str | None, length: int
+) -> None:
+    made = tokenizer(template)
+    row = Row((Message("user", "abcdefghijklmnopqrstuvwxyz0123456789"),), "Yes.")
+    whole, cut = (encode([row], made, Lengths(n, 16))[0] for n in (999, length))
+    prompt = [token for token, label in zip(*whole.values(), strict=True) if label == IGNORED]
+    kept = [token for token, label in zip(*cut.values(), strict=True) if label == IGNORED]
+    assert len(kept) == length < len(prompt)
+    assert kept[-length + 1 :] == prompt[-length + 1 :]
+    assert cut["input_ids"][length:] == whole["input_ids"][len(prompt) :]
+
+
 def test_rows_that_are_cut_are_counted_and_keep_their_first_token() -> None:
     made, told = tokenizer(f"{{{{ bos_token }}}}{CHATML}"), list[str]()
     rows = [Row((Message("user", "Hi" * n),), "Yes." * n) for n in (1, 50, 60)]

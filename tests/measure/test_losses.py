@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from datasets import Dataset
 
+from tests.train import tiny
 from trimtab.config.experiment import Measuring
 from trimtab.measure.losses import HeldOutRows, estimate_from, held_out_loss, response_surprise
 from trimtab.measure.overlap import prompt_overlap

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 from scipy.stats import spearmanr
-from worlds_read import drawn
 
+from tests.measure.worlds_read import drawn
 from trimtab.data.synthetic import make_world
 from trimtab.measure import nearest as search
 from trimtab.measure.nearest import nearest

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from scipy.stats import spearmanr
-from worlds_read import Reader
 
+from tests.measure.worlds_read import Reader
+from tests.train import tiny
 from trimtab import UserError
 from trimtab.data.synthetic import make_world
 from trimtab.measure.hidden_states import Reading, read_through

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 from trl import SFTTrainer
 
+from tests.train import tiny
 from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer
 from trimtab.train.baselines import method_of
 from trimtab.train.baselines.method import Method

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch.nn.functional import pad
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.train import tiny
 from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer, UserError
 from trimtab.data.encoding import IGNORED
 from trimtab.train.reference import AlignedReference

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig
 
+from tests.train import tiny
 from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer, UserError
 from trimtab.data.encoding import IGNORED
 

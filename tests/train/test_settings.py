@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-import tiny
 
+from tests.train import tiny
 from trimtab.config.experiment import Training
 from trimtab.train.safety_stream import safety_rows_per_batch
 from trimtab.train.settings import take_more_task_rows

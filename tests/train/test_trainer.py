@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from torch.nn.functional import cross_entropy
 from trl import SFTTrainer
 
+from tests.train import tiny
 from trimtab import AlignmentLossConstraint, AlignmentParameterConstraint, UserError
 from trimtab.measure.adapters import LowRankAdapter
 from trimtab.measure.distance import Displacement, LowRankPart, distance

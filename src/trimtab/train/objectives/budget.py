@@ -81,6 +81,17 @@ class BudgetOutcome:
         return "missed"
 
 
+def gain_at(share: float, steps: int) -> float:
+    """κ of the controller at a `share` of a run of `steps`: it rises from 0 and falls to 0.
+
+    Its sum over the run is 4, or less where no step may be faster.
+
+    >>> [round(gain_at(share, 100), 3) for share in (0.005, 0.5, 0.995)]
+    [0.001, 0.06, 0.001]
+    """
+    return min(_TRAVEL / steps, _FASTEST) * 6 * share * (1 - share)
+
+
 class BudgetKeeper(TrainerCallback, ExportableState):
     """Minimise L_f(θ) subject to L_ŝ(θ) ≤ L_ŝ(θ_s) + budget, in one run.
 
@@ -204,7 +215,7 @@ class BudgetKeeper(TrainerCallback, ExportableState):
         change = self._safety_loss - float(surprise / tokens)
         self.running.observe(change)
         share = (state.global_step + 0.5) / state.max_steps
-        gain = min(_TRAVEL / state.max_steps, _FASTEST) * 6 * share * (1 - share)
+        gain = gain_at(share, state.max_steps)
         highest = handles["optimizer"].param_groups[0].get("initial_lr", args.learning_rate)
         pace = handles["lr_scheduler"].get_last_lr()[0] / highest if highest else 0.0
         allowed = self.budget + max(self.budget, 0.0) * pace

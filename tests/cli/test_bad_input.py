@@ -20,7 +20,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from test_one_line import UNSEEN, invoke
+from tests.cli.test_one_line import UNSEEN, invoke
 
 COUNT = int(os.environ.get("BAD_INPUTS", "12"))
 SEEN: Counter[str] = Counter()

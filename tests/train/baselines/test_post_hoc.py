@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
@@ -20,6 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from tests.train import tiny
 from trimtab import UserError
 from trimtab.models import load_model, save_tiny_llama
 from trimtab.train.baselines.interpolation import Interpolation

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
+from tests.train import tiny
 from trimtab.config.experiment import Dial
 from trimtab.errors import UserError
 from trimtab.measure.distance import distance

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reported_points import case_1, case_2, estimate, optima, point, sweep, world
 
+from tests.report.reported_points import case_1, case_2, estimate, optima, point, sweep, world
 from trimtab.analysis.findings import no_model_passes_the_limit
 from trimtab.analysis.groups import over_seeds
 from trimtab.analysis.optimality_gap import nearness

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_worlds import many, random_world
 from scipy.optimize import check_grad, minimize
 
+from tests.theory.random_worlds import many, random_world
 from trimtab.theory import (
     Distribution,
     SoftmaxModel,

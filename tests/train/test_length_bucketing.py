@@ -6,7 +6,6 @@ from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from transformers import DataCollatorForSeq2Seq
 from trl import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from tests.train import tiny
 from trimtab import UserError
 from trimtab.train.length_bucketing import TrimmedModel, pieces_of_like_length
 from trimtab.train.objectives.constraints import Constraint

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from reported_points import case_2, optima, world, write_points
 
+from tests.report.reported_points import case_2, optima, world, write_points
 from trimtab.data.synthetic import write_data
 from trimtab.report import write_report
 from trimtab.results.samples import Answer, Sample, write_samples

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from reported_points import point
 
+from tests.report.reported_points import point
 from trimtab.report.refusals import refusals_figure, refusals_table
 from trimtab.results.result import Estimate, Point
 

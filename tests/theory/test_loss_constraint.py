@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_worlds import PENALTIES, World, many, models, penalties, random_world, some, worlds
 from scipy.stats import binom
 
+from tests.theory.random_worlds import (
+    PENALTIES,
+    World,
+    many,
+    models,
+    penalties,
+    random_world,
+    some,
+    worlds,
+)
 from trimtab.theory import (
     Distribution,
     capability_bound,

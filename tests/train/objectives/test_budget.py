@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 
+from tests.train import tiny
 from trimtab import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
@@ -33,6 +33,7 @@ from trimtab.train.objectives.budget import (
     BudgetOutcome,
     ImpossibleBudgetError,
     RunningChange,
+    gain_at,
 )
 from trimtab.train.objectives.constraints import Constraint
 from trimtab.train.objectives.paired_rows import Change, PairedRows, distinct_rows, set_aside
@@ -308,6 +309,15 @@ def test_the_error_of_a_paired_change_is_that_of_the_difference() -> None:
     resampled = generator.integers(400, size=(2000, 400))
     bootstrap = lost[resampled].sum(axis=1) / tokens[resampled].sum(axis=1)
     assert change.standard_error == pytest.approx(bootstrap.std(), rel=0.1)
+
+
+@pytest.mark.parametrize("steps", [2, 8, 9, 100, 5000])
+def test_the_gain_rises_from_nothing_falls_to_nothing_and_adds_up(steps: int) -> None:
+    gains = [gain_at((step + 0.5) / steps, steps) for step in range(steps)]
+    assert sum(gains) == pytest.approx(min(4.0, 0.5 * steps), rel=0.15)
+    assert gains == pytest.approx(gains[::-1])
+    assert gain_at(0.0, steps) == gain_at(1.0, steps) == 0.0
+    assert max(gains) == pytest.approx(gain_at(0.5, steps), rel=0.3)
 
 
 def test_running_change_knows_its_noise() -> None:

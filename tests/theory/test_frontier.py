@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_worlds import (
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from tests.theory.random_worlds import (
     PENALTIES,
     World,
     many,
@@ -18,9 +21,6 @@ from random_worlds import (
     some,
     worlds,
 )
-from scipy.optimize import minimize
-from scipy.special import log_softmax
-
 from trimtab.theory import (
     Distribution,
     capability_limit,

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from peft import get_peft_model
 from torch.func import functional_call, hessian
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.train import tiny
 from trimtab.measure.distance import distance
 from trimtab.measure.geometry import curvature, landscape, largest_radius, slope
 from trimtab.measure.influence import endangering_rows

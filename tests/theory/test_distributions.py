@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_worlds import World, many, models, relabelled, worlds
 from scipy.special import rel_entr
 
+from tests.theory.random_worlds import World, many, models, relabelled, worlds
 from trimtab.theory import Distribution, context_conflict, context_overlap, gap, total_variation
 
 ONE = Distribution(np.array([1.0]), np.array([[0.5, 0.5]]))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reported_points import PENALTIES, case_1, case_2, optima, point, sweep, world
 
+from tests.report.reported_points import PENALTIES, case_1, case_2, optima, point, sweep, world
 from trimtab.report import paper, screen
 from trimtab.report.chart import Figure, Mark, Panel
 from trimtab.report.figures import figures

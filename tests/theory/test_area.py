@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_worlds import World, many, random_world, some, worlds
 
+from tests.theory.random_worlds import World, many, random_world, some, worlds
 from trimtab.theory import exact_frontier, hypervolume, oracle_frontier, price_of_the_proxy
 
 points = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=8).map(

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from reported_points import point, write_points
 
+from tests.report.reported_points import point, write_points
 from trimtab.analysis.methods import method_results, title, tried_settings
 from trimtab.analysis.selection import suggestions
 from trimtab.errors import UserError

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import tiny
 import torch
 from datasets import concatenate_datasets
 from peft import get_peft_model
 from torch.nn.functional import cross_entropy
 
+from tests.train import tiny
 from trimtab import AlignmentLossConstraint, UserError
 from trimtab.config.experiment import AFTER_TRAINING, MethodName
 from trimtab.train.baselines import method_of

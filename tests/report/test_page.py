@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reported_points import case_1, case_2, optima, point, sweep, world, write_points
 
+from tests.report.reported_points import case_1, case_2, optima, point, sweep, world, write_points
 from trimtab.data.synthetic import write_data
 from trimtab.errors import UserError
 from trimtab.report import Report, write_report

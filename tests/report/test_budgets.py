@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from reported_points import case_1, case_2, estimate, point, write_points
-
+from tests.report.reported_points import case_1, case_2, estimate, point, write_points
 from trimtab.analysis.findings import findings
 from trimtab.analysis.groups import budget_lines, case_1_lines
 from trimtab.analysis.labels import budget_in_words

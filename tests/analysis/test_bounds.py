@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import reported_points as made
 from typer.testing import CliRunner
 
+from tests.report import reported_points as made
 from trimtab.analysis.bounds import bounds_beside
 from trimtab.cli import app
 from trimtab.data.synthetic import WORLD_FILE, make_world, write_data
