@@ -44,10 +44,10 @@ from trimtab.report.palette import COLOURS
 from trimtab.results.files import write_atomically
 from trimtab.results.result import PointKey
 from trimtab.runner.demo import demo_experiment
-from trimtab.runner.runner import MODELS_FOLDER, Workshop
+from trimtab.runner.runner import MODELS_FOLDER, Runner
 from trimtab.runner.sweep import read_roles
 from trimtab.theory import hypervolume
-from trimtab.train.objectives.endpoints import load_ends
+from trimtab.train.objectives.endpoints import load_endpoints
 
 RESULTS = Path(__file__).parent / "results" / "frontier_from_one_run.json"
 PENALTIES = [float(penalty) for penalty in np.geomspace(100, 0.01, 8)]
@@ -126,26 +126,26 @@ def measure(setting: Setting, found: dict[str, Any], keep: Callable[[], None]) -
     """Fill in what `found` lacks: per method its (L_ŝ, L_f) points and the tokens trained on."""
     experiment = setting.experiment
     folder = Path(tempfile.mkdtemp())
-    workshop = Workshop(experiment, read_roles(experiment), folder, Quiet())
+    runner = Runner(experiment, read_roles(experiment), folder, Quiet())
     (proxy,), (task,) = experiment.safety, experiment.task
     (seed,) = experiment.seeds
-    aligned, steps = workshop.aligned, experiment.train.steps
+    aligned, steps = runner.aligned, experiment.train.steps
     alphas = np.linspace(0, 1, setting.settings)
 
     def losses(model: nn.Module) -> list[float]:
-        held_out = (workshop.rows.safety[proxy].held_out, workshop.rows.task[task].held_out)
+        held_out = (runner.rows.safety[proxy].held_out, runner.rows.task[task].held_out)
         return [held_out_loss(model, rows, experiment.measure).per_token.value for rows in held_out]
 
     def trained(penalty: float, length: int, seed: int = seed) -> tuple[nn.Module, int]:
         key = PointKey("alignment-loss", penalty, None, proxy if penalty else None, task, seed)
         run = Run(key, (key._replace(proxy=proxy),))
         training = replace(experiment.train, steps=length)
-        workshop.experiment = replace(experiment, train=training)
-        (point,) = workshop.made(run)
+        runner.experiment = replace(experiment, train=training)
+        (point,) = runner.made(run)
         place = str(folder / MODELS_FOLDER / run.name)
         if experiment.train.lora_rank is None:
             return load_model(place)[0], point.train_tokens
-        return PeftModel.from_pretrained(deepcopy(workshop.aligned), place), point.train_tokens
+        return PeftModel.from_pretrained(deepcopy(runner.aligned), place), point.train_tokens
 
     def separate(length: int, penalties: tuple[float, ...]) -> Iterator[tuple[list[float], int]]:
         for penalty in penalties:
@@ -153,13 +153,13 @@ def measure(setting: Setting, found: dict[str, Any], keep: Callable[[], None]) -
             yield losses(model), tokens
 
     def dial(length: int) -> Iterator[tuple[list[float], int]]:
-        workshop.experiment = replace(experiment, train=replace(experiment.train, steps=length))
-        made = workshop.trained_dial(PointKey("dial", None, None, proxy, task, seed))
-        made.ends.save(folder / "dial", workshop.tokenizer)
-        ends = load_ends(folder / "dial", deepcopy(aligned))
+        runner.experiment = replace(experiment, train=replace(experiment.train, steps=length))
+        made = runner.trained_dial(PointKey("dial", None, None, proxy, task, seed))
+        made.endpoints.save(folder / "dial", runner.tokenizer)
+        endpoints = load_endpoints(folder / "dial", deepcopy(aligned))
         for place, alpha in enumerate(alphas):
-            ends.turn(float(alpha))
-            yield losses(ends.model), made.train_tokens if place == 0 else 0
+            endpoints.set_alpha(float(alpha))
+            yield losses(endpoints.model), made.train_tokens if place == 0 else 0
 
     def continuation() -> Iterator[tuple[list[float], int]]:
         length = 2 * steps // len(PENALTIES)
@@ -167,8 +167,8 @@ def measure(setting: Setting, found: dict[str, Any], keep: Callable[[], None]) -
             model, tokens = trained(penalty, length, seed=1000 * (seed + 1) + stage)
             yield losses(model), tokens
             # The next stage's adapter is a new one, on top of those before it.
-            workshop.aligned = model.merge_and_unload() if isinstance(model, PeftModel) else model
-        workshop.aligned = aligned
+            runner.aligned = model.merge_and_unload() if isinstance(model, PeftModel) else model
+        runner.aligned = aligned
 
     def wise(length: int) -> Iterator[tuple[list[float], int]]:
         model, tokens = trained(0.0, length)

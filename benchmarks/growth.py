@@ -87,7 +87,7 @@ def make_point(layers: int, rows: int) -> None:
             train_dataset=task,
             safety_dataset=safety,
             constraint=AlignmentLossConstraint(1.0),
-            trim_padding=training.trim_padding,
+            length_bucketing=training.length_bucketing,
             processing_class=tokenizer,
         )
         started = time.perf_counter()

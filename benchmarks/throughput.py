@@ -98,7 +98,7 @@ class Bench:
             train_dataset=self.task,
             safety_dataset=self.safety,
             constraint=AlignmentLossConstraint(1.0) if joined else None,
-            trim_padding=training.trim_padding,
+            length_bucketing=training.length_bucketing,
             processing_class=tokenizer,
             peft_config=lora_config(training),
         )
@@ -172,14 +172,14 @@ def beside_trl(name: str, bench: Bench) -> None:
 
 
 def ingredients(name: str, bench: Bench) -> None:
-    by_length = bench.ours(trim_padding=False)
+    by_length = bench.ours(length_bucketing=False)
     by_length.args.train_sampling_strategy = "group_by_length"
     compare(
         f"{name}: ours with one ingredient switched off",
         {
             "ours": bench.ours(),
-            "  trim_padding off": bench.ours(trim_padding=False),
-            "  trim_padding off, rows grouped by length": by_length,
+            "  length_bucketing off": bench.ours(length_bucketing=False),
+            "  length_bucketing off, rows grouped by length": by_length,
             "  gradient_checkpointing on": bench.ours(gradient_checkpointing=True),
             "  precision bfloat16": bench.ours(precision="bfloat16"),
         },
@@ -192,7 +192,7 @@ def case_1(name: str, bench: Bench) -> None:
         {
             "trl.SFTTrainer in float32, no checkpointing": bench.theirs(True, **NO_CHECKPOINTS),
             "ours, Case I": bench.ours(True),
-            "  trim_padding off": bench.ours(True, trim_padding=False),
+            "  length_bucketing off": bench.ours(True, length_bucketing=False),
         },
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from trimtab.audit.own_proxy import write_own_proxy
-from trimtab.audit.stage_cache import Stages
+from trimtab.audit.stage_cache import StageCache
 from trimtab.cli import main
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Block, Dial, Experiment, Training
@@ -298,7 +298,7 @@ def test_a_damaged_stage_of_an_audit_is_made_again(damage: bytes, tmp_path: Path
             made.append(1)
             return len(made)
 
-        stages = Stages(tmp_path, "one")
+        stages = StageCache(tmp_path, "one")
         kind = stages.result if name == "loss.json" else stages.reading
         produce = make if name == "loss.json" else lambda make=make: reading(make())
         kind(name[:4], produce)
@@ -311,9 +311,9 @@ def test_a_damaged_stage_of_an_audit_is_made_again(damage: bytes, tmp_path: Path
 def test_an_audit_leaves_the_checkpoints_of_a_sweep(tmp_path: Path) -> None:
     checkpoint = tmp_path / "unfinished/run/checkpoint-2"
     checkpoint.mkdir(parents=True)
-    stages = Stages(tmp_path, "one")
+    stages = StageCache(tmp_path, "one")
     stages.result("loss", lambda: 1)
-    Stages(tmp_path, "another").finish()
+    StageCache(tmp_path, "another").finish()
     assert checkpoint.exists()
 
 

@@ -15,7 +15,7 @@ from trimtab.analysis.bounds import bounds_beside
 from trimtab.cli import app
 from trimtab.data.synthetic import WORLD_FILE, make_world, write_data
 from trimtab.report.tables import bounds_tables
-from trimtab.results.result import Terrain
+from trimtab.results.result import LocalGeometry
 from trimtab.results.store import read_landscape, write_landscape
 from trimtab.theory import theorem_1, theorem_2
 
@@ -64,12 +64,12 @@ def test_plain_fine_tuning_is_promised_nothing() -> None:
     )
 
 
-def terrain(slope: float, curvature: float) -> Terrain:
-    return Terrain(made.estimate(slope), made.estimate(curvature))
+def local_geometry(slope: float, curvature: float) -> LocalGeometry:
+    return LocalGeometry(made.estimate(slope), made.estimate(curvature))
 
 
 def test_case_2_is_bounded_by_slope_and_curvature() -> None:
-    landscape = {"original": terrain(0.1, 2.0), "task:chat": terrain(1.0, 4.0)}
+    landscape = {"original": local_geometry(0.1, 2.0), "task:chat": local_geometry(1.0, 4.0)}
     start = made.point("aligned", safety=0.05, capability=0.7)
     ball = made.point("alignment-parameter", safety=0.1, capability=0.5, radius=2.0)
     safety, capability = bounds_beside([start, ball], None, landscape)
@@ -115,7 +115,7 @@ def test_points_no_theorem_speaks_to_are_one_line(tmp_path: Path) -> None:
 
 
 def test_a_landscape_is_read_as_it_was_written(tmp_path: Path) -> None:
-    landscape = {"original": terrain(0.1, 2.0)}
+    landscape = {"original": local_geometry(0.1, 2.0)}
     write_landscape(tmp_path, landscape)
     assert read_landscape(tmp_path) == landscape
 

@@ -9,7 +9,7 @@ import pytest
 from tests.report.reported_points import case_1, case_2, estimate, optima, point, sweep, world
 from trimtab.analysis.findings import no_model_passes_the_limit
 from trimtab.analysis.groups import over_seeds
-from trimtab.analysis.optimality_gap import nearness
+from trimtab.analysis.optimality_gap import optimality_gap
 from trimtab.report import Finding, findings
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Estimate, Point
@@ -189,7 +189,7 @@ def test_what_a_seed_does_to_both_models_cancels() -> None:
 
 def test_exact_optima_reach_the_limit() -> None:
     made = world()
-    for one in nearness(optima(made, (0.1, 1.0, 10.0), stray=0.0), made):
+    for one in optimality_gap(optima(made, (0.1, 1.0, 10.0), stray=0.0), made):
         assert one.on_proxy is not None
         assert one.on_proxy.capability_gap.value == pytest.approx(one.on_proxy.limit, abs=1e-9)
         assert not one.is_impossible
@@ -197,7 +197,7 @@ def test_exact_optima_reach_the_limit() -> None:
 
 def test_strayed_optima_lie_above_both_limits() -> None:
     made = world()
-    near = nearness(optima(made), made)
+    near = optimality_gap(optima(made), made)
     assert all(one.on_proxy and one.on_proxy.excess >= -1e-9 for one in near)
     assert all(one.on_original and one.on_original.excess >= -1e-9 for one in near)
     kept = no_model_passes_the_limit(near)
@@ -212,7 +212,7 @@ def test_a_point_below_the_limit_is_a_mistake_somewhere() -> None:
         for one in optima(made, (10.0,))
         if one.capability_gap is not None and one.task == "chat"
     ]
-    near = nearness(impossible, made)
+    near = optimality_gap(impossible, made)
     assert all(one.is_impossible for one in near)
     told = no_model_passes_the_limit(near)
     assert told is not None
@@ -226,7 +226,7 @@ def test_a_point_below_the_limit_within_its_interval_is_no_mistake() -> None:
     assert one.capability_gap is not None
     value = one.capability_gap.value - 0.1
     wide = replace(one.capability_gap, value=value, low=value - 0.2, high=value + 0.2)
-    (near,) = nearness([replace(one, capability_gap=wide)], made)
+    (near,) = optimality_gap([replace(one, capability_gap=wide)], made)
     assert near.on_proxy is not None
     assert near.on_proxy.excess < 0
     assert not near.is_impossible

@@ -22,7 +22,7 @@ from trimtab.config.experiment import Block, Experiment, Measuring, Training
 from trimtab.data.sources import read_rows
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, SENSITIVE_TOPICS
 from trimtab.measure.generation import sampled_answers
-from trimtab.measure.influence import Endangering
+from trimtab.measure.influence import Influence
 from trimtab.models import load_model
 from trimtab.report import write_report
 from trimtab.report.audit_page import write_audit_page
@@ -107,7 +107,7 @@ def test_rows_that_endanger_safety_are_left_out_and_say_why(
     there: AlignedWorld, made: dict[str, Any]
 ) -> None:
     kept = read_rows(DataSource(str(there.folder / "audit" / "kept-mixed.jsonl")))
-    mixed = next(one for one in made["endangering"] if one["task"] == "mixed")
+    mixed = next(one for one in made["influence"] if one["task"] == "mixed")
     assert mixed["left_out"] == 30
     assert len(kept) == 1500 - 30
     rates = [row["rate"] for row in mixed["worst"]]
@@ -279,6 +279,6 @@ def test_a_proxy_file_goes_on_as_if_never_stopped(there: AlignedWorld, tmp_path:
 
 
 def test_the_worst_rows_are_the_worst() -> None:
-    found = Endangering(np.array([0.3, -1.0, 0.9, 0.0]), trial=0.1)
+    found = Influence(np.array([0.3, -1.0, 0.9, 0.0]), trial=0.1)
     assert found.worst(0.5).tolist() == [2, 0]
     assert found.worst(1.0).tolist() == [2, 0]

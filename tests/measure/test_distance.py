@@ -153,7 +153,7 @@ def test_every_lora_is_interpolated_as_its_formed_weights_are(
     aligned = llama()
     model = trained_somehow(get_peft_model(llama(), config))
     start, tuned = formed(aligned), formed(model)
-    found = formed(Interpolation(share).applied(model, aligned, None))
+    found = formed(Interpolation(share).apply(model, aligned, None))
     for name, weight in found.items():
         expected = share * start[name] + (1 - share) * tuned[name]
         torch.testing.assert_close(weight, expected, atol=1e-6, rtol=1e-5)
@@ -344,4 +344,4 @@ def test_interpolation_refuses_an_adapter_of_another_base() -> None:
     with torch.no_grad():
         other.model.layers[1].self_attn.q_proj.weight.add_(0.1)
     with pytest.raises(UserError, match="base is not the aligned model"):
-        Interpolation(0.5).applied(model, other, None)
+        Interpolation(0.5).apply(model, other, None)

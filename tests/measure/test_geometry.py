@@ -16,7 +16,7 @@ from tests.train import tiny
 from trimtab.measure.distance import distance
 from trimtab.measure.geometry import curvature, landscape, largest_radius, slope
 from trimtab.measure.influence import endangering_rows
-from trimtab.measure.losses import response_surprise
+from trimtab.measure.losses import response_nll
 from trimtab.measure.token_loss import (
     TokenLoss,
     all_weights,
@@ -142,7 +142,7 @@ def test_near_the_model_theorem_3_holds_and_down_the_gradient_the_loss_falls(
         found = landscape(loss, {"same": loss}, random_directions=1)
         assert found.tasks["same"].cosine.value == pytest.approx(1, abs=1e-4)
         g, h = found.safety_slope.value, abs(found.safety_curvature.value)
-        down, aside = found.walk_down("same"), found.walks[1]
+        down, aside = found.loss_profile_down("same"), found.walks[1]
         assert down.losses[1] < down.losses[0]
         for walk in (down, aside):
             for step, value in zip(walk.distances[:4], walk.losses[:4], strict=True):
@@ -177,9 +177,9 @@ def test_the_rate_of_a_row_is_the_inner_product_of_two_gradients() -> None:
 def test_measuring_leaves_the_losses_as_they_were(tmp_path: Path) -> None:
     model = get_peft_model(tiny.tiny_llama(tmp_path / "model")[0], tiny.lora_config()).unload()
     rows = tiny.rows(8, seed=3)
-    before, _ = response_surprise(model, rows, 500)
+    before, _ = response_nll(model, rows, 500)
     with low_rank_subspace(model, rank=2) as (adapted, weights):
         loss = TokenLoss.over(adapted, weights, rows, 500)
         landscape(loss, {"task": loss}, random_directions=1)
-    after, _ = response_surprise(model, rows, 500)
+    after, _ = response_nll(model, rows, 500)
     assert before.tolist() == after.tolist()

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from tests.train import tiny
 from trimtab.config.experiment import Measuring
-from trimtab.measure.losses import HeldOutRows, estimate_from, held_out_loss, response_surprise
+from trimtab.measure.losses import HeldOutRows, estimate_from, held_out_loss, response_nll
 from trimtab.measure.overlap import prompt_overlap
 
 
@@ -30,18 +30,18 @@ def test_surprise_is_the_models_own_whatever_the_batch(tmp_path: Path) -> None:
             )
         )
     for tokens_per_batch in (1, 40, 10_000):
-        surprise, tokens = response_surprise(model, rows, tokens_per_batch)
-        np.testing.assert_allclose(surprise, expected, rtol=1e-4)
+        nll, tokens = response_nll(model, rows, tokens_per_batch)
+        np.testing.assert_allclose(nll, expected, rtol=1e-4)
         assert tokens.tolist() == [sum(label != -100 for label in r["labels"]) for r in rows]
 
 
 def test_loss_per_token_counts_a_long_response_by_its_tokens(tmp_path: Path) -> None:
     model, _ = tiny.tiny_llama(tmp_path / "model")
     rows = tiny.rows(30, seed=3)
-    surprise, tokens = response_surprise(model, rows, 1000)
+    nll, tokens = response_nll(model, rows, 1000)
     loss = held_out_loss(model, HeldOutRows(rows), Measuring())
-    assert loss.per_token.value == pytest.approx(surprise.sum() / tokens.sum())
-    assert loss.per_response.value == pytest.approx(surprise.mean())
+    assert loss.per_token.value == pytest.approx(nll.sum() / tokens.sum())
+    assert loss.per_response.value == pytest.approx(nll.mean())
     assert loss.per_token.low < loss.per_token.value < loss.per_token.high
     assert loss.per_token.kind == "estimate"
 
@@ -76,10 +76,10 @@ def test_weights_make_a_loss_exact(tmp_path: Path) -> None:
     model, _ = tiny.tiny_llama(tmp_path / "model")
     rows = tiny.rows(4, seed=3)
     weights = np.array([0.1, 0.2, 0.3, 0.4])
-    surprise, tokens = response_surprise(model, rows, 1000)
+    nll, tokens = response_nll(model, rows, 1000)
     loss = held_out_loss(model, HeldOutRows(rows, weights), Measuring())
-    assert loss.per_response.value == pytest.approx(weights @ surprise)
-    assert loss.per_token.value == pytest.approx(weights @ surprise / (weights @ tokens))
+    assert loss.per_response.value == pytest.approx(weights @ nll)
+    assert loss.per_token.value == pytest.approx(weights @ nll / (weights @ tokens))
     assert loss.per_token.kind == "exact"
     assert loss.per_token.low == loss.per_token.high
 

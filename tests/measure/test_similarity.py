@@ -14,7 +14,7 @@ from tests.train import tiny
 from trimtab import UserError
 from trimtab.data.synthetic import make_world
 from trimtab.measure.hidden_states import Reading, read_through
-from trimtab.measure.losses import response_surprise
+from trimtab.measure.losses import response_nll
 from trimtab.measure.similarity import Sample, Similarity, matched, similarity
 from trimtab.theory import total_variation
 
@@ -83,9 +83,7 @@ def test_contexts_do_not_count_given_the_prompt() -> None:
         hard = generator.random(600) < share
         base = made(600, seed, [f"prompt {int(kind)}" for kind in hard])
         shown = np.stack([hard, ~hard], axis=1).astype(np.float32)
-        return Sample(
-            base.prompts, Reading(base.reading.surprise, base.reading.tokens, shown, shown)
-        )
+        return Sample(base.prompts, Reading(base.reading.nll, base.reading.tokens, shown, shown))
 
     found = compared(with_prompts(0.9, 1), with_prompts(0.1, 2))
     assert found.total_variation.low > 0.6
@@ -101,7 +99,7 @@ def test_a_shared_prompt_does_not_leak_from_the_training_half() -> None:
 
     def teacher(seed: int) -> Sample:
         base = made(120, seed, prompts)
-        return Sample(prompts, Reading(base.reading.surprise, base.reading.tokens, own, own))
+        return Sample(prompts, Reading(base.reading.nll, base.reading.tokens, own, own))
 
     found = compared(teacher(1), teacher(2))
     assert found.total_variation.low == 0
@@ -111,7 +109,7 @@ def test_a_shared_prompt_does_not_leak_from_the_training_half() -> None:
 def test_excess_loss_of_a_harder_proxy_is_its_difference() -> None:
     prompts = [f"prompt {number}" for number in range(100)]
     ours, theirs = made(100, 1, prompts), made(100, 1, prompts)
-    theirs.reading.surprise[:] = ours.reading.surprise + 0.6
+    theirs.reading.nll[:] = ours.reading.nll + 0.6
     found = compared(ours, theirs).excess_loss
     assert found.value == pytest.approx(0.2)
     assert found.low == pytest.approx(0.2)  # paired: the prompts' own difficulty cancels
@@ -131,9 +129,9 @@ def test_matching_takes_each_row_once() -> None:
 def test_reading_agrees_with_the_losses_whatever_the_batch(tmp_path: Path) -> None:
     model, _ = tiny.tiny_llama(tmp_path / "model")
     rows = tiny.rows(15, seed=3)
-    surprise, tokens = response_surprise(model, rows, 1000)
+    nll, tokens = response_nll(model, rows, 1000)
     one, other = (read_through(model, rows, size) for size in (20, 1000))
-    np.testing.assert_allclose(one.surprise, surprise, rtol=1e-4)
+    np.testing.assert_allclose(one.nll, nll, rtol=1e-4)
     assert one.tokens.tolist() == tokens.tolist()
     np.testing.assert_allclose(one.responses, other.responses, atol=1e-4)
 

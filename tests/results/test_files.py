@@ -25,7 +25,7 @@ from trimtab.results.files import (
     written_whole,
 )
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import Estimate, Point, PointKey, Terrain
+from trimtab.results.result import Estimate, LocalGeometry, Point, PointKey
 from trimtab.results.samples import Answer, Sample, read_samples, write_samples
 from trimtab.results.store import (
     Failure,
@@ -103,7 +103,7 @@ def test_a_damaged_line_before_the_last_is_a_mistake(
 
 
 KEY = PointKey("alignment-loss", 1.0, None, "near", "code", 0)
-TERRAIN = Terrain(LOSS, LOSS)
+TERRAIN = LocalGeometry(LOSS, LOSS)
 SAMPLE = Sample(True, "a prompt", (Answer(0.0, "an answer", ""),))
 
 

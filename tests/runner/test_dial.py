@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.analysis.optimality_gap import nearness
+from trimtab.analysis.optimality_gap import optimality_gap
 from trimtab.analysis.results import read_results
 from trimtab.cli import main
 from trimtab.config.experiment import Dial, Experiment, Training
@@ -25,7 +25,7 @@ from trimtab.results.result import Point
 from trimtab.results.samples import read_samples
 from trimtab.results.store import Failure, read_points
 from trimtab.runner.dial import measure_curve, set_dial, train_dial
-from trimtab.runner.runner import Workshop
+from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import read_roles, sweep
 
 
@@ -104,7 +104,7 @@ def test_safety_is_lost_and_capability_gained_along_the_dial(dial: Path) -> None
 def test_no_setting_passes_the_exact_limit(dial: Path) -> None:
     results = read_results(dial)
     assert results.world is not None
-    assert not any(one.is_impossible for one in nearness(results.points, results.world))
+    assert not any(one.is_impossible for one in optimality_gap(results.points, results.world))
 
 
 def test_a_curve_goes_on_where_it_was(experiment: Experiment, dial: Path) -> None:
@@ -135,12 +135,12 @@ def test_a_dial_set_to_a_budget_keeps_it_and_no_more(
     assert 0 < chosen.alpha < 1
     assert chosen.rise.value <= budget
     assert chosen.rise.value == pytest.approx(budget, rel=0.1)
-    workshop = Workshop(experiment, read_roles(experiment), dial, Watcher())
+    runner = Runner(experiment, read_roles(experiment), dial, Watcher())
     saved, _ = load_model(str(tmp_path / "model"))
-    rows = workshop.rows.safety["near"].held_out
+    rows = runner.rows.safety["near"].held_out
     before, after = (
         held_out_loss(model, rows, experiment.measure).per_token.value
-        for model in (workshop.aligned, saved)
+        for model in (runner.aligned, saved)
     )
     assert after - before == pytest.approx(chosen.rise.value, abs=1e-5)
     assert json.loads((tmp_path / "model/setting.json").read_text())["alpha"] == chosen.alpha

@@ -15,7 +15,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from tests.train import tiny
 from trimtab import UserError
-from trimtab.train.length_bucketing import TrimmedModel, pieces_of_like_length
+from trimtab.train.length_bucketing import BucketedModel, length_buckets
 from trimtab.train.objectives.constraints import Constraint
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
@@ -32,7 +32,7 @@ lengths_of_rows = st.lists(st.integers(1, 40), min_size=1, max_size=7)
 
 @given(lengths_of_rows, st.floats(0, 60))
 def test_pieces_hold_every_row_once(lengths: list[int], per_call: float) -> None:
-    pieces = pieces_of_like_length(lengths, per_call)
+    pieces = length_buckets(lengths, per_call)
     assert sorted(row for piece in pieces for row in piece) == list(range(len(lengths)))
 
 
@@ -46,7 +46,7 @@ def test_no_cut_by_length_costs_less(lengths: list[int], per_call: float) -> Non
         for cuts in combinations(inner, count)
     ]
     least = min(cost(pieces, lengths, per_call) for pieces in every)
-    ours = cost(pieces_of_like_length(lengths, per_call), lengths, per_call)
+    ours = cost(length_buckets(lengths, per_call), lengths, per_call)
     assert ours == pytest.approx(least)
 
 
@@ -65,7 +65,7 @@ def trained(constraint: Constraint | None, folder: Path, lora: bool, trim: bool)
         train_dataset=tiny.rows(64, seed=2),
         safety_dataset=tiny.rows(40, seed=5),
         constraint=constraint,
-        trim_padding=trim,
+        length_bucketing=trim,
         processing_class=tokenizer,
         peft_config=tiny.lora_config() if lora else None,
     )
@@ -101,7 +101,7 @@ def test_what_cannot_be_trimmed_is_refused(tmp_path: Path) -> None:
             model,
             args=tiny.config(tmp_path, label_smoothing_factor=0.1),
             train_dataset=tiny.rows(8, seed=2),
-            trim_padding=True,
+            length_bucketing=True,
             processing_class=tokenizer,
         )
 
@@ -125,7 +125,7 @@ def test_padding_may_stand_on_either_side(
             safety_dataset=tiny.rows(40, seed=5),
             constraint=tiny.CONSTRAINTS[name] if name else None,
             processing_class=tokenizer,
-            trim_padding=trim,
+            length_bucketing=trim,
         )
         trainer.train()
         return trainer
@@ -142,5 +142,5 @@ def test_rows_of_padding_alone_cost_nothing_and_change_nothing(tmp_path: Path) -
     mask = (ids != 0).long()
     labels = ids.masked_fill(mask == 0, -100)
     given = {"input_ids": ids, "attention_mask": mask, "labels": labels, "fused_lm_head": True}
-    whole, trimmed = model(**given), TrimmedModel(model, model)(**given)
+    whole, trimmed = model(**given), BucketedModel(model, model)(**given)
     torch.testing.assert_close(trimmed.log_probs, whole.log_probs, atol=1e-5, rtol=1e-4)

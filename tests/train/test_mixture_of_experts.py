@@ -39,7 +39,7 @@ def mixtral() -> MixtralForCausalLM:
 
 def trained(folder: Path, constraint: Constraint | None, **settings: Any) -> SFTTrainer:
     _, tokenizer = tiny.tiny_llama(folder / "model")
-    given = {name: settings.pop(name) for name in ("trim_padding",) if name in settings}
+    given = {name: settings.pop(name) for name in ("length_bucketing",) if name in settings}
     trainer = SafetyAwareSFTTrainer(
         mixtral(),
         args=tiny.config(folder, **STEP, **settings),
@@ -71,13 +71,15 @@ def apart(one: SFTTrainer, other: SFTTrainer) -> float:
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("trim_padding", [False, True])
+@pytest.mark.parametrize("length_bucketing", [False, True])
 def test_the_router_is_trained_as_in_plain_sft(
-    trim_padding: bool, accumulation: int, tmp_path: Path
+    length_bucketing: bool, accumulation: int, tmp_path: Path
 ) -> None:
     settings = {"gradient_accumulation_steps": accumulation, **WITH_ROUTER}
     plain = plainly(tmp_path, **settings)
-    assert apart(trained(tmp_path, None, trim_padding=trim_padding, **settings), plain) < 1e-5
+    assert (
+        apart(trained(tmp_path, None, length_bucketing=length_bucketing, **settings), plain) < 1e-5
+    )
     assert apart(plainly(tmp_path, **{**settings, **WITHOUT}), plain) > 1e-3
 
 

@@ -135,10 +135,11 @@ def weights(trainer: SFTTrainer) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
 
 
-def ends(trainer: DialTrainer) -> dict[str, torch.Tensor]:
-    """What a dial trained: the weights of both ends, or of both adapters."""
+def endpoints(trainer: DialTrainer) -> dict[str, torch.Tensor]:
+    """What a dial trained: the weights of both endpoints, or of both adapters."""
     return {
-        name: weight.detach().clone() for name, weight in trainer.ends.trained().named_parameters()
+        name: weight.detach().clone()
+        for name, weight in trainer.endpoints.trained().named_parameters()
     }
 
 
@@ -151,7 +152,7 @@ if __name__ == "__main__":
         if asked_for_dial:
             dial = trained_dial(arguments, out, lora)
             if dial.accelerator.is_main_process:
-                torch.save(ends(dial), out / f"dial-{lora}.pt")
+                torch.save(endpoints(dial), out / f"dial-{lora}.pt")
             continue
         for name, constraint in CONSTRAINTS.items():
             trainer = trained(constraint, arguments, out, lora)

@@ -9,7 +9,7 @@ from typing import Any
 
 from trimtab.analysis.groups import Gap, Setting, settings_of
 from trimtab.data.synthetic import World
-from trimtab.results.result import Estimate, Kind, Point, Terrain
+from trimtab.results.result import Estimate, Kind, LocalGeometry, Point
 from trimtab.theory import (
     Bound,
     capability_bound,
@@ -93,7 +93,7 @@ class BoundBeside:
 
 
 def bounds_beside(
-    points: Iterable[Point], world: World | None, landscape: Mapping[str, Terrain]
+    points: Iterable[Point], world: World | None, landscape: Mapping[str, LocalGeometry]
 ) -> tuple[BoundBeside, ...]:
     """Every theorem for every setting that it can speak to and that has the gap measured.
 
@@ -123,7 +123,7 @@ def bounds_beside(
     for setting in settings_of(points, "alignment-parameter"):
         start = starts.get((setting.proxy, setting.task))
         if start is not None and not setting.is_plain and setting.budget is None:
-            found += _from_terrain(setting, start, landscape)
+            found += _from_local_geometry(setting, start, landscape)
     return tuple(sorted(found, key=lambda one: one.bound.theorem))
 
 
@@ -173,8 +173,8 @@ def _from_estimates(setting: Setting) -> list[BoundBeside]:
     return found
 
 
-def _from_terrain(
-    setting: Setting, start: Setting, landscape: Mapping[str, Terrain]
+def _from_local_geometry(
+    setting: Setting, start: Setting, landscape: Mapping[str, LocalGeometry]
 ) -> list[BoundBeside]:
     safety_gap: Gap = "alignment gap" if "original" in landscape else "proxy gap"
     safety = landscape.get("original") or landscape.get(f"safety:{setting.proxy}")

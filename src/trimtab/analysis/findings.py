@@ -23,7 +23,7 @@ from trimtab.analysis.groups import (
     tasks_in_both_cases,
 )
 from trimtab.analysis.labels import case_name, knob, nats, number, percent, shortened
-from trimtab.analysis.optimality_gap import PointNearness
+from trimtab.analysis.optimality_gap import PointOptimalityGap
 from trimtab.analysis.verdicts import (
     Order,
     Pairs,
@@ -71,8 +71,8 @@ def findings(
         found += [
             penalty_lowers_safety_gap(points, pairs, safety),
             penalty_raises_capability_gap(points, pairs),
-            tightness_lowers_safety_gap(points, pairs, safety),
-            tightness_raises_capability_gap(points, pairs),
+            strength_lowers_safety_gap(points, pairs, safety),
+            strength_raises_capability_gap(points, pairs),
             overlap_makes_safety_costly(points, pairs),
             case_2_costs_more(points, safety),
         ]
@@ -141,7 +141,7 @@ def penalty_raises_capability_gap(points: Iterable[Point], pairs: Pairs) -> Find
     return _trend(statement, _case_1_with_overlap(points), pairs, "capability gap", down=False)
 
 
-def tightness_lowers_safety_gap(
+def strength_lowers_safety_gap(
     points: Iterable[Point], pairs: Pairs, safety: SafetyGap
 ) -> Finding | None:
     """Case II: G_s falls as λ grows or ε shrinks."""
@@ -149,7 +149,7 @@ def tightness_lowers_safety_gap(
     return _trend(statement, _case_2(points), pairs, safety, down=True)
 
 
-def tightness_raises_capability_gap(points: Iterable[Point], pairs: Pairs) -> Finding | None:
+def strength_raises_capability_gap(points: Iterable[Point], pairs: Pairs) -> Finding | None:
     """Case II: G_f rises as λ grows or ε shrinks."""
     statement = "Case II: a tighter constraint (larger λ or smaller ε) raises the capability gap."
     return _trend(statement, _case_2(points), pairs, "capability gap", down=False)
@@ -219,7 +219,7 @@ def case_2_costs_more(points: Iterable[Point], safety: SafetyGap) -> Finding | N
     return Finding(statement, verdict, _quoted(evidence))
 
 
-def no_model_passes_the_limit(near: Sequence[PointNearness]) -> Finding | None:
+def no_model_passes_the_limit(near: Sequence[PointOptimalityGap]) -> Finding | None:
     """No measured G_f lies below min{G_f(P) : G(P) ≤ the safety gap measured}, in either plane."""
     if not near:
         return None

@@ -44,7 +44,7 @@ class Setting:
         return self.penalty == 0 or math.inf in (self.radius, self.budget)
 
     @property
-    def tightness(self) -> float:
+    def strength(self) -> float:
         """λ, or −ε, or minus the budget: it grows as the constraint binds more."""
         if self.penalty is not None:
             return self.penalty
@@ -108,7 +108,7 @@ def settings_of(points: Iterable[Point], case: Case) -> list[Setting]:
         )
         for one in groups.values()
     ]
-    return sorted(settings, key=lambda setting: setting.tightness)
+    return sorted(settings, key=lambda setting: setting.strength)
 
 
 def case_1_lines(points: Iterable[Point]) -> dict[tuple[str, str], list[Setting]]:

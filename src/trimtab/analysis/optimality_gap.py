@@ -15,7 +15,7 @@ ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
-class Nearness:
+class OptimalityGap:
     """A capability gap beside min{G_f(P) : G(P) ≤ the safety gap measured}, nats per token."""
 
     safety_gap: Estimate
@@ -43,12 +43,12 @@ class Nearness:
 
 
 @dataclass(frozen=True)
-class PointNearness:
+class PointOptimalityGap:
     """One point in both planes; None where the plane's gap was not measured."""
 
     point: Point
-    on_proxy: Nearness | None
-    on_original: Nearness | None
+    on_proxy: OptimalityGap | None
+    on_original: OptimalityGap | None
 
     @property
     def is_impossible(self) -> bool:
@@ -57,7 +57,7 @@ class PointNearness:
         )
 
 
-def nearness(points: Iterable[Point], world: World) -> tuple[PointNearness, ...]:
+def optimality_gap(points: Iterable[Point], world: World) -> tuple[PointOptimalityGap, ...]:
     """Every point of a task of the world beside its limits.
 
     In (proxy gap, capability gap) and in (alignment gap, capability gap) alike the limit is the
@@ -71,13 +71,13 @@ def nearness(points: Iterable[Point], world: World) -> tuple[PointNearness, ...]
         on_proxy = _nearness(world, point, proxy, point.proxy_gap)
         on_original = _nearness(world, point, world.original, point.alignment_gap)
         if on_proxy or on_original:
-            found.append(PointNearness(point, on_proxy, on_original))
+            found.append(PointOptimalityGap(point, on_proxy, on_original))
     return tuple(found)
 
 
 def _nearness(
     world: World, point: Point, safety: Distribution | None, gap: Estimate | None
-) -> Nearness | None:
+) -> OptimalityGap | None:
     if safety is None or gap is None or point.capability_gap is None:
         return None
     task, tokens = world.task[point.task], world.tokens_per_response
@@ -85,4 +85,4 @@ def _nearness(
     def limit(safety_gap: float) -> float:
         return capability_limit(task, safety, max(safety_gap, 0.0) * tokens) / tokens
 
-    return Nearness(gap, point.capability_gap, limit(gap.value), limit(gap.high + ROUNDING))
+    return OptimalityGap(gap, point.capability_gap, limit(gap.value), limit(gap.high + ROUNDING))

@@ -14,7 +14,7 @@ from trimtab.data.synthetic import World, load_world
 from trimtab.errors import UserError
 from trimtab.results.files import read_if_whole
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import Point, Terrain
+from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.samples import Sample, read_samples
 from trimtab.results.store import Failure, read_failures, read_landscape, read_points
 
@@ -43,7 +43,7 @@ class Results:
     settings: Mapping[str, Any]
     data: tuple[DataSummary, ...]
     world: World | None
-    landscape: Mapping[str, Terrain]
+    landscape: Mapping[str, LocalGeometry]
     samples: tuple[Sample, ...]
     rows: RowLosses
     """What each held-out row cost each model, where the experiment kept it."""

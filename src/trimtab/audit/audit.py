@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from trimtab.audit.datasets import Audited, AuditedData, read_data, text_of
-from trimtab.audit.features import Eyes, Watcher
+from trimtab.audit.features import FeatureExtractor, Watcher
 from trimtab.audit.geometry import landscape_and_rows
 from trimtab.audit.quantities import QUANTITIES
 from trimtab.audit.recommendations import outlook
 from trimtab.audit.settings import AuditSettings
-from trimtab.audit.stage_cache import Stages
+from trimtab.audit.stage_cache import StageCache
 from trimtab.config.data_source import DataSource
 from trimtab.data.rows import Row
 from trimtab.measure.generation import sampled_answers
@@ -54,21 +54,21 @@ def audit(
     data = read_data(original, safety, task, settings)
     for warning in data.warnings:
         watcher.warned(warning)
-    stages = Stages(folder, _identity(model, data, settings))
-    eyes = Eyes(model, settings, stages, watcher)
-    reference = data.original or _own_answers(data, eyes, stages, settings, watcher)
+    stages = StageCache(folder, _identity(model, data, settings))
+    extractor = FeatureExtractor(model, settings, stages, watcher)
+    reference = data.original or _own_answers(data, extractor, stages, settings, watcher)
     record: dict[str, Any] = {
         "model": model,
         "reference": "the original data" if data.original else "the aligned model's own answers",
         "settings": asdict(settings),
         "quantities": {name: asdict(quantity) for name, quantity in QUANTITIES.items()},
-        "data": [_described(one, eyes.reading(one)) for one in _looked_at(data, reference)],
-        "similarity_by": eyes.similarity_by,
-        "similarity": _similarities(data, reference, eyes, stages, watcher),
-        "overlap_by": eyes.overlap_by,
-        "overlap": _overlaps(data, eyes, stages, watcher),
+        "data": [_described(one, extractor.reading(one)) for one in _looked_at(data, reference)],
+        "similarity_by": extractor.similarity_by,
+        "similarity": _similarities(data, reference, extractor, stages, watcher),
+        "overlap_by": extractor.overlap_by,
+        "overlap": _overlaps(data, extractor, stages, watcher),
     }
-    record |= landscape_and_rows(data, reference, eyes, stages, folder, watcher)
+    record |= landscape_and_rows(data, reference, extractor, stages, folder, watcher)
     record["forecast"] = outlook(record)
     record["warnings"] = list(data.warnings)
     if folder is not None:
@@ -95,15 +95,19 @@ def hash_of(data: Audited) -> str:
 
 
 def _own_answers(
-    data: AuditedData, eyes: Eyes, stages: Stages, settings: AuditSettings, watcher: Watcher
+    data: AuditedData,
+    extractor: FeatureExtractor,
+    stages: StageCache,
+    settings: AuditSettings,
+    watcher: Watcher,
 ) -> Audited:
     asked = next(iter(data.safety.values()))
 
     def made() -> list[str]:
         watcher.doing("the model's own answers", len(asked.chosen))
         return sampled_answers(
-            eyes.model,
-            eyes.tokenizer,
+            extractor.model,
+            extractor.tokenizer,
             [row.prompt for row in asked.chosen],
             settings.lengths,
             _BATCH,
@@ -127,26 +131,30 @@ def _described(data: Audited, reading: Reading) -> dict[str, Any]:
         "rows": len(data.rows),
         "rows_read": len(data.chosen),
         "tokens_per_response": float(reading.tokens.mean()),
-        "loss": float(reading.surprise.sum() / reading.tokens.sum()),
-        "largest_surprise": float(reading.surprise.max()),
+        "loss": float(reading.nll.sum() / reading.tokens.sum()),
+        "largest_surprise": float(reading.nll.max()),
     }
 
 
-def _sample(data: Audited, eyes: Eyes) -> Sample:
+def _sample(data: Audited, extractor: FeatureExtractor) -> Sample:
     prompts = [repr([(m.role, m.content.strip()) for m in row.prompt]) for row in data.chosen]
-    return Sample(prompts, eyes.reading(data))
+    return Sample(prompts, extractor.reading(data))
 
 
 def _similarities(
-    data: AuditedData, reference: Audited, eyes: Eyes, stages: Stages, watcher: Watcher
+    data: AuditedData,
+    reference: Audited,
+    extractor: FeatureExtractor,
+    stages: StageCache,
+    watcher: Watcher,
 ) -> list[dict[str, Any]]:
     def compared(name: str, proxy: Audited) -> dict[str, Any]:
         watcher.doing(f"similarity of {name}")
         found = similarity(
-            _sample(reference, eyes),
-            _sample(proxy, eyes),
-            eyes.features(reference, proxy),
-            eyes.settings.seed,
+            _sample(reference, extractor),
+            _sample(proxy, extractor),
+            extractor.features(reference, proxy),
+            extractor.settings.seed,
         )
         return {"proxy": name, **asdict(found)}
 
@@ -157,12 +165,16 @@ def _similarities(
 
 
 def _overlaps(
-    data: AuditedData, eyes: Eyes, stages: Stages, watcher: Watcher
+    data: AuditedData, extractor: FeatureExtractor, stages: StageCache, watcher: Watcher
 ) -> list[dict[str, Any]]:
     def compared(task: str, proxy: str) -> dict[str, Any]:
         watcher.doing(f"overlap of {task} and {proxy}")
-        forward = overlap_of(data.task[task], data.safety[proxy], eyes, "share of task prompts")
-        backward = overlap_of(data.safety[proxy], data.task[task], eyes, "share of safety prompts")
+        forward = overlap_of(
+            data.task[task], data.safety[proxy], extractor, "share of task prompts"
+        )
+        backward = overlap_of(
+            data.safety[proxy], data.task[task], extractor, "share of safety prompts"
+        )
         return {
             "task": task,
             "proxy": proxy,
@@ -179,16 +191,16 @@ def _overlaps(
     ]
 
 
-def overlap_of(one: Audited, known: Audited, eyes: Eyes, unit: str) -> Overlap:
+def overlap_of(one: Audited, known: Audited, extractor: FeatureExtractor, unit: str) -> Overlap:
     """How many of one data set's prompts fall among another's."""
-    theirs = eyes.prompt_states(known)
+    theirs = extractor.prompt_states(known)
     by_words = theirs is None
-    kept, apart = known.divided(eyes.settings.seed, chosen=not by_words)
+    kept, apart = known.divided(extractor.settings.seed, chosen=not by_words)
     texts = [text_of(row) for row in (known.rows if by_words else known.chosen)]
     asked = one.prompts if by_words else [text_of(row) for row in one.chosen]
     states = None
     if theirs is not None:
-        ours = eyes.prompt_states(one)
+        ours = extractor.prompt_states(one)
         assert ours is not None
         states = (ours, theirs[np.array(kept)], theirs[np.array(apart)])
     return context_overlap(

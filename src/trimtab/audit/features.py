@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.audit.datasets import Audited, text_of
 from trimtab.audit.settings import MODEL, WORDS, AuditSettings
-from trimtab.audit.stage_cache import Stages
+from trimtab.audit.stage_cache import StageCache
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
 from trimtab.measure.hidden_states import Reading, States, read_through
@@ -35,11 +35,11 @@ class Watcher(Protocol):
         """So many more steps of it are done."""
 
 
-class Eyes:
+class FeatureExtractor:
     """The aligned model, read with once per data set, and another model where one is named."""
 
     def __init__(
-        self, name: str, settings: AuditSettings, stages: Stages, watcher: Watcher
+        self, name: str, settings: AuditSettings, stages: StageCache, watcher: Watcher
     ) -> None:
         self.name = name
         self.settings = settings

@@ -66,7 +66,7 @@ def suggested_radius(
     local = largest_radius(
         budget, landscape.safety_slope.value, abs(landscape.safety_curvature.value)
     )
-    walk = landscape.walk_down(task)
+    walk = landscape.loss_profile_down(task)
     walked = walk.reaches(budget)
     seen = (
         f"the distance at which the safety loss had risen by {budget:g} on the walk down the "
@@ -90,7 +90,7 @@ def along_the_walk(landscape: Landscape, task: str) -> list[dict[str, float]]:
     `theorem_3` is the most the safety loss can have risen, `theorem_4` the least the task loss can
     have fallen, both estimates, as g and H are.
     """
-    walk = landscape.walk_down(task)
+    walk = landscape.loss_profile_down(task)
     side = landscape.tasks[task]
     rows = []
     for distance, loss in zip(walk.distances[1:], walk.losses[1:], strict=True):

@@ -15,14 +15,14 @@ from datasets import Dataset
 from torch import nn
 
 from trimtab.audit.datasets import Audited, AuditedData, text_of
-from trimtab.audit.features import Eyes, Watcher
+from trimtab.audit.features import FeatureExtractor, Watcher
 from trimtab.audit.forecast import Suggestion, along_the_walk, suggested_radius
 from trimtab.audit.settings import AuditSettings
-from trimtab.audit.stage_cache import Stages
+from trimtab.audit.stage_cache import StageCache
 from trimtab.data.rows import Row
 from trimtab.data.splits import choose_rows
 from trimtab.measure.geometry import Landscape, landscape
-from trimtab.measure.influence import Endangering, endangering_rows
+from trimtab.measure.influence import Influence, endangering_rows
 from trimtab.measure.overlap import context_overlap
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.files import write_atomically
@@ -34,25 +34,25 @@ _SURPRISING = 0.9
 def landscape_and_rows(
     data: AuditedData,
     reference: Audited,
-    eyes: Eyes,
-    stages: Stages,
+    extractor: FeatureExtractor,
+    stages: StageCache,
     folder: Path | None,
     watcher: Watcher,
 ) -> dict[str, Any]:
-    """The records "landscape" and "endangering"; both None where no landscape is wanted.
+    """The records "landscape" and "influence"; both None where no landscape is wanted.
 
     Also writes, for every task, its rows without the worst into `folder`.
     """
-    settings = eyes.settings
+    settings = extractor.settings
     if settings.space == "none":
-        return {"landscape": None, "endangering": None}
+        return {"landscape": None, "influence": None}
 
     def made() -> dict[str, Any]:
-        with _space(eyes, settings) as (model, weights):
+        with _space(extractor, settings) as (model, weights):
 
             def loss(one: Audited) -> TokenLoss:
                 rows = choose_rows(one.chosen, settings.landscape_rows, settings.seed)
-                encoded = eyes.encoded(rows, one.label)
+                encoded = extractor.encoded(rows, one.label)
                 return TokenLoss.over(model, weights, encoded, settings.tokens_per_batch)
 
             safety = loss(reference)
@@ -63,7 +63,7 @@ def landscape_and_rows(
                 progress=watcher.doing,
             )
             rates = {
-                name: _rates(model, safety, found, name, one, eyes, watcher.doing)
+                name: _rates(model, safety, found, name, one, extractor, watcher.doing)
                 for name, one in data.task.items()
             }
         return {
@@ -73,20 +73,20 @@ def landscape_and_rows(
         }
 
     made_or_kept = stages.result("landscape", made)
-    endangering = []
+    influence = []
     for name, one in data.task.items():
-        rates = Endangering(np.array(made_or_kept["rates"][name]), made_or_kept["trials"][name])
-        endangering.append(_endangering(name, one, rates, data, eyes, folder))
-    return {"landscape": made_or_kept["landscape"], "endangering": endangering}
+        rates = Influence(np.array(made_or_kept["rates"][name]), made_or_kept["trials"][name])
+        influence.append(_endangering(name, one, rates, data, extractor, folder))
+    return {"landscape": made_or_kept["landscape"], "influence": influence}
 
 
 @contextmanager
-def _space(eyes: Eyes, settings: AuditSettings) -> Iterator[tuple[nn.Module, Any]]:
+def _space(extractor: FeatureExtractor, settings: AuditSettings) -> Iterator[tuple[nn.Module, Any]]:
     if settings.space == "full":
-        with all_weights(eyes.model) as found:
+        with all_weights(extractor.model) as found:
             yield found
     else:
-        with low_rank_subspace(eyes.model, settings.rank, settings.seed) as found:
+        with low_rank_subspace(extractor.model, settings.rank, settings.seed) as found:
             yield found
 
 
@@ -96,16 +96,16 @@ def _rates(
     found: Landscape,
     name: str,
     task: Audited,
-    eyes: Eyes,
+    extractor: FeatureExtractor,
     progress: Callable[[str], None],
-) -> Endangering:
-    walk = found.walk_down(name)
+) -> Influence:
+    walk = found.loss_profile_down(name)
     # As far as the budget: there the safety loss has a slope that the walk itself has shown.
-    trial = min(walk.reaches(eyes.settings.budget), walk.distances[-1])
-    rows: Dataset = eyes.encoded(task.chosen, task.label)
+    trial = min(walk.reaches(extractor.settings.budget), walk.distances[-1])
+    rows: Dataset = extractor.encoded(task.chosen, task.label)
     downhill = found.tasks[name].downhill
     return endangering_rows(
-        model, safety, rows, downhill, trial, eyes.settings.tokens_per_batch, progress
+        model, safety, rows, downhill, trial, extractor.settings.tokens_per_batch, progress
     )
 
 
@@ -147,20 +147,20 @@ def _finite(suggestion: Suggestion) -> dict[str, Any]:
 def _endangering(
     name: str,
     task: Audited,
-    rates: Endangering,
+    rates: Influence,
     data: AuditedData,
-    eyes: Eyes,
+    extractor: FeatureExtractor,
     folder: Path | None,
 ) -> dict[str, Any]:
-    worst = rates.worst(eyes.settings.drop)
-    reading = eyes.reading(task)
-    surprise = reading.surprise / reading.tokens
-    surprising = float(np.quantile(surprise, _SURPRISING))
+    worst = rates.worst(extractor.settings.drop)
+    reading = extractor.reading(task)
+    nll = reading.nll / reading.tokens
+    surprising = float(np.quantile(nll, _SURPRISING))
     nearest = {
         proxy: context_overlap(
             [text_of(task.chosen[place]) for place in worst],
-            [text_of(safety.rows[place]) for place in safety.divided(eyes.settings.seed)[0]],
-            [text_of(safety.rows[place]) for place in safety.divided(eyes.settings.seed)[1]],
+            [text_of(safety.rows[place]) for place in safety.divided(extractor.settings.seed)[0]],
+            [text_of(safety.rows[place]) for place in safety.divided(extractor.settings.seed)[1]],
             pairs=0,
         ).among
         for proxy, safety in data.safety.items()
@@ -172,9 +172,9 @@ def _endangering(
         among = [proxy for proxy, found in nearest.items() if found[number]]
         if among:
             told.append(f"its prompt falls among the safety prompts of {' and '.join(among)}")
-        if surprise[place] >= surprising:
+        if nll[place] >= surprising:
             told.append(
-                f"its response surprises the aligned model: {surprise[place]:.2f} nats per token, "
+                f"its response surprises the aligned model: {nll[place]:.2f} nats per token, "
                 "more than nine rows in ten"
             )
         return told

@@ -75,7 +75,7 @@ QUANTITIES = {
         "towards 0 where rows are few",
     ),
     "rate": Quantity(
-        "endangering rate of a task row",
+        "influence rate of a task row",
         "−⟨∇ℓᵢ, ∇L_ŝ(θ′)⟩ / ‖∇L_ŝ(θ′)‖",
         "first-order rise of the safety loss per step on the row",
         "nats per token per unit of distance",

@@ -100,7 +100,7 @@ def _of_proxies(
     negative = [name for name in order if excess[name].high < 0]
     if negative:
         lines.append(
-            f"{' and '.join(negative)} surprise the aligned model less than {reference}: a more "
+            f"{' and '.join(negative)} nll the aligned model less than {reference}: a more "
             "predictable teacher, which is not yet a more similar one."
         )
     return lines
@@ -120,7 +120,7 @@ def _of_shift(
     ).term("shift")
     return [
         f"TV between {best} and {record['reference']} is at least {apart.low:.2f} (97.5 % "
-        f"confidence). A shift no λ removes: with B = {largest:.3g}, the largest surprise seen, "
+        f"confidence). A shift no λ removes: with B = {largest:.3g}, the largest nll seen, "
         f"Theorem 1 allows it {floor.value:.3g} nats per response or more, an estimate too wide to "
         "choose by."
     ]

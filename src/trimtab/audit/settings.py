@@ -1,4 +1,4 @@
-"""How an audit looks: how many rows, by which eyes, over which weights."""
+"""How an audit looks: how many rows, by which extractor, over which weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class AuditSettings:
     budget: Above0 = 0.1
     """The rise of the safety loss that is allowed, in nats per token: suggestions are for it."""
     drop: From0Below1 = 0.05
-    """The share of the task rows looked at that may be left out as endangering safety."""
+    """The share of the task rows looked at that may be left out as influence safety."""
     space: Space = "lora"
     """The weights of the landscape: where a LoRA adapter starts, all, or no landscape."""
     rank: Rank = 8

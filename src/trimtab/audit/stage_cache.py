@@ -17,7 +17,7 @@ T = TypeVar("T")
 STAGES_FOLDER = "unfinished-audit"
 
 
-class Stages:
+class StageCache:
     """Results by name; each is made once, in this run or an earlier one of the same audit.
 
     What an audit of other data or settings left is discarded. Without a folder nothing is kept.

@@ -56,7 +56,7 @@ def audit(
     landscape_rank: Annotated[Rank, typer.Option(help="Rank of the LoRA subspace.")] = 8,
     landscape_rows: Annotated[Count, typer.Option(help="Rows behind slope and curvature.")] = 16,
     drop: Annotated[
-        From0Below1, typer.Option(help="Share of task rows that may be left out as endangering.")
+        From0Below1, typer.Option(help="Share of task rows that may be left out as influence.")
     ] = 0.05,
     max_prompt: MaxPrompt = 512,
     max_response: MaxResponse = 512,

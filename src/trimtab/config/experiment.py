@@ -101,7 +101,7 @@ class Training:
     """Clip the gradient to this norm; 0 does not. While clipping, a Case II λ acts as more."""
     gradient_checkpointing: bool = False
     """Compute activations a second time instead of keeping them: slower, in less memory."""
-    trim_padding: bool = True
+    length_bucketing: bool = True
     """Compute a batch in pieces of like length: the same loss to rounding, in less time."""
     checkpoint_every: Count | None = None
     """Steps between checkpoints, from which an interrupted run goes on; none when not given."""

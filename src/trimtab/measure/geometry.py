@@ -43,7 +43,7 @@ class Slope:
 
 
 @dataclass(frozen=True)
-class Walk:
+class LossProfile:
     """L at θ_s + t·u for rising t along one direction u."""
 
     direction: str
@@ -53,7 +53,7 @@ class Walk:
     def reaches(self, rise: float) -> float:
         """The first distance at which L has risen by `rise`, between steps on a line; else ∞.
 
-        >>> Walk("ahead", (0.0, 1.0, 2.0), (3.0, 3.0, 5.0)).reaches(1.0)
+        >>> LossProfile("ahead", (0.0, 1.0, 2.0), (3.0, 3.0, 5.0)).reaches(1.0)
         1.5
         """
         for before in range(len(self.losses) - 1):
@@ -93,9 +93,9 @@ class Landscape:
     safety_slope: Estimate
     safety_curvature: Estimate
     tasks: Mapping[str, TaskSide]
-    walks: tuple[Walk, ...]
+    walks: tuple[LossProfile, ...]
 
-    def walk_down(self, task: str) -> Walk:
+    def loss_profile_down(self, task: str) -> LossProfile:
         """The walk down the gradient of a task."""
         return next(walk for walk in self.walks if walk.direction == _downhill(task))
 
@@ -252,7 +252,7 @@ def largest_radius(budget: float, gradient_norm: float, smoothness: float) -> fl
 
 def _walk(
     loss: TokenLoss, name: str, direction: Direction, start: float, first: float, enough: float
-) -> Walk:
+) -> LossProfile:
     distances, losses = [0.0], [start]
     for number in range(_STEPS):
         distance = first * 2.0**number
@@ -264,7 +264,7 @@ def _walk(
         losses.append(value)
         if value - start > enough:
             break
-    return Walk(name, tuple(distances), tuple(losses))
+    return LossProfile(name, tuple(distances), tuple(losses))
 
 
 def _weighted(gradients: Sequence[Direction], shares: NDArray[np.float64]) -> Direction:

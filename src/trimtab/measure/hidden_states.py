@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
-from trimtab.measure.losses import padded_batches, summed_surprise
+from trimtab.measure.losses import padded_batches, summed_nll
 
 Array = NDArray[np.float64]
 States = NDArray[np.float32]
@@ -24,19 +24,19 @@ States = NDArray[np.float32]
 class Reading:
     """What one pass of a model over n rows leaves behind.
 
-    `surprise` is −log P_θ(y|x) in nats and `tokens` the length of y, each of shape (n,). `prompts`
+    `nll` is −log P_θ(y|x) in nats and `tokens` the length of y, each of shape (n,). `prompts`
     (n, h) holds the mean hidden state over the tokens of x half-way up the model, `responses`
     (n, 2h) the means over the tokens of y half-way up and at the top: x acts on them through
     attention, so they speak of the pair (x, y).
     """
 
-    surprise: Array
+    nll: Array
     tokens: Array
     prompts: States
     responses: States
 
     def __len__(self) -> int:
-        return len(self.surprise)
+        return len(self.nll)
 
 
 @torch.inference_mode()
@@ -52,7 +52,7 @@ def read_through(
         UserError: a hidden state or a loss is not a finite number.
     """
     count = len(rows)
-    surprise, tokens = np.empty(count), np.empty(count)
+    nll, tokens = np.empty(count), np.empty(count)
     prompts: States | None = None
     responses: States | None = None
     was_training = model.training
@@ -69,7 +69,7 @@ def read_through(
             if prompts is None or responses is None:
                 prompts = np.empty((count, prompt.shape[1]), dtype=np.float32)
                 responses = np.empty((count, response.shape[1]), dtype=np.float32)
-            surprise[places] = summed_surprise(outputs.logits, targets).double().cpu().numpy()
+            nll[places] = summed_nll(outputs.logits, targets).double().cpu().numpy()
             tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
             prompts[places] = prompt.float().cpu().numpy()
             responses[places] = response.float().cpu().numpy()
@@ -78,12 +78,12 @@ def read_through(
         model.train(was_training)
     assert prompts is not None
     assert responses is not None
-    if not all(np.isfinite(part).all() for part in (surprise, prompts, responses)):
+    if not all(np.isfinite(part).all() for part in (nll, prompts, responses)):
         raise UserError(
             "the model's hidden states are not finite numbers (NaN or infinity), so nothing can be "
             "measured on it. Give a model whose weights are whole, in float32 if need be."
         )
-    return Reading(surprise, tokens, prompts, responses)
+    return Reading(nll, tokens, prompts, responses)
 
 
 def _mean_over(states: Tensor, mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import nn
 
-from trimtab.measure.losses import response_surprise
+from trimtab.measure.losses import response_nll
 from trimtab.measure.token_loss import Direction, TokenLoss, length, scaled
 
 _NUDGE = 1e-3
@@ -18,7 +18,7 @@ _NUDGE = 1e-3
 
 
 @dataclass(frozen=True)
-class Endangering:
+class Influence:
     """How fast a step on each task row alone would raise the safety loss.
 
     `rates` are −⟨∇ℓ_i(θ_s), ∇L_ŝ(θ')⟩/‖∇L_ŝ(θ')‖ with ℓ_i the mean loss per token of row i, in
@@ -44,7 +44,7 @@ def endangering_rows(
     trial: float,
     tokens_per_batch: int,
     progress: Callable[[str], None] = lambda _: None,
-) -> Endangering:
+) -> Influence:
     """Every task row's effect on the safety loss, in three passes over the rows and no training.
 
     The effect of a small step on row i is the inner product of two gradients, the row's and the
@@ -73,6 +73,6 @@ def endangering_rows(
     for sign in (1.0, -1.0):
         progress("the task rows' losses beside it")
         with safety.moved(anchor, sign * nudge):
-            surprise, tokens = response_surprise(model, rows, tokens_per_batch)
-        losses.append(surprise / tokens)
-    return Endangering(-(losses[0] - losses[1]) / (2 * nudge), trial)
+            nll, tokens = response_nll(model, rows, tokens_per_batch)
+        losses.append(nll / tokens)
+    return Influence(-(losses[0] - losses[1]) / (2 * nudge), trial)

@@ -55,16 +55,16 @@ def held_out_loss(
     Per token it is a ratio of two means, so that a long response counts by its tokens, as it does
     in training. The interval is the percentile bootstrap over rows, 95 %.
     """
-    surprise, tokens = response_surprise(model, held_out.rows, measuring.tokens_per_batch)
+    nll, tokens = response_nll(model, held_out.rows, measuring.tokens_per_batch)
     if held_out.weights is not None:
         weights = held_out.weights / held_out.weights.sum()
-        nats, length = float(weights @ surprise), float(weights @ tokens)
+        nats, length = float(weights @ nll), float(weights @ tokens)
         return Loss(_exact(nats / length, PER_TOKEN), _exact(nats, PER_RESPONSE))
-    means = bootstrap_means(np.stack([surprise, tokens], axis=1), measuring.resamples, seed)
+    means = bootstrap_means(np.stack([nll, tokens], axis=1), measuring.resamples, seed)
     return Loss(
-        estimate_from(surprise.mean() / tokens.mean(), means[:, 0] / means[:, 1], PER_TOKEN),
-        estimate_from(surprise.mean(), means[:, 0], PER_RESPONSE),
-        np.stack([surprise, tokens]),
+        estimate_from(nll.mean() / tokens.mean(), means[:, 0] / means[:, 1], PER_TOKEN),
+        estimate_from(nll.mean(), means[:, 0], PER_RESPONSE),
+        np.stack([nll, tokens]),
     )
 
 
@@ -83,19 +83,17 @@ def loss_rise(after: Loss, before: Loss, measuring: Measuring, seed: int = 0) ->
 
 
 @torch.no_grad()  # not inference mode: a budget measures in the midst of training
-def response_surprise(
-    model: nn.Module, rows: Dataset, tokens_per_batch: int
-) -> tuple[Array, Array]:
+def response_nll(model: nn.Module, rows: Dataset, tokens_per_batch: int) -> tuple[Array, Array]:
     """−log P_θ(y|x) in nats and the number of tokens of y, each of shape (rows,)."""
-    surprise, tokens = np.empty(len(rows)), np.empty(len(rows))
+    nll, tokens = np.empty(len(rows)), np.empty(len(rows))
     was_training = model.training
     model.eval()
     for places, inputs, targets in padded_batches(model, rows, tokens_per_batch):
         logits = model(**inputs).logits
-        surprise[places] = summed_surprise(logits, targets).double().cpu().numpy()
+        nll[places] = summed_nll(logits, targets).double().cpu().numpy()
         tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
     model.train(was_training)
-    return surprise, tokens
+    return nll, tokens
 
 
 def padded_batches(
@@ -118,7 +116,7 @@ def padded_batches(
         yield places, {"input_ids": padded, "attention_mask": attended.long()}, targets
 
 
-def summed_surprise(logits: Tensor, targets: Tensor) -> Tensor:
+def summed_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """−log P(y|x) in nats: shapes (rows, width, vocabulary) and (rows, width) to (rows,)."""
     counted = targets[:, 1:] != IGNORED
     losses = torch.zeros(counted.shape, device=logits.device)

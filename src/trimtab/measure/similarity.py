@@ -43,7 +43,7 @@ class Sample:
         return Sample(
             [self.prompts[place] for place in places],
             Reading(
-                self.reading.surprise[places],
+                self.reading.nll[places],
                 self.reading.tokens[places],
                 self.reading.prompts[places],
                 self.reading.responses[places],
@@ -176,7 +176,7 @@ def matched(
 
 def mean_loss(sample: Sample, seed: int = 0) -> Estimate:
     """L_D(θ), nats per token, with a bootstrap interval over rows."""
-    columns = np.stack([sample.reading.surprise, sample.reading.tokens], axis=1)
+    columns = np.stack([sample.reading.nll, sample.reading.tokens], axis=1)
     means = bootstrap_means(columns, _RESAMPLES, seed)
     return estimate_from(
         columns[:, 0].sum() / columns[:, 1].sum(), means[:, 0] / means[:, 1], PER_TOKEN
@@ -206,7 +206,7 @@ def excess_loss(
 
 
 def _columns(sample: Sample) -> Array:
-    return np.stack([sample.reading.surprise, sample.reading.tokens], axis=1)
+    return np.stack([sample.reading.nll, sample.reading.tokens], axis=1)
 
 
 def _ratio(columns: Array) -> float:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
-from trimtab.measure.losses import padded_batches, summed_surprise
+from trimtab.measure.losses import padded_batches, summed_nll
 
 Direction = list[Tensor]
 """One tensor for each weight, of its shape."""
@@ -119,7 +119,7 @@ class TokenLoss:
 
     def _summed(self, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
         logits: Any = self.model(**inputs).logits
-        return summed_surprise(logits, targets).sum()
+        return summed_nll(logits, targets).sum()
 
 
 def inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:

@@ -21,7 +21,7 @@ def tables(record: Mapping[str, Any]) -> dict[str, Table]:
     if record["landscape"] is not None:
         found["Landscape at the aligned model"] = _landscape(record["landscape"])
         found["Theorems 3 and 4 beside the walk"] = _theorems(record["landscape"])
-        found["Task rows that endanger safety"] = _endangering(record["endangering"])
+        found["Task rows that endanger safety"] = _endangering(record["influence"])
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from trimtab.analysis.groups import measured_of, safety_gap_of
 from trimtab.analysis.labels import estimate_in_words, nats, number
-from trimtab.analysis.optimality_gap import nearness
+from trimtab.analysis.optimality_gap import optimality_gap
 from trimtab.data.synthetic import World
 from trimtab.results.result import Estimate, Point
 from trimtab.results.samples import Answer, Sample
@@ -86,7 +86,7 @@ def _theory(point: Point, penalty: float, world: World | None) -> list[Line]:
     if world is None or not known:
         return []
     lines: list[Line] = []
-    (near,) = nearness([point], world)
+    (near,) = optimality_gap([point], world)
     for name, beside in (("original", near.on_original), ("proxy", near.on_proxy)):
         if beside is not None:
             lines.append(

@@ -24,13 +24,13 @@ from trimtab.report.chart import Curve, Figure, Ink, Panel
 from trimtab.report.limits import Limits
 from trimtab.report.palette import budget_ink, ink, star
 from trimtab.report.panels import Series, panel
-from trimtab.results.result import Point, Terrain
+from trimtab.results.result import LocalGeometry, Point
 
 T = TypeVar("T")
 
 MOST_LINES = 8
 DRIFT = "estimate of the bound (Theorem 3)"
-NOWHERE: Mapping[str, Terrain] = MappingProxyType({})
+NOWHERE: Mapping[str, LocalGeometry] = MappingProxyType({})
 DIAL_FIGURE = 4
 CASE_1_BLOCK = "{case: alignment-loss, penalties: [0.1, 1, 10]}"
 CASE_2_BLOCK = "{case: alignment-parameter, penalties: [0.1, 1, 10]}"
@@ -38,7 +38,7 @@ PROXY_NOTE = "No original alignment data: the gap is each line's own, on the pro
 
 
 def figures(
-    points: Sequence[Point], limits: Limits | None, landscape: Mapping[str, Terrain] = NOWHERE
+    points: Sequence[Point], limits: Limits | None, landscape: Mapping[str, LocalGeometry] = NOWHERE
 ) -> tuple[Figure, ...]:
     """Figures 1 to 3, each with the panels that the points can fill and a word on the others."""
     safety = safety_gap_of(points)
@@ -62,7 +62,7 @@ class _Atlas:
         points: tuple[Point, ...],
         safety: SafetyGap,
         limits: Limits | None,
-        landscape: Mapping[str, Terrain],
+        landscape: Mapping[str, LocalGeometry],
     ) -> None:
         self.points = points
         self.landscape = landscape

@@ -17,7 +17,7 @@ from trimtab.analysis.bounds import bounds_beside
 from trimtab.analysis.findings import Finding, findings, no_model_passes_the_limit
 from trimtab.analysis.labels import in_page, nats
 from trimtab.analysis.methods import MethodResult, method_results
-from trimtab.analysis.optimality_gap import PointNearness, nearness
+from trimtab.analysis.optimality_gap import PointOptimalityGap, optimality_gap
 from trimtab.analysis.results import Results, read_results
 from trimtab.report import paper, screen, tables
 from trimtab.report.audit_page import AuditSection, read_audit
@@ -53,7 +53,7 @@ def write_report(folder: Path) -> Report:
     """
     results = read_results(folder)
     limits = Limits(results.world) if results.world is not None else None
-    near = nearness(results.points, results.world) if results.world is not None else ()
+    near = optimality_gap(results.points, results.world) if results.world is not None else ()
     kept = no_model_passes_the_limit(near)
     found = (*findings(results.points, results.world, results.rows), *([kept] if kept else []))
     methods = method_results(results.points)
@@ -81,7 +81,7 @@ def _page(
     results: Results,
     drawn: Sequence[Figure],
     found: Sequence[Finding],
-    near: Sequence[PointNearness],
+    near: Sequence[PointOptimalityGap],
     methods: Sequence[MethodResult],
     audit: AuditSection | None,
 ) -> str:
@@ -114,7 +114,7 @@ def _page(
         audit=audit,
         plotly=Markup(get_plotlyjs()),
         folder=FIGURES_FOLDER,
-        nearness=tables.nearness_table(near) if near else None,
+        optimality_gap=tables.optimality_gap_table(near) if near else None,
         nearness_in_words=_nearness_in_words(near),
         bounds=tables.bounds_tables(
             bounds_beside(results.points, results.world, results.landscape)
@@ -172,7 +172,7 @@ def _summary(results: Results, found: Sequence[Finding]) -> str:
     return f"{opening} {told}."
 
 
-def _nearness_in_words(near: Sequence[PointNearness]) -> str:
+def _nearness_in_words(near: Sequence[PointOptimalityGap]) -> str:
     reached = [
         one.on_proxy
         for one in near

@@ -16,7 +16,7 @@ from trimtab.analysis.labels import (
     percent,
 )
 from trimtab.analysis.methods import MethodResult, title
-from trimtab.analysis.optimality_gap import Nearness, PointNearness
+from trimtab.analysis.optimality_gap import OptimalityGap, PointOptimalityGap
 from trimtab.analysis.results import DataSummary
 from trimtab.results.result import Estimate, Point, PointKey
 from trimtab.results.store import Failure
@@ -131,7 +131,7 @@ def budgets_table(points: Iterable[Point]) -> Table | None:
     return Table(caption, columns, 6, rows) if rows else None
 
 
-def nearness_table(found: Iterable[PointNearness]) -> Table:
+def optimality_gap_table(found: Iterable[PointOptimalityGap]) -> Table:
     """Every point beside the limits of both planes."""
     columns = (
         *NAMES,
@@ -283,7 +283,7 @@ def names_of(point: Point | PointKey) -> tuple[str, ...]:
     )
 
 
-def _beside_limit(near: Nearness | None) -> tuple[str, str, str]:
+def _beside_limit(near: OptimalityGap | None) -> tuple[str, str, str]:
     if near is None:
         return "–", "–", "–"
     over = f"+{nats(near.excess)}" if near.excess >= 0 else nats(near.excess)

@@ -58,7 +58,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Terrain:
+class LocalGeometry:
     """Slope ‖∇L‖ and curvature, the Hessian's norm, of one data set's loss at the aligned model.
 
     Per token, over the weights that are trained. Both are estimates from a sample of rows, and the

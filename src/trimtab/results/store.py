@@ -12,7 +12,7 @@ from trimtab.errors import UserError
 from trimtab.results.files import DAMAGE, read_if_whole, write_atomically
 from trimtab.results.gaps import with_gaps
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import Estimate, Point, PointKey, Terrain
+from trimtab.results.result import Estimate, LocalGeometry, Point, PointKey
 
 log = logging.getLogger(__name__)
 
@@ -90,18 +90,18 @@ def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
     write_atomically(folder / FAILURES_FILE, "".join(lines))
 
 
-def write_landscape(folder: Path, terrains: Mapping[str, Terrain]) -> None:
-    """Keep the terrain at the aligned model, by the data set's name as for gaps."""
-    record = {name: asdict(terrain) for name, terrain in terrains.items()}
+def write_landscape(folder: Path, terrains: Mapping[str, LocalGeometry]) -> None:
+    """Keep the local_geometry at the aligned model, by the data set's name as for gaps."""
+    record = {name: asdict(local_geometry) for name, local_geometry in terrains.items()}
     write_atomically(folder / LANDSCAPE_FILE, json.dumps(record, indent=1) + "\n")
 
 
-def read_landscape(folder: Path) -> dict[str, Terrain]:
+def read_landscape(folder: Path) -> dict[str, LocalGeometry]:
     """The terrains of a folder; none where there is no such file or, with a word, a damaged one."""
 
-    def read(path: Path) -> dict[str, Terrain]:
+    def read(path: Path) -> dict[str, LocalGeometry]:
         return {
-            name: Terrain(Estimate(**one["slope"]), Estimate(**one["curvature"]))
+            name: LocalGeometry(Estimate(**one["slope"]), Estimate(**one["curvature"]))
             for name, one in json.loads(path.read_bytes()).items()
         }
 

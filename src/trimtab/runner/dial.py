@@ -32,9 +32,9 @@ from trimtab.results.result import Estimate, Point, PointKey
 from trimtab.results.samples import Answer, Sample, read_samples, shown, write_samples
 from trimtab.results.store import PointsFile
 from trimtab.runner.evaluator import row_weights
-from trimtab.runner.runner import DIAL_FOLDER, Workshop, forget_checkpoints
+from trimtab.runner.runner import DIAL_FOLDER, Runner, forget_checkpoints
 from trimtab.runner.sweep import Watcher, claim, read_roles, record_data
-from trimtab.train.objectives.endpoints import Ends, load_ends
+from trimtab.train.objectives.endpoints import Endpoints, load_endpoints
 
 SETTING_FILE = "setting.json"
 SAMPLED_SETTINGS = (0.0, 0.5, 1.0)
@@ -71,10 +71,10 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
         for warning in roles.warnings:
             watcher.warned(warning)
         record_data(roles, experiment, folder)
-        workshop = Workshop(experiment, roles, folder, watcher)
-        made = workshop.trained_dial(key)
+        runner = Runner(experiment, roles, folder, watcher)
+        made = runner.trained_dial(key)
         with written_whole(finished) as unfinished:
-            made.ends.save(unfinished, workshop.tokenizer)
+            made.endpoints.save(unfinished, runner.tokenizer)
             cost = _Cost(made.train_tokens, made.wall_seconds)
             write_atomically(unfinished / _COST_FILE, json.dumps(asdict(cost)) + "\n")
         forget_checkpoints(folder, name)
@@ -103,17 +103,17 @@ def measure_curve(folder: Path, settings: int, samples: int, watcher: Watcher) -
         watcher.planned(plan, left)
         if not left.points and answered:
             return written.points
-        workshop, ends, roles = _opened(experiment, folder, watcher)
+        runner, endpoints, roles = _opened(experiment, folder, watcher)
         cost = _cost_of(folder)
-        written.add(workshop.measured_start(left.aligned))
+        written.add(runner.measured_start(left.aligned))
         for run in left.runs:
             alpha = float(run.training.alpha or 0)
-            ends.turn(alpha)
+            endpoints.set_alpha(alpha)
             name = f"dial-{alpha:.6g}"
-            written.add([workshop.measured(name, ends.model, run.training, **asdict(cost))])
+            written.add([runner.measured(name, endpoints.model, run.training, **asdict(cost))])
             watcher.measured(written.points[-1:])
         if not answered:
-            write_samples(folder, list(_sampled(workshop, ends, roles, samples)))
+            write_samples(folder, list(_sampled(runner, endpoints, roles, samples)))
         return written.points
 
 
@@ -167,25 +167,25 @@ def set_dial(
     require_nothing_there(out)
     experiment = _experiment_of(folder)
     with only_writer(folder):
-        workshop, ends, roles = _opened(experiment, folder, watcher)
-        chosen = _chosen(workshop, ends, roles, alpha, budget)
+        runner, endpoints, roles = _opened(experiment, folder, watcher)
+        chosen = _chosen(runner, endpoints, roles, alpha, budget)
         with written_whole(out) as unfinished:
-            ends.save_at(chosen.alpha, unfinished, merged)
-            workshop.tokenizer.save_pretrained(unfinished)
+            endpoints.save_at(chosen.alpha, unfinished, merged)
+            runner.tokenizer.save_pretrained(unfinished)
             write_atomically(unfinished / SETTING_FILE, json.dumps(asdict(chosen), indent=1) + "\n")
     return chosen
 
 
 def _chosen(
-    workshop: Workshop, ends: Ends, roles: Roles, alpha: float | None, budget: float | None
+    runner: Runner, endpoints: Endpoints, roles: Roles, alpha: float | None, budget: float | None
 ) -> ChosenSetting:
-    experiment = workshop.experiment
+    experiment = runner.experiment
     measuring, dial = experiment.measure, experiment.dial
     assert dial is not None
     (safety,), (task,) = roles.safety.values(), roles.task.values()
 
     def encoded(half: list[Row]) -> HeldOutRows:
-        rows = encode(half, workshop.tokenizer, experiment.lengths)
+        rows = encode(half, runner.tokenizer, experiment.lengths)
         return HeldOutRows(rows, row_weights(tuple(half)))
 
     def rows(split: Split) -> tuple[HeldOutRows, HeldOutRows]:
@@ -195,20 +195,20 @@ def _chosen(
         return encoded(choosing), encoded(reporting)
 
     choosing, reporting = rows(safety)
-    start = held_out_loss(workshop.aligned, choosing, measuring)
+    start = held_out_loss(runner.aligned, choosing, measuring)
 
     def rise_at(setting: float) -> Estimate:
-        ends.turn(setting)
-        return loss_rise(held_out_loss(ends.model, choosing, measuring), start, measuring)
+        endpoints.set_alpha(setting)
+        return loss_rise(held_out_loss(endpoints.model, choosing, measuring), start, measuring)
 
     if alpha is None:
         assert budget is not None
         alpha, chosen_rise = _bisected(rise_at, budget)
     else:
         chosen_rise = None
-    before = held_out_loss(workshop.aligned, reporting, measuring)
-    ends.turn(alpha)
-    after = held_out_loss(ends.model, reporting, measuring)
+    before = held_out_loss(runner.aligned, reporting, measuring)
+    endpoints.set_alpha(alpha)
+    after = held_out_loss(endpoints.model, reporting, measuring)
     original = rows(roles.original)[1] if roles.original else None
     return ChosenSetting(
         alpha=alpha,
@@ -217,8 +217,8 @@ def _chosen(
         chosen_rise=chosen_rise,
         rise=loss_rise(after, before, measuring),
         safety_loss=after.per_token,
-        task_loss=held_out_loss(ends.model, rows(task)[1], measuring).per_token,
-        alignment_loss=held_out_loss(ends.model, original, measuring).per_token
+        task_loss=held_out_loss(endpoints.model, rows(task)[1], measuring).per_token,
+        alignment_loss=held_out_loss(endpoints.model, original, measuring).per_token
         if original
         else None,
     )
@@ -261,10 +261,10 @@ def _halves(split: Split, split_seed: int) -> tuple[list[Row], list[Row]]:
     return first, second
 
 
-def _sampled(workshop: Workshop, ends: Ends, roles: Roles, count: int) -> Iterator[Sample]:
-    context = getattr(workshop.aligned.config, "max_position_embeddings", 1024)
+def _sampled(runner: Runner, endpoints: Endpoints, roles: Roles, count: int) -> Iterator[Sample]:
+    context = getattr(runner.aligned.config, "max_position_embeddings", 1024)
     tokens = min(_ANSWER_TOKENS, context // 2)
-    prompt = min(workshop.experiment.lengths.prompt, context - tokens)
+    prompt = min(runner.experiment.lengths.prompt, context - tokens)
     lengths = Lengths(prompt=prompt, response=tokens)
     for is_safety, splits in ((False, roles.task), (True, roles.safety)):
         (split,) = splits.values()
@@ -273,19 +273,23 @@ def _sampled(workshop: Workshop, ends: Ends, roles: Roles, count: int) -> Iterat
         prompts = every[:: max(1, len(every) // count)][:count]
         answers: list[list[Answer]] = [[] for _ in prompts]
         for alpha in SAMPLED_SETTINGS:
-            ends.turn(alpha)
-            texts = sampled_answers(ends.model, workshop.tokenizer, prompts, lengths, greedy=True)
+            endpoints.set_alpha(alpha)
+            texts = sampled_answers(
+                endpoints.model, runner.tokenizer, prompts, lengths, greedy=True
+            )
             for told, text in zip(answers, texts, strict=True):
                 told.append(shown(alpha, text, is_refusal(text) if is_real and is_safety else None))
         for prompt, told in zip(prompts, answers, strict=True):
             yield Sample(is_safety, prompt[-1].content, tuple(told))
 
 
-def _opened(experiment: Experiment, folder: Path, watcher: Watcher) -> tuple[Workshop, Ends, Roles]:
+def _opened(
+    experiment: Experiment, folder: Path, watcher: Watcher
+) -> tuple[Runner, Endpoints, Roles]:
     roles = read_roles(experiment)
-    workshop = Workshop(experiment, roles, folder, watcher)
+    runner = Runner(experiment, roles, folder, watcher)
     # Adapters are put on a copy, so that the aligned model stays itself.
-    return workshop, load_ends(folder / DIAL_FOLDER, deepcopy(workshop.aligned)), roles
+    return runner, load_endpoints(folder / DIAL_FOLDER, deepcopy(runner.aligned)), roles
 
 
 def _experiment_of(folder: Path) -> Experiment:

@@ -25,7 +25,7 @@ from trimtab.measure.overlap import prompt_overlap
 from trimtab.measure.refusals import Refusals, read_prompts_to_refuse, refusals
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import Estimate, Point, PointKey, Terrain
+from trimtab.results.result import Estimate, LocalGeometry, Point, PointKey
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Trained:
     extra_bytes: int | None = None
 
 
-class Gauge:
+class Evaluator:
     """Measures models against the aligned model θ_s, on the held-out rows of one experiment.
 
     Raises:
@@ -211,7 +211,7 @@ class Gauge:
             for name, split in wanted.items()
         }
 
-    def landscape(self, measured: Callable[[int], None]) -> dict[str, Terrain]:
+    def landscape(self, measured: Callable[[int], None]) -> dict[str, LocalGeometry]:
         """Slope and curvature at θ_s of each loss; `measured` hears how many are done."""
         rank, tokens = self.experiment.train.lora_rank, self.experiment.measure.tokens_per_batch
         space = all_weights if rank is None else partial(low_rank_subspace, rank=rank)
@@ -219,7 +219,7 @@ class Gauge:
         with space(self.aligned) as (model, weights):
             for name, rows in self.in_landscape.items():
                 loss = TokenLoss.over(model, weights, rows, tokens)
-                terrains[name] = Terrain(slope(loss)[0].norm, curvature(loss))
+                terrains[name] = LocalGeometry(slope(loss)[0].norm, curvature(loss))
                 measured(len(terrains))
         return terrains
 

@@ -13,7 +13,7 @@ from trimtab.measure.distance import distance
 from trimtab.models import load_model
 from trimtab.results.files import require_nothing_there, written_whole
 from trimtab.train.baselines import method_of
-from trimtab.train.baselines.repair import Repair
+from trimtab.train.baselines.post_hoc import PostHocMethod
 
 
 def repair_saved(
@@ -31,7 +31,7 @@ def repair_saved(
             one that the method needs is missing.
     """
     repair = method_of(cast(MethodName, method), knob)
-    assert isinstance(repair, Repair)
+    assert isinstance(repair, PostHocMethod)
     if repair.needs_unaligned and unaligned is None:
         raise UserError(f"{method} needs the model from before it was aligned. Give --unaligned.")
     if out.resolve() == model.resolve():
@@ -48,7 +48,7 @@ def repair_saved(
     else:
         tuned, _ = load_model(str(model))
     before = load_model(unaligned)[0] if unaligned else None
-    mended = repair.applied(tuned, start, before)
+    mended = repair.apply(tuned, start, before)
     with written_whole(out) as unfinished:
         mended.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)

@@ -21,10 +21,10 @@ from trimtab.data.splits import Roles
 from trimtab.measure.distance import DensePart
 from trimtab.models import limits_of, load_model
 from trimtab.results.files import full_disk_told, written_whole
-from trimtab.results.result import Point, PointKey, Terrain
-from trimtab.runner.evaluator import EncodedRoles, Gauge, Trained
+from trimtab.results.result import LocalGeometry, Point, PointKey
+from trimtab.runner.evaluator import EncodedRoles, Evaluator, Trained
 from trimtab.train.baselines.method import Method, held_bytes
-from trimtab.train.baselines.repair import Repair
+from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.baselines.trainer import MethodTrainer
 from trimtab.train.checkpoints import newest_whole_checkpoint
 from trimtab.train.objectives.constraints import (
@@ -32,7 +32,7 @@ from trimtab.train.objectives.constraints import (
     Constraint,
 )
 from trimtab.train.objectives.dial import DialTrainer
-from trimtab.train.objectives.endpoints import Ends
+from trimtab.train.objectives.endpoints import Endpoints
 from trimtab.train.reference import copy_apart
 from trimtab.train.settings import (
     constraint_of,
@@ -65,7 +65,7 @@ class TrainingWatcher(Protocol):
         """`steps` are done; `loss` is the objective, in nats per token, where it was logged."""
 
 
-class Workshop:
+class Runner:
     """The aligned model θ_s, loaded or made once, and the rows as token ids.
 
     Raises:
@@ -83,17 +83,17 @@ class Workshop:
             roles, self.tokenizer, experiment.lengths, limits_of(base), watcher.warned
         )
         self.aligned = self._aligned(base)
-        self.gauge = Gauge(experiment, self.rows, self.aligned, self.tokenizer, folder)
+        self.evaluator = Evaluator(experiment, self.rows, self.aligned, self.tokenizer, folder)
 
     def measured_start(self, keys: tuple[PointKey, ...]) -> list[Point]:
         """The starting model's own points."""
-        return self.gauge.points(ALIGNED, Trained(self.aligned, 0, 0.0), keys)
+        return self.evaluator.points(ALIGNED, Trained(self.aligned, 0, 0.0), keys)
 
-    def measured_landscape(self) -> dict[str, Terrain]:
+    def measured_landscape(self) -> dict[str, LocalGeometry]:
         """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
         kind = "slopes and curvatures at the aligned model"
-        self.watcher.training(kind, len(self.gauge.in_landscape))
-        return self.gauge.landscape(lambda done: self.watcher.stepped(done, None))
+        self.watcher.training(kind, len(self.evaluator.in_landscape))
+        return self.evaluator.landscape(lambda done: self.watcher.stepped(done, None))
 
     def made(self, run: Run) -> list[Point]:
         """Train and measure one model, or a dial at each of its settings.
@@ -116,7 +116,7 @@ class Workshop:
         if self.experiment.keeps_models:
             self._save(trained.model, self.folder / MODELS_FOLDER / run.name)
         asis = tuple(key for key in run.points if key.method not in AFTER_TRAINING)
-        points = self.gauge.points(run.name, trained, asis)
+        points = self.evaluator.points(run.name, trained, asis)
         for key in run.points:
             if key.method in AFTER_TRAINING:
                 points += self._repaired(key, trained)
@@ -128,32 +128,32 @@ class Workshop:
     def _repaired(self, key: PointKey, trained: Trained) -> list[Point]:
         """What a method makes of the model of plain fine-tuning; nothing is trained."""
         method = method_of_key(key)
-        assert isinstance(method, Repair)
+        assert isinstance(method, PostHocMethod)
         started = perf_counter()
-        model = method.applied(copy_apart(trained.model), self.aligned, self._unaligned(method))
+        model = method.apply(copy_apart(trained.model), self.aligned, self._unaligned(method))
         seconds = trained.wall_seconds + perf_counter() - started
-        return self.gauge.points(
+        return self.evaluator.points(
             Run(key, (key,)).name, replace(trained, model=model, wall_seconds=seconds), (key,)
         )
 
-    def _unaligned(self, method: Repair) -> PreTrainedModel | None:
+    def _unaligned(self, method: PostHocMethod) -> PreTrainedModel | None:
         if not method.needs_unaligned or self.experiment.align is None:
             return None
         return load_model(self.experiment.model)[0]
 
     def _settings_of_dial(self, run: Run) -> list[Point]:
         dial = self.trained_dial(run.training)
-        extra = dial.ends.extra_bytes()
+        extra = dial.endpoints.extra_bytes()
         if self.experiment.keeps_models:
             with written_whole(self.folder / MODELS_FOLDER / run.name) as unfinished:
-                dial.ends.save(unfinished, self.tokenizer)
+                dial.endpoints.save(unfinished, self.tokenizer)
         points = []
         for key in run.points:
-            dial.ends.turn(float(key.alpha or 0))
+            dial.endpoints.set_alpha(float(key.alpha or 0))
             trained = Trained(
-                dial.ends.model, dial.train_tokens, dial.wall_seconds, extra_bytes=extra
+                dial.endpoints.model, dial.train_tokens, dial.wall_seconds, extra_bytes=extra
             )
-            points += self.gauge.points(f"{run.name}-{key.alpha:.6g}", trained, (key,))
+            points += self.evaluator.points(f"{run.name}-{key.alpha:.6g}", trained, (key,))
         return points
 
     def trained_dial(self, key: PointKey) -> TrainedDial:
@@ -171,13 +171,13 @@ class Workshop:
             **self._data_and_settings(self.rows.task[key.task].train, key.proxy, training),
         )
         trained = self._run(trainer, name, unfinished, started)
-        return TrainedDial(trainer.ends, trained.train_tokens, trained.wall_seconds)
+        return TrainedDial(trainer.endpoints, trained.train_tokens, trained.wall_seconds)
 
     def measured(
         self, name: str, model: nn.Module, key: PointKey, train_tokens: int, wall_seconds: float
     ) -> Point:
         """The point of a model trained elsewhere; `name` is what its points share."""
-        return self.gauge.points(name, Trained(model, train_tokens, wall_seconds), (key,))[0]
+        return self.evaluator.points(name, Trained(model, train_tokens, wall_seconds), (key,))[0]
 
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         finished = self.folder / ALIGNED_FOLDER
@@ -215,7 +215,7 @@ class Workshop:
         seed: int,
         proxy: str | None = None,
         constraint: Constraint | None = None,
-        method: Method | Repair | None = None,
+        method: Method | PostHocMethod | None = None,
     ) -> Trained:
         unfinished = self._unfinished(name)
         args = sft_config(training, unfinished, seed)
@@ -266,7 +266,7 @@ class Workshop:
             "train_dataset": rows,
             "safety_dataset": self.rows.safety[proxy].train if proxy else None,
             "safety_share": training.safety_share,
-            "trim_padding": training.trim_padding,
+            "length_bucketing": training.length_bucketing,
             "processing_class": self.tokenizer,
             "peft_config": lora_config(training),
             "callbacks": [_Progress(self.watcher)],
@@ -297,7 +297,7 @@ def forget_checkpoints(folder: Path, run_name: str) -> None:
 class TrainedDial:
     """Both ends of a dial, and what they cost together."""
 
-    ends: Ends
+    endpoints: Endpoints
     train_tokens: int
     wall_seconds: float
 

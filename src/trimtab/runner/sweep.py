@@ -40,8 +40,8 @@ from trimtab.runner.runner import (
     DIAL_FOLDER,
     MODELS_FOLDER,
     UNFINISHED_FOLDER,
+    Runner,
     TrainingWatcher,
-    Workshop,
     forget_checkpoints,
 )
 from trimtab.train.objectives.budget import ImpossibleBudgetError
@@ -117,14 +117,14 @@ def sweep(
             for warning in roles.warnings:
                 watcher.warned(warning)
             record_data(roles, experiment, folder)
-            workshop = Workshop(experiment, roles, folder, watcher)
-            written.add(workshop.measured_start(left.aligned))
+            runner = Runner(experiment, roles, folder, watcher)
+            written.add(runner.measured_start(left.aligned))
             wants_landscape = experiment.measure.landscape_rows and experiment.tasks_in_case_2
             if wants_landscape and not read_landscape(folder):
-                write_landscape(folder, workshop.measured_landscape())
+                write_landscape(folder, runner.measured_landscape())
             for run in left.runs:
                 try:
-                    points = workshop.made(run)
+                    points = runner.made(run)
                 except (
                     TrainingDivergedError,
                     ImpossibleBudgetError,

@@ -96,8 +96,8 @@ class Distribution:
         target, predicted = self._rows_with_mass(model)
         if np.any((target > 0) & (predicted == 0)):
             return float("inf")
-        surprise = -np.log(np.where(target > 0, predicted, 1.0))
-        return float(self.contexts[self.support] @ (target * surprise).sum(axis=1)) + 0.0
+        nll = -np.log(np.where(target > 0, predicted, 1.0))
+        return float(self.contexts[self.support] @ (target * nll).sum(axis=1)) + 0.0
 
     def _rows_with_mass(self, model: ArrayLike) -> tuple[Array, Array]:
         predicted = _probabilities(model, "model", dimensions=2)

@@ -28,7 +28,7 @@ _TRL_SCORES_LABELS_ALONE = ("cuda", "xpu")
 
 
 @dataclass(frozen=True)
-class TrimmedModel:
+class BucketedModel:
     """A model that gives what one call on a padded batch gives, from less work.
 
     Rows of a batch differ in length, and a batch is as wide as its longest row. Here its rows, in
@@ -58,7 +58,7 @@ class TrimmedModel:
         lengths = [end - begin for begin, end in zip(first, last, strict=True)]
         cost = math.inf if settings.get("output_router_logits") else self._tokens_per_call
         pieces = []
-        for places in pieces_of_like_length(lengths, cost):
+        for places in length_buckets(lengths, cost):
             begin, end = min(first[one] for one in places), max(last[one] for one in places)
             columns = slice(begin, max(end, begin + 2))
             rows = torch.tensor(places, device=input_ids.device)
@@ -105,12 +105,12 @@ class TrimmedModel:
         return _FEWEST_TOKENS + per_launch / per_layer
 
 
-def pieces_of_like_length(lengths: list[int], tokens_per_call: float) -> list[list[int]]:
+def length_buckets(lengths: list[int], tokens_per_call: float) -> list[list[int]]:
     """Places of rows, cut where Σ rows · longest + `tokens_per_call` · pieces is least.
 
-    >>> pieces_of_like_length([9, 90, 10, 88], tokens_per_call=20)
+    >>> length_buckets([9, 90, 10, 88], tokens_per_call=20)
     [[1, 3], [2, 0]]
-    >>> pieces_of_like_length([9, 90, 10, 88], tokens_per_call=200)
+    >>> length_buckets([9, 90, 10, 88], tokens_per_call=200)
     [[1, 3, 2, 0]]
     """
     places = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)

@@ -14,7 +14,7 @@ from trimtab.config.experiment import MethodName, Training
 from trimtab.results.result import PointKey
 from trimtab.train.baselines import method_of
 from trimtab.train.baselines.method import Method
-from trimtab.train.baselines.repair import Repair
+from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.objectives.constraints import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
@@ -50,7 +50,7 @@ def take_more_task_rows(args: SFTConfig, training: Training) -> Training:
     return replace(training, safety_share=share)
 
 
-def method_of_key(key: PointKey) -> Method | Repair:
+def method_of_key(key: PointKey) -> Method | PostHocMethod:
     """The method that a point is planned with."""
     assert key.method is not None
     assert key.knob is not None

@@ -33,8 +33,8 @@ from trl import SFTConfig, SFTTrainer
 from trimtab.config.experiment import Measuring
 from trimtab.errors import UserError
 from trimtab.measure.distance import Displacement
-from trimtab.measure.losses import Array, response_surprise
-from trimtab.train.length_bucketing import TrimmedModel
+from trimtab.measure.losses import Array, response_nll
+from trimtab.train.length_bucketing import BucketedModel
 from trimtab.train.objectives.budget import BudgetKeeper
 from trimtab.train.objectives.constraints import (
     AlignmentLossConstraint,
@@ -81,9 +81,9 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         safety_repeats: safety rows are draws that may come again, as in `DataSource.repeats`, so
             that rows of a prompt need not stay together.
         measured_tokens_per_batch: tokens in a forward pass that measures L_ŝ for a budget.
-        trim_padding: compute a batch in pieces of like length, and unlabelled positions not through
-            the LM head (`TrimmedModel`): the same loss to rounding, from less work. Off, a step
-            is bit for bit that of `SFTTrainer`.
+        length_bucketing: compute a batch in pieces of like length, and unlabelled positions not
+            through the LM head (`BucketedModel`): the same loss to rounding, from less work. Off,
+            a step is bit for bit that of `SFTTrainer`.
 
     All other arguments are those of `SFTTrainer`.
 
@@ -119,7 +119,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         safety_share: float = 0.5,
         validation_rows: int = 256,
         safety_repeats: bool = False,
-        trim_padding: bool = False,
+        length_bucketing: bool = False,
         measured_tokens_per_batch: int = Measuring.tokens_per_batch,
     ) -> None:
         if not 0 < safety_share < 1:
@@ -146,9 +146,9 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             # Left to the end of the interpreter, a group of processes aborts it.
             atexit.register(_leave_process_group)
         self.constraint = None if constraint is None or constraint.is_plain else constraint
-        self.trim_padding = trim_padding
-        if trim_padding:
-            self._require_what_can_be_trimmed()
+        self.length_bucketing = length_bucketing
+        if length_bucketing:
+            self._require_what_can_be_bucketed()
         self._router_loss: Tensor | float = 0.0
         self.safety_stream: SafetyStream | None = None
         self.displacement: Displacement | None = None
@@ -232,7 +232,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     ) -> Any:
         is_safety = inputs.pop(ROLE, None)
         if is_safety is None:
-            called = self._trimmed(model)
+            called = self._bucketed(model)
             result = super().compute_loss(called, inputs, return_outputs, num_items_in_batch)
             if self.model.training:
                 self._refuse_divergence(result)
@@ -270,7 +270,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
 
         `SFTTrainer` runs the model and takes its metrics; its own loss, over `tokens`, is unused.
         """
-        scored = _Remembered(self._trimmed(model))
+        scored = _Remembered(self._bucketed(model))
         super().compute_loss(scored, batch, num_items_in_batch=tokens)
         self._router_loss = self._part_of_router_loss(scored.outputs)
         log_probs: Tensor = scored.outputs.log_probs
@@ -283,10 +283,10 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         loss: Tensor = self.router_aux_loss_coef * outputs.aux_loss
         return loss / self.current_gradient_accumulation_steps
 
-    def _trimmed(self, model: nn.Module) -> nn.Module | TrimmedModel:
-        if not self.trim_padding or not self.model.training:
+    def _bucketed(self, model: nn.Module) -> nn.Module | BucketedModel:
+        if not self.length_bucketing or not self.model.training:
             return model
-        return TrimmedModel(model, self.accelerator.unwrap_model(self.model))
+        return BucketedModel(model, self.accelerator.unwrap_model(self.model))
 
     def _require_mean_losses_of_padded_batches(self) -> None:
         if self.args.loss_type != "nll" or self.args.label_smoothing_factor > 0:
@@ -361,11 +361,11 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             self.safety_stream, penalty = stream, constraint.penalty
         assert constraint.budget is not None
         self.budget_keeper = BudgetKeeper(
-            constraint.budget, penalty, self.displacement, stream, validation, self._surprise
+            constraint.budget, penalty, self.displacement, stream, validation, self._nll
         )
         self.add_callback(self.budget_keeper)
 
-    def _surprise(self, rows: Dataset) -> tuple[Array, Array]:
+    def _nll(self, rows: Dataset) -> tuple[Array, Array]:
         """−log P_θ(y|x) in nats and the tokens of y, by row, measured by all processes together."""
         here, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine = range(here, len(rows), processes)
@@ -373,12 +373,12 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         if len(mine):
             tokens_per_batch = self.measured_tokens_per_batch
             with self.accelerator.autocast():
-                surprise = response_surprise(self.model, rows.select(mine), tokens_per_batch)
-            found[:, mine] = torch.from_numpy(np.stack(surprise))
+                nll = response_nll(self.model, rows.select(mine), tokens_per_batch)
+            found[:, mine] = torch.from_numpy(np.stack(nll))
         if processes > 1:
             found = self.accelerator.reduce(found.to(self.args.device)).cpu()
-        surprise, tokens = found.numpy()
-        return surprise, tokens
+        nll, tokens = found.numpy()
+        return nll, tokens
 
     def _most_batches(self) -> int:
         """Safety batches of the whole run, all processes together; never fewer than will be."""
@@ -391,20 +391,22 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             steps = math.ceil(self.args.num_train_epochs) * per_epoch
         return steps * self.accelerator.num_processes
 
-    def _require_what_can_be_trimmed(self) -> None:
+    def _require_what_can_be_bucketed(self) -> None:
         if self.padding_free or self._is_vision_dataset:
-            raise UserError("trim_padding takes padded batches of text. Set trim_padding=False.")
+            raise UserError(
+                "length_bucketing takes padded batches of text. Set length_bucketing=False."
+            )
         if self.args.label_smoothing_factor > 0:
             raise UserError(
-                "trim_padding has no logits to smooth labels with: set label_smoothing_factor=0, "
-                "or trim_padding=False."
+                "length_bucketing has no logits to smooth labels with: set "
+                "label_smoothing_factor=0, or length_bucketing=False."
             )
         if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
-            raise UserError("trim_padding knows no prompt tokens. Set trim_padding=False.")
+            raise UserError("length_bucketing knows no prompt tokens. Set length_bucketing=False.")
         if self.is_fsdp_enabled or self.accelerator.distributed_type is DistributedType.DEEPSPEED:
             raise UserError(
-                "trim_padding calls the model a different number of times on every process, which "
-                "sharded weights do not allow. Set trim_padding=False."
+                "length_bucketing calls the model a different number of times on every process, "
+                "which sharded weights do not allow. Set length_bucketing=False."
             )
 
     def _require_whole_float32_weights(self) -> None:
@@ -479,7 +481,7 @@ def _leave_process_group() -> None:
 class _Remembered:
     """A model that keeps what its last call returned."""
 
-    def __init__(self, model: nn.Module | TrimmedModel) -> None:
+    def __init__(self, model: nn.Module | BucketedModel) -> None:
         self.model = model
         self.outputs: Any = None
 

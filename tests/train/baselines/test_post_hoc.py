@@ -23,7 +23,7 @@ from tests.train import tiny
 from trimtab import UserError
 from trimtab.models import load_model, save_tiny_llama
 from trimtab.train.baselines.interpolation import Interpolation
-from trimtab.train.baselines.repair import Repair
+from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.baselines.resta import RESTA, dropped
 from trimtab.train.baselines.safe_lora import SafeLoRA, linear_weights, onto
 
@@ -44,9 +44,9 @@ class Models:
             model.save_pretrained(folder / name)
             self.tokenizer.save_pretrained(folder / name)
 
-    def mended(self, repair: Repair, lora: bool) -> dict[str, torch.Tensor]:
+    def mended(self, repair: PostHocMethod, lora: bool) -> dict[str, torch.Tensor]:
         model = deepcopy(self.lora if lora else self.full)
-        return merged(repair.applied(model, self.aligned, self.unaligned))
+        return merged(repair.apply(model, self.aligned, self.unaligned))
 
     def tuned(self, lora: bool) -> dict[str, torch.Tensor]:
         return merged(deepcopy(self.lora if lora else self.full))
@@ -130,16 +130,16 @@ def test_a_product_without_its_matrix_is_the_product() -> None:
 
 
 @pytest.mark.parametrize("repair", [RESTA(), SafeLoRA()])
-def test_a_missing_unaligned_model_is_an_error(models: Models, repair: Repair) -> None:
+def test_a_missing_unaligned_model_is_an_error(models: Models, repair: PostHocMethod) -> None:
     with pytest.raises(UserError, match="before it was aligned"):
-        repair.applied(deepcopy(models.full), models.aligned, None)
+        repair.apply(deepcopy(models.full), models.aligned, None)
 
 
 def test_a_model_of_another_shape_is_an_error(models: Models, tmp_path: Path) -> None:
     save_tiny_llama(["only", "three", "words"], tmp_path, seed=0)
     other, _ = load_model(str(tmp_path))
     with pytest.raises(UserError, match="has no weight"):
-        Interpolation().applied(deepcopy(models.full), other)
+        Interpolation().apply(deepcopy(models.full), other)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -238,9 +238,9 @@ def test_an_adapter_is_mended_as_its_merged_model_is(name: str, kind: str, tmp_p
             if weight.requires_grad:
                 weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
     whole = deepcopy(adapted).merge_and_unload()
-    mended = REPAIRS[name].applied(adapted, aligned, unaligned)
+    mended = REPAIRS[name].apply(adapted, aligned, unaligned)
     mended.save_pretrained(tmp_path)
-    expected = merged(REPAIRS[name].applied(whole, aligned, unaligned))
+    expected = merged(REPAIRS[name].apply(whole, aligned, unaligned))
     if isinstance(mended, PeftModel):
         saved: Any = PeftModel.from_pretrained(make(0), str(tmp_path))
     else:

@@ -26,7 +26,7 @@ from trimtab.measure.losses import held_out_loss
 from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.results.result import Point
 from trimtab.results.store import Failure
-from trimtab.runner.runner import Workshop
+from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import read_roles
 from trimtab.train.objectives.budget import (
     BudgetKeeper,
@@ -59,7 +59,7 @@ class Nobody:
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     quiet_libraries()
     folder = tmp_path_factory.mktemp("world")
     world = make_world({"near": 0.1}, {"shared": 1.0})
@@ -75,15 +75,15 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
         measure=Measuring(tokens_per_batch=16_384),
         data_root=str(folder),
     )
-    return Workshop(experiment, read_roles(experiment), folder, Nobody())
+    return Runner(experiment, read_roles(experiment), folder, Nobody())
 
 
 def trained(
-    workshop: Workshop, constraint: Constraint | None, folder: Path
+    runner: Runner, constraint: Constraint | None, folder: Path
 ) -> tuple[SafetyAwareSFTTrainer, float]:
     """A trained model of the world, and the exact change of its safety loss."""
     trainer = SafetyAwareSFTTrainer(
-        deepcopy(workshop.aligned),
+        deepcopy(runner.aligned),
         args=tiny.config(
             folder,
             per_device_train_batch_size=64,
@@ -93,26 +93,26 @@ def trained(
             logging_steps=10,
             seed=0,
         ),
-        train_dataset=workshop.rows.task["shared"].train,
-        safety_dataset=workshop.rows.safety["near"].train,
+        train_dataset=runner.rows.task["shared"].train,
+        safety_dataset=runner.rows.safety["near"].train,
         constraint=constraint,
         safety_repeats=True,
         safety_share=0.2,
-        processing_class=workshop.tokenizer,
+        processing_class=runner.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    held_out, measuring = workshop.rows.safety["near"].held_out, workshop.experiment.measure
+    held_out, measuring = runner.rows.safety["near"].held_out, runner.experiment.measure
     after, before = (
         held_out_loss(model, held_out, measuring).per_token.value
-        for model in (trainer.model, workshop.aligned)
+        for model in (trainer.model, runner.aligned)
     )
     return trainer, after - before
 
 
 @pytest.fixture(scope="module")
-def plain_change(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> float:
-    return trained(workshop, None, tmp_path_factory.mktemp("plain"))[1]
+def plain_change(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> float:
+    return trained(runner, None, tmp_path_factory.mktemp("plain"))[1]
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def plain_change(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -
     ids=str,
 )
 def test_a_binding_budget_is_spent_and_not_overspent(
-    constraint: Constraint, workshop: Workshop, plain_change: float, tmp_path: Path
+    constraint: Constraint, runner: Runner, plain_change: float, tmp_path: Path
 ) -> None:
-    trainer, change = trained(workshop, constraint, tmp_path)
+    trainer, change = trained(runner, constraint, tmp_path)
     assert trainer.budget_keeper is not None
     outcome = trainer.budget_keeper.outcome
     assert outcome is not None
@@ -142,26 +142,26 @@ def test_a_binding_budget_is_spent_and_not_overspent(
 
 
 def test_a_budget_beyond_plain_training_leaves_the_model_as_it_is(
-    workshop: Workshop, plain_change: float, tmp_path: Path
+    runner: Runner, plain_change: float, tmp_path: Path
 ) -> None:
-    trainer, change = trained(workshop, AlignmentParameterConstraint(budget=5.0), tmp_path)
+    trainer, change = trained(runner, AlignmentParameterConstraint(budget=5.0), tmp_path)
     assert change == plain_change
     assert trainer.budget_keeper is not None
     assert trainer.budget_keeper.outcome is not None
     assert trainer.budget_keeper.outcome.scale == 1.0
 
 
-def test_a_smaller_budget_learns_a_larger_multiplier(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_smaller_budget_learns_a_larger_multiplier(runner: Runner, tmp_path: Path) -> None:
     learned = []
     for budget in (0.02, 0.3):
-        trainer, _ = trained(workshop, AlignmentLossConstraint(budget=budget), tmp_path)
+        trainer, _ = trained(runner, AlignmentLossConstraint(budget=budget), tmp_path)
         assert trainer.budget_keeper is not None
         learned.append(trainer.budget_keeper.multiplier.value)
     assert learned[0] > 10 * learned[1]
 
 
-def test_safety_out_of_reach_is_said_plainly(workshop: Workshop, tmp_path: Path) -> None:
-    trainer, change = trained(workshop, AlignmentLossConstraint(budget=-0.5), tmp_path)
+def test_safety_out_of_reach_is_said_plainly(runner: Runner, tmp_path: Path) -> None:
+    trainer, change = trained(runner, AlignmentLossConstraint(budget=-0.5), tmp_path)
     assert trainer.budget_keeper is not None
     outcome = trainer.budget_keeper.outcome
     assert outcome is not None

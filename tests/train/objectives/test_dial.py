@@ -1,4 +1,4 @@
-"""Facts about a dial in training: its ends, its gradient, and what it does not depend on."""
+"""Facts about a dial in training: its endpoints, its gradient, and what it does not depend on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trimtab.errors import UserError
 from trimtab.measure.distance import distance
 from trimtab.train.objectives.constraints import Target
 from trimtab.train.objectives.dial import DialTrainer
-from trimtab.train.objectives.endpoints import load_ends, new_ends
+from trimtab.train.objectives.endpoints import load_endpoints, new_endpoints
 
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 
@@ -60,16 +60,16 @@ def test_settings_differ_by_seed() -> None:
 def test_every_setting_of_a_new_dial_is_the_aligned_model(lora: bool, tmp_path: Path) -> None:
     model, _ = tiny.tiny_llama(tmp_path / "model")
     start = logits(model)
-    ends = new_ends(model, tiny.lora_config() if lora else None)
+    endpoints = new_endpoints(model, tiny.lora_config() if lora else None)
     for alpha in (0.0, 0.37, 1.0):
-        ends.turn(alpha)
-        torch.testing.assert_close(logits(ends.model), start, atol=0, rtol=0)
+        endpoints.set_alpha(alpha)
+        torch.testing.assert_close(logits(endpoints.model), start, atol=0, rtol=0)
 
 
 @full_and_lora
 def test_a_dial_is_not_plain_sft(lora: bool, tmp_path: Path) -> None:
     dial = tiny.trained_dial(tiny.config(tmp_path), tmp_path, lora)
-    dial.ends.turn(1.0)
+    dial.endpoints.set_alpha(1.0)
     plain = tiny.trained_plainly(tiny.config(tmp_path), tmp_path, lora)
     assert (logits(dial.model) - logits(plain.model)).abs().max() > 1e-3
 
@@ -99,10 +99,10 @@ def test_gradient_moves_the_task_end_by_alpha_and_the_safe_end_by_the_rest(tmp_p
     )
     safety_loss = mean_over_tokens(list(safety["input_ids"]), list(safety["labels"]))
     ((task_loss + penalty * safety_loss) / (1 + penalty)).backward()
-    ends = tiny.ends(trainer)
+    endpoints = tiny.endpoints(trainer)
     for name, weight in model.named_parameters():
         for end, share in (("task", alpha), ("safe", 1 - alpha)):
-            step = start[name] - ends[f"{end}.{name}"]
+            step = start[name] - endpoints[f"{end}.{name}"]
             torch.testing.assert_close(share * weight.grad, step, atol=2e-6, rtol=1e-5, msg=name)
 
 
@@ -122,7 +122,7 @@ def test_dial_does_not_depend_on_accumulation(lora: bool, tmp_path: Path) -> Non
         )
         for rows in (16, 4)
     ]
-    assert_same(*map(tiny.ends, runs), by=2e-6)
+    assert_same(*map(tiny.endpoints, runs), by=2e-6)
 
 
 @full_and_lora
@@ -134,7 +134,7 @@ def test_resumed_dial_has_the_same_ends(lora: bool, tmp_path: Path) -> None:
     for later in (6, 9):
         shutil.rmtree(run / f"checkpoint-{later}")
     resumed = tiny.trained_dial(tiny.config(run, max_steps=9), tmp_path, lora, resume=True)
-    assert_same(tiny.ends(through), tiny.ends(resumed), by=0.0)
+    assert_same(tiny.endpoints(through), tiny.endpoints(resumed), by=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_dial_does_not_depend_on_process_count(
 ) -> None:
     settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2}
     arguments = tiny.config(tmp_path / "run", per_device_train_batch_size=16, **settings)
-    one = tiny.ends(tiny.trained_dial(arguments, tmp_path, lora))
+    one = tiny.endpoints(tiny.trained_dial(arguments, tmp_path, lora))
     two = torch.load(dials_of_two_processes / f"dial-{lora}.pt")
     assert_same(one, two, by=2e-6)
 
@@ -164,22 +164,22 @@ def test_a_saved_setting_is_one_plain_model_with_the_same_logits(
     lora: bool, tmp_path: Path
 ) -> None:
     trainer = tiny.trained_dial(tiny.config(tmp_path, max_steps=12), tmp_path, lora)
-    trainer.ends.save(tmp_path / "dial", trainer.processing_class)
+    trainer.endpoints.save(tmp_path / "dial", trainer.processing_class)
     aligned, _ = tiny.tiny_llama(tmp_path / "model")
-    ends = load_ends(tmp_path / "dial", aligned)
+    endpoints = load_endpoints(tmp_path / "dial", aligned)
     for alpha in (0.0, 0.3, 1.0):
-        trainer.ends.turn(alpha)
-        expected = logits(trainer.ends.model)
-        ends.turn(alpha)
-        torch.testing.assert_close(logits(ends.model), expected, atol=0, rtol=0)
+        trainer.endpoints.set_alpha(alpha)
+        expected = logits(trainer.endpoints.model)
+        endpoints.set_alpha(alpha)
+        torch.testing.assert_close(logits(endpoints.model), expected, atol=0, rtol=0)
         folder = tmp_path / f"at-{alpha}"
-        ends.save_at(alpha, folder, merged=False)
+        endpoints.save_at(alpha, folder, merged=False)
         loader = AutoPeftModelForCausalLM if lora else AutoModelForCausalLM
         loaded = loader.from_pretrained(folder)
         torch.testing.assert_close(logits(loaded), expected, atol=1e-5, rtol=1e-5)
         if lora:
             assert loaded.peft_config["default"].r == 2 * tiny.lora_config().r
-            ends.save_at(alpha, tmp_path / f"merged-{alpha}", merged=True)
+            endpoints.save_at(alpha, tmp_path / f"merged-{alpha}", merged=True)
             merged = AutoModelForCausalLM.from_pretrained(tmp_path / f"merged-{alpha}")
             torch.testing.assert_close(logits(merged), expected, atol=1e-5, rtol=1e-5)
 
@@ -187,9 +187,9 @@ def test_a_saved_setting_is_one_plain_model_with_the_same_logits(
 def test_distance_of_two_adapters_is_that_of_their_sum(tmp_path: Path) -> None:
     trainer = tiny.trained_dial(tiny.config(tmp_path, max_steps=12), tmp_path, lora=True)
     aligned, _ = tiny.tiny_llama(tmp_path / "model")
-    trainer.ends.turn(0.4)
-    by_gram = distance(trainer.ends.model, aligned)
-    trainer.ends.save_at(0.4, tmp_path / "merged", merged=True)
+    trainer.endpoints.set_alpha(0.4)
+    by_gram = distance(trainer.endpoints.model, aligned)
+    trainer.endpoints.save_at(0.4, tmp_path / "merged", merged=True)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert by_gram == pytest.approx(distance(merged, aligned), rel=1e-4)
 
@@ -213,15 +213,15 @@ def test_a_dial_may_ask_for_the_aligned_distribution_which_its_safe_end_then_kee
         """Mean over the safety rows of KL(P_θs ‖ P_θ(0)) at their last prefix, in nats."""
         settings = tiny.config(tmp_path / "run", max_steps=20)
         trainer = tiny.trained_dial(settings, tmp_path, lora, safety_target=target)
-        trainer.ends.turn(0.0)
-        trainer.ends.model.eval()
+        trainer.endpoints.set_alpha(0.0)
+        trainer.endpoints.model.eval()
         found = []
         for row in tiny.rows(40, seed=5):
             ids = torch.tensor([row["input_ids"][:-1]])
             with torch.no_grad():
                 before, after = (
                     model(input_ids=ids).logits[0, -1].log_softmax(-1)
-                    for model in (start, trainer.ends.model)
+                    for model in (start, trainer.endpoints.model)
                 )
             found.append(float((before.exp() * (before - after)).sum()))
         return sum(found) / len(found)
@@ -248,14 +248,14 @@ def test_what_does_not_add_up_is_refused(asked: dict[str, Any], tmp_path: Path) 
     model, _ = tiny.tiny_llama(tmp_path / "model")
     config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **asked)
     with pytest.raises(UserError, match=next(iter(asked))):
-        new_ends(model, config)
+        new_endpoints(model, config)
 
 
 def test_a_model_with_an_adapter_is_refused(tmp_path: Path) -> None:
     model, _ = tiny.tiny_llama(tmp_path / "model")
     for config in (None, tiny.lora_config()):
         with pytest.raises(UserError, match="Merge this one first"):
-            new_ends(get_peft_model(model, tiny.lora_config()), config)
+            new_endpoints(get_peft_model(model, tiny.lora_config()), config)
 
 
 @pytest.mark.parametrize(
@@ -274,22 +274,22 @@ def test_what_is_saved_is_the_model_at_its_setting(pattern: dict[str, Any], tmp_
     config = LoraConfig(
         **{"r": 2, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM", **pattern}
     )
-    ends = new_ends(model, config)
+    endpoints = new_endpoints(model, config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for weight in ends.trained().parameters():
+        for weight in endpoints.trained().parameters():
             if weight.requires_grad:
                 weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    ends.save(tmp_path / "dial", tokenizer)
-    again = load_ends(tmp_path / "dial", tiny.tiny_llama(tmp_path / "model")[0])
+    endpoints.save(tmp_path / "dial", tokenizer)
+    again = load_endpoints(tmp_path / "dial", tiny.tiny_llama(tmp_path / "model")[0])
     for alpha in (0.0, 0.3, 1.0):
-        ends.turn(alpha)
-        here = logits(ends.model)
-        again.turn(alpha)
+        endpoints.set_alpha(alpha)
+        here = logits(endpoints.model)
+        again.set_alpha(alpha)
         torch.testing.assert_close(logits(again.model), here, atol=1e-5, rtol=1e-4)
         for merged in (False, True):
             folder = tmp_path / f"{alpha}-{merged}"
-            ends.save_at(alpha, folder, merged)
+            endpoints.save_at(alpha, folder, merged)
             base = tiny.tiny_llama(tmp_path / "model")[0]
             if merged:
                 saved = AutoModelForCausalLM.from_pretrained(folder)

@@ -15,12 +15,12 @@ from trimtab.train.baselines.l2_sp import L2SP
 from trimtab.train.baselines.lazy_safety_alignment import LazySafetyAlignment
 from trimtab.train.baselines.method import Method
 from trimtab.train.baselines.mixing import Mixing
-from trimtab.train.baselines.repair import Repair
+from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.baselines.resta import RESTA
 from trimtab.train.baselines.safe_lora import SafeLoRA
 
 
-def method_of(name: MethodName, knob: float) -> Method | Repair:
+def method_of(name: MethodName, knob: float) -> Method | PostHocMethod:
     """The method of that name with its knob set. Raises UserError."""
     match name:
         case "case-one-by-share":

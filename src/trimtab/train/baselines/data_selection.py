@@ -98,9 +98,9 @@ class DataSelection(Method):
         batch = {name: x.to(device) for name, x in batch.items()}
         read = {name: batch[name] for name in ("input_ids", "attention_mask")}
         self.extra_tokens += int(batch["attention_mask"].sum())
-        surprise = -label_log_probs(model(**read, use_cache=False).logits, batch["labels"])
+        nll = -label_log_probs(model(**read, use_cache=False).logits, batch["labels"])
         tokens = (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
-        return surprise.sum(dim=1) / tokens.clamp(min=1)
+        return nll.sum(dim=1) / tokens.clamp(min=1)
 
 
 @dataclass

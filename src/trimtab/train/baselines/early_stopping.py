@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from trimtab.config.ranges import Count, Range
-from trimtab.measure.losses import response_surprise
+from trimtab.measure.losses import response_nll
 from trimtab.train.baselines.method import Method, Reads, snapshot, trained
 
 if TYPE_CHECKING:
@@ -65,7 +65,5 @@ class EarlyStopping(Method):
         return (self.kept,)
 
     def _safety_loss(self, trainer: MethodTrainer) -> float:
-        surprise, tokens = response_surprise(
-            trainer.model, self.watched, trainer.measured_tokens_per_batch
-        )
-        return float(surprise.sum() / tokens.sum())
+        nll, tokens = response_nll(trainer.model, self.watched, trainer.measured_tokens_per_batch)
+        return float(nll.sum() / tokens.sum())

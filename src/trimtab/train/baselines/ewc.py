@@ -56,8 +56,8 @@ class EWC(Method):
             for number in range(count):
                 row = {name: x.to(model.device) for name, x in one_by_one.batch(number).items()}
                 logits = model(row["input_ids"], attention_mask=row["attention_mask"]).logits
-                surprise = -label_log_probs(logits, row["labels"]).sum()
-                gradient = torch.autograd.grad(surprise, weights, allow_unused=True)
+                nll = -label_log_probs(logits, row["labels"]).sum()
+                gradient = torch.autograd.grad(nll, weights, allow_unused=True)
                 for total, part in zip(self.fisher, gradient, strict=True):
                     if part is not None:
                         total.add_(part.square())

@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 
 from trimtab.config.ranges import From0To1
 from trimtab.measure.distance import Displacement
-from trimtab.train.baselines.repair import Repair
+from trimtab.train.baselines.post_hoc import PostHocMethod
 
 
 @dataclass(frozen=True)
-class Interpolation(Repair):
+class Interpolation(PostHocMethod):
     """w = a·w₀ + (1 − a)·w_ft; with LoRA on the aligned weights B ← (1 − a)·B,
     and what the adapter trained beside BA as all weights are.
 
@@ -29,7 +29,7 @@ class Interpolation(Repair):
     share: From0To1 = 0.5
 
     @torch.no_grad()
-    def applied(
+    def apply(
         self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None = None
     ) -> Any:
         Displacement(model, aligned).rescale_(torch.tensor(1 - self.share))

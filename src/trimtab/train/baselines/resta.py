@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimtab.config.ranges import From0, From0Below1, Seed
-from trimtab.train.baselines.repair import Repair, add_, required, weights_of
+from trimtab.train.baselines.post_hoc import PostHocMethod, add_, required, weights_of
 
 
 @dataclass(frozen=True)
-class RESTA(Repair):
+class RESTA(PostHocMethod):
     """w = w_ft + γ·DARE_p(w_aligned − w_unaligned).
 
     DARE drops each entry with probability p and multiplies the others by 1/(1 − p), seeded. An
@@ -36,9 +36,7 @@ class RESTA(Repair):
     needs_unaligned: ClassVar[bool] = True
 
     @torch.no_grad()
-    def applied(
-        self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None
-    ) -> Any:
+    def apply(self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None) -> Any:
         before = required(unaligned, "RESTA")
         if isinstance(model, PeftModel):
             model = model.merge_and_unload()

@@ -12,11 +12,11 @@ from transformers.pytorch_utils import Conv1D
 
 from trimtab.config.ranges import Finite
 from trimtab.measure.distance import Displacement
-from trimtab.train.baselines.repair import Repair, required, weights_of
+from trimtab.train.baselines.post_hoc import PostHocMethod, required, weights_of
 
 
 @dataclass(frozen=True)
-class SafeLoRA(Repair):
+class SafeLoRA(PostHocMethod):
     """Layer by layer: V = W_aligned − W_unaligned, C = VVᵀ/‖V‖_F; where cos(CΔ, Δ) ≤ τ, Δ ← CΔ.
 
     Δ is the update of a linear layer's weight: BA of a LoRA module, there B ← CB, or
@@ -38,9 +38,7 @@ class SafeLoRA(Repair):
     needs_unaligned: ClassVar[bool] = True
 
     @torch.no_grad()
-    def applied(
-        self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None
-    ) -> Any:
+    def apply(self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None) -> Any:
         before = weights_of(required(unaligned, "SafeLoRA"), "unaligned", aligned)
         displacement = Displacement(model, aligned)
         transposed = linear_weights(aligned)

@@ -23,7 +23,7 @@ from trimtab.train.objectives.paired_rows import Change, PairedRows, distinct_ro
 from trimtab.train.objectives.scaling import scale_to_budget
 from trimtab.train.safety_stream import SafetyStream
 
-Surprise = Callable[[Dataset], tuple[Array, Array]]
+RowNLL = Callable[[Dataset], tuple[Array, Array]]
 """−log P_θ(y|x) in nats of every row under the model as it is now, and the tokens of each y."""
 
 _TRAVEL = 4.0
@@ -48,9 +48,9 @@ class RunningChange:
         """Take in one step's change."""
         if self.mean is None:
             self.mean = change
-        surprise = change - self.mean
-        self.mean += (1 - self.smoothing) * surprise
-        self.variance = self.smoothing * (self.variance + (1 - self.smoothing) * surprise**2)
+        nll = change - self.mean
+        self.mean += (1 - self.smoothing) * nll
+        self.variance = self.smoothing * (self.variance + (1 - self.smoothing) * nll**2)
 
     @property
     def standard_error(self) -> float:
@@ -126,7 +126,7 @@ class BudgetKeeper(TrainerCallback, ExportableState):
         displacement: Displacement,
         stream: SafetyStream,
         validation: Dataset,
-        surprise: Surprise,
+        nll: RowNLL,
     ) -> None:
         self.budget = budget
         self.is_loss_constraint = first_penalty is not None
@@ -139,7 +139,7 @@ class BudgetKeeper(TrainerCallback, ExportableState):
         self._displacement = displacement
         self._stream = stream
         self._validation_rows = validation
-        self._surprise = surprise
+        self._nll = nll
         self._validation: PairedRows | None = None
         self._aligned: Array = np.empty((2, 0))
         self._places: list[int] = []
@@ -163,12 +163,12 @@ class BudgetKeeper(TrainerCallback, ExportableState):
         distinct, which = distinct_rows(
             concatenate_datasets([stream.rows.select(drawn), self._validation_rows])
         )
-        surprise, tokens = self._measure(distinct)
+        nll, tokens = self._measure(distinct)
         self._aligned = np.full((2, len(stream.rows)), np.nan)
-        self._aligned[:, drawn] = surprise[which[: len(drawn)]], tokens[which[: len(drawn)]]
+        self._aligned[:, drawn] = nll[which[: len(drawn)]], tokens[which[: len(drawn)]]
         kept, counts = np.unique(which[len(drawn) :], return_counts=True)
         self._validation = PairedRows(
-            distinct.select(kept), counts.astype(float), surprise[kept], tokens[kept]
+            distinct.select(kept), counts.astype(float), nll[kept], tokens[kept]
         )
         loss = self._validation.aligned_loss
         if self.budget < -loss:
@@ -185,8 +185,8 @@ class BudgetKeeper(TrainerCallback, ExportableState):
         ]
         self._safety_loss = 0.0
         if not self.is_loss_constraint:
-            surprise, tokens = self._measure(self._stream.rows.select(self._places))
-            self._safety_loss = float(surprise.sum() / tokens.sum())
+            nll, tokens = self._measure(self._stream.rows.select(self._places))
+            self._safety_loss = float(nll.sum() / tokens.sum())
 
     def add_safety_loss(self, part: float) -> None:
         """A part of L_ŝ over the step's safety rows, from the step's own forward passes."""
@@ -210,9 +210,9 @@ class BudgetKeeper(TrainerCallback, ExportableState):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **handles: Any
     ) -> None:
-        surprise, tokens = self._aligned[:, self._places].sum(axis=1)
+        nll, tokens = self._aligned[:, self._places].sum(axis=1)
         assert tokens > 0, "rows without a label are left out when a stream is opened"
-        change = self._safety_loss - float(surprise / tokens)
+        change = self._safety_loss - float(nll / tokens)
         self.running.observe(change)
         share = (state.global_step + 0.5) / state.max_steps
         gain = gain_at(share, state.max_steps)
@@ -273,7 +273,7 @@ class BudgetKeeper(TrainerCallback, ExportableState):
 
     def _measure(self, rows: Dataset) -> tuple[Array, Array]:
         self.tokens_measured += sum(map(len, rows["input_ids"]))
-        return self._surprise(rows)
+        return self._nll(rows)
 
     def _move_radius(self, error: float, gain: float) -> None:
         distance = self._displacement.norm().item()

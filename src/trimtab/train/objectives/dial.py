@@ -23,7 +23,7 @@ from trl import SFTConfig
 from trimtab.config.experiment import Dial
 from trimtab.errors import UserError
 from trimtab.train.objectives.constraints import AlignmentLossConstraint, Target
-from trimtab.train.objectives.endpoints import new_ends
+from trimtab.train.objectives.endpoints import new_endpoints
 from trimtab.train.safety_stream import Batch
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
@@ -48,7 +48,7 @@ class DialTrainer(SafetyAwareSFTTrainer):
         model: θ_s, where both displacements start from zero.
         dial: the penalties at the ends of the dial and how settings are drawn.
         safety_target: what is asked of safety rows, as `AlignmentLossConstraint.target` says.
-        args, train_dataset, safety_dataset, safety_share, trim_padding, processing_class,
+        args, train_dataset, safety_dataset, safety_share, length_bucketing, processing_class,
             callbacks, peft_config: as for `SafetyAwareSFTTrainer`.
 
     Raises:
@@ -70,34 +70,34 @@ class DialTrainer(SafetyAwareSFTTrainer):
         safety_dataset: Dataset | None = None,
         safety_share: float = 0.5,
         safety_target: Target = "response",
-        trim_padding: bool = False,
+        length_bucketing: bool = False,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
         peft_config: PeftConfig | None = None,
     ) -> None:
         self.dial = dial
         self.alpha = 0.0
-        self.ends = new_ends(model, peft_config)
+        self.endpoints = new_endpoints(model, peft_config)
         super().__init__(
-            self.ends.model,
+            self.endpoints.model,
             args=args,
             train_dataset=train_dataset,
             safety_dataset=safety_dataset,
             constraint=AlignmentLossConstraint(dial.safest_penalty, target=safety_target),
             safety_share=safety_share,
-            trim_padding=trim_padding,
+            length_bucketing=length_bucketing,
             processing_class=processing_class,
             callbacks=callbacks,
         )
         if peft_config is None:
             self._require_whole_weights()
-        self.ends.to(self.args.device)
+        self.endpoints.to(self.args.device)
         self.add_callback(_EveryStep(self))
 
     def turn(self, step: int) -> None:
         """Set the model to the setting of optimizer step `step`."""
         self.alpha = self.dial.setting_of_step(self.args.seed, step)
-        self.ends.turn(self.alpha)
+        self.endpoints.set_alpha(self.alpha)
 
     def current_penalty(self) -> float:
         return self.dial.penalty_at(self.alpha)
@@ -113,20 +113,20 @@ class DialTrainer(SafetyAwareSFTTrainer):
         return loss / (1 + self.current_penalty()) if self.model.training else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        return super().create_optimizer(self.ends.trained())
+        return super().create_optimizer(self.endpoints.trained())
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
     ) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            self.ends.checkpoint(Path(output_dir or self.args.output_dir))
+            self.endpoints.checkpoint(Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.ends.resume(Path(resume_from_checkpoint))
+        self.endpoints.resume(Path(resume_from_checkpoint))
 
     def _require_whole_weights(self) -> None:
         if self.is_fsdp_enabled or self.accelerator.distributed_type is DistributedType.DEEPSPEED:
@@ -152,7 +152,7 @@ class _EveryStep(TrainerCallback):
         control: TrainerControl,
         **handles: Any,
     ) -> None:
-        self.trainer.turn(state.global_step)
+        self.trainer.set_alpha(state.global_step)
 
     def on_pre_optimizer_step(
         self,
@@ -161,4 +161,4 @@ class _EveryStep(TrainerCallback):
         control: TrainerControl,
         **handles: Any,
     ) -> None:
-        self.trainer.ends.share_gradient(self.trainer.alpha)
+        self.trainer.endpoints.share_gradient(self.trainer.alpha)

@@ -26,13 +26,13 @@ _OPTIMIZER_STATES = 2
 """Adam's, for each weight."""
 
 
-class Ends(Protocol):
+class Endpoints(Protocol):
     """θ_task = θ(1) and θ_safe = θ(0), and a model that stands at one setting α between them."""
 
     model: PreTrainedModel | PeftModel
     """The model at the setting it was last turned to."""
 
-    def turn(self, alpha: float) -> None:
+    def set_alpha(self, alpha: float) -> None:
         """Set the model to θ(α)."""
 
     def trained(self) -> nn.Module:
@@ -48,19 +48,19 @@ class Ends(Protocol):
         """Move the ends to the device of the model."""
 
     def checkpoint(self, folder: Path) -> None:
-        """Add to a checkpoint of the model what it lacks of the ends."""
+        """Add to a checkpoint of the model what it lacks of the endpoints."""
 
     def resume(self, folder: Path) -> None:
         """Complete the model that was loaded from a checkpoint."""
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write both ends, each a plain model or adapter, into a new folder."""
+        """Write both endpoints, each a plain model or adapter, into a new folder."""
 
     def save_at(self, alpha: float, folder: Path, merged: bool) -> None:
         """Write θ(α) as one plain model or, where it is an adapter and not `merged`, as one."""
 
 
-class DenseEnds:
+class DenseEndpoints:
     """θ(α) = θ_safe + α(θ_task − θ_safe), all weights; the ends are two copies of the model."""
 
     def __init__(
@@ -68,7 +68,7 @@ class DenseEnds:
     ) -> None:
         self.model = model
         self.task, self.safe = task, safe
-        self.ends = nn.ModuleDict({TASK: task, SAFE: safe})
+        self.endpoints = nn.ModuleDict({TASK: task, SAFE: safe})
         self._places = [
             (weight, task.get_parameter(name), safe.get_parameter(name))
             for name, weight in model.named_parameters()
@@ -76,12 +76,12 @@ class DenseEnds:
         ]
 
     @torch.no_grad()
-    def turn(self, alpha: float) -> None:
+    def set_alpha(self, alpha: float) -> None:
         for weight, task, safe in self._places:
             torch.lerp(safe, task, alpha, out=weight)
 
     def trained(self) -> nn.Module:
-        return self.ends
+        return self.endpoints
 
     def share_gradient(self, alpha: float) -> None:
         for weight, task, safe in self._places:
@@ -92,14 +92,14 @@ class DenseEnds:
         return (2 + _OPTIMIZER_STATES) * held_bytes(self.task)
 
     def to(self, device: torch.device) -> None:
-        self.ends.to(device)
+        self.endpoints.to(device)
 
     def checkpoint(self, folder: Path) -> None:
-        torch.save(self.ends.state_dict(), folder / _CHECKPOINT_FILE)
+        torch.save(self.endpoints.state_dict(), folder / _CHECKPOINT_FILE)
 
     def resume(self, folder: Path) -> None:
         state = torch.load(folder / _CHECKPOINT_FILE, map_location="cpu", weights_only=True)
-        self.ends.load_state_dict(state)
+        self.endpoints.load_state_dict(state)
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         for name, end in ((TASK, self.task), (SAFE, self.safe)):
@@ -107,11 +107,11 @@ class DenseEnds:
             tokenizer.save_pretrained(folder / name)
 
     def save_at(self, alpha: float, folder: Path, merged: bool) -> None:
-        self.turn(alpha)
+        self.set_alpha(alpha)
         self.model.save_pretrained(folder)
 
 
-class LowRankEnds:
+class LowRankEndpoints:
     """θ(α) = θ_s + α·s·B₁A₁ + (1 − α)·s·B₀A₀: two LoRA adapters, both active, scaled by PEFT.
 
     Their sum is one adapter of rank 2r, whose factors are [B₁ B₀] and [α·s·A₁; (1 − α)·s·A₀].
@@ -122,7 +122,7 @@ class LowRankEnds:
         self._layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
         self._activate()
 
-    def turn(self, alpha: float) -> None:
+    def set_alpha(self, alpha: float) -> None:
         for layer in self._layers:
             layer.set_scale(TASK, alpha)
             layer.set_scale(SAFE, 1 - alpha)
@@ -152,7 +152,7 @@ class LowRankEnds:
             tokenizer.save_pretrained(folder / name)
 
     def save_at(self, alpha: float, folder: Path, merged: bool) -> None:
-        self.turn(alpha)
+        self.set_alpha(alpha)
         if merged:
             deepcopy(self.model).merge_and_unload().save_pretrained(folder)
             return
@@ -167,7 +167,7 @@ class LowRankEnds:
         self.model.base_model.set_adapter([TASK, SAFE])
 
 
-def new_ends(model: PreTrainedModel, peft_config: PeftConfig | None) -> Ends:
+def new_endpoints(model: PreTrainedModel, peft_config: PeftConfig | None) -> Endpoints:
     """Both ends at θ_s: two copies of the model or, with a LoRA configuration, two new adapters.
 
     Raises:
@@ -180,22 +180,22 @@ def new_ends(model: PreTrainedModel, peft_config: PeftConfig | None) -> Ends:
             "model = model.merge_and_unload(), and give a peft_config."
         )
     if peft_config is None:
-        return DenseEnds(model, deepcopy(model), deepcopy(model))
+        return DenseEndpoints(model, deepcopy(model), deepcopy(model))
     _require_what_adds_up(peft_config)
     peft_model = get_peft_model(model, peft_config, adapter_name=TASK)
     peft_model.add_adapter(SAFE, replace(peft_config))
-    return LowRankEnds(peft_model)
+    return LowRankEndpoints(peft_model)
 
 
-def load_ends(folder: Path, aligned_model: PreTrainedModel) -> Ends:
-    """The ends that `Ends.save` wrote; adapters are put on `aligned_model` itself."""
+def load_endpoints(folder: Path, aligned_model: PreTrainedModel) -> Endpoints:
+    """The ends that `Endpoints.save` wrote; adapters are put on `aligned_model` itself."""
     if (folder / TASK / ADAPTER_FILE).exists():
         model = PeftModel.from_pretrained(aligned_model, str(folder / TASK), adapter_name=TASK)
         model.load_adapter(str(folder / SAFE), SAFE)
-        return LowRankEnds(model)
+        return LowRankEndpoints(model)
     device = aligned_model.device
     task, safe = (load_model(str(folder / name))[0].to(device) for name in (TASK, SAFE))
-    return DenseEnds(deepcopy(aligned_model), task, safe)
+    return DenseEndpoints(deepcopy(aligned_model), task, safe)
 
 
 def _require_what_adds_up(config: PeftConfig) -> None:

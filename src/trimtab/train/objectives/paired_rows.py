@@ -32,17 +32,17 @@ class PairedRows:
 
     rows: Dataset
     counts: Array
-    aligned_surprise: Array
+    aligned_nll: Array
     tokens: Array
 
     @property
     def aligned_loss(self) -> float:
         """L_ŝ(θ_s), nats per token."""
-        return float(self.counts @ self.aligned_surprise / (self.counts @ self.tokens))
+        return float(self.counts @ self.aligned_nll / (self.counts @ self.tokens))
 
-    def change(self, surprise: Array) -> Change:
-        """The change to a model of this surprise: a ratio of means, with its error over rows."""
-        lost, tokens = surprise - self.aligned_surprise, float(self.counts @ self.tokens)
+    def change(self, nll: Array) -> Change:
+        """The change to a model of this nll: a ratio of means, with its error over rows."""
+        lost, tokens = nll - self.aligned_nll, float(self.counts @ self.tokens)
         value = float(self.counts @ lost) / tokens
         spread = float(self.counts @ np.square(lost - value * self.tokens))
         return Change(value, math.sqrt(spread) / tokens)

@@ -13,7 +13,7 @@ from trimtab.config.ranges import check_ranges
 from trimtab.errors import UserError
 
 
-class Repair(ABC):
+class PostHocMethod(ABC):
     """A change of a trained model's weights that needs no training: a method after the fact."""
 
     needs_unaligned: ClassVar[bool] = False
@@ -23,9 +23,7 @@ class Repair(ABC):
         check_ranges(self)
 
     @abstractmethod
-    def applied(
-        self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None
-    ) -> Any:
+    def apply(self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None) -> Any:
         """`model`, changed in place, or what has taken its place.
 
         Args:
