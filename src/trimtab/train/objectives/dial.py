@@ -94,7 +94,7 @@ class DialTrainer(SafetyAwareSFTTrainer):
         self.endpoints.to(self.args.device)
         self.add_callback(_EveryStep(self))
 
-    def turn(self, step: int) -> None:
+    def set_alpha_of_step(self, step: int) -> None:
         """Set the model to the setting of optimizer step `step`."""
         self.alpha = self.dial.setting_of_step(self.args.seed, step)
         self.endpoints.set_alpha(self.alpha)
@@ -152,7 +152,7 @@ class _EveryStep(TrainerCallback):
         control: TrainerControl,
         **handles: Any,
     ) -> None:
-        self.trainer.set_alpha(state.global_step)
+        self.trainer.set_alpha_of_step(state.global_step)
 
     def on_pre_optimizer_step(
         self,
