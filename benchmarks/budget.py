@@ -47,7 +47,7 @@ MARKS = {WORLD: "built-in worlds", MODEL: "SmolLM2"}
 AIMS = {"spent": 1 + BUDGET_TOLERANCE, "tokens": 1.25, "capability": 1.02}
 
 UNSEEN = (3, 4, 5)
-"""Worlds 0 to 2 were looked at when the constants of `BudgetKeeper` were chosen."""
+"""Worlds 0 to 2 were looked at when the constants of `Budget` were chosen."""
 
 BUDGETS = (0.03, 0.05, 0.1, 0.2)
 PENALTIES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)

@@ -86,7 +86,7 @@ def make_point(layers: int, rows: int) -> None:
             args=sft_config(training, Path(folder) / "run", seed=0),
             train_dataset=task,
             safety_dataset=safety,
-            constraint=AlignmentLossConstraint(1.0),
+            objective=AlignmentLossConstraint(1.0),
             length_bucketing=training.length_bucketing,
             processing_class=tokenizer,
         )

@@ -118,9 +118,7 @@ def measure(name: str, model_name: str, lora: bool, batch: int, width: int, step
         constraint = (
             AlignmentLossConstraint(1.0) if whole else AlignmentParameterConstraint(penalty=0.1)
         )
-        return SafetyAwareSFTTrainer(
-            model, safety_dataset=safety, constraint=constraint, **settings
-        )
+        return SafetyAwareSFTTrainer(model, safety_dataset=safety, objective=constraint, **settings)
 
     kinds = ["plain", "case one", "case two", "control"]
     seconds = dict(zip(kinds, interleaved_seconds([trainer(kind) for kind in kinds]), strict=True))

@@ -97,7 +97,7 @@ class Bench:
             args=sft_config(training, Path(tempfile.mkdtemp()), seed=0),
             train_dataset=self.task,
             safety_dataset=self.safety,
-            constraint=AlignmentLossConstraint(1.0) if joined else None,
+            objective=AlignmentLossConstraint(1.0) if joined else None,
             length_bucketing=training.length_bucketing,
             processing_class=tokenizer,
             peft_config=lora_config(training),

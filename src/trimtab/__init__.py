@@ -11,25 +11,29 @@ if TYPE_CHECKING:
     from trimtab.errors import UserError as UserError
     from trimtab.results.result import Estimate as Estimate
     from trimtab.results.result import Point as Point
-    from trimtab.train.objectives.constraints import (
+    from trimtab.train.config import SafetyAwareSFTConfig as SafetyAwareSFTConfig
+    from trimtab.train.objectives.alignment_loss import (
         AlignmentLossConstraint as AlignmentLossConstraint,
     )
-    from trimtab.train.objectives.constraints import (
+    from trimtab.train.objectives.alignment_parameter import (
         AlignmentParameterConstraint as AlignmentParameterConstraint,
     )
-    from trimtab.train.objectives.dial import DialTrainer as DialTrainer
+    from trimtab.train.objectives.base import Objective as Objective
+    from trimtab.train.objectives.dial import DialObjective as DialObjective
     from trimtab.train.trainer import SafetyAwareSFTTrainer as SafetyAwareSFTTrainer
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "AlignmentLossConstraint": "trimtab.train.objectives.constraints",
-    "AlignmentParameterConstraint": "trimtab.train.objectives.constraints",
+    "AlignmentLossConstraint": "trimtab.train.objectives.alignment_loss",
+    "AlignmentParameterConstraint": "trimtab.train.objectives.alignment_parameter",
     "Dial": "trimtab.config.experiment",
-    "DialTrainer": "trimtab.train.objectives.dial",
+    "DialObjective": "trimtab.train.objectives.dial",
     "Estimate": "trimtab.results.result",
     "Experiment": "trimtab.config.experiment",
     "Point": "trimtab.results.result",
+    "Objective": "trimtab.train.objectives.base",
+    "SafetyAwareSFTConfig": "trimtab.train.config",
     "SafetyAwareSFTTrainer": "trimtab.train.trainer",
     "UserError": "trimtab.errors",
 }

@@ -26,7 +26,8 @@ MODULES = [
     "trimtab.data.rows",
     "trimtab.config.experiment",
     "trimtab.audit.settings",
-    "trimtab.train.objectives.constraints",
+    "trimtab.train.objectives.alignment_loss",
+    "trimtab.train.objectives.alignment_parameter",
     *(
         f"trimtab.train.baselines.{one.name}"
         for one in pkgutil.iter_modules(trimtab.train.baselines.__path__)

@@ -37,7 +37,7 @@ from transformers import (
 from trimtab import UserError
 from trimtab.measure.distance import Displacement, distance
 from trimtab.train.baselines.interpolation import Interpolation
-from trimtab.train.objectives.constraints import project_onto_ball, shrink
+from trimtab.train.objectives.proximal import project_onto_ball, shrink
 from trimtab.train.reference import AlignedReference
 
 COMMON: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "down_proj"]}

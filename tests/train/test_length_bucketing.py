@@ -16,7 +16,7 @@ from trl.trainer.utils import add_fused_lm_head
 from tests.train import tiny
 from trimtab import UserError
 from trimtab.train.length_bucketing import BucketedModel, length_buckets
-from trimtab.train.objectives.constraints import Constraint
+from trimtab.train.objectives.base import Objective
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
 # Tiny rows are not worth a second call: cut wherever a row is spared.
@@ -50,7 +50,7 @@ def test_no_cut_by_length_costs_less(lengths: list[int], per_call: float) -> Non
     assert ours == pytest.approx(least)
 
 
-def trained(constraint: Constraint | None, folder: Path, lora: bool, trim: bool) -> SFTTrainer:
+def trained(constraint: Objective | None, folder: Path, lora: bool, trim: bool) -> SFTTrainer:
     model, tokenizer = tiny.tiny_llama(folder / "model")
     trainer = SafetyAwareSFTTrainer(
         model,
@@ -61,11 +61,11 @@ def trained(constraint: Constraint | None, folder: Path, lora: bool, trim: bool)
             max_steps=2,
             gradient_accumulation_steps=2,
             logging_steps=1,
+            length_bucketing=trim,
         ),
         train_dataset=tiny.rows(64, seed=2),
         safety_dataset=tiny.rows(40, seed=5),
-        constraint=constraint,
-        length_bucketing=trim,
+        objective=constraint,
         processing_class=tokenizer,
         peft_config=tiny.lora_config() if lora else None,
     )
@@ -99,9 +99,8 @@ def test_what_cannot_be_trimmed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="label_smoothing_factor=0"):
         SafetyAwareSFTTrainer(
             model,
-            args=tiny.config(tmp_path, label_smoothing_factor=0.1),
+            args=tiny.config(tmp_path, label_smoothing_factor=0.1, length_bucketing=True),
             train_dataset=tiny.rows(8, seed=2),
-            length_bucketing=True,
             processing_class=tokenizer,
         )
 
@@ -119,13 +118,14 @@ def test_padding_may_stand_on_either_side(
         tokenizer.padding_side = side
         trainer = SafetyAwareSFTTrainer(
             model,
-            args=tiny.config(tmp_path, optim="sgd", learning_rate=0.5, max_steps=2),
+            args=tiny.config(
+                tmp_path, optim="sgd", learning_rate=0.5, max_steps=2, length_bucketing=trim
+            ),
             data_collator=DataCollatorForSeq2Seq(tokenizer),
             train_dataset=tiny.rows(64, seed=2),
             safety_dataset=tiny.rows(40, seed=5),
-            constraint=tiny.CONSTRAINTS[name] if name else None,
+            objective=tiny.CONSTRAINTS[name] if name else None,
             processing_class=tokenizer,
-            length_bucketing=trim,
         )
         trainer.train()
         return trainer

@@ -12,10 +12,8 @@ from trl import SFTTrainer
 
 from tests.train import tiny
 from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer
-from trimtab.train.baselines import method_of
-from trimtab.train.baselines.method import Method
-from trimtab.train.baselines.trainer import MethodTrainer
-from trimtab.train.objectives.constraints import Constraint
+from trimtab.train.objectives.base import Objective
+from trimtab.train.objectives.budget import Budget
 
 STEP = {"max_steps": 1, "optim": "sgd", "learning_rate": 0.5}
 WITH_ROUTER, WITHOUT = {"router_aux_loss_coef": 0.5}, {"router_aux_loss_coef": 0.0}
@@ -37,17 +35,15 @@ def mixtral() -> MixtralForCausalLM:
     )
 
 
-def trained(folder: Path, constraint: Constraint | None, **settings: Any) -> SFTTrainer:
+def trained(folder: Path, constraint: Objective | None, **settings: Any) -> SFTTrainer:
     _, tokenizer = tiny.tiny_llama(folder / "model")
-    given = {name: settings.pop(name) for name in ("length_bucketing",) if name in settings}
     trainer = SafetyAwareSFTTrainer(
         mixtral(),
         args=tiny.config(folder, **STEP, **settings),
         train_dataset=tiny.rows(64, seed=2),
         safety_dataset=tiny.rows(40, seed=5),
-        constraint=constraint,
+        objective=constraint,
         processing_class=tokenizer,
-        **given,
     )
     trainer.train()
     return trainer
@@ -98,16 +94,15 @@ def test_the_routers_loss_joins_case_one(target: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(whole[name] - none[name], twice, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["safegrad", "mixing", "ewc"])
-def test_the_routers_loss_joins_published_methods(name: Any, tmp_path: Path) -> None:
+# Early stopping at a budget of zero goes back to where it began, router or none.
+@pytest.mark.parametrize("name", [name for name in tiny.BASELINES if name != "early-stopping"])
+def test_the_routers_loss_joins_published_methods(name: str, tmp_path: Path) -> None:
     def weights(coefficient: float) -> dict[str, torch.Tensor]:
-        method = method_of(name, 0.5)
-        assert isinstance(method, Method)
         _, tokenizer = tiny.tiny_llama(tmp_path / "model")
-        trainer = MethodTrainer(
+        trainer = SafetyAwareSFTTrainer(
             mixtral(),
-            method,
             args=tiny.config(tmp_path, **STEP, router_aux_loss_coef=coefficient),
+            objective=tiny.BASELINES[name],
             train_dataset=tiny.rows(64, seed=2),
             safety_dataset=tiny.rows(40, seed=5),
             processing_class=tokenizer,
@@ -121,4 +116,5 @@ def test_the_routers_loss_joins_published_methods(name: Any, tmp_path: Path) -> 
 
 def test_a_budget_keeps_the_routers_share_of_the_loss(tmp_path: Path) -> None:
     run = trained(tmp_path, AlignmentLossConstraint(budget=0.1), **WITH_ROUTER)
-    assert run.budget_keeper.outcome is not None
+    assert isinstance(run.objective, Budget)
+    assert run.objective.outcome is not None

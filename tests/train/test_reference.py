@@ -164,7 +164,7 @@ def test_the_reference_stays_the_aligned_model_bit_for_bit(beside: str, tmp_path
         args=tiny.config(tmp_path, max_steps=30, learning_rate=3e-2),
         train_dataset=tiny.rows(64, seed=2),
         safety_dataset=tiny.rows(40, seed=5),
-        constraint=AlignmentLossConstraint(1.0, target="kl"),
+        objective=AlignmentLossConstraint(1.0, target="kl"),
         processing_class=tokenizer,
     )
     trained = trainer.accelerator.unwrap_model(trainer.model)

@@ -78,7 +78,7 @@ def trainer(
         args=tiny.config(folder, max_steps=1, per_device_train_batch_size=4, **settings),
         train_dataset=Dataset.from_list(task),
         safety_dataset=Dataset.from_list(safety) if isinstance(safety, list) else safety,
-        constraint=AlignmentLossConstraint(1.0),
+        objective=AlignmentLossConstraint(1.0),
         processing_class=tokenizer(folder),
         **more,
     )
@@ -142,7 +142,7 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
     "a stream": (Dataset.from_list(FORMS["text"]).to_iterable_dataset(), "a stream"),
     "a dictionary": (DatasetDict({"train": Dataset.from_list(FORMS["text"])}), "a dictionary"),
     "a plain dictionary": ({"train": Dataset.from_list(FORMS["text"])}, "a dictionary"),
-    "a list": (None, "need safety rows"),
+    "nothing": (None, "needs safety rows"),
     "no row": (Dataset.from_list(FORMS["text"]).select([]), "no safety row"),
     "images": (Dataset.from_list([{"text": "w0", "image": 0}] * 4), "images"),
     "other columns": (Dataset.from_list([{"question": "w0", "answer": "w1"}] * 4), "question"),

@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 
 from tests.train import tiny
+from trimtab import AlignmentLossConstraint
 from trimtab.config.experiment import Training
 from trimtab.train.safety_stream import safety_rows_per_batch
-from trimtab.train.settings import take_more_task_rows
+from trimtab.train.settings import rows_by_role
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
@@ -13,6 +14,18 @@ def test_more_task_rows_leave_the_number_of_safety_rows(share: float, tmp_path: 
     training = Training(steps=1, batch_size=32, safety_share=share, equal_rows=True)
     args = tiny.config(tmp_path, per_device_train_batch_size=32)
     safety = safety_rows_per_batch(32, share)
-    more = take_more_task_rows(args, training)
+    rows_by_role(args, training, None)
     assert args.per_device_train_batch_size == 32 + safety
-    assert safety_rows_per_batch(args.per_device_train_batch_size, more.safety_share) == safety
+    assert safety_rows_per_batch(args.per_device_train_batch_size, args.safety_share) == safety
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("equal", [False, True])
+def test_a_batch_that_holds_both_roles_is_as_it_was_asked_for(
+    share: float, equal: bool, tmp_path: Path
+) -> None:
+    training = Training(steps=1, batch_size=32, safety_share=share, equal_rows=equal)
+    args = tiny.config(tmp_path, per_device_train_batch_size=32)
+    rows_by_role(args, training, AlignmentLossConstraint(1.0))
+    assert args.per_device_train_batch_size == 32
+    assert safety_rows_per_batch(32, args.safety_share) == safety_rows_per_batch(32, share)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,8 @@ from tests.train import tiny
 from trimtab import AlignmentLossConstraint, AlignmentParameterConstraint, UserError
 from trimtab.measure.adapters import LowRankAdapter
 from trimtab.measure.distance import Displacement, LowRankPart, distance
-from trimtab.train.objectives.constraints import Constraint, shrink
+from trimtab.train.objectives.base import Objective
+from trimtab.train.objectives.proximal import shrink
 from trimtab.train.trainer import SafetyAwareSFTTrainer, TrainingDivergedError
 
 every_constraint = pytest.mark.parametrize("name", tiny.CONSTRAINTS)
@@ -52,7 +51,7 @@ def assert_other_weights(one: SFTTrainer, other: SFTTrainer) -> None:
     ids=str,
 )
 def test_no_constraint_is_plain_sft(
-    constraint: Constraint | None, lora: bool, tmp_path: Path
+    constraint: Objective | None, lora: bool, tmp_path: Path
 ) -> None:
     ours = tiny.trained(constraint, tiny.config(tmp_path), tmp_path, lora)
     assert_same_weights(ours, tiny.trained_plainly(tiny.config(tmp_path), tmp_path, lora))
@@ -60,61 +59,6 @@ def test_no_constraint_is_plain_sft(
 
 # The ball of a budget opens until the safety loss has risen by it, which here it may not do: see
 # test_budget.
-@full_and_lora
-@pytest.mark.parametrize("name", [name for name in tiny.CONSTRAINTS if name != "parameter-budget"])
-def test_a_constraint_is_not_plain_sft(name: str, lora: bool, tmp_path: Path) -> None:
-    ours = tiny.trained(tiny.CONSTRAINTS[name], tiny.config(tmp_path), tmp_path, lora)
-    assert_other_weights(ours, tiny.trained_plainly(tiny.config(tmp_path), tmp_path, lora))
-
-
-@full_and_lora
-@every_constraint
-def test_gradient_does_not_depend_on_accumulation(name: str, lora: bool, tmp_path: Path) -> None:
-    runs = [
-        tiny.trained(
-            tiny.CONSTRAINTS[name],
-            tiny.config(
-                tmp_path,
-                per_device_train_batch_size=rows,
-                gradient_accumulation_steps=16 // rows,
-                optim="sgd",
-                learning_rate=0.5,
-                max_steps=2,
-            ),
-            tmp_path,
-            lora,
-        )
-        for rows in (16, 4)
-    ]
-    assert_same_weights(*runs, tolerance=2e-6)
-
-
-@pytest.fixture(scope="module")
-def runs_by_process_count(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    folders = {}
-    for processes in (1, 2):
-        folders[processes] = tmp_path_factory.mktemp(f"processes-{processes}")
-        tiny.tiny_llama(folders[processes] / "model")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc_per_node={processes}", tiny.__file__]
-        command += [str(folders[processes]), str(16 // processes)]
-        run = subprocess.run(command, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
-    return folders
-
-
-@full_and_lora
-@every_constraint
-def test_gradient_does_not_depend_on_process_count(
-    name: str, lora: bool, runs_by_process_count: dict[int, Path]
-) -> None:
-    one, two = (
-        torch.load(runs_by_process_count[processes] / f"{name}-{lora}.pt") for processes in (1, 2)
-    )
-    for key, weight in one.items():
-        torch.testing.assert_close(weight, two[key], atol=2e-6, rtol=2e-6, msg=key)
-
-
 def test_case_one_gradient_is_that_of_the_two_token_means(tmp_path: Path) -> None:
     penalty = 0.7
     model, _ = tiny.tiny_llama(tmp_path / "model")
@@ -151,11 +95,10 @@ def test_share_of_safety_rows_does_not_change_the_task_part(tmp_path: Path) -> N
         model, tokenizer = tiny.tiny_llama(tmp_path / "model")
         trainer = SafetyAwareSFTTrainer(
             model,
-            args=tiny.config(tmp_path, max_steps=1, logging_steps=1),
+            args=tiny.config(tmp_path, max_steps=1, logging_steps=1, safety_share=share),
             train_dataset=tiny.rows(64, seed=2),
             safety_dataset=tiny.rows(40, seed=5),
-            constraint=AlignmentLossConstraint(1.0),
-            safety_share=share,
+            objective=AlignmentLossConstraint(1.0),
             processing_class=tokenizer,
         )
         trainer.train()
@@ -200,24 +143,6 @@ def test_distance_falls_with_the_penalty(lora: bool, tmp_path: Path) -> None:
     assert distances[-1] < 1e-5
 
 
-@full_and_lora
-@every_constraint
-def test_resumed_run_has_the_same_weights(name: str, lora: bool, tmp_path: Path) -> None:
-    constraint = tiny.CONSTRAINTS[name]
-    through = tiny.trained(
-        constraint,
-        tiny.config(tmp_path / "one", max_steps=12, save_strategy="steps", save_steps=4),
-        tmp_path,
-        lora,
-    )
-    for later in ("checkpoint-8", "checkpoint-12"):
-        (tmp_path / "one" / later).rename(tmp_path / later)
-    resumed = tiny.trained(
-        constraint, tiny.config(tmp_path / "one", max_steps=12), tmp_path, lora, resume=True
-    )
-    assert_same_weights(through, resumed)
-
-
 def test_divergence_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingDivergedError, match="step"):
         tiny.trained(
@@ -234,7 +159,7 @@ def test_case_one_without_safety_rows_is_refused(tmp_path: Path) -> None:
             model,
             args=tiny.config(tmp_path),
             train_dataset=tiny.rows(8, seed=2),
-            constraint=AlignmentLossConstraint(1.0),
+            objective=AlignmentLossConstraint(1.0),
             processing_class=tokenizer,
         )
 
@@ -255,7 +180,7 @@ def test_half_precision_weights_are_refused_in_case_two(tmp_path: Path) -> None:
             model.to(torch.bfloat16),
             args=tiny.config(tmp_path),
             train_dataset=tiny.rows(8, seed=2),
-            constraint=AlignmentParameterConstraint(radius=1.0),
+            objective=AlignmentParameterConstraint(radius=1.0),
             processing_class=tokenizer,
         )
 
@@ -345,13 +270,13 @@ def test_an_optimizer_that_evaluates_other_weights_is_refused_where_weights_are_
 ) -> None:
     model, tokenizer = tiny.tiny_llama(tmp_path / "model")
 
-    def trainer(constraint: Constraint | None) -> SafetyAwareSFTTrainer:
+    def trainer(constraint: Objective | None) -> SafetyAwareSFTTrainer:
         return SafetyAwareSFTTrainer(
             model,
             args=tiny.config(tmp_path, max_steps=1),
             train_dataset=tiny.rows(64, seed=2),
             safety_dataset=tiny.rows(40, seed=5),
-            constraint=constraint,
+            objective=constraint,
             processing_class=tokenizer,
             optimizers=(Switching(model.parameters(), lr=0.1), None),
         )
@@ -365,26 +290,9 @@ def test_an_optimizer_that_evaluates_other_weights_is_refused_where_weights_are_
             args=tiny.config(tmp_path, optim="schedule_free_adamw"),
             train_dataset=tiny.rows(64, seed=2),
             safety_dataset=tiny.rows(40, seed=5),
-            constraint=tiny.CONSTRAINTS[name],
+            objective=tiny.CONSTRAINTS[name],
             processing_class=tokenizer,
         )
-
-
-@full_and_lora
-@every_constraint
-def test_a_run_resumed_from_its_last_checkpoint_takes_no_further_step(
-    name: str, lora: bool, tmp_path: Path
-) -> None:
-    settings = {"save_strategy": "steps", "save_steps": 4, "max_steps": 4}
-    whole = tiny.trained(tiny.CONSTRAINTS[name], tiny.config(tmp_path, **settings), tmp_path, lora)
-    resumed = tiny.trained(
-        tiny.CONSTRAINTS[name], tiny.config(tmp_path, **settings), tmp_path, lora, resume=True
-    )
-    assert resumed.state.global_step == 4
-    assert_same_weights(whole, resumed)
-    if whole.budget_keeper is not None:
-        assert resumed.budget_keeper is not None
-        assert whole.budget_keeper.outcome == resumed.budget_keeper.outcome
 
 
 def test_the_trainer_takes_every_argument_of_trl_in_its_place() -> None:
@@ -401,7 +309,7 @@ def test_case_one_refuses_another_loss_function(tmp_path: Path) -> None:
             args=tiny.config(tmp_path),
             train_dataset=tiny.rows(8, seed=2),
             safety_dataset=tiny.rows(8, seed=5),
-            constraint=tiny.CONSTRAINTS["loss-penalty"],
+            objective=tiny.CONSTRAINTS["loss-penalty"],
             processing_class=tokenizer,
             compute_loss_func=lambda *given, **settings: torch.zeros(()),
         )

@@ -12,21 +12,58 @@ from peft import LoraConfig
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
-from trimtab import AlignmentLossConstraint, AlignmentParameterConstraint, SafetyAwareSFTTrainer
-from trimtab.config.experiment import Dial
+from trimtab import (
+    AlignmentLossConstraint,
+    AlignmentParameterConstraint,
+    DialObjective,
+    Objective,
+    SafetyAwareSFTConfig,
+    SafetyAwareSFTTrainer,
+)
 from trimtab.models import load_model, save_tiny_llama
-from trimtab.train.objectives.constraints import Constraint, Target
-from trimtab.train.objectives.dial import DialTrainer
+from trimtab.train.baselines.case_one_by_share import CaseOneByShare
+from trimtab.train.baselines.constrained_sft import ConstrainedSFT
+from trimtab.train.baselines.data_selection import DataSelection, RandomSubset
+from trimtab.train.baselines.early_stopping import EarlyStopping
+from trimtab.train.baselines.ewc import EWC
+from trimtab.train.baselines.gradient_surgery import GradientSurgery
+from trimtab.train.baselines.kl_anchor import KLAnchor
+from trimtab.train.baselines.l2_sp import L2SP
+from trimtab.train.baselines.lazy_safety_alignment import LazySafetyAlignment
+from trimtab.train.baselines.mixing import Mixing
 
 WORDS = [f"w{number}" for number in range(30)]
 
-CONSTRAINTS: dict[str, Constraint] = {
+CONSTRAINTS: dict[str, Objective] = {
     "loss-penalty": AlignmentLossConstraint(penalty=0.7),
     "kl-penalty": AlignmentLossConstraint(penalty=0.7, target="kl"),
     "parameter-penalty": AlignmentParameterConstraint(penalty=0.3),
     "parameter-radius": AlignmentParameterConstraint(radius=0.05),
     "loss-budget": AlignmentLossConstraint(budget=0.05),
     "parameter-budget": AlignmentParameterConstraint(budget=1e-4),
+}
+
+BASELINES: dict[str, Objective] = {
+    "case-one-by-share": CaseOneByShare(1.0),
+    "mixing": Mixing(1.0),
+    "l2-sp": L2SP(1.0),
+    "ewc": EWC(1.0),
+    "lazy-safety-alignment": LazySafetyAlignment(1.0, safety_steps=1, task_steps=2),
+    "safegrad": GradientSurgery(1.0),
+    "pcgrad": GradientSurgery(1.0, towards="data"),
+    "constrained-sft": ConstrainedSFT(0.3),
+    "kl-anchor": KLAnchor(1.0),
+    "kl-anchor-on-task": KLAnchor(1.0, on="task"),
+    "early-stopping": EarlyStopping(0.0),
+    "seal": DataSelection(0.5),
+    "random-subset": RandomSubset(0.5),
+}
+
+OBJECTIVES: dict[str, Objective] = {
+    **CONSTRAINTS,
+    "dial": DialObjective(),
+    "dial-kl": DialObjective(target="kl"),
+    **BASELINES,
 }
 
 
@@ -50,8 +87,8 @@ def rows(count: int, seed: int) -> Dataset:
     return Dataset.from_list(records)
 
 
-def config(folder: Path, **settings: Any) -> SFTConfig:
-    return SFTConfig(
+def config(folder: Path, **settings: Any) -> SafetyAwareSFTConfig:
+    return SafetyAwareSFTConfig(
         **{
             "output_dir": str(folder),
             "use_cpu": True,
@@ -72,7 +109,7 @@ def config(folder: Path, **settings: Any) -> SFTConfig:
 
 
 def trained(
-    constraint: Constraint | None,
+    objective: Objective | None,
     arguments: SFTConfig,
     folder: Path,
     lora: bool = False,
@@ -84,29 +121,7 @@ def trained(
         args=arguments,
         train_dataset=rows(64, seed=2),
         safety_dataset=rows(40, seed=5),
-        constraint=constraint,
-        processing_class=tokenizer,
-        peft_config=lora_config() if lora else None,
-    )
-    trainer.train(resume_from_checkpoint=resume or None)
-    return trainer
-
-
-def trained_dial(
-    arguments: SFTConfig,
-    folder: Path,
-    lora: bool = False,
-    resume: bool = False,
-    safety_target: Target = "response",
-) -> DialTrainer:
-    model, tokenizer = tiny_llama(folder / "model")
-    trainer = DialTrainer(
-        model,
-        Dial(),
-        args=arguments,
-        train_dataset=rows(64, seed=2),
-        safety_dataset=rows(40, seed=5),
-        safety_target=safety_target,
+        objective=objective,
         processing_class=tokenizer,
         peft_config=lora_config() if lora else None,
     )
@@ -132,29 +147,19 @@ def lora_config() -> LoraConfig:
 
 
 def weights(trainer: SFTTrainer) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
-
-
-def endpoints(trainer: DialTrainer) -> dict[str, torch.Tensor]:
-    """What a dial trained: the weights of both endpoints, or of both adapters."""
-    return {
-        name: weight.detach().clone()
-        for name, weight in trainer.endpoints.trained().named_parameters()
-    }
+    """What was trained, by name; of a dial, both of its endpoints."""
+    objective = getattr(trainer, "objective", None)
+    own = objective.optimized() if objective is not None else None
+    model = trainer.model if own is None else own
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
 if __name__ == "__main__":
     out, batch_size = Path(sys.argv[1]), int(sys.argv[2])
     settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2}
     arguments = config(out / "run", per_device_train_batch_size=batch_size, **settings)
-    asked_for_dial = sys.argv[3:] == ["dial"]
     for lora in (False, True):
-        if asked_for_dial:
-            dial = trained_dial(arguments, out, lora)
-            if dial.accelerator.is_main_process:
-                torch.save(endpoints(dial), out / f"dial-{lora}.pt")
-            continue
-        for name, constraint in CONSTRAINTS.items():
-            trainer = trained(constraint, arguments, out, lora)
+        for name, objective in OBJECTIVES.items():
+            trainer = trained(objective, arguments, out, lora)
             if trainer.accelerator.is_main_process:
                 torch.save(weights(trainer), out / f"{name}-{lora}.pt")

@@ -26,6 +26,7 @@ from trimtab.measure.refusals import Refusals, read_prompts_to_refuse, refusals
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Estimate, LocalGeometry, Point, PointKey
+from trimtab.train.objectives.base import Objective
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class Trained:
     wall_seconds: float
     multiplier: float | None = None
     extra_bytes: int | None = None
+    objective: Objective | None = None
+    """What it was trained by, with what it learned."""
 
 
 class Evaluator:

@@ -18,29 +18,23 @@ from transformers.trainer_callback import PrinterCallback
 from trimtab.config.experiment import AFTER_TRAINING, Experiment, Training
 from trimtab.config.grid import Run
 from trimtab.data.splits import Roles
-from trimtab.measure.distance import DensePart
 from trimtab.models import limits_of, load_model
 from trimtab.results.files import full_disk_told, written_whole
 from trimtab.results.result import LocalGeometry, Point, PointKey
 from trimtab.runner.evaluator import EncodedRoles, Evaluator, Trained
-from trimtab.train.baselines.method import Method, held_bytes
 from trimtab.train.baselines.post_hoc import PostHocMethod
-from trimtab.train.baselines.trainer import MethodTrainer
 from trimtab.train.checkpoints import newest_whole_checkpoint
-from trimtab.train.objectives.constraints import (
-    AlignmentLossConstraint,
-    Constraint,
-)
-from trimtab.train.objectives.dial import DialTrainer
+from trimtab.train.objectives.base import Objective, held_bytes
+from trimtab.train.objectives.budget import Budget
+from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.objectives.endpoints import Endpoints
 from trimtab.train.reference import copy_apart
 from trimtab.train.settings import (
-    constraint_of,
     lora_config,
     method_of_key,
+    objective_of,
     rows_by_role,
     sft_config,
-    take_more_task_rows,
 )
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
@@ -110,8 +104,7 @@ class Runner:
             self.experiment.train,
             run.training.seed,
             run.training.proxy,
-            constraint_of(run.training, self.experiment.train.safety_target),
-            method_of_key(run.training) if run.training.method else None,
+            objective_of(run.training, self.experiment.train.safety_target),
         )
         if self.experiment.keeps_models:
             self._save(trained.model, self.folder / MODELS_FOLDER / run.name)
@@ -160,18 +153,18 @@ class Runner:
         """Train both ends of the experiment's dial at once."""
         training, dial = self.experiment.train, self.experiment.dial
         assert dial is not None
-        training = replace(training, steps=dial.steps or training.steps)
-        name, started = Run(key, ()).name, perf_counter()
-        unfinished = self._unfinished(name)
-        trainer = DialTrainer(
+        trained = self._trained(
+            Run(key, ()).name,
             deepcopy(self.aligned),
-            dial,
-            args=sft_config(training, unfinished, key.seed),
-            safety_target=training.safety_target,
-            **self._data_and_settings(self.rows.task[key.task].train, key.proxy, training),
+            self.rows.task[key.task].train,
+            replace(training, steps=dial.steps or training.steps),
+            key.seed,
+            key.proxy,
+            DialObjective(dial, training.safety_target),
         )
-        trained = self._run(trainer, name, unfinished, started)
-        return TrainedDial(trainer.endpoints, trained.train_tokens, trained.wall_seconds)
+        assert isinstance(trained.objective, DialObjective)
+        endpoints = trained.objective.endpoints
+        return TrainedDial(endpoints, trained.train_tokens, trained.wall_seconds)
 
     def measured(
         self, name: str, model: nn.Module, key: PointKey, train_tokens: int, wall_seconds: float
@@ -214,78 +207,42 @@ class Runner:
         training: Training,
         seed: int,
         proxy: str | None = None,
-        constraint: Constraint | None = None,
-        method: Method | PostHocMethod | None = None,
+        objective: Objective | None = None,
     ) -> Trained:
         unfinished = self._unfinished(name)
-        args = sft_config(training, unfinished, seed)
+        args = sft_config(training, self.experiment.measure, unfinished, seed)
+        args.safety_repeats = proxy is not None and self.experiment.safety[proxy].repeats
+        rows_by_role(args, training, objective)
         started = perf_counter()
-        if isinstance(method, Method):
-            training = rows_by_role(args, training, method)
-            trainer: SafetyAwareSFTTrainer = MethodTrainer(
-                model,
-                method,
-                args=args,
-                measured_tokens_per_batch=self.experiment.measure.tokens_per_batch,
-                **self._data_and_settings(rows, proxy, training),
-            )
-            trained = self._run(trainer, name, unfinished, started)
-            held = (*method.held(), trainer.reference.held() if trainer.reference else None)
-            return replace(
-                trained,
-                train_tokens=trained.train_tokens + method.extra_tokens,
-                extra_bytes=held_bytes(held),
-            )
-        if not isinstance(constraint, AlignmentLossConstraint):
-            training = take_more_task_rows(args, training)
         trainer = SafetyAwareSFTTrainer(
             model,
             args=args,
-            constraint=constraint,
-            validation_rows=training.validation_rows,
-            measured_tokens_per_batch=self.experiment.measure.tokens_per_batch,
-            safety_repeats=proxy is not None and self.experiment.safety[proxy].repeats,
-            **self._data_and_settings(rows, proxy, training),
+            train_dataset=rows,
+            safety_dataset=self.rows.safety[proxy].train if proxy else None,
+            objective=objective,
+            processing_class=self.tokenizer,
+            peft_config=lora_config(training),
+            callbacks=[_Progress(self.watcher)],
         )
-        trained = self._run(trainer, name, unfinished, started)
-        parts = trainer.displacement.parts if trainer.displacement else []
-        starts = [part.start for part in parts if isinstance(part, DensePart)]
-        reference = trainer.reference.held() if trainer.reference else None
-        return replace(trained, extra_bytes=held_bytes((starts, reference)))
+        trainer.remove_callback(PrinterCallback)
+        self.watcher.training(name, trainer.args.max_steps)
+        checkpoint = newest_whole_checkpoint(unfinished)
+        with full_disk_told(unfinished):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        learned = trainer.objective
+        return Trained(
+            trainer.accelerator.unwrap_model(trainer.model),
+            trainer.state.num_input_tokens_seen + (learned.extra_tokens if learned else 0),
+            perf_counter() - started,
+            learned.outcome.penalty if isinstance(learned, Budget) and learned.outcome else None,
+            held_bytes(trainer.extra_state()),
+            learned,
+        )
 
     def _save(self, model: Any, folder: Path) -> None:
         with written_whole(folder) as unfinished:
             model.save_pretrained(unfinished)
             self.tokenizer.save_pretrained(unfinished)
-
-    def _data_and_settings(
-        self, rows: Dataset, proxy: str | None, training: Training
-    ) -> dict[str, Any]:
-        """What every trainer is given."""
-        return {
-            "train_dataset": rows,
-            "safety_dataset": self.rows.safety[proxy].train if proxy else None,
-            "safety_share": training.safety_share,
-            "length_bucketing": training.length_bucketing,
-            "processing_class": self.tokenizer,
-            "peft_config": lora_config(training),
-            "callbacks": [_Progress(self.watcher)],
-        }
-
-    def _run(
-        self, trainer: SafetyAwareSFTTrainer, name: str, unfinished: Path, started: float
-    ) -> Trained:
-        self.watcher.training(name, trainer.args.max_steps)
-        trainer.remove_callback(PrinterCallback)
-        checkpoint = newest_whole_checkpoint(unfinished)
-        with full_disk_told(unfinished):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        seconds = perf_counter() - started
-        tokens, keeper = trainer.state.num_input_tokens_seen, trainer.budget_keeper
-        trained = trainer.accelerator.unwrap_model(trainer.model)
-        if keeper is None or keeper.outcome is None:
-            return Trained(trained, tokens, seconds)
-        return Trained(trained, tokens + keeper.tokens_measured, seconds, keeper.outcome.penalty)
 
 
 def forget_checkpoints(folder: Path, run_name: str) -> None:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
+from trl import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from trimtab.data.encoding import IGNORED
+from trimtab.errors import UserError
 
 # How many parameters times tokens a device gets through while a layer's kernels are launched
 # once, forward and backward. An accelerator's is large: it is better fed with padding than cut up.
@@ -181,3 +184,23 @@ def _together(pieces: list[_Piece], width: int) -> FusedCausalLMOutput:
     }
     # Of one piece alone: a router's loss over rows is no sum of losses over pieces of them.
     return FusedCausalLMOutput(**joined, aux_loss=pieces[0].output.aux_loss)
+
+
+def require_what_can_be_bucketed(trainer: SFTTrainer) -> None:
+    """Raises UserError where batches cannot be cut into pieces."""
+    if trainer.padding_free or trainer._is_vision_dataset:
+        raise UserError(
+            "length_bucketing takes padded batches of text. Set length_bucketing=False."
+        )
+    if trainer.args.label_smoothing_factor > 0:
+        raise UserError(
+            "length_bucketing has no logits to smooth labels with: set "
+            "label_smoothing_factor=0, or length_bucketing=False."
+        )
+    if isinstance(trainer.model, PeftModel) and trainer.model.active_peft_config.is_prompt_learning:
+        raise UserError("length_bucketing knows no prompt tokens. Set length_bucketing=False.")
+    if trainer.is_fsdp_enabled or trainer.accelerator.distributed_type is DistributedType.DEEPSPEED:
+        raise UserError(
+            "length_bucketing calls the model a different number of times on every process, "
+            "which sharded weights do not allow. Set length_bucketing=False."
+        )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset
-from trl import SFTConfig
+from trl import SFTConfig, SFTTrainer
 from trl.data_utils import is_conversational
 
 from trimtab.data.encoding import IGNORED
@@ -82,14 +83,45 @@ class RowForm:
         return own
 
 
-def labelled(rows: Dataset) -> Dataset:
-    """The rows that have a label to predict."""
+def prepared_rows(trainer: SFTTrainer, rows: Dataset, form: RowForm) -> Dataset:
+    """Rows as `input_ids` and `labels`, as `trainer` prepares task rows of this form.
+
+    Rows without a label to predict are left out, with a warning that counts them.
+
+    Raises:
+        UserError: none has a label to predict.
+    """
+    of_task: bool = trainer.completion_only_loss
+    trainer.completion_only_loss = form.completion_only_loss
+    try:
+        prepared = trainer._prepare_dataset(
+            rows,
+            trainer.processing_class,
+            form.settings(trainer.args),
+            False,
+            form.formatting_func,
+            "safety",
+        )
+    finally:
+        trainer.completion_only_loss = of_task
     kept = [
         place
-        for place, labels in enumerate(rows["labels"])
+        for place, labels in enumerate(prepared["labels"])
         if any(label != IGNORED for label in labels[1:])
     ]
-    return rows if len(kept) == len(rows) else rows.select(kept)
+    if not kept:
+        raise UserError(
+            f"none of the {len(rows)} safety rows has a token to learn: every label is masked. "
+            "Give completions that max_length does not cut off."
+        )
+    if len(kept) < len(rows):
+        warnings.warn(
+            f"{len(rows) - len(kept)} of {len(rows)} safety rows are left out: they have no token "
+            "to learn.",
+            stacklevel=4,
+        )
+    whole = prepared if len(kept) == len(prepared) else prepared.select(kept)
+    return whole.select_columns(["input_ids", "labels"])
 
 
 def _require_dataset(rows: Any) -> Dataset:

@@ -2,78 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import torch
 from peft import LoraConfig
-from trl import SFTConfig
 
-from trimtab.config.experiment import MethodName, Training
+from trimtab.config.experiment import Measuring, MethodName, Training
 from trimtab.results.result import PointKey
 from trimtab.train.baselines import method_of
-from trimtab.train.baselines.method import Method
 from trimtab.train.baselines.post_hoc import PostHocMethod
-from trimtab.train.objectives.constraints import (
-    AlignmentLossConstraint,
-    AlignmentParameterConstraint,
-    Constraint,
-    Target,
-)
+from trimtab.train.config import SafetyAwareSFTConfig
+from trimtab.train.objectives.alignment_loss import AlignmentLossConstraint, Target
+from trimtab.train.objectives.alignment_parameter import AlignmentParameterConstraint
+from trimtab.train.objectives.base import Objective
 from trimtab.train.safety_stream import safety_rows_per_batch
 
 
-def rows_by_role(args: SFTConfig, training: Training, method: Method) -> Training:
-    """Set the rows of a batch; the training with the share of safety rows that this makes."""
-    if method.safety_share is not None:
-        rows = training.batch_size
-        rows += safety_rows_per_batch(rows, training.safety_share)
-        safety = min(max(1, round(method.safety_share * rows)), rows - 1)
-        args.per_device_train_batch_size = rows - safety
-        return replace(training, safety_share=safety / rows)
-    if method.reads(0) != "both":
-        take_more_task_rows(args, training)
-    return training
+def rows_by_role(
+    args: SafetyAwareSFTConfig, training: Training, objective: Objective | None
+) -> None:
+    """Set how many rows of each role a batch holds.
 
-
-def take_more_task_rows(args: SFTConfig, training: Training) -> Training:
-    """Where rows are to be equal, take as many more task rows as safety rows would ride along.
-
-    In the training returned the share of safety rows is such that they are as many as before.
+    Where rows are to be equal, a step that reads no safety rows takes as many more task rows as
+    safety rows would ride along, and safety rows elsewhere are as many as before.
     """
-    if not training.equal_rows:
-        return training
     safety = safety_rows_per_batch(training.batch_size, training.safety_share)
-    args.per_device_train_batch_size += safety
-    share = safety / (args.per_device_train_batch_size + safety)
-    return replace(training, safety_share=share)
+    rows = training.batch_size
+    if objective is not None and objective.safety_share is not None:
+        whole = rows + safety
+        safety = min(max(1, round(objective.safety_share * whole)), whole - 1)
+        rows = whole - safety
+    elif training.equal_rows and (objective is None or objective.batch_roles(0) != "both"):
+        rows += safety
+    args.per_device_train_batch_size = rows
+    args.safety_share = safety / (rows + safety)
 
 
-def method_of_key(key: PointKey) -> Method | PostHocMethod:
+def method_of_key(key: PointKey) -> Objective | PostHocMethod:
     """The method that a point is planned with."""
     assert key.method is not None
     assert key.knob is not None
     return method_of(cast(MethodName, key.method), key.knob)
 
 
-def constraint_of(training: PointKey, target: Target) -> Constraint | None:
-    """The constraint that a point is planned with; None is plain fine-tuning, or a method."""
-    if training.case == "method" or training.penalty == 0:
+def objective_of(key: PointKey, target: Target) -> Objective | None:
+    """The objective that a point is trained with; None is plain fine-tuning."""
+    if key.method is not None:
+        method = method_of_key(key)
+        return method if isinstance(method, Objective) else None
+    if key.penalty == 0:
         return None
-    if training.budget is not None:
-        if training.case == "alignment-loss":
-            return AlignmentLossConstraint(budget=training.budget)
-        return AlignmentParameterConstraint(budget=training.budget)
-    if training.case == "alignment-loss":
-        assert training.penalty is not None
-        return AlignmentLossConstraint(training.penalty, target)
-    return AlignmentParameterConstraint(penalty=training.penalty, radius=training.radius)
+    if key.case == "alignment-loss":
+        if key.budget is not None:
+            return AlignmentLossConstraint(budget=key.budget)
+        assert key.penalty is not None
+        return AlignmentLossConstraint(key.penalty, target)
+    return AlignmentParameterConstraint(penalty=key.penalty, radius=key.radius, budget=key.budget)
 
 
-def sft_config(training: Training, folder: Path, seed: int) -> SFTConfig:
-    """The settings of TRL's trainer; checkpoints go to `folder`."""
-    return SFTConfig(
+def sft_config(
+    training: Training, measure: Measuring, folder: Path, seed: int
+) -> SafetyAwareSFTConfig:
+    """The settings of the trainer; checkpoints go to `folder`."""
+    return SafetyAwareSFTConfig(
         output_dir=str(folder),
         max_steps=training.steps,
         per_device_train_batch_size=training.batch_size,
@@ -96,6 +88,10 @@ def sft_config(training: Training, folder: Path, seed: int) -> SFTConfig:
         disable_tqdm=True,
         report_to="none",
         seed=seed,
+        safety_share=training.safety_share,
+        validation_rows=training.validation_rows,
+        length_bucketing=training.length_bucketing,
+        measured_tokens_per_batch=measure.tokens_per_batch,
     )
 
 

@@ -1,17 +1,16 @@
-"""trl.SFTTrainer under a safety constraint."""
+"""trl.SFTTrainer under an objective."""
 
 from __future__ import annotations
 
 import atexit
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
@@ -30,21 +29,25 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 from trl import SFTConfig, SFTTrainer
 
-from trimtab.config.experiment import Measuring
 from trimtab.errors import UserError
-from trimtab.measure.distance import Displacement
+from trimtab.measure.distance import DensePart, Displacement
 from trimtab.measure.losses import Array, response_nll
-from trimtab.train.length_bucketing import BucketedModel
-from trimtab.train.objectives.budget import BudgetKeeper
-from trimtab.train.objectives.constraints import (
-    AlignmentLossConstraint,
-    AlignmentParameterConstraint,
-    Constraint,
-)
-from trimtab.train.objectives.paired_rows import set_aside
+from trimtab.train.config import SafetyAwareSFTConfig
+from trimtab.train.length_bucketing import BucketedModel, require_what_can_be_bucketed
+from trimtab.train.objectives.base import Objective, Step, TrainingContext
 from trimtab.train.reference import AlignedReference
-from trimtab.train.role_rows import RowForm, labelled
+from trimtab.train.requirements import (
+    require_mean_losses_of_padded_batches,
+    require_that_what_is_trained_is_evaluated,
+    require_whole_float32_weights,
+    require_whole_model,
+)
+from trimtab.train.role_rows import RowForm, prepared_rows
 from trimtab.train.safety_stream import ROLE, Batch, SafetyStream, join, safety_rows_per_batch, take
+from trimtab.train.scoring import label_log_probs
+
+STATE_FILE = "objective.pt"
+"""In a checkpoint: what the objective has learned."""
 
 
 class TrainingDivergedError(Exception):
@@ -52,44 +55,34 @@ class TrainingDivergedError(Exception):
 
 
 class SafetyAwareSFTTrainer(SFTTrainer):
-    """`trl.SFTTrainer` that minimises L_f under an alignment loss or parameter constraint.
+    """`trl.SFTTrainer` that minimises an objective over task and safety rows.
 
-    The auxiliary loss of a mixture of experts' router joins L_f, over the tokens of both roles.
+    Where an objective reads both, every batch holds the task rows that `SFTTrainer` would have
+    given it, in its order, and safety rows beside them. The loss of a role is a mean over its
+    completion tokens in the whole optimizer step, all accumulation steps and processes together:
+    in Case I, in one forward and backward pass,
 
-    In Case I every batch holds the task rows that `SFTTrainer` would have given it, in its order,
-    and safety rows beside them, in one forward and backward pass:
+        loss = Σ_task −log p / N_task + λ · Σ_safety −log p / N_safety.
 
-        loss = Σ_task −log p / N_task + λ · Σ_safety −log p / N_safety,
+    An epoch is one pass over the task rows, so the schedule of learning rates is that of plain
+    fine-tuning. Without an objective, or with one that is plain, as λ = 0 or ε = ∞ are, the weights
+    are those of `SFTTrainer` itself. The auxiliary loss of a mixture of experts' router joins L_f,
+    over the tokens of both roles.
 
-    N counting the completion tokens of a role over the whole optimizer step, all accumulation
-    steps and processes together. An epoch is one pass over the task rows, so the schedule of
-    learning rates is that of plain fine-tuning. Without a constraint, or with λ = 0 or ε = ∞, the
-    weights are those of `SFTTrainer` itself.
-
-    `task_loss`, `safety_loss` and `distance` (‖θ − θ_s‖) join the logged metrics, and with a budget
-    what it has learned; how that ends is `budget_keeper.outcome`.
+    `task_loss`, `safety_loss` and what the objective logs join the logged metrics; what it has
+    learned is in `objective`.
 
     Args:
+        args: an `SFTConfig`, or `SafetyAwareSFTConfig` to set the share of safety rows and more.
         safety_dataset: proxy safety data D_ŝ, in any form `train_dataset` may have.
-        constraint: Case I or Case II; None is plain fine-tuning.
-        safety_share: safety rows as a share of a batch. `per_device_train_batch_size` counts task
-            rows, so that at 0.5 a batch of 8 becomes 16 rows. It changes the noise of L_ŝ and the
-            cost of a step, and not what λ means.
-        validation_rows: with a budget, how many different safety rows at most are kept from
-            training to bring the final model to it: a fifth of the rows, or those that the run
-            would not come to, all rows of a prompt together.
-        safety_repeats: safety rows are draws that may come again, as in `DataSource.repeats`, so
-            that rows of a prompt need not stay together.
-        measured_tokens_per_batch: tokens in a forward pass that measures L_ŝ for a budget.
-        length_bucketing: compute a batch in pieces of like length, and unlabelled positions not
-            through the LM head (`BucketedModel`): the same loss to rounding, from less work. Off,
-            a step is bit for bit that of `SFTTrainer`.
+        objective: Case I, Case II, a dial or a published method; None is plain fine-tuning.
 
     All other arguments are those of `SFTTrainer`.
 
     Raises:
-        UserError: Case I without safety data; Case II with sharded or half-precision weights; an
-            option of TRL whose loss is not a mean over tokens.
+        UserError: the objective needs safety data, or a θ_s to compare with, and there is none; it
+            needs whole weights and they are sharded or in half precision; an option of TRL whose
+            loss is not a mean over tokens.
         TrainingDivergedError: from `train`, when a loss is not finite.
     """
 
@@ -115,17 +108,13 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         peft_config: PeftConfig | None = None,
         formatting_func: Callable[[dict[str, Any]], str] | None = None,
         safety_dataset: Dataset | None = None,
-        constraint: Constraint | None = None,
-        safety_share: float = 0.5,
-        validation_rows: int = 256,
-        safety_repeats: bool = False,
-        length_bucketing: bool = False,
-        measured_tokens_per_batch: int = Measuring.tokens_per_batch,
+        objective: Objective | None = None,
     ) -> None:
-        if not 0 < safety_share < 1:
-            raise UserError(f"safety_share {safety_share} must lie between 0 and 1, both excluded.")
+        plain = objective is None or objective.is_plain
+        self.objective = None if plain or objective is None else objective.started()
+        placed = self.objective.placed_on(model, peft_config) if self.objective else None
         super().__init__(
-            model,
+            model if placed is None else placed,
             args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
@@ -138,41 +127,50 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             quantization_config=quantization_config,
-            peft_config=peft_config,
+            peft_config=peft_config if placed is None else None,
             formatting_func=formatting_func,
         )
-        self.measured_tokens_per_batch = measured_tokens_per_batch
         if self.accelerator.num_processes > 1:
             # Left to the end of the interpreter, a group of processes aborts it.
             atexit.register(_leave_process_group)
-        self.constraint = None if constraint is None or constraint.is_plain else constraint
-        self.length_bucketing = length_bucketing
-        if length_bucketing:
-            self._require_what_can_be_bucketed()
+        self.length_bucketing: bool = self._own("length_bucketing")
         self._router_loss: Tensor | float = 0.0
         self.safety_stream: SafetyStream | None = None
         self.displacement: Displacement | None = None
         self.reference: AlignedReference | None = None
-        self.budget_keeper: BudgetKeeper | None = None
-        if isinstance(self.constraint, AlignmentLossConstraint):
-            self._require_mean_losses_of_padded_batches()
-            self.safety_stream = self._open_safety_stream(safety_dataset, safety_share)
-            if self.constraint.target == "kl":
-                self._require_whole_model_for_reference()
-                self.reference = AlignedReference(self.model)
-            # The loss below is over the tokens of the whole step, whatever the model's own does.
+        if self.length_bucketing:
+            require_what_can_be_bucketed(self)
+        if self.objective is not None:
+            self._take_up(self.objective, safety_dataset)
+
+    def extra_state(self) -> tuple[Any, ...]:
+        """What is kept in memory beyond plain fine-tuning."""
+        parts = self.displacement.parts if self.displacement else []
+        starts = [part.start for part in parts if isinstance(part, DensePart)]
+        reference = self.reference.held() if self.reference else ()
+        return starts, reference, self.objective.extra_state() if self.objective else ()
+
+    def _take_up(self, objective: Objective, safety_dataset: Dataset | None) -> None:
+        if objective.has_own_loss:
+            require_mean_losses_of_padded_batches(self)
+            # The loss is over the tokens of the whole step, whatever the model's own does.
             self.model_accepts_loss_kwargs = True
-        elif isinstance(self.constraint, AlignmentParameterConstraint):
-            self._require_whole_float32_weights()
+        if objective.compares is not None or objective.needs_whole_model:
+            require_whole_model(self)
+        if objective.needs_displacement:
+            require_whole_float32_weights(self)
             self.displacement = Displacement(self.model)
-            if self.constraint.budget is None:
-                self.add_callback(_AfterOptimizerStep(self.constraint, self.displacement))
-        if self.constraint is not None and self.constraint.budget is not None:
-            stream = self.safety_stream or self._open_safety_stream(safety_dataset, safety_share)
-            drawn = self._most_batches() * stream.rows_per_batch
-            rows, kept = set_aside(stream.rows, validation_rows, drawn, stream.seed, safety_repeats)
-            self._keep_budget(self.constraint, replace(stream, rows=rows), kept)
-        self._require_that_it_evaluates_what_it_trains(self.optimizer)
+        if objective.compares is not None:
+            self.reference = AlignedReference(self.model)
+        if objective.needs_safety:
+            self.safety_stream = self._open_safety_stream(safety_dataset)
+            rows = objective.safety_rows(self._context())
+            self.safety_stream = replace(self.safety_stream, rows=rows)
+        self.train_dataset = objective.task_rows(self._context())
+        objective.prepare(self._context())
+        self.add_callback(_Hooks(self))
+        if objective.needs_displacement:
+            require_that_what_is_trained_is_evaluated(self, self.optimizer)
 
     def train(
         self,
@@ -180,48 +178,57 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        keeper = self.budget_keeper
-        if keeper is not None:  # the weights are still those of θ_s, also before a resumption
-            keeper.prepare(self._most_batches())
+        if self.objective is not None:  # the weights are still those of θ_s
+            self.objective.begin(self._context())
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        if keeper is not None:
-            keeper.finish()
+        if self.objective is not None:
+            self.objective.end(self._context())
         return output
 
     def _run_epoch(self, *args: Any, **settings: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:  # resumed from the last checkpoint
+        is_over = self.objective is not None and self.objective.is_over
+        if is_over or self.state.global_step >= self.state.max_steps:  # resumed from its end
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **settings)
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        optimizer = super().create_optimizer(model)
-        self._require_that_it_evaluates_what_it_trains(optimizer)
+        own = self.objective.optimized() if self.objective else None
+        optimizer = super().create_optimizer(model if own is None else own)
+        if self.displacement is not None:
+            require_that_what_is_trained_is_evaluated(self, optimizer)
         return optimizer
-
-    def current_penalty(self) -> float | Tensor:
-        """λ of Case I in this optimizer step: the constraint's, or with a budget the learned."""
-        assert isinstance(self.constraint, AlignmentLossConstraint)
-        if self.budget_keeper is not None:
-            return self.budget_keeper.multiplier.value
-        return self.constraint.penalty
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | int | None]:
         batches, task_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.budget_keeper is not None and batches:
-            first = self._first_batch_number()
-            count = len(batches) * self.accelerator.num_processes
-            self.budget_keeper.begin_step(range(first, first + count))
-        if self.safety_stream is None or not batches:
+        objective = self.objective
+        if objective is None or not batches:
             return batches, task_tokens
-        numbers = [self._batch_number(place) for place in range(len(batches))]
-        safety = [self.safety_stream.batch(number) for number in numbers]
-        safety_tokens = self._get_num_items_in_batch(safety, device)
+        first, processes = self._first_batch_number(), self.accelerator.num_processes
+        numbers = range(first, first + len(batches) * processes)
+        objective.begin_step(self._context(), numbers)
+        if not objective.has_own_loss:
+            return batches, task_tokens
+        roles = objective.batch_roles(self.state.global_step)
+        none = torch.tensor(0, device=device)
+        if roles == "task":
+            return batches, torch.stack([torch.as_tensor(task_tokens, device=device), none])
+        assert self.safety_stream is not None
+        own = numbers[self.accelerator.process_index :: processes]
+        stream = self.safety_stream
+        if roles == "safety":
+            stream = replace(stream, rows_per_batch=len(batches[0]["labels"]))
+        safety = [stream.batch(number) for number in own]
+        safety_tokens = torch.as_tensor(self._get_num_items_in_batch(safety, device), device=device)
+        if roles == "safety":
+            for batch in safety:
+                batch[ROLE] = torch.ones(len(batch["labels"]), 1, dtype=torch.bool)
+            return safety, torch.stack([none, safety_tokens])
         pad_token_id = self._tokenizer.pad_token_id
         joined = [join(*pair, pad_token_id) for pair in zip(batches, safety, strict=True)]
-        return joined, torch.stack([torch.as_tensor(task_tokens), torch.as_tensor(safety_tokens)])
+        return joined, torch.stack([torch.as_tensor(task_tokens, device=device), safety_tokens])
 
     def compute_loss(
         self,
@@ -230,40 +237,62 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        is_safety = inputs.pop(ROLE, None)
-        if is_safety is None:
+        objective = self.objective
+        if objective is None or not objective.has_own_loss or not self.model.training:
+            inputs.pop(ROLE, None)
             called = self._bucketed(model)
             result = super().compute_loss(called, inputs, return_outputs, num_items_in_batch)
             if self.model.training:
                 self._refuse_divergence(result)
             return result
         assert isinstance(num_items_in_batch, Tensor)
-        if self.reference is None:
-            of_token = -self._log_probs(model, inputs, num_items_in_batch.sum())
-            sums = torch.stack([(of_token * ~is_safety).sum(), (of_token * is_safety).sum()])
-        else:
-            task, safety = (take(inputs, kept[:, 0]) for kept in (~is_safety, is_safety))
-            of_token = -self._log_probs(model, task, num_items_in_batch[0])
-            trained = self.accelerator.unwrap_model(self.model)
-            divergence = self.reference.divergence(model, trained, safety)
-            sums = torch.stack([of_token.sum(), divergence])
-        means = sums / num_items_in_batch.to(sums.device).clamp(min=1)
-        loss = means[0] + self.current_penalty() * means[1]
-        self._log_roles(means)
+        step = self._step(objective, model, inputs, num_items_in_batch)
+        loss = objective.loss(step)
+        self._log_roles(step)
         if self.args.average_tokens_across_devices:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
-        loss = loss + self._router_loss
-        if self.budget_keeper is not None:
-            loss = loss / (1 + self.current_penalty())
         self._refuse_divergence(loss)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.displacement is not None and self.model.training:
-            logs["distance"] = self.displacement.norm().item()
-            if self.budget_keeper is not None:
-                logs.update(self.budget_keeper.logs())
+        if self.objective is not None and self.model.training:
+            logs.update(self.objective.logs(self._context()))
         super().log(logs, start_time)
+
+    def _step(self, objective: Objective, model: nn.Module, inputs: Batch, tokens: Tensor) -> Step:
+        is_safety = inputs.pop(ROLE, None)
+        if is_safety is None:
+            is_safety = torch.zeros_like(inputs["labels"][:, :1], dtype=torch.bool)
+        tokens = tokens.to(is_safety.device)
+        divergence = None
+        if objective.compares == "safety":
+            assert self.reference is not None
+            safety = take(inputs, is_safety[:, 0])
+            inputs, is_safety = take(inputs, ~is_safety[:, 0]), is_safety[~is_safety[:, 0]]
+            of_token = -self._log_probs(model, inputs, tokens[0])
+            trained = self.accelerator.unwrap_model(self.model)
+            divergence = self.reference.divergence(model, trained, safety)
+        elif objective.compares == "task":
+            of_token, divergence = self._compared_with_reference(model, inputs)
+        else:
+            of_token = -self._log_probs(model, inputs, tokens.sum())
+        copies = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        router_loss = self._router_loss / copies
+        task_tokens, safety_tokens = tokens
+        return Step(
+            model, inputs, of_token, is_safety, task_tokens, safety_tokens, router_loss, divergence
+        )
+
+    def _compared_with_reference(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Tensor]:
+        """−log p of each label, and Σ KL(P_θs ‖ P_θ), of one pass with all logits."""
+        assert self.reference is not None
+        read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        routing = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        outputs = model(**read, use_cache=False, **routing)
+        self._router_loss = self._part_of_router_loss(outputs)
+        trained = self.accelerator.unwrap_model(self.model)
+        divergence = self.reference.divergence_of(outputs.logits, trained, inputs)
+        return -label_log_probs(outputs.logits, inputs["labels"]), divergence
 
     def _log_probs(self, model: nn.Module, batch: Batch, tokens: Tensor) -> Tensor:
         """log P_θ of each labelled token, 0 elsewhere, shape (rows, width − 1).
@@ -288,90 +317,69 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             return model
         return BucketedModel(model, self.accelerator.unwrap_model(self.model))
 
-    def _require_mean_losses_of_padded_batches(self) -> None:
-        if self.args.loss_type != "nll" or self.args.label_smoothing_factor > 0:
-            raise UserError(
-                "an alignment loss constraint takes mean losses over tokens: set loss_type='nll' "
-                "and label_smoothing_factor=0."
-            )
-        if self.padding_free:
-            raise UserError(
-                "an alignment loss constraint joins padded batches: set padding_free=False and "
-                "packing=False."
-            )
-        if self.compute_loss_func is not None:
-            raise UserError(
-                "an alignment loss constraint has a loss of its own. Leave compute_loss_func out."
-            )
-        if self._is_vision_dataset:
-            raise UserError(
-                "an alignment loss constraint trains on text, and the rows have images."
-            )
+    def _own(self, name: str) -> Any:
+        """One of our own settings; its default where the config is a plain `SFTConfig`."""
+        return getattr(self.args, name, getattr(SafetyAwareSFTConfig, name))
 
-    def _open_safety_stream(self, safety_dataset: Dataset | None, share: float) -> SafetyStream:
+    def _context(self, finished: int = 0) -> TrainingContext:
+        """The training as it stands, with `finished` more steps than the state counts."""
+        scheduler, optimizer = self.lr_scheduler, self.optimizer
+        pace = 1.0
+        if scheduler is not None and optimizer is not None:
+            highest = optimizer.param_groups[0].get("initial_lr", self.args.learning_rate)
+            pace = scheduler.get_last_lr()[0] / highest if highest else 0.0
+        return TrainingContext(
+            model=self.model,
+            args=self.args,
+            task_rows=self.train_dataset,
+            safety=self.safety_stream,
+            displacement=self.displacement,
+            step=self.state.global_step + finished,
+            steps=self.state.max_steps,
+            safety_batches=self._most_batches(),
+            validation_rows=self._own("validation_rows"),
+            safety_repeats=self._own("safety_repeats"),
+            pace=pace,
+            optimizer=optimizer,
+            mixed_precision=self.accelerator.mixed_precision,
+            measured_tokens_per_batch=self._own("measured_tokens_per_batch"),
+            collate=self.data_collator,
+            row_nll=self._row_nll,
+            sum_over_processes=self._sum_over_processes,
+            stop=self._stop,
+        )
+
+    def _stop(self) -> None:
+        self.control.should_training_stop = True
+
+    def _sum_over_processes(self, part: Tensor) -> Tensor:
+        if self.accelerator.num_processes == 1:
+            return part
+        summed: Tensor = self.accelerator.reduce(part, reduction="sum")
+        return summed
+
+    def _open_safety_stream(self, safety_dataset: Dataset | None) -> SafetyStream:
         if safety_dataset is None:
             raise UserError(
-                "an alignment loss constraint and a budget need safety rows. Give safety_dataset, "
-                "or penalty=0."
+                f"{type(self.objective).__name__} needs safety rows. Give safety_dataset."
             )
         form = RowForm.of(safety_dataset, self.args, self._formatting_func)
-        prepared = self._prepared(safety_dataset, form)
-        rows = labelled(prepared)
-        if not len(rows):
-            raise UserError(
-                f"none of the {len(safety_dataset)} safety rows has a token to learn: every label "
-                "is masked. Give completions that max_length does not cut off."
-            )
-        if len(rows) < len(safety_dataset):
-            warnings.warn(
-                f"{len(safety_dataset) - len(rows)} of {len(safety_dataset)} safety rows are left "
-                "out: they have no token to learn.",
-                stacklevel=3,
-            )
+        rows = prepared_rows(self, safety_dataset, form)
+        share = self._own("safety_share")
         return SafetyStream(
-            rows.select_columns(["input_ids", "labels"]),
+            rows,
             self.data_collator,
             safety_rows_per_batch(self.args.per_device_train_batch_size, share),
             self.args.data_seed if self.args.data_seed is not None else self.args.seed,
         )
 
-    def _prepared(self, rows: Dataset, form: RowForm) -> Dataset:
-        """Rows as token ids and labels, as `SFTTrainer` prepares task rows of this form."""
-        of_task = self.completion_only_loss
-        self.completion_only_loss = form.completion_only_loss
-        try:
-            return self._prepare_dataset(
-                rows,
-                self.processing_class,
-                form.settings(self.args),
-                False,
-                form.formatting_func,
-                "safety",
-            )
-        finally:
-            self.completion_only_loss = of_task
-
-    def _keep_budget(
-        self, constraint: Constraint, stream: SafetyStream, validation: Dataset
-    ) -> None:
-        self._require_whole_float32_weights()
-        self.displacement = self.displacement or Displacement(self.model)
-        penalty = None
-        if isinstance(constraint, AlignmentLossConstraint):
-            self.safety_stream, penalty = stream, constraint.penalty
-        assert constraint.budget is not None
-        self.budget_keeper = BudgetKeeper(
-            constraint.budget, penalty, self.displacement, stream, validation, self._nll
-        )
-        self.add_callback(self.budget_keeper)
-
-    def _nll(self, rows: Dataset) -> tuple[Array, Array]:
+    def _row_nll(self, rows: Dataset) -> tuple[Array, Array]:
         """−log P_θ(y|x) in nats and the tokens of y, by row, measured by all processes together."""
         here, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine = range(here, len(rows), processes)
         found = torch.zeros(2, len(rows), dtype=torch.float64)
         if len(mine):
-            tokens_per_batch = self.measured_tokens_per_batch
+            tokens_per_batch = self._own("measured_tokens_per_batch")
             with self.accelerator.autocast():
                 nll = response_nll(self.model, rows.select(mine), tokens_per_batch)
             found[:, mine] = torch.from_numpy(np.stack(nll))
@@ -391,79 +399,30 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             steps = math.ceil(self.args.num_train_epochs) * per_epoch
         return steps * self.accelerator.num_processes
 
-    def _require_what_can_be_bucketed(self) -> None:
-        if self.padding_free or self._is_vision_dataset:
-            raise UserError(
-                "length_bucketing takes padded batches of text. Set length_bucketing=False."
-            )
-        if self.args.label_smoothing_factor > 0:
-            raise UserError(
-                "length_bucketing has no logits to smooth labels with: set "
-                "label_smoothing_factor=0, or length_bucketing=False."
-            )
-        if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
-            raise UserError("length_bucketing knows no prompt tokens. Set length_bucketing=False.")
-        if self.is_fsdp_enabled or self.accelerator.distributed_type is DistributedType.DEEPSPEED:
-            raise UserError(
-                "length_bucketing calls the model a different number of times on every process, "
-                "which sharded weights do not allow. Set length_bucketing=False."
-            )
-
-    def _require_whole_float32_weights(self) -> None:
-        if self.is_fsdp_enabled or self.accelerator.distributed_type is DistributedType.DEEPSPEED:
-            raise UserError(
-                "an alignment parameter constraint or a budget needs whole weights on every "
-                "process: launch with plain data parallelism, or use an alignment loss constraint "
-                "with a penalty."
-            )
-        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-        if any(weight.dtype != torch.float32 for weight in trained):
-            raise UserError(
-                "an alignment parameter constraint or a budget is kept to float32 rounding, and "
-                "the trained weights are in half precision. Load them in float32; bf16=True in the "
-                "config still computes in bfloat16."
-            )
-
-    def _require_whole_model_for_reference(self) -> None:
-        if self.is_fsdp_enabled or self.accelerator.distributed_type is DistributedType.DEEPSPEED:
-            raise UserError(
-                "the target 'kl' needs the whole aligned model on every process: launch with plain "
-                "data parallelism, or use target='response'."
-            )
-
-    def _require_that_it_evaluates_what_it_trains(self, optimizer: Optimizer | None) -> None:
-        if self.displacement is None:
-            return
-        name = type(optimizer).__name__
-        asked = str(getattr(self.args.optim, "value", self.args.optim))
-        if optimizer is None and asked.startswith("schedule_free"):
-            name = asked
-        elif not callable(getattr(optimizer, "eval", None)):
-            return
-        raise UserError(
-            f"{name} saves and evaluates other weights than those it trains, so that a radius, a "
-            "penalty on the distance or a budget would not hold of them. Set optim='adamw_torch'."
-        )
-
-    def _batch_number(self, place: int) -> int:
-        """The number of this process's `place`-th batch in the coming optimizer step."""
-        own = place * self.accelerator.num_processes + self.accelerator.process_index
-        return self._first_batch_number() + own
-
     def _first_batch_number(self) -> int:
         """The number of the first batch of the coming optimizer step, of all processes."""
         batches_per_step = self.args.gradient_accumulation_steps * self.accelerator.num_processes
         return self.state.global_step * batches_per_step
 
-    def _log_roles(self, means: Tensor) -> None:
+    def _log_roles(self, step: Step) -> None:
         # Each mean is this batch's part of a mean over the step, so the parts add up; SFTTrainer
         # averages what is appended here over the batches of the steps it logs.
-        parts = self.accelerator.gather(means.detach()[None]).sum(dim=0)
-        if self.budget_keeper is not None:
-            self.budget_keeper.add_safety_loss(parts[1].item())
-        total = parts * self.current_gradient_accumulation_steps
-        for name, value in zip(("task_loss", "safety_loss"), total.tolist(), strict=True):
-            self._metrics["train"][name].append(value)
+        of_token, is_safety = step.loss_of_token.detach(), step.is_safety
+        sums = torch.stack([(of_token * ~is_safety).sum(), (of_token * is_safety).sum()])
+        if step.divergence is not None:
+            place = 1 if self.objective and self.objective.compares == "safety" else 0
+            sums[place] = step.divergence.detach() if place else sums[0]
+        tokens = torch.stack([step.task_tokens, step.safety_tokens]).to(sums.device)
+        parts = self.accelerator.gather((sums / tokens.clamp(min=1))[None]).sum(dim=0)
+        task, safety = parts.tolist()
+        assert self.objective is not None
+        self.objective.observe(task, safety)
+        read = {"task_loss": (task, step.task_tokens), "safety_loss": (safety, step.safety_tokens)}
+        for name, (value, count) in read.items():
+            if count > 0:
+                self._metrics["train"][name].append(
+                    value * self.current_gradient_accumulation_steps
+                )
 
     def _refuse_divergence(self, loss: Tensor) -> None:
         if not math.isfinite(loss.item()):
@@ -471,6 +430,23 @@ class SafetyAwareSFTTrainer(SFTTrainer):
                 f"the loss of step {self.state.global_step + 1} is {loss.item()}. "
                 "Lower the learning rate or the penalty."
             )
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        super()._save(output_dir, state_dict)
+        state = self.objective.state_dict() if self.objective else {}
+        if state and self.args.should_save:
+            torch.save(state, Path(output_dir or self.args.output_dir) / STATE_FILE)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.objective is not None:
+            file = Path(resume_from_checkpoint) / STATE_FILE
+            found = torch.load(file, "cpu", weights_only=True) if file.exists() else {}
+            self.objective.load_state_dict(found)
 
 
 def _leave_process_group() -> None:
@@ -490,18 +466,20 @@ class _Remembered:
         return self.outputs
 
 
-class _AfterOptimizerStep(TrainerCallback):
-    def __init__(
-        self, constraint: AlignmentParameterConstraint, displacement: Displacement
+class _Hooks(TrainerCallback):
+    """The moments of a training that Transformers tells callbacks of."""
+
+    def __init__(self, trainer: SafetyAwareSFTTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **handles: Any
     ) -> None:
-        self.constraint = constraint
-        self.displacement = displacement
+        assert self.trainer.objective is not None
+        self.trainer.objective.before_optimizer_step(self.trainer._context())
 
     def on_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **handles: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **handles: Any
     ) -> None:
-        self.constraint.apply(self.displacement, handles["optimizer"])
+        assert self.trainer.objective is not None
+        self.trainer.objective.after_optimizer_step(self.trainer._context(finished=1))

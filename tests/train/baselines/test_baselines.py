@@ -13,7 +13,7 @@ from peft import get_peft_model
 from torch.nn.functional import cross_entropy
 
 from tests.train import tiny
-from trimtab import AlignmentLossConstraint, UserError
+from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer, UserError
 from trimtab.config.experiment import AFTER_TRAINING, MethodName
 from trimtab.train.baselines import method_of
 from trimtab.train.baselines.case_one_by_share import CaseOneByShare
@@ -25,36 +25,20 @@ from trimtab.train.baselines.gradient_surgery import GradientSurgery, operated
 from trimtab.train.baselines.kl_anchor import KLAnchor
 from trimtab.train.baselines.l2_sp import L2SP
 from trimtab.train.baselines.lazy_safety_alignment import LazySafetyAlignment
-from trimtab.train.baselines.method import Method, trained
 from trimtab.train.baselines.mixing import Mixing
-from trimtab.train.baselines.trainer import MethodTrainer
+from trimtab.train.objectives.base import Objective, TrainingContext, trained
 
-KNOBS: dict[str, float] = {
-    "case-one-by-share": 1.0,
-    "mixing": 1.0,
-    "l2-sp": 1.0,
-    "ewc": 1.0,
-    "lazy-safety-alignment": 1.0,
-    "safegrad": 1.0,
-    "pcgrad": 1.0,
-    "constrained-sft": 0.3,
-    "kl-anchor": 1.0,
-    "kl-anchor-on-task": 1.0,
-    "early-stopping": 0.0,
-    "seal": 0.5,
-    "random-subset": 0.5,
-}
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 
 
 def trainer_of(
-    method: Method, folder: Path, lora: bool = False, safety: bool = True, **settings: Any
-) -> MethodTrainer:
+    method: Objective, folder: Path, lora: bool = False, safety: bool = True, **settings: Any
+) -> SafetyAwareSFTTrainer:
     model, tokenizer = tiny.tiny_llama(folder / "model")
-    return MethodTrainer(
+    return SafetyAwareSFTTrainer(
         model,
-        method,
         args=tiny.config(folder, **settings),
+        objective=method,
         train_dataset=tiny.rows(64, seed=2),
         safety_dataset=tiny.rows(40, seed=5) if safety else None,
         processing_class=tokenizer,
@@ -62,7 +46,9 @@ def trainer_of(
     )
 
 
-def run(method: Method, folder: Path, lora: bool = False, **settings: Any) -> MethodTrainer:
+def run(
+    method: Objective, folder: Path, lora: bool = False, **settings: Any
+) -> SafetyAwareSFTTrainer:
     trainer = trainer_of(method, folder, lora, **settings)
     trainer.train()
     return trainer
@@ -83,28 +69,19 @@ def moved(model: torch.nn.Module) -> None:
 @full_and_lora
 def test_a_method_of_no_hooks_is_plain_sft(lora: bool, tmp_path: Path) -> None:
     plain = tiny.trained_plainly(tiny.config(tmp_path), tmp_path, lora)
-    assert furthest(run(Method(), tmp_path, lora), plain) == 0.0
+    assert furthest(run(Objective(), tmp_path, lora), plain) == 0.0
 
 
-@full_and_lora
-@pytest.mark.parametrize("name", KNOBS)
-def test_a_method_is_not_plain_sft(name: MethodName, lora: bool, tmp_path: Path) -> None:
-    method = method_of(name, KNOBS[name])
-    assert isinstance(method, Method)
-    # Long and fast enough for the safety loss to rise, which early stopping waits for.
-    settings = {"max_steps": 24, "learning_rate": 5e-2} if "early" in name else {"max_steps": 8}
-    plain = tiny.trained_plainly(tiny.config(tmp_path, **settings), tmp_path, lora)
-    assert furthest(run(method, tmp_path, lora, **settings), plain) > 1e-3
+def test_every_method_that_trains_is_tried() -> None:
+    assert {*tiny.BASELINES, *AFTER_TRAINING} == set(MethodName.__args__)  # type: ignore[attr-defined]
+    for name, objective in tiny.BASELINES.items():
+        assert type(method_of(cast(MethodName, name), 0.5)) is type(objective)
 
 
-def test_every_method_that_trains_is_tried_here() -> None:
-    assert {*KNOBS, *AFTER_TRAINING} == set(MethodName.__args__)  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("name", [n for n in KNOBS if n not in ("l2-sp", "constrained-sft")])
-def test_missing_safety_rows_are_an_error(name: MethodName, tmp_path: Path) -> None:
-    method = cast(Method, method_of(name, KNOBS[name]))
-    if name in ("random-subset", "kl-anchor-on-task"):
+@pytest.mark.parametrize("name", tiny.BASELINES)
+def test_missing_safety_rows_are_an_error(name: str, tmp_path: Path) -> None:
+    method = tiny.BASELINES[name]
+    if name in ("l2-sp", "constrained-sft", "random-subset", "kl-anchor-on-task"):
         trainer_of(method, tmp_path, safety=False)
         return
     with pytest.raises(UserError, match="safety_dataset"):
@@ -112,25 +89,19 @@ def test_missing_safety_rows_are_an_error(name: MethodName, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("method", [KLAnchor(on="task"), GradientSurgery()])
-def test_a_missing_reference_model_is_an_error(method: Method, tmp_path: Path) -> None:
+def test_a_missing_reference_model_is_an_error(method: Objective, tmp_path: Path) -> None:
     model, tokenizer = tiny.tiny_llama(tmp_path / "model")
     adapted = get_peft_model(model, tiny.lora_config())
     moved(adapted)  # its base is no longer the model it starts from
     with pytest.raises(UserError, match="aligned model"):
-        MethodTrainer(
+        SafetyAwareSFTTrainer(
             adapted,
-            method,
             args=tiny.config(tmp_path),
+            objective=method,
             train_dataset=tiny.rows(8, seed=2),
             safety_dataset=tiny.rows(8, seed=5),
             processing_class=tokenizer,
         )
-
-
-@pytest.mark.parametrize("method", [LazySafetyAlignment(), EarlyStopping()])
-def test_state_that_no_checkpoint_holds_is_refused(method: Method, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="checkpoint"):
-        trainer_of(method, tmp_path, save_strategy="steps")
 
 
 def test_mixing_is_case_one_at_the_ratio_of_tokens(tmp_path: Path) -> None:
@@ -145,17 +116,18 @@ def test_mixing_is_case_one_at_the_ratio_of_tokens(tmp_path: Path) -> None:
         Mixing(40 / 64), tmp_path, per_device_train_batch_size=104, learning_rate=1.0, **whole
     )
     model, tokenizer = tiny.tiny_llama(tmp_path / "model")
-    from trimtab import SafetyAwareSFTTrainer
-
     case_one = SafetyAwareSFTTrainer(
         model,
         args=tiny.config(
-            tmp_path, per_device_train_batch_size=64, learning_rate=1 / (1 + ratio), **whole
+            tmp_path,
+            per_device_train_batch_size=64,
+            learning_rate=1 / (1 + ratio),
+            safety_share=40 / 104,
+            **whole,
         ),
         train_dataset=task,
         safety_dataset=safety,
-        constraint=AlignmentLossConstraint(ratio),
-        safety_share=40 / 104,
+        objective=AlignmentLossConstraint(ratio),
         processing_class=tokenizer,
     )
     case_one.train()
@@ -173,13 +145,16 @@ def test_mixing_repeats_safety_rows_evenly(tmp_path: Path) -> None:
 def test_l2_sp_adds_the_gradient_of_the_squared_distance(lora: bool, tmp_path: Path) -> None:
     method = L2SP(0.7)
     trainer = trainer_of(method, tmp_path, lora)
+    learning, displacement = trainer.objective, trainer.displacement
+    assert learning is not None
+    assert displacement is not None
     moved(trainer.model)
     for weight in trained(trainer.model):
         weight.grad = None
-    method.before_optimizer_step(trainer)
+    learning.before_optimizer_step(trainer._context())
     found = [weight.grad for weight in trained(trainer.model)]
     parts = []
-    for part in method.displacement.parts:
+    for part in displacement.parts:
         if lora:
             (one,) = part.adapters
             parts.append((one.scaling * (one.b @ one.a)).square().sum())
@@ -191,8 +166,9 @@ def test_l2_sp_adds_the_gradient_of_the_squared_distance(lora: bool, tmp_path: P
 
 
 def test_ewc_is_the_mean_squared_gradient_of_a_row_normalised(tmp_path: Path) -> None:
-    method = EWC(0.5, fisher_rows=40)
-    trainer = trainer_of(method, tmp_path)
+    trainer = trainer_of(EWC(0.5, fisher_rows=40), tmp_path)
+    learning = trainer.objective
+    assert isinstance(learning, EWC)
     model, _ = tiny.tiny_llama(tmp_path / "model")
     weights = trained(model)
     squares = [torch.zeros_like(weight) for weight in weights]
@@ -202,22 +178,24 @@ def test_ewc_is_the_mean_squared_gradient_of_a_row_normalised(tmp_path: Path) ->
         for square, part in zip(squares, torch.autograd.grad(loss, weights), strict=True):
             square.add_(part.square())
     mean = sum(s.sum() for s in squares) / sum(s.numel() for s in squares)
-    for one, other in zip(method.fisher, squares, strict=True):
+    for one, other in zip(learning.fisher, squares, strict=True):
         torch.testing.assert_close(one, other / mean, atol=1e-4, rtol=1e-3)
     assert all(weight.grad is None for weight in trained(trainer.model))  # none leaks
     start = [weight.detach().clone() for weight in trained(trainer.model)]
     moved(trainer.model)
-    method.before_optimizer_step(trainer)
-    for weight, w, f in zip(trained(trainer.model), start, method.fisher, strict=True):
+    learning.before_optimizer_step(trainer._context())
+    for weight, w, f in zip(trained(trainer.model), start, learning.fisher, strict=True):
         torch.testing.assert_close(weight.grad, f * (weight - w).detach())
 
 
 def test_lazy_safety_alignment_pulls_to_where_the_other_state_was_left(tmp_path: Path) -> None:
     method = LazySafetyAlignment(0.5, safety_steps=2, task_steps=3)
-    assert [method.reads(step) for step in range(7)] == ["safety"] * 2 + ["task"] * 3 + [
+    assert [method.batch_roles(step) for step in range(7)] == ["safety"] * 2 + ["task"] * 3 + [
         "safety"
     ] * 2
     trainer = trainer_of(method, tmp_path)
+    learning = trainer.objective
+    assert isinstance(learning, LazySafetyAlignment)
     trainer.state.max_steps = 10
     after_safety = []
     for step in range(6):
@@ -228,14 +206,14 @@ def test_lazy_safety_alignment_pulls_to_where_the_other_state_was_left(tmp_path:
             after_safety = [weight.detach().clone() for weight in trained(trainer.model)]
         if step == 5:
             after_task = [weight.detach().clone() for weight in trained(trainer.model)]
-        method.before_optimizer_step(trainer)
+        learning.before_optimizer_step(trainer._context())
         if step <= 1:
             assert not any(weight.grad.any() for weight in trained(trainer.model) if step < 1)
         if step == 4:
             for weight, there in zip(trained(trainer.model), after_safety, strict=True):
                 torch.testing.assert_close(weight.grad, 0.5 * (weight - there).detach())
         moved(trainer.model)
-    for left, there in zip(method.left["task"], after_task, strict=True):
+    for left, there in zip(learning.left["task"], after_task, strict=True):
         torch.testing.assert_close(left, there)
 
 
@@ -291,12 +269,12 @@ def test_a_safety_gradient_that_is_rounding_removes_nothing(
     seen: list[float] = []
 
     class Watched(GradientSurgery):
-        def before_optimizer_step(self, trainer: MethodTrainer) -> None:
+        def before_optimizer_step(self, context: TrainingContext) -> None:
             assert self.safety_gradient is not None
-            weights = trained(trainer.model)
+            weights = trained(context.model)
             task = [torch.zeros_like(w) if w.grad is None else w.grad.clone() for w in weights]
             expected = [u + a for u, a in zip(task, self.safety_gradient, strict=True)]
-            super().before_optimizer_step(trainer)
+            super().before_optimizer_step(context)
             pairs = zip(weights, expected, strict=True)
             seen.append(max(float((w.grad - there).abs().max()) for w, there in pairs))
 
@@ -310,7 +288,7 @@ def test_kl_anchor_holds_more_the_larger_it_is(on: Any, lora: bool, tmp_path: Pa
     start, _ = tiny.tiny_llama(tmp_path / "model")
     rows = tiny.rows(40, seed=5) if on == "safety" else tiny.rows(64, seed=2)
 
-    def divergence(trainer: MethodTrainer) -> float:
+    def divergence(trainer: SafetyAwareSFTTrainer) -> float:
         total = 0.0
         for row in rows:
             ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"][1:])
@@ -340,7 +318,7 @@ def test_constrained_sft_weights_each_token_by_its_ratio(tmp_path: Path) -> None
     moved(trainer.model)
     batch = trainer.data_collator([tiny.rows(64, seed=2)[place] for place in (5, 3, 14)])
     logits = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    from trimtab.train.baselines.scoring import label_log_probs
+    from trimtab.train.scoring import label_log_probs
 
     log_probs = label_log_probs(logits, batch["labels"])
     step = SimpleNamespace(
@@ -359,25 +337,27 @@ def test_constrained_sft_weights_each_token_by_its_ratio(tmp_path: Path) -> None
             p, q = now[at - 1, labels[at]], before[at - 1, labels[at]]
             weight = max(1e-3, 2 * (1 - float(torch.sigmoid(beta * (p - q)))))
             expected -= weight * float(p) / 7
-    assert float(method.loss(cast(Any, step))) == pytest.approx(expected, rel=1e-4)
+    assert trainer.objective is not None
+    assert float(trainer.objective.loss(cast(Any, step))) == pytest.approx(expected, rel=1e-4)
 
 
 def test_early_stopping_ends_within_its_budget_and_never_at_infinity(tmp_path: Path) -> None:
     plain = tiny.trained_plainly(tiny.config(tmp_path), tmp_path)
     assert furthest(run(EarlyStopping(float("inf")), tmp_path), plain) == 0.0
-    method = EarlyStopping(0.05)
-    stopped = run(method, tmp_path, max_steps=30)
+    stopped = run(EarlyStopping(0.05), tmp_path, max_steps=30)
     assert stopped.state.global_step < 30
-    assert method._safety_loss(stopped) <= method.highest
+    learned = stopped.objective
+    assert isinstance(learned, EarlyStopping)
+    assert learned._safety_loss(stopped._context()) <= learned.highest
 
 
 def test_data_selection_keeps_the_rows_that_go_with_safety(tmp_path: Path) -> None:
     alike, other = tiny.rows(32, seed=5), tiny.rows(32, seed=2)
     model, tokenizer = tiny.tiny_llama(tmp_path / "model")
-    trainer = MethodTrainer(
+    trainer = SafetyAwareSFTTrainer(
         model,
-        DataSelection(0.5, epochs=6, selector_rate=0.05),
         args=tiny.config(tmp_path),
+        objective=DataSelection(0.5, epochs=6, selector_rate=0.05),
         train_dataset=concatenate_datasets([alike, other]),
         safety_dataset=tiny.rows(40, seed=5),
         processing_class=tokenizer,

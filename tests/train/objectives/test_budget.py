@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 
@@ -28,16 +29,17 @@ from trimtab.results.result import Point
 from trimtab.results.store import Failure
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import read_roles
+from trimtab.train.objectives.base import Objective
 from trimtab.train.objectives.budget import (
-    BudgetKeeper,
+    Budget,
     BudgetOutcome,
     ImpossibleBudgetError,
     RunningChange,
     gain_at,
 )
-from trimtab.train.objectives.constraints import Constraint
 from trimtab.train.objectives.paired_rows import Change, PairedRows, distinct_rows, set_aside
 from trimtab.train.objectives.scaling import scale_to_budget
+from trimtab.train.trainer import STATE_FILE
 
 STEPS = 60
 
@@ -79,7 +81,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 
 
 def trained(
-    runner: Runner, constraint: Constraint | None, folder: Path
+    runner: Runner, constraint: Objective | None, folder: Path
 ) -> tuple[SafetyAwareSFTTrainer, float]:
     """A trained model of the world, and the exact change of its safety loss."""
     trainer = SafetyAwareSFTTrainer(
@@ -92,12 +94,12 @@ def trained(
             lr_scheduler_type="linear",
             logging_steps=10,
             seed=0,
+            safety_repeats=True,
+            safety_share=0.2,
         ),
         train_dataset=runner.rows.task["shared"].train,
         safety_dataset=runner.rows.safety["near"].train,
-        constraint=constraint,
-        safety_repeats=True,
-        safety_share=0.2,
+        objective=constraint,
         processing_class=runner.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
@@ -124,11 +126,11 @@ def plain_change(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> fl
     ids=str,
 )
 def test_a_binding_budget_is_spent_and_not_overspent(
-    constraint: Constraint, runner: Runner, plain_change: float, tmp_path: Path
+    constraint: Objective, runner: Runner, plain_change: float, tmp_path: Path
 ) -> None:
     trainer, change = trained(runner, constraint, tmp_path)
-    assert trainer.budget_keeper is not None
-    outcome = trainer.budget_keeper.outcome
+    assert isinstance(trainer.objective, Budget)
+    outcome = trainer.objective.outcome
     assert outcome is not None
     assert outcome.verdict == "met"
     assert constraint.budget is not None
@@ -146,24 +148,24 @@ def test_a_budget_beyond_plain_training_leaves_the_model_as_it_is(
 ) -> None:
     trainer, change = trained(runner, AlignmentParameterConstraint(budget=5.0), tmp_path)
     assert change == plain_change
-    assert trainer.budget_keeper is not None
-    assert trainer.budget_keeper.outcome is not None
-    assert trainer.budget_keeper.outcome.scale == 1.0
+    assert isinstance(trainer.objective, Budget)
+    assert trainer.objective.outcome is not None
+    assert trainer.objective.outcome.scale == 1.0
 
 
 def test_a_smaller_budget_learns_a_larger_multiplier(runner: Runner, tmp_path: Path) -> None:
     learned = []
     for budget in (0.02, 0.3):
         trainer, _ = trained(runner, AlignmentLossConstraint(budget=budget), tmp_path)
-        assert trainer.budget_keeper is not None
-        learned.append(trainer.budget_keeper.multiplier.value)
+        assert isinstance(trainer.objective, Budget)
+        learned.append(trainer.objective.multiplier.value)
     assert learned[0] > 10 * learned[1]
 
 
 def test_safety_out_of_reach_is_said_plainly(runner: Runner, tmp_path: Path) -> None:
     trainer, change = trained(runner, AlignmentLossConstraint(budget=-0.5), tmp_path)
-    assert trainer.budget_keeper is not None
-    outcome = trainer.budget_keeper.outcome
+    assert isinstance(trainer.objective, Budget)
+    outcome = trainer.objective.outcome
     assert outcome is not None
     assert outcome.verdict != "met"
     assert outcome.penalty is not None
@@ -212,10 +214,10 @@ def test_budgets_out_of_range_are_refused() -> None:
 def test_multiplier_is_in_the_checkpoint(tmp_path: Path) -> None:
     saving = tiny.config(tmp_path / "run", save_strategy="steps", save_steps=2, max_steps=4)
     trainer = tiny.trained(AlignmentLossConstraint(budget=0.05), saving, tmp_path)
-    kept = trainer.state.stateful_callbacks[BudgetKeeper.__name__]["attributes"]
-    assert trainer.budget_keeper is not None
-    assert kept["multiplier"]["value"] == trainer.budget_keeper.multiplier.value != 1.0
-    assert 0 < kept["tokens_measured"] <= trainer.budget_keeper.tokens_measured
+    kept = torch.load(tmp_path / "run" / "checkpoint-4" / STATE_FILE, weights_only=True)
+    assert isinstance(trainer.objective, Budget)
+    assert kept["multiplier"]["value"] == trainer.objective.multiplier.value != 1.0
+    assert 0 < kept["extra_tokens"] <= trainer.objective.extra_tokens
     assert (tmp_path / "run" / "checkpoint-4" / "trainer_state.json").exists()
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +10,14 @@ import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
+from trl import SFTConfig
 
 from tests.train import tiny
+from trimtab import DialObjective, SafetyAwareSFTTrainer
 from trimtab.config.experiment import Dial
 from trimtab.errors import UserError
 from trimtab.measure.distance import distance
-from trimtab.train.objectives.constraints import Target
-from trimtab.train.objectives.dial import DialTrainer
+from trimtab.train.objectives.alignment_loss import Target
 from trimtab.train.objectives.endpoints import load_endpoints, new_endpoints
 
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -27,10 +25,15 @@ full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lor
 IDS = torch.arange(3, 15).reshape(2, 6)
 
 
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], by: float) -> None:
-    assert one.keys() == other.keys()
-    for name, weight in one.items():
-        torch.testing.assert_close(weight, other[name], atol=by, rtol=by, msg=name)
+def dial_of(
+    arguments: SFTConfig, folder: Path, lora: bool = False, target: Target = "response"
+) -> SafetyAwareSFTTrainer:
+    return tiny.trained(DialObjective(target=target), arguments, folder, lora)
+
+
+def dial_in(trainer: SafetyAwareSFTTrainer) -> DialObjective:
+    assert isinstance(trainer.objective, DialObjective)
+    return trainer.objective
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -66,20 +69,13 @@ def test_every_setting_of_a_new_dial_is_the_aligned_model(lora: bool, tmp_path: 
         torch.testing.assert_close(logits(endpoints.model), start, atol=0, rtol=0)
 
 
-@full_and_lora
-def test_a_dial_is_not_plain_sft(lora: bool, tmp_path: Path) -> None:
-    dial = tiny.trained_dial(tiny.config(tmp_path), tmp_path, lora)
-    dial.endpoints.set_alpha(1.0)
-    plain = tiny.trained_plainly(tiny.config(tmp_path), tmp_path, lora)
-    assert (logits(dial.model) - logits(plain.model)).abs().max() > 1e-3
-
-
 def test_gradient_moves_the_task_end_by_alpha_and_the_safe_end_by_the_rest(tmp_path: Path) -> None:
     model, _ = tiny.tiny_llama(tmp_path / "model")
     start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     arguments = tiny.config(tmp_path, optim="sgd", learning_rate=1.0, max_steps=1, seed=2)
-    trainer = tiny.trained_dial(arguments, tmp_path)
-    alpha, penalty = trainer.alpha, trainer.current_penalty()
+    trainer = dial_of(arguments, tmp_path)
+    alpha = dial_in(trainer).alpha
+    penalty = Dial().penalty_at(alpha)
     assert 0.05 < alpha < 0.95
     order = next(iter(trainer.get_train_dataloader().batch_sampler))
     assert trainer.safety_stream is not None
@@ -99,7 +95,7 @@ def test_gradient_moves_the_task_end_by_alpha_and_the_safe_end_by_the_rest(tmp_p
     )
     safety_loss = mean_over_tokens(list(safety["input_ids"]), list(safety["labels"]))
     ((task_loss + penalty * safety_loss) / (1 + penalty)).backward()
-    endpoints = tiny.endpoints(trainer)
+    endpoints = tiny.weights(trainer)
     for name, weight in model.named_parameters():
         for end, share in (("task", alpha), ("safe", 1 - alpha)):
             step = start[name] - endpoints[f"{end}.{name}"]
@@ -107,69 +103,16 @@ def test_gradient_moves_the_task_end_by_alpha_and_the_safe_end_by_the_rest(tmp_p
 
 
 @full_and_lora
-def test_dial_does_not_depend_on_accumulation(lora: bool, tmp_path: Path) -> None:
-    settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 3}
-    runs = [
-        tiny.trained_dial(
-            tiny.config(
-                tmp_path,
-                per_device_train_batch_size=rows,
-                gradient_accumulation_steps=16 // rows,
-                **settings,
-            ),
-            tmp_path,
-            lora,
-        )
-        for rows in (16, 4)
-    ]
-    assert_same(*map(tiny.endpoints, runs), by=2e-6)
-
-
-@full_and_lora
-def test_resumed_dial_has_the_same_ends(lora: bool, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    through = tiny.trained_dial(
-        tiny.config(run, max_steps=9, save_strategy="steps", save_steps=3), tmp_path, lora
-    )
-    for later in (6, 9):
-        shutil.rmtree(run / f"checkpoint-{later}")
-    resumed = tiny.trained_dial(tiny.config(run, max_steps=9), tmp_path, lora, resume=True)
-    assert_same(tiny.endpoints(through), tiny.endpoints(resumed), by=0.0)
-
-
-@pytest.fixture(scope="module")
-def dials_of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("two-processes")
-    tiny.tiny_llama(folder / "model")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node=2", tiny.__file__, str(folder), "8", "dial"]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return folder
-
-
-@full_and_lora
-def test_dial_does_not_depend_on_process_count(
-    lora: bool, dials_of_two_processes: Path, tmp_path: Path
-) -> None:
-    settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2}
-    arguments = tiny.config(tmp_path / "run", per_device_train_batch_size=16, **settings)
-    one = tiny.endpoints(tiny.trained_dial(arguments, tmp_path, lora))
-    two = torch.load(dials_of_two_processes / f"dial-{lora}.pt")
-    assert_same(one, two, by=2e-6)
-
-
-@full_and_lora
 def test_a_saved_setting_is_one_plain_model_with_the_same_logits(
     lora: bool, tmp_path: Path
 ) -> None:
-    trainer = tiny.trained_dial(tiny.config(tmp_path, max_steps=12), tmp_path, lora)
-    trainer.endpoints.save(tmp_path / "dial", trainer.processing_class)
+    trainer = dial_of(tiny.config(tmp_path, max_steps=12), tmp_path, lora)
+    dial_in(trainer).endpoints.save(tmp_path / "dial", trainer.processing_class)
     aligned, _ = tiny.tiny_llama(tmp_path / "model")
     endpoints = load_endpoints(tmp_path / "dial", aligned)
     for alpha in (0.0, 0.3, 1.0):
-        trainer.endpoints.set_alpha(alpha)
-        expected = logits(trainer.endpoints.model)
+        dial_in(trainer).endpoints.set_alpha(alpha)
+        expected = logits(dial_in(trainer).endpoints.model)
         endpoints.set_alpha(alpha)
         torch.testing.assert_close(logits(endpoints.model), expected, atol=0, rtol=0)
         folder = tmp_path / f"at-{alpha}"
@@ -185,11 +128,11 @@ def test_a_saved_setting_is_one_plain_model_with_the_same_logits(
 
 
 def test_distance_of_two_adapters_is_that_of_their_sum(tmp_path: Path) -> None:
-    trainer = tiny.trained_dial(tiny.config(tmp_path, max_steps=12), tmp_path, lora=True)
+    trainer = dial_of(tiny.config(tmp_path, max_steps=12), tmp_path, lora=True)
     aligned, _ = tiny.tiny_llama(tmp_path / "model")
-    trainer.endpoints.set_alpha(0.4)
-    by_gram = distance(trainer.endpoints.model, aligned)
-    trainer.endpoints.save_at(0.4, tmp_path / "merged", merged=True)
+    dial_in(trainer).endpoints.set_alpha(0.4)
+    by_gram = distance(dial_in(trainer).endpoints.model, aligned)
+    dial_in(trainer).endpoints.save_at(0.4, tmp_path / "merged", merged=True)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert by_gram == pytest.approx(distance(merged, aligned), rel=1e-4)
 
@@ -198,8 +141,10 @@ def test_distance_of_two_adapters_is_that_of_their_sum(tmp_path: Path) -> None:
 def test_adapters_that_do_not_add_up_are_refused(kind: str, tmp_path: Path) -> None:
     model, _ = tiny.tiny_llama(tmp_path / "model")
     with pytest.raises(UserError, match="plain LoRA"):
-        DialTrainer(
-            model, Dial(), peft_config=LoraConfig(target_modules="all-linear", **{kind: True})
+        SafetyAwareSFTTrainer(
+            model,
+            objective=DialObjective(),
+            peft_config=LoraConfig(target_modules="all-linear", **{kind: True}),
         )
 
 
@@ -212,16 +157,16 @@ def test_a_dial_may_ask_for_the_aligned_distribution_which_its_safe_end_then_kee
     def strayed(target: Target) -> float:
         """Mean over the safety rows of KL(P_θs ‖ P_θ(0)) at their last prefix, in nats."""
         settings = tiny.config(tmp_path / "run", max_steps=20)
-        trainer = tiny.trained_dial(settings, tmp_path, lora, safety_target=target)
-        trainer.endpoints.set_alpha(0.0)
-        trainer.endpoints.model.eval()
+        trainer = dial_of(settings, tmp_path, lora, target=target)
+        dial_in(trainer).endpoints.set_alpha(0.0)
+        dial_in(trainer).endpoints.model.eval()
         found = []
         for row in tiny.rows(40, seed=5):
             ids = torch.tensor([row["input_ids"][:-1]])
             with torch.no_grad():
                 before, after = (
                     model(input_ids=ids).logits[0, -1].log_softmax(-1)
-                    for model in (start, trainer.endpoints.model)
+                    for model in (start, dial_in(trainer).endpoints.model)
                 )
             found.append(float((before.exp() * (before - after)).sum()))
         return sum(found) / len(found)

@@ -13,14 +13,14 @@ from trimtab.train.baselines.interpolation import Interpolation
 from trimtab.train.baselines.kl_anchor import KLAnchor
 from trimtab.train.baselines.l2_sp import L2SP
 from trimtab.train.baselines.lazy_safety_alignment import LazySafetyAlignment
-from trimtab.train.baselines.method import Method
 from trimtab.train.baselines.mixing import Mixing
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.baselines.resta import RESTA
 from trimtab.train.baselines.safe_lora import SafeLoRA
+from trimtab.train.objectives.base import Objective
 
 
-def method_of(name: MethodName, knob: float) -> Method | PostHocMethod:
+def method_of(name: MethodName, knob: float) -> Objective | PostHocMethod:
     """The method of that name with its knob set. Raises UserError."""
     match name:
         case "case-one-by-share":

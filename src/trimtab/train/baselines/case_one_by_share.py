@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from trimtab.config.ranges import Above0
-from trimtab.train.baselines.method import Method, Step
+from trimtab.train.objectives.base import Objective, Step
 
 
 @dataclass
-class CaseOneByShare(Method):
+class CaseOneByShare(Objective):
     """Minimise L_f + λ·L_ŝ with λ/(1 + λ) of the rows from the safety data.
 
     Case I's objective, whatever the share. But the noise of the step is that of g_f + λ·g_ŝ, each a
@@ -27,7 +26,7 @@ class CaseOneByShare(Method):
     """
 
     penalty: Above0 = 1.0
-    needs_safety: ClassVar[bool] = True
+    needs_safety = True
 
     @property
     def safety_share(self) -> float:

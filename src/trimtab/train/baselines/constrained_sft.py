@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,12 +11,9 @@ from torch.nn.functional import pad
 from trimtab.config.ranges import From0
 from trimtab.data.encoding import IGNORED
 from trimtab.train.baselines.ewc import evaluated
-from trimtab.train.baselines.method import Method, Step
-from trimtab.train.baselines.scoring import label_log_probs
+from trimtab.train.objectives.base import Objective, Step, TrainingContext
 from trimtab.train.safety_stream import Batch
-
-if TYPE_CHECKING:
-    from trimtab.train.baselines.trainer import MethodTrainer
+from trimtab.train.scoring import label_log_probs
 
 FIRST, EARLY, EARLY_TOKENS = 5.0, 20.0, 5
 """β of the first token and of the second to fifth, as multiples of β of the later ones."""
@@ -26,7 +22,7 @@ ROWS_AT_ONCE = 32
 
 
 @dataclass
-class ConstrainedSFT(Method):
+class ConstrainedSFT(Objective):
     """Minimise Σ ω_t·(−log P(y_t)), ω_t = max(1e-3, 2(1 − σ(β_t(log P − log P_θ_s)))) detached.
 
     P_θ_s are the aligned model's probabilities of the task rows' labels, computed once before
@@ -43,15 +39,14 @@ class ConstrainedSFT(Method):
     """
 
     strength: From0 = 0.1
-    needs_safety: ClassVar[bool] = False
 
-    def prepare(self, trainer: MethodTrainer) -> None:
-        rows = trainer.train_dataset.select_columns(["input_ids", "labels"])
+    def prepare(self, context: TrainingContext) -> None:
+        rows = context.task_rows.select_columns(["input_ids", "labels"])
         self.reference: dict[tuple[int, ...], Tensor] = {}
-        with evaluated(trainer.model) as model, torch.no_grad():
+        with evaluated(context.model) as model, torch.no_grad():
             for first in range(0, len(rows), ROWS_AT_ONCE):
                 places = range(first, min(first + ROWS_AT_ONCE, len(rows)))
-                batch = trainer.data_collator([rows[place] for place in places])
+                batch = context.collate([rows[place] for place in places])
                 batch = {name: x.to(model.device) for name, x in batch.items()}
                 read = {name: batch[name] for name in ("input_ids", "attention_mask")}
                 found = label_log_probs(model(**read).logits, batch["labels"]).cpu()
@@ -67,9 +62,10 @@ class ConstrainedSFT(Method):
         beta = self.strength * multiples(counted)
         ratio = -step.loss_of_token.detach() - before
         weight = (2 * torch.sigmoid(-beta * ratio)).clamp(min=LEAST)
-        return (weight * step.loss_of_token).sum() / step.task_tokens.clamp(min=1)
+        loss = (weight * step.loss_of_token).sum() / step.task_tokens.clamp(min=1)
+        return loss + step.router_loss
 
-    def held(self) -> tuple[dict[tuple[int, ...], Tensor]]:
+    def extra_state(self) -> tuple[dict[tuple[int, ...], Tensor]]:
         return (self.reference,)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from datasets import Dataset
@@ -12,14 +12,11 @@ from torch.optim import AdamW
 
 from trimtab.config.ranges import Above0, Count, Range
 from trimtab.data.encoding import IGNORED
-from trimtab.train.baselines.method import Method, Reads, trained
 from trimtab.train.baselines.mixing import endless_orders
-from trimtab.train.baselines.scoring import label_log_probs
+from trimtab.train.objectives.base import Objective, Roles, TrainingContext, trained
 from trimtab.train.reference import copy_apart
 from trimtab.train.safety_stream import Batch
-
-if TYPE_CHECKING:
-    from trimtab.train.baselines.trainer import MethodTrainer
+from trimtab.train.scoring import label_log_probs
 
 BETAS = (0.9, 0.95)
 GAMMA_FALL = 0.03
@@ -28,7 +25,7 @@ KeptShare = Annotated[float, Range(above=0, at_most=1)]
 
 
 @dataclass
-class DataSelection(Method):
+class DataSelection(Objective):
     """SEAL: learn a weight wᵢ of every task row on two levels, then fine-tune on the best rows.
 
     On a copy of the model, batch by batch and for some epochs over the task rows,
@@ -50,30 +47,31 @@ class DataSelection(Method):
     kept_share: KeptShare = 0.8
     epochs: Count = 3
     selector_rate: Above0 = 5e-3
-    needs_safety: ClassVar[bool] = True
+    needs_safety = True
 
-    def reads(self, step: int) -> Reads:
+    def batch_roles(self, step: int) -> Roles:
         return "task"
 
-    def rows(self, trainer: MethodTrainer, task: Dataset, safety: Dataset | None) -> Dataset:
-        logits = self.selector(trainer, task)
+    def task_rows(self, context: TrainingContext) -> Dataset:
+        task = context.task_rows
+        logits = self.selector(context, task)
         kept = logits.argsort(descending=True)[: _count(self.kept_share, len(task))]
         return task.select(sorted(kept.tolist()))
 
-    def selector(self, trainer: MethodTrainer, task: Dataset) -> Tensor:
+    def selector(self, context: TrainingContext, task: Dataset) -> Tensor:
         """The learned logits, one per task row."""
-        assert trainer.rows_beside is not None
-        safety, collate = trainer.rows_beside.rows, trainer.rows_beside.collate
+        assert context.safety is not None
+        safety, collate = context.safety.rows, context.safety.collate
         task = task.select_columns(["input_ids", "labels"])
-        size, seed = trainer.args.per_device_train_batch_size, trainer.args.seed
+        size, seed = context.args.per_device_train_batch_size, context.args.seed
         steps_per_epoch = max(1, len(task) // size)
         steps = self.epochs * steps_per_epoch
         task_order = endless_orders(len(task), seed, steps * size)
         safety_order = endless_orders(len(safety), seed + 1, steps * size)
-        model = copy_apart(trainer.model).train()
+        model = copy_apart(context.model).train()
         logits = torch.zeros(len(task), requires_grad=True)
         descent = AdamW(
-            trained(model), lr=trainer.args.learning_rate, betas=BETAS, weight_decay=0.0
+            trained(model), lr=context.args.learning_rate, betas=BETAS, weight_decay=0.0
         )
         selection = AdamW([logits], lr=self.selector_rate, betas=BETAS, weight_decay=0.0)
         for number in range(steps):
@@ -104,13 +102,14 @@ class DataSelection(Method):
 
 
 @dataclass
-class RandomSubset(Method):
+class RandomSubset(Objective):
     """Plain fine-tuning on a random share of the task rows: what SEAL's selection has to beat."""
 
     kept_share: KeptShare = 0.8
 
-    def rows(self, trainer: MethodTrainer, task: Dataset, safety: Dataset | None) -> Dataset:
-        generator = torch.Generator().manual_seed(trainer.args.seed)
+    def task_rows(self, context: TrainingContext) -> Dataset:
+        task = context.task_rows
+        generator = torch.Generator().manual_seed(context.args.seed)
         kept = torch.randperm(len(task), generator=generator)
         return task.select(sorted(kept[: _count(self.kept_share, len(task))].tolist()))
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 
 from trimtab.config.ranges import Count, Range
-from trimtab.measure.losses import response_nll
-from trimtab.train.baselines.method import Method, Reads, snapshot, trained
-
-if TYPE_CHECKING:
-    from trimtab.train.baselines.trainer import MethodTrainer
+from trimtab.train.objectives.base import Objective, Roles, TrainingContext, snapshot, trained
 
 
 @dataclass
-class EarlyStopping(Method):
+class EarlyStopping(Objective):
     """Minimise L_f until L_ŝ(θ) > L_ŝ(θ_s) + budget, then go back to the weights last found within.
 
     Args:
@@ -33,37 +29,51 @@ class EarlyStopping(Method):
     budget: Annotated[float, Range(at_least=0, infinity=True)] = 0.1
     every: Count = 1
     watched_rows: Count = 256
-    needs_safety: ClassVar[bool] = True
-    keeps_state: ClassVar[bool] = True
+    needs_safety = True
 
-    def reads(self, step: int) -> Reads:
+    @property
+    def is_over(self) -> bool:
+        return self.stopped
+
+    def batch_roles(self, step: int) -> Roles:
         return "task"
 
-    def prepare(self, trainer: MethodTrainer) -> None:
-        assert trainer.rows_beside is not None
-        stream = trainer.rows_beside
+    def prepare(self, context: TrainingContext) -> None:
+        assert context.safety is not None
+        stream = context.safety
         count = min(self.watched_rows, len(stream.rows))
         generator = torch.Generator().manual_seed(stream.seed)
         places = torch.randperm(len(stream.rows), generator=generator)[:count].tolist()
         self.watched: Dataset = stream.rows.select(places)
-        self.highest = self._safety_loss(trainer) + self.budget
-        self.kept = snapshot(trainer.model)
+        self.highest = self._safety_loss(context) + self.budget
+        self.kept = snapshot(context.model)
+        self.stopped = False
 
     @torch.no_grad()
-    def after_optimizer_step(self, trainer: MethodTrainer) -> None:
-        step = trainer.state.global_step
-        if step % self.every and step != trainer.state.max_steps:
+    def after_optimizer_step(self, context: TrainingContext) -> None:
+        step = context.step
+        if step % self.every and step != context.steps:
             return
-        if self._safety_loss(trainer) <= self.highest:
-            self.kept = snapshot(trainer.model)
+        if self._safety_loss(context) <= self.highest:
+            self.kept = snapshot(context.model)
             return
-        for weight, kept in zip(trained(trainer.model), self.kept, strict=True):
+        for weight, kept in zip(trained(context.model), self.kept, strict=True):
             weight.copy_(kept)
-        trainer.control.should_training_stop = True
+        self.stopped = True
+        context.stop()
 
-    def held(self) -> tuple[list[Tensor]]:
+    def extra_state(self) -> tuple[list[Tensor]]:
         return (self.kept,)
 
-    def _safety_loss(self, trainer: MethodTrainer) -> float:
-        nll, tokens = response_nll(trainer.model, self.watched, trainer.measured_tokens_per_batch)
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": self.kept, "stopped": self.stopped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.stopped = state["stopped"]
+        self.kept = [
+            there.to(weight) for there, weight in zip(state["kept"], self.kept, strict=True)
+        ]
+
+    def _safety_loss(self, context: TrainingContext) -> float:
+        nll, tokens = context.row_nll(self.watched)
         return float(nll.sum() / tokens.sum())

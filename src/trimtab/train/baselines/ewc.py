@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trimtab.config.ranges import Count, From0
-from trimtab.train.baselines.method import Method, add_to_gradient, snapshot, trained
-from trimtab.train.baselines.scoring import label_log_probs
+from trimtab.train.objectives.base import (
+    Objective,
+    Roles,
+    TrainingContext,
+    add_to_gradient,
+    snapshot,
+    trained,
+)
 from trimtab.train.safety_stream import SafetyStream
-
-if TYPE_CHECKING:
-    from trimtab.train.baselines.trainer import MethodTrainer
+from trimtab.train.scoring import label_log_probs
 
 
 @dataclass
-class EWC(Method):
+class EWC(Objective):
     """Minimise L_f(w) + λ Σᵢ Fᵢ (wᵢ − w₀ᵢ)², with F the diagonal of the safety data's Fisher at w₀.
 
     Fᵢ = mean over safety rows of (∂ −log P(y|x) / ∂wᵢ)², a row at a time, divided by its own mean
@@ -39,19 +43,19 @@ class EWC(Method):
 
     penalty: From0 = 0.1
     fisher_rows: Count = 256
-    needs_safety: ClassVar[bool] = True
+    needs_safety = True
 
-    def reads(self, step: int) -> Any:
+    def batch_roles(self, step: int) -> Roles:
         return "task"
 
-    def prepare(self, trainer: MethodTrainer) -> None:
-        assert trainer.rows_beside is not None
-        self.start = snapshot(trainer.model)
-        stream = trainer.rows_beside
+    def prepare(self, context: TrainingContext) -> None:
+        assert context.safety is not None
+        self.start = snapshot(context.model)
+        stream = context.safety
         count = min(self.fisher_rows, len(stream.rows))
         one_by_one = SafetyStream(stream.rows, stream.collate, 1, stream.seed)
         self.fisher = [torch.zeros_like(weight) for weight in self.start]
-        with evaluated(trainer.model) as model:
+        with evaluated(context.model) as model:
             weights = trained(model)
             for number in range(count):
                 row = {name: x.to(model.device) for name, x in one_by_one.batch(number).items()}
@@ -67,11 +71,11 @@ class EWC(Method):
             f.div_(mean)
 
     @torch.no_grad()
-    def before_optimizer_step(self, trainer: MethodTrainer) -> None:
-        for weight, start, f in zip(trained(trainer.model), self.start, self.fisher, strict=True):
+    def before_optimizer_step(self, context: TrainingContext) -> None:
+        for weight, start, f in zip(trained(context.model), self.start, self.fisher, strict=True):
             add_to_gradient(weight, 2 * self.penalty * f * (weight - start))
 
-    def held(self) -> tuple[list[Tensor], list[Tensor]]:
+    def extra_state(self) -> tuple[list[Tensor], list[Tensor]]:
         return self.start, self.fisher
 
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from trimtab.config.ranges import From0
-from trimtab.train.baselines.method import Method, Step, trained
-
-if TYPE_CHECKING:
-    from trimtab.train.baselines.trainer import MethodTrainer
-
+from trimtab.train.objectives.base import Objective, Step, TrainingContext, trained
 
 ROUNDING = 8.0
 """Measured at θ_s: 0.2 to 0.3 in float32, 0.4 to 0.6 in bfloat16."""
 
 
 @dataclass
-class GradientSurgery(Method):
+class GradientSurgery(Objective):
     """Step on g_u + ρ·g_a, g_u = ∇L_f less its component along g_a where ⟨g_u, g_a⟩ < 0.
 
     g_a is the gradient of KL(P_θ_s ‖ P_θ), the mean over the completion tokens of safety rows
@@ -39,24 +35,25 @@ class GradientSurgery(Method):
 
     strength: From0 = 1.0
     towards: Literal["reference", "data"] = "reference"
-    needs_safety: ClassVar[bool] = True
-    needs_logits: ClassVar[bool] = True
-    needs_reference: ClassVar[bool] = True
 
-    def prepare(self, trainer: MethodTrainer) -> None:
-        self.trainer = trainer
+    def __post_init__(self) -> None:
+        self.needs_safety = True
         self.safety_gradient: list[Tensor] | None = None
 
+    @property
+    def compares(self) -> Literal["safety"] | None:
+        return "safety" if self.towards == "reference" else None
+
+    def prepare(self, context: TrainingContext) -> None:
+        self.weights = trained(context.model)
+
     def loss(self, step: Step) -> Tensor:
-        if self.towards == "data":
-            alignment = step.safety_loss
-        else:
-            alignment = divergence_on_safety(self.trainer, step)
-        weights = trained(self.trainer.model)
-        parts = torch.autograd.grad(alignment, weights, retain_graph=True, allow_unused=True)
+        reference = self.towards == "reference"
+        alignment = step.divergence_on_safety if reference else step.safety_loss
+        parts = torch.autograd.grad(alignment, self.weights, retain_graph=True, allow_unused=True)
         found = [
             torch.zeros_like(weight) if part is None else part
-            for weight, part in zip(weights, parts, strict=True)
+            for weight, part in zip(self.weights, parts, strict=True)
         ]
         before = self.safety_gradient
         self.safety_gradient = (
@@ -65,19 +62,19 @@ class GradientSurgery(Method):
         return step.task_loss
 
     @torch.no_grad()
-    def before_optimizer_step(self, trainer: MethodTrainer) -> None:
+    def before_optimizer_step(self, context: TrainingContext) -> None:
         assert self.safety_gradient is not None
-        weights = trained(trainer.model)
-        task = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
-        least = ROUNDING * _unit_of_rounding(trainer) if self.towards == "reference" else 0.0
+        safety = [context.sum_over_processes(part) for part in self.safety_gradient]
+        task = [torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights]
+        least = ROUNDING * _unit_of_rounding(context) if self.towards == "reference" else 0.0
         for weight, part in zip(
-            weights, operated(task, self.safety_gradient, self.strength, least), strict=True
+            self.weights, operated(task, safety, self.strength, least), strict=True
         ):
             weight.grad = part
         self.safety_gradient = None
 
-    def held(self) -> tuple[Tensor, ...]:
-        return tuple(weight.detach() for weight in trained(self.trainer.model))
+    def extra_state(self) -> tuple[Tensor, ...]:
+        return tuple(weight.detach() for weight in self.weights)
 
 
 def operated(
@@ -94,20 +91,10 @@ def operated(
     return [u + (strength - removed) * a for u, a in zip(task, safety, strict=True)]
 
 
-def _unit_of_rounding(trainer: MethodTrainer) -> float:
+def _unit_of_rounding(context: TrainingContext) -> float:
     """The relative spacing of the numbers that the forward pass computes with."""
     mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    kind = mixed.get(trainer.accelerator.mixed_precision, trainer.model.dtype)
+    kind = mixed.get(context.mixed_precision, context.model.dtype)
     if kind == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
         return 2.0**-10
     return torch.finfo(kind).eps
-
-
-def divergence_on_safety(trainer: MethodTrainer, step: Step) -> Tensor:
-    """KL(P_θ_s ‖ P_θ), the mean over the completion tokens of the step's safety rows."""
-    assert trainer.reference is not None
-    assert step.logits is not None
-    among = step.is_safety[:, 0]
-    rows = {name: step.inputs[name][among] for name in ("input_ids", "attention_mask", "labels")}
-    summed = trainer.reference.divergence_of(step.logits[among], trainer.model, rows)
-    return summed / step.safety_tokens.clamp(min=1)

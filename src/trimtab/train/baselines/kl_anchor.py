@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from trimtab.config.ranges import From0
-from trimtab.errors import UserError
-from trimtab.train.baselines.gradient_surgery import divergence_on_safety
-from trimtab.train.baselines.method import Method, Reads, Step
-
-if TYPE_CHECKING:
-    from trimtab.train.baselines.trainer import MethodTrainer
+from trimtab.train.objectives.base import Objective, Step
 
 
 @dataclass
-class KLAnchor(Method):
+class KLAnchor(Objective):
     """Minimise L_f(θ) + λ·KL(P_θ_s ‖ P_θ), a mean over completion tokens, not prompts.
 
     Args:
@@ -30,21 +25,15 @@ class KLAnchor(Method):
 
     penalty: From0 = 0.1
     on: Literal["safety", "task"] = "safety"
-    needs_logits: ClassVar[bool] = True
-    needs_reference: ClassVar[bool] = True
 
-    def prepare(self, trainer: MethodTrainer) -> None:
-        if self.on == "safety" and trainer.rows_beside is None:
-            raise UserError("a KL anchor on safety rows needs them. Give safety_dataset.")
-        self.trainer = trainer
+    def __post_init__(self) -> None:
+        self.needs_safety = self.on == "safety"
 
-    def reads(self, step: int) -> Reads:
-        return "both" if self.on == "safety" else "task"
+    @property
+    def compares(self) -> Literal["task", "safety"]:
+        return self.on
 
     def loss(self, step: Step) -> Tensor:
-        if self.on == "safety":
-            return step.task_loss + self.penalty * divergence_on_safety(self.trainer, step)
-        assert self.trainer.reference is not None
-        assert step.logits is not None
-        summed = self.trainer.reference.divergence_of(step.logits, self.trainer.model, step.inputs)
-        return step.task_loss + self.penalty * summed / step.task_tokens.clamp(min=1)
+        on_safety = self.on == "safety"
+        divergence = step.divergence_on_safety if on_safety else step.divergence_on_task
+        return step.task_loss + self.penalty * divergence

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trimtab.config.ranges import From0
-from trimtab.measure.distance import DensePart, Displacement
-from trimtab.train.baselines.method import Method, add_to_gradient
-
-if TYPE_CHECKING:
-    from trimtab.train.baselines.trainer import MethodTrainer
+from trimtab.train.objectives.base import Objective, TrainingContext, add_to_gradient
 
 
 @dataclass
-class L2SP(Method):
+class L2SP(Objective):
     """Minimise L_f(w) + λ‖w − w₀‖², w₀ the aligned weights, LoRA by its product w − w₀ = s·BA.
 
     Its gradient 2λ(w − w₀) joins the task's, as published, and so passes through Adam: that is the
@@ -32,14 +27,13 @@ class L2SP(Method):
 
     penalty: From0 = 0.1
 
-    def prepare(self, trainer: MethodTrainer) -> None:
-        self.displacement = Displacement(trainer.model)
+    @property
+    def needs_displacement(self) -> bool:
+        return True
 
     @torch.no_grad()
-    def before_optimizer_step(self, trainer: MethodTrainer) -> None:
-        for part in self.displacement.parts:
+    def before_optimizer_step(self, context: TrainingContext) -> None:
+        assert context.displacement is not None
+        for part in context.displacement.parts:
             for weight, gradient in part.gradient():
                 add_to_gradient(weight, self.penalty * gradient)
-
-    def held(self) -> tuple[Any, ...]:
-        return tuple(p.start for p in self.displacement.parts if isinstance(p, DensePart))

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trimtab.config.ranges import Count, From0
-from trimtab.train.baselines.method import (
-    Method,
-    Reads,
+from trimtab.train.objectives.base import (
+    Objective,
+    Roles,
     Step,
+    TrainingContext,
     add_to_gradient,
     snapshot,
     trained,
 )
-
-if TYPE_CHECKING:
-    from trimtab.train.baselines.trainer import MethodTrainer
 
 WITHOUT_PULL = 0.1
 """The share of steps at the beginning that the authors take without the proximal term."""
 
 
 @dataclass
-class LazySafetyAlignment(Method):
+class LazySafetyAlignment(Objective):
     """In turn K_A steps on L_ŝ + ρ/2‖w − w_F‖², then K_F steps on L_f + ρ/2‖w − w_A‖².
 
     w_A and w_F are the weights as either state was last left, both w₀ at first; the first tenth of
@@ -45,33 +43,38 @@ class LazySafetyAlignment(Method):
     proximity: From0 = 1.0
     safety_steps: Count = 5
     task_steps: Count = 5
-    needs_safety: ClassVar[bool] = True
-    keeps_state: ClassVar[bool] = True
+    needs_safety = True
 
-    def reads(self, step: int) -> Reads:
+    def batch_roles(self, step: int) -> Roles:
         in_safety = step % (self.safety_steps + self.task_steps) < self.safety_steps
         return "safety" if in_safety else "task"
 
-    def prepare(self, trainer: MethodTrainer) -> None:
-        self.left: dict[Reads, list[Tensor]] = {
-            state: snapshot(trainer.model) for state in ("safety", "task")
+    def prepare(self, context: TrainingContext) -> None:
+        self.left: dict[Roles, list[Tensor]] = {
+            state: snapshot(context.model) for state in ("safety", "task")
         }
-        self.state: Reads = "safety"
+        self.state: Roles = "safety"
 
     def loss(self, step: Step) -> Tensor:
         return step.safety_loss if bool(step.is_safety.any()) else step.task_loss
 
     @torch.no_grad()
-    def before_optimizer_step(self, trainer: MethodTrainer) -> None:
-        step = trainer.state.global_step
-        state = self.reads(step)
+    def before_optimizer_step(self, context: TrainingContext) -> None:
+        step = context.step
+        state = self.batch_roles(step)
         if state != self.state:
-            self.left[self.state] = snapshot(trainer.model)
+            self.left[self.state] = snapshot(context.model)
             self.state = state
-        if step > WITHOUT_PULL * trainer.state.max_steps:
+        if step > WITHOUT_PULL * context.steps:
             anchor = self.left["task" if state == "safety" else "safety"]
-            for weight, there in zip(trained(trainer.model), anchor, strict=True):
-                add_to_gradient(weight, self.proximity * (weight - there))
+            for weight, there in zip(trained(context.model), anchor, strict=True):
+                add_to_gradient(weight, self.proximity * (weight - there.to(weight)))
 
-    def held(self) -> tuple[dict[Reads, list[Tensor]]]:
+    def state_dict(self) -> dict[str, Any]:
+        return {"left": self.left, "state": self.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.left, self.state = state["left"], state["state"]
+
+    def extra_state(self) -> tuple[dict[Roles, list[Tensor]]]:
         return (self.left,)

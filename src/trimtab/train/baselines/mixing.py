@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from datasets import Dataset, concatenate_datasets
 
 from trimtab.config.ranges import From0
-from trimtab.train.baselines.method import Method, Reads
-
-if TYPE_CHECKING:
-    from trimtab.train.baselines.trainer import MethodTrainer
+from trimtab.train.objectives.base import Objective, Roles, TrainingContext
 
 
 @dataclass
-class Mixing(Method):
+class Mixing(Objective):
     """Minimise the mean loss over D_f ∪ D_ŝ, `ratio` safety rows to a task row.
 
     The mean is over tokens, so it is Case I at λ = T_ŝ/T_f, the tokens of either role in the mix;
@@ -32,17 +28,18 @@ class Mixing(Method):
     """
 
     ratio: From0 = 0.1
-    needs_safety: ClassVar[bool] = True
+    needs_safety = True
 
-    def rows(self, trainer: MethodTrainer, task: Dataset, safety: Dataset | None) -> Dataset:
-        assert safety is not None
+    def task_rows(self, context: TrainingContext) -> Dataset:
+        assert context.safety is not None
+        task, safety = context.task_rows, context.safety.rows
         columns = ["input_ids", "labels"]
-        places = endless_orders(len(safety), trainer.args.seed, round(self.ratio * len(task)))
+        places = endless_orders(len(safety), context.args.seed, round(self.ratio * len(task)))
         return concatenate_datasets(
             [task.select_columns(columns), safety.select_columns(columns).select(places)]
         )
 
-    def reads(self, step: int) -> Reads:
+    def batch_roles(self, step: int) -> Roles:
         return "task"
 
 

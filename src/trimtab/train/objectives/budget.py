@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ExportableState
+from torch import Tensor
 
 from trimtab.errors import UserError
-from trimtab.measure.distance import Displacement
 from trimtab.measure.losses import Array
 from trimtab.results.result import BUDGET_TOLERANCE, OUT_OF_REACH
-from trimtab.train.objectives.constraints import project_onto_ball
+from trimtab.train.objectives.base import Objective, Roles, Step, TrainingContext
 from trimtab.train.objectives.multiplier import Multiplier
-from trimtab.train.objectives.paired_rows import Change, PairedRows, distinct_rows
+from trimtab.train.objectives.paired_rows import Change, PairedRows, distinct_rows, set_aside
+from trimtab.train.objectives.proximal import project_onto_ball
 from trimtab.train.objectives.scaling import scale_to_budget
-from trimtab.train.safety_stream import SafetyStream
-
-RowNLL = Callable[[Dataset], tuple[Array, Array]]
-"""−log P_θ(y|x) in nats of every row under the model as it is now, and the tokens of each y."""
 
 _TRAVEL = 4.0
 _FASTEST = 0.5
@@ -92,7 +87,7 @@ def gain_at(share: float, steps: int) -> float:
     return min(_TRAVEL / steps, _FASTEST) * 6 * share * (1 - share)
 
 
-class BudgetKeeper(TrainerCallback, ExportableState):
+class Budget(Objective):
     """Minimise L_f(θ) subject to L_ŝ(θ) ≤ L_ŝ(θ_s) + budget, in one run.
 
     **Before**, one forward pass of θ_s over the safety rows that the run will use.
@@ -115,55 +110,57 @@ class BudgetKeeper(TrainerCallback, ExportableState):
     training, `scale_to_budget` brings it back by scaling θ − θ_s; for LoRA it scales B. What is
     left of a budget is not spent by stretching the model.
 
-    λ, the running change, ε and the tokens measured go into `trainer_state.json` with every
-    checkpoint.
+    λ, the running change, ε and the tokens measured are kept with every checkpoint.
+
+    Raises:
+        ImpossibleBudgetError: from `begin`, the budget asks for a loss below zero.
     """
 
-    def __init__(
-        self,
-        budget: float,
-        first_penalty: float | None,
-        displacement: Displacement,
-        stream: SafetyStream,
-        validation: Dataset,
-        nll: RowNLL,
-    ) -> None:
+    needs_safety = True
+
+    def __init__(self, budget: float, first_penalty: float) -> None:
         self.budget = budget
-        self.is_loss_constraint = first_penalty is not None
-        self.multiplier = Multiplier(1.0 if first_penalty is None else first_penalty)
+        self.multiplier = Multiplier(first_penalty)
         self.running = RunningChange()
         self.first_radius = math.inf
         self.outcome: BudgetOutcome | None = None
-        self.tokens_measured = 0
-        """Tokens in forward passes that serve the budget alone."""
-        self._displacement = displacement
-        self._stream = stream
-        self._validation_rows = validation
-        self._nll = nll
+        self.extra_tokens = 0
+        self._validation_rows: Dataset | None = None
         self._validation: PairedRows | None = None
         self._aligned: Array = np.empty((2, 0))
         self._places: list[int] = []
         self._safety_loss = 0.0
 
     @property
-    def radius(self) -> float:
-        """ε now, in Case II."""
-        return self.first_radius / self.multiplier.value
+    def needs_displacement(self) -> bool:
+        return True
 
-    def prepare(self, batches: int) -> None:
-        """Measure θ_s, the model as it is now, on validation rows and the rows of `batches`.
+    @property
+    def penalty(self) -> float | None:
+        """λ as it is now; None where the radius is what is learned."""
+        return self.multiplier.value
 
-        Raises:
-            ImpossibleBudgetError: the budget asks for a loss below zero.
-        """
+    def safety_rows(self, context: TrainingContext) -> Dataset:
+        stream = context.safety
+        assert stream is not None
+        drawn = context.safety_batches * stream.rows_per_batch
+        rows, self._validation_rows = set_aside(
+            stream.rows, context.validation_rows, drawn, stream.seed, context.safety_repeats
+        )
+        return rows
+
+    def begin(self, context: TrainingContext) -> None:
         if self._validation is not None:
             return
-        stream = self._stream
+        stream = context.safety
+        assert stream is not None
+        assert self._validation_rows is not None
+        batches = context.safety_batches
         drawn = stream.places(0, min(batches * stream.rows_per_batch, len(stream.rows)))
         distinct, which = distinct_rows(
             concatenate_datasets([stream.rows.select(drawn), self._validation_rows])
         )
-        nll, tokens = self._measure(distinct)
+        nll, tokens = self._measure(distinct, context)
         self._aligned = np.full((2, len(stream.rows)), np.nan)
         self._aligned[:, drawn] = nll[which[: len(drawn)]], tokens[which[: len(drawn)]]
         kept, counts = np.unique(which[len(drawn) :], return_counts=True)
@@ -177,106 +174,135 @@ class BudgetKeeper(TrainerCallback, ExportableState):
                 f"per token, and no loss is below 0. Give a budget above {-loss:.3g}."
             )
 
-    def begin_step(self, batch_numbers: Sequence[int]) -> None:
-        """The coming optimizer step has these safety batches, of all processes together."""
-        each = self._stream.rows_per_batch
+    def begin_step(self, context: TrainingContext, safety_batches: range) -> None:
+        stream = context.safety
+        assert stream is not None
+        each = stream.rows_per_batch
         self._places = [
-            place for number in batch_numbers for place in self._stream.places(number * each, each)
+            place for number in safety_batches for place in stream.places(number * each, each)
         ]
         self._safety_loss = 0.0
-        if not self.is_loss_constraint:
-            nll, tokens = self._measure(self._stream.rows.select(self._places))
-            self._safety_loss = float(nll.sum() / tokens.sum())
 
-    def add_safety_loss(self, part: float) -> None:
-        """A part of L_ŝ over the step's safety rows, from the step's own forward passes."""
-        self._safety_loss += part
+    def observe(self, task_loss: float, safety_loss: float) -> None:
+        self._safety_loss += safety_loss
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **handles: Any
-    ) -> None:
-        stored = state.stateful_callbacks.get(type(self).__name__)
-        if stored is None:
-            raise UserError(
-                "the checkpoint was written without a budget, so it holds no multiplier. Start the "
-                "run anew."
-            )
-        learned = stored["attributes"]
-        self.multiplier = Multiplier(**learned["multiplier"])
-        self.running = RunningChange(**learned["running"])
-        self.first_radius = float(learned["first_radius"])
-        self.tokens_measured = learned["tokens_measured"]
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **handles: Any
-    ) -> None:
+    def after_optimizer_step(self, context: TrainingContext) -> None:
         nll, tokens = self._aligned[:, self._places].sum(axis=1)
-        assert tokens > 0, "rows without a label are left out when a stream is opened"
         change = self._safety_loss - float(nll / tokens)
         self.running.observe(change)
-        share = (state.global_step + 0.5) / state.max_steps
-        gain = gain_at(share, state.max_steps)
-        highest = handles["optimizer"].param_groups[0].get("initial_lr", args.learning_rate)
-        pace = handles["lr_scheduler"].get_last_lr()[0] / highest if highest else 0.0
-        allowed = self.budget + max(self.budget, 0.0) * pace
+        gain = gain_at((context.step - 0.5) / context.steps, context.steps)
+        allowed = self.budget + max(self.budget, 0.0) * context.pace
         unit = math.hypot(self.budget, math.sqrt(self.running.variance))
-        error = (change - allowed) / unit if unit > 0 else 0.0
-        if self.is_loss_constraint:
-            self.multiplier.update(error, gain)
-        else:
-            self._move_radius(error, gain)
+        self._move((change - allowed) / unit if unit > 0 else 0.0, gain, context)
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps; JSON has no infinity, so ε is a text."""
-        learned = {
-            "multiplier": asdict(self.multiplier),
-            "running": asdict(self.running),
-            "first_radius": str(self.first_radius),
-            "tokens_measured": self.tokens_measured,
-        }
-        return {"args": {}, "attributes": learned}
-
-    def logs(self) -> dict[str, float]:
-        """λ or ε, the running change of L_ŝ with its standard error, and whether it is feasible."""
-        penalty = {"penalty": self.multiplier.value}
-        knob = penalty if self.is_loss_constraint else {"radius": self.radius}
-        if self.running.mean is None:
-            return knob
-        return {
-            **knob,
-            "safety_change": self.running.mean,
-            "safety_change_error": self.running.standard_error,
-            "feasible": float(self.running.mean <= self.budget),
-        }
-
-    def finish(self) -> None:
-        """Bring the trained model to its budget on the validation rows, and keep the outcome."""
-        validation = self._validation
+    def end(self, context: TrainingContext) -> None:
+        validation, displacement = self._validation, context.displacement
         assert validation is not None
+        assert displacement is not None
         at = 1.0
 
         def move_to(scale: float) -> None:
             nonlocal at
             if scale != at:
-                self._displacement.rescale_(torch.tensor(scale / at))
+                displacement.rescale_(torch.tensor(scale / at))
                 at = scale
 
         def change_at(scale: float) -> Change:
             move_to(scale)
-            return validation.change(self._measure(validation.rows)[0])
+            return validation.change(self._measure(validation.rows, context)[0])
 
         scale, change = scale_to_budget(change_at, self.budget)
         move_to(scale)
-        penalty = self.multiplier.value if self.is_loss_constraint else None
-        radius = self._displacement.norm().item()
-        self.outcome = BudgetOutcome(self.budget, penalty, radius, scale, change)
+        radius = displacement.norm().item()
+        self.outcome = BudgetOutcome(self.budget, self.penalty, radius, scale, change)
 
-    def _measure(self, rows: Dataset) -> tuple[Array, Array]:
-        self.tokens_measured += sum(map(len, rows["input_ids"]))
-        return self._nll(rows)
+    def logs(self, context: TrainingContext) -> dict[str, float]:
+        """λ or ε, the running change of L_ŝ with its standard error, and whether it is feasible."""
+        assert context.displacement is not None
+        found = {"distance": context.displacement.norm().item(), **self._learned()}
+        if self.running.mean is None:
+            return found
+        return {
+            **found,
+            "safety_change": self.running.mean,
+            "safety_change_error": self.running.standard_error,
+            "feasible": float(self.running.mean <= self.budget),
+        }
 
-    def _move_radius(self, error: float, gain: float) -> None:
-        distance = self._displacement.norm().item()
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "multiplier": asdict(self.multiplier),
+            "running": asdict(self.running),
+            "first_radius": self.first_radius,
+            "extra_tokens": self.extra_tokens,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if not state:
+            raise UserError(
+                "the checkpoint was written without a budget, so it holds no multiplier. Start the "
+                "run anew."
+            )
+        self.multiplier = Multiplier(**state["multiplier"])
+        self.running = RunningChange(**state["running"])
+        self.first_radius = state["first_radius"]
+        self.extra_tokens = state["extra_tokens"]
+
+    def _measure(self, rows: Dataset, context: TrainingContext) -> tuple[Array, Array]:
+        self.extra_tokens += sum(map(len, rows["input_ids"]))
+        return context.row_nll(rows)
+
+    @abstractmethod
+    def _move(self, error: float, gain: float, context: TrainingContext) -> None:
+        """Answer a step's violation."""
+
+    @abstractmethod
+    def _learned(self) -> dict[str, float]:
+        """What is learned, by its name."""
+
+
+class LossBudget(Budget):
+    """A budget kept by the multiplier λ of Case I."""
+
+    def loss(self, step: Step) -> Tensor:
+        penalty = self.multiplier.value
+        return (step.task_loss + penalty * step.safety_loss) / (1 + penalty)
+
+    def _move(self, error: float, gain: float, context: TrainingContext) -> None:
+        self.multiplier.update(error, gain)
+
+    def _learned(self) -> dict[str, float]:
+        return {"penalty": self.multiplier.value}
+
+
+class RadiusBudget(Budget):
+    """A budget kept by the radius ε of Case II."""
+
+    def __init__(self, budget: float) -> None:
+        super().__init__(budget, first_penalty=1.0)
+
+    @property
+    def penalty(self) -> None:
+        return None
+
+    @property
+    def radius(self) -> float:
+        """ε as it is now."""
+        return self.first_radius / self.multiplier.value
+
+    def batch_roles(self, step: int) -> Roles:
+        return "task"
+
+    def begin_step(self, context: TrainingContext, safety_batches: range) -> None:
+        super().begin_step(context, safety_batches)
+        assert context.safety is not None
+        nll, tokens = self._measure(context.safety.rows.select(self._places), context)
+        self.observe(0.0, float(nll.sum() / tokens.sum()))
+
+    def _move(self, error: float, gain: float, context: TrainingContext) -> None:
+        displacement = context.displacement
+        assert displacement is not None
+        distance = displacement.norm().item()
         if self.first_radius == math.inf:
             assert self.running.mean is not None
             if self.running.mean < self.budget:
@@ -286,4 +312,7 @@ class BudgetKeeper(TrainerCallback, ExportableState):
         # A ball far larger than the distance reached would take long to close again.
         smallest = self.first_radius / (_ROOM * distance)
         self.multiplier.value = max(self.multiplier.value, smallest)
-        project_onto_ball(self._displacement, self.radius)
+        project_onto_ball(displacement, self.radius)
+
+    def _learned(self) -> dict[str, float]:
+        return {"radius": self.radius}

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from accelerate.utils import DistributedType
-from datasets import Dataset
 from peft import PeftConfig
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from trl import SFTConfig
 
 from trimtab.config.experiment import Dial
 from trimtab.errors import UserError
-from trimtab.train.objectives.constraints import AlignmentLossConstraint, Target
-from trimtab.train.objectives.endpoints import new_endpoints
-from trimtab.train.safety_stream import Batch
-from trimtab.train.trainer import SafetyAwareSFTTrainer
+from trimtab.train.objectives.alignment_loss import Target
+from trimtab.train.objectives.base import Objective, Step, TrainingContext
+from trimtab.train.objectives.endpoints import DenseEndpoints, Endpoints, new_endpoints
 
 
-class DialTrainer(SafetyAwareSFTTrainer):
-    """Trains θ(α) = θ_s + α·Δ_task + (1 − α)·Δ_safe for every α in [0, 1] at once.
+@dataclass
+class DialObjective(Objective):
+    """Train θ(α) = θ_s + α·Δ_task + (1 − α)·Δ_safe for every α in [0, 1] at once.
 
     Each optimizer step draws a setting α and takes a step of Case I at its penalty λ(α),
 
@@ -61,104 +49,51 @@ class DialTrainer(SafetyAwareSFTTrainer):
     dial, the normalisation and the sequence of settings are this project's.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        dial: Dial,
-        args: SFTConfig | None = None,
-        train_dataset: Dataset | None = None,
-        safety_dataset: Dataset | None = None,
-        safety_share: float = 0.5,
-        safety_target: Target = "response",
-        length_bucketing: bool = False,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        peft_config: PeftConfig | None = None,
-    ) -> None:
-        self.dial = dial
+    dial: Dial = field(default_factory=Dial)
+    target: Target = "response"
+
+    def __post_init__(self) -> None:
+        self.needs_safety = True
         self.alpha = 0.0
+        self.endpoints: Endpoints
+
+    @property
+    def compares(self) -> Literal["safety"] | None:
+        return "safety" if self.target == "kl" else None
+
+    @property
+    def needs_whole_model(self) -> bool:
+        return isinstance(self.endpoints, DenseEndpoints)
+
+    def placed_on(self, model: Any, peft_config: PeftConfig | None) -> Any:
         self.endpoints = new_endpoints(model, peft_config)
-        super().__init__(
-            self.endpoints.model,
-            args=args,
-            train_dataset=train_dataset,
-            safety_dataset=safety_dataset,
-            constraint=AlignmentLossConstraint(dial.safest_penalty, target=safety_target),
-            safety_share=safety_share,
-            length_bucketing=length_bucketing,
-            processing_class=processing_class,
-            callbacks=callbacks,
-        )
-        if peft_config is None:
-            self._require_whole_weights()
-        self.endpoints.to(self.args.device)
-        self.add_callback(_EveryStep(self))
+        return self.endpoints.model
 
-    def set_alpha_of_step(self, step: int) -> None:
-        """Set the model to the setting of optimizer step `step`."""
-        self.alpha = self.dial.setting_of_step(self.args.seed, step)
-        self.endpoints.set_alpha(self.alpha)
+    def optimized(self) -> nn.Module:
+        return self.endpoints.trained()
 
-    def current_penalty(self) -> float:
-        return self.dial.penalty_at(self.alpha)
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        return loss / (1 + self.current_penalty()) if self.model.training else loss
-
-    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        return super().create_optimizer(self.endpoints.trained())
-
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
-    ) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            self.endpoints.checkpoint(Path(output_dir or self.args.output_dir))
-
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.endpoints.resume(Path(resume_from_checkpoint))
-
-    def _require_whole_weights(self) -> None:
-        if self.is_fsdp_enabled or self.accelerator.distributed_type is DistributedType.DEEPSPEED:
-            raise UserError(
-                "a dial over all weights needs them whole on every process: launch with plain data "
-                "parallelism, or give a LoRA configuration."
-            )
-        if self.args.fp16:
+    def prepare(self, context: TrainingContext) -> None:
+        if context.args.fp16 and isinstance(self.endpoints, DenseEndpoints):
             raise UserError(
                 "a dial over all weights shares its gradient unscaled: set bf16=True for fp16, or "
                 "give a LoRA configuration."
             )
+        self.endpoints.to(context.args.device)
 
+    def begin_step(self, context: TrainingContext, safety_batches: range) -> None:
+        self.alpha = self.dial.setting_of_step(context.args.seed, context.step)
+        self.endpoints.set_alpha(self.alpha)
 
-class _EveryStep(TrainerCallback):
-    def __init__(self, trainer: DialTrainer) -> None:
-        self.trainer = trainer
+    def loss(self, step: Step) -> Tensor:
+        penalty = self.dial.penalty_at(self.alpha)
+        safety = step.safety_loss if self.target == "response" else step.divergence_on_safety
+        return (step.task_loss + penalty * safety) / (1 + penalty)
 
-    def on_step_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **handles: Any,
-    ) -> None:
-        self.trainer.set_alpha_of_step(state.global_step)
+    def before_optimizer_step(self, context: TrainingContext) -> None:
+        self.endpoints.share_gradient(self.alpha)
 
-    def on_pre_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **handles: Any,
-    ) -> None:
-        self.trainer.endpoints.share_gradient(self.trainer.alpha)
+    def state_dict(self) -> dict[str, Any]:
+        return self.endpoints.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.endpoints.load_state_dict(state)

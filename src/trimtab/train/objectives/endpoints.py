@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -16,12 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimtab.errors import UserError
 from trimtab.measure.adapters import B_IS_ZERO_AT_FIRST
 from trimtab.models import load_model
-from trimtab.train.baselines.method import held_bytes
+from trimtab.train.objectives.base import held_bytes
 
 TASK, SAFE = "task", "safe"
 ADAPTER_FILE = "adapter_config.json"
 
-_CHECKPOINT_FILE = "ends.pt"
 _OPTIMIZER_STATES = 2
 """Adam's, for each weight."""
 
@@ -47,10 +46,10 @@ class Endpoints(Protocol):
     def to(self, device: torch.device) -> None:
         """Move the ends to the device of the model."""
 
-    def checkpoint(self, folder: Path) -> None:
-        """Add to a checkpoint of the model what it lacks of the endpoints."""
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint of the model lacks of the endpoints."""
 
-    def resume(self, folder: Path) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Complete the model that was loaded from a checkpoint."""
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -94,11 +93,10 @@ class DenseEndpoints:
     def to(self, device: torch.device) -> None:
         self.endpoints.to(device)
 
-    def checkpoint(self, folder: Path) -> None:
-        torch.save(self.endpoints.state_dict(), folder / _CHECKPOINT_FILE)
+    def state_dict(self) -> dict[str, Any]:
+        return self.endpoints.state_dict()
 
-    def resume(self, folder: Path) -> None:
-        state = torch.load(folder / _CHECKPOINT_FILE, map_location="cpu", weights_only=True)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.endpoints.load_state_dict(state)
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -140,10 +138,10 @@ class LowRankEndpoints:
     def to(self, device: torch.device) -> None:
         """The adapters move with the model."""
 
-    def checkpoint(self, folder: Path) -> None:
-        """A checkpoint of the model holds both adapters."""
+    def state_dict(self) -> dict[str, Any]:
+        return {}  # a checkpoint of the model holds both adapters
 
-    def resume(self, folder: Path) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self._activate()  # Transformers leaves one of several adapters active
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,0 +1,254 @@
+"""What an objective may do in a training: one interface for the two cases and every baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from peft import PeftConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from trl import SFTConfig
+
+from trimtab.measure.distance import Displacement
+from trimtab.train.safety_stream import SafetyStream
+
+Array = NDArray[np.float64]
+
+Roles = Literal["task", "both", "safety"]
+"""Whose rows a step reads: the task's, safety rows beside them, or safety rows alone."""
+
+RowNLL = Callable[[Dataset], tuple[Array, Array]]
+"""−log P_θ(y|x) in nats of every row under the model as it is now, and the tokens of each y."""
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """A training as it stands; made anew for every hook."""
+
+    model: Any
+    """θ, unwrapped, with its adapter if it has one."""
+    args: SFTConfig
+    task_rows: Dataset
+    safety: SafetyStream | None
+    """Proxy safety rows, where they were given."""
+    displacement: Displacement | None
+    """θ − θ_s, where the objective `needs_displacement`."""
+    step: int
+    """Optimizer steps that are done."""
+    steps: int
+    """Those of the whole run; 0 before it begins."""
+    safety_batches: int
+    """Safety batches of the whole run, all processes together; never fewer than will be."""
+    validation_rows: int
+    """How many different safety rows at most a budget keeps from training."""
+    safety_repeats: bool
+    """Whether safety rows are draws that may come again."""
+    pace: float
+    """The learning rate of this step as a share of the highest."""
+    optimizer: Optimizer | None
+    mixed_precision: str
+    """What the forward pass computes in, in Accelerate's words: "no", "bf16", "fp16"."""
+    measured_tokens_per_batch: int
+    """Tokens in a forward pass that only measures."""
+    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
+    """Rows to a padded batch."""
+    row_nll: RowNLL
+    """Measured by all processes together."""
+    sum_over_processes: Callable[[Tensor], Tensor]
+    stop: Callable[[], None]
+    """End the training after this step."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward pass: −log p of each next-token label, shape (rows, width − 1), else zero.
+
+    Token counts are over the whole optimizer step, all batches and processes together, so that the
+    parts add up to a mean.
+    """
+
+    model: nn.Module
+    inputs: dict[str, Tensor]
+    loss_of_token: Tensor
+    is_safety: Tensor
+    """Of shape (rows, 1)."""
+    task_tokens: Tensor
+    safety_tokens: Tensor
+    router_loss: Tensor | float = 0.0
+    """A mixture of experts' weighted auxiliary loss; it joins L_f, or L_ŝ of safety rows alone."""
+    divergence: Tensor | None = None
+    """Σ KL(P_θs ‖ P_θ) over the completion tokens of the rows that the objective compares."""
+
+    @property
+    def task_loss(self) -> Tensor:
+        """L_f, nats per token."""
+        summed = (self.loss_of_token * ~self.is_safety).sum()
+        loss: Tensor = summed / self.task_tokens.clamp(min=1)
+        return loss + self.router_loss if self.task_tokens > 0 else loss
+
+    @property
+    def safety_loss(self) -> Tensor:
+        """L_ŝ, nats per token."""
+        summed = (self.loss_of_token * self.is_safety).sum()
+        loss: Tensor = summed / self.safety_tokens.clamp(min=1)
+        return loss if self.task_tokens > 0 else loss + self.router_loss
+
+    @property
+    def divergence_on_safety(self) -> Tensor:
+        """KL(P_θs ‖ P_θ), the mean over the completion tokens of safety rows, in nats."""
+        assert self.divergence is not None
+        return self.divergence / self.safety_tokens.clamp(min=1)
+
+    @property
+    def divergence_on_task(self) -> Tensor:
+        """KL(P_θs ‖ P_θ), the mean over the completion tokens of task rows, in nats."""
+        assert self.divergence is not None
+        return self.divergence / self.task_tokens.clamp(min=1)
+
+
+class Objective:
+    """What a training minimises, and what it does besides: each hook is plain fine-tuning's.
+
+    A training works on what `started` returns, so an objective can be given to several.
+    """
+
+    needs_safety: bool = False
+    """Whether it cannot be trained without safety rows."""
+    extra_tokens: int = 0
+    """Tokens it passed through the model outside the optimizer's steps."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is plain fine-tuning, which is then trained bit for bit."""
+        return False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended the training before the last step."""
+        return False
+
+    @property
+    def compares(self) -> Literal["task", "safety"] | None:
+        """Whose rows it asks the aligned model's distribution on, if any."""
+        return None
+
+    @property
+    def needs_displacement(self) -> bool:
+        """Whether it asks how far the weights have moved, and so needs them whole, in float32."""
+        return False
+
+    @property
+    def needs_whole_model(self) -> bool:
+        """Whether every process needs all of the model's weights."""
+        return False
+
+    @property
+    def safety_share(self) -> float | None:
+        """The share of safety rows in a batch, where the objective asks for one of its own."""
+        return None
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether the loss is another than the mean over the task's tokens."""
+        return type(self).loss is not Objective.loss
+
+    def started(self) -> Objective:
+        """The objective of one training, with what it learns there."""
+        return copy(self)
+
+    def placed_on(self, model: Any, peft_config: PeftConfig | None) -> Any:
+        """The model to train in place of `model`; None leaves it, and its adapter, to TRL."""
+        return None
+
+    def optimized(self) -> nn.Module | None:
+        """The module whose parameters the optimizer moves, where it is not the model."""
+        return None
+
+    def task_rows(self, context: TrainingContext) -> Dataset:
+        """The rows to train on."""
+        return context.task_rows
+
+    def safety_rows(self, context: TrainingContext) -> Dataset:
+        """The safety rows to train on."""
+        assert context.safety is not None
+        return context.safety.rows
+
+    def prepare(self, context: TrainingContext) -> None:
+        """Take what is needed from θ_s, when the trainer is made."""
+
+    def begin(self, context: TrainingContext) -> None:
+        """Measure what is needed of θ_s, before the first step and before a resumption."""
+
+    def batch_roles(self, step: int) -> Roles:
+        """Whose rows the batches of optimizer step number `step` hold."""
+        return "both" if self.needs_safety else "task"
+
+    def begin_step(self, context: TrainingContext, safety_batches: range) -> None:
+        """A step begins, with safety batches of these numbers, all processes together."""
+
+    def loss(self, step: Step) -> Tensor:
+        """The loss of a batch."""
+        return step.task_loss
+
+    def observe(self, task_loss: float, safety_loss: float) -> None:
+        """A batch's part of the step's L_f and L_ŝ (or of its KL), of all processes together."""
+
+    def before_optimizer_step(self, context: TrainingContext) -> None:
+        """Change the gradient, once the batches of the step are accumulated."""
+
+    def after_optimizer_step(self, context: TrainingContext) -> None:
+        """Change the weights, or end the training; `context.step` counts this step."""
+
+    def end(self, context: TrainingContext) -> None:
+        """Change the trained model, after the last step."""
+
+    def logs(self, context: TrainingContext) -> dict[str, float]:
+        """What joins the logged metrics."""
+        return {}
+
+    def extra_state(self) -> tuple[Any, ...]:
+        """What it keeps in memory beyond plain fine-tuning."""
+        return ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, as `torch.save` takes it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept."""
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that an optimizer moves."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def snapshot(model: nn.Module) -> list[Tensor]:
+    """Copies of the trained parameters as they are."""
+    return [parameter.detach().clone() for parameter in trained(model)]
+
+
+@torch.no_grad()
+def add_to_gradient(parameter: nn.Parameter, term: Tensor) -> None:
+    """∇ ← ∇ + term, also where no gradient has reached the parameter."""
+    parameter.grad = term.clone() if parameter.grad is None else parameter.grad.add_(term)
+
+
+def held_bytes(held: Any) -> int:
+    """The bytes of the tensors in tensors, modules, lists and mappings."""
+    if isinstance(held, Tensor):
+        return held.numel() * held.element_size()
+    if isinstance(held, nn.Module):
+        return sum(held_bytes(weight) for weight in held.parameters())
+    if isinstance(held, dict):
+        return sum(map(held_bytes, held.values()))
+    if isinstance(held, list | tuple):
+        return sum(map(held_bytes, held))
+    return 0

@@ -1,0 +1,74 @@
+"""What an objective asks of a trainer before it begins, each with the way to mend it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate.utils import DistributedType
+from torch.optim import Optimizer
+
+from trimtab.errors import UserError
+
+if TYPE_CHECKING:
+    from trimtab.train.trainer import SafetyAwareSFTTrainer
+
+
+def require_mean_losses_of_padded_batches(trainer: SafetyAwareSFTTrainer) -> None:
+    """Raises UserError where a loss is not a mean over the tokens of padded rows of text."""
+    if trainer.args.loss_type != "nll" or trainer.args.label_smoothing_factor > 0:
+        raise UserError(
+            "the objective takes mean losses over tokens: set loss_type='nll' and "
+            "label_smoothing_factor=0."
+        )
+    if trainer.padding_free:
+        raise UserError(
+            "the objective joins padded batches: set padding_free=False and packing=False."
+        )
+    if trainer.compute_loss_func is not None:
+        raise UserError("the objective has a loss of its own. Leave compute_loss_func out.")
+    if trainer._is_vision_dataset:
+        raise UserError("the objective is for text, and the task rows have images.")
+
+
+def require_whole_model(trainer: SafetyAwareSFTTrainer) -> None:
+    """Raises UserError where the weights are sharded over processes."""
+    if is_sharded(trainer):
+        raise UserError(
+            "the objective needs the whole model on every process: launch with plain data "
+            "parallelism, or take an alignment loss constraint with a penalty."
+        )
+
+
+def require_whole_float32_weights(trainer: SafetyAwareSFTTrainer) -> None:
+    """Raises UserError where trained weights are sharded, or in half precision."""
+    require_whole_model(trainer)
+    trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    if any(weight.dtype != torch.float32 for weight in trained):
+        raise UserError(
+            "an alignment parameter constraint or a budget is kept to float32 rounding, and the "
+            "trained weights are in half precision. Load them in float32; bf16=True in the config "
+            "still computes in bfloat16."
+        )
+
+
+def require_that_what_is_trained_is_evaluated(
+    trainer: SafetyAwareSFTTrainer, optimizer: Optimizer | None
+) -> None:
+    """Raises UserError where an optimizer trains other weights than those that are saved."""
+    name = type(optimizer).__name__
+    asked = str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    if optimizer is None and asked.startswith("schedule_free"):
+        name = asked
+    elif not callable(getattr(optimizer, "eval", None)):
+        return
+    raise UserError(
+        f"{name} saves and evaluates other weights than those it trains, so that a radius, a "
+        "penalty on the distance or a budget would not hold of them. Set optim='adamw_torch'."
+    )
+
+
+def is_sharded(trainer: SafetyAwareSFTTrainer) -> bool:
+    """Whether no process has all weights."""
+    sharded = trainer.accelerator.distributed_type is DistributedType.DEEPSPEED
+    return bool(trainer.is_fsdp_enabled or sharded)
