@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.report.reported_points import PENALTIES, case_1, case_2, optima, point, sweep, world
-from trimtab.report import paper, screen
+from trimtab.analysis.limits import BOUND, EXACT, ORACLE, Limits
+from trimtab.report import renderer
 from trimtab.report.chart import Figure, Mark, Panel
 from trimtab.report.figures import figures
-from trimtab.report.limits import BOUND, EXACT, ORACLE, Limits
 from trimtab.results.result import Point
 
 HOSTILE = "<script>alert('x')</script> & <b>\"a\"</b> $x_1$ _%{y}"
@@ -30,9 +30,13 @@ def marks(panel: Panel) -> Iterator[Mark]:
         yield from line.seeds
 
 
+def rows(panel: Panel) -> list[dict[str, Any]]:
+    """Every row of data in the drawing of a panel."""
+    return [row for data in renderer.plot(panel)["datasets"].values() for row in data]
+
+
 def hovers(panel: Panel) -> list[str]:
-    plot = screen.plot(panel)
-    return [text for trace in plot["data"] for text in trace.get("hovertext") or ()]
+    return [row["hover"] for row in rows(panel) if "hover" in row]
 
 
 def test_a_whole_sweep_fills_all_three_figures() -> None:
@@ -190,6 +194,17 @@ def test_a_world_puts_limits_behind_the_points() -> None:
     assert {curve.name for curve in right.curves} == {EXACT, ORACLE}
 
 
+def test_a_limit_is_shaded_where_it_is_the_only_one() -> None:
+    made = world()
+    points = optima(made)
+    _, of_two_tasks = figures(points, Limits(made))[0].panels
+    chat = [point for point in points if point.task == "chat"]
+    _, of_one = figures(chat, Limits(made))[0].panels
+    assert [curve.name for curve in of_one.curves if curve.shaded] == [ORACLE]
+    assert not any(curve.shaded for curve in of_two_tasks.curves)
+    assert "area" in {layer["mark"]["type"] for layer in renderer.plot(of_one)["layer"]}
+
+
 def test_exact_optima_lie_on_their_curve() -> None:
     made = world()
     left = figures(optima(made, (0.1, 1.0, 10.0), stray=0.0), Limits(made))[0].panels[0]
@@ -237,28 +252,35 @@ def test_hover_tells_all_that_was_measured() -> None:
 
 
 def test_page_and_paper_draw_the_same_marks() -> None:
-    for panel in panels(sweep()):
-        plotted = [
-            (x, y)
-            for trace in screen.plot(panel)["data"]
-            if trace.get("hovertext")
-            for x, y in zip(trace["x"], trace["y"], strict=True)
-        ]
-        assert sorted(plotted) == sorted((mark.x, mark.y) for mark in marks(panel))
+    for figure in figures(sweep(), None):
+        on_paper = [row for data in renderer.sheet(figure)["datasets"].values() for row in data]
+        on_page = [row for panel in figure.panels for row in rows(panel)]
+        measured = [mark for panel in figure.panels for mark in marks(panel)]
+        for drawn in (on_paper, on_page):
+            places = {(row["x"], row["y"], row["hover"]) for row in drawn if "hover" in row}
+            assert places == {(mark.x, mark.y, "\n".join(mark.hover)) for mark in measured}
 
 
-def test_plotly_gets_finite_numbers_and_no_markup_but_its_own() -> None:
+def test_the_drawing_has_finite_numbers_and_names_letter_by_letter() -> None:
     points = [replace(one, task=HOSTILE, proxy=HOSTILE) for one in case_1(seeds=(0, 1))]
     points += [replace(one, task=HOSTILE, proxy=HOSTILE) for one in case_2(by="radius")]
     for panel in panels(points):
-        text = json.dumps(screen.plot(panel), allow_nan=False)
-        assert set(re.findall(r"<(\w+)", text)) <= {"br"}
-        assert "$" not in text
+        json.dumps(renderer.plot(panel), allow_nan=False)
+        assert any(HOSTILE in told for told in hovers(panel))
+
+
+def test_only_the_hover_text_is_more_than_a_number_a_colour_or_a_name() -> None:
+    """A name stands in data, which Vega shows literally; in an expression it would be run."""
+    points = [replace(one, task=HOSTILE, proxy=HOSTILE) for one in case_1()]
+    for panel in panels(points):
+        drawn = renderer.plot(panel)
+        del drawn["datasets"]
+        assert "script" not in json.dumps(drawn)
 
 
 def test_a_figure_is_written_as_png_and_as_svg_with_text(tmp_path: Path) -> None:
     (figure, *_) = figures([replace(one, proxy=HOSTILE) for one in case_1()], None)
-    png, svg = paper.save(figure, tmp_path)
+    png, svg = renderer.save(figure, tmp_path)
     assert png.read_bytes().startswith(b"\x89PNG")
     text = svg.read_text(encoding="utf-8")
     assert "alignment gap (nats per token)" in text
@@ -269,8 +291,8 @@ def test_a_figure_is_written_as_png_and_as_svg_with_text(tmp_path: Path) -> None
 
 def test_a_figure_is_the_same_file_when_drawn_again(tmp_path: Path) -> None:
     (figure, *_) = figures(case_1(), None)
-    _, svg = paper.save(figure, tmp_path / "a")
-    _, again = paper.save(figure, tmp_path / "b")
+    _, svg = renderer.save(figure, tmp_path / "a")
+    _, again = renderer.save(figure, tmp_path / "b")
     assert svg.read_bytes() == again.read_bytes()
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = {"desk": 1280, "phone": 390}
 
+MARKS = ".measured_marks path"
+
 playwright = pytest.importorskip("playwright.sync_api")
 
 
@@ -74,7 +76,7 @@ class Visit:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(report.as_uri())
         self.page.wait_for_function(
-            "document.querySelectorAll('.plot .scatterlayer').length"
+            "document.querySelectorAll('.plot svg.marks').length"
             " === document.querySelectorAll('.plot').length"
         )
 
@@ -111,7 +113,7 @@ def test_every_plot_has_its_points(visit: Visit) -> None:
     plots = visit.page.locator(".plot")
     assert plots.count() == 5
     for index in range(plots.count()):
-        assert plots.nth(index).locator(".points path.point").count() >= 4
+        assert plots.nth(index).locator(MARKS).count() >= 4
         box = plots.nth(index).bounding_box()
         assert box is not None
         assert box["width"] <= visit.page.viewport_size["width"]
@@ -121,8 +123,9 @@ def test_no_label_is_cut_off(visit: Visit) -> None:
     cut = visit.page.evaluate(
         """[...document.querySelectorAll('.plot')].flatMap(plot => {
             const frame = plot.getBoundingClientRect();
-            const words = '.xtitle, .ytitle, .legendtext, .xtick text, .ytick text';
-            return [...plot.querySelectorAll(words)]
+            const texts = [...plot.querySelectorAll('svg text')];
+            if (texts.length < 8) return ['too few texts'];
+            return texts
               .filter(text => {
                 const box = text.getBoundingClientRect();
                 return box.left < frame.left - 1 || box.right > frame.right + 1
@@ -133,15 +136,31 @@ def test_no_label_is_cut_off(visit: Visit) -> None:
     assert cut == []
 
 
+def test_no_two_texts_of_a_plot_overlap(visit: Visit) -> None:
+    over = visit.page.evaluate(
+        """[...document.querySelectorAll('.plot')].flatMap(plot => {
+            const texts = [...plot.querySelectorAll('svg text')]
+              .filter(text => text.textContent && text.getAttribute('stroke') !== 'white');
+            const boxes = texts.map(text => text.getBoundingClientRect());
+            return texts.flatMap((text, one) => texts.slice(one + 1).filter((_, later) => {
+              const [a, b] = [boxes[one], boxes[one + 1 + later]];
+              return Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
+                && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4;
+            }).map(other => `${text.textContent} | ${other.textContent}`));
+        })"""
+    )
+    assert over == []
+
+
 def test_a_mark_tells_what_was_measured_there(visit: Visit) -> None:
     plot = visit.page.locator(".plot").first
     plot.scroll_into_view_if_needed()
-    box = plot.locator(".points path.point").nth(1).bounding_box()
+    box = plot.locator(MARKS).nth(1).bounding_box()
     assert box is not None
     visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    told = plot.locator(".hoverlayer .hovertext")
-    told.first.wait_for()
-    text = told.first.text_content() or ""
+    told = visit.page.locator("#vg-tooltip-element.visible")
+    told.wait_for()
+    text = told.text_content() or ""
     assert "Case I" in text
     assert "nats per token" in text
     assert "λ = " in text
@@ -156,10 +175,7 @@ def test_the_slider_moves_the_ring_the_losses_and_the_answers(
 
     def told() -> list[str]:
         visit.page.wait_for_timeout(200)
-        ring = visit.page.evaluate(
-            "(([trace]) => `${trace.x[0]} ${trace.y[0]}`)"
-            "(document.getElementById('dial-plot').data.slice(-1))"
-        )
+        ring = str(visit.page.locator("#dial-plot path[stroke-width='3']").bounding_box())
         parts = ("#dial-name", "#dial-measured", "#dial-theory", ".answer")
         return [ring, *(visit.page.locator(part).inner_text() for part in parts)]
 

@@ -10,11 +10,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from trimtab.analysis.labels import in_page, nats, number
 from trimtab.errors import UserError
-from trimtab.report import audit_tables, screen
+from trimtab.report import audit_tables, renderer
 from trimtab.report.axes import linear_ticks, log_ticks
 from trimtab.report.chart import Axis, Curve, Line, Mark, Panel
 from trimtab.report.palette import ink
@@ -76,12 +75,12 @@ def write_audit_page(folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = json.dumps([screen.plot(panel) for panel in section.panels], ensure_ascii=False)
+    text = json.dumps([renderer.plot(panel) for panel in section.panels], ensure_ascii=False)
     page = folder / PAGE_FILE
     html = environment.get_template("audit.html.j2").render(
         audit=section,
         first_plot=0,
-        plotly=Markup(get_plotlyjs()) if section.panels else "",
+        library=renderer.library() if section.panels else "",
         plots=Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028")),
     )
     write_atomically(page, html)

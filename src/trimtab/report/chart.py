@@ -99,7 +99,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Curve:
-    """What theory says: drawn behind the marks, and named in the legend once for all its kind."""
+    """What theory says: drawn behind the marks, and named in the legend once for all its kind.
+
+    Below a shaded one no model lies.
+    """
 
     name: str
     colour: str
@@ -107,6 +110,7 @@ class Curve:
     width: float
     x: tuple[float, ...]
     y: tuple[float, ...]
+    shaded: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from trimtab.analysis.groups import (
     tasks_in_both_cases,
 )
 from trimtab.analysis.labels import percent, shortened
+from trimtab.analysis.limits import Limits
 from trimtab.report.chart import Curve, Figure, Ink, Panel
-from trimtab.report.limits import Limits
-from trimtab.report.palette import budget_ink, ink, star
+from trimtab.report.palette import budget_ink, drawn, ink, star
 from trimtab.report.panels import Series, panel
 from trimtab.results.result import LocalGeometry, Point
 
@@ -172,7 +172,7 @@ class _Atlas:
             name = f"{shortened(task)}, overlap {'' if exact else '≈ '}{percent(share)}"
             series.append(Series(name, self._task_ink(task), tuple(self.case_1[proxy, task])))
         pairs = [(proxy, task) for task in tasks]
-        drawn = panel(
+        plane = panel(
             f"Case I, safety data {shortened(proxy)}",
             series,
             self.safety,
@@ -181,7 +181,7 @@ class _Atlas:
             self.note,
         )
         caption = "The trade-off at several overlaps of the task's contexts with the proxy's."
-        return Figure(3, caption, _there([drawn]), ())
+        return Figure(3, caption, _there([plane]), ())
 
     def figure_4(self) -> Figure:
         """The settings of a dial, beside separate runs on the same data."""
@@ -197,7 +197,7 @@ class _Atlas:
             if (one.proxy, one.task) == (proxy, task)
         )
         series.append(Series("aligned model θₛ", star(6), start, joined=False))
-        drawn = panel(
+        plane = panel(
             "Every setting of one training",
             series,
             self.safety,
@@ -209,7 +209,7 @@ class _Atlas:
             f"The {self.safety} and the capability gap at every measured setting of the dial: "
             "α = 0 is its safest, α = 1 its most capable."
         )
-        return Figure(DIAL_FIGURE, caption, _there([drawn]), ())
+        return Figure(DIAL_FIGURE, caption, _there([plane]), ())
 
     def _drift_curves(
         self, knob: Literal["penalty", "radius"], lines: dict[str, list[Setting]]
@@ -290,8 +290,8 @@ class _Atlas:
         return [
             curve
             for proxy in lines
-            for curve in self.limits.alignment_gap_curves(
-                proxy, task, ends, self._ink(proxy, task).colour
+            for curve in drawn(
+                self.limits.alignment_gap_curves(proxy, task, ends), self._ink(proxy, task).colour
             )
         ]
 
@@ -303,10 +303,10 @@ class _Atlas:
         pairs = list(pairs)
         curves: list[Curve] = []
         for task in dict.fromkeys(task for _, task in pairs):
-            curves.extend(self.limits.oracle_curves(task))
+            curves.extend(drawn(self.limits.oracle_curves(task)))
         for proxy, task in pairs:
             colour = (self._task_ink(task) if by_task else self._ink(proxy, task)).colour
-            curves.extend(self.limits.plane_curves(proxy, task, colour))
+            curves.extend(drawn(self.limits.plane_curves(proxy, task), colour))
         return curves
 
     def _plane_bounds(self, pairs: Iterable[tuple[str, str]]) -> list[Curve]:
@@ -315,7 +315,7 @@ class _Atlas:
         return [
             curve
             for proxy, task in pairs
-            for curve in self.limits.plane_bounds(proxy, task, self._task_ink(task).colour)
+            for curve in drawn(self.limits.plane_bounds(proxy, task), self._task_ink(task).colour)
         ]
 
     def _ink(self, proxy: str, task: str) -> Ink:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trimtab.analysis.groups import SafetyGap, Setting, safety_gap_of
+from trimtab.analysis.limits import Limits
 from trimtab.analysis.methods import MethodResult, Tried, title, tried_settings
 from trimtab.report.chart import Figure, Panel
-from trimtab.report.limits import Limits
-from trimtab.report.palette import ink, star
+from trimtab.report.palette import drawn, ink, star
 from trimtab.report.panels import Series, panel
 from trimtab.results.result import Point
 
@@ -54,7 +54,7 @@ def methods_figure(
     ends = [one for one in tried_settings(points) if (one.proxy, one.task) == (proxy, task)]
     placed = {method for methods in FAMILIES.values() for method in methods}
     others = tuple(m for m in lines if m not in placed and m != "alignment-loss")
-    drawn = [
+    panels = [
         _family(name, methods, lines, ends, safety, limits)
         for name, methods in (FAMILIES | {"Other methods": others}).items()
         if any(method in lines for method in methods)
@@ -63,7 +63,7 @@ def methods_figure(
         "Every method over its own knob, at equal rows a step, with Case I in each panel: means "
         "over seeds, and each seed faintly. Left and below is better."
     )
-    return Figure(5, caption, tuple(one for one in drawn if one), ())
+    return Figure(5, caption, tuple(one for one in panels if one), ())
 
 
 def _family(
@@ -93,8 +93,8 @@ def _family(
                     title(end.method), star(6 if end.method == "plain" else 4), (_end(end),), False
                 )
             )
-    curves = limits.oracle_curves(ends[0].task) if limits and safety == "alignment gap" else ()
-    return panel(name, series, safety, "capability gap", curves)
+    oracle = limits.oracle_curves(ends[0].task) if limits and safety == "alignment gap" else ()
+    return panel(name, series, safety, "capability gap", drawn(oracle))
 
 
 def _setting(one: Tried) -> Setting:

@@ -1,11 +1,8 @@
 "use strict";
 const plots = JSON.parse(document.getElementById("plots").textContent);
-const config = { responsive: true, displaylogo: false, displayModeBar: false };
+const options = { renderer: "svg", actions: false };
 for (const element of document.querySelectorAll("[data-plot]")) {
-  const { data, layout } = plots[Number(element.dataset.plot)];
-  // A finger on a plot scrolls the page; a mouse zooms.
-  layout.dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
-  Plotly.newPlot(element, data, layout, config);
+  vegaEmbed(element, plots[Number(element.dataset.plot)], options);
 }
 
 const dialData = document.getElementById("dial-data");
@@ -26,7 +23,7 @@ if (dialData) {
     });
     document.getElementById(id)?.replaceChildren(...rows);
   };
-  const show = () => {
+  const show = (view) => {
     const setting = settings[Number(slider.value)];
     put("dial-name", setting.name);
     put("dial-penalty", setting.penalty);
@@ -34,7 +31,7 @@ if (dialData) {
     fill("dial-measured", setting.measured);
     fill("dial-theory", setting.theory);
     const [x, y] = setting.place;
-    Plotly.restyle(element, { x: [[x]], y: [[y]] }, [plot.data.length - 1]);
+    view.data("ring", [{ x, y }]).runAsync();
     if (setting.answers.length) put("dial-at", setting.at);
     const answers = document.querySelectorAll(".answer");
     setting.answers.forEach(([text, note], index) => {
@@ -42,10 +39,9 @@ if (dialData) {
       answers[index].nextElementSibling.textContent = note;
     });
   };
-  plot.layout.dragmode = false;
-  Plotly.newPlot(element, plot.data, plot.layout, config).then(() => {
+  vegaEmbed(element, plot, options).then(({ view }) => {
     slider.value = String(Math.floor(settings.length / 2));
-    show();
-    slider.addEventListener("input", show);
+    show(view);
+    slider.addEventListener("input", () => show(view));
   });
 }

@@ -11,20 +11,19 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from trimtab.analysis.bounds import bounds_beside
+from trimtab.analysis.dial import DialSetting, dial_settings
 from trimtab.analysis.findings import Finding, findings, no_model_passes_the_limit
-from trimtab.analysis.labels import in_page, nats
+from trimtab.analysis.labels import in_page, nats, number
+from trimtab.analysis.limits import Limits
 from trimtab.analysis.methods import MethodResult, method_results
 from trimtab.analysis.optimality_gap import PointOptimalityGap, optimality_gap
 from trimtab.analysis.results import Results, read_results
-from trimtab.report import paper, screen, tables
+from trimtab.report import renderer, tables
 from trimtab.report.audit_page import AuditSection, read_audit
 from trimtab.report.chart import Figure
-from trimtab.report.dial import DialSetting, dial_settings
 from trimtab.report.figures import DIAL_FIGURE, figures
-from trimtab.report.limits import Limits
 from trimtab.report.methods_figure import methods_figure
 from trimtab.report.refusals import refusals_figure, refusals_table
 from trimtab.results.files import write_atomically
@@ -69,9 +68,9 @@ def write_report(folder: Path) -> Report:
     paths: list[Path] = []
     for figure in drawn:
         if figure.panels:
-            paths += paper.save(figure, folder / FIGURES_FOLDER)
+            paths += renderer.save(figure, folder / FIGURES_FOLDER)
         else:
-            paper.remove(figure, folder / FIGURES_FOLDER)
+            renderer.remove(figure, folder / FIGURES_FOLDER)
     page = folder / PAGE_FILE
     write_atomically(page, _page(results, drawn, found, near, methods, read_audit(folder)))
     return Report(page, tuple(paths), found)
@@ -101,21 +100,21 @@ def _page(
         dial=of_slider if of_dial is not None and of_dial.panels else (),
         dial_figure=of_dial,
         dial_plot=_dial_plot(of_dial, of_slider),
-        dial_script=_for_script([one.for_script() for one in of_slider]),
+        dial_script=_for_script([_for_slider(one) for one in of_slider]),
         samples=results.samples,
         summary=_summary(results, found),
         findings=found,
         figures=figures_below,
         missing=[line for figure in drawn for line in figure.missing],
         plots=_for_script(
-            [screen.plot(panel) for panel in (*panels, *(audit.panels if audit else ()))]
+            [renderer.plot(panel) for panel in (*panels, *(audit.panels if audit else ()))]
         ),
         plots_of_figures=len(panels),
         audit=audit,
-        plotly=Markup(get_plotlyjs()),
+        library=renderer.library(),
         folder=FIGURES_FOLDER,
         optimality_gap=tables.optimality_gap_table(near) if near else None,
-        nearness_in_words=_nearness_in_words(near),
+        optimality_gap_in_words=_optimality_gap_in_words(near),
         bounds=tables.bounds_tables(
             bounds_beside(results.points, results.world, results.landscape)
         ),
@@ -134,12 +133,23 @@ def _page(
 
 
 def _dial_plot(figure: Figure | None, settings: Sequence[DialSetting]) -> Markup:
-    """The dial's panel, with one more trace, last, for the setting that the slider shows."""
+    """The dial's panel, with a ring around the setting that the slider shows."""
     if figure is None or not figure.panels or not settings:
         return _for_script(None)
-    plot = screen.plot(figure.panels[0])
-    plot["data"].append(screen.ring(settings[0].place))
-    return _for_script(plot)
+    return _for_script(renderer.plot(figure.panels[0], settings[0].place))
+
+
+def _for_slider(setting: DialSetting) -> dict[str, Any]:
+    """What the page's script puts in place when the slider moves."""
+    return {
+        "name": f"α = {number(setting.alpha)}",
+        "penalty": f"trained at λ = {number(setting.penalty)}",
+        "place": setting.place,
+        "measured": setting.measured,
+        "theory": setting.theory,
+        "at": f"α = {number(setting.answers[0].alpha)}" if setting.answers else "",
+        "answers": [[answer.text, answer.note] for answer in setting.answers],
+    }
 
 
 def _summary(results: Results, found: Sequence[Finding]) -> str:
@@ -172,7 +182,7 @@ def _summary(results: Results, found: Sequence[Finding]) -> str:
     return f"{opening} {told}."
 
 
-def _nearness_in_words(near: Sequence[PointOptimalityGap]) -> str:
+def _optimality_gap_in_words(near: Sequence[PointOptimalityGap]) -> str:
     reached = [
         one.on_proxy
         for one in near

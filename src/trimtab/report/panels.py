@@ -66,6 +66,9 @@ def panel(
         lines = _labelled(lines, x_axis, y_axis)
     visible = (_cut(curve, x_axis, y_axis) for curve in curves)
     shown = tuple(curve for curve in visible if len(curve.x) > 1)
+    if sum(curve.shaded for curve in shown) > 1:
+        # Of several tasks each has a limit of its own; a mark may lie below that of another.
+        shown = tuple(replace(curve, shaded=False) for curve in shown)
     return Panel(title, x_axis, y_axis, lines, shown, note)
 
 

@@ -1,10 +1,9 @@
-"""The dial on the page: every measured setting, for a slider to show one at a time."""
+"""The settings of a dial, each with what was measured there and what theory says of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from trimtab.analysis.groups import measured_of, safety_gap_of
 from trimtab.analysis.labels import estimate_in_words, nats, number
@@ -20,7 +19,7 @@ Line = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class DialSetting:
-    """One setting of the slider: where it lies in the plane, and all that is known of it."""
+    """One setting of the dial: where it lies in the plane, and all that is known of it."""
 
     alpha: float
     penalty: float
@@ -29,18 +28,6 @@ class DialSetting:
     theory: tuple[Line, ...]
     answers: tuple[Answer, ...]
     """One for each sample, at the sampled setting that lies nearest."""
-
-    def for_script(self) -> dict[str, Any]:
-        """What the page's script puts in place when the slider moves."""
-        return {
-            "name": f"α = {number(self.alpha)}",
-            "penalty": f"trained at λ = {number(self.penalty)}",
-            "place": self.place,
-            "measured": self.measured,
-            "theory": self.theory,
-            "at": f"α = {number(self.answers[0].alpha)}" if self.answers else "",
-            "answers": [[answer.text, answer.note] for answer in self.answers],
-        }
 
 
 def dial_settings(

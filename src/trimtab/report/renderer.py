@@ -1,0 +1,371 @@
+"""One drawing of a panel, in Vega-Lite: behind PNG, SVG, PDF and the page alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import altair as alt
+import vl_convert
+from markupsafe import Markup
+
+from trimtab.errors import printable
+from trimtab.report.chart import Axis, Curve, Dash, Figure, Ink, Line, Mark, Marker, Panel
+from trimtab.report.palette import GREY
+from trimtab.results.files import write_atomically
+
+# Vega has no star and no oblique cross; a path spans −1 to 1.
+SYMBOLS: dict[Marker, str] = {
+    "circle": "circle",
+    "square": "square",
+    "triangle": "triangle-up",
+    "diamond": "diamond",
+    "cross": "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z",
+    "star": "M0,-1L.22,-.31L.95,-.31L.36,.12L.59,.81L0,.38L-.59,.81L-.36,.12L-.95,-.31L-.22,-.31Z",
+}
+DASHES: dict[Dash, list[float]] = {
+    "solid": [1, 0],
+    "dash": [6, 3],
+    "dot": [1.5, 3],
+    "dashdot": [8, 3, 1.5, 3],
+}
+TEXT, SOFT, GRID = "#1d1d1f", "#6e6e73", "#e6e6e9"
+# An image takes the first font that is there for a whole text, and few have the ₛ of θₛ.
+PAPER_FONT = "DejaVu Sans, Arial, Helvetica, sans-serif"
+PAGE_FONT = "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
+TITLE_SIZE, FONT_SIZE, LABEL_SIZE = 13, 12, 11
+WIDTH, HEIGHT, PAGE_HEIGHT = 330, 240, 280
+"""Of a panel's axes, in pixels of 1/96 inch; labels and legend stand outside."""
+PIXELS_PER_PIXEL = 3.2
+"""About 300 dpi."""
+SIZES: dict[Marker, float] = {
+    "circle": 56,
+    "square": 52,
+    "triangle": 60,
+    "diamond": 84,
+    "cross": 72,
+    "star": 190,
+}
+"""In square pixels, so that each looks as large as the next; the star stands out."""
+SEED_SHARE, RING_SIZE = 0.36, 420
+TITLE_WIDTH, LEGEND_WIDTH = 46, 42
+"""In characters."""
+MOST_IN_A_ROW = 3
+LEGEND_TOP, LEGEND_LINE, KEY_WIDTH, TICK_LINE = 56, 18, 30, 13
+FAINT, SHADE = 0.6, 0.12
+"""How opaque theory is, behind what was measured."""
+RING, MEASURED = "ring", "measured"
+IN_PIXELS: dict[str, Any] = {"x": alt.X("x:Q", scale=None), "y": alt.Y("y:Q", scale=None)}
+"""Where a row stands that is not on the scales, from the upper left corner of the axes."""
+
+Row = dict[str, Any]
+
+
+def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
+    """Write the figure as PNG at about 300 dpi and as SVG whose text is text; return both paths."""
+    spec = json.dumps(sheet(figure))
+    png, svg = paths = _paths(figure, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(png, vl_convert.vegalite_to_png(spec, scale=PIXELS_PER_PIXEL))
+    write_atomically(svg, vl_convert.vegalite_to_svg(spec))
+    return paths
+
+
+def remove(figure: Figure, folder: Path) -> None:
+    """Take away the files of a figure that can no longer be drawn."""
+    for path in _paths(figure, folder):
+        path.unlink(missing_ok=True)
+
+
+def sheet(figure: Figure) -> dict[str, Any]:
+    """The figure's panels side by side, more than three in two columns, as Vega-Lite."""
+    columns = len(figure.panels) if len(figure.panels) <= MOST_IN_A_ROW else 2
+    panels = []
+    for panel in figure.panels:
+        drawn = _drawn(panel, HEIGHT) + _title(panel)
+        panels.append(drawn.properties(width=WIDTH, height=HEIGHT))
+    return _vega_lite(alt.concat(*panels, columns=columns, spacing=28), PAPER_FONT)
+
+
+def plot(panel: Panel, ring: tuple[float, float] | None = None) -> dict[str, Any]:
+    """The panel as wide as its box on the page, as Vega-Lite; title and note are the page's.
+
+    Args:
+        panel: what is drawn.
+        ring: a place to ring. The page moves it: it is the data set named `ring`.
+    """
+    drawn = _drawn(panel, PAGE_HEIGHT)
+    if ring is not None:
+        here = alt.Data(alt.InlineData([{"x": ring[0], "y": ring[1]}], name=RING))
+        drawn += alt.Chart(here).mark_point(size=RING_SIZE, color=TEXT, strokeWidth=3, filled=False)
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    sized = drawn.properties(width="container", height=PAGE_HEIGHT, autosize=fit)
+    return _vega_lite(sized, PAGE_FONT)
+
+
+@cache
+def library() -> Markup:
+    """Vega, Vega-Lite and vega-embed as one script, so that a page opens with no network."""
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return Markup(script.replace("</script", "<\\/script"))
+
+
+def _paths(figure: Figure, folder: Path) -> tuple[Path, Path]:
+    return folder / f"{figure.stem}.png", folder / f"{figure.stem}.svg"
+
+
+def _drawn(panel: Panel, height: float) -> alt.LayerChart:
+    layers = [
+        *(_shade(curve, panel.x, panel.y) for curve in panel.curves if curve.shaded),
+        *(_curve(curve) for curve in panel.curves),
+        *(_joined(line) for line in panel.lines),
+        *_bars(panel.lines),
+        _marks([_mark(mark, line.ink, SEED_SHARE) for line in panel.lines for mark in line.seeds]),
+        _marks([_mark(mark, line.ink) for line in panel.lines for mark in line.marks]).properties(
+            name=MEASURED
+        ),
+        *_labels(panel.lines),
+        *_break(panel.x, {"x": alt.X("at:Q"), "y": alt.value(height)}, 0),
+        *_break(panel.y, {"x": alt.value(0), "y": alt.Y("at:Q")}, 90),
+        *_legend(panel, height),
+    ]
+    axes = {"x": alt.X("x:Q", **_axis(panel.x)), "y": alt.Y("y:Q", **_axis(panel.y))}
+    return alt.LayerChart(layer=layers, encoding=axes)
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    # A number may lose its last digit on its way into an image, so a tick is found by nearness.
+    named = "".join(
+        f"abs(datum.value - {position:.12g}) <= {1e-9 * abs(position) or 1e-12:.1g} ? "
+        f"{json.dumps(label)} : "
+        for position, label in axis.ticks
+    )
+    return {
+        "scale": alt.Scale(type="log" if axis.log else "linear", domain=[axis.low, axis.high]),
+        "axis": alt.Axis(
+            title=axis.label,
+            values=[position for position, _ in axis.ticks],
+            labelExpr=f"{named}''",
+        ),
+    }
+
+
+def _data(rows: Iterable[Row]) -> alt.InlineData:
+    return alt.InlineData(list(rows))
+
+
+def _path(x: Iterable[float], y: Iterable[float]) -> alt.InlineData:
+    return _data({"x": a, "y": b, "order": n} for n, (a, b) in enumerate(zip(x, y, strict=True)))
+
+
+def _rounded(curve: Curve) -> tuple[list[float], list[float]]:
+    """To more digits than can be seen: a page holds hundreds of points a curve."""
+    return [float(f"{x:.6g}") for x in curve.x], [float(f"{y:.6g}") for y in curve.y]
+
+
+def _curve(curve: Curve) -> alt.Chart:
+    line = alt.Chart(_path(*_rounded(curve))).mark_line(
+        color=curve.colour,
+        strokeDash=DASHES[curve.dash],
+        strokeWidth=1.4 * curve.width,
+        opacity=FAINT,
+        clip=True,
+    )
+    return line.encode(order="order:Q")
+
+
+def _shade(curve: Curve, x_axis: Axis, y_axis: Axis) -> alt.Chart:
+    """What lies below a curve that falls, and left of where it begins."""
+    points = sorted(zip(*_rounded(curve), strict=True))
+    strip = x_axis.strip
+    last = strip.break_at if strip is not None and strip.position > points[-1][0] else x_axis.high
+    first = points[0][0]
+    corners = [(x_axis.low, y_axis.high), (first, y_axis.high), *points, (last, points[-1][1])]
+    path = _path((x for x, _ in corners), (y for _, y in corners))
+    area = alt.Chart(path).mark_area(color=curve.colour, opacity=SHADE, clip=True)
+    return area.encode(y2=alt.datum(y_axis.low))
+
+
+def _joined(line: Line) -> alt.Chart:
+    joined = [mark for mark in line.marks if mark.joined]
+    drawn = alt.Chart(_path((mark.x for mark in joined), (mark.y for mark in joined)))
+    dash = DASHES[line.ink.dash]
+    return drawn.mark_line(color=line.ink.colour, strokeDash=dash, strokeWidth=1.8).encode(
+        order="order:Q"
+    )
+
+
+def _bars(lines: Iterable[Line]) -> tuple[alt.Chart, alt.Chart]:
+    """Error bars, and the caps at their ends."""
+    bars: list[Row] = []
+    for line in lines:
+        for mark in line.marks:
+            colour = {"color": line.ink.colour}
+            if mark.x_interval:
+                low, high = mark.x_interval
+                bars.append({"x": low, "x2": high, "y": mark.y, "y2": mark.y, "angle": 90} | colour)
+            if mark.y_interval:
+                low, high = mark.y_interval
+                bars.append({"x": mark.x, "x2": mark.x, "y": low, "y2": high, "angle": 0} | colour)
+    caps = [bar | {"x": x, "y": y} for bar in bars for x, y in _ends(bar)]
+    return (
+        alt.Chart(_data(bars))
+        .mark_rule(strokeWidth=1)
+        .encode(x2="x2:Q", y2="y2:Q", color=_as_given("color")),
+        alt.Chart(_data(caps))
+        .mark_point(shape="stroke", size=25, strokeWidth=1, opacity=1)
+        .encode(color=_as_given("color"), angle=alt.Angle("angle:Q", scale=None)),
+    )
+
+
+def _ends(bar: Row) -> tuple[tuple[float, float], tuple[float, float]]:
+    return (bar["x"], bar["y"]), (bar["x2"], bar["y2"])
+
+
+def _marks(rows: Sequence[Row], **place: Any) -> alt.Chart:
+    return (
+        alt.Chart(_data(rows))
+        .mark_point(filled=True, stroke="white", strokeWidth=0.8)
+        .encode(
+            color=_as_given("color"),
+            shape=alt.Shape("shape:N", scale=None),
+            size=alt.Size("size:Q", scale=None),
+            opacity=alt.Opacity("opacity:Q", scale=None),
+            tooltip=alt.Tooltip("hover:N") if not place else alt.Undefined,
+            **place,
+        )
+    )
+
+
+def _mark(mark: Mark, ink: Ink, share: float = 1.0) -> Row:
+    return {
+        "x": mark.x,
+        "y": mark.y,
+        "color": ink.colour,
+        "shape": SYMBOLS[ink.marker],
+        "size": share * SIZES[ink.marker],
+        "opacity": share,
+        "hover": "\n".join(mark.hover),
+    }
+
+
+def _as_given(field: str) -> alt.Color:
+    return alt.Color(f"{field}:N", scale=None)
+
+
+def _labels(lines: Iterable[Line]) -> tuple[alt.Chart, alt.Chart]:
+    """Words beside marks, on a white rim that parts them from lines behind."""
+    rows = [
+        {"x": mark.x, "y": mark.y, "label": mark.label, "right": mark.label_side == "right"}
+        for line in lines
+        for mark in line.marks
+        if mark.label
+    ]
+    words = alt.Chart(_data(rows)).encode(text="label:N")
+    style: dict[str, Any] = {
+        "align": alt.expr("datum.right ? 'left' : 'right'"),
+        "dx": alt.expr("datum.right ? 7 : -7"),
+        "dy": -7,
+        "fontSize": LABEL_SIZE,
+    }
+    rim = words.mark_text(color="white", stroke="white", strokeWidth=3, opacity=0.8, **style)
+    return rim, words.mark_text(color=TEXT, **style)
+
+
+def _break(axis: Axis, place: dict[str, Any], angle: int) -> tuple[alt.Chart, ...]:
+    """Two slashes over a white gap in the axis line."""
+    if axis.strip is None:
+        return ()
+    here = alt.Chart(_data([{"at": axis.strip.break_at}])).encode(**place)
+    return (
+        here.mark_point(shape="square", size=40, filled=True, color="white", opacity=1),
+        here.mark_text(text="//", fontSize=FONT_SIZE, angle=angle, color=TEXT),
+    )
+
+
+def _title(panel: Panel) -> alt.Chart:
+    """Above the axes at a height of its own, so that the titles of a row stand level."""
+    lines = wrap(printable(panel.title), TITLE_WIDTH)
+    rows = [{"x": 0, "y": -16 * (len(lines) - n) - 4, "line": line} for n, line in enumerate(lines)]
+    text = alt.Chart(_data(rows)).mark_text(align="left", fontSize=TITLE_SIZE, color=TEXT)
+    return text.encode(**IN_PIXELS, text="line:N")
+
+
+def _legend(panel: Panel, height: float) -> tuple[alt.Chart, ...]:
+    """A row to each line and each kind of curve, below the axes, in pixels from their corner."""
+    top = height + LEGEND_TOP + TICK_LINE * max(label.count("\n") for _, label in panel.x.ticks)
+    keys: list[Row] = []
+    marks: list[Row] = []
+    names: list[Row] = []
+
+    def name(words: str) -> float:
+        nonlocal top
+        middle = top
+        names.append(
+            {"x": KEY_WIDTH + 8, "y": middle, "name": wrap(printable(words), LEGEND_WIDTH)}
+        )
+        top += LEGEND_LINE * len(names[-1]["name"])
+        return middle
+
+    def key(middle: float, colour: str, dash: Dash, width: float, opacity: float) -> None:
+        ends = {"x": 0, "x2": KEY_WIDTH, "y": middle}
+        style = {"color": colour, "dash": DASHES[dash], "width": width, "opacity": opacity}
+        keys.append(ends | style)
+
+    for line in panel.lines:
+        middle = name(line.name)
+        if any(mark.joined for mark in line.marks):
+            key(middle, line.ink.colour, line.ink.dash, 1.8, 1)
+        style = {"color": line.ink.colour, "shape": SYMBOLS[line.ink.marker]}
+        at = {"x": KEY_WIDTH / 2, "y": middle}
+        marks.append(at | style | {"size": SIZES[line.ink.marker], "opacity": 1})
+    for kind in {curve.name: curve for curve in panel.curves}.values():
+        middle = name(kind.name)
+        key(middle, GREY, kind.dash, 1.4 * kind.width, FAINT)
+        if kind.shaded:
+            key(middle + 4, GREY, "solid", 8, SHADE)
+    return (
+        alt.Chart(_data(keys))
+        .mark_rule()
+        .encode(
+            **IN_PIXELS,
+            x2="x2:Q",
+            color=_as_given("color"),
+            strokeDash=alt.StrokeDash("dash:N", scale=None),
+            strokeWidth=alt.StrokeWidth("width:Q", scale=None),
+            opacity=alt.Opacity("opacity:Q", scale=None),
+        ),
+        _marks(marks, **IN_PIXELS),
+        alt.Chart(_data(names))
+        .mark_text(align="left", baseline="middle", lineHeight=LEGEND_LINE - 3, color=TEXT)
+        .encode(**IN_PIXELS, text="name:N"),
+    )
+
+
+def _vega_lite(chart: alt.LayerChart | alt.ConcatChart, font: str) -> dict[str, Any]:
+    config = alt.Config(
+        aria=False,  # a page describes each plot in words of its own
+        font=font,
+        lineBreak="\n",
+        view=alt.ViewConfig(stroke=None),
+        text=alt.MarkConfig(fontSize=FONT_SIZE),
+        axis=alt.AxisConfig(
+            labelFontSize=FONT_SIZE,
+            titleFontSize=FONT_SIZE,
+            titleFontWeight="normal",
+            titlePadding=8,
+            labelColor=TEXT,
+            titleColor=TEXT,
+            domainColor=SOFT,
+            tickColor=SOFT,
+            gridColor=GRID,
+            labelFlush=False,
+            labelOverlap=False,
+        ),
+    )
+    drawn: dict[str, Any] = chart.configure(**config.to_dict()).to_dict()
+    return drawn
