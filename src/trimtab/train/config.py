@@ -1,0 +1,62 @@
+"""The arguments of the trainer: those of `trl.SFTConfig`, and ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trl import SFTConfig
+
+from trimtab.config.experiment import Measuring, Training
+from trimtab.config.ranges import Count, Within0And1, check_ranges
+
+
+@dataclass
+class SafetyAwareSFTConfig(SFTConfig):
+    """`trl.SFTConfig` with what training under a safety constraint adds.
+
+    Raises:
+        UserError: one of the added fields is out of its range.
+
+    >>> SafetyAwareSFTConfig("run", use_cpu=True, bf16=False).safety_share
+    0.5
+    """
+
+    safety_share: Within0And1 = field(
+        default=Training.safety_share,
+        metadata={
+            "help": "Safety rows as a share of a batch. `per_device_train_batch_size` counts task "
+            "rows, so that at 0.5 a batch of 8 becomes 16 rows. It changes the noise of the "
+            "safety loss and the cost of a step, and not what a penalty means."
+        },
+    )
+    validation_rows: Count = field(
+        default=Training.validation_rows,
+        metadata={
+            "help": "With a budget, how many different safety rows at most are kept from training "
+            "to bring the final model to it: a fifth of the rows, or those that the run would not "
+            "come to, all rows of a prompt together."
+        },
+    )
+    safety_repeats: bool = field(
+        default=False,
+        metadata={
+            "help": "Safety rows are draws that may come again, so that rows of a prompt need not "
+            "stay together."
+        },
+    )
+    length_bucketing: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute a batch in pieces of like length, and unlabelled positions not "
+            "through the LM head: the same loss to rounding, from less work. Off, a step is bit "
+            "for bit that of `SFTTrainer`."
+        },
+    )
+    measured_tokens_per_batch: Count = field(
+        default=Measuring.tokens_per_batch,
+        metadata={"help": "Tokens in a forward pass that measures the safety loss for a budget."},
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        super().__post_init__()
