@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -158,8 +159,9 @@ class Runner:
 
     def trained_dial(self, key: PointKey) -> TrainedDial:
         """Train both ends of the experiment's dial at once."""
-        training, dial = self.experiment.train, self.experiment.dial
+        dial = self.experiment.dial
         assert dial is not None
+        training = _counted(self.experiment.train, self.rows.task[key.task].train)
         training = replace(training, steps=dial.steps or training.steps)
         name, started = Run(key, ()).name, perf_counter()
         unfinished = self._unfinished(name)
@@ -218,6 +220,7 @@ class Runner:
         method: Method | PostHocMethod | None = None,
     ) -> Trained:
         unfinished = self._unfinished(name)
+        training = _counted(training, rows)
         args = sft_config(training, unfinished, seed)
         started = perf_counter()
         if isinstance(method, Method):
@@ -286,6 +289,11 @@ class Runner:
         if keeper is None or keeper.outcome is None:
             return Trained(trained, tokens, seconds)
         return Trained(trained, tokens + keeper.tokens_measured, seconds, keeper.outcome.penalty)
+
+
+def _counted(training: Training, rows: Dataset) -> Training:
+    """The training with its steps counted, also where it says epochs."""
+    return training.for_rows(len(rows), PartialState().num_processes)
 
 
 def forget_checkpoints(folder: Path, run_name: str) -> None:
