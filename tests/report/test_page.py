@@ -146,7 +146,7 @@ def test_settings_data_and_failures_are_shown(tmp_path: Path) -> None:
 
 def test_what_is_absent_has_no_heading(tmp_path: Path) -> None:
     text = page(write_points(tmp_path, [point(penalty=1.0)]))
-    for words in ("Failures", "Settings", "OptimalityGap to the limit", "What the points show"):
+    for words in ("Failures", "Settings", "Optimality gap: how far from the limit", "What the points show"):
         assert f">{words}</h2>" not in text
 
 
@@ -154,7 +154,7 @@ def test_a_world_shows_how_near_the_limit_is(tmp_path: Path) -> None:
     made = world()
     write_data(made, tmp_path, rows=4)
     text = page(write_points(tmp_path, optima(made)))
-    assert "OptimalityGap to the limit" in text
+    assert "Optimality gap: how far from the limit" in text
     assert "Every measured model keeps to both limits" in text
     assert "A mistake somewhere" not in text
 

@@ -115,7 +115,7 @@ def _page(
         plotly=Markup(get_plotlyjs()),
         folder=FIGURES_FOLDER,
         optimality_gap=tables.optimality_gap_table(near) if near else None,
-        nearness_in_words=_nearness_in_words(near),
+        optimality_gap_in_words=_optimality_gap_in_words(near),
         bounds=tables.bounds_tables(
             bounds_beside(results.points, results.world, results.landscape)
         ),
@@ -172,7 +172,7 @@ def _summary(results: Results, found: Sequence[Finding]) -> str:
     return f"{opening} {told}."
 
 
-def _nearness_in_words(near: Sequence[PointOptimalityGap]) -> str:
+def _optimality_gap_in_words(near: Sequence[PointOptimalityGap]) -> str:
     reached = [
         one.on_proxy
         for one in near
