@@ -56,7 +56,7 @@ Precision = Literal["float32", "bfloat16"]
 LONGEST_NAME = 90
 """In bytes: the names of a proxy and a task are together part of a file's name."""
 
-_STRICT: dict[str, Any] = {"extra": "forbid"}
+_STRICT: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 _GOLDEN = (5**0.5 - 1) / 2
 
 Source = Annotated[
