@@ -28,7 +28,7 @@ from statistics import median
 
 from rich.console import Console
 
-from trimtab.cli.options import source_of
+from trimtab.cli.options import conditions_of
 from trimtab.cli.progress import TerminalWatcher
 from trimtab.config.experiment import Block, Experiment, Measuring, Training
 from trimtab.config.yaml_io import experiment_from
@@ -93,7 +93,13 @@ def model_experiment(
     return experiment_from(
         {
             "model": model,
-            "safety": {"safety": source_of(str(safety.resolve()), list(where), 160)},
+            "safety": {
+                "safety": {
+                    "path": str(safety.resolve()),
+                    "where": conditions_of(list(where)),
+                    "held_out_rows": 160,
+                }
+            },
             "task": {"task": {"path": str(task.resolve()), "held_out_rows": 96}},
             "train": {
                 "steps": steps,

@@ -103,13 +103,21 @@ class ModelSize:
     limits: Limits
 
 
+def model_shape(name: str) -> PreTrainedModel:
+    """The model that `name` stands for with no values in its weights.
+
+    Raises UserError as `load_model` does.
+    """
+    with _named(name):
+        return _loaded(name, _source(name), device_map="meta")
+
+
 def model_size(name: str) -> ModelSize:
     """The size of the model that `name` stands for, without its weights' values.
 
     Raises UserError as `load_model` does.
     """
-    with _named(name):
-        shape = _loaded(name, _source(name), device_map="meta")
+    shape = model_shape(name)
     config = shape.config.get_text_config()
     return ModelSize(
         sum(weight.numel() for weight in shape.parameters()),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Block, Experiment
@@ -54,7 +56,10 @@ VALID = to_yaml(EXPERIMENT)
         ("model: [", "e.yaml line 1: expected the node content"),
         ("model: m\nmodel: n", "e.yaml line 2: 'model' is given twice"),
         ("3", "e.yaml: not an experiment"),
-        (VALID.replace("steps:", "stesp:"), "train.stesp is not a setting. Did you mean steps?"),
+        (
+            VALID.replace("steps:", "stesp:"),
+            "train.stesp is not a setting. Did you mean train.st",
+        ),
         (VALID.replace("steps: 200", "steps: many"), "train.steps is 'many'"),
         (VALID.replace("steps: 200", "steps: 0"), "steps is 0. Give a whole number from 1"),
         (VALID.replace("- code", "- cod"), "tasks names 'cod'. Known are code, sums."),
@@ -68,6 +73,50 @@ def test_a_mistake_is_one_line_with_its_place(text: str, message: str) -> None:
         parse_experiment(text, "e.yaml")
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ({"train": {"max_prompt": 4}}, "train.max_prompt is not a setting. Did you mean lengths.p"),
+        ({"train": {"prompt": 4}}, "train.prompt is not a setting. Did you mean lengths.prompt?"),
+        ({"lora_rank": 4}, "lora_rank is not a setting. Did you mean train.lora_rank?"),
+        ({"tokens_per_batch": 4}, "Did you mean measure.tokens_per_batch?"),
+        ({"task": {"t": {"path": "t", "hold_out": 1}}}, "Did you mean task.t.held_out?"),
+        ({"held_out_rows": 4}, "Did you mean task.NAME.held_out_rows?"),
+        ({"refusals": {"harmful": "p", "tokns": 4}}, "Did you mean refusals.tokens?"),
+        ({"dial": {"setps": 4}}, "Did you mean dial.steps?"),
+        ({"train": {"weight_decay": 0.1}}, "give TRL's settings in train.sft"),
+        ({"gird": []}, "gird is not a setting. Did you mean grid?"),
+        ({"zzzz": 1}, "zzzz is not a setting. Remove it."),
+    ],
+    ids=str,
+)
+def test_a_wrong_key_is_answered_with_the_path_of_the_right_one(
+    change: dict[str, Any], answer: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        parse_experiment(yaml.safe_dump(yaml.safe_load(VALID) | change), "e.yaml")
+    assert answer in str(raised.value)
+
+
+def test_the_path_that_is_named_is_a_setting() -> None:
+    given = yaml.safe_load(VALID) | {"lengths": {"prompt": 3}, "train": {"lora_rank": 2}}
+    read = parse_experiment(yaml.safe_dump(given), "e.yaml")
+    assert (read.lengths.prompt, read.train.lora_rank) == (3, 2)
+
+
+def test_settings_of_trl_and_peft_survive_the_file() -> None:
+    given = yaml.safe_load(VALID)
+    given["train"] = {
+        "sft": {"weight_decay": 0.01, "report_to": "trackio", "num_train_epochs": 2},
+        "lora": {"target_modules": ["q_proj", "v_proj"], "r": 8},
+    }
+    read = parse_experiment(yaml.safe_dump(given), "e.yaml")
+    assert read.train.sft == {"weight_decay": 0.01, "report_to": "trackio"}
+    assert (read.train.epochs, read.train.lora_rank) == (2, 8)
+    assert read.train.lora == {"target_modules": ["q_proj", "v_proj"]}
+    assert parse_experiment(to_yaml(read), "e.yaml") == read
 
 
 def test_differences_are_of_what_is_trained() -> None:

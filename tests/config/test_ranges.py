@@ -23,7 +23,7 @@ from trimtab.config.yaml_io import parse_experiment
 from trimtab.errors import UserError
 
 MODULES = [
-    "trimtab.data.rows",
+    "trimtab.config.data_source",
     "trimtab.config.experiment",
     "trimtab.audit.settings",
     "trimtab.train.objectives.alignment_loss",

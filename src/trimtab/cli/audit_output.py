@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +24,16 @@ class StageWatcher(Watcher):
 
     def done(self, steps: int) -> None:
         self.progress.advance(self._stage, steps)
+
+
+@contextmanager
+def watched_stages(goes_on: bool) -> Iterator[StageWatcher]:
+    """Someone who looks on at an audit; an interruption says whether what is done is kept."""
+    try:
+        with StageWatcher(Console(stderr=True)) as watcher:
+            yield watcher
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("" if goes_on else "Give --out to keep what is done.") from None
 
 
 def print_audit(record: Mapping[str, Any], console: Console) -> None:

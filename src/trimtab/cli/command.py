@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
-from trimtab.config.ranges import in_range
+from trimtab.config.ranges import in_range, stated
 from trimtab.errors import mistake, printable
 
 _P = ParamSpec("_P")
@@ -25,6 +26,9 @@ def command(function: Callable[_P, None]) -> Callable[_P, None]:
     mistake, 130 after an interruption.
     """
     checked = in_range(function)
+    hints = get_type_hints(function, include_extras=True)
+    for hint in hints.values():
+        _name_the_number(hint)
 
     @wraps(function)
     def run(*given: _P.args, **named: _P.kwargs) -> None:
@@ -44,7 +48,16 @@ def command(function: Callable[_P, None]) -> Callable[_P, None]:
                 raise
             end(told, 2)
 
+    run.__annotations__ = hints
     return run
+
+
+def _name_the_number(hint: Any) -> None:
+    """Let the help say <int> or <float> of an optional number, where it would print its range."""
+    told = stated(hint)
+    for one in getattr(hint, "__metadata__", ()):
+        if told and isinstance(one, OptionInfo) and one.metavar is None:
+            one.metavar = "<int>" if told.whole else "<float>"
 
 
 def say(text: str, error: bool = False) -> None:

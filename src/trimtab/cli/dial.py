@@ -10,28 +10,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trimtab.cli.command import command, say
-from trimtab.cli.looking import report
 from trimtab.cli.options import (
-    BatchSize,
-    CheckpointEvery,
     DryRun,
     HeldOutRows,
-    LearningRate,
-    MaxPrompt,
-    MaxResponse,
     Model,
     Original,
     OriginalWhere,
     Out,
-    Precision,
     Restart,
     Safety,
     SafetyWhere,
     Task,
     TaskWhere,
-    source_of,
+    experiment_of,
 )
-from trimtab.config.ranges import Above0, Count, CountOrNone, Finite, From0To1, Range, Rank, Seed
+from trimtab.cli.report import report
+from trimtab.cli.settings import Options, settings_as_options
+from trimtab.config.data_source import Lengths
+from trimtab.config.experiment import Dial, Training
+from trimtab.config.ranges import CountOrNone, Finite, From0To1, Range, Seed
 
 if TYPE_CHECKING:
     from trimtab.cli.progress import TerminalWatcher
@@ -54,64 +51,45 @@ Samples = Annotated[
 ]
 
 
+_TWICE_A_RUN = Training(steps=2 * Training.steps)
+
+
 @dial.command("train")
 @command
+@settings_as_options
 def train(
     model: Model,
     task: Task,
     safety: Safety,
     out: Out,
     original: Original = None,
-    safest_penalty: Annotated[Above0, typer.Option(help="λ at α = 0.")] = 100.0,
-    capable_penalty: Annotated[Above0, typer.Option(help="λ at α = 1.")] = 0.01,
+    penalties: Annotated[Dial, Options(without=("steps",))] = Dial(),  # noqa: B008  # frozen
     task_where: TaskWhere = None,
     safety_where: SafetyWhere = None,
     original_where: OriginalWhere = None,
-    steps: Annotated[Count, typer.Option(help="Optimizer steps: twice those of one run.")] = 400,
-    batch_size: BatchSize = 8,
-    learning_rate: LearningRate = 1e-4,
-    lora_rank: Annotated[
-        Rank | None, typer.Option(help="Train two adapters of this rank, not all weights.")
-    ] = None,
-    safety_target: Annotated[
-        str, typer.Option(help="What safety rows ask for: their response, or the start's (kl).")
-    ] = "response",
-    precision: Precision = "float32",
-    max_prompt: MaxPrompt = 512,
-    max_response: MaxResponse = 512,
+    training: Annotated[
+        Training, Options(without=("equal_rows", "validation_rows"))
+    ] = _TWICE_A_RUN,
+    lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
     held_out_rows: HeldOutRows = None,
-    checkpoint_every: CheckpointEvery = None,
     seed: Annotated[Seed, typer.Option(help="Order of rows and settings; new adapters.")] = 0,
     restart: Restart = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Train both ends of a dial at once."""
-    from trimtab.cli.making import print_cost
-    from trimtab.config.yaml_io import experiment_from
+    """Train both ends of a dial at once: twice the steps of one run are good."""
+    from trimtab.cli.sweep import print_cost
     from trimtab.runner.dial import dial_plan
 
-    one = experiment_from(
-        {
-            "model": model,
-            "task": {"task": source_of(task, task_where, held_out_rows)},
-            "safety": {"safety": source_of(safety, safety_where, held_out_rows)},
-            "original": source_of(original, original_where, held_out_rows) if original else None,
-            "train": {
-                "steps": steps,
-                "batch_size": batch_size,
-                "learning_rate": learning_rate,
-                "lora_rank": lora_rank,
-                "safety_target": safety_target,
-                "precision": precision,
-                "checkpoint_every": checkpoint_every,
-            },
-            "dial": {"safest_penalty": safest_penalty, "capable_penalty": capable_penalty},
-            "grid": [],
-            "seeds": [seed],
-            "lengths": {"prompt": max_prompt, "response": max_response},
-            "data_root": str(Path.cwd()),
-        },
-        "options",
+    one = experiment_of(
+        model,
+        {"task": (task, task_where), "safety": (safety, safety_where)},
+        (original, original_where),
+        held_out_rows,
+        train=training,
+        dial=penalties,
+        grid=(),
+        seeds=(seed,),
+        lengths=lengths,
     )
     if dry_run:
         print_cost(one, *dial_plan(one, out))
@@ -167,7 +145,6 @@ def demo(
     """Train a dial and measure its curve in the small world of 'trimtab demo'."""
     from dataclasses import replace
 
-    from trimtab.config.experiment import Dial
     from trimtab.models import quiet_libraries
     from trimtab.runner.demo import demo_experiment
 

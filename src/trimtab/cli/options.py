@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from trimtab.config.ranges import Above0, Count
+from trimtab.cli.settings import help_of
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.experiment import Experiment
+from trimtab.config.ranges import Count
 from trimtab.errors import UserError
 
 Out = Annotated[Path, typer.Option("--out", help="The folder to write to.")]
@@ -26,25 +30,24 @@ Original = Annotated[
     str | None, typer.Option(help="The model's own alignment data, to measure on.")
 ]
 TaskWhere = Annotated[
-    list[str] | None, typer.Option(help="Keep task rows with column=value; repeatable.")
+    list[str] | None,
+    typer.Option(help="Keep task rows with this value; repeatable.", metavar="COLUMN=VALUE"),
 ]
 SafetyWhere = Annotated[
-    list[str] | None, typer.Option(help="Keep safety rows with column=value; repeatable.")
+    list[str] | None,
+    typer.Option(help="Keep safety rows with this value; repeatable.", metavar="COLUMN=VALUE"),
 ]
 OriginalWhere = Annotated[
-    list[str] | None, typer.Option(help="Keep original rows with column=value; repeatable.")
+    list[str] | None,
+    typer.Option(help="Keep original rows with this value; repeatable.", metavar="COLUMN=VALUE"),
 ]
-BatchSize = Annotated[Count, typer.Option(help="Task rows per step.")]
-LearningRate = Annotated[Above0, typer.Option(help="Its highest value.")]
-Precision = Annotated[str, typer.Option(help="float32 or bfloat16.")]
-MaxPrompt = Annotated[Count, typer.Option(help="Cut prompts to this many tokens.")]
-MaxResponse = Annotated[Count, typer.Option(help="Cut responses to this many tokens.")]
-HeldOutRows = Annotated[
-    Count | None, typer.Option(help="Measure on at most this many rows of each role.")
+MaxPrompt = Annotated[Count, typer.Option(help=help_of(Lengths, "prompt"))]
+MaxResponse = Annotated[Count, typer.Option(help=help_of(Lengths, "response"))]
+HeldOutRows = Annotated[Count | None, typer.Option(help=help_of(DataSource, "held_out_rows"))]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Where relative paths of data start, if not as it says.")
 ]
-CheckpointEvery = Annotated[
-    Count | None, typer.Option(help="Steps between checkpoints to go on from.")
-]
+Folder = Annotated[Path, typer.Argument(help="Where the points are.")]
 
 
 def conditions_of(given: list[str] | None) -> dict[str, list[str]]:
@@ -58,6 +61,27 @@ def conditions_of(given: list[str] | None) -> dict[str, list[str]]:
     return conditions
 
 
-def source_of(path: str, where: list[str] | None, held_out_rows: int | None) -> dict[str, Any]:
-    """A data source as an experiment's file would give it. Raises UserError."""
-    return {"path": path, "where": conditions_of(where), "held_out_rows": held_out_rows}
+def experiment_of(
+    model: str,
+    roles: Mapping[Literal["task", "safety"], tuple[str, list[str] | None]],
+    original: tuple[str | None, list[str] | None],
+    held_out_rows: int | None,
+    **settings: Any,
+) -> Experiment:
+    """The experiment of a command's options; a role is its path and its conditions.
+
+    Raises UserError.
+    """
+
+    def source(path: str, where: list[str] | None) -> DataSource:
+        return DataSource(path, where=conditions_of(where), held_out_rows=held_out_rows)
+
+    path, where = original
+    return Experiment(
+        model=model,
+        task={"task": source(*roles["task"])},
+        safety={"safety": source(*roles["safety"])},
+        original=source(path, where) if path else None,
+        data_root=str(Path.cwd()),
+        **settings,
+    )

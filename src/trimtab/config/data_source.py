@@ -13,7 +13,7 @@ from trimtab.errors import UserError
 class Lengths:
     """How long prompts and responses may be, in tokens. Raises UserError: less than one."""
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
 
     prompt: Count = 512
     """A longer prompt loses its beginning: the words nearest the response stay."""
@@ -35,7 +35,7 @@ class DataSource:
     0.2
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
 
     path: str
     """A Hugging Face Hub id, or a .jsonl, .json, .csv or .parquet file, each also as .gz."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
@@ -56,7 +56,7 @@ Precision = Literal["float32", "bfloat16"]
 LONGEST_NAME = 90
 """In bytes: the names of a proxy and a task are together part of a file's name."""
 
-_STRICT: dict[str, Any] = {"extra": "forbid"}
+_STRICT: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 _GOLDEN = (5**0.5 - 1) / 2
 
 Source = Annotated[
@@ -67,7 +67,7 @@ Source = Annotated[
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained: the optimizer is AdamW without weight decay."""
+    """How a model is trained: by AdamW without weight decay, where `sft` says nothing else."""
 
     __pydantic_config__: ClassVar = _STRICT
 
@@ -105,14 +105,56 @@ class Training:
     """Compute a batch in pieces of like length: the same loss to rounding, in less time."""
     checkpoint_every: Count | None = None
     """Steps between checkpoints, from which an interrupted run goes on; none when not given."""
+    epochs: Above0 | None = None
+    """Instead of steps, passes over the task rows, at `batch_size` of them a forward pass."""
+    sft: dict[str, Any] = field(default_factory=dict)
+    """Any other field of `trl.SFTConfig`, by TRL's name for it, as in {weight_decay: 0.01}."""
+    lora: dict[str, Any] = field(default_factory=dict)
+    """Any other field of `peft.LoraConfig`, by PEFT's name, as in {target_modules: [q_proj]}."""
 
     def __post_init__(self) -> None:
+        self._take("sft", "num_train_epochs", "epochs")
+        self._take("lora", "r", "lora_rank")
+        self._take("lora", "lora_alpha", "lora_alpha")
         check_ranges(self)
-        if self.warmup >= self.steps and self.warmup:
+        if self.epochs is not None and self.steps != Training.steps:
+            raise UserError(
+                f"steps is {self.steps} and epochs is {self.epochs:g}, and each says how long to "
+                "train. Give one of them."
+            )
+        if self.lora and self.lora_rank is None:
+            raise UserError("lora is given, and no rank of the adapter. Give lora_rank.")
+        if self.epochs is None and self.warmup >= self.steps and self.warmup:
             raise UserError(
                 f"warmup is {self.warmup} of {self.steps} steps, so that the learning rate would "
                 "never reach its highest. Give fewer."
             )
+
+    def for_rows(self, rows: int, processes: int = 1) -> Training:
+        """The training with its steps counted, where it says epochs, over so many task rows.
+
+        >>> Training(batch_size=4, epochs=1.5).for_rows(10).steps
+        5
+        """
+        if self.epochs is None:
+            return self
+        batches = math.ceil(rows / (self.batch_size * processes))
+        per_epoch = math.ceil(batches / self.accumulation)
+        return replace(self, steps=math.ceil(self.epochs * per_epoch), epochs=None)
+
+    def _take(self, section: str, theirs: str, ours: str) -> None:
+        """Keep a library's name for a setting of ours as that setting."""
+        if theirs not in getattr(self, section):
+            return
+        left = dict(getattr(self, section))
+        value = left.pop(theirs)
+        place = f"{section}.{theirs}"
+        if getattr(self, ours) is not None:
+            raise UserError(f"{place} and {ours} are one setting. Give one of them.")
+        if not isinstance(value, int | float):
+            raise UserError(f"{place} is {value!r}. Give a number.")
+        object.__setattr__(self, section, left)
+        object.__setattr__(self, ours, value)
 
 
 @dataclass(frozen=True)

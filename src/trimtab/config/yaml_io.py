@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from difflib import get_close_matches, unified_diff
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from trimtab.config.data_source import DataSource, Lengths
-from trimtab.config.experiment import (
-    SMOLLM2,
-    Block,
-    Dial,
-    Experiment,
-    Measuring,
-    RefusalPrompts,
-    Training,
-)
+from trimtab.config.experiment import SMOLLM2, Experiment
 from trimtab.errors import UserError, reason_of
 
 EXPERIMENT_FILE = "experiment.yaml"
@@ -30,7 +21,7 @@ LARGEST_FILE = 4 << 20
 MOST_VALUES = 100_000
 """In a file, with its anchors written out."""
 
-_RECIPES = Path(__file__).parent / "recipes"
+_RECIPES = Path(__file__).parents[1] / "recipes"
 
 _LONGEST_TOLD = 200
 
@@ -211,19 +202,44 @@ def _short(value: Any) -> str:
 
 
 def _nearest(place: tuple[str | int, ...]) -> str:
-    names = [
-        name
-        for kind in (
-            Experiment,
-            Training,
-            Block,
-            Dial,
-            Measuring,
-            Lengths,
-            DataSource,
-            RefusalPrompts,
+    """Where in the whole tree of settings the one meant by `place` is, as a hint."""
+    *above, given = place
+    known = list(_settings(Experiment))
+    near = get_close_matches(str(given), sorted({path[-1] for path in known}), n=1)
+    if near:
+        path = min(
+            (path for path in known if path[-1] == near[0]),
+            key=lambda path: (not _is_at(path[:-1], above), path[0] == "align"),
         )
-        for name in kind.__dataclass_fields__
-    ]
-    near = get_close_matches(str(place[-1]), names, n=1)
-    return f" Did you mean {near[0]}?" if near else " Remove it."
+        here = _is_at(path[:-1], above)
+        return f" Did you mean {'.'.join(map(str, (*above, near[0]) if here else path))}?"
+    if above and above[0] in ("train", "align"):
+        return (
+            f" Remove it, or give TRL's settings in {above[0]}.sft and PEFT's in {above[0]}.lora."
+        )
+    return " Remove it."
+
+
+def _settings(kind: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every setting; NAME stands for the name of a data set."""
+    for name, hint in get_type_hints(kind).items():
+        if name not in kind.__dataclass_fields__:
+            continue
+        yield (*above, name)
+        for inner, named in _dataclasses_in(hint):
+            yield from _settings(inner, (*above, name, *(("NAME",) if named else ())))
+
+
+def _dataclasses_in(hint: Any, named: bool = False) -> Iterator[tuple[Any, bool]]:
+    if is_dataclass(hint):
+        yield hint, named
+    for part in get_args(hint):
+        yield from _dataclasses_in(part, named or get_origin(hint) is dict)
+
+
+def _is_at(pattern: tuple[str, ...], above: list[str | int]) -> bool:
+    """Whether settings at `pattern` are those at a place of a file."""
+    named = [part for part in above if not isinstance(part, int)]
+    return len(pattern) == len(named) and all(
+        one in ("NAME", part) for one, part in zip(pattern, named, strict=True)
+    )

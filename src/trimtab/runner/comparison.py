@@ -15,6 +15,7 @@ from trimtab.config.experiment import (
     Training,
 )
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
+from trimtab.errors import UserError
 from trimtab.models import save_tiny_llama
 
 SEEDS = (0, 1, 2)
@@ -63,6 +64,11 @@ def comparison_of(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
         for name, knobs in KNOBS.items()
         if name not in left_out
     )
+    if experiment.dial is None and experiment.train.epochs is not None:
+        raise UserError(
+            "train.epochs: how many steps a dial takes beside it is not said. Give train.steps "
+            "instead, or dial: {steps: …}."
+        )
     # One training of twice a run's steps stands for all of a dial's settings.
     dial = experiment.dial or Dial(steps=2 * experiment.train.steps)
     return replace(equal, dial=dial, grid=(*CASES, DIAL, *blocks)), left_out

@@ -14,6 +14,7 @@ from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
 from trimtab.data.splits import Roles, choose_rows
 from trimtab.models import ModelSize, load_tokenizer, model_size
+from trimtab.runner.library_settings import check_library_settings
 from trimtab.train.safety_stream import safety_rows_per_batch
 
 _SAMPLED_ROWS = 400
@@ -43,6 +44,7 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
     Raises:
         UserError: the model cannot be loaded, or reads less than a row.
     """
+    check_library_settings(experiment)
     tokenizer = load_tokenizer(experiment.model)
     size = model_size(experiment.model)
 
@@ -71,7 +73,8 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
         for run in plan.runs
     ]
     counts = [
-        (experiment.dial and run.training.case == "dial" and experiment.dial.steps) or train.steps
+        (experiment.dial and run.training.case == "dial" and experiment.dial.steps)
+        or train.for_rows(len(roles.task[run.training.task].train)).steps
         for run in plan.runs
     ]
     tokens = sum(count * step for count, step in zip(counts, steps, strict=True))
@@ -80,8 +83,9 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
     )
     if experiment.align and roles.original and plan.aligned:
         step = step_tokens(experiment.align, mean_length(roles.original.train), 0.0)
-        tokens += experiment.align.steps * step
-        seconds += experiment.align.steps * _step_seconds(size, experiment.align, step)
+        count = experiment.align.for_rows(len(roles.original.train)).steps
+        tokens += count * step
+        seconds += count * _step_seconds(size, experiment.align, step)
     held_out = sum(
         mean_length(split.held_out) * len(split.held_out)
         for split in (roles.original, *roles.safety.values(), *roles.task.values())

@@ -32,6 +32,7 @@ from trimtab.results.result import Estimate, Point, PointKey
 from trimtab.results.samples import Answer, Sample, read_samples, shown, write_samples
 from trimtab.results.store import PointsFile
 from trimtab.runner.evaluator import row_weights
+from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.runner import DIAL_FOLDER, Runner, forget_checkpoints
 from trimtab.runner.sweep import Watcher, claim, read_roles, record_data
 from trimtab.train.objectives.endpoints import Endpoints, load_endpoints
@@ -60,6 +61,7 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
         UserError: the folder holds another experiment, is being written by another process, or
             the model or the data cannot be read.
     """
+    check_library_settings(experiment)
     with only_writer(folder):
         claim(experiment, folder, restart)
         finished, key = folder / DIAL_FOLDER, _key(experiment, None)

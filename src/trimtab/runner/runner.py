@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -151,13 +152,14 @@ class Runner:
 
     def trained_dial(self, key: PointKey) -> TrainedDial:
         """Train both ends of the experiment's dial at once."""
-        training, dial = self.experiment.train, self.experiment.dial
+        dial = self.experiment.dial
         assert dial is not None
+        training = self.experiment.train
         trained = self._trained(
             Run(key, ()).name,
             deepcopy(self.aligned),
             self.rows.task[key.task].train,
-            replace(training, steps=dial.steps or training.steps),
+            training if dial.steps is None else replace(training, steps=dial.steps, epochs=None),
             key.seed,
             key.proxy,
             DialObjective(dial, training.safety_target),
@@ -210,6 +212,7 @@ class Runner:
         objective: Objective | None = None,
     ) -> Trained:
         unfinished = self._unfinished(name)
+        training = _counted(training, rows)
         args = sft_config(training, self.experiment.measure, unfinished, seed)
         args.safety_repeats = proxy is not None and self.experiment.safety[proxy].repeats
         rows_by_role(args, training, objective)
@@ -243,6 +246,11 @@ class Runner:
         with written_whole(folder) as unfinished:
             model.save_pretrained(unfinished)
             self.tokenizer.save_pretrained(unfinished)
+
+
+def _counted(training: Training, rows: Dataset) -> Training:
+    """The training with its steps counted, also where it says epochs."""
+    return training.for_rows(len(rows), PartialState().num_processes)
 
 
 def forget_checkpoints(folder: Path, run_name: str) -> None:

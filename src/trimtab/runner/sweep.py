@@ -35,6 +35,7 @@ from trimtab.results.store import (
     write_landscape,
 )
 from trimtab.runner.evaluator import EncodedRoles
+from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.runner import (
     ALIGNED_FOLDER,
     DIAL_FOLDER,
@@ -99,6 +100,7 @@ def sweep(
     """
     if not experiment.grid:
         raise UserError("grid: nothing is given. Give a grid, or train a dial: trimtab dial train.")
+    check_library_settings(experiment)
     with only_writer(folder):
         claim(experiment, folder, restart)
         written = PointsFile(folder, experiment.known_entropies)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig
@@ -13,6 +13,7 @@ from trimtab.results.result import PointKey
 from trimtab.train.baselines import method_of
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.config import SafetyAwareSFTConfig
+from trimtab.train.library_settings import lora_settings, sft_settings
 from trimtab.train.objectives.alignment_loss import AlignmentLossConstraint, Target
 from trimtab.train.objectives.alignment_parameter import AlignmentParameterConstraint
 from trimtab.train.objectives.base import Objective
@@ -65,43 +66,45 @@ def sft_config(
     training: Training, measure: Measuring, folder: Path, seed: int
 ) -> SafetyAwareSFTConfig:
     """The settings of the trainer; checkpoints go to `folder`."""
-    return SafetyAwareSFTConfig(
-        output_dir=str(folder),
-        max_steps=training.steps,
-        per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.accumulation,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=training.schedule,
-        warmup_steps=training.warmup,
-        weight_decay=0.0,
-        max_grad_norm=training.max_grad_norm,
-        max_length=None,
-        bf16=training.precision == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),  # bfloat16 refuses a CPU that was not asked for
-        gradient_checkpointing=training.gradient_checkpointing,
-        include_num_input_tokens_seen="non_padding",
-        save_strategy="no" if training.checkpoint_every is None else "steps",
-        save_steps=training.checkpoint_every or 500,
-        save_total_limit=1,
-        logging_steps=10,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to="none",
-        seed=seed,
-        safety_share=training.safety_share,
-        validation_rows=training.validation_rows,
-        length_bucketing=training.length_bucketing,
-        measured_tokens_per_batch=measure.tokens_per_batch,
-    )
+    given: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": training.steps,
+        "per_device_train_batch_size": training.batch_size,
+        "gradient_accumulation_steps": training.accumulation,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.schedule,
+        "warmup_steps": training.warmup,
+        "weight_decay": 0.0,
+        "max_grad_norm": training.max_grad_norm,
+        "max_length": None,
+        "bf16": training.precision == "bfloat16",
+        "use_cpu": not torch.cuda.is_available(),  # bfloat16 refuses a CPU that was not asked for
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "include_num_input_tokens_seen": "non_padding",
+        "save_strategy": "no" if training.checkpoint_every is None else "steps",
+        "save_steps": training.checkpoint_every or 500,
+        "save_total_limit": 1,
+        "logging_steps": 10,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "disable_tqdm": True,
+        "report_to": "none",
+        "seed": seed,
+        "safety_share": training.safety_share,
+        "validation_rows": training.validation_rows,
+        "length_bucketing": training.length_bucketing,
+        "measured_tokens_per_batch": measure.tokens_per_batch,
+    }
+    return SafetyAwareSFTConfig(**(given | sft_settings(training)))
 
 
 def lora_config(training: Training) -> LoraConfig | None:
     """The adapter to train; None trains all weights."""
     if training.lora_rank is None:
         return None
-    return LoraConfig(
-        r=training.lora_rank,
-        lora_alpha=training.lora_alpha or 2 * training.lora_rank,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
+    given: dict[str, Any] = {
+        "r": training.lora_rank,
+        "lora_alpha": training.lora_alpha or 2 * training.lora_rank,
+        "target_modules": "all-linear",
+        "task_type": "CAUSAL_LM",
+    }
+    return LoraConfig(**(given | lora_settings(training)))

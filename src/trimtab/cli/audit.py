@@ -1,23 +1,21 @@
-"""Commands for what can be known before training: audit and proxy."""
+"""trimtab audit."""
 
 from __future__ import annotations
 
 import json
 import re
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimtab.cli.command import say
 from trimtab.cli.options import (
     MaxPrompt,
     MaxResponse,
     Model,
     OriginalWhere,
-    Restart,
     SafetyWhere,
     TaskWhere,
     conditions_of,
@@ -26,7 +24,7 @@ from trimtab.config.ranges import Above0, Count, From0Below1, Rank, Seed
 from trimtab.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 _SUFFIXES = re.compile(r"(\.(jsonl|json|csv|parquet))?(\.gz)?$")
 
@@ -67,7 +65,7 @@ def audit(
 
     from trimtab.audit import AuditSettings
     from trimtab.audit import audit as make_audit
-    from trimtab.cli.audit_output import print_audit
+    from trimtab.cli.audit_output import print_audit, watched_stages
     from trimtab.cli.progress import print_page
     from trimtab.config.data_source import DataSource, Lengths
     from trimtab.models import quiet_libraries
@@ -105,7 +103,7 @@ def audit(
         settings,
         out,
     )
-    with _watched(out is not None) as watcher, only_writer(out) if out else nullcontext():
+    with watched_stages(out is not None) as watcher, only_writer(out) if out else nullcontext():
         record = made(watcher)
     page = write_audit_page(out) if out is not None else None
     if as_json:
@@ -115,52 +113,6 @@ def audit(
     print_audit(record, console)
     if page is not None:
         print_page(page, console)
-
-
-def proxy(
-    model: Model,
-    prompts: Annotated[str, typer.Option(help="Safety prompts: a file or a Hub id.")],
-    out: Annotated[Path, typer.Option("--out", help="The .jsonl file to write.")],
-    where: Annotated[
-        list[str] | None, typer.Option(help="Keep prompts with column=value; repeatable.")
-    ] = None,
-    max_prompt: MaxPrompt = 512,
-    max_response: Annotated[Count, typer.Option(help="End answers at this many tokens.")] = 512,
-    batch_size: Annotated[Count, typer.Option(help="Prompts answered at once.")] = 16,
-    seed: Annotated[Seed, typer.Option(help="Of the sampling.")] = 0,
-    restart: Restart = False,
-) -> None:
-    """Write the aligned model's own answers as safety data."""
-    from trimtab.audit.own_proxy import write_own_proxy
-    from trimtab.config.data_source import DataSource, Lengths
-    from trimtab.models import quiet_libraries
-
-    quiet_libraries()
-    with _watched(True) as watcher:
-        lines = write_own_proxy(
-            model,
-            DataSource(prompts, where=conditions_of(where)),
-            out,
-            Lengths(max_prompt, max_response),
-            batch_size,
-            seed,
-            watcher,
-            restart,
-        )
-    say(f"{lines} answers are in {out}.")
-
-
-@contextmanager
-def _watched(goes_on: bool) -> Iterator[Any]:
-    from rich.console import Console
-
-    from trimtab.cli.audit_output import StageWatcher
-
-    try:
-        with StageWatcher(Console(stderr=True)) as watcher:
-            yield watcher
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("" if goes_on else "Give --out to keep what is done.") from None
 
 
 def _named(given: str) -> tuple[str, str]:

@@ -1,39 +1,13 @@
-"""Commands that look at points: report and bounds."""
+"""trimtab bounds."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from trimtab.cli.options import Folder
 from trimtab.errors import UserError
-
-Folder = Annotated[Path, typer.Argument(help="Where the points are.")]
-
-
-def report(folder: Folder) -> None:
-    """Draw figures and a page from points, an audit or both."""
-    from rich.console import Console
-
-    from trimtab.cli.progress import findings_table, plain, print_page
-    from trimtab.report import write_report
-    from trimtab.report.audit_page import AUDIT_FILE, write_audit_page
-    from trimtab.results.store import POINTS_FILE
-
-    console = Console()
-    if (folder / AUDIT_FILE).exists():
-        page = write_audit_page(folder)
-        if not (folder / POINTS_FILE).exists():
-            print_page(page, console)
-            return
-    written = write_report(folder)
-    if written.findings:
-        console.print(findings_table(written.findings))
-    for figure in written.figures:
-        if figure.suffix == ".png":
-            console.print(plain(str(figure)), highlight=False, soft_wrap=True)
-    print_page(written.page, console)
 
 
 def bounds(

@@ -1,0 +1,71 @@
+"""trimtab compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimtab.cli.command import say
+from trimtab.cli.options import DataRoot, DryRun, Out, Restart, Retry
+from trimtab.cli.sweep import (
+    end_with_failures,
+    print_plan,
+    sweep_and_report,
+    tell_where_models_are,
+)
+from trimtab.config.ranges import Seed
+
+
+def compare(
+    experiment: Annotated[
+        Path | None,
+        typer.Argument(help="A YAML file; left out, a small world whose answer is known."),
+    ] = None,
+    out: Out = Path("comparison"),
+    data_root: DataRoot = None,
+    seed: Annotated[Seed, typer.Option(help="Of the small world, where no file is given.")] = 0,
+    restart: Restart = False,
+    retry: Retry = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Put every method over its own knob beside the two cases."""
+    from dataclasses import replace
+
+    from trimtab.config.yaml_io import read_experiment
+    from trimtab.models import quiet_libraries
+    from trimtab.runner.comparison import comparison_of, comparison_world
+
+    quiet_libraries()
+    if experiment is None:
+        read = comparison_world(out, seed, restart)
+    else:
+        read = read_experiment(experiment)
+        if data_root is not None:
+            read = replace(read, data_root=str(data_root.resolve()))
+    grid, left_out = comparison_of(read)
+    for name in left_out:
+        say(f"{name} is left out: it needs the model from before it was aligned (align).")
+    if dry_run:
+        print_plan(grid, out)
+        return
+    sweep_and_report(grid, out, restart, retry)
+    _print_methods(out)
+    end_with_failures(out, "--retry")
+    tell_where_models_are(grid, out)
+
+
+def _print_methods(folder: Path) -> None:
+    from trimtab.analysis.methods import method_results, title
+    from trimtab.results.store import read_points
+
+    results = method_results(read_points(folder))
+    if not results:
+        return
+    say("method                            share dominated       settings beaten")
+    for one in results:
+        low, high = one.volume.low, one.volume.high
+        spread = f"[{low:.3f}, {high:.3f}]" if low < high else ""
+        beaten = f"{one.dominated} of {one.judged}" if one.judged else "–"
+        say(f"{title(one.method):32}  {one.volume.value:.3f} {spread:16} {beaten}")

@@ -1,0 +1,46 @@
+"""trimtab proxy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimtab.cli.command import say
+from trimtab.cli.options import MaxPrompt, Model, Restart, conditions_of
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.ranges import Count, Seed
+
+
+def proxy(
+    model: Model,
+    prompts: Annotated[str, typer.Option(help="Safety prompts: a file or a Hub id.")],
+    out: Annotated[Path, typer.Option("--out", help="The .jsonl file to write.")],
+    where: Annotated[
+        list[str] | None, typer.Option(help="Keep prompts with column=value; repeatable.")
+    ] = None,
+    max_prompt: MaxPrompt = 512,
+    max_response: Annotated[Count, typer.Option(help="End answers at this many tokens.")] = 512,
+    batch_size: Annotated[Count, typer.Option(help="Prompts answered at once.")] = 16,
+    seed: Annotated[Seed, typer.Option(help="Of the sampling.")] = 0,
+    restart: Restart = False,
+) -> None:
+    """Write the aligned model's own answers as safety data."""
+    from trimtab.audit.own_proxy import write_own_proxy
+    from trimtab.cli.audit_output import watched_stages
+    from trimtab.models import quiet_libraries
+
+    quiet_libraries()
+    with watched_stages(True) as watcher:
+        lines = write_own_proxy(
+            model,
+            DataSource(prompts, where=conditions_of(where)),
+            out,
+            Lengths(max_prompt, max_response),
+            batch_size,
+            seed,
+            watcher,
+            restart,
+        )
+    say(f"{lines} answers are in {out}.")

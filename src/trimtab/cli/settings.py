@@ -1,0 +1,115 @@
+"""Dataclasses of settings as options of a command: their defaults, ranges and docs, typed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache, wraps
+from inspect import Parameter, signature
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+import yaml
+from pydantic import TypeAdapter
+
+from trimtab.config.ranges import stated
+from trimtab.errors import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the fields of a dataclass are options, in the annotation of a command's parameter."""
+
+    prefix: str = ""
+    """What the options' names have before those of the fields."""
+    without: tuple[str, ...] = ()
+    """Fields that are no options."""
+
+
+def settings_as_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for every field of its parameters that are dataclasses.
+
+    A field's option has its type, its range, its docstring as help, and its default: that of the
+    parameter's own default where there is one. A field that is a mapping is a repeatable option
+    NAME=VALUE, the value as in YAML.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[Parameter] = []
+    packed: dict[str, tuple[Any, dict[str, str]]] = {}
+    for parameter in signature(command).parameters.values():
+        hint = hints[parameter.name]
+        kind, *told = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        how = next((one for one in told if isinstance(one, Options)), Options())
+        if not is_dataclass(kind):
+            parameters.append(parameter.replace(annotation=hint, kind=Parameter.KEYWORD_ONLY))
+            continue
+        base = None if parameter.default is Parameter.empty else parameter.default
+        options = {
+            one.name: f"{how.prefix}{one.name}"
+            for one in fields(kind)
+            if one.name not in how.without
+        }
+        packed[parameter.name] = (kind, options)
+        parameters += [_option(kind, name, option, base) for name, option in options.items()]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        for name, (kind, options) in packed.items():
+            values = {field: given.pop(option) for field, option in options.items()}
+            given[name] = kind(**{field: _value(kind, field, values[field]) for field in values})
+        command(**given)
+
+    run.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": None}
+    return run
+
+
+@cache
+def help_of(kind: Any, name: str) -> str:
+    """What a field's docstring says, on one line, and its range where it says one."""
+    text = " ".join(TypeAdapter(kind).json_schema()["properties"][name]["description"].split())
+    told = stated(get_type_hints(kind, include_extras=True)[name])
+    if told is None or told.whole:
+        return text
+    return f"{text} Range: {told.range}."
+
+
+def _option(kind: Any, name: str, option: str, base: Any) -> Parameter:
+    (field,) = (one for one in fields(kind) if one.name == name)
+    hint = get_type_hints(kind, include_extras=True)[name]
+    default = field.default if base is None else getattr(base, name)
+    metavar, repeatable = None, ""
+    if get_origin(hint) is dict:
+        hint, default, metavar = list[str] | None, None, "NAME=VALUE"
+        repeatable = " Repeatable."
+    assert default is not MISSING, f"{kind.__name__}.{name}: an option without a default"
+    told = typer.Option(help=help_of(kind, name) + repeatable, metavar=metavar)
+    return Parameter(
+        option, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, told]
+    )
+
+
+def _value(kind: Any, name: str, given: Any) -> Any:
+    if get_origin(get_type_hints(kind)[name]) is not dict:
+        return given
+    return named_values(f"--{name}", given or [])
+
+
+def named_values(option: str, given: list[str]) -> dict[str, Any]:
+    """The values of a repeatable option NAME=VALUE by name. Raises UserError.
+
+    >>> named_values("--sft", ["weight_decay=0.01", "report_to=trackio"])
+    {'weight_decay': 0.01, 'report_to': 'trackio'}
+    """
+    values: dict[str, Any] = {}
+    for one in given:
+        name, sign, text = one.partition("=")
+        if not (sign and name):
+            raise UserError(f"{option} {one!r} is no setting. Write {option} NAME=VALUE.")
+        if name in values:
+            raise UserError(f"{option} {name} is given twice. Give it once.")
+        try:
+            values[name] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError):
+            raise UserError(f"{option} {one!r} has no value that YAML can read.") from None
+    return values

@@ -1,0 +1,97 @@
+"""trimtab sweep, and what every command that makes points shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trimtab.cli.command import end, say
+from trimtab.cli.options import DataRoot, DryRun, Out, Restart, Retry
+from trimtab.cli.report import report
+
+if TYPE_CHECKING:
+    from trimtab.config.experiment import Experiment
+    from trimtab.config.grid import Plan
+
+
+def sweep(
+    experiment: Annotated[
+        Path, typer.Argument(help="A YAML file, or a recipe: smollm2, smollm2-safety, llama-2-7b.")
+    ],
+    out: Out,
+    data_root: DataRoot = None,
+    restart: Restart = False,
+    retry: Retry = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Make every point of an experiment's grid."""
+    from dataclasses import replace
+
+    from trimtab.config.yaml_io import read_experiment
+
+    read = read_experiment(experiment)
+    if data_root is not None:
+        read = replace(read, data_root=str(data_root.resolve()))
+    if dry_run:
+        print_plan(read, out)
+    else:
+        sweep_and_report(read, out, restart, retry)
+        end_with_failures(out, "--retry")
+        tell_where_models_are(read, out)
+
+
+def sweep_and_report(experiment: Experiment, out: Path, restart: bool, retry: bool = False) -> None:
+    """Make what is missing of an experiment, then its page."""
+    from rich.console import Console
+
+    from trimtab.cli.progress import TerminalWatcher
+    from trimtab.models import quiet_libraries
+    from trimtab.runner.sweep import sweep
+
+    quiet_libraries()
+    with TerminalWatcher(Console(stderr=True)) as watcher:
+        sweep(experiment, out, watcher, restart, retry)
+    report(out)
+
+
+def end_with_failures(out: Path, again: str) -> None:
+    """Exit with 1 where points have failed, now or before; `again` is the option to retry."""
+    from trimtab.results.store import read_failures
+
+    failures = read_failures(out)
+    if failures:
+        count = "1 point" if len(failures) == 1 else f"{len(failures)} points"
+        reason = failures[0].reason.rstrip(".")
+        end(f"{count} failed ({reason}). {again} tries again.", 1)
+
+
+def tell_where_models_are(experiment: Experiment, out: Path) -> None:
+    """The folder of the trained models, where they are kept."""
+    if experiment.keeps_models:
+        say(f"The trained models are in {out / 'models'}.")
+
+
+def print_plan(experiment: Experiment, out: Path) -> None:
+    """What an experiment's grid would make, and what that costs."""
+    from trimtab.runner.sweep import left_of
+
+    print_cost(experiment, *left_of(experiment, out))
+
+
+def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
+    """A plan, what of it is left to make, and what that costs."""
+    from rich.console import Console
+
+    from trimtab.cli.progress import plain, plan_table
+    from trimtab.models import quiet_libraries
+    from trimtab.runner.cost import estimate_cost
+    from trimtab.runner.sweep import read_roles
+
+    quiet_libraries()
+    console = Console()
+    roles = read_roles(experiment)
+    for warning in roles.warnings:
+        console.print(f"[yellow]warning[/] {plain(warning)}", highlight=False, soft_wrap=True)
+    console.print(plan_table(plan, left, estimate_cost(experiment, roles, left)), highlight=False)

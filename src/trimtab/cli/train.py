@@ -1,0 +1,90 @@
+"""trimtab train."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from trimtab.cli.command import say
+from trimtab.cli.options import (
+    DryRun,
+    HeldOutRows,
+    Model,
+    Original,
+    OriginalWhere,
+    Out,
+    Restart,
+    Safety,
+    SafetyWhere,
+    Task,
+    TaskWhere,
+    experiment_of,
+)
+from trimtab.cli.settings import Options, settings_as_options
+from trimtab.cli.sweep import end_with_failures, print_plan, sweep_and_report
+from trimtab.config.data_source import Lengths
+from trimtab.config.experiment import Block, Training
+from trimtab.config.ranges import FiniteOrInfinity, From0, Radius, Seed
+
+
+@settings_as_options
+def train(
+    model: Model,
+    task: Task,
+    safety: Safety,
+    out: Out,
+    original: Original = None,
+    penalty: Annotated[
+        From0 | None, typer.Option(help="λ; 0 is plain fine-tuning. 1 where nothing is said.")
+    ] = None,
+    radius: Annotated[
+        Radius | None, typer.Option(help="ε: stay within this distance of the model (Case II).")
+    ] = None,
+    budget: Annotated[
+        FiniteOrInfinity | None,
+        typer.Option(help="What the safety loss may rise by, nats per token; λ or ε is learned."),
+    ] = None,
+    case: Annotated[
+        Literal["alignment-loss", "alignment-parameter"] | None,
+        typer.Option(help="What λ weighs: alignment-loss (Case I) or alignment-parameter (II)."),
+    ] = None,
+    task_where: TaskWhere = None,
+    safety_where: SafetyWhere = None,
+    original_where: OriginalWhere = None,
+    training: Training = Training(),  # noqa: B008  # frozen
+    lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
+    held_out_rows: HeldOutRows = None,
+    seed: Annotated[Seed, typer.Option(help="Order of rows; a new adapter's weights.")] = 0,
+    restart: Restart = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Fine-tune, measure and save one model."""
+    from trimtab.config.grid import plan_of
+
+    if penalty is None and radius is None and budget is None:
+        penalty = 1.0
+    block = Block(
+        case or ("alignment-loss" if radius is None else "alignment-parameter"),
+        penalties=() if penalty is None else (penalty,),
+        radii=() if radius is None else (radius,),
+        budgets=() if budget is None else (budget,),
+    )
+    one = experiment_of(
+        model,
+        {"task": (task, task_where), "safety": (safety, safety_where)},
+        (original, original_where),
+        held_out_rows,
+        train=training,
+        grid=(block,),
+        seeds=(seed,),
+        lengths=lengths,
+        keep_models=True,
+    )
+    if dry_run:
+        print_plan(one, out)
+    else:
+        sweep_and_report(one, out, restart)
+        end_with_failures(out, "--restart")
+        (run,) = plan_of(one).runs
+        say(f"The model is in {out / 'models' / run.name}.")

@@ -1,0 +1,69 @@
+"""Whether TRL and PEFT take what an experiment passes on to them, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+from peft import get_peft_model
+from transformers.integrations import get_reporting_integration_callbacks
+
+from trimtab.config.experiment import Experiment, Measuring, Training
+from trimtab.errors import UserError, reason_of
+from trimtab.models import model_shape
+from trimtab.train.settings import lora_config, sft_config
+
+
+def check_library_settings(experiment: Experiment) -> None:
+    """Let TRL, PEFT and the model's own modules look at `sft` and `lora` of every training.
+
+    Raises:
+        UserError: a name, a type, a value or a module is not theirs; one line with its full path.
+    """
+    for section, training in (("align", experiment.align), ("train", experiment.train)):
+        if training is not None and training.sft:
+            _check(training, f"{section}.", "sft", _configure)
+        if training is not None and training.lora:
+            _check(training, f"{section}.", "lora", partial(_adapt, experiment.model))
+
+
+def _check(
+    training: Training, section: str, kind: str, attempt: Callable[[Training], None]
+) -> None:
+    try:
+        attempt(training)
+    except UserError as error:
+        is_models = str(error).startswith("model ")
+        raise UserError(f"{'' if is_models else section}{error}") from None
+    except Exception as error:  # each setting of a library fails in its own way
+        given = getattr(training, kind)
+        guilty = [name for name in given if _passes(training, kind, name, attempt)]
+        place = f"{section}{kind}" + (f".{guilty[0]}" if len(guilty) == 1 else "")
+        raise UserError(f"{place}: {reason_of(error)}. Mend or remove it.") from None
+
+
+def _passes(
+    training: Training, kind: str, without: str, attempt: Callable[[Training], None]
+) -> bool:
+    given = getattr(training, kind)
+    left: dict[str, Any] = {kind: {name: given[name] for name in given if name != without}}
+    try:
+        attempt(replace(training, **left))
+    except Exception:
+        return False
+    return True
+
+
+def _configure(training: Training) -> None:
+    args = sft_config(training, Measuring(), Path(gettempdir()), seed=0)
+    get_reporting_integration_callbacks(args.report_to)
+
+
+def _adapt(model: str, training: Training) -> None:
+    adapter = lora_config(training)
+    assert adapter is not None  # as a rank comes with it
+    get_peft_model(model_shape(model), adapter)

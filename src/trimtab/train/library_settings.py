@@ -1,0 +1,155 @@
+"""What an experiment passes on to TRL and PEFT, checked by their own dataclasses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any, get_args, get_type_hints
+
+from peft import LoraConfig
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from trl import SFTConfig
+
+from trimtab.config.experiment import Training
+from trimtab.errors import UserError
+from trimtab.measure.adapters import B_IS_ZERO_AT_FIRST
+
+_OURS = {
+    "max_steps": "steps",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulation",
+    "learning_rate": "learning_rate",
+    "warmup_steps": "warmup",
+    "max_grad_norm": "max_grad_norm",
+    "bf16": "precision",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing": "gradient_checkpointing",
+    "save_strategy": "checkpoint_every",
+    "save_steps": "checkpoint_every",
+}
+"""TRL's name of what is a setting of `Training` itself."""
+
+_REASONS = {
+    "trimtab places and resumes checkpoints itself": (
+        "output_dir save_total_limit save_only_model save_on_each_node enable_jit_checkpoint "
+        "resume_from_checkpoint ignore_data_skip restore_callback_states_from_checkpoint "
+        "load_best_model_at_end metric_for_best_model greater_is_better"
+    ),
+    "it follows from the experiment's seeds": "seed data_seed",
+    "prompts and responses are cut to the experiment's lengths": "max_length truncation_mode",
+    "the rows reach TRL as token ids already": (
+        "dataset_text_field dataset_kwargs dataset_num_proc shuffle_dataset eos_token pad_token "
+        "chat_template_path remove_unused_columns label_names length_column_name"
+    ),
+    "the model is loaded by trimtab, and no code that comes with one is run": (
+        "model_init_kwargs trust_remote_code"
+    ),
+    "the loss is the mean over completion tokens, in padded batches": (
+        "loss_type label_smoothing_factor completion_only_loss assistant_only_loss packing "
+        "packing_strategy padding_free eval_packing average_tokens_across_devices"
+    ),
+    "trained weights stay in float32": "fp16 bf16_full_eval fp16_full_eval",
+    "a batch has the same rows from the first step to the last": "auto_find_batch_size",
+    "a result tells how many tokens were trained on": "include_num_input_tokens_seen",
+    "trimtab measures on held-out rows itself, after training": (
+        "do_train do_eval do_predict eval_strategy eval_steps eval_delay eval_on_start "
+        "eval_do_concat_batches eval_use_gather_object eval_accumulation_steps batch_eval_metrics "
+        "per_device_eval_batch_size prediction_loss_only include_for_metrics"
+    ),
+    "trimtab keeps models on this machine; push what is in its models folder": (
+        "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push "
+        "hub_revision"
+    ),
+}
+_LORA_REASONS = {
+    "the adapter is a LoRA of a causal language model, which trimtab loads": (
+        "task_type peft_type auto_mapping peft_version base_model_name_or_path revision "
+        "inference_mode runtime_config"
+    ),
+}
+
+
+def sft_settings(training: Training) -> dict[str, Any]:
+    """The fields of `SFTConfig` that a training sets by TRL's names, in TRL's types.
+
+    Raises:
+        UserError: a name is unknown, or of what trimtab sets itself; or a value is of another type.
+    """
+    if "lr_scheduler_type" in training.sft and training.schedule != Training.schedule:
+        raise UserError("sft.lr_scheduler_type and schedule are one setting. Give one of them.")
+    refused = _refused(_REASONS) | {
+        theirs: f"is the setting {ours}. Give that instead" for theirs, ours in _OURS.items()
+    }
+    return _checked(training.sft, SFTConfig, "sft", refused)
+
+
+def lora_settings(training: Training) -> dict[str, Any]:
+    """The fields of `LoraConfig` that a training sets by PEFT's names. Raises UserError as above.
+
+    A new adapter has to leave the model as it is, or its start would not be the aligned model.
+    """
+    given = _checked(training.lora, LoraConfig, "lora", _refused(_LORA_REASONS))
+    start = given.get("init_lora_weights", True)
+    if start not in B_IS_ZERO_AT_FIRST or start is False:
+        raise UserError(
+            f"lora.init_lora_weights {start!r} does not start at the aligned model. Leave it out, "
+            "or give gaussian."
+        )
+    return given
+
+
+def _refused(reasons: dict[str, str]) -> dict[str, str]:
+    return {
+        name: f"cannot be set: {reason}. Leave it out"
+        for reason, names in reasons.items()
+        for name in names.split()
+    }
+
+
+def _checked(
+    given: dict[str, Any], kind: type, section: str, refused: dict[str, str]
+) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    names = [one.name for one in fields(kind) if one.init]
+    checked: dict[str, Any] = {}
+    for written, value in given.items():
+        name = str(written).replace("-", "_")
+        if name in refused:
+            raise UserError(f"{section}.{name} {refused[name]}.")
+        if name not in names:
+            near = get_close_matches(name, [one for one in names if one not in refused], n=1)
+            hint = f"Did you mean {section}.{near[0]}?" if near else "Remove it."
+            raise UserError(f"{section}.{written} is no field of {kind.__name__}. {hint}")
+        checked[name] = _of_type(value, hints[name], f"{section}.{name}")
+    return checked
+
+
+def _of_type(value: Any, hint: Any, place: str) -> Any:
+    if isinstance(value, str) and list[str] in _parts(hint):  # a command line's q_proj,v_proj
+        value = value.split(",") if re.fullmatch(r"[\w.-]+(,[\w.-]+)+", value) else value
+    if isinstance(value, bool) and bool not in _parts(hint):  # pydantic takes true for 1
+        raise UserError(f"{place} is {value}. Give a value of type {_told(hint)}.")
+    try:
+        return TypeAdapter(hint, config=_config_for(hint)).validate_python(value)
+    except ValidationError:
+        raise UserError(f"{place} is {value!r}. Give a value of type {_told(hint)}.") from None
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        raise UserError(f"{place} takes a Python object, which no text can say.") from None
+
+
+def _config_for(hint: Any) -> ConfigDict | None:
+    is_plain = not any(hasattr(part, "__dataclass_fields__") for part in _parts(hint))
+    return ConfigDict(arbitrary_types_allowed=True) if is_plain else None
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    parts = get_args(hint)
+    return (hint, *parts, *(type(part) for part in parts if isinstance(part, bool)))
+
+
+def _told(hint: Any) -> str:
+    told = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+    told = re.sub(r"typing\.|\b(?:\w+\.)+(?=[A-Z])", "", told)
+    return told.replace("NoneType", "None")

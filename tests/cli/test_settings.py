@@ -1,0 +1,133 @@
+"""Facts about options: generated from the settings' dataclasses, no default typed twice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import MISSING, fields
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import trimtab
+from tests.cli.test_one_line import assert_one_line, invoke, train
+from trimtab.cli.settings import help_of, named_values
+from trimtab.cli.train import train as train_command
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.experiment import Block, Dial, Experiment, Measuring, RefusalPrompts, Training
+from trimtab.errors import UserError
+
+EVERY_OPTION_OF_BEFORE = {
+    "train": "model task safety out original penalty radius budget case task-where safety-where "
+    "original-where steps batch-size learning-rate lora-rank precision max-prompt max-response "
+    "held-out-rows checkpoint-every seed restart dry-run",
+    "dial train": "model task safety out original safest-penalty capable-penalty task-where "
+    "safety-where original-where steps batch-size learning-rate lora-rank safety-target precision "
+    "max-prompt max-response held-out-rows checkpoint-every seed restart dry-run",
+}
+
+
+def help_text(*command: str) -> str:
+    shown = invoke(*command, "--help")
+    assert shown.exit_code == 0
+    return " ".join(shown.output.split())
+
+
+@pytest.mark.parametrize("command", EVERY_OPTION_OF_BEFORE)
+def test_no_option_was_lost(command: str) -> None:
+    text = help_text(*command.split())
+    assert [o for o in EVERY_OPTION_OF_BEFORE[command].split() if f"--{o} " not in text] == []
+
+
+def test_every_setting_of_a_training_is_an_option_with_its_default_range_and_doc() -> None:
+    text = help_text("train")
+    options = signature(train_command).parameters
+    for one in fields(Training):
+        assert f"--{one.name.replace('_', '-')} " in text
+        assert help_of(Training, one.name) in text
+        if one.default is not MISSING:
+            assert options[one.name].default == one.default
+    assert "Typing" not in text
+    assert "Annotated" not in text
+
+
+@pytest.mark.parametrize(
+    "kind", [Training, Lengths, DataSource, Dial, Measuring, Block, RefusalPrompts, Experiment]
+)
+def test_every_setting_is_described(kind: Any) -> None:
+    for one in fields(kind):
+        assert len(help_of(kind, one.name)) > 3
+
+
+def recorded(world: Path, out: Path, *more: object) -> dict[str, Any]:
+    shown = train(world, "--out", out, *more)
+    assert shown.exit_code == 0, shown.output
+    read: dict[str, Any] = yaml.safe_load((out / "experiment.yaml").read_text())
+    return read
+
+
+def test_options_reach_the_experiment(world: Path, tmp_path: Path) -> None:
+    options = ["--sft", "weight_decay=0.01", "--sft", "adam_beta2=0.9", "--lora-rank", 2]
+    options += ["--lora", "target_modules=q_proj,v_proj", "--schedule", "cosine"]
+    options += ["--no-length-bucketing", "--max-prompt", 16, "--held-out-rows", 3]
+    read = recorded(world, tmp_path / "out", *options)
+    assert read["train"]["sft"] == {"weight_decay": 0.01, "adam_beta2": 0.9}
+    assert read["train"]["lora"] == {"target_modules": "q_proj,v_proj"}
+    assert (read["train"]["schedule"], read["train"]["length_bucketing"]) == ("cosine", False)
+    assert (read["lengths"], read["task"]["task"]["held_out_rows"]) == (
+        {"prompt": 16, "response": 512},
+        3,
+    )
+
+
+def test_without_options_the_experiment_has_the_defaults_of_the_library(
+    world: Path, tmp_path: Path
+) -> None:
+    read = recorded(world, tmp_path / "out")
+    plain = {one.name: one.default for one in fields(Training) if one.default is not MISSING}
+    given = plain | {"steps": 1, "sft": {}, "lora": {}}
+    assert read["train"] == {name: value for name, value in given.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("option", "answer"),
+    [
+        ("--sft=wieght_decay=1", "train.sft.wieght_decay is no field of SFTConfig. Did you mean"),
+        ("--sft=learning_rate=1", "train.sft.learning_rate is the setting learning_rate."),
+        ("--sft=max_length=1", "train.sft.max_length cannot be set"),
+        ("--sft=optim=sgdd", "train.sft.optim: sgdd is not a valid"),
+        ("--sft=weight_decay", "--sft 'weight_decay' is no setting. Write --sft NAME=VALUE."),
+        ("--sft=weight_decay=[", "--sft 'weight_decay=[' has no value that YAML can read."),
+        ("--lora=target_modules=q_proj", "Give lora_rank."),
+        ("--epochs=2", "Give one of them."),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_mistake_in_a_library_setting_is_one_line_before_any_training(
+    option: str, answer: str, dry: bool, world: Path, tmp_path: Path
+) -> None:
+    given = ["--steps", 2, "--out", tmp_path / "out", option] + ["--dry-run"] * dry
+    line = assert_one_line(train(world, *given))
+    assert answer in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_setting_given_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="--sft a is given twice"):
+        named_values("--sft", ["a=1", "a=2"])
+
+
+def test_a_dial_takes_twice_the_steps_of_a_run() -> None:
+    assert f"Optimizer steps. [default: {2 * Training.steps}]" in help_text("dial", "train")
+
+
+def test_the_package_runs_and_says_its_version() -> None:
+    for module in ("trimtab", "trimtab.cli"):
+        shown = subprocess.run(
+            [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False
+        )
+        assert (shown.returncode, shown.stdout) == (0, f"trimtab {trimtab.__version__}\n")
+    assert "--show-completion" in help_text()

@@ -1,0 +1,100 @@
+"""Facts about settings of TRL and PEFT in an experiment: checked first, and then at work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftConfig
+from safetensors.torch import load_file
+
+from tests.conftest import Nobody
+from trimtab.config.experiment import Block, Experiment, Training
+from trimtab.config.yaml_io import read_experiment
+from trimtab.errors import UserError
+from trimtab.runner.library_settings import check_library_settings
+from trimtab.runner.sweep import left_of, read_roles, sweep
+
+
+@pytest.fixture
+def experiment(world: Path) -> Experiment:
+    read = read_experiment(world / "experiment.yaml")
+    return replace(read, grid=(Block("alignment-loss", (1.0,)),), align=None)
+
+
+def trained(experiment: Experiment, folder: Path, **settings: Any) -> dict[str, torch.Tensor]:
+    one = replace(experiment, train=replace(experiment.train, **settings), keep_models=True)
+    sweep(one, folder, Nobody())  # type: ignore[arg-type]
+    (model,) = (folder / "models").iterdir()
+    (weights,) = model.glob("*.safetensors")
+    return load_file(weights)
+
+
+def test_a_setting_of_trl_changes_the_model(experiment: Experiment, tmp_path: Path) -> None:
+    plain = trained(experiment, tmp_path / "plain")
+    empty = trained(experiment, tmp_path / "empty", sft={"weight_decay": 0})
+    decayed = trained(experiment, tmp_path / "decayed", sft={"weight_decay": 10.0})
+    assert all(torch.equal(plain[name], empty[name]) for name in plain)
+    assert any(not torch.equal(plain[name], decayed[name]) for name in plain)
+
+
+def test_a_setting_of_peft_changes_the_adapter(experiment: Experiment, tmp_path: Path) -> None:
+    lora = {"target_modules": ["q_proj"], "r": 2}
+    weights = trained(experiment, tmp_path, lora=lora)
+    assert all("q_proj" in name for name in weights)
+    (model,) = (tmp_path / "models").iterdir()
+    assert PeftConfig.from_pretrained(str(model)).to_dict()["r"] == 2
+
+
+def test_epochs_are_passes_over_the_task_rows(experiment: Experiment, tmp_path: Path) -> None:
+    from trimtab.runner.cost import estimate_cost
+
+    (rows,) = {len(split.train) for split in read_roles(experiment).task.values()}
+    steps = -(-rows // 4)
+    by_epochs = replace(experiment, train=Training(batch_size=4, epochs=1))
+    by_steps = replace(experiment, train=Training(batch_size=4, steps=steps))
+    costs = [
+        estimate_cost(one, read_roles(one), left_of(one, tmp_path / "none")[1]).train_tokens
+        for one in (by_epochs, by_steps)
+    ]
+    assert costs[0] == costs[1]
+    told: list[int] = []
+
+    class Counting(Nobody):
+        def training(self, name: str, steps: int) -> None:
+            told.append(steps)
+
+    sweep(by_epochs, tmp_path / "out", Counting())  # type: ignore[arg-type]
+    assert told == [steps]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sft": {"wieght_decay": 1}}, "train.sft.wieght_decay is no field of SFTConfig. Did you"),
+        ({"sft": {"optim": "sgdd"}}, "train.sft.optim: sgdd is not a valid OptimizerNames"),
+        ({"sft": {"report_to": "nobody"}}, "train.sft.report_to: nobody is not supported"),
+        ({"sft": {"weight_decay": 0.1, "optim": "sgdd"}}, "train.sft.optim: sgdd is not a valid"),
+        (
+            {"sft": {"lr_scheduler_type": "sideways"}},
+            "train.sft.lr_scheduler_type: sideways is",
+        ),
+        ({"lora_rank": 2, "lora": {"target_modules": ["nope"]}}, "train.lora.target_modules: "),
+        ({"lora_rank": 2, "lora": {"target_modules": ["q_proj"], "rang": 2}}, "train.lora.rang is"),
+    ],
+    ids=str,
+)
+def test_what_a_library_refuses_is_one_line_before_any_training(
+    settings: dict[str, Any], message: str, experiment: Experiment, tmp_path: Path
+) -> None:
+    one = replace(experiment, train=replace(experiment.train, **settings))
+    with pytest.raises(UserError) as raised:
+        sweep(one, tmp_path / "out", Nobody())  # type: ignore[arg-type]
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError):
+        check_library_settings(replace(experiment, original=experiment.original, align=one.train))
