@@ -347,7 +347,7 @@ def test_a_dial_in_the_grid_is_trained_once_and_measured_at_every_setting(
     assert [point.penalty for point in points] == pytest.approx([100.0, 1.0, 0.01])
     assert len({point.capability_loss.value for point in points}) == 3
     assert len({point.train_tokens for point in points}) == 1
-    assert counter.trainings[1:] == ["dial-near-shared-seed-0"]
+    assert counter.trainings[1:] == ["dial--near--shared--seed-0"]
     again = Counter()
     assert len(sweep(one, tmp_path, again)) == len(points) + 1
     assert again.trainings == []

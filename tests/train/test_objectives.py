@@ -13,14 +13,20 @@ import torch
 from tests.train import tiny
 from trimtab.train.objectives.budget import Budget
 
-every_objective = pytest.mark.parametrize("name", tiny.OBJECTIVES)
-full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-
 BY_DEVICE_BATCH = "seal"
 """What its selector learns depends on how many rows one device takes at a time."""
-one_objective_whatever_the_batches = pytest.mark.parametrize(
-    "name", [name for name in tiny.OBJECTIVES if name != BY_DEVICE_BATCH]
-)
+
+
+def full_and_lora(*without: str) -> pytest.MarkDecorator:
+    """Every objective on all weights and, where one goes with it, on an adapter."""
+    pairs = [
+        (name, lora)
+        for name in tiny.OBJECTIVES
+        for lora in (False, True)
+        if name not in without and not (lora and name in tiny.WITHOUT_ADAPTER)
+    ]
+    ids = [f"{name}-{'lora' if lora else 'full'}" for name, lora in pairs]
+    return pytest.mark.parametrize(("name", "lora"), pairs, ids=ids)
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], by: float) -> None:
@@ -29,8 +35,7 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], by
         torch.testing.assert_close(weight, other[name], atol=by, rtol=by, msg=name)
 
 
-@full_and_lora
-@pytest.mark.parametrize("name", [name for name in tiny.OBJECTIVES if name != "parameter-budget"])
+@full_and_lora("parameter-budget")
 def test_an_objective_is_not_plain_sft(name: str, lora: bool, tmp_path: Path) -> None:
     # Long and fast enough for the safety loss to rise, which early stopping waits for.
     early = name == "early-stopping"
@@ -42,8 +47,7 @@ def test_an_objective_is_not_plain_sft(name: str, lora: bool, tmp_path: Path) ->
     assert any(other is None or (weight - other).abs().max() > 1e-4 for weight, other in pairs)
 
 
-@full_and_lora
-@every_objective
+@full_and_lora()
 def test_a_resumed_run_has_the_same_weights(name: str, lora: bool, tmp_path: Path) -> None:
     run, objective = tmp_path / "run", tiny.OBJECTIVES[name]
     saving = {"save_strategy": "steps", "save_steps": 2, "learning_rate": 2e-3}
@@ -58,8 +62,7 @@ def test_a_resumed_run_has_the_same_weights(name: str, lora: bool, tmp_path: Pat
     assert_same(tiny.weights(through), tiny.weights(resumed), by=0.0)
 
 
-@full_and_lora
-@every_objective
+@full_and_lora()
 def test_a_run_resumed_from_its_last_checkpoint_takes_no_further_step(
     name: str, lora: bool, tmp_path: Path
 ) -> None:
@@ -74,8 +77,7 @@ def test_a_run_resumed_from_its_last_checkpoint_takes_no_further_step(
         assert whole.objective.outcome == resumed.objective.outcome
 
 
-@full_and_lora
-@one_objective_whatever_the_batches
+@full_and_lora(BY_DEVICE_BATCH)
 def test_the_gradient_does_not_depend_on_accumulation(
     name: str, lora: bool, tmp_path: Path
 ) -> None:
@@ -111,8 +113,7 @@ def runs_by_process_count(tmp_path_factory: pytest.TempPathFactory) -> dict[int,
     return folders
 
 
-@full_and_lora
-@one_objective_whatever_the_batches
+@full_and_lora(BY_DEVICE_BATCH)
 def test_the_gradient_does_not_depend_on_the_number_of_processes(
     name: str, lora: bool, runs_by_process_count: dict[int, Path]
 ) -> None:
@@ -122,8 +123,7 @@ def test_the_gradient_does_not_depend_on_the_number_of_processes(
     assert_same(one, two, by=3e-6)
 
 
-@full_and_lora
-@every_objective
+@full_and_lora()
 def test_length_bucketing_is_the_same_training(
     name: str, lora: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +142,7 @@ def test_length_bucketing_is_the_same_training(
     assert_same(tiny.weights(whole), tiny.weights(cut), by=2e-5)
 
 
-@every_objective
+@pytest.mark.parametrize("name", tiny.OBJECTIVES)
 def test_both_losses_are_logged_of_every_step_that_reads_them(name: str, tmp_path: Path) -> None:
     objective = tiny.OBJECTIVES[name]
     run = tiny.trained(objective, tiny.config(tmp_path, logging_steps=1, max_steps=4), tmp_path)

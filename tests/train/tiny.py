@@ -31,6 +31,8 @@ from trimtab.train.baselines.kl_anchor import KLAnchor
 from trimtab.train.baselines.l2_sp import L2SP
 from trimtab.train.baselines.lazy_safety_alignment import LazySafetyAlignment
 from trimtab.train.baselines.mixing import Mixing
+from trimtab.train.baselines.orthogonal_projection import OrthogonalProjection
+from trimtab.train.baselines.orthogonal_subspace import OrthogonalSubspace
 
 WORDS = [f"w{number}" for number in range(30)]
 
@@ -57,7 +59,12 @@ BASELINES: dict[str, Objective] = {
     "early-stopping": EarlyStopping(0.0),
     "seal": DataSelection(0.5),
     "random-subset": RandomSubset(0.5),
+    "osf": OrthogonalSubspace(0.5),
+    "orthogonal-projection": OrthogonalProjection(1.0, references=2, every=2),
 }
+
+WITHOUT_ADAPTER = ("osf",)
+"""Objectives that no adapter goes with."""
 
 OBJECTIVES: dict[str, Objective] = {
     **CONSTRAINTS,
@@ -160,6 +167,8 @@ if __name__ == "__main__":
     arguments = config(out / "run", per_device_train_batch_size=batch_size, **settings)
     for lora in (False, True):
         for name, objective in OBJECTIVES.items():
+            if lora and name in WITHOUT_ADAPTER:
+                continue
             trainer = trained(objective, arguments, out, lora)
             if trainer.accelerator.is_main_process:
                 torch.save(weights(trainer), out / f"{name}-{lora}.pt")

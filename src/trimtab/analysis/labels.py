@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from trimtab.config.methods import METHODS
 from trimtab.errors import printable
 from trimtab.results.result import OUT_OF_REACH, Case, Estimate, Point, PointKey
 
@@ -24,22 +25,7 @@ METHOD_NAMES: dict[str, str] = {
     "alignment-loss-budget": "Case I by a budget",
     "alignment-parameter-budget": "Case II by a budget",
     "alignment-parameter-radius": "Case II (parameters, by ε)",
-    "case-one-by-share": "Case I, rows in proportion to λ",
-    "mixing": "mixing (SafeInstr)",
-    "l2-sp": "L2-SP",
-    "ewc": "EWC",
-    "lazy-safety-alignment": "lazy safety alignment (Lisa)",
-    "safegrad": "gradient surgery (SafeGrad)",
-    "pcgrad": "gradient surgery (PCGrad)",
-    "constrained-sft": "token-wise constrained SFT",
-    "kl-anchor": "KL anchor, safety rows",
-    "kl-anchor-on-task": "KL anchor, task rows",
-    "early-stopping": "early stopping",
-    "seal": "data selection (SEAL)",
-    "random-subset": "random subset",
-    "wise-ft": "interpolation (WiSE-FT)",
-    "resta": "RESTA",
-    "safe-lora": "SafeLoRA",
+    **{name: method.title for name, method in METHODS.items()},
     "plain": "plain fine-tuning",
     "aligned": "aligned model, untouched",
 }

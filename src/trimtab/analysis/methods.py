@@ -13,7 +13,7 @@ from scipy.stats import t as student
 from trimtab.analysis.groups import Gap, SafetyGap, measured_of, over_seeds, safety_gap_of
 from trimtab.analysis.labels import METHOD_NAMES
 from trimtab.analysis.verdicts import compare
-from trimtab.config.experiment import AFTER_TRAINING
+from trimtab.config.methods import AFTER_TRAINING
 from trimtab.results.result import Estimate, Point
 from trimtab.theory.area import hypervolume
 

@@ -26,7 +26,7 @@ def repair(
     ] = 0.5,
 ) -> None:
     """Mend the safety of a fine-tuned model, after the fact."""
-    from trimtab.config.experiment import AFTER_TRAINING
+    from trimtab.config.methods import AFTER_TRAINING
     from trimtab.models import quiet_libraries
     from trimtab.runner.post_hoc import repair_saved
 

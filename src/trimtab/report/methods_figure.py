@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from trimtab.analysis.groups import SafetyGap, Setting, safety_gap_of
 from trimtab.analysis.limits import Limits
 from trimtab.analysis.methods import MethodResult, Tried, title, tried_settings
+from trimtab.config.methods import METHODS, Family
 from trimtab.report.chart import Figure, Panel
 from trimtab.report.palette import drawn, ink, star
 from trimtab.report.panels import Series, panel
 from trimtab.results.result import Point
 
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "Case I otherwise": ("alignment-loss-budget", "dial", "case-one-by-share"),
-    "Methods that train on safety rows": (
-        "mixing",
-        "kl-anchor",
-        "safegrad",
-        "pcgrad",
-        "lazy-safety-alignment",
-    ),
+_OWN: dict[Family, tuple[str, ...]] = {
+    "Case I otherwise": ("alignment-loss-budget", "dial"),
     "Methods on weights": (
         "alignment-parameter",
         "alignment-parameter-radius",
         "alignment-parameter-budget",
-        "l2-sp",
-        "ewc",
-        "wise-ft",
-        "resta",
-        "safe-lora",
     ),
-    "Methods on task rows, or on time": (
-        "constrained-sft",
-        "kl-anchor-on-task",
-        "early-stopping",
-        "seal",
-        "random-subset",
-    ),
+}
+FAMILIES: dict[Family, tuple[str, ...]] = {
+    family: (
+        *_OWN.get(family, ()),
+        *(name for name, method in METHODS.items() if method.family == family),
+    )
+    for family in get_args(Family)
 }
 """Too many lines for one panel: a panel to each family, Case I in all of them."""
 

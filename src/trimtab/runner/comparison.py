@@ -6,22 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from trimtab.config.experiment import (
-    FROM_UNALIGNED,
     Block,
     Dial,
     Experiment,
     Measuring,
-    MethodName,
     Training,
 )
+from trimtab.config.methods import METHODS
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
 from trimtab.models import save_tiny_llama
 
 SEEDS = (0, 1, 2)
 
-# Five values for each, half a decade or so apart, about where the method runs from nearly plain to
-# nearly untouched in a world that is not the one reported on. A further method is one more line.
+# Five values for each, half a decade or so apart, about where it runs from nearly plain to nearly
+# untouched in a world that is not the one reported on.
 CASES: tuple[Block, ...] = (
     Block("alignment-loss", penalties=(0.0, 0.03, 0.1, 0.3, 1.0, 3.0)),
     Block("alignment-loss", budgets=(0.05, 0.1, 0.2, 0.3, 0.4)),
@@ -29,24 +28,6 @@ CASES: tuple[Block, ...] = (
     Block("alignment-parameter", budgets=(0.05, 0.1, 0.2, 0.3, 0.4)),
 )
 DIAL = Block("dial", knobs=(0.0, 0.25, 0.5, 0.75, 1.0))
-KNOBS: dict[MethodName, tuple[float, ...]] = {
-    "case-one-by-share": (0.03, 0.1, 0.3, 1.0, 3.0),
-    "mixing": (0.03, 0.1, 0.3, 1.0, 3.0),
-    "l2-sp": (0.01, 0.03, 0.1, 0.3, 1.0),
-    "ewc": (0.03, 0.1, 0.3, 1.0, 3.0),
-    "lazy-safety-alignment": (0.1, 0.3, 1.0, 3.0, 10.0),
-    "safegrad": (0.03, 0.1, 0.3, 1.0, 3.0),
-    "pcgrad": (0.03, 0.1, 0.3, 1.0, 3.0),
-    "kl-anchor": (0.03, 0.1, 0.3, 1.0, 3.0),
-    "kl-anchor-on-task": (0.03, 0.1, 0.3, 1.0, 3.0),
-    "constrained-sft": (0.01, 0.03, 0.1, 0.3, 1.0),
-    "early-stopping": (0.05, 0.1, 0.2, 0.3, 0.4),
-    "seal": (0.9, 0.8, 0.6, 0.4, 0.2),
-    "random-subset": (0.9, 0.8, 0.6, 0.4, 0.2),
-    "wise-ft": (0.1, 0.3, 0.5, 0.7, 0.9),
-    "resta": (0.1, 0.2, 0.4, 0.7, 1.0),
-    "safe-lora": (0.3, 0.4, 0.45, 0.5, 0.6),
-}
 
 
 def comparison_of(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
@@ -58,10 +39,11 @@ def comparison_of(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
     equal = replace(experiment, train=replace(experiment.train, equal_rows=True))
     if any(block.case == "method" for block in experiment.grid):
         return equal, ()
-    left_out = () if experiment.align else FROM_UNALIGNED
+    unaligned = tuple(name for name, method in METHODS.items() if method.needs_unaligned)
+    left_out = () if experiment.align else unaligned
     blocks = tuple(
-        Block("method", method=name, knobs=knobs)
-        for name, knobs in KNOBS.items()
+        Block("method", method=name, knobs=method.grid)
+        for name, method in METHODS.items()
         if name not in left_out
     )
     if experiment.dial is None and experiment.train.epochs is not None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 from peft import PeftModel
 
-from trimtab.config.experiment import MethodName
 from trimtab.errors import UserError
 from trimtab.measure.distance import distance
 from trimtab.models import load_model
@@ -30,7 +28,7 @@ def repair_saved(
         UserError: `out` holds something, a model cannot be loaded or does not fit the others, or
             one that the method needs is missing.
     """
-    repair = method_of(cast(MethodName, method), knob)
+    repair = method_of(method, knob)
     assert isinstance(repair, PostHocMethod)
     if repair.needs_unaligned and unaligned is None:
         raise UserError(f"{method} needs the model from before it was aligned. Give --unaligned.")

@@ -16,8 +16,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from trimtab.config.experiment import AFTER_TRAINING, Experiment, Training
+from trimtab.config.experiment import Experiment, Training
 from trimtab.config.grid import Run
+from trimtab.config.methods import AFTER_TRAINING
 from trimtab.data.splits import Roles
 from trimtab.models import limits_of, load_model
 from trimtab.results.files import full_disk_told, written_whole

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import LoraConfig
 
-from trimtab.config.experiment import Measuring, MethodName, Training
+from trimtab.config.experiment import Measuring, Training
 from trimtab.results.result import PointKey
 from trimtab.train.baselines import method_of
 from trimtab.train.baselines.post_hoc import PostHocMethod
@@ -44,7 +44,7 @@ def method_of_key(key: PointKey) -> Objective | PostHocMethod:
     """The method that a point is planned with."""
     assert key.method is not None
     assert key.knob is not None
-    return method_of(cast(MethodName, key.method), key.knob)
+    return method_of(key.method, key.knob)
 
 
 def objective_of(key: PointKey, target: Target) -> Objective | None:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.train import tiny
 from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer, UserError
-from trimtab.config.experiment import AFTER_TRAINING, MethodName
+from trimtab.config.methods import AFTER_TRAINING, METHODS
 from trimtab.train.baselines import method_of
 from trimtab.train.baselines.case_one_by_share import CaseOneByShare
 from trimtab.train.baselines.constrained_sft import ConstrainedSFT
@@ -26,6 +26,8 @@ from trimtab.train.baselines.kl_anchor import KLAnchor
 from trimtab.train.baselines.l2_sp import L2SP
 from trimtab.train.baselines.lazy_safety_alignment import LazySafetyAlignment
 from trimtab.train.baselines.mixing import Mixing
+from trimtab.train.baselines.orthogonal_projection import OrthogonalProjection, projected
+from trimtab.train.baselines.orthogonal_subspace import OrthogonalSubspace
 from trimtab.train.objectives.base import Objective, TrainingContext, trained
 
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -73,15 +75,24 @@ def test_a_method_of_no_hooks_is_plain_sft(lora: bool, tmp_path: Path) -> None:
 
 
 def test_every_method_that_trains_is_tried() -> None:
-    assert {*tiny.BASELINES, *AFTER_TRAINING} == set(MethodName.__args__)  # type: ignore[attr-defined]
+    assert {*tiny.BASELINES, *AFTER_TRAINING} == set(METHODS)
     for name, objective in tiny.BASELINES.items():
-        assert type(method_of(cast(MethodName, name), 0.5)) is type(objective)
+        assert type(method_of(name, 0.5)) is type(objective)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_value_of_a_methods_grid_can_be_taken(name: str) -> None:
+    method = METHODS[name]
+    assert len(method.grid) == len(set(method.grid)) == 5
+    for strength in method.grid:
+        made = method_of(name, strength)
+        assert isinstance(made, Objective) == (method.stage == "training")
 
 
 @pytest.mark.parametrize("name", tiny.BASELINES)
 def test_missing_safety_rows_are_an_error(name: str, tmp_path: Path) -> None:
     method = tiny.BASELINES[name]
-    if name in ("l2-sp", "constrained-sft", "random-subset", "kl-anchor-on-task"):
+    if not method.needs_safety:
         trainer_of(method, tmp_path, safety=False)
         return
     with pytest.raises(UserError, match="safety_dataset"):
@@ -322,7 +333,7 @@ def test_constrained_sft_weights_each_token_by_its_ratio(tmp_path: Path) -> None
 
     log_probs = label_log_probs(logits, batch["labels"])
     step = SimpleNamespace(
-        inputs=batch, loss_of_token=-log_probs, task_tokens=torch.tensor(7), model=trainer.model
+        inputs=batch, loss_of_token=-log_probs, task_tokens=torch.tensor(7), router_loss=0.0
     )
     expected = 0.0
     for place in (5, 3, 14):
@@ -379,3 +390,52 @@ def test_case_one_by_share_is_case_one_whatever_its_rows(tmp_path: Path) -> None
     )
     assert furthest(ours, case_one) < 1e-6
     assert CaseOneByShare(3.0).safety_share == 0.75
+
+
+def test_projection_leaves_the_loss_of_every_reference_as_it_is_to_first_order() -> None:
+    torch.manual_seed(0)
+
+    def gradient() -> list[torch.Tensor]:
+        return [torch.randn(3, 2), torch.randn(4)]
+
+    def inner(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+        return float(sum((a * b).sum() for a, b in zip(one, other, strict=True)))
+
+    task, references = gradient(), [gradient() for _ in range(3)]
+    references.append([2 * part for part in references[0]])  # which adds no direction
+    kept = projected(task, references, 1.0)
+    for reference in references:
+        assert inner(kept, reference) == pytest.approx(0.0, abs=1e-4)
+    taken = [part - there for part, there in zip(task, kept, strict=True)]
+    assert inner(taken, kept) == pytest.approx(0.0, abs=1e-4)
+    half = projected(task, references, 0.5)
+    for one, whole, part in zip(half, task, kept, strict=True):
+        torch.testing.assert_close(one, (whole + part) / 2, atol=1e-5, rtol=1e-4)
+
+
+def test_projection_of_strength_zero_is_plain_sft(tmp_path: Path) -> None:
+    plain = tiny.trained_plainly(tiny.config(tmp_path), tmp_path)
+    assert furthest(run(OrthogonalProjection(0.0), tmp_path), plain) < 1e-6
+
+
+def test_what_osf_holds_does_not_move(tmp_path: Path) -> None:
+    start = dict(tiny.tiny_llama(tmp_path / "model")[0].named_parameters())
+    # An adaptive optimizer scales the gradient entry by entry, and so leaves the complement.
+    settings = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 8}
+    merged = run(OrthogonalSubspace(0.5), tmp_path, **settings).model.merge_and_unload()
+    moved_at_all = 0.0
+    for name, weight in merged.named_parameters():
+        if "proj" not in name:
+            continue
+        before = start[name].detach()
+        left, values, right = torch.linalg.svd(before, full_matrices=False)
+        kept = round(0.5 * len(values))
+        held = left[:, :kept].T @ (weight.detach() - before) @ right[:kept].T
+        assert held.abs().max() < 1e-4
+        moved_at_all = max(moved_at_all, float((weight.detach() - before).abs().max()))
+    assert moved_at_all > 1e-3
+
+
+def test_osf_takes_no_adapter_beside_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Leave lora_rank out"):
+        trainer_of(OrthogonalSubspace(0.5), tmp_path, lora=True)

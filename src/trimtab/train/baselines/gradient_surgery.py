@@ -37,6 +37,7 @@ class GradientSurgery(Objective):
     towards: Literal["reference", "data"] = "reference"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.needs_safety = True
         self.safety_gradient: list[Tensor] | None = None
 

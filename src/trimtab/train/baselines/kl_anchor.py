@@ -27,6 +27,7 @@ class KLAnchor(Objective):
     on: Literal["safety", "task"] = "safety"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.needs_safety = self.on == "safety"
 
     @property

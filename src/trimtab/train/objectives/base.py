@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from trl import SFTConfig
 
+from trimtab.config.ranges import check_ranges
 from trimtab.measure.distance import Displacement
 from trimtab.train.safety_stream import SafetyStream
 
@@ -123,6 +124,10 @@ class Objective:
     """Whether it cannot be trained without safety rows."""
     extra_tokens: int = 0
     """Tokens it passed through the model outside the optimizer's steps."""
+
+    def __post_init__(self) -> None:
+        """Hold the fields of an objective that is a dataclass to their ranges."""
+        check_ranges(self)
 
     @property
     def is_plain(self) -> bool:

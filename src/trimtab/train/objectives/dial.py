@@ -53,6 +53,7 @@ class DialObjective(Objective):
     target: Target = "response"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.needs_safety = True
         self.alpha = 0.0
         self.endpoints: Endpoints

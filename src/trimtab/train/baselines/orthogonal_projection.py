@@ -1,0 +1,111 @@
+"""Orthogonal gradient projection (OGPSA): the task's step leaves the safety loss as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimtab.config.ranges import Count, From0To1
+from trimtab.train.objectives.base import Objective, Roles, TrainingContext, trained
+from trimtab.train.safety_stream import SafetyStream
+from trimtab.train.scoring import label_log_probs
+
+
+@dataclass
+class OrthogonalProjection(Objective):
+    """Step on g − ρ·Gᵀ(GGᵀ)⁺G g, G the gradients of L_ŝ on K batches of safety rows.
+
+    At ρ = 1 the step is the task's gradient less all of it that lies in the span of the reference
+    gradients: the steepest descent on the task that leaves the loss on each reference batch
+    unchanged to first order. G is taken again every few steps, at the weights of that step.
+
+    The authors align a model and take the reference gradients from general data, to keep what it
+    can do; here the roles are exchanged: the task is learned, and safety is kept.
+
+    Args:
+        strength: ρ from 0, plain fine-tuning, to the authors' 1.
+        references: K, how many reference gradients span the subspace.
+        rows: safety rows behind each of them.
+        every: optimizer steps after which G is taken again.
+
+    Source: Sun et al. 2026, "Safety Alignment as Continual Learning: Mitigating the Alignment Tax
+    via Orthogonal Gradient Projection", arXiv 2602.07892.
+    """
+
+    strength: From0To1 = 1.0
+    references: Count = 4
+    rows: Count = 8
+    every: Count = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.needs_safety = True
+        self.gradients: list[list[Tensor]] = []
+
+    def batch_roles(self, step: int) -> Roles:
+        return "task"
+
+    def before_optimizer_step(self, context: TrainingContext) -> None:
+        weights = trained(context.model)
+        if context.step % self.every == 0 or not self.gradients:
+            self.gradients = [
+                self._reference(context, weights, number) for number in range(self.references)
+            ]
+        task = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+        for weight, kept in zip(
+            weights, projected(task, self.gradients, self.strength), strict=True
+        ):
+            weight.grad = kept
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"gradients": self.gradients}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.gradients = state["gradients"]
+
+    def extra_state(self) -> tuple[list[list[Tensor]]]:
+        return (self.gradients,)
+
+    def _reference(
+        self, context: TrainingContext, weights: list[torch.nn.Parameter], number: int
+    ) -> list[Tensor]:
+        stream = context.safety
+        assert stream is not None
+        again = context.step // self.every
+        batches = SafetyStream(stream.rows, stream.collate, self.rows, stream.seed)
+        batch = batches.batch(again * self.references + number)
+        batch = {name: value.to(weights[0].device) for name, value in batch.items()}
+        self.extra_tokens += int(batch["attention_mask"].sum())
+        read = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        was_training = context.model.training
+        context.model.eval()
+        logits = context.model(**read, use_cache=False).logits
+        loss = -label_log_probs(logits, batch["labels"]).sum()
+        parts = torch.autograd.grad(loss, weights, allow_unused=True)
+        context.model.train(was_training)
+        return [
+            torch.zeros_like(weight) if part is None else part
+            for weight, part in zip(weights, parts, strict=True)
+        ]
+
+
+@torch.no_grad()
+def projected(task: list[Tensor], references: list[list[Tensor]], strength: float) -> list[Tensor]:
+    """g − ρ·Gᵀ(GGᵀ)⁺G g, over all tensors together."""
+
+    def inner(one: list[Tensor], other: list[Tensor]) -> float:
+        return sum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True))
+
+    gram = torch.tensor(
+        [[inner(one, other) for other in references] for one in references], dtype=torch.float64
+    )
+    along = torch.tensor([inner(one, task) for one in references], dtype=torch.float64)
+    shares = (strength * torch.linalg.pinv(gram, hermitian=True) @ along).tolist()
+    kept = [part.clone() for part in task]
+    for share, reference in zip(shares, references, strict=True):
+        for part, there in zip(kept, reference, strict=True):
+            part.sub_(share * there)
+    return kept

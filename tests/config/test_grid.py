@@ -1,0 +1,57 @@
+"""Facts about the grid: every training has a folder of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.config.experiment import Block, Dial, Experiment
+from trimtab.config.grid import plan_of
+from trimtab.errors import UserError
+
+names = st.text(st.sampled_from("ab-_ .+/é"), min_size=1, max_size=6).filter(str.strip)
+
+
+def experiment(safety: list[str], task: list[str], **more: object) -> Experiment:
+    return Experiment(
+        model="m",
+        task=dict.fromkeys(task, "t.jsonl"),  # type: ignore[misc]
+        safety=dict.fromkeys(safety, "s.jsonl"),  # type: ignore[misc]
+        grid=(
+            Block("alignment-loss", penalties=(0.1, 0.1 + 1e-15, 1.0)),
+            Block("alignment-loss", budgets=(0.1,)),
+            Block("alignment-parameter", radii=(0.1,)),
+            Block("method", method="ewc", knobs=(0.1,)),
+            Block("dial", knobs=(0.1, 0.2)),
+        ),
+        dial=Dial(),
+        seeds=(0, 1),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+@given(
+    st.lists(names, min_size=1, max_size=3, unique=True),
+    st.lists(names, min_size=1, max_size=3, unique=True),
+)
+def test_no_two_trainings_share_a_folder(safety: list[str], task: list[str]) -> None:
+    runs = plan_of(experiment(safety, task)).runs
+    folders = [run.name for run in runs]
+    assert len(set(folders)) == len(folders)
+    for folder in folders:
+        assert PurePosixPath(folder).name == folder
+        assert re.fullmatch(r"[\w.+-]+", folder)
+
+
+def test_names_that_join_to_the_same_text_are_told_apart() -> None:
+    runs = plan_of(experiment(["near", "near-small"], ["small-code", "code"])).runs
+    assert len({run.name for run in runs}) == len(runs)
+
+
+def test_an_unknown_method_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="Did you mean safegrad"):
+        Block("method", method="safe-grad", knobs=(1.0,))
