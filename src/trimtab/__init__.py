@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from trimtab.errors import UserError as UserError
     from trimtab.results.result import Estimate as Estimate
     from trimtab.results.result import Point as Point
+    from trimtab.train.config import SafetyAwareSFTConfig as SafetyAwareSFTConfig
     from trimtab.train.objectives.constraints import (
         AlignmentLossConstraint as AlignmentLossConstraint,
     )
@@ -30,6 +31,7 @@ _HOME = {
     "Estimate": "trimtab.results.result",
     "Experiment": "trimtab.config.experiment",
     "Point": "trimtab.results.result",
+    "SafetyAwareSFTConfig": "trimtab.train.config",
     "SafetyAwareSFTTrainer": "trimtab.train.trainer",
     "UserError": "trimtab.errors",
 }

@@ -14,6 +14,8 @@ import yaml
 
 import trimtab
 from tests.cli.test_one_line import assert_one_line, invoke, train
+from trimtab.audit import AuditSettings
+from trimtab.cli.audit import audit as audit_command
 from trimtab.cli.settings import help_of, named_values
 from trimtab.cli.train import train as train_command
 from trimtab.config.data_source import DataSource, Lengths
@@ -122,6 +124,16 @@ def test_a_setting_given_twice_is_refused() -> None:
 
 def test_a_dial_takes_twice_the_steps_of_a_run() -> None:
     assert f"Optimizer steps. [default: {2 * Training.steps}]" in help_text("dial", "train")
+
+
+def test_the_options_of_an_audit_have_the_defaults_of_its_settings() -> None:
+    options = signature(audit_command).parameters
+    named = {"space": "landscape", "rank": "landscape_rank"}
+    kept = [one for one in fields(AuditSettings) if one.name not in ("lengths", "tokens_per_batch")]
+    for one in kept:
+        assert options[named.get(one.name, one.name)].default == one.default, one.name
+    assert options["max_prompt"].default == Lengths.prompt
+    assert options["max_response"].default == Lengths.response
 
 
 def test_the_package_runs_and_says_its_version() -> None:
