@@ -126,6 +126,23 @@ def test_a_dial_takes_twice_the_steps_of_a_run() -> None:
     assert f"Optimizer steps. [default: {2 * Training.steps}]" in help_text("dial", "train")
 
 
+def test_a_dial_passes_settings_on_and_is_not_trained_by_epochs(
+    world: Path, tmp_path: Path
+) -> None:
+    data, out = world / "data", tmp_path / "dial"
+    given: list[object] = ["dial", "train", "--model", world / "base", "--out", out, "--steps", 2]
+    given += ["--task", data / "task-shared.jsonl", "--safety", data / "safety-near.jsonl"]
+    line = assert_one_line(invoke(*given, "--sft", "num_train_epochs=1"))
+    assert "each says how long to train" in line
+    assert "train.sft.optim" in assert_one_line(invoke(*given, "--sft", "optim=sgdd"))
+    assert not out.exists()
+    shown = invoke(*given, "--sft", "weight_decay=0.5", "--end-share", 0.25)
+    assert shown.exit_code == 0, shown.output
+    read = yaml.safe_load((out / "experiment.yaml").read_text())
+    assert read["train"]["sft"] == {"weight_decay": 0.5}
+    assert (read["train"]["steps"], read["dial"]["end_share"]) == (2, 0.25)
+
+
 def test_the_options_of_an_audit_have_the_defaults_of_its_settings() -> None:
     options = signature(audit_command).parameters
     named = {"space": "landscape", "rank": "landscape_rank"}

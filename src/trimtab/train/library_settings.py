@@ -50,6 +50,8 @@ _REASONS = {
         "loss_type label_smoothing_factor completion_only_loss assistant_only_loss packing "
         "packing_strategy padding_free eval_packing average_tokens_across_devices"
     ),
+    "the aligned model that a run is compared with would read its noise too": "neftune_noise_alpha",
+    "which rows a process reads in a step is fixed by the seed": "accelerator_config",
     "trained weights stay in float32": "fp16 bf16_full_eval fp16_full_eval",
     "a batch has the same rows from the first step to the last": "auto_find_batch_size",
     "a result tells how many tokens were trained on": "include_num_input_tokens_seen",
