@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import fields
 from difflib import get_close_matches
@@ -133,6 +134,8 @@ def _of_type(value: Any, hint: Any, place: str) -> Any:
         value = value.split(",") if re.fullmatch(r"[\w.-]+(,[\w.-]+)+", value) else value
     if isinstance(value, bool) and bool not in _parts(hint):  # pydantic takes true for 1
         raise UserError(f"{place} is {value}. Give a value of type {_told(hint)}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{place} is {value}. Give a finite number.")
     try:
         return TypeAdapter(hint, config=_config_for(hint)).validate_python(value)
     except ValidationError:
