@@ -101,6 +101,7 @@ TRAIN = "penalty radius budget steps batch-size learning-rate lora-rank max-prom
 TRAIN += " held-out-rows checkpoint-every seed"
 DIAL = "safest-penalty capable-penalty steps batch-size learning-rate lora-rank max-prompt seed"
 WORDS = "model task safety original case precision task-where safety-where original-where"
+WORDS += " sft lora schedule"
 
 MAY_BE: dict[str, Callable[[float], bool]] = {
     "penalty": lambda x: 0 <= x < math.inf,
@@ -236,6 +237,8 @@ def test_any_value_in_an_experiment(
 ) -> None:
     experiment = yaml.safe_load((world / "experiment.yaml").read_text())
     experiment["train"] |= {"lora_alpha": 2.0, "lora_rank": 2, "checkpoint_every": 5}
+    experiment["train"]["sft"] = {"weight_decay": 0.1, "optim": "adamw_torch", "report_to": "none"}
+    experiment["train"]["lora"] = {"target_modules": ["q_proj"], "lora_dropout": 0.1}
     experiment["refusals"] = {"harmful": {"path": "data/safety-near.jsonl"}, "tokens": 4}
     *way, last = data.draw(st.sampled_from(list(places(experiment))))
     node = experiment

@@ -14,6 +14,8 @@ import yaml
 
 import trimtab
 from tests.cli.test_one_line import assert_one_line, invoke, train
+from trimtab.audit import AuditSettings
+from trimtab.cli.audit import audit as audit_command
 from trimtab.cli.settings import help_of, named_values
 from trimtab.cli.train import train as train_command
 from trimtab.config.data_source import DataSource, Lengths
@@ -122,6 +124,33 @@ def test_a_setting_given_twice_is_refused() -> None:
 
 def test_a_dial_takes_twice_the_steps_of_a_run() -> None:
     assert f"Optimizer steps. [default: {2 * Training.steps}]" in help_text("dial", "train")
+
+
+def test_a_dial_passes_settings_on_and_is_not_trained_by_epochs(
+    world: Path, tmp_path: Path
+) -> None:
+    data, out = world / "data", tmp_path / "dial"
+    given: list[object] = ["dial", "train", "--model", world / "base", "--out", out, "--steps", 2]
+    given += ["--task", data / "task-shared.jsonl", "--safety", data / "safety-near.jsonl"]
+    line = assert_one_line(invoke(*given, "--sft", "num_train_epochs=1"))
+    assert "each says how long to train" in line
+    assert "train.sft.optim" in assert_one_line(invoke(*given, "--sft", "optim=sgdd"))
+    assert not out.exists()
+    shown = invoke(*given, "--sft", "weight_decay=0.5", "--end-share", 0.25)
+    assert shown.exit_code == 0, shown.output
+    read = yaml.safe_load((out / "experiment.yaml").read_text())
+    assert read["train"]["sft"] == {"weight_decay": 0.5}
+    assert (read["train"]["steps"], read["dial"]["end_share"]) == (2, 0.25)
+
+
+def test_the_options_of_an_audit_have_the_defaults_of_its_settings() -> None:
+    options = signature(audit_command).parameters
+    named = {"space": "landscape", "rank": "landscape_rank"}
+    kept = [one for one in fields(AuditSettings) if one.name not in ("lengths", "tokens_per_batch")]
+    for one in kept:
+        assert options[named.get(one.name, one.name)].default == one.default, one.name
+    assert options["max_prompt"].default == Lengths.prompt
+    assert options["max_response"].default == Lengths.response
 
 
 def test_the_package_runs_and_says_its_version() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from trimtab.config.yaml_io import read_experiment
 from trimtab.errors import UserError
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.sweep import left_of, read_roles, sweep
+
+MISSING = next(name for name in ("trackio", "mlflow", "wandb") if find_spec(name) is None)
 
 
 @pytest.fixture
@@ -77,6 +80,7 @@ def test_epochs_are_passes_over_the_task_rows(experiment: Experiment, tmp_path: 
         ({"sft": {"wieght_decay": 1}}, "train.sft.wieght_decay is no field of SFTConfig. Did you"),
         ({"sft": {"optim": "sgdd"}}, "train.sft.optim: sgdd is not a valid OptimizerNames"),
         ({"sft": {"report_to": "nobody"}}, "train.sft.report_to: nobody is not supported"),
+        ({"sft": {"report_to": MISSING}}, "train.sft.report_to: "),
         ({"sft": {"weight_decay": 0.1, "optim": "sgdd"}}, "train.sft.optim: sgdd is not a valid"),
         (
             {"sft": {"lr_scheduler_type": "sideways"}},

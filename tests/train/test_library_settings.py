@@ -55,6 +55,8 @@ def test_epochs_count_the_steps_as_trl_does() -> None:
         ({"wieght_decay": 0.1}, "sft.wieght_decay is no field of SFTConfig. Did you mean sft.we"),
         ({"nonsense_xyz": 1}, "sft.nonsense_xyz is no field of SFTConfig. Remove it."),
         ({"weight_decay": "heavy"}, "sft.weight_decay is 'heavy'. Give a value of type float."),
+        ({"weight_decay": float("nan")}, "sft.weight_decay is nan. Give a finite number."),
+        ({"weight_decay": 10**400}, "Give a value of type float."),
         ({"weight_decay": True}, "sft.weight_decay is True. Give a value of type float."),
         ({"adam_beta1": [0.9]}, "Give a value of type float."),
         ({"learning_rate": 0.1}, "sft.learning_rate is the setting learning_rate."),

@@ -20,6 +20,7 @@ from trimtab.cli.options import (
     TaskWhere,
     conditions_of,
 )
+from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.ranges import Above0, Count, From0Below1, Rank, Seed
 from trimtab.errors import UserError
 
@@ -56,8 +57,8 @@ def audit(
     drop: Annotated[
         From0Below1, typer.Option(help="Share of task rows that may be left out as influence.")
     ] = 0.05,
-    max_prompt: MaxPrompt = 512,
-    max_response: MaxResponse = 512,
+    max_prompt: MaxPrompt = Lengths.prompt,
+    max_response: MaxResponse = Lengths.response,
     seed: Annotated[Seed, typer.Option(help="Which rows are chosen, and every draw.")] = 0,
 ) -> None:
     """Judge data, proxies and landscape before training."""
@@ -67,7 +68,6 @@ def audit(
     from trimtab.audit import audit as make_audit
     from trimtab.cli.audit_output import print_audit, watched_stages
     from trimtab.cli.progress import print_page
-    from trimtab.config.data_source import DataSource, Lengths
     from trimtab.models import quiet_libraries
     from trimtab.report.audit_page import write_audit_page
     from trimtab.results.files import only_writer

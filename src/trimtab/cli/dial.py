@@ -68,7 +68,7 @@ def train(
     safety_where: SafetyWhere = None,
     original_where: OriginalWhere = None,
     training: Annotated[
-        Training, Options(without=("equal_rows", "validation_rows"))
+        Training, Options(without=("epochs", "equal_rows", "validation_rows"))
     ] = _TWICE_A_RUN,
     lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
     held_out_rows: HeldOutRows = None,

@@ -20,8 +20,10 @@ def proxy(
     where: Annotated[
         list[str] | None, typer.Option(help="Keep prompts with column=value; repeatable.")
     ] = None,
-    max_prompt: MaxPrompt = 512,
-    max_response: Annotated[Count, typer.Option(help="End answers at this many tokens.")] = 512,
+    max_prompt: MaxPrompt = Lengths.prompt,
+    max_response: Annotated[
+        Count, typer.Option(help="End answers at this many tokens.")
+    ] = Lengths.response,
     batch_size: Annotated[Count, typer.Option(help="Prompts answered at once.")] = 16,
     seed: Annotated[Seed, typer.Option(help="Of the sampling.")] = 0,
     restart: Restart = False,

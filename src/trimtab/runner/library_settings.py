@@ -60,7 +60,8 @@ def _passes(
 
 def _configure(training: Training) -> None:
     args = sft_config(training, Measuring(), Path(gettempdir()), seed=0)
-    get_reporting_integration_callbacks(args.report_to)
+    for callback in get_reporting_integration_callbacks(args.report_to):
+        callback()  # whose package may not be installed
 
 
 def _adapt(model: str, training: Training) -> None:

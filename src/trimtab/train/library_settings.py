@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import fields
 from difflib import get_close_matches
@@ -50,6 +51,8 @@ _REASONS = {
         "loss_type label_smoothing_factor completion_only_loss assistant_only_loss packing "
         "packing_strategy padding_free eval_packing average_tokens_across_devices"
     ),
+    "the aligned model that a run is compared with would read its noise too": "neftune_noise_alpha",
+    "which rows a process reads in a step is fixed by the seed": "accelerator_config",
     "trained weights stay in float32": "fp16 bf16_full_eval fp16_full_eval",
     "a batch has the same rows from the first step to the last": "auto_find_batch_size",
     "a result tells how many tokens were trained on": "include_num_input_tokens_seen",
@@ -131,6 +134,8 @@ def _of_type(value: Any, hint: Any, place: str) -> Any:
         value = value.split(",") if re.fullmatch(r"[\w.-]+(,[\w.-]+)+", value) else value
     if isinstance(value, bool) and bool not in _parts(hint):  # pydantic takes true for 1
         raise UserError(f"{place} is {value}. Give a value of type {_told(hint)}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{place} is {value}. Give a finite number.")
     try:
         return TypeAdapter(hint, config=_config_for(hint)).validate_python(value)
     except ValidationError:
