@@ -113,6 +113,7 @@ def _page(
         audit=audit,
         library=renderer.library(),
         folder=FIGURES_FOLDER,
+        kinds=renderer.KINDS,
         optimality_gap=tables.optimality_gap_table(near) if near else None,
         optimality_gap_in_words=_optimality_gap_in_words(near),
         bounds=tables.bounds_tables(

@@ -26,6 +26,8 @@ LABELS: dict[Coordinate, str] = {
 }
 LABEL_ROOM = (0.17, 0.075)
 """How far a label must stay from other marks and labels, as shares of the panel."""
+FINEST_STEP = 0.004
+"""Points of a curve nearer than this share of the panel are drawn as one."""
 FAR_RIGHT = 0.85
 """From this share of the panel on a label stands to the left of its mark."""
 
@@ -183,10 +185,7 @@ def _labelled(lines: tuple[Line, ...], x_axis: Axis, y_axis: Axis) -> tuple[Line
 
 
 def _share(mark: Mark, x_axis: Axis, y_axis: Axis) -> tuple[float, float]:
-    return (
-        (mark.x - x_axis.low) / (x_axis.high - x_axis.low),
-        (mark.y - y_axis.low) / (y_axis.high - y_axis.low),
-    )
+    return x_axis.share(mark.x), y_axis.share(mark.y)
 
 
 def _near(one: tuple[float, float], other: tuple[float, float]) -> bool:
@@ -194,10 +193,18 @@ def _near(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def _cut(curve: Curve, x_axis: Axis, y_axis: Axis) -> Curve:
-    """The part of a curve on the scales, short of any strip."""
+    """The part of a curve on the scales, short of any strip, without points too near to see."""
+    kept: list[tuple[float, float]] = []
     inside = [
         (x, y)
         for x, y in zip(curve.x, curve.y, strict=True)
         if x_axis.scales(x) and y_axis.scales(y)
     ]
-    return replace(curve, x=tuple(x for x, _ in inside), y=tuple(y for _, y in inside))
+    for place, (x, y) in enumerate(inside):
+        moved = kept and max(
+            abs(x_axis.share(x) - x_axis.share(kept[-1][0])),
+            abs(y_axis.share(y) - y_axis.share(kept[-1][1])),
+        )
+        if not kept or moved > FINEST_STEP or place == len(inside) - 1:
+            kept.append((x, y))
+    return replace(curve, x=tuple(x for x, _ in kept), y=tuple(y for _, y in kept))
