@@ -194,17 +194,15 @@ def _near(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 def _cut(curve: Curve, x_axis: Axis, y_axis: Axis) -> Curve:
     """The part of a curve on the scales, short of any strip, without points too near to see."""
-    kept: list[tuple[float, float]] = []
     inside = [
         (x, y)
         for x, y in zip(curve.x, curve.y, strict=True)
         if x_axis.scales(x) and y_axis.scales(y)
     ]
-    for place, (x, y) in enumerate(inside):
-        moved = kept and max(
-            abs(x_axis.share(x) - x_axis.share(kept[-1][0])),
-            abs(y_axis.share(y) - y_axis.share(kept[-1][1])),
-        )
-        if not kept or moved > FINEST_STEP or place == len(inside) - 1:
-            kept.append((x, y))
+    kept = inside[:1]
+    for point in inside[1:]:
+        ends = zip((x_axis, y_axis), point, kept[-1], strict=True)
+        if max(abs(axis.share(a) - axis.share(b)) for axis, a, b in ends) > FINEST_STEP:
+            kept.append(point)
+    kept += [point for point in inside[-1:] if point != kept[-1]]
     return replace(curve, x=tuple(x for x, _ in kept), y=tuple(y for _, y in kept))
