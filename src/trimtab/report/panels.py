@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -47,7 +47,7 @@ def panel(
     series: Sequence[Series],
     x: Coordinate,
     y: Gap | Rate,
-    curves: Iterable[Curve] = (),
+    curves: Sequence[Curve] = (),
     note: str = "",
 ) -> Panel | None:
     """The panel of these series, or None where none of them has both coordinates."""
@@ -66,11 +66,11 @@ def panel(
         lines = tuple(_unlabelled(line) for line in lines)
     else:
         lines = _labelled(lines, x_axis, y_axis)
+    if sum(curve.shaded for curve in curves) > 1:
+        # Of several tasks each has a limit of its own; a mark may lie below that of another.
+        curves = [replace(curve, shaded=False) for curve in curves]
     visible = (_cut(curve, x_axis, y_axis) for curve in curves)
     shown = tuple(curve for curve in visible if len(curve.x) > 1)
-    if sum(curve.shaded for curve in shown) > 1:
-        # Of several tasks each has a limit of its own; a mark may lie below that of another.
-        shown = tuple(replace(curve, shaded=False) for curve in shown)
     return Panel(title, x_axis, y_axis, lines, shown, note)
 
 

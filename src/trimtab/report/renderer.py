@@ -318,7 +318,7 @@ def _legend(panel: Panel, height: float, width: int) -> tuple[alt.Chart, ...]:
         nonlocal top
         middle = top
         names.append({"x": KEY_WIDTH + 8, "y": middle, "name": wrap(printable(words), width)})
-        top += LEGEND_LINE * len(names[-1]["name"])
+        top += LEGEND_ROW + LEGEND_LINE * (len(names[-1]["name"]) - 1)
         return middle
 
     def key(middle: float, colour: str, dash: Dash, width: float, opacity: float) -> None:
