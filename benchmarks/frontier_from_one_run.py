@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -39,8 +38,11 @@ from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import Run
 from trimtab.measure.losses import held_out_loss
 from trimtab.models import load_model, quiet_libraries
+from trimtab.report.axes import linear_ticks
+from trimtab.report.chart import Axis, Figure, Line, Mark, Panel
 from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.report.palette import COLOURS
+from trimtab.report.palette import ink, star
+from trimtab.report.renderer import images
 from trimtab.results.files import write_atomically
 from trimtab.results.result import PointKey
 from trimtab.runner.demo import demo_experiment
@@ -287,27 +289,32 @@ def is_finished(found: dict[str, Any]) -> bool:
 
 def draw(found: dict[str, Any], path: Path) -> None:
     """The curves of one setting in the plane (L_ŝ, L_f)."""
-    sheet = Figure(figsize=(6.0, 4.2))
-    axes = sheet.subplots()
-    shown = (
-        (SEPARATE, "s--"),
-        (DIAL, "o-"),
-        (WISE, "^-."),
-        (CONTINUATION, "D:"),
-        (LONGER_WISE, "v-."),
-        (LONGER, "P:"),
+    shown = (SEPARATE, DIAL, WISE, CONTINUATION, LONGER_WISE, LONGER)
+    lines = [
+        Line(
+            f"{method} ({cost(found, method):.1f}× one run’s tokens)",
+            ink(place, place),
+            tuple(Mark(x, y, None, None, (), joined=True) for x, y in found[method]["points"]),
+        )
+        for place, method in enumerate(shown)
+    ]
+    start = Mark(*found["aligned"], None, None, (), joined=False)
+    lines.append(Line("aligned model θₛ", star(6), (start,)))
+    x_axis, y_axis = (
+        loss_axis(label, [getattr(mark, at) for line in lines for mark in line.marks])
+        for label, at in (("safety", "x"), ("task", "y"))
     )
-    for (method, style), colour in zip(shown, COLOURS, strict=False):
-        points = found[method]["points"]
-        name = f"{method} ({cost(found, method):.1f}× the tokens of one run)"
-        axes.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=name)
-    axes.plot(*found["aligned"], "*", color="black", markersize=11, label="aligned model θₛ")
-    axes.set_xlabel("safety loss on held-out rows (nats per token)")
-    axes.set_ylabel("task loss on held-out rows (nats per token)")
-    axes.grid(color="#e4e4e4", linewidth=0.5)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.16))
+    panel = Panel("Every trade-off of one training", x_axis, y_axis, tuple(lines))
+    png, *_ = images(Figure(1, "", (panel,), ()))
     path.parent.mkdir(exist_ok=True)
-    sheet.savefig(path, dpi=150, bbox_inches="tight")
+    write_atomically(path, png)
+
+
+def loss_axis(of: str, losses: list[float]) -> Axis:
+    margin = 0.05 * (max(losses) - min(losses))
+    low, high = min(losses) - margin, max(losses) + margin
+    label = f"{of} loss on held-out rows (nats per token)"
+    return Axis(label, False, low, high, linear_ticks(low, high))
 
 
 def told(values: list[float]) -> str:

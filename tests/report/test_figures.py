@@ -278,21 +278,23 @@ def test_only_the_hover_text_is_more_than_a_number_a_colour_or_a_name() -> None:
         assert "script" not in json.dumps(drawn)
 
 
-def test_a_figure_is_written_as_png_and_as_svg_with_text(tmp_path: Path) -> None:
+def test_a_figure_is_written_as_png_and_as_svg_and_pdf_with_text(tmp_path: Path) -> None:
     (figure, *_) = figures([replace(one, proxy=HOSTILE) for one in case_1()], None)
-    png, svg = renderer.save(figure, tmp_path)
+    png, svg, pdf = renderer.save(figure, tmp_path)
     assert png.read_bytes().startswith(b"\x89PNG")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert b"/Font" in pdf.read_bytes()
     text = svg.read_text(encoding="utf-8")
     assert "alignment gap (nats per token)" in text
     assert "&lt;script&gt;" in text
     assert "<script" not in text
-    assert sorted(tmp_path.iterdir()) == [png, svg]
+    assert sorted(tmp_path.iterdir()) == sorted([png, svg, pdf])
 
 
 def test_a_figure_is_the_same_file_when_drawn_again(tmp_path: Path) -> None:
     (figure, *_) = figures(case_1(), None)
-    _, svg = renderer.save(figure, tmp_path / "a")
-    _, again = renderer.save(figure, tmp_path / "b")
+    _, svg, _ = renderer.save(figure, tmp_path / "a")
+    _, again, _ = renderer.save(figure, tmp_path / "b")
     assert svg.read_bytes() == again.read_bytes()
 
 

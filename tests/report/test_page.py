@@ -45,11 +45,11 @@ class Tags(HTMLParser):
         return [name for name, _ in self.found].count(tag)
 
 
-def test_a_sweep_becomes_a_page_and_six_files(whole: Report) -> None:
+def test_a_sweep_becomes_a_page_and_nine_files(whole: Report) -> None:
     folder = whole.page.parent
     assert whole.page.name == "report.html"
     assert {path.name for path in whole.figures} == {
-        f"figure{number}.{kind}" for number in (1, 2, 3) for kind in ("png", "svg")
+        f"figure{number}.{kind}" for number in (1, 2, 3) for kind in ("png", "svg", "pdf")
     }
     assert all(path.parent == folder / "figures" and path.exists() for path in whole.figures)
     assert not list(folder.rglob("*.tmp"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-Marker = Literal["circle", "square", "triangle", "diamond", "cross", "star"]
+Marker = Literal["circle", "square", "triangle", "diamond", "cross", "wedge", "star"]
 Dash = Literal["solid", "dash", "dot", "dashdot"]
 Interval = tuple[float, float]
 
@@ -56,6 +57,12 @@ class Axis:
         if self.strip is not None and self.strip.covers(value):
             return self.strip.position
         return value
+
+    def share(self, value: float) -> float:
+        """How far along the axis a position lies, from 0 at `low` to 1 at `high`."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
 
     def place_interval(self, value: float, interval: Interval) -> Interval | None:
         """Where its error bar ends: cut at the axis, absent in the strip and where it has none."""

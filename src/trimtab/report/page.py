@@ -113,6 +113,7 @@ def _page(
         audit=audit,
         library=renderer.library(),
         folder=FIGURES_FOLDER,
+        kinds=renderer.KINDS,
         optimality_gap=tables.optimality_gap_table(near) if near else None,
         optimality_gap_in_words=_optimality_gap_in_words(near),
         bounds=tables.bounds_tables(
@@ -205,5 +206,5 @@ def _count(number: int, one: str, many: str = "") -> str:
 
 def _for_script(value: Any) -> Markup:
     """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028"))

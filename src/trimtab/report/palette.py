@@ -15,6 +15,7 @@ SHAPES: tuple[tuple[Marker, Dash], ...] = (
     ("triangle", "dashdot"),
     ("diamond", "dot"),
     ("cross", "solid"),
+    ("wedge", "dash"),
 )
 GREY = "#767676"
 LIMITS: dict[LimitName, tuple[Dash, float]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,6 +26,8 @@ LABELS: dict[Coordinate, str] = {
 }
 LABEL_ROOM = (0.17, 0.075)
 """How far a label must stay from other marks and labels, as shares of the panel."""
+FINEST_STEP = 0.004
+"""Points of a curve nearer than this share of the panel are drawn as one."""
 FAR_RIGHT = 0.85
 """From this share of the panel on a label stands to the left of its mark."""
 
@@ -45,7 +47,7 @@ def panel(
     series: Sequence[Series],
     x: Coordinate,
     y: Gap | Rate,
-    curves: Iterable[Curve] = (),
+    curves: Sequence[Curve] = (),
     note: str = "",
 ) -> Panel | None:
     """The panel of these series, or None where none of them has both coordinates."""
@@ -64,11 +66,11 @@ def panel(
         lines = tuple(_unlabelled(line) for line in lines)
     else:
         lines = _labelled(lines, x_axis, y_axis)
+    if sum(curve.shaded for curve in curves) > 1:
+        # Of several tasks each has a limit of its own; a mark may lie below that of another.
+        curves = [replace(curve, shaded=False) for curve in curves]
     visible = (_cut(curve, x_axis, y_axis) for curve in curves)
     shown = tuple(curve for curve in visible if len(curve.x) > 1)
-    if sum(curve.shaded for curve in shown) > 1:
-        # Of several tasks each has a limit of its own; a mark may lie below that of another.
-        shown = tuple(replace(curve, shaded=False) for curve in shown)
     return Panel(title, x_axis, y_axis, lines, shown, note)
 
 
@@ -183,10 +185,7 @@ def _labelled(lines: tuple[Line, ...], x_axis: Axis, y_axis: Axis) -> tuple[Line
 
 
 def _share(mark: Mark, x_axis: Axis, y_axis: Axis) -> tuple[float, float]:
-    return (
-        (mark.x - x_axis.low) / (x_axis.high - x_axis.low),
-        (mark.y - y_axis.low) / (y_axis.high - y_axis.low),
-    )
+    return x_axis.share(mark.x), y_axis.share(mark.y)
 
 
 def _near(one: tuple[float, float], other: tuple[float, float]) -> bool:
@@ -194,10 +193,16 @@ def _near(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def _cut(curve: Curve, x_axis: Axis, y_axis: Axis) -> Curve:
-    """The part of a curve on the scales, short of any strip."""
+    """The part of a curve on the scales, short of any strip, without points too near to see."""
     inside = [
         (x, y)
         for x, y in zip(curve.x, curve.y, strict=True)
         if x_axis.scales(x) and y_axis.scales(y)
     ]
-    return replace(curve, x=tuple(x for x, _ in inside), y=tuple(y for _, y in inside))
+    kept = inside[:1]
+    for point in inside[1:]:
+        ends = zip((x_axis, y_axis), point, kept[-1], strict=True)
+        if max(abs(axis.share(a) - axis.share(b)) for axis, a, b in ends) > FINEST_STEP:
+            kept.append(point)
+    kept += [point for point in inside[-1:] if point != kept[-1]]
+    return replace(curve, x=tuple(x for x, _ in kept), y=tuple(y for _, y in kept))

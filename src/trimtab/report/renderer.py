@@ -25,6 +25,7 @@ SYMBOLS: dict[Marker, str] = {
     "triangle": "triangle-up",
     "diamond": "diamond",
     "cross": "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z",
+    "wedge": "triangle-down",
     "star": "M0,-1L.22,-.31L.95,-.31L.36,.12L.59,.81L0,.38L-.59,.81L-.36,.12L-.95,-.31L-.22,-.31Z",
 }
 DASHES: dict[Dash, list[float]] = {
@@ -48,14 +49,16 @@ SIZES: dict[Marker, float] = {
     "triangle": 60,
     "diamond": 84,
     "cross": 72,
+    "wedge": 60,
     "star": 190,
 }
 """In square pixels, so that each looks as large as the next; the star stands out."""
 SEED_SHARE, RING_SIZE = 0.36, 420
-TITLE_WIDTH, LEGEND_WIDTH = 46, 42
+TITLE_WIDTH, LEGEND_WIDTH, PAGE_LEGEND_WIDTH = 46, 48, 42
 """In characters."""
 MOST_IN_A_ROW = 3
-LEGEND_TOP, LEGEND_LINE, KEY_WIDTH, TICK_LINE = 56, 18, 30, 13
+KINDS = ("png", "svg", "pdf")
+LEGEND_TOP, LEGEND_ROW, LEGEND_LINE, KEY_WIDTH, TICK_LINE = 56, 18, 15, 30, 13
 FAINT, SHADE = 0.6, 0.12
 """How opaque theory is, behind what was measured."""
 RING, MEASURED = "ring", "measured"
@@ -65,13 +68,22 @@ IN_PIXELS: dict[str, Any] = {"x": alt.X("x:Q", scale=None), "y": alt.Y("y:Q", sc
 Row = dict[str, Any]
 
 
-def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
-    """Write the figure as PNG at about 300 dpi and as SVG whose text is text; return both paths."""
+def images(figure: Figure) -> tuple[bytes, bytes, bytes]:
+    """The figure as PNG at about 300 dpi, and as SVG and PDF whose text is text."""
     spec = json.dumps(sheet(figure))
-    png, svg = paths = _paths(figure, folder)
+    return (
+        vl_convert.vegalite_to_png(spec, scale=PIXELS_PER_PIXEL),
+        vl_convert.vegalite_to_svg(spec).encode(),
+        vl_convert.vegalite_to_pdf(spec),
+    )
+
+
+def save(figure: Figure, folder: Path) -> tuple[Path, ...]:
+    """Write the figure as PNG, SVG and PDF; return the three paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(png, vl_convert.vegalite_to_png(spec, scale=PIXELS_PER_PIXEL))
-    write_atomically(svg, vl_convert.vegalite_to_svg(spec))
+    paths = _paths(figure, folder)
+    for path, image in zip(paths, images(figure), strict=True):
+        write_atomically(path, image)
     return paths
 
 
@@ -86,7 +98,7 @@ def sheet(figure: Figure) -> dict[str, Any]:
     columns = len(figure.panels) if len(figure.panels) <= MOST_IN_A_ROW else 2
     panels = []
     for panel in figure.panels:
-        drawn = _drawn(panel, HEIGHT) + _title(panel)
+        drawn = _drawn(panel, HEIGHT, LEGEND_WIDTH) + _title(panel)
         panels.append(drawn.properties(width=WIDTH, height=HEIGHT))
     return _vega_lite(alt.concat(*panels, columns=columns, spacing=28), PAPER_FONT)
 
@@ -98,7 +110,7 @@ def plot(panel: Panel, ring: tuple[float, float] | None = None) -> dict[str, Any
         panel: what is drawn.
         ring: a place to ring. The page moves it: it is the data set named `ring`.
     """
-    drawn = _drawn(panel, PAGE_HEIGHT)
+    drawn = _drawn(panel, PAGE_HEIGHT, PAGE_LEGEND_WIDTH)
     if ring is not None:
         here = alt.Data(alt.InlineData([{"x": ring[0], "y": ring[1]}], name=RING))
         drawn += alt.Chart(here).mark_point(size=RING_SIZE, color=TEXT, strokeWidth=3, filled=False)
@@ -114,11 +126,11 @@ def library() -> Markup:
     return Markup(script.replace("</script", "<\\/script"))
 
 
-def _paths(figure: Figure, folder: Path) -> tuple[Path, Path]:
-    return folder / f"{figure.stem}.png", folder / f"{figure.stem}.svg"
+def _paths(figure: Figure, folder: Path) -> tuple[Path, ...]:
+    return tuple(folder / f"{figure.stem}.{kind}" for kind in KINDS)
 
 
-def _drawn(panel: Panel, height: float) -> alt.LayerChart:
+def _drawn(panel: Panel, height: float, legend_width: int) -> alt.LayerChart:
     layers = [
         *(_shade(curve, panel.x, panel.y) for curve in panel.curves if curve.shaded),
         *(_curve(curve) for curve in panel.curves),
@@ -131,7 +143,7 @@ def _drawn(panel: Panel, height: float) -> alt.LayerChart:
         *_labels(panel.lines),
         *_break(panel.x, {"x": alt.X("at:Q"), "y": alt.value(height)}, 0),
         *_break(panel.y, {"x": alt.value(0), "y": alt.Y("at:Q")}, 90),
-        *_legend(panel, height),
+        *_legend(panel, height, legend_width),
     ]
     axes = {"x": alt.X("x:Q", **_axis(panel.x)), "y": alt.Y("y:Q", **_axis(panel.y))}
     return alt.LayerChart(layer=layers, encoding=axes)
@@ -295,7 +307,7 @@ def _title(panel: Panel) -> alt.Chart:
     return text.encode(**IN_PIXELS, text="line:N")
 
 
-def _legend(panel: Panel, height: float) -> tuple[alt.Chart, ...]:
+def _legend(panel: Panel, height: float, width: int) -> tuple[alt.Chart, ...]:
     """A row to each line and each kind of curve, below the axes, in pixels from their corner."""
     top = height + LEGEND_TOP + TICK_LINE * max(label.count("\n") for _, label in panel.x.ticks)
     keys: list[Row] = []
@@ -305,10 +317,8 @@ def _legend(panel: Panel, height: float) -> tuple[alt.Chart, ...]:
     def name(words: str) -> float:
         nonlocal top
         middle = top
-        names.append(
-            {"x": KEY_WIDTH + 8, "y": middle, "name": wrap(printable(words), LEGEND_WIDTH)}
-        )
-        top += LEGEND_LINE * len(names[-1]["name"])
+        names.append({"x": KEY_WIDTH + 8, "y": middle, "name": wrap(printable(words), width)})
+        top += LEGEND_ROW + LEGEND_LINE * (len(names[-1]["name"]) - 1)
         return middle
 
     def key(middle: float, colour: str, dash: Dash, width: float, opacity: float) -> None:
@@ -341,7 +351,7 @@ def _legend(panel: Panel, height: float) -> tuple[alt.Chart, ...]:
         ),
         _marks(marks, **IN_PIXELS),
         alt.Chart(_data(names))
-        .mark_text(align="left", baseline="middle", lineHeight=LEGEND_LINE - 3, color=TEXT)
+        .mark_text(align="left", baseline="middle", lineHeight=LEGEND_LINE, color=TEXT)
         .encode(**IN_PIXELS, text="name:N"),
     )
 
