@@ -10,7 +10,7 @@ import pytest
 from peft import LoraConfig
 from trl import SFTConfig
 
-from trimtab.config.experiment import Training
+from trimtab.config.experiment import Measuring, Training
 from trimtab.errors import UserError
 from trimtab.train.settings import lora_config, sft_config
 
@@ -20,7 +20,7 @@ def test_settings_of_trl_and_peft_arrive_in_their_types(tmp_path: Path) -> None:
         sft={"weight_decay": "1e-2", "optim": "adamw_torch", "logging-steps": 1, "adam_beta2": 0.9},
         lora={"target_modules": "q_proj,v_proj", "r": 8, "lora_dropout": 0.1, "use_rslora": True},
     )
-    args, adapter = sft_config(training, tmp_path, 0), lora_config(training)
+    args, adapter = sft_config(training, Measuring(), tmp_path, 0), lora_config(training)
     assert (args.weight_decay, args.adam_beta2, args.logging_steps) == (0.01, 0.9, 1)
     assert args.optim == "adamw_torch"
     assert adapter is not None
@@ -30,7 +30,10 @@ def test_settings_of_trl_and_peft_arrive_in_their_types(tmp_path: Path) -> None:
 
 
 def test_without_them_the_arguments_are_those_of_before(tmp_path: Path) -> None:
-    args, adapter = sft_config(Training(), tmp_path, 3), lora_config(Training(lora_rank=4))
+    args, adapter = (
+        sft_config(Training(), Measuring(), tmp_path, 3),
+        lora_config(Training(lora_rank=4)),
+    )
     assert (args.weight_decay, args.report_to, args.max_steps, args.seed) == (0.0, [], 200, 3)
     assert adapter is not None
     assert (adapter.r, adapter.lora_alpha, adapter.target_modules) == (4, 8, "all-linear")
@@ -73,7 +76,7 @@ def test_a_wrong_setting_of_trl_is_one_line(
     sft: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as raised:
-        sft_config(Training(sft=sft), tmp_path, 0)
+        sft_config(Training(sft=sft), Measuring(), tmp_path, 0)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -120,7 +123,7 @@ def test_every_field_is_passed_on_or_refused_with_a_reason(tmp_path: Path) -> No
         if one.name == "num_train_epochs":
             continue  # is epochs
         with pytest.raises(UserError, match=rf"^sft\.{one.name} (?!is no field)"):
-            sft_config(Training(sft={one.name: object()}), tmp_path, 0)
+            sft_config(Training(sft={one.name: object()}), Measuring(), tmp_path, 0)
     for one in fields(LoraConfig):
         if one.name in ("r", "lora_alpha"):
             continue
