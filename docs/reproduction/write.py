@@ -86,8 +86,9 @@ def take(run: Path, here: Path) -> None:
     settings = re.sub(r"(?m)^data_root: .*$", "data_root: .", settings)
     (here / "experiment.yaml").write_text(settings, encoding="utf-8")
     write_report(here)
-    for drawn in (here / "figures").glob("*.svg"):
-        drawn.unlink()
+    for drawn in (here / "figures").iterdir():
+        if drawn.suffix != ".png":
+            drawn.unlink()
 
 
 def findings_table(measured: dict[str, Measured]) -> str:
