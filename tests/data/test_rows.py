@@ -758,7 +758,7 @@ def test_reading_is_silent_leaves_no_cache_and_needs_no_torch(tmp_path: Path) ->
     program = (
         "import sys, pathlib\n"
         "from trimtab.data.sources import read_rows\n"
-        "from trimtab.data.rows import DataSource\n"
+        "from trimtab.config.data_source import DataSource\n"
         "from trimtab.errors import UserError\n"
         "read_rows(DataSource('task.csv.gz'))\n"
         "try: read_rows(DataSource('bad.jsonl'))\n"
