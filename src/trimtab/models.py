@@ -9,6 +9,7 @@ import shutil
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -249,6 +250,36 @@ def _has_tokenizer(source: str) -> bool:
     return not Path(source).is_dir() or (Path(source) / "tokenizer_config.json").exists()
 
 
+def with_adapter(model: PreTrainedModel, base: str, source: str) -> PeftModel:
+    """`model`, loaded from `base`, with the adapter in the folder `source`.
+
+    Raises:
+        UserError: the adapter's weights are not those of its configuration on this model.
+    """
+    with _named(source):
+        adapter = PeftConfig.from_pretrained(source)
+        if not adapter.is_prompt_learning:
+            _require_whole_adapter(source, source, adapter, model_shape(base))
+        return PeftModel.from_pretrained(model, source)
+
+
+def _require_whole_adapter(
+    name: str, source: str, adapter: PeftConfig, shape: PreTrainedModel
+) -> None:
+    given = copy(adapter)
+    if hasattr(given, "init_lora_weights"):
+        given.init_lora_weights = False
+    expected = get_peft_model_state_dict(get_peft_model(shape, given))
+    saved = load_peft_weights(source, device="cpu")
+    shared = expected.keys() & saved.keys()
+    _require_all(
+        name,
+        expected.keys() - saved.keys(),
+        saved.keys() - expected.keys(),
+        {key for key in shared if expected[key].shape != saved[key].shape},
+    )
+
+
 def _merged(name: str, source: str, adapter: PeftConfig, **settings: Any) -> PreTrainedModel:
     if adapter.is_prompt_learning:
         raise UserError(
@@ -260,17 +291,7 @@ def _merged(name: str, source: str, adapter: PeftConfig, **settings: Any) -> Pre
         start = _loaded(base, _source(base), **settings)
     with _named(base):
         shape = _loaded(base, _source(base), device_map="meta")
-    if hasattr(adapter, "init_lora_weights"):
-        adapter.init_lora_weights = False
-    expected = get_peft_model_state_dict(get_peft_model(shape, adapter))
-    saved = load_peft_weights(source, device="cpu")
-    shared = expected.keys() & saved.keys()
-    _require_all(
-        name,
-        expected.keys() - saved.keys(),
-        saved.keys() - expected.keys(),
-        {key for key in shared if expected[key].shape != saved[key].shape},
-    )
+    _require_whole_adapter(name, source, adapter, shape)
     if start.device.type == "meta":
         return start
     tuned: Any = PeftModel.from_pretrained(start, source)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peft import PeftModel
-
 from trimtab.errors import UserError
 from trimtab.measure.distance import distance
-from trimtab.models import load_model
+from trimtab.models import load_model, with_adapter
 from trimtab.results.files import require_nothing_there, written_whole
 from trimtab.train.baselines import method_of
 from trimtab.train.baselines.post_hoc import PostHocMethod
@@ -38,11 +36,7 @@ def repair_saved(
     start, tokenizer = load_model(aligned)
     if (model / "adapter_config.json").exists():
         base, _ = load_model(aligned)
-        try:
-            tuned = PeftModel.from_pretrained(base, str(model))
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0].rstrip(".:")
-            raise UserError(f"{model}: the adapter is not one of {aligned} ({reason}).") from None
+        tuned = with_adapter(base, aligned, str(model))
     else:
         tuned, _ = load_model(str(model))
     before = load_model(unaligned)[0] if unaligned else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -22,6 +24,7 @@ from transformers import (
 from tests.train import tiny
 from trimtab import UserError
 from trimtab.models import load_model, save_tiny_llama
+from trimtab.runner.post_hoc import repair_saved
 from trimtab.train.baselines.interpolation import Interpolation
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.baselines.resta import RESTA, dropped
@@ -165,6 +168,28 @@ def test_repair_mends_what_was_saved(models: Models, lora: bool, tmp_path: Path)
     expected = models.mended(Interpolation(0.3), lora)
     for name, weight in merged(model).items():
         torch.testing.assert_close(weight, expected[name], **close)
+
+
+@pytest.mark.parametrize("change", ["lost", "renamed", "reshaped"])
+def test_an_adapter_whose_weights_do_not_fit_is_not_mended(
+    models: Models, change: str, tmp_path: Path
+) -> None:
+    """PEFT would fill what is missing with a new adapter's weights, with a warning at most."""
+    shutil.copytree(models.folder / "lora", tmp_path / "lora")
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    weights = load_file(file)
+    name = sorted(weights)[0]
+    weight = weights.pop(name)
+    if change == "renamed":
+        weights[f"module.{name}"] = weight
+    if change == "reshaped":
+        weights[name] = weight[:1].clone()
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(UserError, match="its weights are not those of its configuration"):
+        repair_saved(
+            "wise-ft", 0.3, tmp_path / "lora", str(models.folder / "model"), None, tmp_path / "out"
+        )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
