@@ -56,7 +56,7 @@ MUTATIONS = (
         "train/trainer.py",
         "own = numbers[self.accelerator.process_index :: processes]",
         "own = [first] * len(batches)",
-        "tests/train/test_objectives.py -k 'accumulation and loss-penalty'",
+        "tests/train/test_objectives_by_batches.py -k 'accumulation and loss-penalty'",
     ),
     Mutation(
         "the router's loss is left out",

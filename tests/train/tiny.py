@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
@@ -151,6 +152,24 @@ def trained_plainly(arguments: SFTConfig, folder: Path, lora: bool = False) -> S
 
 def lora_config() -> LoraConfig:
     return LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def full_and_lora(*without: str) -> pytest.MarkDecorator:
+    """Every objective on all weights and, where one goes with it, on an adapter."""
+    pairs = [
+        (name, lora)
+        for name in OBJECTIVES
+        for lora in (False, True)
+        if name not in without and not (lora and name in WITHOUT_ADAPTER)
+    ]
+    ids = [f"{name}-{'lora' if lora else 'full'}" for name, lora in pairs]
+    return pytest.mark.parametrize(("name", "lora"), pairs, ids=ids)
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], by: float) -> None:
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], atol=by, rtol=by, msg=name)
 
 
 def weights(trainer: SFTTrainer) -> dict[str, torch.Tensor]:
