@@ -12,12 +12,12 @@ import pytest
 from tests.report.reported_points import point, write_points
 from trimtab.analysis.methods import method_results, title, tried_settings
 from trimtab.analysis.selection import suggestions
+from trimtab.config.methods import METHODS
 from trimtab.errors import UserError
 from trimtab.report import write_report
 from trimtab.report.methods_figure import methods_figure
 from trimtab.results.result import Point
 from trimtab.results.store import PointsFile, read_points
-from trimtab.runner.comparison import KNOBS
 
 NOISE = (0.0, 0.01, -0.01)
 
@@ -161,7 +161,7 @@ def test_without_the_aligned_model_nothing_is_suggested() -> None:
 
 def test_every_method_of_a_comparison_finds_its_place_in_the_figure() -> None:
     points = [*ends(), *case_1()]
-    for name in KNOBS:
+    for name in METHODS:
         points += seeds(name, [(0.3, 0.3), (0.2, 0.4)])
     for alpha in (0.0, 1.0):
         for seed in range(3):
@@ -170,7 +170,7 @@ def test_every_method_of_a_comparison_finds_its_place_in_the_figure() -> None:
     figure = methods_figure(points, method_results(points), None)
     assert figure is not None
     drawn = {line.name for panel in figure.panels for line in panel.lines}
-    assert {title(name) for name in (*KNOBS, "dial", "alignment-loss")} <= drawn
+    assert {title(name) for name in (*METHODS, "dial", "alignment-loss")} <= drawn
 
 
 def test_a_dial_costs_one_training_and_separate_runs_each_their_own() -> None:

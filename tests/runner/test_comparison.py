@@ -12,11 +12,12 @@ import pytest
 from trimtab.analysis.methods import method_and_knob
 from trimtab.config.experiment import Block, Experiment, Training
 from trimtab.config.grid import plan_of
+from trimtab.config.methods import METHODS
 from trimtab.config.yaml_io import to_yaml
 from trimtab.errors import UserError
 from trimtab.results.result import Estimate, Point
 from trimtab.results.store import read_points
-from trimtab.runner.comparison import KNOBS, comparison_of, comparison_world
+from trimtab.runner.comparison import comparison_of, comparison_world
 
 BY = ("", "-budget")
 
@@ -45,7 +46,7 @@ def test_every_method_is_tried_as_often_as_any_other(world: Experiment) -> None:
             tried.setdefault(method, set()).add(knob)
     assert {len(knobs) for knobs in tried.values()} == {5}
     ours = {f"{case}{by}" for case in ("alignment-loss", "alignment-parameter") for by in BY}
-    assert set(tried) == {*ours, *KNOBS, "dial"}
+    assert set(tried) == {*ours, *METHODS, "dial"}
 
 
 def test_methods_after_training_share_the_plain_run(world: Experiment) -> None:
