@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from trimtab.config.experiment import Dial as Dial
     from trimtab.config.experiment import Experiment as Experiment
     from trimtab.errors import UserError as UserError
-    from trimtab.results.result import Estimate as Estimate
     from trimtab.results.result import Point as Point
+    from trimtab.stats import Estimate as Estimate
     from trimtab.train.objectives.constraints import (
         AlignmentLossConstraint as AlignmentLossConstraint,
     )
@@ -27,7 +27,7 @@ _HOME = {
     "AlignmentParameterConstraint": "trimtab.train.objectives.constraints",
     "Dial": "trimtab.config.experiment",
     "DialTrainer": "trimtab.train.objectives.dial",
-    "Estimate": "trimtab.results.result",
+    "Estimate": "trimtab.stats",
     "Experiment": "trimtab.config.experiment",
     "Point": "trimtab.results.result",
     "SafetyAwareSFTTrainer": "trimtab.train.trainer",

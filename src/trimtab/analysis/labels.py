@@ -8,7 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from trimtab.errors import printable
-from trimtab.results.result import OUT_OF_REACH, Case, Estimate, Point, PointKey
+from trimtab.results.result import OUT_OF_REACH, Case, Point, PointKey
+from trimtab.stats import Estimate
 
 CASE_NAMES: dict[Case, str] = {
     "aligned": "aligned model θₛ, untrained",

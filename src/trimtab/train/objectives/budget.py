@@ -17,9 +17,10 @@ from trimtab.errors import UserError
 from trimtab.measure.distance import Displacement
 from trimtab.measure.losses import Array
 from trimtab.results.result import BUDGET_TOLERANCE, OUT_OF_REACH
+from trimtab.stats import Estimate
 from trimtab.train.objectives.constraints import project_onto_ball
 from trimtab.train.objectives.multiplier import Multiplier
-from trimtab.train.objectives.paired_rows import Change, PairedRows, distinct_rows
+from trimtab.train.objectives.paired_rows import PairedRows, distinct_rows
 from trimtab.train.objectives.scaling import scale_to_budget
 from trimtab.train.safety_stream import SafetyStream
 
@@ -69,7 +70,7 @@ class BudgetOutcome:
     """‖θ − θ_s‖ at the end, which in Case II is the ε found."""
     scale: float
     """What θ − θ_s was multiplied by at the end."""
-    change: Change
+    change: Estimate
 
     @property
     def verdict(self) -> Literal["met", "missed", "out of reach"]:
@@ -261,7 +262,7 @@ class BudgetKeeper(TrainerCallback, ExportableState):
                 self._displacement.rescale_(torch.tensor(scale / at))
                 at = scale
 
-        def change_at(scale: float) -> Change:
+        def change_at(scale: float) -> Estimate:
             move_to(scale)
             return validation.change(self._measure(validation.rows)[0])
 
