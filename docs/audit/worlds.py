@@ -34,6 +34,7 @@ from trimtab.models import load_model, quiet_libraries, save_tiny_llama
 from trimtab.results.result import Point
 from trimtab.results.store import Failure
 from trimtab.runner.sweep import sweep
+from trimtab.stats import bounded_mean
 from trimtab.theory import gap, penalized_optimum, total_variation
 
 HERE = Path(__file__).parent
@@ -207,10 +208,10 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
             ]
         )
         taus = np.nan_to_num(taus)
-        means = np.random.default_rng(0).choice(taus, (2000, len(taus))).mean(axis=1)
+        mean = bounded_mean(taus, -1.0, 1.0, "Kendall's tau")
         told["kendall_with_the_order_by_measured_alignment_gap"][measure] = {
-            "mean": float(taus.mean()),
-            "interval": np.quantile(means, [0.025, 0.975]).tolist(),
+            "mean": mean.value,
+            "interval": [mean.low, mean.high],
             "worlds_ordered_alike": int((taus > 0.999).sum()),
         }
     own = [record["own"] for record in records if "own" in record]

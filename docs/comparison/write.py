@@ -7,10 +7,12 @@ python docs/comparison/write.py comparison [smollm2-comparison]
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,8 +29,9 @@ from trimtab.report import write_report
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.tables import methods_table
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import Estimate, Point
+from trimtab.results.result import Point
 from trimtab.results.store import read_points
+from trimtab.stats import Array, jackknife
 from trimtab.theory import hypervolume
 
 HERE = Path(__file__).parent
@@ -87,49 +90,50 @@ def _named(one: Tried) -> str:
 def smollm2_table(folder: Path) -> str:
     """Area and points of every method, with intervals over the held-out rows of the one seed.
 
-    All models are taken under the same bootstrap draws of the rows, draw by draw.
+    The interval of an area is the jackknife's: each row is left out of all models in turn.
     """
     points = read_points(folder)
     rows = RowLosses(folder)
     losses = {
-        (point.model, *method_and_knob(point)): np.stack(
-            [
-                _drawn(rows, point, "original", point.alignment_loss),
-                _drawn(rows, point, f"task:{point.task}", point.capability_loss),
-            ]
+        (point.model, *method_and_knob(point)): (
+            _rows(rows, point, "original"),
+            _rows(rows, point, f"task:{point.task}"),
         )
         for point in points
     }
-    named = {key[1]: drawn for key, drawn in losses.items()}
-    corner = np.stack([named["plain"][0], named["aligned"][1]])
-    start = np.stack([named["aligned"][0], named["plain"][1]])
-    lines: dict[str, list[np.ndarray[Any, Any]]] = {}
-    for (_, method, _), drawn in losses.items():
+    named = {key[1]: both for key, both in losses.items()}
+    lines: dict[str, list[tuple[Array, Array]]] = {}
+    for (_, method, _), both in losses.items():
         if method not in ("aligned", "plain"):
-            lines.setdefault(method, []).append(drawn)
-    areas = {
-        method: np.array(
-            [
-                hypervolume([one[:, draw] for one in line], corner[:, draw])
-                / float(np.prod(corner[:, draw] - start[:, draw]))
-                for draw in range(corner.shape[1])
-            ]
-        )
-        for method, line in lines.items()
-    }
-    case_1 = areas["alignment-loss"]
+            lines.setdefault(method, []).append(both)
+
+    def area(method: str, kept: Kept) -> float:
+        plain, aligned = _losses(named["plain"], kept), _losses(named["aligned"], kept)
+        corner, start = (plain[0], aligned[1]), (aligned[0], plain[1])
+        rectangle = (corner[0] - start[0]) * (corner[1] - start[1])
+        return hypervolume([_losses(one, kept) for one in lines[method]], corner) / rectangle
+
+    areas = {method: _jackknifed(partial(area, method), named["plain"]) for method in lines}
+
+    def lead(method: str, kept: Kept) -> float:
+        return area(method, kept) - area("alignment-loss", kept)
+
+    aligned, plain = (_losses(named[name], _every(named[name])) for name in ("aligned", "plain"))
+    start = (aligned[0], plain[1])
     cells = [
         (
             title(method),
             str(len(lines[method])),
-            _with_interval(area),
-            "–" if method == "alignment-loss" else _with_interval(area - case_1),
+            _with_interval(*found),
+            "–"
+            if method == "alignment-loss"
+            else _with_interval(*_jackknifed(partial(lead, method), named["plain"])),
             "; ".join(
-                f"{one[0, 0] - start[0, 0]:.3f}, {one[1, 0] - start[1, 0]:.3f}"
-                for one in lines[method]
+                f"{safety - start[0]:.3f}, {task - start[1]:.3f}"
+                for safety, task in (_losses(one, _every(one)) for one in lines[method])
             ).replace("-", "−"),
         )
-        for method, area in sorted(areas.items(), key=lambda item: -item[1][0])
+        for method, found in sorted(areas.items(), key=lambda item: -item[1][0])
     ]
     columns = (
         "method",
@@ -138,7 +142,7 @@ def smollm2_table(folder: Path) -> str:
         "less Case I’s",
         "L_s over θ_s, L_f over plain fine-tuning",
     )
-    ends = (corner - start)[:, 0]
+    ends = (plain[0] - start[0], aligned[1] - start[1])
     told = (
         f"Plain fine-tuning raises L_s by {ends[0]:.3f} and lowers L_f by {ends[1]:.3f} nats per "
         "token: the rectangle that areas are shares of."
@@ -146,18 +150,38 @@ def smollm2_table(folder: Path) -> str:
     return f"{markdown_table(columns, cells)}\n\n{told}"
 
 
-def _drawn(
-    rows: RowLosses, point: Point, dataset: str, measured: Estimate | None
-) -> np.ndarray[Any, Any]:
-    resampled = rows.resampled(dataset, point.model or "")
-    assert resampled is not None
-    assert measured is not None
-    return np.concatenate([[measured.value], resampled])
+Kept = tuple[Array, Array]
+"""Which rows of the safety and the task data are kept, ones and zeros."""
 
 
-def _with_interval(draws: np.ndarray[Any, Any]) -> str:
-    low, high = np.quantile(draws[1:], [0.025, 0.975])
-    return f"{draws[0]:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+def _rows(rows: RowLosses, point: Point, dataset: str) -> Array:
+    losses = rows.of(dataset, point.model or "")
+    assert losses is not None
+    return losses
+
+
+def _losses(both: tuple[Array, Array], kept: Kept) -> tuple[float, float]:
+    safety, task = (
+        float(nats @ keep / (tokens @ keep))
+        for (nats, tokens), keep in zip(both, kept, strict=True)
+    )
+    return safety, task
+
+
+def _every(both: tuple[Array, Array]) -> Kept:
+    return np.ones(both[0].shape[1]), np.ones(both[1].shape[1])
+
+
+def _jackknifed(value: Callable[[Kept], float], like: tuple[Array, Array]) -> tuple[float, float]:
+    """The value, and its half-width from the rows of both data sets, which are independent."""
+    safety, task = _every(like)
+    found, of_safety = jackknife(lambda kept: value((kept, task)), len(safety))
+    _, of_task = jackknife(lambda kept: value((safety, kept)), len(task))
+    return found, math.hypot(of_safety, of_task)
+
+
+def _with_interval(value: float, half: float) -> str:
+    return f"{value:.2f} [{value - half:.2f}, {value + half:.2f}]".replace("-", "−")
 
 
 def main() -> None:

@@ -1,28 +1,23 @@
 """The paper's findings as effect sizes with 95 % intervals, from a sweep's folder.
 
 Each effect is a difference of held-out losses, in nats per token, computed for one seed at a time
-under the same bootstrap draws of the rows for every model, so that what makes a row hard for all
-models cancels. Over seeds Student's interval of the mean is added in quadrature. Which proxy is the
-nearer and which task overlaps more is said beforehand, not read off the losses.
+with what every row contributes to it, so that what makes a row hard for all models cancels. Rows
+are averaged over seeds, and Student's interval of the mean over seeds is added in quadrature. Which
+proxy is the nearer and which task overlaps more is said beforehand, not read off the losses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from trimtab.analysis.groups import over_seeds
 from trimtab.analysis.verdicts import Verdict
-from trimtab.results.per_row_losses import RESAMPLES, RowLosses
-from trimtab.results.result import Estimate, Point
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Point
 from trimtab.results.store import read_points
-
-Draws = NDArray[np.float64]
-"""A number as measured, and then under each bootstrap draw of the rows: shape (1 + RESAMPLES,)."""
+from trimtab.stats import Estimate, Statistic, statistic_over_seeds
 
 
 @dataclass(frozen=True)
@@ -62,22 +57,16 @@ class Measured:
             for seed in sorted({point.seed for point in points if point.case != "aligned"})
         ]
 
-    def effect(self, of_one: Callable[[Run], Draws | None]) -> Effect | None:
+    def effect(self, of_one: Callable[[Run], Statistic | None]) -> Effect | None:
         """The effect over seeds; None where no seed has the points for it."""
         found = [
-            draws
+            statistic
             for rows, points in self.runs
-            if (draws := of_one(Run(rows, points, self.roles))) is not None
+            if (statistic := of_one(Run(rows, points, self.roles))) is not None
         ]
         if not found:
             return None
-        each = []
-        for draws in found:
-            low, high = np.quantile(draws[1:], [0.025, 0.975])
-            each.append(
-                Estimate(float(draws[0]), float(low), float(high), "nats/token", "estimate")
-            )
-        return Effect(over_seeds(each), len(each))
+        return Effect(statistic_over_seeds(found, "nats/token"), len(found))
 
 
 class Run:
@@ -86,14 +75,14 @@ class Run:
     def __init__(self, rows: RowLosses, points: list[Point], roles: Roles) -> None:
         self.rows, self.points, self.roles = rows, points, roles
 
-    def safety(self, point: Point) -> Draws:
+    def safety(self, point: Point) -> Statistic:
         """L_s."""
         assert point.alignment_loss is not None
-        return self._draws(point, "original", point.alignment_loss)
+        return self._loss(point, "original", point.alignment_loss)
 
-    def task(self, point: Point) -> Draws:
+    def task(self, point: Point) -> Statistic:
         """L_f."""
-        return self._draws(point, f"task:{point.task}", point.capability_loss)
+        return self._loss(point, f"task:{point.task}", point.capability_loss)
 
     def case_1(self, proxy: str, task: str) -> list[Point]:
         """The models with λ > 0, from the smallest."""
@@ -128,14 +117,13 @@ class Run:
         found = (p for p in self.points if p.penalty == 0 and p.task == task)
         return next(found, None)
 
-    def _draws(self, point: Point, dataset: str, measured: Estimate) -> Draws:
-        resampled = self.rows.resampled(dataset, point.model or "")
-        if resampled is None:  # rows that enumerate a world, each with its probability
-            resampled = np.full(RESAMPLES, measured.value)
-        return np.concatenate([[measured.value], resampled])
+    def _loss(self, point: Point, dataset: str, measured: Estimate) -> Statistic:
+        of_rows = self.rows.loss(dataset, point.model or "")
+        # Rows that enumerate a world, each with its probability, have no error.
+        return of_rows or Statistic(measured.value, {})
 
 
-def nearer_proxy_is_safer(run: Run) -> Draws | None:
+def nearer_proxy_is_safer(run: Run) -> Statistic | None:
     """Mean over λ > 0 of L_s(far proxy) − L_s(near proxy), the task with high overlap."""
     task = run.roles.high_overlap
     near = {p.penalty: run.safety(p) for p in run.case_1(run.roles.near, task)}
@@ -143,25 +131,25 @@ def nearer_proxy_is_safer(run: Run) -> Draws | None:
     common = sorted(near.keys() & far.keys(), key=float)
     if not common:
         return None
-    return np.asarray(np.mean([far[penalty] - near[penalty] for penalty in common], axis=0))
+    return _mean([far[penalty] - near[penalty] for penalty in common])
 
 
-def penalty_keeps_safety(run: Run) -> Draws | None:
+def penalty_keeps_safety(run: Run) -> Statistic | None:
     """L_s at the smallest λ > 0 minus L_s at the largest, the near proxy."""
     return _ends(run.case_1(run.roles.near, run.roles.high_overlap), run.safety, falls=True)
 
 
-def penalty_of_far_proxy(run: Run) -> Draws | None:
+def penalty_of_far_proxy(run: Run) -> Statistic | None:
     """The same with the far proxy."""
     return _ends(run.case_1(run.roles.far, run.roles.high_overlap), run.safety, falls=True)
 
 
-def penalty_costs_capability(run: Run) -> Draws | None:
+def penalty_costs_capability(run: Run) -> Statistic | None:
     """L_f at the largest λ minus L_f at the smallest, the near proxy."""
     return _ends(run.case_1(run.roles.near, run.roles.high_overlap), run.task, falls=False)
 
 
-def overlap_costs_capability(run: Run) -> Draws | None:
+def overlap_costs_capability(run: Run) -> Statistic | None:
     """That rise of L_f on the task with high overlap minus that on the task with low overlap."""
     rises = []
     lines = [
@@ -174,20 +162,20 @@ def overlap_costs_capability(run: Run) -> Draws | None:
         if risen is None:
             return None
         rises.append(risen)
-    return np.asarray(rises[0] - rises[1])
+    return rises[0] - rises[1]
 
 
-def tightness_keeps_safety(run: Run) -> Draws | None:
+def tightness_keeps_safety(run: Run) -> Statistic | None:
     """Case II: L_s under the loosest constraint minus L_s under the tightest."""
     return _ends(run.case_2(run.roles.high_overlap), run.safety, falls=True)
 
 
-def tightness_costs_capability(run: Run) -> Draws | None:
+def tightness_costs_capability(run: Run) -> Statistic | None:
     """Case II: L_f under the tightest constraint minus L_f under the loosest."""
     return _ends(run.case_2(run.roles.high_overlap), run.task, falls=False)
 
 
-def case_2_is_steeper(run: Run) -> Draws | None:
+def case_2_is_steeper(run: Run) -> Statistic | None:
     """L_f of Case II minus Case I's at the same L_s, mean over Case II models within its range.
 
     Case I's line is that of the near proxy with plain fine-tuning as its end, joined by straight
@@ -198,24 +186,22 @@ def case_2_is_steeper(run: Run) -> Draws | None:
     line = [*([plain] if plain else []), *run.case_1(run.roles.near, task)]
     if len(line) < 2:
         return None
-    x = np.array([run.safety(point) for point in line])
-    y = np.array([run.task(point) for point in line])
-    low, high = x[:, 0].min(), x[:, 0].max()
-    compared = [p for p in run.case_2(task) if low <= run.safety(p)[0] <= high]
-    if not compared:
-        return None
+    ends = sorted(((run.safety(p), run.task(p)) for p in line), key=lambda pair: pair[0].value)
     above = []
-    for point in compared:
+    for point in run.case_2(task):
         at, height = run.safety(point), run.task(point)
-        expected = [
-            np.interp(at[draw], x[order := np.argsort(x[:, draw]), draw], y[order, draw])
-            for draw in range(len(at))
-        ]
-        above.append(height - np.array(expected))
-    return np.asarray(np.mean(above, axis=0))
+        for (x0, y0), (x1, y1) in pairwise(ends):
+            if x0.value <= at.value <= x1.value and x0.value < x1.value:
+                slope = (y1.value - y0.value) / (x1.value - x0.value)
+                share = (at.value - x0.value) / (x1.value - x0.value)
+                # The delta method: an end that moves sideways lifts the line by its slope.
+                moved = (at - x0 * (1 - share) - x1 * share) * slope
+                above.append(height - y0 * (1 - share) - y1 * share - moved)
+                break
+    return _mean(above) if above else None
 
 
-Finding = tuple[str, Callable[[Run], Draws | None]]
+Finding = tuple[str, Callable[[Run], Statistic | None]]
 
 FINDINGS: tuple[Finding, ...] = (
     (
@@ -247,8 +233,17 @@ FINDINGS: tuple[Finding, ...] = (
 )
 
 
-def _ends(line: list[Point], loss: Callable[[Point], Draws], *, falls: bool) -> Draws | None:
+def _ends(
+    line: list[Point], loss: Callable[[Point], Statistic], *, falls: bool
+) -> Statistic | None:
     if len(line) < 2:
         return None
     risen = loss(line[-1]) - loss(line[0])
-    return -risen if falls else risen
+    return risen * -1.0 if falls else risen
+
+
+def _mean(statistics: list[Statistic]) -> Statistic:
+    total = statistics[0]
+    for statistic in statistics[1:]:
+        total = total + statistic
+    return total * (1 / len(statistics))

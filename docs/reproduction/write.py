@@ -30,6 +30,7 @@ from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
+from trimtab.stats import share_change
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "reproduction.md"
@@ -142,15 +143,20 @@ def refusals_table(folder: Path) -> str:
     rows = []
     for point in shown.values():
         assert point.refusal_rate is not None
-        change = rows_of.interval("refusals:harmful", point.model or "", start.model or "")
-        by = point.refusal_rate.value - start.refusal_rate.value
+        after, before = (rows_of.of("refusals:harmful", one.model or "") for one in (point, start))
+        change = (
+            None
+            if after is None or before is None
+            else share_change(after[0], before[0], "share of harmful prompts")
+        )
         rows.append(
             (
                 described(point),
                 rate_in_words(point.refusal_rate),
                 "–"
                 if change is None or point is start
-                else f"{100 * by:+.0f} [{100 * change[0]:+.0f}, {100 * change[1]:+.0f}]",
+                else f"{100 * change.value:+.0f} "
+                f"[{100 * change.low:+.0f}, {100 * change.high:+.0f}]",
                 rate_in_words(point.answer_rate),
                 estimate_in_words(point.alignment_gap),
                 estimate_in_words(point.capability_gap),

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from trimtab.config.experiment import Dial as Dial
     from trimtab.config.experiment import Experiment as Experiment
     from trimtab.errors import UserError as UserError
-    from trimtab.results.result import Estimate as Estimate
     from trimtab.results.result import Point as Point
+    from trimtab.stats import Estimate as Estimate
     from trimtab.train.config import SafetyAwareSFTConfig as SafetyAwareSFTConfig
     from trimtab.train.objectives.alignment_loss import (
         AlignmentLossConstraint as AlignmentLossConstraint,
@@ -29,7 +29,7 @@ _HOME = {
     "AlignmentParameterConstraint": "trimtab.train.objectives.alignment_parameter",
     "Dial": "trimtab.config.experiment",
     "DialObjective": "trimtab.train.objectives.dial",
-    "Estimate": "trimtab.results.result",
+    "Estimate": "trimtab.stats",
     "Experiment": "trimtab.config.experiment",
     "Point": "trimtab.results.result",
     "Objective": "trimtab.train.objectives.base",

@@ -8,11 +8,11 @@ import pytest
 
 from tests.report.reported_points import case_1, case_2, estimate, optima, point, sweep, world
 from trimtab.analysis.findings import no_model_passes_the_limit
-from trimtab.analysis.groups import over_seeds
 from trimtab.analysis.optimality_gap import optimality_gap
 from trimtab.report import Finding, findings
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import Estimate, Point
+from trimtab.results.result import Point
+from trimtab.stats import Estimate, over_seeds
 
 
 def finding(points: list[Point], word: str) -> Finding:

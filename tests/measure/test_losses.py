@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from tests.train import tiny
 from trimtab.config.experiment import Measuring
-from trimtab.measure.losses import HeldOutRows, estimate_from, held_out_loss, response_nll
+from trimtab.measure.losses import HeldOutRows, held_out_loss, response_nll
 from trimtab.measure.overlap import prompt_overlap
 
 
@@ -44,11 +44,6 @@ def test_loss_per_token_counts_a_long_response_by_its_tokens(tmp_path: Path) -> 
     assert loss.per_response.value == pytest.approx(nll.mean())
     assert loss.per_token.low < loss.per_token.value < loss.per_token.high
     assert loss.per_token.kind == "estimate"
-
-
-def test_an_interval_leaves_out_a_fortieth_on_either_side() -> None:
-    found = estimate_from(0.5, np.arange(1001) / 1000, "nats per token")
-    assert (found.low, found.high) == pytest.approx((0.025, 0.975))
 
 
 def test_an_interval_is_the_same_whenever_it_is_taken(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from trimtab.data.encoding import encode
 from trimtab.data.rows import Message, Row
 from trimtab.errors import UserError
 from trimtab.measure.generation import sampled_answers
-from trimtab.measure.refusals import Refusals, is_refusal, read_prompts_to_refuse, refusals, share
+from trimtab.measure.refusals import Refusals, is_refusal, read_prompts_to_refuse, refusals
 from trimtab.models import load_model, save_tiny_llama
+from trimtab.stats import share
 
 WORDS = ["i", "cannot", "help", "ask", "tell", "sure"]
 

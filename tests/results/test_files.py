@@ -133,7 +133,7 @@ SIDE_FILES: dict[str, tuple[Callable[[Path], object], Callable[[Path], object], 
     "world.npz": (write_world, load_world, None),
     "row-losses/model.npz": (
         write_row_losses,
-        lambda folder: RowLosses(folder).resampled("task:code", "model"),
+        lambda folder: RowLosses(folder).of("task:code", "model"),
         None,
     ),
 }

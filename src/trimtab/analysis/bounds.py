@@ -9,7 +9,8 @@ from typing import Any
 
 from trimtab.analysis.groups import Gap, Setting, settings_of
 from trimtab.data.synthetic import World
-from trimtab.results.result import Estimate, Kind, LocalGeometry, Point
+from trimtab.results.result import LocalGeometry, Point
+from trimtab.stats import Estimate, Kind
 from trimtab.theory import (
     Bound,
     capability_bound,

@@ -10,7 +10,7 @@ import numpy as np
 from trimtab.analysis.groups import SafetyGap, Setting
 from trimtab.analysis.labels import nats
 from trimtab.analysis.verdicts import Order, compare
-from trimtab.results.result import Estimate
+from trimtab.stats import Estimate
 
 
 @dataclass(frozen=True)

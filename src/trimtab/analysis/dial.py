@@ -9,8 +9,9 @@ from trimtab.analysis.groups import measured_of, safety_gap_of
 from trimtab.analysis.labels import estimate_in_words, nats, number
 from trimtab.analysis.optimality_gap import optimality_gap
 from trimtab.data.synthetic import World
-from trimtab.results.result import Estimate, Point
+from trimtab.results.result import Point
 from trimtab.results.samples import Answer, Sample
+from trimtab.stats import Estimate
 from trimtab.theory import capability_bound, exact_frontier, safety_bound
 
 Line = tuple[str, str, str]

@@ -36,7 +36,8 @@ from trimtab.analysis.verdicts import (
 )
 from trimtab.data.synthetic import World
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import Estimate, Point
+from trimtab.results.result import Point
+from trimtab.stats import Estimate
 from trimtab.theory import total_variation
 
 UNIT = "nats per token"

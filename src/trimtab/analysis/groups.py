@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from scipy.stats import t as student
-
-from trimtab.results.result import Case, Estimate, Point, PointKey
+from trimtab.results.result import Case, Point, PointKey
+from trimtab.stats import Estimate, over_seeds
 
 Gap = Literal["alignment gap", "proxy gap", "capability gap"]
 SafetyGap = Literal["alignment gap", "proxy gap"]
@@ -62,31 +60,6 @@ def measured_of(point: Point, which: Gap | Rate) -> Estimate | None:
         "refusal rate": point.refusal_rate,
         "answer rate": point.answer_rate,
     }[which]
-
-
-def over_seeds(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean, with an interval for the rows and for the seeds.
-
-    Every seed is measured on the same held-out rows, so their error does not average out: the mean
-    half-width stays, and Student's half-width of the mean over seeds is added in quadrature.
-
-    >>> loss = lambda v: Estimate(v, v - 0.1, v + 0.1, "nats per token", "estimate")
-    >>> over_seeds([loss(1.0)]) == loss(1.0)
-    True
-    >>> both = over_seeds([loss(1.0), loss(1.02)])
-    >>> round(both.value, 2), round(both.high - both.value, 2)
-    (1.01, 0.16)
-    """
-    first = estimates[0]
-    if len(estimates) == 1:
-        return first
-    values = np.array([estimate.value for estimate in estimates])
-    mean, count = float(values.mean()), len(values)
-    spread = float(student.ppf(0.975, count - 1) * values.std(ddof=1) / math.sqrt(count))
-    below = mean - float(np.mean([estimate.low for estimate in estimates]))
-    above = float(np.mean([estimate.high for estimate in estimates])) - mean
-    low, high = mean - math.hypot(below, spread), mean + math.hypot(above, spread)
-    return replace(first, value=mean, low=low, high=high, kind="estimate")
 
 
 def settings_of(points: Iterable[Point], case: Case) -> list[Setting]:

@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from trimtab.config.methods import METHODS
 from trimtab.errors import printable
-from trimtab.results.result import OUT_OF_REACH, Case, Estimate, Point, PointKey
+from trimtab.results.result import OUT_OF_REACH, Case, Point, PointKey
+from trimtab.stats import Estimate
 
 CASE_NAMES: dict[Case, str] = {
     "aligned": "aligned model θₛ, untrained",

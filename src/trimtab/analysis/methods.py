@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
-from trimtab.analysis.groups import Gap, SafetyGap, measured_of, over_seeds, safety_gap_of
+from trimtab.analysis.groups import Gap, SafetyGap, measured_of, safety_gap_of
 from trimtab.analysis.labels import METHOD_NAMES
 from trimtab.analysis.verdicts import compare
 from trimtab.config.methods import AFTER_TRAINING
-from trimtab.results.result import Estimate, Point
+from trimtab.results.result import Point
+from trimtab.stats import Estimate, over_seeds, student_mean
 from trimtab.theory.area import hypervolume
 
 SHARE = "share of the rectangle between the aligned model and plain fine-tuning"
@@ -168,14 +168,14 @@ def _of_pair(tried: list[Tried], safety: SafetyGap) -> list[MethodResult]:
         if first and name != "alignment-loss":
             seeds = sorted(set(first) & set(volumes[name]))
             if seeds:
-                against = _over([volumes[name][seed] - first[seed] for seed in seeds])
+                against = student_mean([volumes[name][seed] - first[seed] for seed in seeds], SHARE)
         results.append(
             MethodResult(
                 name,
                 line[0].proxy,
                 line[0].task,
                 tuple(sorted(line, key=lambda one: one.knob or 0.0)),
-                _over(list(volumes[name].values())),
+                student_mean(list(volumes[name].values()), SHARE),
                 against,
                 len(beaten),
                 sum(_can_be_judged(one, safety) for one in line),
@@ -217,15 +217,6 @@ def _volumes(
     }
 
 
-def _over(values: Sequence[float]) -> Estimate:
-    """The mean over seeds and Student's 95 % interval; of one seed, the value alone."""
-    mean, count = float(np.mean(values)), len(values)
-    if count < 2:
-        return Estimate(mean, mean, mean, SHARE, "estimate")
-    half = float(student.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count))
-    return Estimate(mean, mean - half, mean + half, SHARE, "estimate")
-
-
 def _below(one: Tried, other: Tried, which: Gap) -> bool:
     mine = {point.seed: measured_of(point, which) for point in one.points}
     theirs = {point.seed: measured_of(point, which) for point in other.points}
@@ -237,7 +228,7 @@ def _below(one: Tried, other: Tried, which: Gap) -> bool:
             and compare(one.measured(which), other.measured(which)) == "below"
         )
     gaps = [(mine[seed], theirs[seed]) for seed in shared]
-    return _over([a.value - b.value for a, b in gaps if a and b]).high < 0
+    return student_mean([a.value - b.value for a, b in gaps if a and b], "").high < 0
 
 
 def _can_be_judged(one: Tried, safety: SafetyGap) -> bool:

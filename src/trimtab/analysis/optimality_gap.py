@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trimtab.data.synthetic import World
-from trimtab.results.result import Estimate, Point
+from trimtab.results.result import Point
+from trimtab.stats import Estimate
 from trimtab.theory import Distribution, capability_limit
 
 ROUNDING = 1e-4

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimtab.analysis.groups import over_seeds
 from trimtab.analysis.methods import Tried, tried_settings
 from trimtab.errors import UserError
-from trimtab.results.result import Estimate, Point
+from trimtab.results.result import Point
+from trimtab.stats import Estimate, over_seeds
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, TypeVar
 
-from trimtab.analysis.groups import Gap, Setting, measured_of, over_seeds
+from trimtab.analysis.groups import Gap, Setting, measured_of
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import Estimate, Point
+from trimtab.results.result import Point
+from trimtab.stats import Estimate, Statistic, over_seeds, statistic_over_seeds
 
 Value = TypeVar("Value")
 Verdict = Literal["holds", "does not hold", "undecided"]
@@ -43,13 +44,9 @@ class Pairs:
     def rise(self, one: Setting, other: Setting, which: Gap) -> Estimate:
         """How far the gap of `other` lies above that of `one`; both must have been measured."""
         by_seed = {point.seed: point for point in one.points}
-        each = [
-            self._between(by_seed[point.seed], point, which)
-            for point in other.points
-            if point.seed in by_seed
-        ]
-        if each:
-            return over_seeds(each)
+        pairs = [(by_seed[point.seed], point) for point in other.points if point.seed in by_seed]
+        if pairs:
+            return self._over_seeds(pairs, which)
         first, last = one.measured(which), other.measured(which)
         assert first is not None
         assert last is not None
@@ -66,18 +63,21 @@ class Pairs:
 
         return order
 
-    def _between(self, one: Point, other: Point, which: Gap) -> Estimate:
-        first, last = measured_of(one, which), measured_of(other, which)
-        assert first is not None
-        assert last is not None
-        apart = _apart(first, last)
+    def _over_seeds(self, pairs: Sequence[tuple[Point, Point]], which: Gap) -> Estimate:
+        apart = [_between(one, other, which) for one, other in pairs]
+        paired = [self._by_row(one, other, which) for one, other in pairs]
+        known = [one for one in paired if one is not None]
+        if len(known) < len(apart) or len({_samples(one) for one in known}) > 1:
+            return over_seeds(apart)
+        return statistic_over_seeds(known, apart[0].unit)
+
+    def _by_row(self, one: Point, other: Point, which: Gap) -> Statistic | None:
         name = _dataset(one, which)
         if self.rows is None or one.model is None or other.model is None:
-            return apart
+            return None
         if name != _dataset(other, which):
-            return apart
-        interval = self.rows.interval(name, other.model, one.model)
-        return apart if interval is None else replace(apart, low=interval[0], high=interval[1])
+            return None
+        return self.rows.difference(name, other.model, one.model)
 
 
 def rises(values: Sequence[Value], compare: Callable[[Value, Value], Order]) -> Verdict:
@@ -116,6 +116,17 @@ def all_lie(wanted: Order, orders: Sequence[Order]) -> Verdict:
     if any(order not in (wanted, "within") for order in orders):
         return "does not hold"
     return "holds" if all(order == wanted for order in orders) else "undecided"
+
+
+def _between(one: Point, other: Point, which: Gap) -> Estimate:
+    first, last = measured_of(one, which), measured_of(other, which)
+    assert first is not None
+    assert last is not None
+    return _apart(first, last)
+
+
+def _samples(statistic: Statistic) -> tuple[tuple[str, int], ...]:
+    return tuple((name, len(rows)) for name, rows in statistic.influence.items())
 
 
 def _apart(one: Estimate, other: Estimate) -> Estimate:

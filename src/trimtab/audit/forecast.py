@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from trimtab.measure.geometry import Landscape, largest_radius
-from trimtab.results.result import Estimate
+from trimtab.stats import Estimate
 from trimtab.theory import penalty_for_budget, theorem_3, theorem_4
 
 

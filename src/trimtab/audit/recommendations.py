@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trimtab.audit.forecast import OverlapBothWays, close_calls, in_order, suggested_penalty
-from trimtab.results.result import Estimate
+from trimtab.stats import Estimate
 from trimtab.theory import theorem_1
 
 _TOLD_APART_FULLY = 0.95

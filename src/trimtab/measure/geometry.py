@@ -20,7 +20,7 @@ from trimtab.measure.token_loss import (
     random_direction,
     scaled,
 )
-from trimtab.results.result import Estimate
+from trimtab.stats import Estimate, jackknife
 
 PER_DISTANCE = "nats per token per unit of distance"
 PER_SQUARE = "nats per token per square unit of distance"
@@ -31,7 +31,6 @@ _BASIS = 20
 _RESTARTS = 10
 _STEPS = 12
 _PRECISION = np.float32
-_T_95 = 3.182  # Student's t at 97.5 %, PARTS - 1 degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def slope(loss: TokenLoss) -> tuple[Slope, list[Direction]]:
     shares = np.array([part.tokens for part in parts], dtype=float)
     whole = _weighted(gradients, shares / shares.sum())
     gram = _gram(gradients, gradients)
-    value, error = _jackknife(lambda kept: _norm(gram, shares * kept))
+    value, error = jackknife(lambda kept: _norm(gram, shares * kept), PARTS)
     return Slope(
         Estimate(value, max(0.0, value - error), value + error, PER_DISTANCE, "estimate"), whole
     ), gradients
@@ -128,7 +127,7 @@ def cosine_between(
         norms = _norm(own, kept) * _norm(other, kept)
         return float(kept @ across @ kept / kept.sum() ** 2) / max(norms, 1e-30)
 
-    found, error = _jackknife(value)
+    found, error = jackknife(value, PARTS)
     low, high = max(-1.0, found - error), min(1.0, found + error)
     return Estimate(found, low, high, "cosine", "estimate")
 
@@ -172,7 +171,7 @@ def curvature(loss: TokenLoss, progress: Callable[[], None] = lambda: None) -> E
     parts = [loss.part(number, PARTS) for number in range(PARTS)]
     shares = np.array([part.tokens for part in parts], dtype=float)
     bends = np.array([float(inner(top, part.curvature_along(top))) for part in parts])
-    _, error = _jackknife(lambda kept: float((shares * kept) @ bends / (shares * kept).sum()))
+    _, error = jackknife(lambda kept: float((shares * kept) @ bends / (shares * kept).sum()), PARTS)
     value = float(values[0])
     return Estimate(value, value - error, value + error, PER_SQUARE, "estimate")
 
@@ -280,14 +279,6 @@ def _gram(one: Sequence[Direction], other: Sequence[Direction]) -> NDArray[np.fl
 
 def _norm(gram: NDArray[np.float64], shares: NDArray[np.float64]) -> float:
     return float(max(0.0, shares @ gram @ shares / shares.sum() ** 2)) ** 0.5
-
-
-def _jackknife(value: Callable[[NDArray[np.float64]], float]) -> tuple[float, float]:
-    """The value over all parts, and half of its 95 % interval from leaving each out in turn."""
-    every = np.ones(PARTS)
-    without = np.array([value(every - np.eye(PARTS)[number]) for number in range(PARTS)])
-    variance = (PARTS - 1) / PARTS * float(np.square(without - without.mean()).sum())
-    return value(every), _T_95 * variance**0.5
 
 
 def _flat(direction: Direction) -> NDArray[np.float64]:

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from datasets import Dataset
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from trimtab.config.experiment import Measuring
 from trimtab.data.encoding import IGNORED
-from trimtab.results.result import Estimate
-
-Array = NDArray[np.float64]
+from trimtab.stats import Array as Array
+from trimtab.stats import Estimate, loss_estimate, paired_difference
 
 PER_TOKEN = "nats per token"
 PER_RESPONSE = "nats per response"
@@ -53,33 +51,29 @@ def held_out_loss(
     """L_D(θ) = E over (x, y)~D of −log P_θ(y|x), and the same divided by the mean length of y.
 
     Per token it is a ratio of two means, so that a long response counts by its tokens, as it does
-    in training. The interval is the percentile bootstrap over rows, 95 %.
+    in training. The interval is the studentised bootstrap over rows.
     """
     nll, tokens = response_nll(model, held_out.rows, measuring.tokens_per_batch)
     if held_out.weights is not None:
         weights = held_out.weights / held_out.weights.sum()
         nats, length = float(weights @ nll), float(weights @ tokens)
-        return Loss(_exact(nats / length, PER_TOKEN), _exact(nats, PER_RESPONSE))
-    means = bootstrap_means(np.stack([nll, tokens], axis=1), measuring.resamples, seed)
+        return Loss(Estimate.exact(nats / length, PER_TOKEN), Estimate.exact(nats, PER_RESPONSE))
     return Loss(
-        estimate_from(nll.mean() / tokens.mean(), means[:, 0] / means[:, 1], PER_TOKEN),
-        estimate_from(nll.mean(), means[:, 0], PER_RESPONSE),
+        loss_estimate(nll, tokens, PER_TOKEN, seed, measuring.resamples),
+        loss_estimate(nll, np.ones_like(nll), PER_RESPONSE, seed, measuring.resamples),
         np.stack([nll, tokens]),
     )
 
 
-def loss_rise(after: Loss, before: Loss, measuring: Measuring, seed: int = 0) -> Estimate:
+def loss_rise(after: Loss, before: Loss) -> Estimate:
     """L_D(θ) − L_D(θ') of two models on the same held-out rows, nats per token.
 
-    The interval is the bootstrap of the difference row by row, so that what is hard for both
-    models cancels; exact where both losses are.
+    The interval is that of `paired_difference`: what is hard for both models cancels; exact where
+    both losses are.
     """
-    value = after.per_token.value - before.per_token.value
     if after.by_row is None or before.by_row is None:
-        return _exact(value, PER_TOKEN)
-    columns = np.stack([after.by_row[0] - before.by_row[0], after.by_row[1]], axis=1)
-    means = bootstrap_means(columns, measuring.resamples, seed)
-    return estimate_from(value, means[:, 0] / means[:, 1], PER_TOKEN)
+        return Estimate.exact(after.per_token.value - before.per_token.value, PER_TOKEN)
+    return paired_difference(after.by_row, before.by_row).estimate(PER_TOKEN)
 
 
 @torch.no_grad()  # not inference mode: a budget measures in the midst of training
@@ -134,23 +128,3 @@ def _batches_of_like_length(lengths: list[int], tokens_per_batch: int) -> Iterat
             batch = []
         batch.append(place)
     yield batch
-
-
-def bootstrap_means(values: Array, resamples: int, seed: int) -> Array:
-    """Means of resampled rows: shapes (rows, columns) to (resamples, columns)."""
-    generator = np.random.default_rng(seed)
-    count = len(values)
-    means = np.empty((resamples, values.shape[1]))
-    for number in range(resamples):
-        means[number] = values[generator.integers(count, size=count)].mean(axis=0)
-    return means
-
-
-def _exact(value: float, unit: str) -> Estimate:
-    return Estimate(value, value, value, unit, "exact")
-
-
-def estimate_from(value: float, resampled: Array, unit: str) -> Estimate:
-    """The estimate whose 95 % interval is the percentile bootstrap's."""
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Estimate(float(value), float(low), float(high), unit, "estimate")

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from trimtab.measure.hidden_states import States
 from trimtab.measure.nearest import Vectors, nearest
-from trimtab.results.result import Estimate
+from trimtab.stats import Estimate, share
 
 MISSED_SHARE = 0.05
 """The share of the known data's own held-out prompts that the threshold leaves outside."""
@@ -76,9 +75,6 @@ def context_overlap(
     threshold = max(float(np.quantile(own, MISSED_SHARE)) - _ROUNDING, _ROUNDING)
     found = nearest(vectors[0], vectors[1])
     among = found.cosines >= threshold
-    interval = binomtest(int(among.sum()), len(prompts)).proportion_ci(0.95, "wilson")
-    low, high = float(interval.low), float(interval.high)
-    share = Estimate(float(among.mean()), low, high, unit, "estimate")
     order = np.argsort(-found.cosines, kind="stable")
     _, firsts = np.unique(found.places[order], return_index=True)
     fresh = order[np.sort(firsts)][:pairs]
@@ -88,7 +84,7 @@ def context_overlap(
         )
         for place in fresh
     )
-    return Overlap(share, threshold, shown, among)
+    return Overlap(share(among, unit), threshold, shown, among)
 
 
 def prompt_overlap(

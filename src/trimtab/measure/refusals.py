@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.data_source import DataSource, Lengths
@@ -23,7 +22,7 @@ from trimtab.data.rows import Message, Row
 from trimtab.data.sources import read_prompts
 from trimtab.data.splits import choose_rows
 from trimtab.measure.generation import sampled_answers
-from trimtab.results.result import Estimate
+from trimtab.stats import Estimate, share
 
 Prompts = tuple[tuple[Message, ...], ...]
 
@@ -148,17 +147,6 @@ class Refusals:
         """The share of benign prompts that are not refused."""
         refused = self.counts.get("refusals:benign")
         return None if refused is None else share(1 - refused[0], "share of benign prompts")
-
-
-def share(flags: NDArray[np.float64], unit: str) -> Estimate:
-    """The share of flags that are set, with Wilson's 95 % interval.
-
-    >>> told = share(np.array([1.0, 1.0, 0.0, 1.0]), "share of prompts")
-    >>> told.value, round(told.low, 2), round(told.high, 2)
-    (0.75, 0.3, 0.95)
-    """
-    found = binomtest(int(flags.sum()), len(flags)).proportion_ci(method="wilson")
-    return Estimate(float(flags.mean()), float(found.low), float(found.high), unit, "estimate")
 
 
 def read_prompts_to_refuse(

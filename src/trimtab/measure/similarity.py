@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_score
@@ -16,8 +15,8 @@ from sklearn.preprocessing import StandardScaler
 
 from trimtab.errors import UserError
 from trimtab.measure.hidden_states import Array, Reading, States
-from trimtab.measure.losses import PER_TOKEN, bootstrap_means, estimate_from
-from trimtab.results.result import Estimate
+from trimtab.measure.losses import PER_TOKEN
+from trimtab.stats import Estimate, exact_share, loss_estimate, ratio
 
 FEWEST_ROWS = 20
 """Below this many rows a side an interval spans nearly everything."""
@@ -26,7 +25,6 @@ TOTAL_VARIATION = "total variation, 0 to 1"
 
 _FOLDS = 3
 _TREES = 200
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def similarity(
     are shared.
 
     **Excess loss.** How much less the aligned model expects the proxy's responses than the
-    original's, nats per token, with a bootstrap interval over prompts. A proxy that is merely more
+    original's, nats per token, paired where prompts are shared. A proxy that is merely more
     predictable has less.
 
     Raises:
@@ -116,7 +114,7 @@ def similarity(
         float(np.mean([prompt in known for prompt in proxy.prompts])),
         mean_loss(proxy, seed),
         mean_loss(original, seed),
-        excess_loss(original, proxy, places, seed),
+        excess_loss(original, proxy, places),
         name,
     )
 
@@ -150,10 +148,9 @@ def total_variation_bound(
     right = classifier.predict(x[~training]) == y[~training]
     # As many test rows of either, so that the share told right is the balanced accuracy.
     tested = _evenly(y[~training], generator)
-    interval = binomtest(int(right[tested].sum()), len(tested)).proportion_ci(0.95, "exact")
+    found = exact_share(int(right[tested].sum()), len(tested), TOTAL_VARIATION)
     value, low, high = (
-        min(1.0, max(0.0, 2 * share - 1))
-        for share in (float(right[tested].mean()), float(interval.low), float(interval.high))
+        min(1.0, max(0.0, 2 * share - 1)) for share in (found.value, found.low, found.high)
     )
     return Estimate(value, low, high, TOTAL_VARIATION, "estimate"), name
 
@@ -175,42 +172,25 @@ def matched(
 
 
 def mean_loss(sample: Sample, seed: int = 0) -> Estimate:
-    """L_D(θ), nats per token, with a bootstrap interval over rows."""
-    columns = np.stack([sample.reading.nll, sample.reading.tokens], axis=1)
-    means = bootstrap_means(columns, _RESAMPLES, seed)
-    return estimate_from(
-        columns[:, 0].sum() / columns[:, 1].sum(), means[:, 0] / means[:, 1], PER_TOKEN
-    )
+    """L_D(θ), nats per token, with a studentised bootstrap's interval over rows."""
+    return loss_estimate(sample.reading.nll, sample.reading.tokens, PER_TOKEN, seed)
 
 
 def excess_loss(
-    original: Sample,
-    proxy: Sample,
-    places: tuple[NDArray[np.intp], NDArray[np.intp]],
-    seed: int = 0,
+    original: Sample, proxy: Sample, places: tuple[NDArray[np.intp], NDArray[np.intp]]
 ) -> Estimate:
-    """L_ŝ(θ_s) − L_s(θ_s), nats per token; rows with common prompts are resampled together."""
+    """L_ŝ(θ_s) − L_s(θ_s), nats per token; rows with common prompts are compared pair by pair."""
     ours, theirs = places
-    if len(ours) >= FEWEST_ROWS:
+    paired = len(ours) >= FEWEST_ROWS
+    if paired:
         original, proxy = original.rows(ours), proxy.rows(theirs)
-        means = bootstrap_means(
-            np.concatenate([_columns(original), _columns(proxy)], axis=1), _RESAMPLES, seed
-        )
-        resampled = means[:, 2] / means[:, 3] - means[:, 0] / means[:, 1]
-    else:
-        one = bootstrap_means(_columns(original), _RESAMPLES, seed)
-        other = bootstrap_means(_columns(proxy), _RESAMPLES, seed + 1)
-        resampled = other[:, 0] / other[:, 1] - one[:, 0] / one[:, 1]
-    value = _ratio(_columns(proxy)) - _ratio(_columns(original))
-    return estimate_from(value, resampled, PER_TOKEN)
+    one = ratio(_nats_and_tokens(original), "original")
+    other = ratio(_nats_and_tokens(proxy), "original" if paired else "proxy")
+    return (other - one).estimate(PER_TOKEN)
 
 
-def _columns(sample: Sample) -> Array:
-    return np.stack([sample.reading.nll, sample.reading.tokens], axis=1)
-
-
-def _ratio(columns: Array) -> float:
-    return float(columns[:, 0].sum() / columns[:, 1].sum())
+def _nats_and_tokens(sample: Sample) -> Array:
+    return np.stack([sample.reading.nll, sample.reading.tokens])
 
 
 def _groups(prompts: list[str], y: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from trimtab.analysis.labels import estimate_in_words, interval, nats, number, percent
 from trimtab.report.tables import Row, Table
-from trimtab.results.result import Estimate
+from trimtab.stats import Estimate
 
 
 def tables(record: Mapping[str, Any]) -> dict[str, Table]:

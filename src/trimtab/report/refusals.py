@@ -10,7 +10,8 @@ from trimtab.report.chart import Curve, Figure
 from trimtab.report.palette import GREY, ink, star
 from trimtab.report.panels import Series, panel
 from trimtab.report.tables import NAMES, Row, Table, names_of
-from trimtab.results.result import Estimate, Point
+from trimtab.results.result import Point
+from trimtab.stats import Estimate
 
 REFUSALS_FIGURE = 6
 

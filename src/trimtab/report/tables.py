@@ -18,8 +18,9 @@ from trimtab.analysis.labels import (
 from trimtab.analysis.methods import MethodResult, title
 from trimtab.analysis.optimality_gap import OptimalityGap, PointOptimalityGap
 from trimtab.analysis.results import DataSummary
-from trimtab.results.result import Estimate, Point, PointKey
+from trimtab.results.result import Point, PointKey
 from trimtab.results.store import Failure
+from trimtab.stats import Estimate
 
 WHAT_IT_IS = {
     "bound": "a bound, every number in it being known. Nats per token.",

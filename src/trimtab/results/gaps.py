@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import Estimate, Point
+from trimtab.results.result import Point
+from trimtab.stats import Estimate
 
 
 def with_gaps(
@@ -49,8 +50,11 @@ def with_gaps(
         between = loss.minus(reference.value)
         if rows is None or point.model is None or other.model is None:
             return between
-        interval = rows.interval(name, point.model, other.model)
-        return between if interval is None else replace(between, low=interval[0], high=interval[1])
+        paired = rows.difference(name, point.model, other.model)
+        if paired is None:
+            return between
+        half = paired.half_width
+        return replace(between, low=between.value - half, high=between.value + half)
 
     def safety_change(point: Point, name: str) -> Estimate | None:
         start = aligned.get((point.proxy, point.task))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, get_args
 
-Kind = Literal["exact", "bound", "estimate"]
+from trimtab.stats import Estimate as Estimate
+from trimtab.stats import Kind as Kind
+
 Case = Literal["aligned", "alignment-loss", "alignment-parameter", "dial", "method"]
 
 _ADDED_LATER = (
@@ -28,33 +30,6 @@ BUDGET_TOLERANCE = 0.05
 """A change beyond its budget by this share of it still counts as within the budget."""
 OUT_OF_REACH = 100.0
 """A multiplier at which the task hardly counts: a budget still missed cannot be had."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number that knows its 95 % interval, its unit and what it may be called.
-
-    `kind` is "exact" (computed over a whole finite distribution), "estimate" (from a sample; the
-    interval is a bootstrap over held-out rows) or "bound" (no true value lies beyond it).
-
-    >>> Estimate(1.5, 1.4, 1.7, "nats per token", "estimate").minus(1.0)
-    Estimate(value=0.5, low=0.3999999999999999, high=0.7, unit='nats per token', kind='estimate')
-    """
-
-    value: float
-    low: float
-    high: float
-    unit: str
-    kind: Kind
-
-    def minus(self, reference: float) -> Estimate:
-        """The estimate shifted down by a reference in the same unit."""
-        return replace(
-            self,
-            value=self.value - reference,
-            low=self.low - reference,
-            high=self.high - reference,
-        )
 
 
 @dataclass(frozen=True)

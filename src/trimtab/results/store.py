@@ -12,7 +12,8 @@ from trimtab.errors import UserError
 from trimtab.results.files import DAMAGE, read_if_whole, write_atomically
 from trimtab.results.gaps import with_gaps
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import Estimate, LocalGeometry, Point, PointKey
+from trimtab.results.result import LocalGeometry, Point, PointKey
+from trimtab.stats import Estimate
 
 log = logging.getLogger(__name__)
 

@@ -201,7 +201,7 @@ def _chosen(
 
     def rise_at(setting: float) -> Estimate:
         endpoints.set_alpha(setting)
-        return loss_rise(held_out_loss(endpoints.model, choosing, measuring), start, measuring)
+        return loss_rise(held_out_loss(endpoints.model, choosing, measuring), start)
 
     if alpha is None:
         assert budget is not None
@@ -217,7 +217,7 @@ def _chosen(
         penalty=dial.penalty_at(alpha),
         budget=budget,
         chosen_rise=chosen_rise,
-        rise=loss_rise(after, before, measuring),
+        rise=loss_rise(after, before),
         safety_loss=after.per_token,
         task_loss=held_out_loss(endpoints.model, rows(task)[1], measuring).per_token,
         alignment_loss=held_out_loss(endpoints.model, original, measuring).per_token

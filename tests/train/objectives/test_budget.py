@@ -29,6 +29,7 @@ from trimtab.results.result import Point
 from trimtab.results.store import Failure
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import read_roles
+from trimtab.stats import Estimate
 from trimtab.train.objectives.base import Objective
 from trimtab.train.objectives.budget import (
     Budget,
@@ -37,7 +38,7 @@ from trimtab.train.objectives.budget import (
     RunningChange,
     gain_at,
 )
-from trimtab.train.objectives.paired_rows import Change, PairedRows, distinct_rows, set_aside
+from trimtab.train.objectives.paired_rows import PairedRows, distinct_rows, set_aside
 from trimtab.train.objectives.scaling import scale_to_budget
 from trimtab.train.trainer import STATE_FILE
 
@@ -135,7 +136,8 @@ def test_a_binding_budget_is_spent_and_not_overspent(
     assert outcome.verdict == "met"
     assert constraint.budget is not None
     # Validation rows are draws: the exact change is theirs to within their error.
-    assert change == pytest.approx(outcome.change.value, abs=3 * outcome.change.standard_error)
+    half_width = outcome.change.high - outcome.change.value
+    assert change == pytest.approx(outcome.change.value, abs=1.5 * half_width)
     assert 0.85 * constraint.budget < change < 1.08 * constraint.budget
     assert plain_change > 1.2 * constraint.budget
     logged = trainer.state.log_history[-2]
@@ -188,7 +190,7 @@ def test_a_loss_below_zero_is_impossible(tmp_path: Path) -> None:
     ],
 )
 def test_verdict_allows_a_twentieth(change: float, penalty: float | None, verdict: str) -> None:
-    assert BudgetOutcome(0.05, penalty, 1.0, 1.0, Change(change, 0.0)).verdict == verdict
+    assert BudgetOutcome(0.05, penalty, 1.0, 1.0, Estimate.exact(change, "nats")).verdict == verdict
 
 
 def test_a_checkpoint_without_a_budget_is_refused(tmp_path: Path) -> None:
@@ -310,7 +312,8 @@ def test_the_error_of_a_paired_change_is_that_of_the_difference() -> None:
     assert change.value == pytest.approx(lost.sum() / tokens.sum())
     resampled = generator.integers(400, size=(2000, 400))
     bootstrap = lost[resampled].sum(axis=1) / tokens[resampled].sum(axis=1)
-    assert change.standard_error == pytest.approx(bootstrap.std(), rel=0.1)
+    half_width = (change.high - change.low) / 2
+    assert half_width == pytest.approx(1.966 * bootstrap.std(), rel=0.1)
 
 
 @pytest.mark.parametrize("steps", [2, 8, 9, 100, 5000])
@@ -338,7 +341,7 @@ def test_running_change_knows_its_noise() -> None:
 @pytest.mark.parametrize("order", [1.0, 1.5, 2.0, 3.0])
 @pytest.mark.parametrize("end", [0.04, 0.06, 0.3, 2.0])
 def test_scaling_meets_the_budget_along_any_power(order: float, end: float) -> None:
-    scale, change = scale_to_budget(lambda a: Change(end * a**order, 0.0), 0.05)
+    scale, change = scale_to_budget(lambda a: Estimate.exact(end * a**order, "nats"), 0.05)
     assert change.value <= 0.05 * 1.01
     assert change.value >= 0.05 * 0.99 or scale == 1.0
 
@@ -346,9 +349,9 @@ def test_scaling_meets_the_budget_along_any_power(order: float, end: float) -> N
 def test_scaling_leaves_alone_what_keeps_its_budget_and_what_it_cannot_mend() -> None:
     looked: list[float] = []
 
-    def change_at(scale: float) -> Change:
+    def change_at(scale: float) -> Estimate:
         looked.append(scale)
-        return Change(0.04 * scale, 0.0)
+        return Estimate.exact(0.04 * scale, "nats")
 
     assert scale_to_budget(change_at, 0.05)[0] == 1.0
     assert scale_to_budget(change_at, -0.05)[0] == 1.0

@@ -15,9 +15,10 @@ from torch import Tensor
 from trimtab.errors import UserError
 from trimtab.measure.losses import Array
 from trimtab.results.result import BUDGET_TOLERANCE, OUT_OF_REACH
+from trimtab.stats import Estimate
 from trimtab.train.objectives.base import Objective, Roles, Step, TrainingContext
 from trimtab.train.objectives.multiplier import Multiplier
-from trimtab.train.objectives.paired_rows import Change, PairedRows, distinct_rows, set_aside
+from trimtab.train.objectives.paired_rows import PairedRows, distinct_rows, set_aside
 from trimtab.train.objectives.proximal import project_onto_ball
 from trimtab.train.objectives.scaling import scale_to_budget
 
@@ -64,7 +65,7 @@ class BudgetOutcome:
     """‖θ − θ_s‖ at the end, which in Case II is the ε found."""
     scale: float
     """What θ − θ_s was multiplied by at the end."""
-    change: Change
+    change: Estimate
 
     @property
     def verdict(self) -> Literal["met", "missed", "out of reach"]:
@@ -207,7 +208,7 @@ class Budget(Objective):
                 displacement.rescale_(torch.tensor(scale / at))
                 at = scale
 
-        def change_at(scale: float) -> Change:
+        def change_at(scale: float) -> Estimate:
             move_to(scale)
             return validation.change(self._measure(validation.rows, context)[0])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,15 +10,8 @@ from numpy.typing import NDArray
 
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
-from trimtab.measure.losses import Array
-
-
-@dataclass(frozen=True)
-class Change:
-    """L_ŝ(θ) − L_ŝ(θ_s) on the same rows, nats per token, and its standard error over rows."""
-
-    value: float
-    standard_error: float
+from trimtab.measure.losses import PER_TOKEN
+from trimtab.stats import Array, Estimate, paired_difference
 
 
 @dataclass(frozen=True)
@@ -40,12 +32,14 @@ class PairedRows:
         """L_ŝ(θ_s), nats per token."""
         return float(self.counts @ self.aligned_nll / (self.counts @ self.tokens))
 
-    def change(self, nll: Array) -> Change:
-        """The change to a model of this nll: a ratio of means, with its error over rows."""
-        lost, tokens = nll - self.aligned_nll, float(self.counts @ self.tokens)
-        value = float(self.counts @ lost) / tokens
-        spread = float(self.counts @ np.square(lost - value * self.tokens))
-        return Change(value, math.sqrt(spread) / tokens)
+    def change(self, nll: Array) -> Estimate:
+        """L_ŝ(θ) − L_ŝ(θ_s) to a model of this nll, nats per token, paired by row."""
+        times = self.counts.astype(int)
+        after, before = (
+            np.repeat(np.stack([nats, self.tokens]), times, axis=1)
+            for nats in (nll, self.aligned_nll)
+        )
+        return paired_difference(after, before).estimate(PER_TOKEN)
 
 
 def set_aside(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from trimtab.train.objectives.paired_rows import Change
+from trimtab.stats import Estimate
 
 _AIM = 0.01
 _LOOKS = 3
 _FIRST_ORDER, _ORDERS = 1.5, (0.5, 4.0)
 
 
-def scale_to_budget(change_at: Callable[[float], Change], budget: float) -> tuple[float, Change]:
+def scale_to_budget(
+    change_at: Callable[[float], Estimate], budget: float
+) -> tuple[float, Estimate]:
     """The a ≤ 1 with change_at(a) = budget, where a scales θ − θ_s, and that change.
 
     At a minimiser of L_f + λL_ŝ every small move trades the two losses at the rate λ to first
@@ -24,7 +26,7 @@ def scale_to_budget(change_at: Callable[[float], Change], budget: float) -> tupl
     1 %. Only a budget above 0 can be met so, as the change at a = 0 is 0. A model that has not
     spent its budget is left as it is: stretching it buys less capability than a smaller λ would.
 
-    >>> scale, change = scale_to_budget(lambda a: Change(0.1 * a**2, 0.0), 0.05)
+    >>> scale, change = scale_to_budget(lambda a: Estimate.exact(0.1 * a**2, "nats"), 0.05)
     >>> round(scale, 3), round(change.value, 3)
     (0.707, 0.05)
 
@@ -49,7 +51,7 @@ def scale_to_budget(change_at: Callable[[float], Change], budget: float) -> tupl
     return min(looks, key=lambda look: look[1].value)
 
 
-def _order(one: tuple[float, Change], other: tuple[float, Change]) -> float:
+def _order(one: tuple[float, Estimate], other: tuple[float, Estimate]) -> float:
     if min(one[1].value, other[1].value) <= 0:
         return _FIRST_ORDER
     order = math.log(other[1].value / one[1].value) / math.log(other[0] / one[0])

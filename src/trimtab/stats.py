@@ -1,0 +1,356 @@
+"""Estimates and their 95 % intervals: every statistic that a number of trimtab goes by, once.
+
+Rows are draws; arrays of rows have shape (rows,), "nats and tokens" shape (2, rows). Coverage by
+simulation, beside the percentile bootstrap: benchmarks/results/coverage.txt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
+from scipy.stats import t as student
+
+Array = NDArray[np.float64]
+Kind = Literal["exact", "bound", "estimate"]
+
+RESAMPLES = 2000
+FEW_ROWS = 50
+"""Below it, intervals from rows with heavy tails cover less than they say."""
+_TAIL = 0.025
+_FEWEST_TO_RESAMPLE = 10
+_BLOCK = 2_000_000
+"""As many counts of rows as are held in memory at once."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number that knows its 95 % interval, its unit and what it may be called.
+
+    `kind` is "exact" (computed over a whole finite distribution), "estimate" (from a sample) or
+    "bound" (no true value lies beyond it).
+
+    >>> Estimate(1.5, 1.4, 1.7, "nats per token", "estimate").minus(1.0)
+    Estimate(value=0.5, low=0.3999999999999999, high=0.7, unit='nats per token', kind='estimate')
+    """
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    kind: Kind
+
+    @classmethod
+    def exact(cls, value: float, unit: str) -> Estimate:
+        """A number without error."""
+        return cls(value, value, value, unit, "exact")
+
+    def minus(self, reference: float) -> Estimate:
+        """The estimate shifted down by a reference in the same unit."""
+        return replace(
+            self,
+            value=self.value - reference,
+            low=self.low - reference,
+            high=self.high - reference,
+        )
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A function of means over rows, θ, with what each row contributes to its error.
+
+    `influence` holds by sample, as "task:code", an array of shape (rows,): ψᵢ, with
+    θ̂ − θ ≈ Σ over samples of mean ψᵢ (the delta method). Of one sample, statistics add row by row,
+    so that what makes a row hard for two models cancels in their difference; different samples are
+    independent. Sums, differences and multiples of statistics are statistics.
+
+    >>> both = Statistic(1.0, {"a": np.array([-0.5, 0.5])}) - Statistic(
+    ...     0.2, {"a": np.array([-0.5, 0.5])})
+    >>> both.value, both.standard_error
+    (0.8, 0.0)
+
+    Source: van der Vaart, "Asymptotic Statistics", 1998, sections 3 and 20.
+    """
+
+    value: float
+    influence: Mapping[str, Array]
+
+    def __add__(self, other: Statistic) -> Statistic:
+        merged = dict(self.influence)
+        for sample, rows in other.influence.items():
+            merged[sample] = merged[sample] + rows if sample in merged else rows
+        return Statistic(self.value + other.value, merged)
+
+    def __mul__(self, factor: float) -> Statistic:
+        scaled = {sample: factor * rows for sample, rows in self.influence.items()}
+        return Statistic(factor * self.value, scaled)
+
+    def __sub__(self, other: Statistic) -> Statistic:
+        return self + other * -1.0
+
+    @property
+    def standard_error(self) -> float:
+        """√(Σ over samples of var ψ / n)."""
+        return math.sqrt(sum(self._variances))
+
+    @property
+    def half_width(self) -> float:
+        """t · standard error, with n − 1 degrees of freedom; of several samples, Welch's."""
+        counts = map(len, self.influence.values())
+        known = [(v, n) for v, n in zip(self._variances, counts, strict=True) if v > 0]
+        if not known:
+            return 0.0
+        total = sum(variance for variance, _ in known)
+        freedom = total**2 / sum(variance**2 / (rows - 1) for variance, rows in known)
+        return float(student.isf(_TAIL, freedom)) * math.sqrt(total)
+
+    def estimate(self, unit: str) -> Estimate:
+        """θ ± t · standard error."""
+        half = self.half_width
+        return Estimate(self.value, self.value - half, self.value + half, unit, "estimate")
+
+    @property
+    def _variances(self) -> list[float]:
+        return [
+            float(rows.var(ddof=1)) / len(rows) if len(rows) > 1 else 0.0
+            for rows in self.influence.values()
+        ]
+
+
+def ratio(nats_and_tokens: Array, sample: str = "rows") -> Statistic:
+    """θ = Σxᵢ/Σtᵢ of rows (x, t), shape (2, rows), as a loss per token is.
+
+    Its ψᵢ = (xᵢ − θtᵢ)/t̄, so that the interval is θ ± t·sd(xᵢ − θtᵢ)/(√n·t̄). One row alone tells
+    nothing of its spread: its low and high are its value.
+
+    Source: Cochran, "Sampling Techniques", 1977, section 2.11.
+    """
+    nats, tokens = nats_and_tokens
+    value = float(nats.sum() / tokens.sum())
+    return Statistic(value, {sample: (nats - value * tokens) / tokens.mean()})
+
+
+def paired_difference(after: Array, before: Array, sample: str = "rows") -> Statistic:
+    """L(θ) − L(θ') of two models on the same rows, each of shape (2, rows): nats and tokens.
+
+    >>> same = np.array([[1.0, 3.0, 2.0], [1.0, 2.0, 2.0]])
+    >>> round(paired_difference(same + [[0.5], [0.0]], same).value, 3)
+    0.3
+    """
+    return ratio(after, sample) - ratio(before, sample)
+
+
+def loss_estimate(
+    nats: Array, tokens: Array, unit: str, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate:
+    """θ = Σxᵢ/Σtᵢ of one sample, both of shape (rows,), by the studentised bootstrap.
+
+    [θ − q₀.₉₇₅·se, θ − q₀.₀₂₅·se], with q the quantiles of (θ* − θ)/se* over resampled rows and se
+    by the delta method: unlike the percentile bootstrap it allows for the skew of losses. Under
+    ten rows, where resamples are too much alike, Student's t takes the place of q.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 12.5.
+    """
+    found = ratio(np.stack([nats, tokens]))
+    count, error = len(nats), found.standard_error
+    if count < _FEWEST_TO_RESAMPLE or error == 0:
+        return found.estimate(unit)
+    # Of what is left beside θ̂t, so that no near numbers are subtracted.
+    left = nats - found.value * tokens
+    columns = np.stack([left, tokens, left**2, left * tokens, tokens**2], axis=1)
+    draws = resampled_means(columns, resamples, seed)
+    shift = draws[:, 0] / draws[:, 1]
+    spread = draws[:, 2] - 2 * shift * draws[:, 3] + shift**2 * draws[:, 4]
+    errors = np.sqrt(np.maximum(spread, 0) / (count - 1)) / draws[:, 1]
+    known = errors > 1e-12 * error
+    low, high = np.quantile(shift[known] / errors[known], [1 - _TAIL, _TAIL])
+    return Estimate(
+        found.value, found.value - low * error, found.value - high * error, unit, "estimate"
+    )
+
+
+def resampled_means(columns: Array, resamples: int, seed: int) -> Array:
+    """Means over bootstrap draws of the rows: shapes (rows, columns) to (resamples, columns)."""
+    generator = np.random.default_rng(seed)
+    count = len(columns)
+    at_once = max(1, _BLOCK // count)
+    blocks = []
+    for begin in range(0, resamples, at_once):
+        size = min(at_once, resamples - begin)
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=size)
+        blocks.append(drawn @ columns / count)
+    return np.concatenate(blocks)
+
+
+def student_mean(values: ArrayLike, unit: str) -> Estimate:
+    """mean ± t·sd/√n of values, shape (n,), such as one number a seed.
+
+    One value alone has no interval: its low and high are itself.
+    """
+    given = np.asarray(values, dtype=float)
+    half = _student_half_width(given)
+    mean = float(given.mean())
+    return Estimate(mean, mean - half, mean + half, unit, "estimate")
+
+
+def bounded_mean(values: ArrayLike, lowest: float, highest: float, unit: str) -> Estimate:
+    """Student's mean of values that lie within [lowest, highest], cut to that range.
+
+    Where all values are at one end, sd is 0 and Student's interval a point; the exact one is then
+    of the share of values elsewhere (Clopper and Pearson), each at worst at the other end.
+
+    >>> told = bounded_mean([1.0] * 20, -1.0, 1.0, "Kendall's tau")
+    >>> told.value, round(told.low, 2), told.high
+    (1.0, 0.66, 1.0)
+    """
+    given = np.asarray(values, dtype=float)
+    elsewhere = exact_share(0, len(given), unit).high * (highest - lowest)
+    if (given == highest).all():
+        return Estimate(highest, highest - elsewhere, highest, unit, "estimate")
+    if (given == lowest).all():
+        return Estimate(lowest, lowest, lowest + elsewhere, unit, "estimate")
+    found = student_mean(given, unit)
+    return replace(found, low=max(lowest, found.low), high=min(highest, found.high))
+
+
+def over_seeds(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean over seeds, with an interval for the rows and for the seeds.
+
+    Every seed is measured on the same held-out rows, so their error does not average out: the mean
+    half-width stays, and Student's half-width of the mean over seeds is added in quadrature. Where
+    the rows are known, `statistic_over_seeds` is narrower.
+
+    >>> loss = lambda v: Estimate(v, v - 0.1, v + 0.1, "nats per token", "estimate")
+    >>> over_seeds([loss(1.0)]) == loss(1.0)
+    True
+    >>> both = over_seeds([loss(1.0), loss(1.02)])
+    >>> round(both.value, 2), round(both.high - both.value, 2)
+    (1.01, 0.16)
+    """
+    if len(estimates) == 1:
+        return estimates[0]
+    values = np.array([estimate.value for estimate in estimates])
+    low = float(np.mean([estimate.low for estimate in estimates]))
+    high = float(np.mean([estimate.high for estimate in estimates]))
+    of_rows = Estimate(float(values.mean()), low, high, estimates[0].unit, "estimate")
+    return _with_seeds(of_rows, values)
+
+
+def statistic_over_seeds(statistics: Sequence[Statistic], unit: str) -> Estimate:
+    """The mean over seeds of a statistic of the same rows.
+
+    What each row contributes is averaged over the seeds first, which leaves the error that all
+    seeds share; Student's half-width over the seeds is added in quadrature. Of one seed it is the
+    rows' interval.
+    """
+    total = statistics[0]
+    for statistic in statistics[1:]:
+        total = total + statistic
+    of_rows = (total * (1 / len(statistics))).estimate(unit)
+    return _with_seeds(of_rows, np.array([statistic.value for statistic in statistics]))
+
+
+def share(flags: ArrayLike, unit: str) -> Estimate:
+    """The share of flags that are set, shape (n,), with Wilson's interval.
+
+    Where all or none are set, the exact one of Clopper and Pearson.
+
+    >>> told = share(np.array([1.0, 1.0, 0.0, 1.0]), "share of prompts")
+    >>> told.value, round(told.low, 2), round(told.high, 2)
+    (0.75, 0.3, 0.95)
+
+    Source: Brown, Cai and DasGupta, "Interval Estimation for a Binomial Proportion", 2001.
+    """
+    given = np.asarray(flags, dtype=float)
+    hits, count = int(given.sum()), len(given)
+    if hits in (0, count):
+        return exact_share(hits, count, unit)
+    found = binomtest(hits, count).proportion_ci(1 - 2 * _TAIL, "wilson")
+    return Estimate(hits / count, float(found.low), float(found.high), unit, "estimate")
+
+
+def exact_share(hits: int, count: int, unit: str) -> Estimate:
+    """hits/count with the interval of Clopper and Pearson, which covers at least 95 %, always.
+
+    >>> round(exact_share(0, 20, "share").high, 3)
+    0.168
+    """
+    found = binomtest(hits, count).proportion_ci(1 - 2 * _TAIL, "exact")
+    return Estimate(hits / count, float(found.low), float(found.high), unit, "estimate")
+
+
+def share_change(after: ArrayLike, before: ArrayLike, unit: str) -> Estimate:
+    """The change of a share on the same items, flags of shape (n,): mean ± t·sd/√n, in [−1, 1].
+
+    Where no flag changed, what may change is bounded by the exact interval of none among n.
+    """
+    changed = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+    if not changed.any():
+        most = exact_share(0, len(changed), unit).high
+        return Estimate(0.0, -most, most, unit, "estimate")
+    return bounded_mean(changed, -1.0, 1.0, unit)
+
+
+def jackknife(value: Callable[[Array], float], parts: int) -> tuple[float, float]:
+    """The value of all parts, and t times the jackknife's error with n − 1 degrees of freedom.
+
+    Args:
+        value: takes which parts are kept, ones and zeros of shape (parts,).
+        parts: how many there are, n.
+
+    error² = (n − 1)/n · Σ(θ₋ᵢ − mean θ₋ᵢ)².
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 11.
+    """
+    every = np.ones(parts)
+    without = np.array([value(every - one) for one in np.eye(parts)])
+    variance = (parts - 1) / parts * float(np.square(without - without.mean()).sum())
+    return value(every), float(student.isf(_TAIL, parts - 1)) * math.sqrt(variance)
+
+
+def holm(p_values: ArrayLike) -> Array:
+    """p-values of a family of comparisons, adjusted so that 0.05 holds for the family.
+
+    p₍ₖ₎ becomes the largest of (m − j + 1)·p₍ⱼ₎ over j ≤ k, at most 1.
+
+    >>> [round(float(p), 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    """
+    given = np.asarray(p_values, dtype=float)
+    order = np.argsort(given)
+    adjusted = np.empty_like(given)
+    factors = np.arange(len(given), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * given[order]))
+    return adjusted
+
+
+def note_on_rows(rows: int) -> str | None:
+    """What to tell of intervals from few rows, or None.
+
+    >>> note_on_rows(48), note_on_rows(50)
+    ('48 rows: intervals are approximate', None)
+    """
+    return f"{rows} rows: intervals are approximate" if rows < FEW_ROWS else None
+
+
+def _with_seeds(of_rows: Estimate, values: Array) -> Estimate:
+    spread, mean = _student_half_width(values), of_rows.value
+    return replace(
+        of_rows,
+        low=mean - math.hypot(mean - of_rows.low, spread),
+        high=mean + math.hypot(of_rows.high - mean, spread),
+    )
+
+
+def _student_half_width(values: Array) -> float:
+    count = len(values)
+    if count < 2:
+        return 0.0
+    return float(student.isf(_TAIL, count - 1) * values.std(ddof=1) / math.sqrt(count))

@@ -1,0 +1,265 @@
+"""Facts about the statistics: values by hand or by SciPy, and coverage by simulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats as scipy_stats
+
+from trimtab.stats import (
+    Estimate,
+    Statistic,
+    bounded_mean,
+    exact_share,
+    holm,
+    jackknife,
+    loss_estimate,
+    note_on_rows,
+    over_seeds,
+    paired_difference,
+    ratio,
+    resampled_means,
+    share,
+    share_change,
+    statistic_over_seeds,
+    student_mean,
+)
+
+Array = NDArray[np.float64]
+
+
+def rows(count: int, seed: int = 0) -> Array:
+    """Nats and tokens of responses of very different lengths and difficulty."""
+    generator = np.random.default_rng(seed)
+    tokens = np.ceil(generator.lognormal(3.0, 1.0, count))
+    return np.stack([generator.gamma(2.0, 0.8, count) * tokens, tokens])
+
+
+def test_a_paired_difference_by_hand() -> None:
+    tokens = np.array([1.0, 2.0, 3.0])
+    before = np.array([5.0, 9.0, 1.0])
+    found = paired_difference(
+        np.stack([before + np.array([1.0, 1.0, 4.0]), tokens]), np.stack([before, tokens])
+    )
+    # θ = 6/6; x − θt = 0, −1, 1, of standard deviation 1; t̄ = 2 and t₂ = 4.3027 at 97.5 %.
+    told = found.estimate("nats per token")
+    assert told.value == pytest.approx(1.0)
+    assert told.high - 1.0 == pytest.approx(4.302653 / (np.sqrt(3) * 2))
+    assert told.low + told.high == pytest.approx(2.0)
+    assert told.kind == "estimate"
+
+
+def test_with_tokens_alike_a_paired_difference_is_the_paired_t_test() -> None:
+    generator = np.random.default_rng(0)
+    after, before = generator.gamma(2.0, 1.0, (2, 30))
+    ones = np.ones(30)
+    found = paired_difference(np.stack([after, ones]), np.stack([before, ones])).estimate("nats")
+    expected = scipy_stats.ttest_rel(after, before).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_two_samples_with_tokens_alike_are_welchs_t_test() -> None:
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(0, 1, 12), generator.normal(1, 3, 30)
+    difference = ratio(np.stack([one, np.ones(12)]), "one") - ratio(
+        np.stack([other, np.ones(30)]), "other"
+    )
+    expected = scipy_stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    found = difference.estimate("nats")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_error_of_a_ratio_is_the_jackknifes_to_first_order() -> None:
+    nats, tokens = rows(200)
+    found = ratio(np.stack([nats, tokens]))
+    value, half = jackknife(lambda kept: float(kept @ nats / (kept @ tokens)), 200)
+    assert value == pytest.approx(found.value)
+    assert half == pytest.approx(found.half_width, rel=0.1)
+
+
+def test_a_loss_has_scipys_studentised_interval_where_tokens_are_alike() -> None:
+    nats = np.random.default_rng(0).lognormal(0, 1, 60)
+    found = loss_estimate(nats, np.ones(60), "nats", resamples=20_000)
+    generator = np.random.default_rng(1)
+    drawn = nats[generator.integers(60, size=(20_000, 60))]
+    pivots = (drawn.mean(axis=1) - nats.mean()) / scipy_stats.sem(drawn, axis=1)
+    low, high = nats.mean() - scipy_stats.sem(nats) * np.quantile(pivots, [0.975, 0.025])
+    assert found.value == pytest.approx(nats.mean())
+    assert (found.low, found.high) == pytest.approx((low, high), rel=0.02)
+    assert found.high - found.value > 1.2 * (found.value - found.low)  # skewed, as losses are
+
+
+def test_a_loss_has_the_same_interval_whenever_it_is_taken() -> None:
+    nats, tokens = rows(40)
+    assert loss_estimate(nats, tokens, "nats") == loss_estimate(nats, tokens, "nats")
+    assert loss_estimate(nats, tokens, "nats", 1) != loss_estimate(nats, tokens, "nats", 2)
+
+
+def test_many_rows_are_resampled_in_blocks_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = rows(30).T
+    whole = resampled_means(columns, 100, seed=3)
+    monkeypatch.setattr("trimtab.stats._BLOCK", 30 * 7)
+    np.testing.assert_allclose(resampled_means(columns, 100, seed=3), whole)
+    assert whole.mean(axis=0) == pytest.approx(columns.mean(axis=0), rel=0.1)
+
+
+def test_few_rows_have_students_interval_and_one_has_none() -> None:
+    nats, tokens = rows(6)
+    few = loss_estimate(nats, tokens, "nats")
+    assert few == ratio(np.stack([nats, tokens])).estimate("nats")
+    one = loss_estimate(nats[:1], tokens[:1], "nats")
+    assert one.low == one.value == one.high
+
+
+def test_students_mean_is_scipys() -> None:
+    values = [0.3, 0.5, 0.1, 0.9]
+    found = student_mean(values, "share")
+    expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_over_seeds_of_exact_numbers_is_students_mean() -> None:
+    values = [0.3, 0.5, 0.1, 0.9]
+    found = over_seeds([Estimate.exact(value, "nats") for value in values])
+    assert found == student_mean(values, "nats")
+
+
+def test_rows_are_averaged_over_seeds_before_their_spread_is_taken() -> None:
+    generator = np.random.default_rng(0)
+    hard = generator.normal(0, 1, 40)
+    noises = generator.normal(0, 1, (5, 40))
+    noises -= noises.mean(axis=1, keepdims=True)
+    seeds = [ratio(np.stack([hard + noise, np.ones(40)])) for noise in noises]
+    found = statistic_over_seeds(seeds, "nats")
+    # All seeds have one mean, so what is left is the interval of the averaged rows.
+    alone = ratio(np.stack([hard + noises.mean(axis=0), np.ones(40)])).estimate("nats")
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
+    apart = over_seeds([seed.estimate("nats") for seed in seeds])
+    assert found.high - found.low < 0.9 * (apart.high - apart.low)
+    assert statistic_over_seeds(seeds[:1], "nats") == seeds[0].estimate("nats")
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    shared = {"rows": np.array([-1.0, 0.0, 1.0])}
+    seeds = [Statistic(value, shared) for value in (0.0, 1.0, 2.0)]
+    half = statistic_over_seeds(seeds, "nats").high - 1.0
+    of_rows, of_seeds = seeds[0].half_width, student_mean([0.0, 1.0, 2.0], "").high - 1.0
+    assert half == pytest.approx(np.hypot(of_rows, of_seeds))
+
+
+def test_a_share_has_wilsons_interval() -> None:
+    found = share([1, 1, 1, 0, 0, 0, 0, 0, 0, 0], "share")
+    z, n, p = 1.959964, 10, 0.3
+    centre, width = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert found.low == pytest.approx((centre - width) / (1 + z**2 / n), abs=1e-6)
+    assert found.high == pytest.approx((centre + width) / (1 + z**2 / n), abs=1e-6)
+
+
+def test_a_share_of_all_or_none_has_the_exact_interval() -> None:
+    every, none = share(np.ones(20), "share"), share(np.zeros(20), "share")
+    assert every.low == pytest.approx(0.025 ** (1 / 20))
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 20))
+    assert (none.low, every.high) == (0.0, 1.0)
+    assert every == exact_share(20, 20, "share")
+
+
+def test_a_share_that_did_not_change_may_still() -> None:
+    flags = np.array([1.0, 0.0, 1.0, 1.0] * 10)
+    found = share_change(flags, flags, "share")
+    assert found.value == 0
+    assert found.high == -found.low == pytest.approx(1 - 0.025 ** (1 / 40))
+    changed = share_change(1 - flags, flags, "share")
+    assert changed.value == -0.5
+    assert -1 <= changed.low < -0.5 < changed.high
+
+
+def test_a_mean_at_the_end_of_its_range_is_no_point() -> None:
+    top, bottom = bounded_mean(np.ones(20), -1, 1, "τ"), bounded_mean(-np.ones(20), -1, 1, "τ")
+    assert (top.low, top.high) == pytest.approx((1 - 2 * (1 - 0.025 ** (1 / 20)), 1))
+    assert (bottom.low, bottom.high) == pytest.approx((-top.high, -top.low))
+    assert bounded_mean([1.0, 1.0, 0.9], -1, 1, "τ").high == 1.0
+
+
+def test_the_jackknife_of_a_mean_is_students_interval() -> None:
+    values = np.array([1.0, 4.0, 2.0, 7.0])
+    value, half = jackknife(lambda kept: float(kept @ values / kept.sum()), 4)
+    assert value == 3.5
+    assert half == pytest.approx(student_mean(values, "").high - 3.5)
+
+
+def test_holms_adjustment_by_hand() -> None:
+    adjusted = holm([0.01, 0.04, 0.03, 0.005])
+    assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+
+
+def test_few_rows_are_noted() -> None:
+    assert note_on_rows(48) == "48 rows: intervals are approximate"
+    assert note_on_rows(50) is None
+
+
+@pytest.fixture(scope="module")
+def population() -> Array:
+    """Differences of losses with heavy tails, of responses that are not cut."""
+    generator = np.random.default_rng(0)
+    tokens = np.ceil(generator.lognormal(4.5, 1.0, 20_000))
+    lost = (0.05 + 0.3 * generator.standard_t(4, 20_000) / np.sqrt(tokens)) * tokens
+    return np.stack([lost * (tokens / 90) ** -0.2, tokens])
+
+
+@pytest.mark.parametrize("count", [16, 48, 160])
+def test_a_paired_difference_misses_a_fortieth_on_each_side(count: int, population: Array) -> None:
+    truth = population[0].sum() / population[1].sum()
+    generator = np.random.default_rng(1)
+    draws = 4000
+    below = above = 0
+    for _ in range(draws):
+        drawn = population[:, generator.integers(population.shape[1], size=count)]
+        found = ratio(drawn).estimate("nats")
+        below += found.high < truth
+        above += found.low > truth
+    assert below / draws == pytest.approx(0.025, abs=0.015)
+    assert above / draws == pytest.approx(0.025, abs=0.015)
+
+
+REPRODUCTION = Path(__file__).parent.parent / "docs" / "reproduction" / "smollm2" / "row-losses"
+
+
+@pytest.mark.skipif(not REPRODUCTION.exists(), reason="no row losses here")
+@pytest.mark.parametrize("count", [16, 48, 160])
+@pytest.mark.parametrize("dataset", ["original", "task:alpaca"])
+def test_it_does_so_on_measured_rows(dataset: str, count: int) -> None:
+    start: Array = np.load(REPRODUCTION / "aligned.npz")[dataset]
+    apart = [
+        np.stack([arrays[dataset][0] - start[0], start[1]])
+        for path in sorted(REPRODUCTION.glob("alignment-*.npz"))
+        if dataset in (arrays := np.load(path))
+    ]
+    generator = np.random.default_rng(1)
+    draws = 3000
+    sides = np.zeros(2)
+    for draw in range(draws):
+        measured = apart[draw % len(apart)]
+        truth = measured[0].sum() / measured[1].sum()
+        found = ratio(measured[:, generator.integers(measured.shape[1], size=count)]).estimate("")
+        sides += [found.high < truth, found.low > truth]
+    assert sides / draws == pytest.approx([0.025, 0.025], abs=0.015)
+
+
+def test_a_loss_covers_more_often_than_by_percentiles() -> None:
+    population = rows(20_000)
+    truth = population[0].sum() / population[1].sum()
+    generator = np.random.default_rng(1)
+    covered = by_percentiles = 0
+    for seed in range(400):
+        nats, tokens = population[:, generator.integers(20_000, size=32)]
+        found = loss_estimate(nats, tokens, "nats", seed, resamples=400)
+        covered += found.low <= truth <= found.high
+        means = resampled_means(np.stack([nats, tokens], axis=1), 400, seed)
+        low, high = np.quantile(means[:, 0] / means[:, 1], [0.025, 0.975])
+        by_percentiles += low <= truth <= high
+    assert covered > by_percentiles
+    assert covered / 400 == pytest.approx(0.95, abs=0.05)
