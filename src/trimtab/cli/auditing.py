@@ -65,8 +65,8 @@ def audit(
     """Judge data, proxies and landscape before training."""
     from rich.console import Console
 
-    from trimtab.audit import AuditSettings
-    from trimtab.audit import audit as make_audit
+    from trimtab.audit.audit import audit as make_audit
+    from trimtab.audit.settings import AuditSettings
     from trimtab.cli.audit_output import print_audit
     from trimtab.cli.progress import print_page
     from trimtab.config.data_source import DataSource, Lengths
@@ -106,13 +106,13 @@ def audit(
         out,
     )
     with _watched(out is not None) as watcher, only_writer(out) if out else nullcontext():
-        record = made(watcher)
+        result = made(watcher)
     page = write_audit_page(out) if out is not None else None
     if as_json:
-        print(json.dumps(record, indent=1))
+        print(json.dumps(result.to_json(), indent=1))
         return
     console = Console()
-    print_audit(record, console)
+    print_audit(result, console)
     if page is not None:
         print_page(page, console)
 
