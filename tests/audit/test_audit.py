@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.audit.aligned_world import LENGTHS, AlignedWorld, Recorder, aligned_world, write_rows
 from trimtab import UserError
-from trimtab.audit import AuditSettings, audit
+from trimtab.audit.audit import audit
 from trimtab.audit.own_proxy import write_own_proxy
+from trimtab.audit.settings import AuditSettings
 from trimtab.cli import main
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Block, Experiment, Measuring, Training
@@ -53,7 +54,7 @@ def made_of(there: AlignedWorld, folder: Path | None, watcher: Recorder | None =
         SETTINGS,
         folder,
         watcher or Recorder(),
-    )
+    ).to_json()
 
 
 def status_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -165,7 +166,7 @@ def test_own_answers_stand_in_for_the_original(there: AlignedWorld) -> None:
         AuditSettings(rows=600, lengths=LENGTHS, space="none"),
         None,
         Recorder(),
-    )
+    ).to_json()
     assert record["reference"] == "the aligned model's own answers"
     assert record["forecast"]["proxies"] == ["near", "far"]
     assert record["landscape"] is None

@@ -14,15 +14,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import Plan, plan_of
 from trimtab.config.yaml_io import read_experiment, to_yaml
+from trimtab.data.rows import Message, Row
+from trimtab.data.splits import Roles, Split
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
 from trimtab.results.result import Point
 from trimtab.results.store import Failure, read_failures, read_points
-from trimtab.runner.sweep import sweep
+from trimtab.runner.sweep import record_data, sweep
 
 MEASURED = ("alignment_loss", "proxy_loss", "capability_loss", "distance", "train_tokens")
 
@@ -351,3 +354,30 @@ def test_a_dial_in_the_grid_is_trained_once_and_measured_at_every_setting(
     again = Counter()
     assert len(sweep(one, tmp_path, again)) == len(points) + 1
     assert again.trainings == []
+
+
+def test_few_held_out_rows_are_noted_and_a_whole_distribution_is_not(tmp_path: Path) -> None:
+    few = tuple(Row((Message("user", str(number)),), "yes") for number in range(12))
+    whole = tuple(replace(row, weight=1 / 12) for row in few)
+    many = few * 5
+    experiment = Experiment(
+        model="m",
+        original=DataSource("o.jsonl"),
+        safety={"s": DataSource("s.jsonl")},
+        task={"t": DataSource("t.jsonl")},
+        grid=[Block(case="alignment-loss", penalties=[0])],
+    )
+    roles = Roles(
+        Split("original", few, whole),
+        {"s": Split("safety s", few, few)},
+        {"t": Split("task t", few, many)},
+        (),
+    )
+    record_data(roles, experiment, tmp_path)
+    recorded = json.loads((tmp_path / "data.json").read_text(encoding="utf-8"))
+    noted = {one["role"]: one["warnings"] for one in recorded}
+    assert noted == {
+        "original": [],
+        "safety": ["12 rows: intervals are approximate (held out)"],
+        "task": [],
+    }

@@ -17,6 +17,14 @@ from trimtab.audit.features import FeatureExtractor, Watcher
 from trimtab.audit.geometry import landscape_and_rows
 from trimtab.audit.quantities import QUANTITIES
 from trimtab.audit.recommendations import outlook
+from trimtab.audit.result import (
+    AUDIT_FILE,
+    AuditResult,
+    DataRead,
+    PairOverlap,
+    ProxySimilarity,
+    part,
+)
 from trimtab.audit.settings import AuditSettings
 from trimtab.audit.stage_cache import StageCache
 from trimtab.config.data_source import DataSource
@@ -27,7 +35,6 @@ from trimtab.measure.overlap import Overlap, context_overlap
 from trimtab.measure.similarity import Sample, similarity
 from trimtab.results.files import write_atomically
 
-AUDIT_FILE = "audit.json"
 OWN = "own answers"
 
 _BATCH = 16
@@ -41,8 +48,8 @@ def audit(
     settings: AuditSettings,
     folder: Path | None,
     watcher: Watcher,
-) -> dict[str, Any]:
-    """Everything measured before training, as JSON can hold it; written to `folder`'s audit.json.
+) -> AuditResult:
+    """Everything measured before training; written to `folder`'s audit.json.
 
     Stopped at any moment and called again with the same arguments, it goes on where it was. Where
     no original data is given, the aligned model's own answers to the first proxy's prompts stand
@@ -57,24 +64,30 @@ def audit(
     stages = StageCache(folder, _identity(model, data, settings))
     extractor = FeatureExtractor(model, settings, stages, watcher)
     reference = data.original or _own_answers(data, extractor, stages, settings, watcher)
-    record: dict[str, Any] = {
-        "model": model,
-        "reference": "the original data" if data.original else "the aligned model's own answers",
-        "settings": asdict(settings),
-        "quantities": {name: asdict(quantity) for name, quantity in QUANTITIES.items()},
-        "data": [_described(one, extractor.reading(one)) for one in _looked_at(data, reference)],
-        "similarity_by": extractor.similarity_by,
-        "similarity": _similarities(data, reference, extractor, stages, watcher),
-        "overlap_by": extractor.overlap_by,
-        "overlap": _overlaps(data, extractor, stages, watcher),
-    }
-    record |= landscape_and_rows(data, reference, extractor, stages, folder, watcher)
-    record["forecast"] = outlook(record)
-    record["warnings"] = list(data.warnings)
+    read = tuple(_described(one, extractor.reading(one)) for one in _looked_at(data, reference))
+    compared_with = "the original data" if data.original else "the aligned model's own answers"
+    similarities = _similarities(data, reference, extractor, stages, watcher)
+    overlaps = _overlaps(data, extractor, stages, watcher)
+    found, influence = landscape_and_rows(data, reference, extractor, stages, folder, watcher)
+    result = AuditResult(
+        model,
+        compared_with,
+        asdict(settings),
+        QUANTITIES,
+        read,
+        extractor.similarity_by,
+        similarities,
+        extractor.overlap_by,
+        overlaps,
+        found,
+        influence,
+        outlook(settings.budget, compared_with, read, similarities, overlaps, found),
+        data.warnings,
+    )
     if folder is not None:
-        write_atomically(folder / AUDIT_FILE, json.dumps(record, indent=1) + "\n")
+        write_atomically(folder / AUDIT_FILE, json.dumps(result.to_json(), indent=1) + "\n")
         stages.finish()
-    return record
+    return result
 
 
 def _looked_at(data: AuditedData, reference: Audited) -> list[Audited]:
@@ -124,16 +137,16 @@ def _own_answers(
     return Audited(OWN, "sampled from the aligned model", rows, rows)
 
 
-def _described(data: Audited, reading: Reading) -> dict[str, Any]:
-    return {
-        "label": data.label,
-        "path": data.path,
-        "rows": len(data.rows),
-        "rows_read": len(data.chosen),
-        "tokens_per_response": float(reading.tokens.mean()),
-        "loss": float(reading.nll.sum() / reading.tokens.sum()),
-        "largest_surprise": float(reading.nll.max()),
-    }
+def _described(data: Audited, reading: Reading) -> DataRead:
+    return DataRead(
+        data.label,
+        data.path,
+        len(data.rows),
+        len(data.chosen),
+        float(reading.tokens.mean()),
+        float(reading.nll.sum() / reading.tokens.sum()),
+        float(reading.nll.max()),
+    )
 
 
 def _sample(data: Audited, extractor: FeatureExtractor) -> Sample:
@@ -147,7 +160,7 @@ def _similarities(
     extractor: FeatureExtractor,
     stages: StageCache,
     watcher: Watcher,
-) -> list[dict[str, Any]]:
+) -> tuple[ProxySimilarity, ...]:
     def compared(name: str, proxy: Audited) -> dict[str, Any]:
         watcher.doing(f"similarity of {name}")
         found = similarity(
@@ -158,15 +171,15 @@ def _similarities(
         )
         return {"proxy": name, **asdict(found)}
 
-    return [
-        stages.result(f"similarity {name}", partial(compared, name, proxy))
+    return tuple(
+        part(ProxySimilarity, stages.result(f"similarity {name}", partial(compared, name, proxy)))
         for name, proxy in data.safety.items()
-    ]
+    )
 
 
 def _overlaps(
     data: AuditedData, extractor: FeatureExtractor, stages: StageCache, watcher: Watcher
-) -> list[dict[str, Any]]:
+) -> tuple[PairOverlap, ...]:
     def compared(task: str, proxy: str) -> dict[str, Any]:
         watcher.doing(f"overlap of {task} and {proxy}")
         forward = overlap_of(
@@ -184,11 +197,14 @@ def _overlaps(
             "pairs": [asdict(pair) for pair in forward.pairs],
         }
 
-    return [
-        stages.result(f"overlap {task} and {proxy}", partial(compared, task, proxy))
+    return tuple(
+        part(
+            PairOverlap,
+            stages.result(f"overlap {task} and {proxy}", partial(compared, task, proxy)),
+        )
         for task in data.task
         for proxy in data.safety
-    ]
+    )
 
 
 def overlap_of(one: Audited, known: Audited, extractor: FeatureExtractor, unit: str) -> Overlap:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from trimtab.audit.result import ProfileStep
 from trimtab.measure.geometry import Landscape, largest_radius
 from trimtab.stats import Estimate
 from trimtab.theory import penalty_for_budget, theorem_3, theorem_4
@@ -84,12 +85,8 @@ def suggested_radius(
     )
 
 
-def along_the_walk(landscape: Landscape, task: str) -> list[dict[str, float]]:
-    """At each distance walked down the task's gradient: the rise measured and Theorems 3 and 4.
-
-    `theorem_3` is the most the safety loss can have risen, `theorem_4` the least the task loss can
-    have fallen, both estimates, as g and H are.
-    """
+def along_the_walk(landscape: Landscape, task: str) -> tuple[ProfileStep, ...]:
+    """At each distance walked down the task's gradient: the rise measured and Theorems 3 and 4."""
     walk = landscape.loss_profile_down(task)
     side = landscape.tasks[task]
     rows = []
@@ -107,11 +104,6 @@ def along_the_walk(landscape: Landscape, task: str) -> list[dict[str, float]]:
             radius=distance,
         )
         rows.append(
-            {
-                "distance": distance,
-                "measured_rise": loss - walk.losses[0],
-                "theorem_3": rise,
-                "theorem_4": -fall.term("progress").value,
-            }
+            ProfileStep(distance, loss - walk.losses[0], rise, -fall.term("progress").value)
         )
-    return rows
+    return tuple(rows)

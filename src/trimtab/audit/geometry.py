@@ -17,6 +17,16 @@ from torch import nn
 from trimtab.audit.datasets import Audited, AuditedData, text_of
 from trimtab.audit.features import FeatureExtractor, Watcher
 from trimtab.audit.forecast import Suggestion, along_the_walk, suggested_radius
+from trimtab.audit.result import (
+    EndangeringRow,
+    LandscapeResult,
+    ProfileRecord,
+    Radii,
+    SuggestedRadius,
+    TaskGeometry,
+    TaskInfluence,
+    part,
+)
 from trimtab.audit.settings import AuditSettings
 from trimtab.audit.stage_cache import StageCache
 from trimtab.data.rows import Row
@@ -38,14 +48,14 @@ def landscape_and_rows(
     stages: StageCache,
     folder: Path | None,
     watcher: Watcher,
-) -> dict[str, Any]:
-    """The records "landscape" and "influence"; both None where no landscape is wanted.
+) -> tuple[LandscapeResult, tuple[TaskInfluence, ...]] | tuple[None, None]:
+    """The landscape, and the influence of every task's rows; None where no landscape is wanted.
 
     Also writes, for every task, its rows without the worst into `folder`.
     """
     settings = extractor.settings
     if settings.space == "none":
-        return {"landscape": None, "influence": None}
+        return None, None
 
     def made() -> dict[str, Any]:
         with _space(extractor, settings) as (model, weights):
@@ -67,17 +77,17 @@ def landscape_and_rows(
                 for name, one in data.task.items()
             }
         return {
-            "landscape": _recorded(found, settings, data),
+            "landscape": asdict(_recorded(found, settings, data)),
             "rates": {name: one.rates.tolist() for name, one in rates.items()},
             "trials": {name: one.trial for name, one in rates.items()},
         }
 
     made_or_kept = stages.result("landscape", made)
-    influence = []
+    influence: list[TaskInfluence] = []
     for name, one in data.task.items():
         rates = Influence(np.array(made_or_kept["rates"][name]), made_or_kept["trials"][name])
         influence.append(_endangering(name, one, rates, data, extractor, folder))
-    return {"landscape": made_or_kept["landscape"], "influence": influence}
+    return part(LandscapeResult, made_or_kept["landscape"]), tuple(influence)
 
 
 @contextmanager
@@ -109,7 +119,7 @@ def _rates(
     )
 
 
-def _recorded(found: Landscape, settings: AuditSettings, data: AuditedData) -> dict[str, Any]:
+def _recorded(found: Landscape, settings: AuditSettings, data: AuditedData) -> LandscapeResult:
     space = (
         "all weights"
         if settings.space == "full"
@@ -119,29 +129,29 @@ def _recorded(found: Landscape, settings: AuditSettings, data: AuditedData) -> d
     for name in data.task:
         side = found.tasks[name]
         local, walked = suggested_radius(settings.budget, found, name)
-        tasks[name] = {
-            "loss": side.loss,
-            "slope": asdict(side.slope),
-            "curvature": asdict(side.curvature),
-            "cosine": asdict(side.cosine),
-            "along_the_walk": along_the_walk(found, name),
-            "radius": {"by_theorem_3": _finite(local), "by_walk": _finite(walked)},
-        }
-    return {
-        "space": space,
-        "weights": found.weights,
-        "rows": found.rows,
-        "safety_loss": found.safety_loss,
-        "safety_slope": asdict(found.safety_slope),
-        "safety_curvature": asdict(found.safety_curvature),
-        "tasks": tasks,
-        "walks": [asdict(walk) for walk in found.walks],
-    }
+        tasks[name] = TaskGeometry(
+            side.loss,
+            side.slope,
+            side.curvature,
+            side.cosine,
+            along_the_walk(found, name),
+            Radii(_finite(local), _finite(walked)),
+        )
+    return LandscapeResult(
+        space,
+        found.weights,
+        found.rows,
+        found.safety_loss,
+        found.safety_slope,
+        found.safety_curvature,
+        tasks,
+        tuple(ProfileRecord(walk.direction, walk.distances, walk.losses) for walk in found.walks),
+    )
 
 
-def _finite(suggestion: Suggestion) -> dict[str, Any]:
+def _finite(suggestion: Suggestion) -> SuggestedRadius:
     value = suggestion.value if math.isfinite(suggestion.value) else None
-    return {"value": value, "reason": suggestion.reason}
+    return SuggestedRadius(value, suggestion.reason)
 
 
 def _endangering(
@@ -151,7 +161,7 @@ def _endangering(
     data: AuditedData,
     extractor: FeatureExtractor,
     folder: Path | None,
-) -> dict[str, Any]:
+) -> TaskInfluence:
     worst = rates.worst(extractor.settings.drop)
     reading = extractor.reading(task)
     nll = reading.nll / reading.tokens
@@ -167,7 +177,7 @@ def _endangering(
         if len(worst)
     }
 
-    def reasons(number: int, place: int) -> list[str]:
+    def reasons(number: int, place: int) -> tuple[str, ...]:
         told = [f"a step on it alone raises the safety loss at the rate {rates.rates[place]:.3g}"]
         among = [proxy for proxy, found in nearest.items() if found[number]]
         if among:
@@ -177,7 +187,7 @@ def _endangering(
                 f"its response surprises the aligned model: {nll[place]:.2f} nats per token, "
                 "more than nine rows in ten"
             )
-        return told
+        return tuple(told)
 
     # A prompt and response that come again say nothing new.
     firsts: dict[Row, tuple[int, int]] = {}
@@ -190,22 +200,20 @@ def _endangering(
         kept = f"kept-{name}.jsonl"
         lines = [json.dumps(_as_record(row)) for row in task.rows if id(row) not in dropped]
         write_atomically(folder / kept, "".join(f"{line}\n" for line in lines))
-    return {
-        "task": name,
-        "rows_looked_at": len(task.chosen),
-        "trial_distance": rates.trial,
-        "share_against_safety": float((rates.rates > 0).mean()),
-        "left_out": len(worst),
-        "kept_file": kept,
-        "worst": [
-            {
-                "prompt": text_of(task.chosen[place]),
-                "rate": float(rates.rates[place]),
-                "reasons": reasons(number, place),
-            }
+    return TaskInfluence(
+        name,
+        len(task.chosen),
+        rates.trial,
+        float((rates.rates > 0).mean()),
+        len(worst),
+        kept,
+        tuple(
+            EndangeringRow(
+                text_of(task.chosen[place]), float(rates.rates[place]), reasons(number, place)
+            )
             for number, place in shown
-        ],
-    }
+        ),
+    )
 
 
 def _as_record(row: Row) -> dict[str, Any]:

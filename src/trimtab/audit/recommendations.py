@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from trimtab.audit.forecast import OverlapBothWays, close_calls, in_order, suggested_penalty
+from trimtab.audit.result import (
+    DataRead,
+    Forecast,
+    LandscapeResult,
+    PairOverlap,
+    ProxySimilarity,
+    SuggestedPenalty,
+)
 from trimtab.stats import Estimate
 from trimtab.theory import theorem_1
 
@@ -14,7 +21,14 @@ _TOLD_APART_FULLY = 0.95
 _SMALLEST_PENALTY = 1e-3
 
 
-def outlook(record: Mapping[str, Any]) -> dict[str, Any]:
+def outlook(
+    budget: float,
+    reference: str,
+    data: Sequence[DataRead],
+    similarity: Sequence[ProxySimilarity],
+    overlap: Sequence[PairOverlap],
+    landscape: LandscapeResult | None,
+) -> Forecast:
     """The order of proxies and of tasks, λ and ε for the budget, and why.
 
     Proxies are ordered by the two-sample bound on total variation: in finite worlds it orders
@@ -22,45 +36,37 @@ def outlook(record: Mapping[str, Any]) -> dict[str, Any]:
     not (docs/audit.md). Tasks are ordered by context overlap with the first proxy of that order:
     both Theorem 2 and the overlap term of Theorem 1 rise with it.
     """
-    excess = {one["proxy"]: Estimate(**one["excess_loss"]) for one in record["similarity"]}
-    apart = {one["proxy"]: Estimate(**one["total_variation"]) for one in record["similarity"]}
+    excess = {one.proxy: one.excess_loss for one in similarity}
+    apart = {one.proxy: one.total_variation for one in similarity}
     proxies = in_order(apart)
     overlaps = {
-        (one["task"], one["proxy"]): OverlapBothWays(
-            Estimate(**one["task_on_safety"]), Estimate(**one["safety_on_task"])
-        )
-        for one in record["overlap"]
+        (one.task, one.proxy): OverlapBothWays(one.task_on_safety, one.safety_on_task)
+        for one in overlap
     }
     best = proxies[0]
     shared = {
         task: both.task_on_safety for (task, proxy), both in overlaps.items() if proxy == best
     }
     tasks = in_order(shared)
-    tokens = {one["label"]: one["tokens_per_response"] for one in record["data"]}
-    budget = record["settings"]["budget"]
+    tokens = {one.label: one.tokens_per_response for one in data}
+    largest = max(one.largest_surprise for one in data)
     penalties = []
     for task in tasks:
         suggestion = suggested_penalty(budget, tokens[f"safety {best}"], overlaps[task, best])
-        penalties.append(
-            {
-                "task": task,
-                "proxy": best,
-                "penalty": suggestion.value if math.isfinite(suggestion.value) else None,
-                "reason": suggestion.reason,
-            }
-        )
-    return {
-        "proxies": proxies,
-        "tasks": tasks,
-        "penalties": penalties,
-        "reasoning": [
-            *_of_proxies(proxies, excess, apart, record["reference"]),
-            *_of_shift(best, apart[best], overlaps[tasks[0], best], record),
+        value = suggestion.value if math.isfinite(suggestion.value) else None
+        penalties.append(SuggestedPenalty(task, best, value, suggestion.reason))
+    return Forecast(
+        tuple(proxies),
+        tuple(tasks),
+        tuple(penalties),
+        (
+            *_of_proxies(proxies, excess, apart, reference),
+            *_of_shift(best, apart[best], overlaps[tasks[0], best], reference, largest),
             *_of_tasks(tasks, shared, best),
             *_of_penalties(penalties, budget),
-            *_of_radii(record, budget),
-        ],
-    }
+            *_of_radii(landscape, budget),
+        ),
+    )
 
 
 def _of_proxies(
@@ -107,11 +113,10 @@ def _of_proxies(
 
 
 def _of_shift(
-    best: str, apart: Estimate, overlap: OverlapBothWays, record: Mapping[str, Any]
+    best: str, apart: Estimate, overlap: OverlapBothWays, reference: str, largest: float
 ) -> list[str]:
     if apart.low == 0:
-        return [f"The classifier could not tell {best} from {record['reference']}."]
-    largest = max(one["largest_surprise"] for one in record["data"])
+        return [f"The classifier could not tell {best} from {reference}."]
     floor = theorem_1(
         total_variation=apart.low,
         overlap=overlap.task_on_safety.high,
@@ -119,7 +124,7 @@ def _of_shift(
         log_bound=largest,
     ).term("shift")
     return [
-        f"TV between {best} and {record['reference']} is at least {apart.low:.2f} (97.5 % "
+        f"TV between {best} and {reference} is at least {apart.low:.2f} (97.5 % "
         f"confidence). A shift no λ removes: with B = {largest:.3g}, the largest nll seen, "
         f"Theorem 1 allows it {floor.value:.3g} nats per response or more, an estimate too wide to "
         "choose by."
@@ -141,29 +146,30 @@ def _of_tasks(tasks: list[str], shared: Mapping[str, Estimate], best: str) -> li
     ]
 
 
-def _of_penalties(penalties: list[dict[str, Any]], budget: float) -> list[str]:
+def _of_penalties(penalties: list[SuggestedPenalty], budget: float) -> list[str]:
     lines = []
     for one in penalties:
-        if one["penalty"] is None:
+        if one.penalty is None:
             continue
-        tiny = one["penalty"] < _SMALLEST_PENALTY
-        setting = "the smallest λ will do" if tiny else f"try λ = {one['penalty']:.2g}"
+        tiny = one.penalty < _SMALLEST_PENALTY
+        setting = "the smallest λ will do" if tiny else f"try λ = {one.penalty:.2g}"
         lines.append(
-            f"{one['task']}: for a rise of at most {budget:g} nats per token on {one['proxy']} "
-            f"{setting}: {one['reason']}. An estimate, for the exact minimiser; the shift is extra."
+            f"{one.task}: for a rise of at most {budget:g} nats per token on {one.proxy} "
+            f"{setting}: {one.reason}. An estimate, for the exact minimiser; the shift is extra."
         )
     return lines
 
 
-def _of_radii(record: Mapping[str, Any], budget: float) -> list[str]:
-    if record["landscape"] is None:
+def _of_radii(landscape: LandscapeResult | None, budget: float) -> list[str]:
+    if landscape is None:
         return []
     lines = []
-    for name, task in record["landscape"]["tasks"].items():
-        local, walked = task["radius"]["by_theorem_3"]["value"], task["radius"]["by_walk"]["value"]
-        cosine = Estimate(**task["cosine"])
+    for name, task in landscape.tasks.items():
+        local, walked = task.radius.by_theorem_3.value, task.radius.by_walk.value
+        cosine = task.cosine
+        radius = "∞" if local is None else f"{local:.2g}"
         lines.append(
-            f"{name}: ε = {local:.2g} by Theorem 3 for {budget:g} nats per token, in the worst "
+            f"{name}: ε = {radius} by Theorem 3 for {budget:g} nats per token, in the worst "
             "direction; on the walk down its gradient the safety loss rose by that much at "
             + ("no distance walked." if walked is None else f"{walked:.2g}.")
         )

@@ -64,8 +64,8 @@ def audit(
     """Judge data, proxies and landscape before training."""
     from rich.console import Console
 
-    from trimtab.audit import AuditSettings
-    from trimtab.audit import audit as make_audit
+    from trimtab.audit.audit import audit as make_audit
+    from trimtab.audit.settings import AuditSettings
     from trimtab.cli.audit_output import print_audit, watched_stages
     from trimtab.cli.progress import print_page
     from trimtab.models import quiet_libraries
@@ -104,13 +104,13 @@ def audit(
         out,
     )
     with watched_stages(out is not None) as watcher, only_writer(out) if out else nullcontext():
-        record = made(watcher)
+        result = made(watcher)
     page = write_audit_page(out) if out is not None else None
     if as_json:
-        print(json.dumps(record, indent=1))
+        print(json.dumps(result.to_json(), indent=1))
         return
     console = Console()
-    print_audit(record, console)
+    print_audit(result, console)
     if page is not None:
         print_page(page, console)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 
+from trimtab.audit.result import AuditResult
 from trimtab.cli.progress import Watcher, plain, words_table
 from trimtab.report import audit_tables
 
@@ -36,12 +36,12 @@ def watched_stages(goes_on: bool) -> Iterator[StageWatcher]:
         raise KeyboardInterrupt("" if goes_on else "Give --out to keep what is done.") from None
 
 
-def print_audit(record: Mapping[str, Any], console: Console) -> None:
+def print_audit(result: AuditResult, console: Console) -> None:
     """The tables of an audit and its forecast."""
-    for title, given in audit_tables.tables(record).items():
+    for title, given in audit_tables.tables(result).items():
         console.print(words_table(given, title))
         console.print(f"[dim]{plain(given.caption)}[/]\n", highlight=False)
     console.print("[bold]Forecast[/] (an estimate, before any training)")
-    for line in record["forecast"]["reasoning"]:
+    for line in result.forecast.reasoning:
         console.print(f"• {plain(line)}", highlight=False)
     console.print()

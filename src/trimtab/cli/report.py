@@ -9,9 +9,10 @@ def report(folder: Folder) -> None:
     """Draw figures and a page from points, an audit or both."""
     from rich.console import Console
 
+    from trimtab.audit.result import AUDIT_FILE
     from trimtab.cli.progress import findings_table, plain, print_page
     from trimtab.report import write_report
-    from trimtab.report.audit_page import AUDIT_FILE, write_audit_page
+    from trimtab.report.audit_page import write_audit_page
     from trimtab.results.store import POINTS_FILE
 
     console = Console()

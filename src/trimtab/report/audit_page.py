@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from trimtab.analysis.labels import in_page, nats, number
+from trimtab.audit.result import AUDIT_FILE, LandscapeResult, read_audit_result
 from trimtab.errors import UserError
 from trimtab.report import audit_tables, renderer
 from trimtab.report.axes import linear_ticks, log_ticks
@@ -20,7 +20,6 @@ from trimtab.report.palette import ink
 from trimtab.report.tables import Table
 from trimtab.results.files import write_atomically
 
-AUDIT_FILE = "audit.json"
 PAGE_FILE = "audit.html"
 
 
@@ -45,21 +44,15 @@ def read_audit(folder: Path) -> AuditSection | None:
     path = folder / AUDIT_FILE
     if not path.exists():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return AuditSection(
-            record["model"],
-            record["reference"],
-            tuple(record["forecast"]["reasoning"]),
-            audit_tables.tables(record),
-            audit_tables.quantities_table(record),
-            _basin(record),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not an audit of this version of trimtab ({type(error).__name__}: {error}). "
-            "Make it anew: trimtab audit."
-        ) from None
+    result = read_audit_result(path)
+    return AuditSection(
+        result.model,
+        result.reference,
+        result.forecast.reasoning,
+        audit_tables.tables(result),
+        audit_tables.quantities_table(result),
+        () if result.landscape is None else _basin(result.landscape),
+    )
 
 
 def write_audit_page(folder: Path) -> Path:
@@ -87,34 +80,31 @@ def write_audit_page(folder: Path) -> Path:
     return page
 
 
-def _basin(record: Mapping[str, Any]) -> tuple[Panel, ...]:
+def _basin(found: LandscapeResult) -> tuple[Panel, ...]:
     """The safety loss against distance on every walk, with Theorem 3's estimate beside it."""
-    found = record["landscape"]
-    if found is None:
-        return ()
     lines = []
-    for place, walk in enumerate(found["walks"]):
+    for place, walk in enumerate(found.walks):
         marks = tuple(
             Mark(
                 distance,
-                loss - found["safety_loss"],
+                loss - found.safety_loss,
                 None,
                 None,
                 (
-                    walk["direction"],
+                    walk.direction,
                     f"distance {number(distance)}",
-                    f"safety loss {nats(loss)}, {_signed(loss - found['safety_loss'])}",
+                    f"safety loss {nats(loss)}, {_signed(loss - found.safety_loss)}",
                 ),
                 joined=True,
             )
-            for distance, loss in zip(walk["distances"][1:], walk["losses"][1:], strict=True)
+            for distance, loss in zip(walk.distances[1:], walk.losses[1:], strict=True)
         )
-        lines.append(Line(walk["direction"], ink(place, place), marks))
+        lines.append(Line(walk.direction, ink(place, place), marks))
     distances = sorted({mark.x for line in lines for mark in line.marks})
     rises = [mark.y for line in lines for mark in line.marks]
     low, high = min(0.0, *rises), max(rises)
     margin = 0.06 * (high - low)
-    slope, bend = found["safety_slope"]["value"], abs(found["safety_curvature"]["value"])
+    slope, bend = found.safety_slope.value, abs(found.safety_curvature.value)
     reach = [distance for distance in _filled(distances) if _bound(slope, bend, distance) <= high]
     curve = Curve(
         "Theorem 3 at most (estimate)",
@@ -129,7 +119,7 @@ def _basin(record: Mapping[str, Any]) -> tuple[Panel, ...]:
         Panel(
             "How far the local estimate holds",
             Axis(
-                f"distance from θₛ, over {found['space']}",
+                f"distance from θₛ, over {found.space}",
                 True,
                 first,
                 last,

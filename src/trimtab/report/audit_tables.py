@@ -2,72 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from trimtab.analysis.labels import estimate_in_words, interval, nats, number, percent
+from trimtab.audit.result import AuditResult, LandscapeResult, TaskInfluence
 from trimtab.report.tables import Row, Table
 from trimtab.stats import Estimate
 
 
-def tables(record: Mapping[str, Any]) -> dict[str, Table]:
+def tables(result: AuditResult) -> dict[str, Table]:
     """Every table by its title, in the order they are read."""
     found = {
-        "Data": _data(record),
-        "Data similarity": _similarity(record),
-        "Context overlap": _overlap(record),
-        "Nearest prompts": _pairs(record),
+        "Data": _data(result),
+        "Data similarity": _similarity(result),
+        "Context overlap": _overlap(result),
+        "Nearest prompts": _pairs(result),
     }
-    if record["landscape"] is not None:
-        found["Landscape at the aligned model"] = _landscape(record["landscape"])
-        found["Theorems 3 and 4 beside the walk"] = _theorems(record["landscape"])
-        found["Task rows that endanger safety"] = _endangering(record["influence"])
+    if result.landscape is not None and result.influence is not None:
+        found["Landscape at the aligned model"] = _landscape(result.landscape)
+        found["Theorems 3 and 4 beside the walk"] = _theorems(result.landscape)
+        found["Task rows that endanger safety"] = _endangering(result.influence)
     return found
 
 
-def quantities_table(record: Mapping[str, Any]) -> Table:
+def quantities_table(result: AuditResult) -> Table:
     """What each number is, and which way it errs."""
     rows = tuple(
-        Row((one["name"], one["symbol"], one["unit"], one["theory"], one["errs"]))
-        for one in record["quantities"].values()
+        Row((one.name, one.symbol, one.unit, one.theory, one.errs))
+        for one in result.quantities.values()
     )
     caption = "Each quantity, its name in the theory, and the direction of its error."
     return Table(caption, ("quantity", "symbol", "unit", "in the theory", "errs"), 5, rows)
 
 
-def _data(record: Mapping[str, Any]) -> Table:
+def _data(result: AuditResult) -> Table:
     rows = tuple(
         Row(
             (
-                one["label"],
-                f"{one['rows']:,}",
-                f"{one['rows_read']:,}",
-                number(one["tokens_per_response"]),
-                nats(one["loss"]),
+                one.label,
+                f"{one.rows:,}",
+                f"{one.rows_read:,}",
+                number(one.tokens_per_response),
+                nats(one.loss),
             )
         )
-        for one in record["data"]
+        for one in result.data
     )
     caption = "Loss of the aligned model on the rows it read, in nats per token."
     columns = ("data", "rows", "rows read", "tokens per response", "loss")
     return Table(caption, columns, 1, rows)
 
 
-def _similarity(record: Mapping[str, Any]) -> Table:
+def _similarity(result: AuditResult) -> Table:
     rows = tuple(
         Row(
             (
-                one["proxy"],
-                percent(one["shared_prompts"]),
-                _estimate(one["total_variation"]),
-                _estimate(one["given_prompt"]),
-                _estimate(one["excess_loss"]),
+                one.proxy,
+                percent(one.shared_prompts),
+                estimate_in_words(one.total_variation),
+                estimate_in_words(one.given_prompt),
+                estimate_in_words(one.excess_loss),
             )
         )
-        for one in record["similarity"]
+        for one in result.similarity
     )
     caption = (
-        f"Each proxy against {record['reference']}, by {record['similarity_by']}. TV is what a "
+        f"Each proxy against {result.reference}, by {result.similarity_by}. TV is what a "
         "classifier told apart on rows held out, an estimate that errs low; its interval's low end "
         "is a bound at 97.5 % confidence. Excess loss in nats per token: an estimate, which bounds "
         "nothing."
@@ -76,44 +74,44 @@ def _similarity(record: Mapping[str, Any]) -> Table:
     return Table(caption, columns, 1, rows)
 
 
-def _overlap(record: Mapping[str, Any]) -> Table:
+def _overlap(result: AuditResult) -> Table:
     rows = tuple(
         Row(
             (
-                one["task"],
-                one["proxy"],
-                _share(one["task_on_safety"]),
-                _share(one["safety_on_task"]),
+                one.task,
+                one.proxy,
+                _share(one.task_on_safety),
+                _share(one.safety_on_task),
             )
         )
-        for one in record["overlap"]
+        for one in result.overlap
     )
     caption = (
-        f"Share of prompts that fall among the other's, by {record['overlap_by']}: estimates, "
+        f"Share of prompts that fall among the other's, by {result.overlap_by}: estimates, "
         "which depend on that choice."
     )
     columns = ("task", "proxy", "task prompts among safety", "safety prompts among task")
     return Table(caption, columns, 2, rows)
 
 
-def _pairs(record: Mapping[str, Any]) -> Table:
+def _pairs(result: AuditResult) -> Table:
     rows = tuple(
-        Row((_cut(pair["prompt"]), _cut(pair["nearest"]), one["proxy"], f"{pair['cosine']:.2f}"))
-        for one in record["overlap"]
-        for pair in one["pairs"][:3]
+        Row((_cut(pair.prompt), _cut(pair.nearest), one.proxy, f"{pair.cosine:.2f}"))
+        for one in result.overlap
+        for pair in one.pairs[:3]
     )
     caption = "The nearest prompts of each pair of data sets: judge whether they ask the same."
     return Table(caption, ("task prompt", "nearest safety prompt", "proxy", "cosine"), 3, rows)
 
 
-def _landscape(found: Mapping[str, Any]) -> Table:
+def _landscape(found: LandscapeResult) -> Table:
     rows = [
         Row(
             (
                 "safety",
-                nats(found["safety_loss"]),
-                _estimate(found["safety_slope"]),
-                _estimate(found["safety_curvature"]),
+                nats(found.safety_loss),
+                estimate_in_words(found.safety_slope),
+                estimate_in_words(found.safety_curvature),
                 "–",
             )
         )
@@ -122,36 +120,36 @@ def _landscape(found: Mapping[str, Any]) -> Table:
         Row(
             (
                 f"task {name}",
-                nats(one["loss"]),
-                _estimate(one["slope"]),
-                _estimate(one["curvature"]),
-                _estimate(one["cosine"]),
+                nats(one.loss),
+                estimate_in_words(one.slope),
+                estimate_in_words(one.curvature),
+                estimate_in_words(one.cosine),
             )
         )
-        for name, one in found["tasks"].items()
+        for name, one in found.tasks.items()
     ]
     caption = (
-        f"Over {found['space']} ({found['weights']:,} weights), from {found['rows']} rows of each. "
+        f"Over {found.space} ({found.weights:,} weights), from {found.rows} rows of each. "
         "Estimates: the slope g errs high, the curvature H is local and so low away from θₛ."
     )
     columns = ("loss of", "nats per token", "slope g", "curvature H", "cos with safety")
     return Table(caption, columns, 1, tuple(rows))
 
 
-def _theorems(found: Mapping[str, Any]) -> Table:
+def _theorems(found: LandscapeResult) -> Table:
     rows = tuple(
         Row(
             (
                 name,
-                number(step["distance"]),
-                nats(step["measured_rise"]),
-                nats(step["theorem_3"]),
-                nats(step["theorem_4"]),
+                number(step.distance),
+                nats(step.measured_rise),
+                nats(step.theorem_3),
+                nats(step.theorem_4),
             ),
-            step["measured_rise"] > step["theorem_3"] + 1e-3,
+            step.measured_rise > step.theorem_3 + 1e-3,
         )
-        for name, one in found["tasks"].items()
-        for step in one["along_the_walk"]
+        for name, one in found.tasks.items()
+        for step in one.along_the_walk
     )
     caption = (
         "Down the task's gradient, in nats per token: the rise of the safety loss as measured, the "
@@ -162,28 +160,24 @@ def _theorems(found: Mapping[str, Any]) -> Table:
     return Table(caption, columns, 1, rows)
 
 
-def _endangering(found: list[Mapping[str, Any]]) -> Table:
+def _endangering(found: tuple[TaskInfluence, ...]) -> Table:
     rows = tuple(
-        Row((one["task"], _cut(row["prompt"]), "; ".join(row["reasons"]), number(row["rate"])))
+        Row((one.task, _cut(row.prompt), "; ".join(row.reasons), number(row.rate)))
         for one in found
-        for row in one["worst"]
+        for row in one.worst
     )
     told = "; ".join(
-        f"{one['task']}: {one['left_out']} of the {one['rows_looked_at']:,} rows looked at are "
-        f"left out of {one['kept_file'] or 'the data'}, "
-        f"{percent(one['share_against_safety'])} work against safety"
+        f"{one.task}: {one.left_out} of the {one.rows_looked_at:,} rows looked at are "
+        f"left out of {one.kept_file or 'the data'}, "
+        f"{percent(one.share_against_safety)} work against safety"
         for one in found
     )
     caption = f"{told}. Estimates, by the gradients' inner product after a trial step."
     return Table(caption, ("task", "prompt", "reasons", "rate"), 3, rows)
 
 
-def _estimate(given: Mapping[str, Any] | None) -> str:
-    return estimate_in_words(None if given is None else Estimate(**given))
-
-
-def _share(given: Mapping[str, Any]) -> str:
-    return f"{percent(given['value'])} {interval(Estimate(**given))}".rstrip()
+def _share(share: Estimate) -> str:
+    return f"{percent(share.value)} {interval(share)}".rstrip()
 
 
 def _cut(text: str, longest: int = 60) -> str:

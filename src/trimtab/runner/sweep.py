@@ -15,7 +15,7 @@ import torch
 from trimtab.config.experiment import Experiment
 from trimtab.config.grid import Plan, plan_of
 from trimtab.config.yaml_io import EXPERIMENT_FILE, differences, read_experiment, to_yaml
-from trimtab.data.splits import Roles, load_roles
+from trimtab.data.splits import Roles, Split, load_roles
 from trimtab.errors import UserError
 from trimtab.measure.refusals import read_prompts_to_refuse
 from trimtab.models import load_model
@@ -34,7 +34,7 @@ from trimtab.results.store import (
     write_failures,
     write_landscape,
 )
-from trimtab.runner.evaluator import EncodedRoles
+from trimtab.runner.evaluator import EncodedRoles, row_weights
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.runner import (
     ALIGNED_FOLDER,
@@ -45,6 +45,7 @@ from trimtab.runner.runner import (
     TrainingWatcher,
     forget_checkpoints,
 )
+from trimtab.stats import note_on_rows
 from trimtab.train.objectives.budget import ImpossibleBudgetError
 from trimtab.train.settings import method_of_key
 from trimtab.train.trainer import TrainingDivergedError
@@ -271,12 +272,22 @@ def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
             "path": source.path,
             "train_rows": len(split.train),
             "held_out_rows": len(split.held_out),
-            "warnings": [line for line in roles.warnings if split.label in line],
+            "warnings": [
+                *(line for line in roles.warnings if split.label in line),
+                *_note_on_rows(split),
+            ],
         }
         for role, name, source, split in named
         if source and split
     ]
     write_atomically(folder / DATA_FILE, json.dumps(record, indent=1) + "\n")
+
+
+def _note_on_rows(split: Split) -> list[str]:
+    if row_weights(split.held_out) is not None:
+        return []  # a whole distribution, whose losses are exact
+    note = note_on_rows(len(split.held_out))
+    return [] if note is None else [f"{note} (held out)"]
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,235 @@
+"""The result of an audit, and its record on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from trimtab.audit.quantities import Quantity
+from trimtab.errors import UserError
+from trimtab.stats import Estimate
+
+AUDIT_FILE = "audit.json"
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class DataRead:
+    """One data set, and what the aligned model made of the rows it read, nats per token."""
+
+    label: str
+    """Its role and name, as in "safety near"."""
+    path: str
+    rows: int
+    rows_read: int
+    tokens_per_response: float
+    loss: float
+    largest_surprise: float
+    """The largest nll of a response, nats."""
+
+
+@dataclass(frozen=True)
+class ProxySimilarity:
+    """One proxy against the reference; the quantities are those of `measure.similarity`."""
+
+    proxy: str
+    total_variation: Estimate
+    given_prompt: Estimate | None
+    shared_prompts: float
+    proxy_loss: Estimate
+    original_loss: Estimate
+    excess_loss: Estimate
+    classifier: str
+
+
+@dataclass(frozen=True)
+class NearestPrompts:
+    """A task prompt, the safety prompt nearest to it, and where among the task's it stands."""
+
+    prompt: str
+    nearest: str
+    cosine: float
+    place: int
+
+
+@dataclass(frozen=True)
+class PairOverlap:
+    """The context overlap of one task and one proxy, both ways, each with its threshold."""
+
+    task: str
+    proxy: str
+    task_on_safety: Estimate
+    safety_on_task: Estimate
+    thresholds: tuple[float, float]
+    pairs: tuple[NearestPrompts, ...]
+
+
+@dataclass(frozen=True)
+class ProfileStep:
+    """At one distance down a task's gradient: the rise measured, and Theorems 3 and 4.
+
+    Nats per token. `theorem_3` is the most the safety loss can have risen, `theorem_4` the least
+    the task loss can have fallen; both are estimates.
+    """
+
+    distance: float
+    measured_rise: float
+    theorem_3: float
+    theorem_4: float
+
+
+@dataclass(frozen=True)
+class SuggestedRadius:
+    """An ε for the budget and what it rests on; None where no distance walked reached it."""
+
+    value: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Radii:
+    """ε by Theorem 3, and as the loss profile down the task's gradient has it."""
+
+    by_theorem_3: SuggestedRadius
+    by_walk: SuggestedRadius
+
+
+@dataclass(frozen=True)
+class TaskGeometry:
+    """One task's loss at the aligned model, and how its gradient lies to the safety data's."""
+
+    loss: float
+    slope: Estimate
+    curvature: Estimate
+    cosine: Estimate
+    along_the_walk: tuple[ProfileStep, ...]
+    radius: Radii
+
+
+@dataclass(frozen=True)
+class ProfileRecord:
+    """The safety loss, nats per token, at rising distances along one direction."""
+
+    direction: str
+    distances: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LandscapeResult:
+    """What Theorems 3 and 4 take from the model, over one space of weights."""
+
+    space: str
+    weights: int
+    rows: int
+    safety_loss: float
+    safety_slope: Estimate
+    safety_curvature: Estimate
+    tasks: Mapping[str, TaskGeometry]
+    walks: tuple[ProfileRecord, ...]
+
+
+@dataclass(frozen=True)
+class EndangeringRow:
+    """A task row whose step raises the safety loss, at which rate, and what else speaks of it."""
+
+    prompt: str
+    rate: float
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TaskInfluence:
+    """The rows of one task that endanger safety, the worst first."""
+
+    task: str
+    rows_looked_at: int
+    trial_distance: float
+    share_against_safety: float
+    left_out: int
+    kept_file: str | None
+    """The file of the rows that are kept, beside audit.json."""
+    worst: tuple[EndangeringRow, ...]
+
+
+@dataclass(frozen=True)
+class SuggestedPenalty:
+    """λ for the budget by Theorem 1; None where none is finite."""
+
+    task: str
+    proxy: str
+    penalty: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The orders to expect of proxies and tasks, settings for the budget, and why."""
+
+    proxies: tuple[str, ...]
+    tasks: tuple[str, ...]
+    penalties: tuple[SuggestedPenalty, ...]
+    reasoning: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """Everything measured before training.
+
+    `settings` are those of `AuditSettings`; `landscape` and `influence` are None where no
+    landscape was wanted.
+    """
+
+    model: str
+    reference: str
+    """What proxies are compared with, in words."""
+    settings: Mapping[str, Any]
+    quantities: Mapping[str, Quantity]
+    data: tuple[DataRead, ...]
+    similarity_by: str
+    similarity: tuple[ProxySimilarity, ...]
+    overlap_by: str
+    overlap: tuple[PairOverlap, ...]
+    landscape: LandscapeResult | None
+    influence: tuple[TaskInfluence, ...] | None
+    forecast: Forecast
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """What audit.json holds."""
+        record: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return record
+
+
+def part(kind: type[Part], record: Mapping[str, Any]) -> Part:
+    """One of the classes here from its JSON. Raises ValueError, in one line."""
+    try:
+        return TypeAdapter(kind).validate_python(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}") from None
+
+
+def read_audit_result(path: Path) -> AuditResult:
+    """An audit from its file.
+
+    Raises:
+        UserError: the file is not an audit of this version.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and "endangering" in record:  # its first name
+            record["influence"] = record.pop("endangering")
+        return part(AuditResult, record)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not an audit of this version of trimtab ({error}). "
+            "Make it anew: trimtab audit."
+        ) from None
