@@ -14,7 +14,7 @@ import yaml
 
 import trimtab
 from tests.cli.test_one_line import assert_one_line, invoke, train
-from trimtab.audit import AuditSettings
+from trimtab.audit.settings import AuditSettings
 from trimtab.cli.audit import audit as audit_command
 from trimtab.cli.settings import help_of, named_values
 from trimtab.cli.train import train as train_command
