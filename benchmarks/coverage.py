@@ -1,6 +1,6 @@
 """How often does a 95 % interval from 16, 48 or 160 rows hold the truth, and on which side not?
 
-    python benchmarks/coverage.py > benchmarks/results/coverage.txt   # five minutes on a core
+    python benchmarks/coverage.py > benchmarks/results/coverage.txt   # about two minutes on a core
 
 Rows are drawn with replacement from a population whose loss, or difference of losses, is known, and
 every interval is taken of the same draws. Populations: the committed row losses of every SmolLM2
