@@ -70,7 +70,7 @@ def low_rank_adapters(model: PeftModel) -> list[LowRankAdapter]:
 def low_rank_adapter(name: str, layer: BaseTunerLayer, adapter: str) -> LowRankAdapter:
     """One LoRA module. Raises UserError where the layer's change is no product s·BA."""
     if not isinstance(layer, LoraLayer):
-        raise _no_product(name, type(layer).__module__.split(".")[2])
+        raise _no_product(name, _kind_of(layer))
     if adapter in layer.lora_variant:
         raise _no_product(name, type(layer.lora_variant[adapter]).__name__)
     scaling = layer.scaling[adapter]
@@ -82,7 +82,7 @@ def low_rank_adapter(name: str, layer: BaseTunerLayer, adapter: str) -> LowRankA
     a, b = layer.lora_A[adapter], layer.lora_B[adapter]
     are_linear = isinstance(a, nn.Linear) and isinstance(b, nn.Linear)
     if not are_linear or isinstance(layer, MultiheadAttention):
-        raise _no_product(name, type(layer).__name__)
+        raise _no_product(name, _kind_of(layer))
     if isinstance(layer, ParamWrapper):
         return LowRankAdapter(
             f"{name}.{layer.parameter_name}", a.weight, b.weight, scaling, layer.num_experts
@@ -209,6 +209,11 @@ def _adapter_weights(base: nn.Module) -> Iterator[nn.Parameter]:
             for name, weight in layer.named_parameters():
                 if not name.startswith("base_layer."):
                     yield weight
+
+
+def _kind_of(layer: BaseTunerLayer) -> str:
+    tuner = type(layer).__module__.split(".")[2]
+    return f"LoRA on {type(layer).__name__}" if tuner == "lora" else tuner
 
 
 def _no_product(name: str, kind: str) -> UserError:
