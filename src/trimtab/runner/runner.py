@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -257,6 +258,8 @@ def _counted(training: Training, rows: Dataset) -> Training:
 def forget_checkpoints(folder: Path, run_name: str) -> None:
     """Remove what a training would go on from, once what it made is kept elsewhere."""
     shutil.rmtree(folder / UNFINISHED_FOLDER / run_name, ignore_errors=True)
+    with suppress(OSError):  # other trainings have theirs there, or there are none
+        (folder / UNFINISHED_FOLDER).rmdir()
 
 
 @dataclass(frozen=True)
