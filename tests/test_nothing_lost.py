@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.watchers import Watcher
 from trimtab.audit.own_proxy import write_own_proxy
 from trimtab.audit.stage_cache import StageCache
 from trimtab.cli import main
@@ -27,19 +28,6 @@ from trimtab.results.result import Point
 from trimtab.results.store import PointsFile, read_points
 from trimtab.runner.post_hoc import repair_saved
 from trimtab.runner.sweep import sweep
-
-
-class Watcher:
-    """A watcher that counts trainings and steps."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-
-    def stepped(self, steps: int, loss: float | None) -> None:
-        self.steps.append(steps)
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *told: None
 
 
 @pytest.fixture(scope="module", autouse=True)

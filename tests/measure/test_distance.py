@@ -24,16 +24,8 @@ from peft import (
     get_peft_model,
 )
 from torch import Tensor
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-    PreTrainedModel,
-)
 
+from tests.architectures import gpt2, llama, mixtral
 from trimtab import UserError
 from trimtab.measure.distance import Displacement, distance
 from trimtab.train.baselines.interpolation import Interpolation
@@ -41,45 +33,6 @@ from trimtab.train.objectives.proximal import project_onto_ball, shrink
 from trimtab.train.reference import AlignedReference
 
 COMMON: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "down_proj"]}
-
-
-def llama() -> PreTrainedModel:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=24,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            attention_bias=True,
-            mlp_bias=True,
-            initializer_range=0.1,
-        )
-    )
-
-
-def mixtral() -> PreTrainedModel:
-    torch.manual_seed(0)
-    return MixtralForCausalLM(
-        MixtralConfig(
-            vocab_size=24,
-            hidden_size=16,
-            intermediate_size=20,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            num_local_experts=3,
-            initializer_range=0.1,
-        )
-    )
-
-
-def gpt2() -> PreTrainedModel:
-    torch.manual_seed(0)
-    return GPT2LMHeadModel(
-        GPT2Config(vocab_size=24, n_embd=16, n_layer=1, n_head=2, initializer_range=0.1)
-    )
 
 
 def trained_somehow(model: PeftModel, size: float = 0.05) -> PeftModel:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.watchers import Watcher
 from trimtab.analysis.optimality_gap import optimality_gap
 from trimtab.analysis.results import read_results
 from trimtab.cli import main
 from trimtab.config.experiment import Dial, Experiment, Training
-from trimtab.config.grid import Plan
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
 from trimtab.measure.losses import held_out_loss
@@ -23,32 +23,10 @@ from trimtab.models import load_model, quiet_libraries, save_tiny_llama
 from trimtab.report import write_report
 from trimtab.results.result import Point
 from trimtab.results.samples import read_samples
-from trimtab.results.store import Failure, read_points
+from trimtab.results.store import read_points
 from trimtab.runner.dial import measure_curve, set_dial, train_dial
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import read_roles, sweep
-
-
-class Watcher:
-    """A watcher that counts what it is told of."""
-
-    def __init__(self) -> None:
-        self.trainings: list[str] = []
-        self.points: list[Point] = []
-
-    def planned(self, plan: Plan, left: Plan) -> None: ...
-
-    def warned(self, warning: str) -> None: ...
-
-    def training(self, name: str, steps: int) -> None:
-        self.trainings.append(name)
-
-    def stepped(self, steps: int, loss: float | None) -> None: ...
-
-    def measured(self, points: list[Point]) -> None:
-        self.points += points
-
-    def failed(self, failure: Failure) -> None: ...
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,42 +14,20 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.watchers import Watcher
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Block, Dial, Experiment, Training
-from trimtab.config.grid import Plan, plan_of
+from trimtab.config.grid import plan_of
 from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.rows import Message, Row
 from trimtab.data.splits import Roles, Split
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
-from trimtab.results.result import Point
-from trimtab.results.store import Failure, read_failures, read_points
+from trimtab.results.store import read_failures, read_points
 from trimtab.runner.sweep import record_data, sweep
 
 MEASURED = ("alignment_loss", "proxy_loss", "capability_loss", "distance", "train_tokens")
-
-
-class Counter:
-    """A watcher that counts trainings."""
-
-    def __init__(self) -> None:
-        self.trainings: list[str] = []
-        self.failures: list[Failure] = []
-
-    def planned(self, plan: Plan, left: Plan) -> None: ...
-
-    def warned(self, warning: str) -> None: ...
-
-    def training(self, name: str, steps: int) -> None:
-        self.trainings.append(name)
-
-    def stepped(self, steps: int, loss: float | None) -> None: ...
-
-    def measured(self, points: list[Point]) -> None: ...
-
-    def failed(self, failure: Failure) -> None:
-        self.failures.append(failure)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,7 +59,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 @pytest.fixture(scope="module")
 def finished(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    sweep(experiment, folder, Counter())
+    sweep(experiment, folder, Watcher())
     return folder
 
 
@@ -114,7 +92,7 @@ def test_every_planned_point_is_made_with_its_fields(
 
 def test_a_second_run_makes_nothing(experiment: Experiment, finished: Path) -> None:
     before = (finished / "points.jsonl").read_bytes()
-    watcher = Counter()
+    watcher = Watcher()
     sweep(experiment, finished, watcher)
     assert watcher.trainings == []
     assert (finished / "points.jsonl").read_bytes() == before
@@ -172,16 +150,16 @@ def test_a_changed_experiment_is_refused_with_the_difference(
 ) -> None:
     changed = replace(experiment, grid=(Block("alignment-loss", (0.0, 2.0)),))
     with pytest.raises(UserError, match=r"another experiment.*\+  - 2\.0.*--restart"):
-        sweep(changed, finished, Counter())
+        sweep(changed, finished, Watcher())
 
 
 def test_restart_discards_what_was_there(experiment: Experiment, tmp_path: Path) -> None:
     plain = replace(
         experiment, grid=(Block("alignment-loss", (0.0,), proxies=("near",)),), align=None
     )
-    sweep(plain, tmp_path, Counter())
+    sweep(plain, tmp_path, Watcher())
     other = replace(plain, seeds=(1,))
-    sweep(other, tmp_path, Counter(), restart=True)
+    sweep(other, tmp_path, Watcher(), restart=True)
     assert [point.seed for point in read_points(tmp_path) if point.case != "aligned"] == [1]
 
 
@@ -193,12 +171,12 @@ def test_a_diverged_run_is_a_failure_and_the_sweep_goes_on(
         align=None,
         grid=(Block("alignment-loss", (1e38, 1.0), proxies=("near",)),),
     )
-    watcher = Counter()
+    watcher = Watcher()
     sweep(diverging, tmp_path, watcher)
     assert len(watcher.failures) == 1
     assert [failure.key.penalty for failure in read_failures(tmp_path)] == [1e38]
     assert [point.penalty for point in read_points(tmp_path)] == [None, 1.0]
-    again = Counter()
+    again = Watcher()
     sweep(diverging, tmp_path, again)
     assert again.trainings == []
     sweep(diverging, tmp_path, again, retry=True)
@@ -209,7 +187,7 @@ def test_a_point_does_not_depend_on_the_points_before_it(
     experiment: Experiment, finished: Path, tmp_path: Path
 ) -> None:
     alone = replace(experiment, grid=(Block("alignment-parameter", radii=(0.5,)),))
-    sweep(alone, tmp_path, Counter())
+    sweep(alone, tmp_path, Watcher())
     whole = measured(finished)
     assert all(whole[key] == values for key, values in measured(tmp_path).items())
 
@@ -230,7 +208,7 @@ def test_budgets_are_points_that_say_whether_they_were_met(
         Block("alignment-loss", budgets=(0.05, -9.0), proxies=("near",)),
         Block("alignment-parameter", budgets=(0.05, float("inf"))),
     )
-    watcher = Counter()
+    watcher = Watcher()
     points = sweep(replace(experiment, align=None, grid=grid), tmp_path, watcher)
     made = {(point.case, point.budget): point for point in points if point.case != "aligned"}
     first, second = made["alignment-loss", 0.05], made["alignment-parameter", 0.05]
@@ -250,7 +228,7 @@ def test_budgets_are_points_that_say_whether_they_were_met(
     (failure,) = watcher.failures
     assert failure.key.budget == -9.0
     assert "no loss is below 0" in failure.reason
-    again = Counter()
+    again = Watcher()
     sweep(replace(experiment, align=None, grid=grid), tmp_path, again)
     assert again.trainings == []
 
@@ -344,14 +322,14 @@ def test_a_dial_in_the_grid_is_trained_once_and_measured_at_every_setting(
         grid=(Block("dial", knobs=(0.0, 0.5, 1.0), proxies=("near",)),),
         keep_models=True,
     )
-    counter = Counter()
+    counter = Watcher()
     points = [point for point in sweep(one, tmp_path, counter) if point.case == "dial"]
     assert [point.alpha for point in points] == [0.0, 0.5, 1.0]
     assert [point.penalty for point in points] == pytest.approx([100.0, 1.0, 0.01])
     assert len({point.capability_loss.value for point in points}) == 3
     assert len({point.train_tokens for point in points}) == 1
     assert counter.trainings[1:] == ["dial--near--shared--seed-0"]
-    again = Counter()
+    again = Watcher()
     assert len(sweep(one, tmp_path, again)) == len(points) + 1
     assert again.trainings == []
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import MixtralForCausalLM
 from trl import SFTTrainer
 
+from tests import architectures
 from tests.train import tiny
 from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer
 from trimtab.train.objectives.base import Objective
@@ -20,19 +21,8 @@ WITH_ROUTER, WITHOUT = {"router_aux_loss_coef": 0.5}, {"router_aux_loss_coef": 0
 
 
 def mixtral() -> MixtralForCausalLM:
-    torch.manual_seed(0)
-    return MixtralForCausalLM(
-        MixtralConfig(
-            vocab_size=3 + len(tiny.WORDS),
-            hidden_size=16,
-            intermediate_size=20,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            num_local_experts=3,
-            initializer_range=0.2,
-        )
-    )
+    sizes = {"vocab_size": 3 + len(tiny.WORDS), "num_hidden_layers": 2}
+    return architectures.mixtral(**sizes, initializer_range=0.2)
 
 
 def trained(folder: Path, constraint: Objective | None, **settings: Any) -> SFTTrainer:

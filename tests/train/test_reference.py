@@ -8,8 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch.nn.functional import pad
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.architectures import llama
 from tests.train import tiny
 from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer, UserError
 from trimtab.data.encoding import IGNORED
@@ -122,21 +122,6 @@ def test_a_large_kl_penalty_keeps_the_model_where_it_was_on_safety_rows(
     assert 0 < divergence(30.0) < 0.6 * divergence(0.01)
 
 
-def llama_with_biases() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=3 + len(tiny.WORDS),
-            num_attention_heads=2,
-            attention_bias=True,
-            mlp_bias=True,
-            initializer_range=0.1,
-            **sizes,
-        )
-    )
-
-
 TRAINED_BESIDE = {
     "nothing": ({}, ()),
     "biases": ({"bias": "all"}, ()),
@@ -154,7 +139,7 @@ TRAINED_BESIDE = {
 def test_the_reference_stays_the_aligned_model_bit_for_bit(beside: str, tmp_path: Path) -> None:
     more, unfrozen = TRAINED_BESIDE[beside]
     config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **more)
-    model = get_peft_model(llama_with_biases(), config)
+    model = get_peft_model(llama(vocab_size=3 + len(tiny.WORDS)), config)
     for name, weight in model.named_parameters():
         if name.endswith(unfrozen) and unfrozen:
             weight.requires_grad_(True)

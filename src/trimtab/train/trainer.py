@@ -342,7 +342,6 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             pace=pace,
             optimizer=optimizer,
             mixed_precision=self.accelerator.mixed_precision,
-            measured_tokens_per_batch=self._own("measured_tokens_per_batch"),
             collate=self.data_collator,
             row_nll=self._row_nll,
             sum_over_processes=self._sum_over_processes,

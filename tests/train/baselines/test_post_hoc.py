@@ -13,14 +13,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-)
 
+from tests.architectures import gpt2, llama
 from tests.train import tiny
 from trimtab import UserError
 from trimtab.models import load_model, save_tiny_llama
@@ -204,29 +198,6 @@ def test_a_mistaken_repair_is_one_line(arguments: list[str], message: str) -> No
     assert shown.returncode == 2
     assert message in shown.stderr
     assert shown.stderr.count("\n") == 1
-
-
-def llama(seed: int) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=24,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            attention_bias=True,
-            mlp_bias=True,
-            initializer_range=0.1,
-        )
-    )
-
-
-def gpt2(seed: int) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    return GPT2LMHeadModel(
-        GPT2Config(vocab_size=24, n_embd=16, n_layer=1, n_head=2, initializer_range=0.1)
-    )
 
 
 ADAPTERS: dict[str, tuple[Any, dict[str, Any]]] = {

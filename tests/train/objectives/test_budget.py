@@ -14,6 +14,7 @@ from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 
 from tests.train import tiny
+from tests.watchers import Watcher
 from trimtab import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
@@ -21,12 +22,9 @@ from trimtab import (
     UserError,
 )
 from trimtab.config.experiment import Block, Experiment, Measuring, Training
-from trimtab.config.grid import Plan
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.measure.losses import held_out_loss
 from trimtab.models import quiet_libraries, save_tiny_llama
-from trimtab.results.result import Point
-from trimtab.results.store import Failure
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import read_roles
 from trimtab.stats import Estimate
@@ -43,22 +41,6 @@ from trimtab.train.objectives.scaling import scale_to_budget
 from trimtab.train.trainer import STATE_FILE
 
 STEPS = 60
-
-
-class Nobody:
-    """A watcher that does not look."""
-
-    def planned(self, plan: Plan, left: Plan) -> None: ...
-
-    def warned(self, warning: str) -> None: ...
-
-    def training(self, name: str, steps: int) -> None: ...
-
-    def stepped(self, steps: int, loss: float | None) -> None: ...
-
-    def measured(self, points: list[Point]) -> None: ...
-
-    def failed(self, failure: Failure) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +60,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
         measure=Measuring(tokens_per_batch=16_384),
         data_root=str(folder),
     )
-    return Runner(experiment, read_roles(experiment), folder, Nobody())
+    return Runner(experiment, read_roles(experiment), folder, Watcher())
 
 
 def trained(

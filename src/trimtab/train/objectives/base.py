@@ -56,8 +56,6 @@ class TrainingContext:
     optimizer: Optimizer | None
     mixed_precision: str
     """What the forward pass computes in, in Accelerate's words: "no", "bf16", "fp16"."""
-    measured_tokens_per_batch: int
-    """Tokens in a forward pass that only measures."""
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
     """Rows to a padded batch."""
     row_nll: RowNLL

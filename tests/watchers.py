@@ -1,0 +1,37 @@
+"""Who looks on at a sweep, a dial or a training in the tests."""
+
+from __future__ import annotations
+
+from trimtab.config.grid import Plan
+from trimtab.results.result import Point
+from trimtab.results.store import Failure
+
+
+class Watcher:
+    """Counts what it is told of, and says nothing."""
+
+    def __init__(self) -> None:
+        self.trainings: list[str] = []
+        self.steps: list[int] = []
+        self.points: list[Point] = []
+        self.failures: list[Failure] = []
+
+    def planned(self, plan: Plan, left: Plan) -> None: ...
+
+    def warned(self, warning: str) -> None: ...
+
+    def doing(self, what: str, steps: int | None = None) -> None: ...
+
+    def done(self, steps: int) -> None: ...
+
+    def training(self, name: str, steps: int) -> None:
+        self.trainings.append(name)
+
+    def stepped(self, steps: int, loss: float | None) -> None:
+        self.steps.append(steps)
+
+    def measured(self, points: list[Point]) -> None:
+        self.points += points
+
+    def failed(self, failure: Failure) -> None:
+        self.failures.append(failure)
