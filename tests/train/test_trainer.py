@@ -303,7 +303,8 @@ def test_the_trainer_takes_every_argument_of_trl_in_its_place() -> None:
 
 def test_case_one_refuses_another_loss_function(tmp_path: Path) -> None:
     model, tokenizer = tiny.tiny_llama(tmp_path / "model")
-    with pytest.raises(UserError, match="compute_loss_func"):
+    trls_own = pytest.warns(FutureWarning, match="compute_loss_func")
+    with trls_own, pytest.raises(UserError, match="compute_loss_func"):
         SafetyAwareSFTTrainer(
             model,
             args=tiny.config(tmp_path),
