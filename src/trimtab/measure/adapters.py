@@ -33,9 +33,6 @@ class LowRankAdapter:
     b: nn.Parameter
     scaling: float
     experts: int = 1
-    is_transposed: bool = False
-    """Whether the weight is stored as (in, out), so that (BA)ᵀ is added."""
-    is_embedding: bool = False
     bias: nn.Parameter | None = None
     """b of `lora_bias`: s·b is added to the layer's bias."""
 
@@ -47,23 +44,38 @@ def low_rank_adapters(model: PeftModel) -> list[LowRankAdapter]:
         UserError: an adapter changes the weights otherwise than by adding s·BA, or is merged.
     """
     require_weights(model)
-    found: list[LowRankAdapter] = []
-    for name, layers in layers_by_name(model.get_base_model()).items():
-        for layer in layers:
-            if isinstance(layer, TrainableTokensLayer):
-                continue  # its rows are weights by themselves
-            if layer.merged:
-                raise UserError(
-                    "the adapter is merged into its base, which is then no longer the model it "
-                    "started from. Take it out again: model.unmerge_adapter()."
-                )
-            adapters = active_adapters(layer)
-            found += [low_rank_adapter(name, layer, adapter) for adapter in adapters]
-            if len(adapters) > 1 and any(one.bias is not None for one in found):
-                raise UserError(
-                    f"{name}: several adapters with lora_bias are active at once, whose biases add "
-                    "up. Leave one active: model.set_adapter(name)."
-                )
+    return [
+        adapter
+        for name, layers in layers_by_name(model.get_base_model()).items()
+        for adapter in low_rank_adapters_of(
+            name,
+            # The rows that single tokens train are weights by themselves.
+            [layer for layer in layers if not isinstance(layer, TrainableTokensLayer)],
+        )
+    ]
+
+
+def low_rank_adapters_of(name: str, layers: list[BaseTunerLayer]) -> list[LowRankAdapter]:
+    """The LoRA modules that act in one layer, and in those that it wraps.
+
+    Raises:
+        UserError: as `low_rank_adapters` does.
+    """
+    if any(layer.merged for layer in layers):
+        raise UserError(
+            "the adapter is merged into its base, which is then no longer the model it started "
+            "from. Take it out again: model.unmerge_adapter()."
+        )
+    found = [
+        low_rank_adapter(name, layer, adapter)
+        for layer in layers
+        for adapter in active_adapters(layer)
+    ]
+    if len(found) > 1 and any(one.bias is not None for one in found):
+        raise UserError(
+            f"{name}: several adapters with lora_bias are active at once, whose biases add up. "
+            "Leave one active: model.set_adapter(name)."
+        )
     return found
 
 
@@ -76,9 +88,7 @@ def low_rank_adapter(name: str, layer: BaseTunerLayer, adapter: str) -> LowRankA
     scaling = layer.scaling[adapter]
     if adapter in layer.lora_embedding_A:
         a, b = layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
-        return LowRankAdapter(
-            f"{name}.weight", a, b, scaling, is_transposed=True, is_embedding=True
-        )
+        return LowRankAdapter(f"{name}.weight", a, b, scaling)
     a, b = layer.lora_A[adapter], layer.lora_B[adapter]
     are_linear = isinstance(a, nn.Linear) and isinstance(b, nn.Linear)
     if not are_linear or isinstance(layer, MultiheadAttention):
@@ -87,10 +97,7 @@ def low_rank_adapter(name: str, layer: BaseTunerLayer, adapter: str) -> LowRankA
         return LowRankAdapter(
             f"{name}.{layer.parameter_name}", a.weight, b.weight, scaling, layer.num_experts
         )
-    is_transposed = bool(getattr(layer, "fan_in_fan_out", False))
-    return LowRankAdapter(
-        f"{name}.weight", a.weight, b.weight, scaling, is_transposed=is_transposed, bias=b.bias
-    )
+    return LowRankAdapter(f"{name}.weight", a.weight, b.weight, scaling, bias=b.bias)
 
 
 def active_adapters(layer: BaseTunerLayer) -> list[str]:

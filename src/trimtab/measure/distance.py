@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from trimtab.errors import UserError
 from trimtab.measure.adapters import (
     LowRankAdapter,
-    active_adapters,
     layers_by_name,
-    low_rank_adapter,
     low_rank_adapters,
+    low_rank_adapters_of,
     merged_weights,
     not_at_its_base,
     require_no_single_tokens,
@@ -183,8 +182,8 @@ class Displacement:
             the weights that are to be trained.
 
     Raises:
-        UserError: the adapter changes the weights otherwise than by s·BA, or several are active;
-            its base is not θ_s, or, before training, it does not start there.
+        UserError: the adapter changes the weights otherwise than by s·BA, or is merged; its base is
+            not θ_s, or, before training, it does not start there.
     """
 
     def __init__(self, model: nn.Module, aligned: nn.Module | None = None) -> None:
@@ -294,17 +293,9 @@ def norm(model: nn.Module) -> float:
 
 def _plain_parts(name: str, layers: list[BaseTunerLayer]) -> list[Part] | None:
     """The change of an adapted layer in low-rank parts, None where it has no such form."""
-    if any(layer.merged for layer in layers):
-        return None
     try:
-        found = [
-            low_rank_adapter(name, layer, adapter)
-            for layer in layers
-            for adapter in active_adapters(layer)
-        ]
+        found = low_rank_adapters_of(name, layers)
     except UserError:
-        return None
-    if len(found) > 1 and any(one.bias is not None for one in found):
         return None
     return [*_by_weight(found).values(), *_bias_parts(found)]
 

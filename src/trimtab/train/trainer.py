@@ -239,7 +239,6 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     ) -> Any:
         objective = self.objective
         if objective is None or not objective.has_own_loss or not self.model.training:
-            inputs.pop(ROLE, None)
             called = self._bucketed(model)
             result = super().compute_loss(called, inputs, return_outputs, num_items_in_batch)
             if self.model.training:
@@ -280,7 +279,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         router_loss = self._router_loss / copies
         task_tokens, safety_tokens = tokens
         return Step(
-            model, inputs, of_token, is_safety, task_tokens, safety_tokens, router_loss, divergence
+            inputs, of_token, is_safety, task_tokens, safety_tokens, router_loss, divergence
         )
 
     def _compared_with_reference(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Tensor]:
@@ -406,15 +405,14 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     def _log_roles(self, step: Step) -> None:
         # Each mean is this batch's part of a mean over the step, so the parts add up; SFTTrainer
         # averages what is appended here over the batches of the steps it logs.
+        assert self.objective is not None
         of_token, is_safety = step.loss_of_token.detach(), step.is_safety
         sums = torch.stack([(of_token * ~is_safety).sum(), (of_token * is_safety).sum()])
-        if step.divergence is not None:
-            place = 1 if self.objective and self.objective.compares == "safety" else 0
-            sums[place] = step.divergence.detach() if place else sums[0]
+        if step.divergence is not None and self.objective.compares == "safety":
+            sums[1] = step.divergence.detach()
         tokens = torch.stack([step.task_tokens, step.safety_tokens]).to(sums.device)
         parts = self.accelerator.gather((sums / tokens.clamp(min=1))[None]).sum(dim=0)
         task, safety = parts.tolist()
-        assert self.objective is not None
         self.objective.observe(task, safety)
         read = {"task_loss": (task, step.task_tokens), "safety_loss": (safety, step.safety_tokens)}
         for name, (value, count) in read.items():

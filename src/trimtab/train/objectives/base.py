@@ -73,7 +73,6 @@ class Step:
     parts add up to a mean.
     """
 
-    model: nn.Module
     inputs: dict[str, Tensor]
     loss_of_token: Tensor
     is_safety: Tensor
