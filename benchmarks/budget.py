@@ -31,6 +31,7 @@ from rich.console import Console
 from trimtab.cli.options import conditions_of
 from trimtab.cli.progress import TerminalWatcher
 from trimtab.config.experiment import Block, Experiment, Measuring, Training
+from trimtab.config.methods import ALIGNED
 from trimtab.config.yaml_io import experiment_from
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.models import quiet_libraries, save_tiny_llama
@@ -124,7 +125,7 @@ def ratios(points: Sequence[Point], asked: Point) -> dict[str, float]:
     """What a budget's point came to, against the sweep of its case; see the top of this file."""
     aligned, plain = start_of(points)
     budget = float(asked.budget or 0)
-    swept = [one for one in points if one.case == asked.case and one.budget is None]
+    swept = [one for one in points if one.method.short == asked.method.short and one.budget is None]
     feasible = [one for one in swept if risen(points, one) <= budget * (1 + BUDGET_TOLERANCE)]
     best = min(feasible, key=lambda one: one.capability_loss.value, default=aligned)
 
@@ -141,8 +142,8 @@ def ratios(points: Sequence[Point], asked: Point) -> dict[str, float]:
 
 def start_of(points: Sequence[Point]) -> tuple[Point, Point]:
     """The aligned model's point and that of plain fine-tuning."""
-    aligned = next(point for point in points if point.case == "aligned")
-    return aligned, next(point for point in points if point.penalty == 0)
+    aligned = next(point for point in points if point.method is ALIGNED)
+    return aligned, next(point for point in points if point.spec.is_plain)
 
 
 def risen(points: Sequence[Point], point: Point) -> float:
@@ -156,16 +157,16 @@ def risen(points: Sequence[Point], point: Point) -> float:
 def of_budgets(runs: Sequence[Sequence[Point]]) -> str:
     """A row for each case and budget, and how many figures lie outside the aims."""
     rows, outside, count = [], 0, 0
-    asked = sorted((one.case, one.budget) for one in runs[0] if one.budget is not None)
+    asked = sorted((str(one.method.short), one.budget) for one in runs[0] if one.budget is not None)
     for case, budget in asked:
         found = [
             ratios(points, point)
             for points in runs
             for point in points
-            if (point.case, point.budget) == (case, budget)
+            if (point.method.short, point.budget) == (case, budget)
         ]
         columns = {name: [one[name] for one in found] for name in found[0]}
-        rows.append((f"{named(case)}, {budget:g}", *map(told, columns.values())))
+        rows.append((f"{case}, {budget:g}", *map(told, columns.values())))
         outside += sum(value > aim for name, aim in AIMS.items() for value in columns[name])
         count += len(AIMS) * len(found)
     aims = ", ".join(f"{name} ≤ {aim:g}" for name, aim in AIMS.items())
@@ -196,20 +197,14 @@ def of_models(runs: Sequence[Sequence[Point]]) -> str:
 
 
 def described(point: Point) -> str:
-    if point.case == "aligned":
+    if point.method is ALIGNED:
         return "aligned model θ_s"
     if point.budget is not None:
         learned = f", λ = {point.multiplier:.2g} at the end" if point.multiplier else ""
-        return f"{named(point.case)}, budget {point.budget:g}{learned}"
-    if point.penalty == 0:
+        return f"{point.method.short}, budget {point.budget:g}{learned}"
+    if point.spec.is_plain:
         return "plain fine-tuning"
-    return f"{named(point.case)}, " + (
-        f"λ = {point.penalty:g}" if point.radius is None else f"ε = {point.radius:g}"
-    )
-
-
-def named(case: str) -> str:
-    return "Case I" if case == "alignment-loss" else "Case II"
+    return f"{point.method.short}, {point.spec.label}"
 
 
 def told(values: Sequence[float]) -> str:

@@ -36,6 +36,8 @@ from torch import nn
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import Run
+from trimtab.config.methods import CASE_1
+from trimtab.config.run_spec import RunSpec
 from trimtab.measure.losses import held_out_loss
 from trimtab.models import load_model, quiet_libraries
 from trimtab.report.axes import linear_ticks
@@ -44,7 +46,6 @@ from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import ink, star
 from trimtab.report.renderer import images
 from trimtab.results.files import write_atomically
-from trimtab.results.result import PointKey
 from trimtab.runner.demo import demo_experiment
 from trimtab.runner.runner import MODELS_FOLDER, Runner
 from trimtab.runner.sweep import read_roles
@@ -139,8 +140,8 @@ def measure(setting: Setting, found: dict[str, Any], keep: Callable[[], None]) -
         return [held_out_loss(model, rows, experiment.measure).per_token.value for rows in held_out]
 
     def trained(penalty: float, length: int, seed: int = seed) -> tuple[nn.Module, int]:
-        key = PointKey("alignment-loss", penalty, None, proxy if penalty else None, task, seed)
-        run = Run(key, (key._replace(proxy=proxy),))
+        spec = RunSpec(CASE_1, penalty, proxy, task, seed)
+        run = Run(spec.training, (spec,))
         training = replace(experiment.train, steps=length)
         runner.experiment = replace(experiment, train=training)
         (point,) = runner.made(run)
@@ -156,7 +157,7 @@ def measure(setting: Setting, found: dict[str, Any], keep: Callable[[], None]) -
 
     def dial(length: int) -> Iterator[tuple[list[float], int]]:
         runner.experiment = replace(experiment, train=replace(experiment.train, steps=length))
-        made = runner.trained_dial(PointKey("dial", None, None, proxy, task, seed))
+        made = runner.trained_dial(RunSpec(DIAL, None, proxy, task, seed))
         made.endpoints.save(folder / "dial", runner.tokenizer)
         endpoints = load_endpoints(folder / "dial", deepcopy(aligned))
         for place, alpha in enumerate(alphas):

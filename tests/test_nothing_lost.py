@@ -19,6 +19,7 @@ from trimtab.cli import main
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
+from trimtab.config.methods import ALIGNED
 from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
@@ -112,7 +113,7 @@ def test_restart_moves_aside_what_trimtab_made_and_nothing_else(
     assert (aside / "models" / model / "adapter_model.safetensors").exists()
     assert read_experiment(aside / "experiment.yaml").seeds == (0,)
     assert str(aside) in caplog.text
-    assert [point.seed for point in read_points(tmp_path) if point.case != "aligned"] == [1]
+    assert [point.seed for point in read_points(tmp_path) if point.method is not ALIGNED] == [1]
     sweep(experiment, tmp_path, Watcher(), restart=True)
     assert (tmp_path / "before-restart-2/points.jsonl").exists()
 
@@ -203,7 +204,7 @@ def test_checkpoints_live_until_the_points_are_written(
     class Kept(PointsFile):
         def add(self, points: Iterable[Point]) -> None:
             points = list(points)
-            if points and points[-1].case != "aligned":
+            if points and points[-1].method is not ALIGNED:
                 raise KeyboardInterrupt
             super().add(points)
 

@@ -9,6 +9,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from trimtab.config.methods import CASE_1
+from trimtab.config.run_spec import RunSpec
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Estimate, Point
 from trimtab.results.store import PointsFile
@@ -55,11 +57,7 @@ def point(proxy: str, penalty: float, seed: int, model: str, safety: float, task
         return Estimate(value, value - 0.5, value + 0.5, "nats per token", "estimate")
 
     return Point(
-        case="alignment-loss",
-        penalty=penalty,
-        proxy=proxy,
-        task="chat",
-        seed=seed,
+        spec=RunSpec(CASE_1, penalty, proxy, "chat", seed),
         alignment_loss=loss(safety),
         capability_loss=loss(task),
         distance=0.0,

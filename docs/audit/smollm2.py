@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
+from trimtab.config.methods import ALIGNED
 from trimtab.results.store import read_points
 
 
@@ -35,9 +36,9 @@ def compared(folder: Path) -> dict[str, Any]:
     intervals: dict[str, list[tuple[float, float]]] = defaultdict(list)
     plain, aligned = {}, None
     for point in points:
-        if point.case == "aligned":
+        if point.method is ALIGNED:
             aligned = point.alignment_loss.value
-        elif point.penalty == 0:
+        elif point.spec.is_plain:
             plain[point.seed] = point.alignment_loss.value
         else:
             losses[point.proxy][point.seed] = point.alignment_loss.value

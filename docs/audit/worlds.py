@@ -24,6 +24,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Block, Experiment, Measuring, Training
+from trimtab.config.methods import CASE_1
 from trimtab.data.encoding import encode
 from trimtab.data.sources import read_rows
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
@@ -124,7 +125,7 @@ def one_world(number: int) -> dict[str, Any]:
         for name in names:
             theirs = read(safety[name])
             found = similarity(ours, theirs, (ours.reading.responses, theirs.reading.responses))
-            point = next(p for p in points if p.proxy == name and p.case == "alignment-loss")
+            point = next(p for p in points if p.proxy == name and p.method is CASE_1)
             optimum = penalized_optimum(world.task["task"], world.safety[name], PENALTY)
             record["proxies"].append(
                 {
@@ -174,7 +175,7 @@ def own_proxy(
     ):
         variant = replace(after, safety={"it": source}, train=replace(TRAIN, safety_target=target))
         points = sweep(variant, folder / f"{name}.out", Silent())
-        point = next(p for p in points if p.case == "alignment-loss")
+        point = next(p for p in points if p.method is CASE_1)
         found[name] = {
             "alignment_gap": point.alignment_gap.value,
             "capability_gap": point.capability_gap.value,

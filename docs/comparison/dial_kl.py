@@ -18,10 +18,11 @@ from statistics import mean
 from rich.console import Console
 
 from trimtab.cli.progress import TerminalWatcher
+from trimtab.config.methods import ALIGNED, DIAL
 from trimtab.models import quiet_libraries
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
-from trimtab.runner.comparison import DIAL, comparison_of, comparison_world
+from trimtab.runner.comparison import DIAL_BLOCK, comparison_of, comparison_world
 from trimtab.runner.sweep import sweep
 from trimtab.theory import hypervolume
 
@@ -35,17 +36,17 @@ def main() -> None:
     whole, _ = comparison_of(comparison_world(out))
     training = replace(whole.train, safety_target="kl")
     with TerminalWatcher(Console(stderr=True)) as watcher:
-        made = sweep(replace(whole, grid=(DIAL,), train=training), out, watcher)
+        made = sweep(replace(whole, grid=(DIAL_BLOCK,), train=training), out, watcher)
     compared = read_points(HERE)
     corner = (
-        mean(gaps(point)[0] for point in compared if point.penalty == 0),
-        next(gaps(point)[1] for point in compared if point.case == "aligned"),
+        mean(gaps(point)[0] for point in compared if point.spec.is_plain),
+        next(gaps(point)[1] for point in compared if point.method is ALIGNED),
     )
     lines = {
-        "dial, kl": [point for point in made if point.case == "dial"],
-        "dial": [point for point in compared if point.case == "dial"],
-        "safegrad": [point for point in compared if point.method == "safegrad"],
-        "kl-anchor": [point for point in compared if point.method == "kl-anchor"],
+        "dial, kl": [point for point in made if point.method is DIAL],
+        "dial": [point for point in compared if point.method is DIAL],
+        "safegrad": [point for point in compared if point.method.name == "safegrad"],
+        "kl-anchor": [point for point in compared if point.method.name == "kl-anchor"],
     }
     told = {name: areas(line, corner) for name, line in lines.items()}
     (HERE / "dial-kl.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

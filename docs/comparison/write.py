@@ -16,15 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from trimtab.analysis.groups import all_settings
 from trimtab.analysis.labels import estimate_in_words
-from trimtab.analysis.methods import (
-    Tried,
-    dominates,
-    method_and_knob,
-    method_results,
-    title,
-    tried_settings,
-)
+from trimtab.analysis.methods import dominates, method_results
+from trimtab.config.methods import ALIGNED, CASE_1, OWN, PLAIN, Method
 from trimtab.report import write_report
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.tables import methods_table
@@ -36,7 +31,7 @@ from trimtab.theory import hypervolume
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "comparison.md"
-OURS = ("alignment-loss", "alignment-parameter", "case-one-by-share", "dial")
+OURS = {*OWN, "case-one-by-share"}
 WORLD, SMOLLM2 = "table", "smollm2"
 
 
@@ -45,30 +40,30 @@ def tables(folder: Path) -> str:
     points = read_points(folder)
     told = methods_table(method_results(points))
     lines = [markdown_table(told.columns, [row.cells for row in told.rows])]
-    several = [one for one in tried_settings(points) if len(one.points) > 2]
+    several = [one for one in all_settings(points) if len(one.points) > 2]
     cells = [
         (
-            title(one.method),
-            "–" if one.knob is None else f"{one.knob:g}",
+            one.method.title,
+            one.label,
             str(len(one.points)),
             estimate_in_words(one.measured("alignment gap")),
             estimate_in_words(one.measured("capability gap")),
         )
         for one in several
     ]
-    columns = ("method", "knob", "seeds", "alignment gap", "capability gap")
+    columns = ("method", "hyperparameter", "seeds", "alignment gap", "capability gap")
     lines += ["", "Settings with three seeds, nats per token, estimates with 95 % intervals:", ""]
     lines += [markdown_table(columns, cells)]
-    ours = [one for one in several if one.method.startswith(OURS)]
-    theirs = [one for one in several if one.knob is not None and one not in ours]
+    ours = [one for one in several if one.method.name in OURS and one.value is not None]
+    theirs = [one for one in several if one.value is not None and one not in ours]
     lost = [
-        f"{_named(one)} to {_named(other)}"
+        f"{one.name} to {other.name}"
         for one in ours
         for other in theirs
         if dominates(other, one, "alignment gap")
     ]
     won = [
-        _named(other)
+        other.name
         for other in theirs
         if any(dominates(one, other, "alignment gap") for one in ours)
     ]
@@ -83,10 +78,6 @@ def tables(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _named(one: Tried) -> str:
-    return f"{title(one.method)} {one.knob:g}"
-
-
 def smollm2_table(folder: Path) -> str:
     """Area and points of every method, with intervals over the held-out rows of the one seed.
 
@@ -95,39 +86,39 @@ def smollm2_table(folder: Path) -> str:
     points = read_points(folder)
     rows = RowLosses(folder)
     losses = {
-        (point.model, *method_and_knob(point)): (
+        (point.model, PLAIN if point.spec.is_plain else point.method): (
             _rows(rows, point, "original"),
             _rows(rows, point, f"task:{point.task}"),
         )
         for point in points
     }
     named = {key[1]: both for key, both in losses.items()}
-    lines: dict[str, list[tuple[Array, Array]]] = {}
-    for (_, method, _), both in losses.items():
-        if method not in ("aligned", "plain"):
+    lines: dict[Method, list[tuple[Array, Array]]] = {}
+    for (_, method), both in losses.items():
+        if method not in (ALIGNED, PLAIN):
             lines.setdefault(method, []).append(both)
 
-    def area(method: str, kept: Kept) -> float:
-        plain, aligned = _losses(named["plain"], kept), _losses(named["aligned"], kept)
+    def area(method: Method, kept: Kept) -> float:
+        plain, aligned = _losses(named[PLAIN], kept), _losses(named[ALIGNED], kept)
         corner, start = (plain[0], aligned[1]), (aligned[0], plain[1])
         rectangle = (corner[0] - start[0]) * (corner[1] - start[1])
         return hypervolume([_losses(one, kept) for one in lines[method]], corner) / rectangle
 
-    areas = {method: _jackknifed(partial(area, method), named["plain"]) for method in lines}
+    areas = {method: _jackknifed(partial(area, method), named[PLAIN]) for method in lines}
 
-    def lead(method: str, kept: Kept) -> float:
-        return area(method, kept) - area("alignment-loss", kept)
+    def lead(method: Method, kept: Kept) -> float:
+        return area(method, kept) - area(CASE_1, kept)
 
-    aligned, plain = (_losses(named[name], _every(named[name])) for name in ("aligned", "plain"))
+    aligned, plain = (_losses(named[name], _every(named[name])) for name in (ALIGNED, PLAIN))
     start = (aligned[0], plain[1])
     cells = [
         (
-            title(method),
+            method.title,
             str(len(lines[method])),
             _with_interval(*found),
             "–"
-            if method == "alignment-loss"
-            else _with_interval(*_jackknifed(partial(lead, method), named["plain"])),
+            if method is CASE_1
+            else _with_interval(*_jackknifed(partial(lead, method), named[PLAIN])),
             "; ".join(
                 f"{safety - start[0]:.3f}, {task - start[1]:.3f}"
                 for safety, task in (_losses(one, _every(one)) for one in lines[method])

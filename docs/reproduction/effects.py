@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from trimtab.analysis.verdicts import Verdict
+from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
@@ -54,7 +55,7 @@ class Measured:
             (RowLosses(folder), [p for p in points if p.seed == seed])
             for folder in folders
             for points in [read_points(folder)]
-            for seed in sorted({point.seed for point in points if point.case != "aligned"})
+            for seed in sorted({point.seed for point in points if point.method is not ALIGNED})
         ]
 
     def effect(self, of_one: Callable[[Run], Statistic | None]) -> Effect | None:
@@ -90,12 +91,11 @@ class Run:
             (
                 point
                 for point in self.points
-                if point.case == "alignment-loss"
-                and point.penalty
-                and point.budget is None
+                if point.method is CASE_1
+                and not point.spec.is_plain
                 and (point.proxy, point.task) == (proxy, task)
             ),
-            key=lambda point: float(point.penalty or 0),
+            key=lambda point: float(point.spec.value or 0),
         )
 
     def case_2(self, task: str) -> list[Point]:
@@ -104,17 +104,16 @@ class Run:
             (
                 point
                 for point in self.points
-                if point.case == "alignment-parameter"
+                if point.method in (CASE_2, CASE_2_RADIUS)
                 and point.task == task
-                and point.budget is None
-                and (point.radius or point.penalty)
+                and not point.spec.is_plain
             ),
-            key=lambda point: -point.radius if point.radius else float(point.penalty or 0),
+            key=lambda point: point.method.tightness(point.spec.value),
         )
 
     def plain(self, task: str) -> Point | None:
         """λ = 0."""
-        found = (p for p in self.points if p.penalty == 0 and p.task == task)
+        found = (p for p in self.points if p.spec.is_plain and p.task == task)
         return next(found, None)
 
     def _loss(self, point: Point, dataset: str, measured: Estimate) -> Statistic:
@@ -126,8 +125,8 @@ class Run:
 def nearer_proxy_is_safer(run: Run) -> Statistic | None:
     """Mean over λ > 0 of L_s(far proxy) − L_s(near proxy), the task with high overlap."""
     task = run.roles.high_overlap
-    near = {p.penalty: run.safety(p) for p in run.case_1(run.roles.near, task)}
-    far = {p.penalty: run.safety(p) for p in run.case_1(run.roles.far, task)}
+    near = {p.spec.value: run.safety(p) for p in run.case_1(run.roles.near, task)}
+    far = {p.spec.value: run.safety(p) for p in run.case_1(run.roles.far, task)}
     common = sorted(near.keys() & far.keys(), key=float)
     if not common:
         return None
@@ -153,7 +152,7 @@ def overlap_costs_capability(run: Run) -> Statistic | None:
     """That rise of L_f on the task with high overlap minus that on the task with low overlap."""
     rises = []
     lines = [
-        {p.penalty: p for p in run.case_1(run.roles.near, task)}
+        {p.spec.value: p for p in run.case_1(run.roles.near, task)}
         for task in (run.roles.high_overlap, run.roles.low_overlap)
     ]
     common = sorted(lines[0].keys() & lines[1].keys(), key=float)

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from effects import FINDINGS, Effect, Measured, Roles
 
-from trimtab.analysis.labels import estimate_in_words, knob, percent
+from trimtab.analysis.labels import estimate_in_words, percent
 from trimtab.config.data_source import DataSource
+from trimtab.config.methods import ALIGNED
 from trimtab.data.sources import read_rows
 from trimtab.measure.refusals import is_refusal
 from trimtab.report import write_report
@@ -136,7 +137,7 @@ def refusals_table(folder: Path) -> str:
     """Rates, and the change from the aligned model prompt by prompt."""
     rows_of = RowLosses(folder)
     points = read_points(folder)
-    start = next(point for point in points if point.case == "aligned")
+    start = next(point for point in points if point.method is ALIGNED)
     shown: dict[str | None, Point] = {}
     for point in points:
         shown.setdefault(point.model, point)
@@ -174,13 +175,12 @@ def refusals_table(folder: Path) -> str:
 
 
 def described(point: Point) -> str:
-    if point.case == "aligned":
+    if point.method is ALIGNED:
         return "aligned model θ_s"
-    if point.case == "alignment-parameter":
-        return f"Case II, {knob(point.penalty, point.radius)}, {point.task}"
-    if point.penalty == 0:
+    if point.spec.is_plain:
         return f"plain fine-tuning, {point.task}"
-    return f"Case I, {knob(point.penalty, None)}, {point.proxy}, {point.task}"
+    data = f"{point.proxy}, {point.task}" if point.method.reads_safety else point.task
+    return f"{point.method.short}, {point.spec.label}, {data}"
 
 
 def matcher_table(data: Path) -> str:

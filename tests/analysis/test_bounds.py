@@ -46,7 +46,7 @@ def test_without_a_world_every_bound_is_an_estimate() -> None:
     found = bounds_beside(made.with_responses(made.case_1(overlap=0.5), tokens=40.0), None, {})
     assert {one.kind for one in found} == {"estimate"}
     for one in found:
-        penalty = one.setting.penalty
+        penalty = one.setting.value
         assert penalty is not None
         assert one.optimum is None
         expected = (
@@ -59,9 +59,7 @@ def test_without_a_world_every_bound_is_an_estimate() -> None:
 
 def test_plain_fine_tuning_is_promised_nothing() -> None:
     world = make_world({"near": 0.1}, {"shared": 1.0})
-    assert all(
-        one.setting.penalty for one in bounds_beside(made.optima(world, stray=0.0), world, {})
-    )
+    assert all(one.setting.value for one in bounds_beside(made.optima(world, stray=0.0), world, {}))
 
 
 def local_geometry(slope: float, curvature: float) -> LocalGeometry:
@@ -100,7 +98,7 @@ def test_the_command_prints_every_theorem(folder: Path) -> None:
 
 def test_json_has_every_number_with_its_unit(folder: Path) -> None:
     records = json.loads(CliRunner().invoke(app, ["bounds", str(folder), "--json"]).output)
-    assert len(records) == 2 * len({record["penalty"] for record in records})
+    assert len(records) == 2 * len({record["setting"] for record in records})
     for record in records:
         assert record["unit"] == "nats per token"
         assert record["value"] == pytest.approx(sum(record["terms"].values()))

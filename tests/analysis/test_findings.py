@@ -6,9 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.report.reported_points import case_1, case_2, estimate, optima, point, sweep, world
+from tests.report.reported_points import (
+    case_1,
+    case_2,
+    estimate,
+    made_as,
+    optima,
+    point,
+    sweep,
+    world,
+)
 from trimtab.analysis.findings import no_model_passes_the_limit
 from trimtab.analysis.optimality_gap import optimality_gap
+from trimtab.config.methods import CASE_1
 from trimtab.report import Finding, findings
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -27,7 +37,7 @@ def test_a_sweep_that_follows_the_theory_bears_every_finding_out() -> None:
 
 
 def test_wide_intervals_leave_everything_about_case_1_undecided() -> None:
-    wide = [one for one in sweep(half_width=2.0) if one.case == "alignment-loss"]
+    wide = [one for one in sweep(half_width=2.0) if one.method is CASE_1]
     assert {one.verdict for one in findings(wide)} == {"undecided"}
 
 
@@ -44,7 +54,7 @@ def test_the_proxy_with_the_higher_gap_at_one_penalty_is_not_the_nearer() -> Non
         *case_1("near"),
         *(
             replace(one, alignment_gap=Estimate(0.0, 0.0, 0.0, "nats per token", "exact"))
-            if one.penalty == 10
+            if one.spec.value == 10
             else one
             for one in case_1("far", floor=0.2)
         ),
@@ -54,7 +64,7 @@ def test_the_proxy_with_the_higher_gap_at_one_penalty_is_not_the_nearer() -> Non
 
 def test_a_known_world_says_which_proxy_is_nearer() -> None:
     swapped = [
-        replace(one, proxy={"near": "far", "far": "near"}[one.proxy or ""]) for one in sweep()[1:9]
+        made_as(one, proxy={"near": "far", "far": "near"}[one.proxy or ""]) for one in sweep()[1:9]
     ]
     assert findings(swapped)[0].verdict == "holds"
     told = findings(swapped, world())[0]
@@ -80,7 +90,7 @@ def test_proxy_gaps_of_two_proxies_are_not_compared() -> None:
 
 
 def test_a_penalty_that_raises_the_alignment_gap_is_told() -> None:
-    backwards = [replace(one, penalty=10 - (one.penalty or 0)) for one in case_1()]
+    backwards = [made_as(one, value=10 - (one.spec.value or 0)) for one in case_1()]
     assert finding(backwards, "lowers the alignment gap").verdict == "does not hold"
 
 
@@ -92,7 +102,7 @@ def test_without_overlap_no_trend_is_asked_for() -> None:
 def test_plain_fine_tuning_is_no_part_of_case_1s_trend() -> None:
     jump = [
         replace(one, alignment_gap=Estimate(0.0, 0.0, 0.0, "nats per token", "exact"))
-        if one.penalty == 0
+        if one.spec.is_plain
         else one
         for one in case_1()
     ]
@@ -158,7 +168,7 @@ def test_models_are_compared_row_by_row_where_the_rows_are_known(tmp_path: Path)
     for one in case_1(half_width=0.5, penalties=(0.1, 1.0, 10.0)):
         assert one.alignment_gap is not None
         assert one.capability_gap is not None
-        name = f"lambda-{one.penalty:g}"
+        name = f"lambda-{one.spec.value:g}"
         losses = {
             "original": np.stack([hard + 10 * one.alignment_gap.value, tokens]),
             "task:chat": np.stack([hard + 10 * one.capability_gap.value, tokens]),

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.report.reported_points import point, write_points
-from trimtab.analysis.methods import method_results, title, tried_settings
+from trimtab.analysis.groups import all_settings
+from trimtab.analysis.methods import method_results
 from trimtab.analysis.selection import suggestions
-from trimtab.config.methods import METHODS
+from trimtab.config.methods import CASE_1, METHODS
 from trimtab.errors import UserError
 from trimtab.report import write_report
 from trimtab.report.methods_figure import methods_figure
@@ -22,17 +23,17 @@ from trimtab.results.store import PointsFile, read_points
 NOISE = (0.0, 0.01, -0.01)
 
 
-def method(name: str, knob: float, safety: float, capability: float, seed: int = 0) -> Point:
-    made = point("method", safety=safety, capability=capability, seed=seed)
-    return replace(made, method=name, knob=knob, extra_bytes=2**20)
+def method(name: str, value: float, safety: float, capability: float, seed: int = 0) -> Point:
+    made = point(name, value=value, safety=safety, capability=capability, seed=seed)
+    return replace(made, extra_bytes=2**20)
 
 
 def seeds(name: str, line: Sequence[tuple[float, float]], noise: float = 1.0) -> list[Point]:
     """The same points for three seeds, a little apart."""
     return [
-        method(name, float(knob), x + noise * shift, y + noise * shift, seed)
+        method(name, float(value), x + noise * shift, y + noise * shift, seed)
         for seed, shift in enumerate(NOISE)
-        for knob, (x, y) in enumerate(line)
+        for value, (x, y) in enumerate(line)
     ]
 
 
@@ -59,9 +60,9 @@ def test_hypervolume_is_the_share_of_the_rectangle() -> None:
 def test_a_method_that_is_worse_everywhere_is_beaten_and_stands_below() -> None:
     points = [*ends(), *case_1(), *seeds("ewc", [(0.65, 0.3), (0.4, 0.5)])]
     best, worst = method_results(points)
-    assert (best.method, worst.method) == ("alignment-loss", "ewc")
+    assert (best.method.name, worst.method.name) == ("alignment-loss", "ewc")
     assert (best.dominated, worst.dominated) == (0, 2)
-    assert worst.beaten_by == ("alignment-loss",)
+    assert worst.beaten_by == (CASE_1,)
     assert worst.against_case_1 is not None
     assert worst.against_case_1.high < 0
 
@@ -81,7 +82,7 @@ def test_without_a_published_method_there_is_nothing_to_compare() -> None:
 
 def test_cases_and_methods_are_told_apart_by_what_made_them() -> None:
     points = [*case_1(), *seeds("ewc", [(0.6, 0.2)]), point("alignment-parameter", radius=2.0)]
-    names = {(one.method, one.knob) for one in tried_settings(points)}
+    names = {(one.method.name, one.value) for one in all_settings(points)}
     assert ("alignment-loss", 0.1) in names
     assert ("ewc", 0.0) in names
     assert ("alignment-parameter-radius", 2.0) in names
@@ -97,36 +98,25 @@ def test_the_report_has_the_section_the_figure_and_the_table(tmp_path: Path) -> 
     assert [record["method"] for record in records] == ["alignment-loss", "ewc"]
 
 
-def test_points_written_before_there_were_methods_are_still_read(tmp_path: Path) -> None:
-    write_points(tmp_path, case_1())
-    lines = (tmp_path / "points.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    for record in records:
-        for name in ("method", "knob", "extra_bytes"):
-            del record[name]
-    (tmp_path / "points.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    assert read_points(tmp_path) == case_1()
-
-
 def test_a_method_point_comes_back_from_its_file(tmp_path: Path) -> None:
     made = seeds("wise-ft", [(0.5, 0.5)])
     PointsFile(tmp_path, {}).add(made)
-    keys = [one.key for one in read_points(tmp_path)]
-    assert keys == [one.key for one in made]
-    assert len(set(keys)) == 3
+    specs = [one.spec for one in read_points(tmp_path)]
+    assert specs == [one.spec for one in made]
+    assert len(set(specs)) == 3
 
 
 def test_suggested_is_the_least_capability_loss_within_the_budget() -> None:
     points = [*ends(), *case_1(), *seeds("ewc", [(0.65, 0.1), (0.4, 0.45)])]
     (found,) = suggestions(points, budget=0.5)
     assert found.best is not None
-    assert (found.best.tried.method, found.best.tried.knob) == ("alignment-loss", 1.0)
+    assert (found.best.setting.method, found.best.setting.value) == (CASE_1, 1.0)
     assert found.best.rise.value == pytest.approx(0.3)
     assert found.left_out is not None
     assert found.left_out.kept == found.left_out.seeds == 3
     (loose,) = suggestions(points, budget=0.9)
     assert loose.best is not None
-    assert loose.best.tried.method == "ewc"
+    assert loose.best.setting.method.name == "ewc"
 
 
 def test_where_no_point_keeps_the_budget_it_says_so() -> None:
@@ -161,25 +151,24 @@ def test_without_the_aligned_model_nothing_is_suggested() -> None:
 
 def test_every_method_of_a_comparison_finds_its_place_in_the_figure() -> None:
     points = [*ends(), *case_1()]
-    for name in METHODS:
+    others = [name for name in METHODS if name not in ("aligned", "plain", "alignment-loss")]
+    for name in others:
         points += seeds(name, [(0.3, 0.3), (0.2, 0.4)])
-    for alpha in (0.0, 1.0):
-        for seed in range(3):
-            at = point("dial", penalty=100.0 ** (1 - 2 * alpha), safety=0.2, seed=seed)
-            points.append(replace(at, alpha=alpha))
     figure = methods_figure(points, method_results(points), None)
     assert figure is not None
     drawn = {line.name for panel in figure.panels for line in panel.lines}
-    assert {title(name) for name in (*METHODS, "dial", "alignment-loss")} <= drawn
+    assert {method.title for method in METHODS.values()} == drawn
+    for panel in figure.panels:
+        assert len({line.ink for line in panel.lines}) == len(panel.lines), panel.title
 
 
 def test_a_dial_costs_one_training_and_separate_runs_each_their_own() -> None:
     of_dial = [
-        replace(point("dial", penalty=1.0, safety=0.2), alpha=alpha, train_tokens=200)
+        replace(point("dial", value=alpha, safety=0.2), train_tokens=200)
         for alpha in (0.0, 0.5, 1.0)
     ]
     runs = [replace(one, train_tokens=100) for one in case_1()]
     points = [*ends(), *runs, *seeds("ewc", [(0.3, 0.3)]), *of_dial]
-    tokens = {one.method: one.tokens for one in method_results(points)}
+    tokens = {one.method.name: one.tokens for one in method_results(points)}
     assert tokens["dial"] == 200
     assert tokens["alignment-loss"] == 100 * len(runs) / len({one.seed for one in runs})

@@ -20,6 +20,7 @@ from trimtab.audit.settings import AuditSettings
 from trimtab.cli import main
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Block, Experiment, Measuring, Training
+from trimtab.config.methods import ALIGNED
 from trimtab.data.sources import read_rows
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, SENSITIVE_TOPICS
 from trimtab.measure.generation import sampled_answers
@@ -94,7 +95,7 @@ def test_training_orders_the_proxies_as_forecast(
         grid=(Block("alignment-loss", (1.0,)),),
         measure=Measuring(tokens_per_batch=16_384),
     )
-    points = [point for point in sweep(plan, tmp_path, Silent()) if point.case != "aligned"]
+    points = [point for point in sweep(plan, tmp_path, Silent()) if point.method is not ALIGNED]
     points.sort(key=lambda point: point.alignment_loss.value)
     assert [point.proxy for point in points] == made["forecast"]["proxies"]
 

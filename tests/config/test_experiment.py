@@ -12,6 +12,7 @@ import yaml
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Block, Experiment
 from trimtab.config.grid import plan_of
+from trimtab.config.methods import CASE_1, CASE_2_RADIUS
 from trimtab.config.yaml_io import (
     differences,
     parse_experiment,
@@ -128,22 +129,22 @@ def test_differences_are_of_what_is_trained() -> None:
 
 def test_plain_fine_tuning_is_trained_once_for_every_case_and_proxy() -> None:
     plan = plan_of(EXPERIMENT)
-    plain = [run for run in plan.runs if run.training.penalty == 0 and run.training.task == "code"]
+    plain = [run for run in plan.runs if run.training.is_plain and run.training.task == "code"]
     assert [run.training.seed for run in plain] == [0, 1]
-    assert {(point.case, point.proxy) for point in plain[0].points} == {
-        ("alignment-loss", "near"),
-        ("alignment-loss", "far"),
-        ("alignment-parameter", "near"),
+    assert {(spec.method, spec.proxy) for spec in plain[0].specs} == {
+        (CASE_1, "near"),
+        (CASE_1, "far"),
+        (CASE_2_RADIUS, "near"),
     }
 
 
 def test_every_point_is_planned_once() -> None:
     plan = plan_of(EXPERIMENT)
-    assert len(plan.points) == len(set(plan.points))
+    assert len(plan.specs) == len(set(plan.specs))
     # Per seed: 2 penalties × 2 proxies × 2 tasks, 2 radii on one task; 4 of the aligned model.
-    assert len(plan.points) == 2 * (8 + 2) + 4
-    made = set(plan.points[:7])
-    assert set(plan.without(made).points) == set(plan.points) - made
+    assert len(plan.specs) == 2 * (8 + 2) + 4
+    made = set(plan.specs[:7])
+    assert set(plan.without(made).specs) == set(plan.specs) - made
 
 
 def test_every_recipe_is_an_experiment() -> None:

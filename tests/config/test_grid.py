@@ -25,8 +25,8 @@ def experiment(safety: list[str], task: list[str], **more: object) -> Experiment
             Block("alignment-loss", penalties=(0.1, 0.1 + 1e-15, 1.0)),
             Block("alignment-loss", budgets=(0.1,)),
             Block("alignment-parameter", radii=(0.1,)),
-            Block("method", method="ewc", knobs=(0.1,)),
-            Block("dial", knobs=(0.1, 0.2)),
+            Block("method", method="ewc", values=(0.1,)),
+            Block("dial", values=(0.1, 0.2)),
         ),
         dial=Dial(),
         seeds=(0, 1),
@@ -54,4 +54,4 @@ def test_names_that_join_to_the_same_text_are_told_apart() -> None:
 
 def test_an_unknown_method_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match="Did you mean safegrad"):
-        Block("method", method="safe-grad", knobs=(1.0,))
+        Block("method", method="safe-grad", values=(1.0,))

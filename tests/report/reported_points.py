@@ -7,11 +7,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from trimtab.config.methods import CASE_1, CASE_2_RADIUS, METHODS
+from trimtab.config.run_spec import RunSpec
 from trimtab.data.synthetic import World, make_world
-from trimtab.results.result import Case, Estimate, Point
+from trimtab.results.result import Estimate, Point
 from trimtab.theory import context_overlap, gap, penalized_optimum
 
 UNIT = "nats per token"
@@ -25,8 +28,9 @@ def estimate(value: float, half_width: float = 0.0) -> Estimate:
 
 
 def point(
-    case: Case = "alignment-loss",
+    method: str = "alignment-loss",
     *,
+    value: float | None = None,
     safety: float | None = 0.2,
     capability: float = 0.1,
     half_width: float = 0.0,
@@ -38,20 +42,20 @@ def point(
     overlap: float | None = None,
     original: bool = True,
 ) -> Point:
-    """A point with these gaps; each loss is its gap plus one."""
+    """A point with these gaps; each loss is its gap plus one.
+
+    A radius is Case II's; of other hyperparameters, but for a penalty, `value` is the value.
+    """
 
     def over(base: float, value: float | None) -> Estimate | None:
         return None if value is None else estimate(base + value, half_width)
 
     capability_loss = over(1.0, capability)
     assert capability_loss is not None
+    made_by = METHODS[method] if radius is None else CASE_2_RADIUS
+    given = next((one for one in (value, penalty, radius) if one is not None), None)
     return Point(
-        case=case,
-        penalty=penalty,
-        radius=radius,
-        proxy=proxy,
-        task=task,
-        seed=seed,
+        spec=RunSpec(made_by, given, proxy, task, seed),
         alignment_loss=over(1.0, safety) if original else None,
         proxy_loss=over(1.0, safety),
         capability_loss=capability_loss,
@@ -64,6 +68,11 @@ def point(
         train_tokens=76_800,
         wall_seconds=4.7,
     )
+
+
+def made_as(one: Point, **changes: Any) -> Point:
+    """The point, made in another way: fields of its spec."""
+    return replace(one, spec=replace(one.spec, **changes))
 
 
 def case_1(
@@ -167,11 +176,7 @@ def optima(of: World, penalties: Iterable[float] = PENALTIES, stray: float = 0.0
                 ]
                 made.append(
                     Point(
-                        case="alignment-loss",
-                        penalty=penalty,
-                        proxy=proxy,
-                        task=task,
-                        seed=0,
+                        spec=RunSpec(CASE_1, penalty, proxy, task, 0),
                         alignment_loss=gaps[0],
                         proxy_loss=gaps[1],
                         capability_loss=gaps[2],

@@ -7,21 +7,21 @@ from pathlib import Path
 
 from tests.report.reported_points import case_1, case_2, estimate, point, write_points
 from trimtab.analysis.findings import findings
-from trimtab.analysis.groups import budget_lines, case_1_lines
+from trimtab.analysis.groups import lines_of
 from trimtab.analysis.labels import budget_in_words
+from trimtab.config.methods import CASE_1, CASE_1_BUDGET
 from trimtab.report import write_report
 from trimtab.report.figures import figures
 from trimtab.report.tables import budgets_table
-from trimtab.results.result import Case, Point
+from trimtab.results.result import Point
 
 
 def with_budget(
-    budget: float, change: float, case: Case = "alignment-loss", half_width: float = 0.0
+    budget: float, change: float, case: str = "alignment-loss", half_width: float = 0.0
 ) -> Point:
-    made = point(case, safety=0.1 + change, capability=0.2 - change)
+    made = point(f"{case}-budget", value=budget, safety=0.1 + change, capability=0.2 - change)
     return replace(
         made,
-        budget=budget,
         multiplier=0.8 if case == "alignment-loss" else None,
         safety_change=estimate(change, half_width),
     )
@@ -32,10 +32,10 @@ def test_a_budget_line_stands_beside_its_case_and_in_no_finding() -> None:
     budgets = [with_budget(0.05, 0.049), with_budget(0.1, 0.1)]
     budgets += [with_budget(0.05, 0.05, "alignment-parameter")]
     points = [*sweep, *budgets]
-    assert case_1_lines(points) == case_1_lines(sweep)
+    assert lines_of(points, CASE_1) == lines_of(sweep, CASE_1)
     assert findings(points) == findings(sweep)
-    (line,) = budget_lines(points, "alignment-loss").values()
-    assert [setting.budget for setting in line] == [0.1, 0.05]
+    (line,) = lines_of(points, CASE_1_BUDGET).values()
+    assert [setting.value for setting in line] == [0.1, 0.05]
     first, second, _ = figures(points, None)
     names = {one.name: one.ink for panel in first.panels for one in panel.lines}
     assert "near – chat, by budget" in names

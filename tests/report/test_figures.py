@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.report.reported_points import PENALTIES, case_1, case_2, optima, point, sweep, world
+from tests.report.reported_points import (
+    PENALTIES,
+    case_1,
+    case_2,
+    made_as,
+    optima,
+    point,
+    sweep,
+    world,
+)
 from trimtab.analysis.limits import BOUND, EXACT, ORACLE, Limits
 from trimtab.report import renderer
 from trimtab.report.chart import Figure, Mark, Panel
@@ -262,8 +271,8 @@ def test_page_and_paper_draw_the_same_marks() -> None:
 
 
 def test_the_drawing_has_finite_numbers_and_names_letter_by_letter() -> None:
-    points = [replace(one, task=HOSTILE, proxy=HOSTILE) for one in case_1(seeds=(0, 1))]
-    points += [replace(one, task=HOSTILE, proxy=HOSTILE) for one in case_2(by="radius")]
+    points = [made_as(one, task=HOSTILE, proxy=HOSTILE) for one in case_1(seeds=(0, 1))]
+    points += [made_as(one, task=HOSTILE, proxy=HOSTILE) for one in case_2(by="radius")]
     for panel in panels(points):
         json.dumps(renderer.plot(panel), allow_nan=False)
         assert any(HOSTILE in told for told in hovers(panel))
@@ -271,7 +280,7 @@ def test_the_drawing_has_finite_numbers_and_names_letter_by_letter() -> None:
 
 def test_only_the_hover_text_is_more_than_a_number_a_colour_or_a_name() -> None:
     """A name stands in data, which Vega shows literally; in an expression it would be run."""
-    points = [replace(one, task=HOSTILE, proxy=HOSTILE) for one in case_1()]
+    points = [made_as(one, task=HOSTILE, proxy=HOSTILE) for one in case_1()]
     for panel in panels(points):
         drawn = renderer.plot(panel)
         del drawn["datasets"]
@@ -279,7 +288,7 @@ def test_only_the_hover_text_is_more_than_a_number_a_colour_or_a_name() -> None:
 
 
 def test_a_figure_is_written_as_png_and_as_svg_and_pdf_with_text(tmp_path: Path) -> None:
-    (figure, *_) = figures([replace(one, proxy=HOSTILE) for one in case_1()], None)
+    (figure, *_) = figures([made_as(one, proxy=HOSTILE) for one in case_1()], None)
     png, svg, pdf = renderer.save(figure, tmp_path)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert pdf.read_bytes().startswith(b"%PDF")

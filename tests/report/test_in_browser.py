@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.report.reported_points import case_2, optima, world, write_points
+from tests.report.reported_points import case_2, made_as, optima, world, write_points
+from trimtab.config.methods import DIAL
 from trimtab.data.synthetic import write_data
 from trimtab.report import write_report
 from trimtab.results.samples import Answer, Sample, write_samples
@@ -54,7 +55,10 @@ def dial_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_data(made, folder, rows=4)
     penalties = {10.0: 0.0, 1.0: 0.5, 0.1: 1.0}
     points = [
-        replace(one, case="dial", alpha=penalties[float(one.penalty or 0)])
+        replace(
+            made_as(one, method=DIAL, value=penalties[float(one.spec.value or 0)]),
+            multiplier=one.spec.value,
+        )
         for one in optima(made, penalties)
         if (one.proxy, one.task) == ("near", "chat")
     ]

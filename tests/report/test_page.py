@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from tests.report.reported_points import case_1, case_2, optima, point, sweep, world, write_points
+from trimtab.config.methods import CASE_1
+from trimtab.config.run_spec import RunSpec
 from trimtab.data.synthetic import write_data
 from trimtab.errors import UserError
 from trimtab.report import Report, write_report
-from trimtab.results.result import PointKey
 from trimtab.results.store import Failure, write_failures
 
 HOSTILE = '</script><script>alert("x")</script>'
@@ -114,8 +115,8 @@ def test_the_page_is_small(whole: Report) -> None:
 def test_names_are_shown_and_never_run(tmp_path: Path) -> None:
     points = [point(penalty=one, proxy=HOSTILE, task=f"{HOSTILE} & 'b'") for one in (0.1, 1.0)]
     write_points(tmp_path, points)
-    key = PointKey("alignment-loss", 1.0, None, HOSTILE, HOSTILE, 0)
-    write_failures(tmp_path, [Failure(key, f"NaN {HOSTILE}")])
+    spec = RunSpec(CASE_1, 1.0, HOSTILE, HOSTILE, 0)
+    write_failures(tmp_path, [Failure(spec, f"NaN {HOSTILE}")])
     (tmp_path / "experiment.yaml").write_text(json.dumps({"model": HOSTILE}))
     data = {"role": "task", "name": HOSTILE, "path": HOSTILE, "train_rows": 1}
     data |= {"held_out_rows": 1, "warnings": [HOSTILE]}
@@ -127,8 +128,8 @@ def test_names_are_shown_and_never_run(tmp_path: Path) -> None:
 
 def test_settings_data_and_failures_are_shown(tmp_path: Path) -> None:
     write_points(tmp_path, [point(penalty=1.0)])
-    key = PointKey("alignment-loss", 1000.0, None, "near", "chat", 0)
-    write_failures(tmp_path, [Failure(key, "the loss was NaN at step 12")])
+    spec = RunSpec(CASE_1, 1000.0, "near", "chat", 0)
+    write_failures(tmp_path, [Failure(spec, "the loss was NaN at step 12")])
     (tmp_path / "experiment.yaml").write_text(
         "train: {learning_rate: 0.01}\ngrid:\n- {case: alignment-loss, penalties: [0.1, 1]}\n"
     )

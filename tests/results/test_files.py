@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from trimtab.analysis.results import DataSummary, read_results
+from trimtab.config.methods import CASE_1
+from trimtab.config.run_spec import RunSpec
 from trimtab.data.synthetic import load_world, make_world, write_data
 from trimtab.errors import UserError
 from trimtab.results.files import (
@@ -25,7 +27,7 @@ from trimtab.results.files import (
     written_whole,
 )
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import Estimate, LocalGeometry, Point, PointKey
+from trimtab.results.result import Estimate, LocalGeometry, Point
 from trimtab.results.samples import Answer, Sample, read_samples, write_samples
 from trimtab.results.store import (
     Failure,
@@ -42,11 +44,7 @@ LOSS = Estimate(1.0, 0.9, 1.1, "nats per token", "estimate")
 
 def point(seed: int) -> Point:
     return Point(
-        case="alignment-loss",
-        penalty=1.0,
-        task="code",
-        proxy="ünë",
-        seed=seed,
+        spec=RunSpec(CASE_1, 1.0, "ünë", "code", seed),
         capability_loss=LOSS,
         distance=0.0,
         relative_distance=0.0,
@@ -102,7 +100,7 @@ def test_a_damaged_line_before_the_last_is_a_mistake(
         read_points(tmp_path)
 
 
-KEY = PointKey("alignment-loss", 1.0, None, "near", "code", 0)
+SPEC = RunSpec(CASE_1, 1.0, "near", "code", 0)
 TERRAIN = LocalGeometry(LOSS, LOSS)
 SAMPLE = Sample(True, "a prompt", (Answer(0.0, "an answer", ""),))
 
@@ -126,7 +124,7 @@ def write_row_losses(folder: Path) -> None:
 
 
 SIDE_FILES: dict[str, tuple[Callable[[Path], object], Callable[[Path], object], object]] = {
-    "failures.jsonl": (lambda f: write_failures(f, [Failure(KEY, "out")]), read_failures, []),
+    "failures.jsonl": (lambda f: write_failures(f, [Failure(SPEC, "out")]), read_failures, []),
     "landscape.json": (lambda f: write_landscape(f, {"original": TERRAIN}), read_landscape, {}),
     "samples.json": (lambda f: write_samples(f, [SAMPLE]), read_samples, ()),
     "data.json": (write_data_summary, data_of, ()),
@@ -168,10 +166,10 @@ def test_a_damaged_side_file_costs_what_it_holds(
 
 
 def test_one_damaged_failure_costs_no_other(tmp_path: Path) -> None:
-    write_failures(tmp_path, [Failure(KEY._replace(seed=seed), "out") for seed in range(3)])
+    write_failures(tmp_path, [Failure(replace(SPEC, seed=seed), "out") for seed in range(3)])
     path = tmp_path / "failures.jsonl"
     path.write_bytes(path.read_bytes()[:-5])
-    assert [failure.key.seed for failure in read_failures(tmp_path)] == [0, 1]
+    assert [failure.spec.seed for failure in read_failures(tmp_path)] == [0, 1]
 
 
 def test_a_damaged_world_is_written_again(tmp_path: Path) -> None:
@@ -187,9 +185,9 @@ def test_a_world_is_not_written_over_the_files_of_others(name: str, tmp_path: Pa
     mine = tmp_path / name
     mine.parent.mkdir()
     mine.write_text("mine")
-    for replace in (False, True):
+    for anyway in (False, True):
         with pytest.raises(UserError, match="Give another --out"):
-            write_data(make_world({"near": 0.1}, {"shared": 1.0}), tmp_path, 4, replace=replace)
+            write_data(make_world({"near": 0.1}, {"shared": 1.0}), tmp_path, 4, replace=anyway)
     assert mine.read_text() == "mine"
 
 

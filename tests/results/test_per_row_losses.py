@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trimtab.config.methods import CASE_1
+from trimtab.config.run_spec import RunSpec
 from trimtab.results.gaps import with_gaps
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Estimate, Point
@@ -39,10 +41,7 @@ def point(model: str, rows: RowLosses) -> Point:
     value = nats.sum() / tokens.sum()
     loss = Estimate(value, value - 0.5, value + 0.5, "nats per token", "estimate")
     return Point(
-        case="alignment-loss",
-        penalty={"plain": 0.0, "better": 1.0}[model],
-        task="code",
-        seed=0,
+        spec=RunSpec(CASE_1, {"plain": 0.0, "better": 1.0}[model], "near", "code", 0),
         capability_loss=loss,
         distance=0.0,
         relative_distance=0.0,

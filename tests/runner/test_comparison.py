@@ -9,17 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.analysis.methods import method_and_knob
 from trimtab.config.experiment import Block, Experiment, Training
 from trimtab.config.grid import plan_of
-from trimtab.config.methods import METHODS
+from trimtab.config.methods import ALIGNED, DIAL, METHODS
 from trimtab.config.yaml_io import to_yaml
 from trimtab.errors import UserError
-from trimtab.results.result import Estimate, Point
 from trimtab.results.store import read_points
 from trimtab.runner.comparison import comparison_of, comparison_world
-
-BY = ("", "-budget")
 
 
 @pytest.fixture(scope="module")
@@ -32,39 +28,34 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def test_every_method_is_tried_as_often_as_any_other(world: Experiment) -> None:
     plan = plan_of(comparison_of(world)[0])
     tried: dict[str, set[object]] = {}
-    for point in plan.points:
-        made = Point(
-            **point._asdict(),
-            capability_loss=Estimate(1.0, 1.0, 1.0, "nats per token", "exact"),
-            distance=0.0,
-            relative_distance=0.0,
-            train_tokens=0,
-            wall_seconds=0.0,
-        )
-        method, knob = method_and_knob(made)
-        if knob is not None:
-            tried.setdefault(method, set()).add(knob)
-    assert {len(knobs) for knobs in tried.values()} == {5}
-    ours = {f"{case}{by}" for case in ("alignment-loss", "alignment-parameter") for by in BY}
-    assert set(tried) == {*ours, *METHODS, "dial"}
+    for spec in plan.specs:
+        if spec.value is not None and not spec.is_plain:
+            tried.setdefault(spec.method.name, set()).add(spec.value)
+    assert {len(values) for values in tried.values()} == {5}
+    assert set(tried) == set(METHODS) - {"aligned", "plain", "alignment-parameter-radius"}
 
 
 def test_methods_after_training_share_the_plain_run(world: Experiment) -> None:
     runs = plan_of(comparison_of(world)[0]).runs
-    plain = [run for run in runs if run.training.penalty == 0]
+    plain = [run for run in runs if run.training.is_plain]
     assert len(plain) == len(world.seeds)
-    assert {point.method for point in plain[0].points} == {None, "wise-ft", "resta", "safe-lora"}
+    assert {spec.method.name for spec in plain[0].specs} == {
+        "alignment-loss",
+        "wise-ft",
+        "resta",
+        "safe-lora",
+    }
 
 
 def test_a_dial_is_one_training_of_two_runs_length_for_all_its_settings(world: Experiment) -> None:
     grid, _ = comparison_of(world)
-    dials = [run for run in plan_of(grid).runs if run.training.case == "dial"]
+    dials = [run for run in plan_of(grid).runs if run.training.method is DIAL]
     assert len(dials) == len(world.seeds)
-    assert [point.alpha for point in dials[0].points] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [spec.value for spec in dials[0].specs] == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert grid.dial is not None
     assert grid.dial.steps == 2 * grid.train.steps
     with pytest.raises(UserError, match="needs a dial"):
-        replace(world, grid=(Block("dial", knobs=(0.5,)),))
+        replace(world, grid=(Block("dial", values=(0.5,)),))
 
 
 def test_what_needs_the_unaligned_model_is_left_out_aloud(world: Experiment) -> None:
@@ -72,25 +63,25 @@ def test_what_needs_the_unaligned_model_is_left_out_aloud(world: Experiment) -> 
     assert left_out == ("resta", "safe-lora")
     assert not {"resta", "safe-lora"} & {block.method for block in grid.grid}
     with pytest.raises(UserError, match="before it was aligned"):
-        replace(world, align=None, grid=(Block("method", method="resta", knobs=(1.0,)),))
+        replace(world, align=None, grid=(Block("method", method="resta", values=(1.0,)),))
 
 
 def test_a_grid_with_methods_is_the_users_choice(world: Experiment) -> None:
-    mine = replace(world, grid=(Block("method", method="ewc", knobs=(1.0,)),))
+    mine = replace(world, grid=(Block("method", method="ewc", values=(1.0,)),))
     assert comparison_of(mine)[0].grid == mine.grid
 
 
 @pytest.mark.parametrize(
     "block",
     [
-        {"case": "method", "knobs": (1.0,)},
+        {"case": "method", "values": (1.0,)},
         {"case": "method", "method": "ewc"},
-        {"case": "method", "method": "ewc", "knobs": (1.0,), "penalties": (1.0,)},
-        {"case": "alignment-loss", "penalties": (1.0,), "knobs": (1.0,)},
+        {"case": "method", "method": "ewc", "values": (1.0,), "penalties": (1.0,)},
+        {"case": "alignment-loss", "penalties": (1.0,), "values": (1.0,)},
         {"case": "alignment-loss", "penalties": (1.0,), "method": "ewc"},
         {"case": "dial"},
-        {"case": "dial", "knobs": (0.5, 1.5)},
-        {"case": "dial", "knobs": (0.5,), "penalties": (1.0,)},
+        {"case": "dial", "values": (0.5, 1.5)},
+        {"case": "dial", "values": (0.5,), "penalties": (1.0,)},
     ],
 )
 def test_a_mixed_up_block_is_refused(block: dict[str, object]) -> None:
@@ -102,11 +93,11 @@ def test_a_comparison_is_made_at_equal_rows_and_told(world: Experiment, tmp_path
     grid = (
         Block("alignment-loss", (0.0, 1.0)),
         Block("alignment-parameter", penalties=(0.1,)),
-        Block("method", method="wise-ft", knobs=(0.5,)),
-        Block("method", method="safe-lora", knobs=(1.0,)),
-        Block("method", method="lazy-safety-alignment", knobs=(1.0,)),
-        Block("method", method="case-one-by-share", knobs=(3.0,)),
-        Block("method", method="kl-anchor", knobs=(1.0,)),
+        Block("method", method="wise-ft", values=(0.5,)),
+        Block("method", method="safe-lora", values=(1.0,)),
+        Block("method", method="lazy-safety-alignment", values=(1.0,)),
+        Block("method", method="case-one-by-share", values=(3.0,)),
+        Block("method", method="kl-anchor", values=(1.0,)),
     )
     (tmp_path / "e.yaml").write_text(to_yaml(replace(world, grid=grid)))
     command = [sys.executable, "-m", "trimtab.cli"]
@@ -117,13 +108,13 @@ def test_a_comparison_is_made_at_equal_rows_and_told(world: Experiment, tmp_path
     )
     assert made.returncode == 0, made.stderr
     assert "SafeLoRA" in made.stdout
-    points = [one for one in read_points(tmp_path / "out") if one.case != "aligned"]
+    points = [one for one in read_points(tmp_path / "out") if one.method is not ALIGNED]
     assert len(points) == 2 * 8
     # Rows have one length but for the end of a prompt: 4 steps of 16 rows of 4 tokens each.
     assert len({round(one.train_tokens, -2) for one in points}) == 1
-    plain = {one.seed: one for one in points if one.penalty == 0}
+    plain = {one.seed: one for one in points if one.spec.is_plain}
     for one in points:
-        if one.method in ("wise-ft", "safe-lora"):
+        if one.method.name in ("wise-ft", "safe-lora"):
             assert one.train_tokens == plain[one.seed].train_tokens
             assert one.distance != plain[one.seed].distance
     suggested = subprocess.run(

@@ -16,6 +16,7 @@ from trimtab.analysis.optimality_gap import optimality_gap
 from trimtab.analysis.results import read_results
 from trimtab.cli import main
 from trimtab.config.experiment import Dial, Experiment, Training
+from trimtab.config.methods import DIAL
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
 from trimtab.measure.losses import held_out_loss
@@ -63,14 +64,14 @@ def dial(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def curve(folder: Path) -> list[Point]:
     return sorted(
-        (point for point in read_points(folder) if point.case == "dial"),
-        key=lambda point: point.alpha or 0,
+        (point for point in read_points(folder) if point.method is DIAL),
+        key=lambda point: point.spec.value or 0,
     )
 
 
 def test_safety_is_lost_and_capability_gained_along_the_dial(dial: Path) -> None:
     points = curve(dial)
-    assert [point.alpha for point in points] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert [point.spec.value for point in points] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     safety = [point.proxy_loss.value for point in points if point.proxy_loss]
     task = [point.capability_loss.value for point in points]
     assert all(after > before - 0.01 for before, after in pairwise(safety))
@@ -94,7 +95,7 @@ def test_a_curve_goes_on_where_it_was(experiment: Experiment, dial: Path) -> Non
     assert watcher.points == []
     assert (dial / "points.jsonl").read_text() == before
     measure_curve(dial, settings=3, samples=0, watcher=watcher)
-    assert [point.alpha for point in watcher.points] == [0.5]
+    assert [point.spec.value for point in watcher.points] == [0.5]
     (dial / "points.jsonl").write_text(before)
 
 
@@ -102,7 +103,7 @@ def test_points_without_a_setting_are_still_read(dial: Path, tmp_path: Path) -> 
     records = [json.loads(line) for line in (dial / "points.jsonl").read_text().splitlines()]
     lines = [json.dumps({k: v for k, v in one.items() if k != "alpha"}) + "\n" for one in records]
     (tmp_path / "points.jsonl").write_text("".join(lines))
-    assert all(point.alpha is None for point in read_points(tmp_path))
+    assert all(point.spec.value is None for point in read_points(tmp_path))
 
 
 def test_a_dial_set_to_a_budget_keeps_it_and_no_more(

@@ -18,6 +18,7 @@ from tests.watchers import Watcher
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
+from trimtab.config.methods import ALIGNED, DIAL
 from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.rows import Message, Row
 from trimtab.data.splits import Roles, Split
@@ -74,8 +75,8 @@ def run(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProc
 
 def measured(folder: Path) -> dict[object, list[object]]:
     points = read_points(folder)
-    assert len({point.key for point in points}) == len(points)
-    return {point.key: [getattr(point, name) for name in MEASURED] for point in points}
+    assert len({point.spec for point in points}) == len(points)
+    return {point.spec: [getattr(point, name) for name in MEASURED] for point in points}
 
 
 def test_every_planned_point_is_made_with_its_fields(
@@ -160,7 +161,7 @@ def test_restart_discards_what_was_there(experiment: Experiment, tmp_path: Path)
     sweep(plain, tmp_path, Watcher())
     other = replace(plain, seeds=(1,))
     sweep(other, tmp_path, Watcher(), restart=True)
-    assert [point.seed for point in read_points(tmp_path) if point.case != "aligned"] == [1]
+    assert [point.seed for point in read_points(tmp_path) if point.method is not ALIGNED] == [1]
 
 
 def test_a_diverged_run_is_a_failure_and_the_sweep_goes_on(
@@ -174,8 +175,8 @@ def test_a_diverged_run_is_a_failure_and_the_sweep_goes_on(
     watcher = Watcher()
     sweep(diverging, tmp_path, watcher)
     assert len(watcher.failures) == 1
-    assert [failure.key.penalty for failure in read_failures(tmp_path)] == [1e38]
-    assert [point.penalty for point in read_points(tmp_path)] == [None, 1.0]
+    assert [failure.spec.value for failure in read_failures(tmp_path)] == [1e38]
+    assert [point.spec.value for point in read_points(tmp_path)] == [None, 1.0]
     again = Watcher()
     sweep(diverging, tmp_path, again)
     assert again.trainings == []
@@ -210,12 +211,16 @@ def test_budgets_are_points_that_say_whether_they_were_met(
     )
     watcher = Watcher()
     points = sweep(replace(experiment, align=None, grid=grid), tmp_path, watcher)
-    made = {(point.case, point.budget): point for point in points if point.case != "aligned"}
+    made = {
+        (point.method.name.removesuffix("-budget"), point.budget): point
+        for point in points
+        if point.method is not ALIGNED
+    }
     first, second = made["alignment-loss", 0.05], made["alignment-parameter", 0.05]
     plain = made["alignment-parameter", float("inf")]
     assert first.multiplier is not None
     assert second.multiplier is plain.multiplier is None
-    (aligned,) = (point for point in points if point.case == "aligned")
+    (aligned,) = (point for point in points if point.method is ALIGNED)
     for point in (first, second, plain):
         assert point.safety_change is not None
         assert point.proxy_loss is not None
@@ -226,7 +231,7 @@ def test_budgets_are_points_that_say_whether_they_were_met(
     # Forward passes for the budget are counted too, and an infinite budget is plain fine-tuning.
     assert min(first.train_tokens, second.train_tokens) > plain.train_tokens
     (failure,) = watcher.failures
-    assert failure.key.budget == -9.0
+    assert failure.spec.value == -9.0
     assert "no loss is below 0" in failure.reason
     again = Watcher()
     sweep(replace(experiment, align=None, grid=grid), tmp_path, again)
@@ -279,7 +284,7 @@ def test_train_saves_a_model_that_loads(experiment: Experiment, tmp_path: Path) 
     assert made.returncode == 0, made.stderr
     (folder,) = (tmp_path / "models").iterdir()
     load_model(str(folder))
-    assert {point.radius for point in read_points(tmp_path)} == {None, 0.4}
+    assert {point.spec.value for point in read_points(tmp_path)} == {None, 0.4}
     again = run(*command)
     assert again.returncode == 0, again.stderr
 
@@ -319,13 +324,13 @@ def test_a_dial_in_the_grid_is_trained_once_and_measured_at_every_setting(
     one = replace(
         experiment,
         dial=Dial(steps=6),
-        grid=(Block("dial", knobs=(0.0, 0.5, 1.0), proxies=("near",)),),
+        grid=(Block("dial", values=(0.0, 0.5, 1.0), proxies=("near",)),),
         keep_models=True,
     )
     counter = Watcher()
-    points = [point for point in sweep(one, tmp_path, counter) if point.case == "dial"]
-    assert [point.alpha for point in points] == [0.0, 0.5, 1.0]
-    assert [point.penalty for point in points] == pytest.approx([100.0, 1.0, 0.01])
+    points = [point for point in sweep(one, tmp_path, counter) if point.method is DIAL]
+    assert [point.spec.value for point in points] == [0.0, 0.5, 1.0]
+    assert [point.multiplier for point in points] == pytest.approx([100.0, 1.0, 0.01])
     assert len({point.capability_loss.value for point in points}) == 3
     assert len({point.train_tokens for point in points}) == 1
     assert counter.trainings[1:] == ["dial--near--shared--seed-0"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.analysis.groups import Gap, Setting, settings_of
+from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.data.synthetic import World
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.stats import Estimate, Kind
@@ -30,7 +31,7 @@ class BoundBeside:
     """A bound on a gap at one setting, the exact optimum's gap and the gap measured.
 
     Args:
-        setting: case, knob, proxy and task, over its seeds.
+        setting: method, hyperparameter, proxy and task, over its seeds.
         gap: which gap is bounded.
         bound: the sharp form, in nats per response, or per token where `tokens` is 1.
         classical: the classical form in the same unit; None where an input of it is unknown.
@@ -70,9 +71,8 @@ class BoundBeside:
         return {
             "theorem": self.bound.theorem,
             "bounds": self.gap,
-            "case": self.setting.case,
-            "penalty": self.setting.penalty,
-            "radius": self.setting.radius,
+            "method": self.setting.method.name,
+            "setting": self.setting.value,
             "proxy": self.setting.proxy,
             "task": self.setting.task,
             "kind": self.kind,
@@ -113,24 +113,24 @@ def bounds_beside(
     """
     points = list(points)
     found = []
-    for setting in settings_of(points, "alignment-loss"):
-        if setting.is_plain or setting.budget is not None:
+    for setting in settings_of(points, CASE_1):
+        if setting.is_plain:
             continue
         if world is not None and setting.proxy in world.safety and setting.task in world.task:
             found += _in_the_world(setting, world)
         else:
             found += _from_estimates(setting)
-    starts = {(one.proxy, one.task): one for one in settings_of(points, "aligned")}
-    for setting in settings_of(points, "alignment-parameter"):
+    starts = {(one.proxy, one.task): one for one in settings_of(points, ALIGNED)}
+    for setting in settings_of(points, CASE_2, CASE_2_RADIUS):
         start = starts.get((setting.proxy, setting.task))
-        if start is not None and not setting.is_plain and setting.budget is None:
+        if start is not None and not setting.is_plain:
             found += _from_local_geometry(setting, start, landscape)
     return tuple(sorted(found, key=lambda one: one.bound.theorem))
 
 
 def _in_the_world(setting: Setting, world: World) -> list[BoundBeside]:
     task, proxy = world.task[setting.task], world.safety[str(setting.proxy)]
-    penalty = float(setting.penalty or 0)
+    penalty = float(setting.value or 0)
     optimum = exact_frontier(task, proxy, world.original, [penalty])
 
     def beside(gap: Gap, at_optimum: float, sharp: Bound, classical: Bound) -> list[BoundBeside]:
@@ -159,9 +159,9 @@ def _in_the_world(setting: Setting, world: World) -> list[BoundBeside]:
 
 def _from_estimates(setting: Setting) -> list[BoundBeside]:
     first = setting.points[0]
-    if first.context_overlap is None or setting.penalty is None:
+    if first.context_overlap is None or setting.value is None:
         return []
-    overlap, penalty = first.context_overlap.value, setting.penalty
+    overlap, penalty = first.context_overlap.value, setting.value
     unknown = float("inf")
     safety = theorem_1(total_variation=0.0, overlap=overlap, penalty=penalty, log_bound=unknown)
     capability = theorem_2(overlap=overlap, penalty=penalty)
@@ -201,6 +201,7 @@ def _from_local_geometry(
             BoundBeside(setting, safety_gap, sharp, classical, "estimate", None, measured, 1.0)
         )
     capability_gap: Gap = "capability gap"
+    constraint: dict[str, Any] = {setting.method.hyperparameter: setting.value}
     if (
         task
         and (first := start.measured(capability_gap))
@@ -211,8 +212,7 @@ def _from_local_geometry(
                 gap_at_start=max(0.0, first.value),
                 gradient_norm=task.slope.value,
                 smoothness=abs(task.curvature.value),
-                radius=setting.radius,
-                penalty=setting.penalty,
+                **constraint,
                 sharp=sharp,
             )
             for sharp in (True, False)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimtab.analysis.groups import measured_of, safety_gap_of
-from trimtab.analysis.labels import estimate_in_words, nats, number
+from trimtab.analysis.labels import estimate_in_words, nats
 from trimtab.analysis.optimality_gap import optimality_gap
+from trimtab.config.methods import DIAL, number
 from trimtab.data.synthetic import World
 from trimtab.results.result import Point
 from trimtab.results.samples import Answer, Sample
@@ -37,12 +38,12 @@ def dial_settings(
     """The settings of the first dial among the points, from the safest to the most capable."""
     safety = safety_gap_of(points)
     of_dial = sorted(
-        (point for point in points if point.alpha is not None),
-        key=lambda point: (point.seed, point.alpha),
+        (point for point in points if point.method is DIAL),
+        key=lambda point: (point.seed, point.spec.value),
     )
     settings = []
     for point in (point for point in of_dial if point.seed == of_dial[0].seed):
-        alpha, penalty = point.alpha, point.penalty
+        alpha, penalty = point.spec.value, point.multiplier
         at = measured_of(point, safety) if safety is not None else None
         if alpha is None or penalty is None or at is None or point.capability_gap is None:
             continue

@@ -16,13 +16,13 @@ from trimtab.analysis.groups import (
     Gap,
     SafetyGap,
     Setting,
-    case_1_lines,
     case_2_lines,
+    lines_of,
     overlap_of,
     safety_gap_of,
     tasks_in_both_cases,
 )
-from trimtab.analysis.labels import case_name, knob, nats, number, percent, shortened
+from trimtab.analysis.labels import nats, percent, shortened
 from trimtab.analysis.optimality_gap import PointOptimalityGap
 from trimtab.analysis.verdicts import (
     Order,
@@ -34,6 +34,7 @@ from trimtab.analysis.verdicts import (
     falls,
     rises,
 )
+from trimtab.config.methods import CASE_1, CASE_2, CASE_2_RADIUS, number
 from trimtab.data.synthetic import World
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -91,7 +92,7 @@ def nearer_proxy_keeps_more_safety(
     orders: list[Order] = []
     evidence: list[str] = []
     for ((one, task), line), ((other, other_task), other_line) in combinations(
-        case_1_lines(points).items(), 2
+        lines_of(points, CASE_1).items(), 2
     ):
         settings = {
             name: _by_penalty(of, "alignment gap")
@@ -159,7 +160,7 @@ def strength_raises_capability_gap(points: Iterable[Point], pairs: Pairs) -> Fin
 def overlap_makes_safety_costly(points: Iterable[Point], pairs: Pairs) -> Finding | None:
     """G_f(θ at the largest common λ) − G_f(θ at the smallest) rises with the context overlap."""
     by_proxy: dict[str, list[tuple[Estimate, str, dict[float, Setting]]]] = {}
-    for (proxy, task), line in case_1_lines(points).items():
+    for (proxy, task), line in lines_of(points, CASE_1).items():
         overlap = overlap_of(line)
         if overlap is not None:
             gaps = _by_penalty(line, "capability gap")
@@ -231,9 +232,8 @@ def no_model_passes_the_limit(near: Sequence[PointOptimalityGap]) -> Finding | N
     point = wrong[0].point
     evidence = (
         f"a mistake somewhere, in data, measuring or theory: {len(wrong)} of {len(near)} models "
-        f"lie below by more than their intervals, first {case_name(point)} at "
-        f"{knob(point.penalty, point.radius, point.budget, point.alpha, point.knob)} on "
-        f"{shortened(point.task)}, seed {point.seed}."
+        f"lie below by more than their intervals, first {point.method.title}, "
+        f"{point.spec.label}, on {shortened(point.task)}, seed {point.seed}."
     )
     return Finding(NO_MODEL_PASSES, "does not hold", evidence)
 
@@ -251,8 +251,8 @@ def _trend(
         verdicts.append(goes([setting for setting, _ in measured], pairs.order(which)))
         (first, from_gap), (last, to_gap) = measured[0], measured[-1]
         evidence.append(
-            f"{name} {nats(from_gap.value)} at {knob(first.penalty, first.radius)} and "
-            f"{nats(to_gap.value)} at {knob(last.penalty, last.radius)}"
+            f"{name} {nats(from_gap.value)} at {first.label} and "
+            f"{nats(to_gap.value)} at {last.label}"
         )
     if not verdicts:
         return None
@@ -262,7 +262,7 @@ def _trend(
 
 def _case_1_with_overlap(points: Iterable[Point]) -> dict[str, list[Setting]]:
     lines = {}
-    for (proxy, task), line in case_1_lines(points).items():
+    for (proxy, task), line in lines_of(points, CASE_1).items():
         overlap = overlap_of(line)
         if overlap is None or overlap.value > 0:
             lines[f"{shortened(proxy)} – {shortened(task)}"] = [
@@ -273,10 +273,10 @@ def _case_1_with_overlap(points: Iterable[Point]) -> dict[str, list[Setting]]:
 
 def _case_2(points: Iterable[Point]) -> dict[str, list[Setting]]:
     points = list(points)
-    by_penalty, by_radius = case_2_lines(points, "penalty"), case_2_lines(points, "radius")
     return {
-        **{f"{shortened(task)} by λ": line for task, line in by_penalty.items()},
-        **{f"{shortened(task)} by ε": line for task, line in by_radius.items()},
+        f"{shortened(task)} by {method.symbol}": line
+        for method in (CASE_2, CASE_2_RADIUS)
+        for task, line in case_2_lines(points, method).items()
     }
 
 
@@ -294,7 +294,7 @@ def _cost_order(one: tuple[Estimate, Estimate], other: tuple[Estimate, Estimate]
 
 def _by_penalty(line: Iterable[Setting], which: Gap) -> dict[float, Setting]:
     """The settings with λ > 0 whose gap was measured."""
-    return {s.penalty: s for s in line if s.penalty and s.measured(which) is not None}
+    return {s.value: s for s in line if s.value and s.measured(which) is not None}
 
 
 def _quoted(evidence: Sequence[str]) -> str:

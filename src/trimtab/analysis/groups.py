@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from trimtab.results.result import Case, Point, PointKey
+from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS, PLAIN, Method
+from trimtab.config.run_spec import RunSpec
+from trimtab.results.result import Point
 from trimtab.stats import Estimate, over_seeds
 
 Gap = Literal["alignment gap", "proxy gap", "capability gap"]
@@ -17,18 +18,14 @@ Rate = Literal["refusal rate", "answer rate"]
 
 @dataclass(frozen=True)
 class Setting:
-    """The points that share case, knob, proxy and task, one per seed."""
+    """The points that differ in nothing but the seed, in the order of the seeds."""
 
-    case: Case
-    penalty: float | None
-    radius: float | None
+    method: Method
+    value: float | None
+    """The method's hyperparameter; None where it has none."""
     proxy: str | None
     task: str
     points: tuple[Point, ...]
-    budget: float | None = None
-    alpha: float | None = None
-    method: str | None = None
-    knob: float | None = None
 
     def measured(self, which: Gap | Rate) -> Estimate | None:
         """The gap or rate over the seeds, or None where a seed has none."""
@@ -39,16 +36,17 @@ class Setting:
     @property
     def is_plain(self) -> bool:
         """Whether the constraint is off: λ = 0, ε = ∞ or an infinite budget."""
-        return self.penalty == 0 or math.inf in (self.radius, self.budget)
+        return self.points[0].spec.is_plain
 
     @property
-    def strength(self) -> float:
-        """λ, or −ε, or minus the budget: it grows as the constraint binds more."""
-        if self.penalty is not None:
-            return self.penalty
-        if self.budget is not None:
-            return -self.budget
-        return -math.inf if self.radius is None else -self.radius
+    def label(self) -> str:
+        """The hyperparameter in words, as "λ = 0.3"."""
+        return self.method.label(self.value)
+
+    @property
+    def name(self) -> str:
+        """The method and its hyperparameter in words."""
+        return self.method.title if self.value is None else f"{self.method.title}, {self.label}"
 
 
 def measured_of(point: Point, which: Gap | Rate) -> Estimate | None:
@@ -62,67 +60,55 @@ def measured_of(point: Point, which: Gap | Rate) -> Estimate | None:
     }[which]
 
 
-def settings_of(points: Iterable[Point], case: Case) -> list[Setting]:
-    """The settings of a case from the loosest constraint to the tightest."""
-    groups: dict[PointKey, list[Point]] = {}
+def settings_of(points: Iterable[Point], *methods: Method) -> list[Setting]:
+    """The settings of these methods, each from its loosest constraint to its tightest."""
+    groups: dict[RunSpec, list[Point]] = {}
     for point in points:
-        if point.case == case:
-            groups.setdefault(point.key._replace(seed=0), []).append(point)
+        if point.method in methods:
+            groups.setdefault(replace(point.spec, seed=0), []).append(point)
     settings = [
-        Setting(
-            case,
-            one[0].penalty,
-            one[0].radius,
-            one[0].proxy,
-            one[0].task,
-            tuple(one),
-            one[0].budget,
-            one[0].alpha,
-        )
-        for one in groups.values()
+        Setting(spec.method, spec.value, spec.proxy, spec.task, _by_seed(of_seeds))
+        for spec, of_seeds in groups.items()
     ]
-    return sorted(settings, key=lambda setting: setting.strength)
+    order = {method: place for place, method in enumerate(methods)}
+    return sorted(settings, key=lambda one: (order[one.method], one.method.tightness(one.value)))
 
 
-def case_1_lines(points: Iterable[Point]) -> dict[tuple[str, str], list[Setting]]:
-    """Case I by (proxy, task), each from the smallest λ to the largest."""
+def all_settings(points: Iterable[Point]) -> tuple[Setting, ...]:
+    """Every setting in the order they came; plain fine-tuning of whatever method is one.
+
+    So λ = 0 of Case I and ε = ∞ of Case II, which are one model, are the setting `PLAIN`.
+    """
+    groups: dict[RunSpec, dict[int, Point]] = {}
+    for point in points:
+        spec = replace(point.spec, seed=0)
+        if spec.is_plain:
+            spec = replace(spec, method=PLAIN, value=None)
+        groups.setdefault(spec, {})[point.seed] = point
+    return tuple(
+        Setting(spec.method, spec.value, spec.proxy, spec.task, _by_seed(of_seed.values()))
+        for spec, of_seed in groups.items()
+    )
+
+
+def lines_of(points: Iterable[Point], method: Method) -> dict[tuple[str, str], list[Setting]]:
+    """A method by (proxy, task), each from the loosest constraint to the tightest."""
     lines: dict[tuple[str, str], list[Setting]] = {}
-    for setting in settings_of(points, "alignment-loss"):
-        if setting.budget is None:
-            lines.setdefault((setting.proxy or "", setting.task), []).append(setting)
-    return lines
-
-
-def budget_lines(points: Iterable[Point], case: Case) -> dict[tuple[str, str], list[Setting]]:
-    """The settings of a case that have a budget, by (proxy, task), from the largest down."""
-    lines: dict[tuple[str, str], list[Setting]] = {}
-    for setting in settings_of(points, case):
-        if setting.budget is not None:
-            lines.setdefault((setting.proxy or "", setting.task), []).append(setting)
-    return lines
-
-
-def dial_lines(points: Iterable[Point]) -> dict[tuple[str, str], list[Setting]]:
-    """Dials by (proxy, task), each from its most capable setting to its safest."""
-    lines: dict[tuple[str, str], list[Setting]] = {}
-    for setting in settings_of(points, "dial"):
+    for setting in settings_of(points, method):
         lines.setdefault((setting.proxy or "", setting.task), []).append(setting)
     return lines
 
 
-def case_2_lines(
-    points: Iterable[Point], knob: Literal["penalty", "radius"]
-) -> dict[str, list[Setting]]:
-    """Case II by task, from the loosest constraint to the tightest.
+def case_2_lines(points: Iterable[Point], method: Method) -> dict[str, list[Setting]]:
+    """Case II, by λ or by ε as `method` says, by task: from the loosest to the tightest.
 
     The proxy takes no part in Case II, so where several were measured the first stands for all.
     """
     lines: dict[str, list[Setting]] = {}
-    for setting in settings_of(points, "alignment-parameter"):
-        if setting.budget is None and (setting.penalty is None) == (knob == "radius"):
-            line = lines.setdefault(setting.task, [])
-            if not line or line[0].proxy == setting.proxy:
-                line.append(setting)
+    for setting in settings_of(points, method):
+        line = lines.setdefault(setting.task, [])
+        if not line or line[0].proxy == setting.proxy:
+            line.append(setting)
     return lines
 
 
@@ -134,11 +120,10 @@ def tasks_in_both_cases(
     The proxy is the one that Case II was measured on, else the first that Case I was given.
     """
     points = list(points)
-    first_lines = case_1_lines(points)
+    first_lines = lines_of(points, CASE_1)
     second_lines: dict[str, list[Setting]] = {}
-    knobs: tuple[Literal["penalty", "radius"], ...] = ("penalty", "radius")
-    for knob in knobs:
-        for task, line in case_2_lines(points, knob).items():
+    for method in (CASE_2, CASE_2_RADIUS):
+        for task, line in case_2_lines(points, method).items():
             second_lines.setdefault(task, []).extend(line)
     both = {}
     for task, second in second_lines.items():
@@ -150,9 +135,13 @@ def tasks_in_both_cases(
     return both
 
 
+def _by_seed(points: Iterable[Point]) -> tuple[Point, ...]:
+    return tuple(sorted(points, key=lambda point: point.seed))
+
+
 def safety_gap_of(points: Iterable[Point]) -> SafetyGap | None:
     """The gap that can stand for safety: the alignment gap where original data was given."""
-    trained = [point for point in points if point.case != "aligned"]
+    trained = [point for point in points if point.method is not ALIGNED]
     if any(point.alignment_gap is not None for point in trained):
         return "alignment gap"
     return "proxy gap" if any(point.proxy_gap is not None for point in trained) else None

@@ -1,4 +1,4 @@
-"""How a case, a knob, a number and a measured point are put into words."""
+"""How a number, a share and a measured point are put into words."""
 
 from __future__ import annotations
 
@@ -7,48 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from trimtab.config.methods import METHODS
+from trimtab.config.methods import ALIGNED, DIAL, number
 from trimtab.errors import printable
-from trimtab.results.result import OUT_OF_REACH, Case, Point, PointKey
+from trimtab.results.result import OUT_OF_REACH, Point
 from trimtab.stats import Estimate
 
-CASE_NAMES: dict[Case, str] = {
-    "aligned": "aligned model θₛ, untrained",
-    "alignment-loss": "Case I, alignment loss constraint",
-    "alignment-parameter": "Case II, alignment parameter constraint",
-    "dial": "dial, one training for every setting",
-    "method": "a published method",
-}
-METHOD_NAMES: dict[str, str] = {
-    "dial": "dial",
-    "alignment-loss": "Case I (alignment loss)",
-    "alignment-parameter": "Case II (parameters, by λ)",
-    "alignment-loss-budget": "Case I by a budget",
-    "alignment-parameter-budget": "Case II by a budget",
-    "alignment-parameter-radius": "Case II (parameters, by ε)",
-    **{name: method.title for name, method in METHODS.items()},
-    "plain": "plain fine-tuning",
-    "aligned": "aligned model, untouched",
-}
-SHORT_CASE_NAMES: dict[Case, str] = {
-    "aligned": "θₛ",
-    "alignment-loss": "Case I",
-    "alignment-parameter": "Case II",
-    "dial": "dial",
-    "method": "method",
-}
 LONGEST_NAME = 34
-
-
-def number(value: float) -> str:
-    """Four digits that matter, in plain decimals, for people.
-
-    >>> [number(v) for v in (0.123456, 12.0, 0.00001234, 0.0, float("inf"))]
-    ['0.1235', '12', '1.234e-05', '0', '∞']
-    """
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    return f"−{-value:.4g}" if value < 0 else f"{value:.4g}"
 
 
 def nats(value: float) -> str:
@@ -93,40 +57,6 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 1 or value == 0 else f"{value:.1g} %"
 
 
-def case_name(point: Point | PointKey) -> str:
-    """Case I, Case II, or a published method by its name."""
-    if point.method is not None:
-        return METHOD_NAMES.get(point.method, point.method)
-    return SHORT_CASE_NAMES[point.case]
-
-
-NO_KNOB = "–"
-"""What `knob` tells of a model that has none."""
-
-
-def knob(
-    penalty: float | None,
-    radius: float | None,
-    budget: float | None = None,
-    alpha: float | None = None,
-    other: float | None = None,
-) -> str:
-    """What the constraint was set to, or the dial.
-
-    >>> knob(0.5, None), knob(None, 2.0), knob(None, None, 0.05), knob(None, None)
-    ('λ = 0.5', 'ε = 2', 'budget 0.05', '–')
-    """
-    if alpha is not None:
-        return f"α = {number(alpha)}"
-    if budget is not None:
-        return f"budget {number(budget)}"
-    if penalty is not None:
-        return f"λ = {number(penalty)}"
-    if radius is not None:
-        return f"ε = {number(radius)}"
-    return NO_KNOB if other is None else number(other)
-
-
 def budget_in_words(point: Point) -> str:
     """Whether a point keeps to its budget on held-out rows, or by how much it does not."""
     change, over, budget = point.safety_change, point.over_budget, point.budget
@@ -168,11 +98,11 @@ def in_page(value: Any) -> Any:
 
 def hover(point: Point) -> tuple[str, ...]:
     """All that a point knows, line by line."""
-    lines = [CASE_NAMES[point.case] if point.method is None else case_name(point)]
-    if point.case != "aligned":
-        lines.append(knob(point.penalty, point.radius, point.budget, point.alpha, point.knob))
-    if point.alpha is not None:
-        lines.append(f"trained at {knob(point.penalty, None)}")
+    lines = [point.method.title]
+    if point.method is not ALIGNED:
+        lines.append(point.spec.label)
+    if point.method is DIAL and point.multiplier is not None:
+        lines.append(f"trained at λ = {number(point.multiplier)}")
     if point.is_feasible is not None:
         lines.append(budget_in_words(point))
     lines.append(f"safety: {point.proxy or '–'} · task: {point.task} · seed {point.seed}")

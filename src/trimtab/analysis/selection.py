@@ -1,11 +1,12 @@
-"""Which method and knob keep within a budget at the least capability loss."""
+"""Which method and hyperparameter keep within a budget at the least capability loss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from trimtab.analysis.methods import Tried, tried_settings
+from trimtab.analysis.groups import Setting, all_settings
+from trimtab.config.methods import ALIGNED
 from trimtab.errors import UserError
 from trimtab.results.result import Point
 from trimtab.stats import Estimate, over_seeds
@@ -15,7 +16,7 @@ from trimtab.stats import Estimate, over_seeds
 class Candidate:
     """One setting: how much the safety loss rose above the aligned model's, and the task's loss."""
 
-    tried: Tried
+    setting: Setting
     rise: Estimate
     capability: Estimate
     kept_by: int
@@ -60,8 +61,8 @@ def suggestions(points: Sequence[Point], budget: float) -> tuple[Suggestion, ...
     """
     if budget != budget:
         raise UserError("the budget is no number. Give nats per token, such as 0.05.")
-    tried = tried_settings(points)
-    starts = {(one.proxy, one.task): one.points[0] for one in tried if one.method == "aligned"}
+    settings = all_settings(points)
+    starts = {(one.proxy, one.task): one.points[0] for one in settings if one.method is ALIGNED}
     if not starts:
         raise UserError(
             "no point of the aligned model is here, so what safety was lost cannot be told. Give a "
@@ -69,13 +70,15 @@ def suggestions(points: Sequence[Point], budget: float) -> tuple[Suggestion, ...
         )
     found = []
     for pair, start in starts.items():
-        line = [one for one in tried if (one.proxy, one.task) == pair and one.method != "aligned"]
+        line = [
+            one for one in settings if (one.proxy, one.task) == pair and one.method is not ALIGNED
+        ]
         if line:
             found.append(_suggestion(line, start, budget))
     return tuple(found)
 
 
-def _suggestion(line: list[Tried], start: Point, budget: float) -> Suggestion:
+def _suggestion(line: list[Setting], start: Point, budget: float) -> Suggestion:
     # In an unfinished sweep, a setting with fewer seeds than others could be chosen for its luck.
     most = max(len(one.points) for one in line)
     everything = [_candidate(one, start, budget) for one in line if len(one.points) == most]
@@ -90,7 +93,7 @@ def _suggestion(line: list[Tried], start: Point, budget: float) -> Suggestion:
     )
 
 
-def _left_out(line: list[Tried], start: Point, budget: float) -> LeftOut | None:
+def _left_out(line: list[Setting], start: Point, budget: float) -> LeftOut | None:
     seeds = sorted({point.seed for one in line for point in one.points})
     whole = [one for one in line if [point.seed for point in one.points] == seeds]
     if len(seeds) < 2 or not whole:
@@ -102,12 +105,10 @@ def _left_out(line: list[Tried], start: Point, budget: float) -> LeftOut | None:
         if best is None:
             return None
         place = others.index(best)
-        chosen.append(
-            f"{best.tried.method} {best.tried.knob if best.tried.knob is not None else ''}"
-        )
+        chosen.append(best.setting.name)
         measured.append(_candidate(_seeds(whole[place], seed, True), start, budget))
     return LeftOut(
-        tuple(one.strip() for one in chosen),
+        tuple(chosen),
         over_seeds([one.rise for one in measured]),
         over_seeds([one.capability for one in measured]),
         sum(one.kept_by for one in measured),
@@ -115,12 +116,12 @@ def _left_out(line: list[Tried], start: Point, budget: float) -> LeftOut | None:
     )
 
 
-def _seeds(one: Tried, seed: int, alone: bool) -> Tried:
+def _seeds(one: Setting, seed: int, alone: bool) -> Setting:
     points = tuple(point for point in one.points if (point.seed == seed) == alone)
-    return Tried(one.method, one.knob, one.proxy, one.task, points)
+    return replace(one, points=points)
 
 
-def _candidate(one: Tried, start: Point, budget: float) -> Candidate:
+def _candidate(one: Setting, start: Point, budget: float) -> Candidate:
     from_loss = _safety_loss(start).value
     rises = [_safety_loss(point).minus(from_loss) for point in one.points]
     return Candidate(

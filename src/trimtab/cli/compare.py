@@ -30,7 +30,7 @@ def compare(
     retry: Retry = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Put every method over its own knob beside the two cases."""
+    """Put every method over its own hyperparameter beside the two cases."""
     from dataclasses import replace
 
     from trimtab.config.yaml_io import read_experiment
@@ -57,15 +57,15 @@ def compare(
 
 
 def _print_methods(folder: Path) -> None:
-    from trimtab.analysis.methods import method_results, title
+    from trimtab.analysis.methods import method_results
     from trimtab.results.store import read_points
 
     results = method_results(read_points(folder))
     if not results:
         return
-    say("method                            share dominated       settings beaten")
+    say("method                                  share dominated       settings beaten")
     for one in results:
         low, high = one.volume.low, one.volume.high
         spread = f"[{low:.3f}, {high:.3f}]" if low < high else ""
         beaten = f"{one.dominated} of {one.judged}" if one.judged else "–"
-        say(f"{title(one.method):32}  {one.volume.value:.3f} {spread:16} {beaten}")
+        say(f"{one.method.title:38}  {one.volume.value:.3f} {spread:16} {beaten}")

@@ -182,7 +182,8 @@ def _watched() -> Iterator[TerminalWatcher]:
 
 
 def _tell(chosen: ChosenSetting) -> None:
-    from trimtab.analysis.labels import estimate_in_words, number
+    from trimtab.analysis.labels import estimate_in_words
+    from trimtab.config.methods import number
 
     def told(estimate: Estimate) -> str:
         return f"{estimate_in_words(estimate)} nats per token ({estimate.kind})"

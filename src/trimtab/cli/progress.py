@@ -22,10 +22,12 @@ from rich.table import Table
 
 from trimtab.analysis.labels import budget_in_words
 from trimtab.config.grid import Plan
+from trimtab.config.methods import DIAL, OWN, PLAIN
+from trimtab.config.run_spec import RunSpec
 from trimtab.errors import printable
 from trimtab.report import Finding
 from trimtab.report import tables as report_tables
-from trimtab.results.result import Point, PointKey
+from trimtab.results.result import Point
 from trimtab.results.store import Failure
 from trimtab.runner.cost import Cost
 
@@ -77,9 +79,9 @@ class TerminalWatcher(Watcher):
         self._all = len(plan.runs)
         self._done = self._all - len(left.runs)
         self.progress.update(self._models, total=self._all, completed=self._done)
-        if 0 < len(left.points) < len(plan.points):
-            made = len(plan.points) - len(left.points)
-            self.console.print(f"Going on: {made} of {len(plan.points)} points are there already.")
+        if 0 < len(left.specs) < len(plan.specs):
+            made = len(plan.specs) - len(left.specs)
+            self.console.print(f"Going on: {made} of {len(plan.specs)} points are there already.")
 
     def training(self, name: str, steps: int) -> None:
         self.progress.reset(self._steps, total=steps, description=plain(name))
@@ -91,7 +93,7 @@ class TerminalWatcher(Watcher):
         self._advance()
         point = points[0]
         self.console.print(
-            f"[dim]{self._done:>3}/{self._all}[/] {plain(describe(point.key))}: "
+            f"[dim]{self._done:>3}/{self._all}[/] {plain(describe(point.spec))}: "
             f"{_losses(point)}{_others(points)} [dim](trained in {point.wall_seconds:.0f} s)[/]",
             highlight=False,
             soft_wrap=True,
@@ -104,7 +106,7 @@ class TerminalWatcher(Watcher):
     def failed(self, failure: Failure) -> None:
         self._advance()
         self.console.print(
-            f"[red]failed[/] {plain(describe(failure.key))}: {plain(failure.reason)}",
+            f"[red]failed[/] {plain(describe(failure.spec))}: {plain(failure.reason)}",
             highlight=False,
             soft_wrap=True,
         )
@@ -114,45 +116,33 @@ class TerminalWatcher(Watcher):
         self.progress.update(self._models, completed=self._done)
 
 
-def describe(key: PointKey) -> str:
-    """A point in a few words.
+def describe(spec: RunSpec) -> str:
+    """A model in a few words.
 
-    >>> describe(PointKey("alignment-loss", 0.3, None, "near", "code", 0))
-    'Case I λ=0.3 near → code, seed 0'
+    >>> from trimtab.config.methods import CASE_1
+    >>> describe(RunSpec(CASE_1, 0.3, "near", "code", 0))
+    'Case I λ = 0.3 near → code, seed 0'
     """
-    if key.alpha is not None:
-        return f"dial α={key.alpha:g} {key.proxy} → {key.task}, seed {key.seed}"
-    if key.penalty == 0 or float("inf") in (key.radius, key.budget):
-        return f"plain fine-tuning → {key.task}, seed {key.seed}"
-    if key.budget is not None:
-        case = "Case I" if key.case == "alignment-loss" else "Case II"
-        return f"{case} budget {key.budget:g} {key.proxy} → {key.task}, seed {key.seed}"
-    if key.method is not None:
-        return f"{key.method} {key.knob:g} {key.proxy} → {key.task}, seed {key.seed}"
-    if key.case == "alignment-loss":
-        return f"Case I λ={key.penalty:g} {key.proxy} → {key.task}, seed {key.seed}"
-    knob = f"ε={key.radius:g}" if key.penalty is None else f"λ={key.penalty:g}"
-    return f"Case II {knob} → {key.task}, seed {key.seed}"
+    if spec.is_plain:
+        return f"{PLAIN.title} → {spec.task}, seed {spec.seed}"
+    data = f"{spec.proxy} → {spec.task}" if spec.method.reads_safety else f"→ {spec.task}"
+    method = spec.method.short or spec.method.name
+    return f"{method} {spec.label} {data}, seed {spec.seed}"
 
 
 def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:
     """What a sweep would make, and what that costs."""
     table = Table(show_header=False, box=None, pad_edge=False)
-    names = {
-        "alignment-loss": "Case I (alignment loss)",
-        "alignment-parameter": "Case II (alignment parameter)",
-        "method": "published methods",
-        "dial": "a dial, at each of its settings measured later",
-    }
-    cases = dict.fromkeys(names.values(), 0)
-    for point in (point for run in plan.runs for point in run.points):
-        cases[names[point.case]] += 1
-    table.add_row("points", f"{len(plan.points)}, of which {len(left.points)} are still to make")
+    table.add_row("points", f"{len(plan.specs)}, of which {len(left.specs)} are still to make")
     table.add_row("", f"{len(plan.aligned)} of the starting model itself")
-    for case, count in cases.items():
-        if not count and case in (names["method"], names["dial"]):
-            continue
-        table.add_row("", f"{count} of {case}")
+    methods = [spec.method for run in plan.runs for spec in run.specs]
+    published = sum(method.name not in OWN for method in methods)
+    for method in OWN.values():
+        if count := methods.count(method):
+            measured = "" if method is not DIAL else ", at each of its settings measured later"
+            table.add_row("", f"{count} of {method.title}{measured}")
+    if published:
+        table.add_row("", f"{published} of published methods")
     table.add_row("trainings", f"{cost.trainings} (points without a constraint share one)")
     table.add_row("tokens", f"{cost.train_tokens:,} to train on, padding not counted")
     table.add_row("memory", f"about {cost.memory / 2**30:.1f} GiB at the peak")
@@ -194,9 +184,9 @@ def words_table(told: report_tables.Table, title: str | None = None) -> Table:
 
 def _others(points: Sequence[Point]) -> str:
     """The last of a dial's settings, where the first is told already."""
-    if points[0].alpha is None or len(points) < 2:
+    if points[0].method is not DIAL or len(points) < 2:
         return ""
-    return f"; α={points[-1].alpha:g}: {_losses(points[-1])}"
+    return f"; {points[-1].spec.label}: {_losses(points[-1])}"
 
 
 def _losses(point: Point) -> str:

@@ -21,17 +21,18 @@ def repair(
     unaligned: Annotated[
         str | None, typer.Option(help="The model from before it was aligned (resta, safe-lora).")
     ] = None,
-    knob: Annotated[
+    strength: Annotated[
         Finite, typer.Option(help="wise-ft: the aligned share; resta: γ; safe-lora: τ.")
     ] = 0.5,
 ) -> None:
     """Mend the safety of a fine-tuned model, after the fact."""
-    from trimtab.config.methods import AFTER_TRAINING
+    from trimtab.config.methods import PUBLISHED
     from trimtab.models import quiet_libraries
     from trimtab.runner.post_hoc import repair_saved
 
-    if method not in AFTER_TRAINING:
-        raise UserError(f"{method!r} mends no model. Give one of {', '.join(AFTER_TRAINING)}.")
+    edit = [name for name, one in PUBLISHED.items() if one.stage == "after training"]
+    if method not in edit:
+        raise UserError(f"{method!r} mends no model. Give one of {', '.join(edit)}.")
     quiet_libraries()
-    moved = repair_saved(method, knob, model, aligned, unaligned, out)
+    moved = repair_saved(method, strength, model, aligned, unaligned, out)
     say(f"The model is in {out}, at a distance of {moved:.4g} from the aligned one.")

@@ -21,7 +21,7 @@ def suggest(
         Finite, typer.Option(help="What the safety loss may rise by, in nats per token.")
     ],
 ) -> None:
-    """Name the method and knob that keep a budget at the least capability loss."""
+    """Name the method and hyperparameter that keep a budget at the least capability loss."""
     from trimtab.analysis.selection import suggestions
     from trimtab.results.store import read_points
 
@@ -34,8 +34,8 @@ def suggest(
 
 
 def _told(one: Suggestion, budget: float) -> list[str]:
-    from trimtab.analysis.labels import estimate_in_words, number
-    from trimtab.analysis.methods import title
+    from trimtab.analysis.labels import estimate_in_words
+    from trimtab.config.methods import number
 
     lines = [
         f"Task {one.task}, safety data {one.proxy}: a rise of at most {number(budget)} nats per "
@@ -44,14 +44,14 @@ def _told(one: Suggestion, budget: float) -> list[str]:
     if one.best is None:
         near = one.nearest
         lines.append(
-            f"None of the points keeps it. Least rises {title(near.tried.method)}"
-            f"{_knob(near.tried.knob)}: {estimate_in_words(near.rise)}."
+            f"None of the points keeps it. Least rises {near.setting.name}: "
+            f"{estimate_in_words(near.rise)}."
         )
         return lines
     best = one.best
-    seeds = len(best.tried.points)
+    seeds = len(best.setting.points)
     lines += [
-        f"  {title(best.tried.method)}{_knob(best.tried.knob)}",
+        f"  {best.setting.name}",
         f"  safety loss rises by {estimate_in_words(best.rise)}, kept in {best.kept_by} of {seeds} "
         f"seed{'s' if seeds > 1 else ''}",
         f"  capability loss {estimate_in_words(best.capability)} nats per token",
@@ -72,7 +72,3 @@ def _told(one: Suggestion, budget: float) -> list[str]:
             lines.append(f"The choice was not always the same: {'; '.join(left.choices)}.")
     lines.append("All are estimates, none a guarantee.")
     return lines
-
-
-def _knob(value: float | None) -> str:
-    return "" if value is None else f" at {value:g}"

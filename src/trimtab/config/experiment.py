@@ -10,7 +10,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from trimtab.config.data_source import DataSource, Lengths
-from trimtab.config.methods import published
+from trimtab.config.methods import (
+    CASE_1,
+    CASE_1_BUDGET,
+    CASE_2,
+    CASE_2_BUDGET,
+    CASE_2_RADIUS,
+    DIAL,
+    Method,
+    published,
+)
 from trimtab.config.ranges import (
     Above0,
     Count,
@@ -138,13 +147,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Block:
-    """One rectangle of the grid: every value of its knob × proxies × tasks."""
+    """One rectangle of the grid: every value of a hyperparameter × proxies × tasks."""
 
     __pydantic_config__: ClassVar = _STRICT
 
     case: ConstraintCase
     """Case I, alignment-loss: L_f + λ L_ŝ. Case II, alignment-parameter: L_f + λ‖θ − θ_s‖².
-    Or method, a published one, by its name and knobs; or dial, at settings that are its knobs."""
+    Or method, a published one, by its name and values; or dial, at values of its setting α."""
     penalties: tuple[From0, ...] = ()
     """Every λ to train with; 0 is plain fine-tuning."""
     radii: tuple[Radius, ...] = ()
@@ -156,9 +165,10 @@ class Block:
     tasks: tuple[str, ...] | None = None
     """Names of task data, all when not given."""
     method: str | None = None
-    """With case method, which: a file of trimtab/train/baselines says what its knob is."""
-    knobs: tuple[FiniteOrInfinity, ...] = ()
-    """Every value of the method's knob, or of the dial's setting α."""
+    """With case method, which: a file of trimtab/train/baselines says what is varied."""
+    values: tuple[FiniteOrInfinity, ...] = ()
+    """Every value of the method's hyperparameter, five good ones when not given; or of the dial's
+    setting α."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "grid: ")
@@ -168,17 +178,18 @@ class Block:
         if (self.case == "method") != (self.method is not None):
             raise UserError("grid: case method and a method's name go together. Give both.")
         if self.method is not None:
-            published(self.method)
+            known = published(self.method)
+            object.__setattr__(self, "values", self.values or known.grid)
         if self.case in ("method", "dial"):
-            if self.penalties or self.radii or self.budgets or not self.knobs:
+            if self.penalties or self.radii or self.budgets or not self.values:
                 name = self.method or self.case
-                raise UserError(f"grid: {name} takes knobs, and nothing else.")
-            if self.case == "dial" and not all(0 <= knob <= 1 for knob in self.knobs):
-                raise UserError(f"grid: a dial's knobs {list(self.knobs)} must lie from 0 to 1.")
+                raise UserError(f"grid: {name} takes values, and nothing else.")
+            if self.case == "dial" and not all(0 <= value <= 1 for value in self.values):
+                raise UserError(f"grid: a dial's values {list(self.values)} must lie from 0 to 1.")
             return
-        if self.knobs:
+        if self.values:
             raise UserError(
-                "grid: knobs are for case method or dial. Give penalties, radii or budgets."
+                "grid: values are for case method or dial. Give penalties, radii or budgets."
             )
         if sum(map(bool, (self.penalties, self.radii, self.budgets))) != 1:
             raise UserError(
@@ -191,6 +202,18 @@ class Block:
                 f"grid: budgets {list(self.budgets)} of case alignment-parameter must be above 0. "
                 "To ask for more safety than the model has, take case alignment-loss."
             )
+
+    @property
+    def settings(self) -> tuple[tuple[Method, float], ...]:
+        """Its methods, each with a value of the hyperparameter."""
+        is_case_1 = self.case == "alignment-loss"
+        given = published(self.method) if self.method else DIAL
+        return (
+            *((CASE_1 if is_case_1 else CASE_2, value) for value in self.penalties),
+            *((CASE_2_RADIUS, value) for value in self.radii),
+            *((CASE_1_BUDGET if is_case_1 else CASE_2_BUDGET, value) for value in self.budgets),
+            *((given, value) for value in self.values),
+        )
 
 
 @dataclass(frozen=True)

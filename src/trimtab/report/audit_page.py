@@ -10,8 +10,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from trimtab.analysis.labels import in_page, nats, number
+from trimtab.analysis.labels import in_page, nats
 from trimtab.audit.result import AUDIT_FILE, LandscapeResult, read_audit_result
+from trimtab.config.methods import number
 from trimtab.errors import UserError
 from trimtab.report import audit_tables, renderer
 from trimtab.report.axes import linear_ticks, log_ticks

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from trimtab.analysis.labels import estimate_in_words, interval, nats, number, percent
+from trimtab.analysis.labels import estimate_in_words, interval, nats, percent
 from trimtab.audit.result import AuditResult, LandscapeResult, TaskInfluence
+from trimtab.config.methods import number
 from trimtab.report.tables import Row, Table
 from trimtab.stats import Estimate
 

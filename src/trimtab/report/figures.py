@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from trimtab.analysis.bounds import bounds_beside
 from trimtab.analysis.groups import (
     SafetyGap,
     Setting,
-    budget_lines,
-    case_1_lines,
     case_2_lines,
-    dial_lines,
+    lines_of,
     overlap_of,
     safety_gap_of,
     settings_of,
@@ -21,6 +19,15 @@ from trimtab.analysis.groups import (
 )
 from trimtab.analysis.labels import percent, shortened
 from trimtab.analysis.limits import Limits
+from trimtab.config.methods import (
+    ALIGNED,
+    CASE_1,
+    CASE_1_BUDGET,
+    CASE_2,
+    CASE_2_BUDGET,
+    CASE_2_RADIUS,
+    DIAL,
+)
 from trimtab.report.chart import Curve, Figure, Ink, Panel
 from trimtab.report.palette import budget_ink, drawn, ink, star
 from trimtab.report.panels import Series, panel
@@ -49,7 +56,7 @@ def figures(
     limits = limits if safety == "alignment gap" else None
     atlas = _Atlas(tuple(points), safety, limits, landscape)
     dial = (atlas.figure_4(),) if atlas.dials else ()
-    if atlas.dials and all(point.case in ("aligned", "dial") for point in points):
+    if atlas.dials and all(point.method in (ALIGNED, DIAL) for point in points):
         return dial
     return atlas.figure_1(), atlas.figure_2(), atlas.figure_3(), *dial
 
@@ -69,12 +76,12 @@ class _Atlas:
         self.safety = safety
         self.limits = limits
         self.note = "" if safety == "alignment gap" else PROXY_NOTE
-        self.budgets_1 = budget_lines(points, "alignment-loss")
-        self.budgets_2 = budget_lines(points, "alignment-parameter")
-        self.case_1 = case_1_lines(points)
+        self.budgets_1 = lines_of(points, CASE_1_BUDGET)
+        self.budgets_2 = lines_of(points, CASE_2_BUDGET)
+        self.case_1 = lines_of(points, CASE_1)
         for pair in self.budgets_1:
             self.case_1.setdefault(pair, [])
-        self.dials = dial_lines(points)
+        self.dials = lines_of(points, DIAL)
         self.proxies = list(dict.fromkeys(proxy for proxy, _ in (*self.case_1, *self.dials)))
         self.tasks = list(dict.fromkeys(point.task for point in points))
 
@@ -130,21 +137,24 @@ class _Atlas:
         return Figure(1, caption, _there(panels), _there([missing]))
 
     def figure_2(self) -> Figure:
-        """Case II against its knob, by task, and Case I against Case II."""
-        by_penalty = case_2_lines(self.points, "penalty")
-        by_radius = case_2_lines(self.points, "radius")
-        if not by_penalty and not by_radius:
+        """Case II against λ or ε, by task, and Case I against Case II."""
+        by_method = {
+            method: lines
+            for method in (CASE_2, CASE_2_RADIUS)
+            if (lines := case_2_lines(self.points, method))
+        }
+        if not by_method:
             return _left_out(2, f"Figure 2 needs Case II: add to the grid {CASE_2_BLOCK}.")
         left = [
             panel(
                 "Case II: safety",
                 [Series(shortened(t), self._task_ink(t), tuple(line)) for t, line in lines.items()],
-                knob,
+                "penalty" if method is CASE_2 else "radius",
                 self.safety,
-                self._drift_curves(knob, lines),
+                self._drift_curves(lines),
                 self.note,
             )
-            for knob, lines in _knobs(by_penalty, by_radius)
+            for method, lines in by_method.items()
         ]
         right = self._both_cases()
         missing = (
@@ -193,7 +203,7 @@ class _Atlas:
             series.append(Series(f"separate runs, {name}", ink(1, 1), runs))
         start = tuple(
             one
-            for one in settings_of(self.points, "aligned")
+            for one in settings_of(self.points, ALIGNED)
             if (one.proxy, one.task) == (proxy, task)
         )
         series.append(Series("aligned model θₛ", star(6), start, joined=False))
@@ -211,9 +221,7 @@ class _Atlas:
         )
         return Figure(DIAL_FIGURE, caption, _there([plane]), ())
 
-    def _drift_curves(
-        self, knob: Literal["penalty", "radius"], lines: dict[str, list[Setting]]
-    ) -> list[Curve]:
+    def _drift_curves(self, lines: dict[str, list[Setting]]) -> list[Curve]:
         """Theorem 3 at the distance that each model reached, estimated from slope and curvature."""
         found = [
             one
@@ -223,8 +231,7 @@ class _Atlas:
         curves = []
         for task, line in lines.items():
             at = {one.setting: one.value for one in found if one.setting in line}
-            knobs = [s.penalty if knob == "penalty" else s.radius for s in at]
-            x = tuple(float(value) for value in knobs if value is not None)
+            x = tuple(float(setting.value) for setting in at if setting.value is not None)
             ink = self._task_ink(task)
             curves.append(Curve(DRIFT, ink.colour, "dot", 1.0, x, tuple(at.values())))
         return curves
@@ -232,17 +239,17 @@ class _Atlas:
     def _both_cases(self) -> Panel | None:
         series: list[Series] = []
         compared: list[tuple[str, str]] = []
-        aligned = settings_of(self.points, "aligned")
+        aligned = settings_of(self.points, ALIGNED)
         for task, (proxy, first, second) in tasks_in_both_cases(self.points).items():
             compared.append((proxy, task))
             colour = self.tasks.index(task)
             series.append(Series(f"Case I, {shortened(task)}", ink(colour, 0), tuple(first)))
-            by_knob = {
-                "λ": tuple(setting for setting in second if setting.penalty is not None),
-                "ε": tuple(setting for setting in second if setting.radius is not None),
+            by_method = {
+                method: tuple(setting for setting in second if setting.method is method)
+                for method in (CASE_2, CASE_2_RADIUS)
             }
-            for shape, (symbol, line) in enumerate(by_knob.items(), start=1):
-                case = f"Case II by {symbol}" if all(by_knob.values()) else "Case II"
+            for shape, (method, line) in enumerate(by_method.items(), start=1):
+                case = f"Case II by {method.symbol}" if all(by_method.values()) else "Case II"
                 series.append(Series(f"{case}, {shortened(task)}", ink(colour, shape), line))
             for case, lines in (("Case I", self.budgets_1), ("Case II", self.budgets_2)):
                 name = f"{case} by budget, {shortened(task)}"
@@ -283,7 +290,7 @@ class _Atlas:
         if self.limits is None:
             return []
         lines = {proxy: line for (proxy, other), line in self.case_1.items() if other == task}
-        penalties = [s.penalty for line in lines.values() for s in line if s.penalty]
+        penalties = [s.value for line in lines.values() for s in line if s.value]
         if not penalties:
             return []
         ends = (min(penalties), max(penalties))
@@ -323,16 +330,6 @@ class _Atlas:
 
     def _task_ink(self, task: str) -> Ink:
         return ink(self.tasks.index(task), self.tasks.index(task))
-
-
-def _knobs(
-    by_penalty: dict[str, list[Setting]], by_radius: dict[str, list[Setting]]
-) -> list[tuple[Literal["penalty", "radius"], dict[str, list[Setting]]]]:
-    both: list[tuple[Literal["penalty", "radius"], dict[str, list[Setting]]]] = [
-        ("penalty", by_penalty),
-        ("radius", by_radius),
-    ]
-    return [(knob, lines) for knob, lines in both if lines]
 
 
 def _left_out(number: int, why: str) -> Figure:

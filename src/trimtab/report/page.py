@@ -15,11 +15,12 @@ from markupsafe import Markup
 from trimtab.analysis.bounds import bounds_beside
 from trimtab.analysis.dial import DialSetting, dial_settings
 from trimtab.analysis.findings import Finding, findings, no_model_passes_the_limit
-from trimtab.analysis.labels import in_page, nats, number
+from trimtab.analysis.labels import in_page, nats
 from trimtab.analysis.limits import Limits
 from trimtab.analysis.methods import MethodResult, method_results
 from trimtab.analysis.optimality_gap import PointOptimalityGap, optimality_gap
 from trimtab.analysis.results import Results, read_results
+from trimtab.config.methods import ALIGNED, CASE_1, DIAL, number
 from trimtab.report import renderer, tables
 from trimtab.report.audit_page import AuditSection, read_audit
 from trimtab.report.chart import Figure
@@ -154,8 +155,8 @@ def _for_slider(setting: DialSetting) -> dict[str, Any]:
 
 
 def _summary(results: Results, found: Sequence[Finding]) -> str:
-    trained = [point for point in results.points if point.case not in ("aligned", "dial")]
-    on_dial = [point for point in results.points if point.case == "dial"]
+    trained = [point for point in results.points if point.method not in (ALIGNED, DIAL)]
+    on_dial = [point for point in results.points if point.method is DIAL]
     tasks = len({point.task for point in results.points})
     proxies = len({point.proxy for point in results.points if point.proxy is not None})
     counts = (
@@ -187,7 +188,7 @@ def _optimality_gap_in_words(near: Sequence[PointOptimalityGap]) -> str:
     reached = [
         one.on_proxy
         for one in near
-        if one.point.case == "alignment-loss" and one.point.penalty and one.on_proxy is not None
+        if one.point.method is CASE_1 and one.point.spec.value and one.on_proxy is not None
     ]
     if not reached:
         return ""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from trimtab.analysis.groups import Gap, Rate, Setting
-from trimtab.analysis.labels import CASE_NAMES, NO_KNOB, estimate_in_words, hover, knob
+from trimtab.analysis.labels import estimate_in_words, hover
+from trimtab.config.methods import ALIGNED, CASE_1, NO_VALUE
 from trimtab.report.axes import gap_axis, penalty_axis, radius_axis, rate_axis
 from trimtab.report.chart import Axis, Curve, Ink, Line, Mark, Panel
 from trimtab.results.result import Estimate
@@ -56,13 +57,13 @@ def panel(
     if not any(one.joined for one in series):
         return None
     settings = [setting for one in series for setting in one.settings]
-    against_knob = x in ("penalty", "radius")
+    against_strength = x in ("penalty", "radius")
     x_axis = _axis(x, settings, may_be_log=False)
-    y_axis = _axis(y, settings, may_be_log=against_knob)
+    y_axis = _axis(y, settings, may_be_log=against_strength)
     if x_axis is None or y_axis is None:
         return None
     lines = tuple(_line(one, x, y, x_axis, y_axis) for one in series)
-    if against_knob:
+    if against_strength:
         lines = tuple(_unlabelled(line) for line in lines)
     else:
         lines = _labelled(lines, x_axis, y_axis)
@@ -80,8 +81,10 @@ def _with(settings: Sequence[Setting], *coordinates: Coordinate) -> tuple[Settin
 
 def _at(setting: Setting, which: Coordinate) -> Estimate | None:
     if which == "penalty" or which == "radius":
-        value = setting.penalty if which == "penalty" else setting.radius
-        return None if value is None else Estimate(value, value, value, "", "exact")
+        value = setting.value
+        if value is None or setting.method.hyperparameter != which:
+            return None
+        return Estimate(value, value, value, "", "exact")
     return setting.measured(which)
 
 
@@ -115,7 +118,7 @@ def _mark(
     assert at_y is not None
     alone = len(setting.points) == 1
     # θ at λ = 0 is not the limit of θ_λ: contexts without task data are then left to drift.
-    jump = setting.case == "alignment-loss" and setting.is_plain
+    jump = setting.method is CASE_1 and setting.is_plain
     off_scale = x_axis.in_strip(at_x.value) or y_axis.in_strip(at_y.value)
     return Mark(
         x=x_axis.place(at_x.value),
@@ -129,10 +132,9 @@ def _mark(
 
 
 def _label(setting: Setting) -> str:
-    if setting.case == "aligned":
+    if setting.method is ALIGNED:
         return "θₛ"
-    told = knob(setting.penalty, setting.radius, setting.budget, setting.alpha, setting.knob)
-    return "" if told == NO_KNOB else told
+    return "" if setting.label == NO_VALUE else setting.label
 
 
 def _seeds(setting: Setting) -> tuple[Setting, ...]:
@@ -145,7 +147,7 @@ def _mean_hover(setting: Setting) -> tuple[str, ...]:
     gaps: tuple[Gap, ...] = ("alignment gap", "proxy gap", "capability gap")
     seeds = ", ".join(str(point.seed) for point in setting.points)
     return (
-        f"{setting.method or CASE_NAMES[setting.case]}, {_label(setting)}",
+        f"{setting.method.title}, {_label(setting)}",
         f"safety: {setting.proxy or '–'} · task: {setting.task}",
         f"mean over seeds {seeds}",
         *(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trimtab.analysis.groups import case_1_lines, case_2_lines, settings_of
+from trimtab.analysis.groups import case_2_lines, lines_of, settings_of
 from trimtab.analysis.labels import percent, shortened
+from trimtab.config.methods import ALIGNED, CASE_1, CASE_2_RADIUS
 from trimtab.report.chart import Curve, Figure
 from trimtab.report.palette import GREY, ink, star
 from trimtab.report.panels import Series, panel
@@ -24,7 +25,7 @@ def refusals_figure(points: Sequence[Point]) -> Figure | None:
     counted = [point for point in points if point.refusal_rate is not None]
     if not counted:
         return None
-    lines = case_1_lines(counted)
+    lines = lines_of(counted, CASE_1)
     tasks = [task for _, task in lines] or [counted[0].task]
     main = max(dict.fromkeys(tasks), key=tasks.count)
     by_proxy = {proxy: line for (proxy, task), line in lines.items() if task == main}
@@ -32,10 +33,10 @@ def refusals_figure(points: Sequence[Point]) -> Figure | None:
         Series(shortened(proxy), ink(place, place), tuple(line))
         for place, (proxy, line) in enumerate(by_proxy.items())
     ]
-    start = settings_of((p for p in counted if p.task == main), "aligned")[:1]
-    radii = case_2_lines(counted, "radius").get(main, [])
+    start = settings_of((p for p in counted if p.task == main), ALIGNED)[:1]
+    radii = case_2_lines(counted, CASE_2_RADIUS).get(main, [])
     at_start = start[0].measured("refusal rate") if start else None
-    penalties = [s.penalty for line in by_proxy.values() for s in line if s.penalty]
+    penalties = [s.value for line in by_proxy.values() for s in line if s.value]
     level = (
         [
             Curve(
@@ -77,7 +78,13 @@ def refusals_table(points: Sequence[Point]) -> Table | None:
         "benign prompts answered",
     )
     rows = tuple(
-        Row((*names_of(point), rate_in_words(point.refusal_rate), rate_in_words(point.answer_rate)))
+        Row(
+            (
+                *names_of(point.spec),
+                rate_in_words(point.refusal_rate),
+                rate_in_words(point.answer_rate),
+            )
+        )
         for point in points
         if point.refusal_rate is not None
     )

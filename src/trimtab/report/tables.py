@@ -8,17 +8,16 @@ from typing import Any
 
 from trimtab.analysis.bounds import BoundBeside
 from trimtab.analysis.labels import (
-    case_name,
     estimate_in_words,
-    knob,
     nats,
-    number,
     percent,
 )
-from trimtab.analysis.methods import MethodResult, title
+from trimtab.analysis.methods import MethodResult
 from trimtab.analysis.optimality_gap import OptimalityGap, PointOptimalityGap
 from trimtab.analysis.results import DataSummary
-from trimtab.results.result import Point, PointKey
+from trimtab.config.methods import CASE_1, CASE_2_RADIUS, number
+from trimtab.config.run_spec import RunSpec
+from trimtab.results.result import Point
 from trimtab.results.store import Failure
 from trimtab.stats import Estimate
 
@@ -29,7 +28,7 @@ WHAT_IT_IS = {
 }
 
 
-NAMES = ("case", "λ, ε, budget or α", "safety", "task", "seed")
+NAMES = ("method", "hyperparameter", "safety", "task", "seed")
 """The columns that `names_of` fills."""
 METHODS_CAPTION = (
     "Estimates. Hypervolume: the share of the rectangle between the aligned model and plain "
@@ -77,7 +76,7 @@ def points_table(points: Iterable[Point]) -> Table:
     rows = tuple(
         Row(
             (
-                *names_of(point),
+                *names_of(point.spec),
                 estimate_in_words(point.alignment_loss),
                 estimate_in_words(point.proxy_loss),
                 estimate_in_words(point.capability_loss),
@@ -111,11 +110,11 @@ def budgets_table(points: Iterable[Point]) -> Table | None:
     rows = tuple(
         Row(
             (
-                *names_of(point),
+                *names_of(point.spec),
                 "feasible" if point.is_feasible else "not feasible",
                 estimate_in_words(point.safety_change),
                 nats(point.over_budget),
-                knob(point.multiplier, None if point.multiplier else point.distance),
+                _learned(point),
                 estimate_in_words(point.capability_loss),
                 f"{point.train_tokens:,}",
             ),
@@ -147,7 +146,7 @@ def optimality_gap_table(found: Iterable[PointOptimalityGap]) -> Table:
     rows = tuple(
         Row(
             (
-                *names_of(one.point),
+                *names_of(one.point.spec),
                 estimate_in_words(one.point.capability_gap),
                 *_beside_limit(one.on_proxy),
                 *_beside_limit(one.on_original),
@@ -183,7 +182,7 @@ def _bounds_table(caption: str, kind: str, found: Sequence[BoundBeside]) -> Tabl
     )
 
     def cells(one: BoundBeside) -> Iterator[str]:
-        yield knob(one.setting.penalty, one.setting.radius)
+        yield one.setting.label
         yield one.setting.proxy or "–"
         yield one.setting.task
         yield from (nats(term.value / one.tokens) for term in one.bound.terms)
@@ -215,7 +214,7 @@ def methods_table(results: Sequence[MethodResult]) -> Table:
     rows = tuple(
         Row(
             (
-                title(one.method),
+                one.method.title,
                 *((one.proxy or "–", one.task) if several else ()),
                 _share(one.volume),
                 "–" if one.against_case_1 is None else _share(one.against_case_1),
@@ -262,7 +261,7 @@ def data_table(data: Iterable[DataSummary]) -> Table:
 
 def failures_table(failures: Iterable[Failure]) -> Table:
     """Planned models that could not be made."""
-    rows = tuple(Row((*names_of(failure.key), failure.reason)) for failure in failures)
+    rows = tuple(Row((*names_of(failure.spec), failure.reason)) for failure in failures)
     columns = (*NAMES, "reason")
     return Table("Planned models that could not be made.", columns, 6, rows)
 
@@ -273,15 +272,17 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
     return Table("The experiment as run.", ("setting", "value"), 2, rows)
 
 
-def names_of(point: Point | PointKey) -> tuple[str, ...]:
-    """Case, knob, safety data, task and seed, in words."""
-    return (
-        case_name(point),
-        knob(point.penalty, point.radius, point.budget, point.alpha, point.knob),
-        point.proxy or "–",
-        point.task,
-        str(point.seed),
-    )
+def names_of(spec: RunSpec) -> tuple[str, ...]:
+    """Method, hyperparameter, safety data, task and seed, in words."""
+    named = spec.method.short or spec.method.title
+    return named, spec.label, spec.proxy or "–", spec.task, str(spec.seed)
+
+
+def _learned(point: Point) -> str:
+    """The λ or the ε that a budget came to."""
+    if point.multiplier:
+        return CASE_1.label(point.multiplier)
+    return CASE_2_RADIUS.label(point.distance)
 
 
 def _beside_limit(near: OptimalityGap | None) -> tuple[str, str, str]:

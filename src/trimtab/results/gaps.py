@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from trimtab.config.methods import ALIGNED
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.stats import Estimate
@@ -21,13 +22,16 @@ def with_gaps(
     Data sets go by the names "original", "safety:NAME" and "task:NAME".
 
     >>> loss = lambda v: Estimate(v, v, v, "nats per token", "exact")
-    >>> make = lambda v, p: Point(case="alignment-loss", penalty=p, task="t", seed=0, distance=0.0,
-    ...     capability_loss=loss(v), relative_distance=0.0, train_tokens=1, wall_seconds=0.0)
+    >>> from trimtab.config.methods import CASE_1
+    >>> from trimtab.config.run_spec import RunSpec
+    >>> make = lambda v, penalty: Point(spec=RunSpec(CASE_1, penalty, "near", "code", 0),
+    ...     capability_loss=loss(v), distance=0.0, relative_distance=0.0, train_tokens=1,
+    ...     wall_seconds=0.0)
     >>> [p.capability_gap.value for p in with_gaps([make(2.0, 0.1), make(1.5, 1.0)], {})]
     [0.5, 0.0]
     """
     points = list(points)
-    aligned = {(point.proxy, point.task): point for point in points if point.case == "aligned"}
+    aligned = {(point.proxy, point.task): point for point in points if point.method is ALIGNED}
     lowest: dict[str, Point] = {}
     for point in points:
         for name, loss in _losses(point).items():

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, get_args
 
+from trimtab.config.methods import CASE_1_BUDGET, CASE_2_BUDGET, DIAL, Method
+from trimtab.config.run_spec import RunSpec
 from trimtab.stats import Estimate as Estimate
 from trimtab.stats import Kind as Kind
 
-Case = Literal["aligned", "alignment-loss", "alignment-parameter", "dial", "method"]
-
 _ADDED_LATER = (
     "model",
-    "budget",
     "multiplier",
     "safety_change",
-    "alpha",
-    "method",
-    "knob",
     "extra_bytes",
     "refusal_rate",
     "answer_rate",
@@ -44,49 +39,26 @@ class LocalGeometry:
     curvature: Estimate
 
 
-class PointKey(NamedTuple):
-    """What makes two points the same point of a plan; the fields are those of `Point`."""
-
-    case: Case
-    penalty: float | None
-    radius: float | None
-    proxy: str | None
-    task: str
-    seed: int
-    budget: float | None = None
-    alpha: float | None = None
-    method: str | None = None
-    knob: float | None = None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """One measured model: how it was made, and L_s, L_ŝ, L_f and ‖θ − θ_s‖ afterwards.
 
     Losses are held-out means in nats per completion token (`…_per_response`: nats per response).
-    `case` "aligned" is the starting model itself, untrained. In Case I `penalty` is λ and `proxy`
-    the safety data trained on; in Case II `penalty` is λ or `radius` is ε, and `proxy` only names
-    the safety data that `proxy_loss` was measured on. In case "dial" `alpha` is the setting of the
-    dial, from 0 (safest) to 1 (most capable), and `penalty` is λ(α); all settings are one training.
-    Case "method" is a published method by its name, at its `knob`; `extra_bytes` is what it held in
-    memory beyond plain fine-tuning. `alignment_loss` is None where no original alignment data was
-    given. `model` names the trained model; points of one model share it. `refusal_rate` on
-    harmful prompts and `answer_rate` on benign ones are None unless the experiment gives such.
+    `alignment_loss` is None where no original alignment data was given; `proxy_loss` is measured on
+    the safety data of the spec, whether or not it was trained on. `model` names the trained model;
+    points of one model share it. `extra_bytes` is what the method held in memory beyond plain
+    fine-tuning. `refusal_rate` on harmful prompts and `answer_rate` on benign ones are None unless
+    the experiment gives such.
 
     `wall_seconds` are those of making the trainer and training; where a run was interrupted, since
     it went on.
 
-    In place of λ or ε a point may have a `budget` for `safety_change`, the held-out
-    L_ŝ(θ) − L_ŝ(θ_s). What was learned is `multiplier`, the λ of Case I, or `distance`, the ε of
-    Case II.
+    Of a method with a budget, `safety_change` is the held-out L_ŝ(θ) − L_ŝ(θ_s), and what was
+    learned is `multiplier`, the λ of Case I, or `distance`, the ε of Case II. Of a dial,
+    `multiplier` is the λ(α) that the setting was trained at.
     """
 
-    case: Case
-    penalty: float | None = None
-    radius: float | None = None
-    proxy: str | None = None
-    task: str
-    seed: int
+    spec: RunSpec
     alignment_loss: Estimate | None = None
     proxy_loss: Estimate | None = None
     capability_loss: Estimate
@@ -102,31 +74,33 @@ class Point:
     train_tokens: int
     wall_seconds: float
     model: str | None = None
-    budget: float | None = None
     multiplier: float | None = None
     safety_change: Estimate | None = None
-    alpha: float | None = None
-    method: str | None = None
-    knob: float | None = None
     extra_bytes: int | None = None
     refusal_rate: Estimate | None = None
     answer_rate: Estimate | None = None
 
     @property
-    def key(self) -> PointKey:
-        """What makes two points the same point of a plan."""
-        return PointKey(
-            self.case,
-            self.penalty,
-            self.radius,
-            self.proxy,
-            self.task,
-            self.seed,
-            self.budget,
-            self.alpha,
-            self.method,
-            self.knob,
-        )
+    def method(self) -> Method:
+        return self.spec.method
+
+    @property
+    def proxy(self) -> str | None:
+        return self.spec.proxy
+
+    @property
+    def task(self) -> str:
+        return self.spec.task
+
+    @property
+    def seed(self) -> int:
+        return self.spec.seed
+
+    @property
+    def budget(self) -> float | None:
+        """What L_ŝ may rise by, where the model was trained to that."""
+        is_budget = self.method in (CASE_1_BUDGET, CASE_2_BUDGET)
+        return self.spec.value if is_budget else None
 
     @property
     def over_budget(self) -> float | None:
@@ -144,8 +118,8 @@ class Point:
 
     def to_json(self) -> dict[str, Any]:
         """A flat record: an estimate `x` becomes `x` and `x_interval`, `x_unit`, `x_kind`."""
-        record: dict[str, Any] = {}
-        for field in fields(self):
+        record: dict[str, Any] = self.spec.to_json()
+        for field in _MEASURED:
             value = getattr(self, field.name)
             if isinstance(value, Estimate):
                 record[field.name] = value.value
@@ -153,14 +127,17 @@ class Point:
                 record[f"{field.name}_unit"] = value.unit
                 record[f"{field.name}_kind"] = value.kind
             else:
-                record[field.name] = "inf" if value == math.inf else value  # JSON has no infinity
+                record[field.name] = value
         return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Point:
-        """The inverse of `to_json`. Raises KeyError or TypeError on a record that is no point."""
+        """The inverse of `to_json`; also reads what the first version wrote.
+
+        Raises KeyError or TypeError on a record that is no point.
+        """
         values: dict[str, Any] = {}
-        for field in fields(cls):
+        for field in _MEASURED:
             if field.name in _ADDED_LATER and field.name not in record:
                 continue
             value = record[field.name]
@@ -170,5 +147,11 @@ class Point:
                 if kind not in get_args(Kind):
                     raise TypeError(f"kind {kind!r} is none of {', '.join(get_args(Kind))}")
                 value = Estimate(value, low, high, unit, kind)
-            values[field.name] = math.inf if value == "inf" else value
-        return cls(**values)
+            values[field.name] = value
+        spec = RunSpec.from_json(record)
+        if spec.method is DIAL and values.get("multiplier") is None:
+            values["multiplier"] = record["penalty"]  # of the first version
+        return cls(spec=spec, **values)
+
+
+_MEASURED = tuple(field for field in fields(Point) if field.name != "spec")

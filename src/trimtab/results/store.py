@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from trimtab.config.run_spec import RunSpec
 from trimtab.errors import UserError
 from trimtab.results.files import DAMAGE, read_if_whole, write_atomically
 from trimtab.results.gaps import with_gaps
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import LocalGeometry, Point, PointKey
+from trimtab.results.result import LocalGeometry, Point
 from trimtab.stats import Estimate
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class PointsFile:
 class Failure:
     """A planned point that could not be made, and why."""
 
-    key: PointKey
+    spec: RunSpec
     reason: str
 
 
@@ -76,7 +77,9 @@ def read_failures(folder: Path) -> list[Failure]:
     for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
         try:
             record = json.loads(line)
-            failures.append(Failure(PointKey(**record["key"]), str(record["reason"])))
+            failures.append(
+                Failure(RunSpec.from_json(record.get("key", record)), str(record["reason"]))
+            )
         except DAMAGE:
             log.warning("%s line %d is damaged: what failed is tried again.", path, number)
     return failures
@@ -85,7 +88,7 @@ def read_failures(folder: Path) -> list[Failure]:
 def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
     """Replace the failures of a folder."""
     lines = [
-        json.dumps({"key": failure.key._asdict(), "reason": failure.reason}) + "\n"
+        json.dumps(failure.spec.to_json() | {"reason": failure.reason}) + "\n"
         for failure in failures
     ]
     write_atomically(folder / FAILURES_FILE, "".join(lines))

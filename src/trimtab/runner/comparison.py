@@ -1,4 +1,4 @@
-"""Every method over its own knob: the grid that puts them beside each other."""
+"""Every method over its own hyperparameter: the grid that puts them beside each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trimtab.config.experiment import (
     Measuring,
     Training,
 )
-from trimtab.config.methods import METHODS
+from trimtab.config.methods import PUBLISHED
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
 from trimtab.models import save_tiny_llama
@@ -27,25 +27,21 @@ CASES: tuple[Block, ...] = (
     Block("alignment-parameter", penalties=(0.01, 0.03, 0.1, 0.3, 1.0)),
     Block("alignment-parameter", budgets=(0.05, 0.1, 0.2, 0.3, 0.4)),
 )
-DIAL = Block("dial", knobs=(0.0, 0.25, 0.5, 0.75, 1.0))
+DIAL_BLOCK = Block("dial", values=(0.0, 0.25, 0.5, 0.75, 1.0))
 
 
 def comparison_of(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
     """The experiment with every method in its grid at equal rows a step, and what is left out.
 
-    A grid that names a method already is kept as it is: its knobs are the user's choice. Methods
+    A grid that names a method already is kept as it is: its values are the user's choice. Methods
     that need the model from before it was aligned are left out where it is not aligned here.
     """
     equal = replace(experiment, train=replace(experiment.train, equal_rows=True))
     if any(block.case == "method" for block in experiment.grid):
         return equal, ()
-    unaligned = tuple(name for name, method in METHODS.items() if method.needs_unaligned)
+    unaligned = tuple(name for name, method in PUBLISHED.items() if method.needs_unaligned)
     left_out = () if experiment.align else unaligned
-    blocks = tuple(
-        Block("method", method=name, knobs=method.grid)
-        for name, method in METHODS.items()
-        if name not in left_out
-    )
+    blocks = tuple(Block("method", method=name) for name in PUBLISHED if name not in left_out)
     if experiment.dial is None and experiment.train.epochs is not None:
         raise UserError(
             "train.epochs: how many steps a dial takes beside it is not said. Give train.steps "
@@ -53,7 +49,7 @@ def comparison_of(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
         )
     # One training of twice a run's steps stands for all of a dial's settings.
     dial = experiment.dial or Dial(steps=2 * experiment.train.steps)
-    return replace(equal, dial=dial, grid=(*CASES, DIAL, *blocks)), left_out
+    return replace(equal, dial=dial, grid=(*CASES, DIAL_BLOCK, *blocks)), left_out
 
 
 def comparison_world(folder: Path, seed: int = 0, replace_world: bool = False) -> Experiment:

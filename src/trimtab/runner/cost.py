@@ -73,7 +73,7 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
         for run in plan.runs
     ]
     counts = [
-        (experiment.dial and run.training.case == "dial" and experiment.dial.steps)
+        (experiment.dial and run.training.method.one_training and experiment.dial.steps)
         or train.for_rows(len(roles.task[run.training.task].train)).steps
         for run in plan.runs
     ]
@@ -108,7 +108,7 @@ def _step_seconds(size: ModelSize, training: Training, tokens: float) -> float:
 def _memory(experiment: Experiment, plan: Plan, size: ModelSize, batch_tokens: float) -> int:
     training = experiment.train
     # Beside θ_s: weights, gradient and Adam's two moments; a dial has three, three and four.
-    of_all_weights = 10 if any(run.training.case == "dial" for run in plan.runs) else 4
+    of_all_weights = 10 if any(run.training.method.one_training for run in plan.runs) else 4
     frozen_copies, trained_copies = (2, 0) if training.lora_rank else (1, of_all_weights)
     keeps_start = any(block.case == "alignment-parameter" for block in experiment.grid)
     if keeps_start and training.lora_rank is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ import numpy as np
 from trimtab.config.data_source import Lengths
 from trimtab.config.experiment import Experiment
 from trimtab.config.grid import Plan, Run
+from trimtab.config.methods import ALIGNED, DIAL
+from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
@@ -28,12 +30,12 @@ from trimtab.results.files import (
     write_atomically,
     written_whole,
 )
-from trimtab.results.result import Estimate, Point, PointKey
+from trimtab.results.result import Estimate, Point
 from trimtab.results.samples import Answer, Sample, read_samples, shown, write_samples
 from trimtab.results.store import PointsFile
 from trimtab.runner.evaluator import row_weights
 from trimtab.runner.library_settings import check_library_settings
-from trimtab.runner.runner import DIAL_FOLDER, Runner, forget_checkpoints
+from trimtab.runner.runner import DIAL_FOLDER, Runner, TrainedDial, forget_checkpoints
 from trimtab.runner.sweep import Watcher, claim, read_roles, record_data
 from trimtab.train.objectives.endpoints import Endpoints, load_endpoints
 
@@ -49,8 +51,8 @@ _ANSWER_TOKENS = 48
 
 def dial_plan(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:
     """The one training of the experiment's dial, and what of it `folder` still lacks."""
-    key = _key(experiment, None)
-    plan = Plan((), (Run(key, (key,)),))
+    spec = _spec(experiment, None)
+    plan = Plan((), (Run(spec, (spec,)),))
     return plan, Plan((), ()) if (folder / DIAL_FOLDER).exists() else plan
 
 
@@ -64,22 +66,21 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
     check_library_settings(experiment)
     with only_writer(folder):
         claim(experiment, folder, restart)
-        finished, key = folder / DIAL_FOLDER, _key(experiment, None)
-        name = Run(key, (key,)).name
+        finished, spec = folder / DIAL_FOLDER, _spec(experiment, None)
         if finished.exists():
-            forget_checkpoints(folder, name)
+            forget_checkpoints(folder, spec.folder)
             return
         roles = read_roles(experiment)
         for warning in roles.warnings:
             watcher.warned(warning)
         record_data(roles, experiment, folder)
         runner = Runner(experiment, roles, folder, watcher)
-        made = runner.trained_dial(key)
+        made = runner.trained_dial(spec)
         with written_whole(finished) as unfinished:
             made.endpoints.save(unfinished, runner.tokenizer)
             cost = _Cost(made.train_tokens, made.wall_seconds)
             write_atomically(unfinished / _COST_FILE, json.dumps(asdict(cost)) + "\n")
-        forget_checkpoints(folder, name)
+        forget_checkpoints(folder, spec.folder)
 
 
 def measure_curve(folder: Path, settings: int, samples: int, watcher: Watcher) -> list[Point]:
@@ -97,22 +98,21 @@ def measure_curve(folder: Path, settings: int, samples: int, watcher: Watcher) -
     experiment = _experiment_of(folder)
     with only_writer(folder):
         written = PointsFile(folder, experiment.known_entropies)
-        start = _key(experiment, None)._replace(case="aligned", seed=0)
-        keys = [_key(experiment, float(alpha)) for alpha in np.linspace(0, 1, settings)]
-        plan = Plan((start,), tuple(Run(key, (key,)) for key in keys))
-        left = plan.without({point.key for point in written.points})
+        start = replace(_spec(experiment, None), method=ALIGNED, seed=0)
+        specs = [_spec(experiment, float(alpha)) for alpha in np.linspace(0, 1, settings)]
+        plan = Plan((start,), tuple(Run(spec, (spec,)) for spec in specs))
+        left = plan.without({point.spec for point in written.points})
         answered = samples == 0 or bool(read_samples(folder))
         watcher.planned(plan, left)
-        if not left.points and answered:
+        if not left.specs and answered:
             return written.points
         runner, endpoints, roles = _opened(experiment, folder, watcher)
         cost = _cost_of(folder)
+        dial = TrainedDial(endpoints, cost.train_tokens, cost.wall_seconds)
         written.add(runner.measured_start(left.aligned))
         for run in left.runs:
-            alpha = float(run.training.alpha or 0)
-            endpoints.set_alpha(alpha)
-            name = f"dial-{alpha:.6g}"
-            written.add([runner.measured(name, endpoints.model, run.training, **asdict(cost))])
+            name = f"dial-{run.training.value:.6g}"
+            written.add(runner.setting_measured(name, dial, run.training))
             watcher.measured(written.points[-1:])
         if not answered:
             write_samples(folder, list(_sampled(runner, endpoints, roles, samples)))
@@ -302,11 +302,9 @@ def _experiment_of(folder: Path) -> Experiment:
     return read_experiment(folder / EXPERIMENT_FILE)
 
 
-def _key(experiment: Experiment, alpha: float | None) -> PointKey:
-    assert experiment.dial is not None
+def _spec(experiment: Experiment, alpha: float | None) -> RunSpec:
     (task,), (proxy,), (seed,) = experiment.task, experiment.safety, experiment.seeds
-    penalty = None if alpha is None else experiment.dial.penalty_at(alpha)
-    return PointKey("dial", penalty, None, proxy, task, seed, alpha=alpha)
+    return RunSpec(DIAL, alpha, proxy, task, seed)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.data_source import Lengths
 from trimtab.config.experiment import Experiment
+from trimtab.config.run_spec import RunSpec
 from trimtab.data.encoding import Limits, encode
 from trimtab.data.rows import Row
 from trimtab.data.splits import Roles, Split
@@ -25,7 +26,7 @@ from trimtab.measure.overlap import prompt_overlap
 from trimtab.measure.refusals import Refusals, read_prompts_to_refuse, refusals
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import Estimate, LocalGeometry, Point, PointKey
+from trimtab.results.result import Estimate, LocalGeometry, Point
 from trimtab.train.objectives.base import Objective
 
 
@@ -124,17 +125,17 @@ class Evaluator:
         self,
         name: str,
         trained: Trained,
-        keys: tuple[PointKey, ...],
+        specs: tuple[RunSpec, ...],
     ) -> list[Point]:
         """The points of one model, which share the losses and the `name` of what was trained."""
-        if not keys:
+        if not specs:
             return []
         model = trained.model
         far = 0.0 if model is self.aligned else distance(model, self.aligned)
         original = self._loss(model, self.rows.original) if self.rows.original else None
-        tasks = {key.task: self._loss(model, self.rows.task[key.task]) for key in keys}
+        tasks = {spec.task: self._loss(model, self.rows.task[spec.task]) for spec in specs}
         proxies: dict[str | None, Loss] = {
-            key.proxy: self._loss(model, self.rows.safety[str(key.proxy)]) for key in keys
+            spec.proxy: self._loss(model, self.rows.safety[str(spec.proxy)]) for spec in specs
         }
         refused = self._refusals(model)
         measured = {
@@ -153,14 +154,14 @@ class Evaluator:
         )
         return [
             Point(
-                **key._asdict(),
+                spec=spec,
                 alignment_loss=original.per_token if original else None,
                 alignment_loss_per_response=original.per_response if original else None,
-                proxy_loss=proxies[key.proxy].per_token,
-                proxy_loss_per_response=proxies[key.proxy].per_response,
-                capability_loss=tasks[key.task].per_token,
-                capability_loss_per_response=tasks[key.task].per_response,
-                context_overlap=self._overlap(key.task, str(key.proxy)),
+                proxy_loss=proxies[spec.proxy].per_token,
+                proxy_loss_per_response=proxies[spec.proxy].per_response,
+                capability_loss=tasks[spec.task].per_token,
+                capability_loss_per_response=tasks[spec.task].per_response,
+                context_overlap=self._overlap(spec.task, str(spec.proxy)),
                 distance=far,
                 relative_distance=far / self._aligned_norm,
                 train_tokens=trained.train_tokens,
@@ -171,7 +172,7 @@ class Evaluator:
                 refusal_rate=refused.refusal_rate,
                 answer_rate=refused.answer_rate,
             )
-            for key in keys
+            for spec in specs
         ]
 
     def _loss(self, model: nn.Module, split: EncodedSplit) -> Loss:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trimtab.config.methods import published
 from trimtab.errors import UserError
 from trimtab.measure.distance import distance
 from trimtab.models import load_model, with_adapter
 from trimtab.results.files import require_nothing_there, written_whole
-from trimtab.train.baselines import method_of
 from trimtab.train.baselines.post_hoc import PostHocMethod
+from trimtab.train.methods import made_from
 
 
 def repair_saved(
-    method: str, knob: float, model: Path, aligned: str, unaligned: str | None, out: Path
+    method: str, value: float, model: Path, aligned: str, unaligned: str | None, out: Path
 ) -> float:
     """Apply a method after training to the model in `model`, and save the result to `out`.
 
@@ -26,7 +27,7 @@ def repair_saved(
         UserError: `out` holds something, a model cannot be loaded or does not fit the others, or
             one that the method needs is missing.
     """
-    repair = method_of(method, knob)
+    repair = made_from(published(method), value)
     assert isinstance(repair, PostHocMethod)
     if repair.needs_unaligned and unaligned is None:
         raise UserError(f"{method} needs the model from before it was aligned. Give --unaligned.")

@@ -13,20 +13,20 @@ from typing import Any, Protocol
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from trimtab.config.experiment import Experiment, Training
 from trimtab.config.grid import Run
-from trimtab.config.methods import AFTER_TRAINING
+from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.models import limits_of, load_model
 from trimtab.results.files import full_disk_told, written_whole
-from trimtab.results.result import LocalGeometry, Point, PointKey
+from trimtab.results.result import LocalGeometry, Point
 from trimtab.runner.evaluator import EncodedRoles, Evaluator, Trained
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.checkpoints import newest_whole_checkpoint
+from trimtab.train.methods import made_from
 from trimtab.train.objectives.base import Objective, held_bytes
 from trimtab.train.objectives.budget import Budget
 from trimtab.train.objectives.dial import DialObjective
@@ -34,7 +34,6 @@ from trimtab.train.objectives.endpoints import Endpoints
 from trimtab.train.reference import copy_apart
 from trimtab.train.settings import (
     lora_config,
-    method_of_key,
     objective_of,
     rows_by_role,
     sft_config,
@@ -82,9 +81,9 @@ class Runner:
         self.aligned = self._aligned(base)
         self.evaluator = Evaluator(experiment, self.rows, self.aligned, self.tokenizer, folder)
 
-    def measured_start(self, keys: tuple[PointKey, ...]) -> list[Point]:
+    def measured_start(self, specs: tuple[RunSpec, ...]) -> list[Point]:
         """The starting model's own points."""
-        return self.evaluator.points(ALIGNED, Trained(self.aligned, 0, 0.0), keys)
+        return self.evaluator.points(ALIGNED, Trained(self.aligned, 0, 0.0), specs)
 
     def measured_landscape(self) -> dict[str, LocalGeometry]:
         """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
@@ -98,7 +97,7 @@ class Runner:
         Its checkpoints stay until `forget_checkpoints`, so that whoever is interrupted before the
         points are written trains nothing again.
         """
-        if run.training.case == "dial":
+        if run.training.method.one_training:
             return self._settings_of_dial(run)
         trained = self._trained(
             run.name,
@@ -111,25 +110,26 @@ class Runner:
         )
         if self.experiment.keeps_models:
             self._save(trained.model, self.folder / MODELS_FOLDER / run.name)
-        asis = tuple(key for key in run.points if key.method not in AFTER_TRAINING)
-        points = self.evaluator.points(run.name, trained, asis)
-        for key in run.points:
-            if key.method in AFTER_TRAINING:
-                points += self._repaired(key, trained)
+        edited = [spec for spec in run.specs if spec.method.stage == "after training"]
+        points = self.evaluator.points(
+            run.name, trained, tuple(spec for spec in run.specs if spec not in edited)
+        )
+        for spec in edited:
+            points += self._edited(spec, trained)
         return points
 
     def _unfinished(self, name: str) -> Path:
         return self.folder / UNFINISHED_FOLDER / name
 
-    def _repaired(self, key: PointKey, trained: Trained) -> list[Point]:
+    def _edited(self, spec: RunSpec, trained: Trained) -> list[Point]:
         """What a method makes of the model of plain fine-tuning; nothing is trained."""
-        method = method_of_key(key)
+        method = made_from(spec.method, spec.value)
         assert isinstance(method, PostHocMethod)
         started = perf_counter()
         model = method.apply(copy_apart(trained.model), self.aligned, self._unaligned(method))
         seconds = trained.wall_seconds + perf_counter() - started
         return self.evaluator.points(
-            Run(key, (key,)).name, replace(trained, model=model, wall_seconds=seconds), (key,)
+            spec.folder, replace(trained, model=model, wall_seconds=seconds), (spec,)
         )
 
     def _unaligned(self, method: PostHocMethod) -> PreTrainedModel | None:
@@ -144,37 +144,43 @@ class Runner:
             with written_whole(self.folder / MODELS_FOLDER / run.name) as unfinished:
                 dial.endpoints.save(unfinished, self.tokenizer)
         points = []
-        for key in run.points:
-            dial.endpoints.set_alpha(float(key.alpha or 0))
-            trained = Trained(
-                dial.endpoints.model, dial.train_tokens, dial.wall_seconds, extra_bytes=extra
-            )
-            points += self.evaluator.points(f"{run.name}-{key.alpha:.6g}", trained, (key,))
+        for spec in run.specs:
+            points += self.setting_measured(f"{run.name}-{spec.value:.6g}", dial, spec, extra)
         return points
 
-    def trained_dial(self, key: PointKey) -> TrainedDial:
+    def setting_measured(
+        self, name: str, dial: TrainedDial, spec: RunSpec, extra_bytes: int | None = None
+    ) -> list[Point]:
+        """The point of one setting of a dial; `name` is that of its model."""
+        assert self.experiment.dial is not None
+        assert spec.value is not None
+        dial.endpoints.set_alpha(spec.value)
+        trained = Trained(
+            dial.endpoints.model,
+            dial.train_tokens,
+            dial.wall_seconds,
+            self.experiment.dial.penalty_at(spec.value),
+            extra_bytes,
+        )
+        return self.evaluator.points(name, trained, (spec,))
+
+    def trained_dial(self, spec: RunSpec) -> TrainedDial:
         """Train both ends of the experiment's dial at once."""
         dial = self.experiment.dial
         assert dial is not None
         training = self.experiment.train
         trained = self._trained(
-            Run(key, ()).name,
+            spec.folder,
             deepcopy(self.aligned),
-            self.rows.task[key.task].train,
+            self.rows.task[spec.task].train,
             training if dial.steps is None else replace(training, steps=dial.steps, epochs=None),
-            key.seed,
-            key.proxy,
+            spec.seed,
+            spec.proxy,
             DialObjective(dial, training.safety_target),
         )
         assert isinstance(trained.objective, DialObjective)
         endpoints = trained.objective.endpoints
         return TrainedDial(endpoints, trained.train_tokens, trained.wall_seconds)
-
-    def measured(
-        self, name: str, model: nn.Module, key: PointKey, train_tokens: int, wall_seconds: float
-    ) -> Point:
-        """The point of a model trained elsewhere; `name` is what its points share."""
-        return self.evaluator.points(name, Trained(model, train_tokens, wall_seconds), (key,))[0]
 
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         finished = self.folder / ALIGNED_FOLDER

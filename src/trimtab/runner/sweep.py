@@ -14,6 +14,7 @@ import torch
 
 from trimtab.config.experiment import Experiment
 from trimtab.config.grid import Plan, plan_of
+from trimtab.config.methods import PUBLISHED
 from trimtab.config.yaml_io import EXPERIMENT_FILE, differences, read_experiment, to_yaml
 from trimtab.data.splits import Roles, Split, load_roles
 from trimtab.errors import UserError
@@ -46,8 +47,8 @@ from trimtab.runner.runner import (
     forget_checkpoints,
 )
 from trimtab.stats import note_on_rows
+from trimtab.train.methods import made_from
 from trimtab.train.objectives.budget import ImpossibleBudgetError
-from trimtab.train.settings import method_of_key
 from trimtab.train.trainer import TrainingDivergedError
 
 log = logging.getLogger(__name__)
@@ -109,13 +110,13 @@ def sweep(
             write_failures(folder, [])
         failures = read_failures(folder)
         plan = plan_of(experiment)
-        made = {point.key for point in written.points}
-        left = plan.without(made | {failure.key for failure in failures})
+        made = {point.spec for point in written.points}
+        left = plan.without(made | {failure.spec for failure in failures})
         for run in plan.runs:
-            if made.issuperset(run.points):  # it was interrupted between its points and this
+            if made.issuperset(run.specs):  # it was interrupted between its points and this
                 forget_checkpoints(folder, run.name)
         watcher.planned(plan, left)
-        if left.points:
+        if left.specs:
             roles = read_roles(experiment)
             for warning in roles.warnings:
                 watcher.warned(warning)
@@ -133,7 +134,7 @@ def sweep(
                     ImpossibleBudgetError,
                     torch.OutOfMemoryError,
                 ) as error:
-                    failed = [Failure(key, _reason(error)) for key in run.points]
+                    failed = [Failure(spec, _reason(error)) for spec in run.specs]
                     failures += failed
                     watcher.failed(failed[0])
                 else:
@@ -147,11 +148,11 @@ def sweep(
 def left_of(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:
     """The whole plan, and what of it `folder` has neither made nor failed at."""
     plan = plan_of(experiment)
-    for key in plan.points:
-        if key.method is not None:
-            method_of_key(key)  # a knob out of its range is told before anything is trained
-    made = {point.key for point in PointsFile(folder, {}).points}
-    return plan, plan.without(made | {failure.key for failure in read_failures(folder)})
+    for spec in plan.specs:
+        if spec.method in PUBLISHED.values():
+            made_from(spec.method, spec.value)  # a value out of its range is told before training
+    made = {point.spec for point in PointsFile(folder, {}).points}
+    return plan, plan.without(made | {failure.spec for failure in read_failures(folder)})
 
 
 def read_roles(experiment: Experiment) -> Roles:

@@ -9,13 +9,12 @@ import torch
 from peft import LoraConfig
 
 from trimtab.config.experiment import Measuring, Training
-from trimtab.results.result import PointKey
-from trimtab.train.baselines import method_of
-from trimtab.train.baselines.post_hoc import PostHocMethod
+from trimtab.config.methods import PLAIN
+from trimtab.config.run_spec import RunSpec
 from trimtab.train.config import SafetyAwareSFTConfig
 from trimtab.train.library_settings import lora_settings, sft_settings
-from trimtab.train.objectives.alignment_loss import AlignmentLossConstraint, Target
-from trimtab.train.objectives.alignment_parameter import AlignmentParameterConstraint
+from trimtab.train.methods import made_from
+from trimtab.train.objectives.alignment_loss import Target
 from trimtab.train.objectives.base import Objective
 from trimtab.train.safety_stream import safety_rows_per_batch
 
@@ -40,26 +39,14 @@ def rows_by_role(
     args.safety_share = safety / (rows + safety)
 
 
-def method_of_key(key: PointKey) -> Objective | PostHocMethod:
-    """The method that a point is planned with."""
-    assert key.method is not None
-    assert key.knob is not None
-    return method_of(key.method, key.knob)
-
-
-def objective_of(key: PointKey, target: Target) -> Objective | None:
-    """The objective that a point is trained with; None is plain fine-tuning."""
-    if key.method is not None:
-        method = method_of_key(key)
-        return method if isinstance(method, Objective) else None
-    if key.penalty == 0:
+def objective_of(spec: RunSpec, target: Target) -> Objective | None:
+    """The objective that a model is trained with; None is plain fine-tuning."""
+    if spec.method is PLAIN or spec.is_plain:
         return None
-    if key.case == "alignment-loss":
-        if key.budget is not None:
-            return AlignmentLossConstraint(budget=key.budget)
-        assert key.penalty is not None
-        return AlignmentLossConstraint(key.penalty, target)
-    return AlignmentParameterConstraint(penalty=key.penalty, radius=key.radius, budget=key.budget)
+    wanted = {"target": target} if spec.method.takes_target else {}
+    made = made_from(spec.method, spec.value, **wanted)
+    assert isinstance(made, Objective)
+    return made
 
 
 def sft_config(

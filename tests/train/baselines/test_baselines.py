@@ -14,8 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.train import tiny
 from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer, UserError
-from trimtab.config.methods import AFTER_TRAINING, METHODS
-from trimtab.train.baselines import method_of
+from trimtab.config.methods import PUBLISHED
 from trimtab.train.baselines.case_one_by_share import CaseOneByShare
 from trimtab.train.baselines.constrained_sft import ConstrainedSFT
 from trimtab.train.baselines.data_selection import DataSelection, RandomSubset
@@ -28,6 +27,7 @@ from trimtab.train.baselines.lazy_safety_alignment import LazySafetyAlignment
 from trimtab.train.baselines.mixing import Mixing
 from trimtab.train.baselines.orthogonal_projection import OrthogonalProjection, projected
 from trimtab.train.baselines.orthogonal_subspace import OrthogonalSubspace
+from trimtab.train.methods import made_from
 from trimtab.train.objectives.base import Objective, TrainingContext, trained
 
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -75,17 +75,24 @@ def test_a_method_of_no_hooks_is_plain_sft(lora: bool, tmp_path: Path) -> None:
 
 
 def test_every_method_that_trains_is_tried() -> None:
-    assert {*tiny.BASELINES, *AFTER_TRAINING} == set(METHODS)
+    trained_by = {name for name, method in PUBLISHED.items() if method.stage == "training"}
+    assert set(tiny.BASELINES) == trained_by
     for name, objective in tiny.BASELINES.items():
-        assert type(method_of(name, 0.5)) is type(objective)
+        assert type(made_from(PUBLISHED[name], 0.5)) is type(objective)
 
 
-@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_said_to_read_safety_rows_where_it_does() -> None:
+    for name, objective in tiny.BASELINES.items():
+        assert PUBLISHED[name].reads_safety == objective.needs_safety, name
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_value_of_a_methods_grid_can_be_taken(name: str) -> None:
-    method = METHODS[name]
+    method = PUBLISHED[name]
     assert len(method.grid) == len(set(method.grid)) == 5
     for strength in method.grid:
-        made = method_of(name, strength)
+        made = made_from(method, strength)
+        assert getattr(made, method.hyperparameter) == strength
         assert isinstance(made, Objective) == (method.stage == "training")
 
 
