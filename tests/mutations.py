@@ -145,8 +145,8 @@ MUTATIONS = (
     Mutation(
         "a budget is judged the wrong way round",
         "train/objectives/budget.py",
-        "if self.change.value <= self.budget + BUDGET_TOLERANCE",
-        "if self.change.value >= self.budget + BUDGET_TOLERANCE",
+        "return verdict(self.change, self.budget)",
+        "return verdict(self.change.minus(self.change.high), self.budget)",
         "tests/train/objectives/test_budget.py -k verdict",
     ),
     Mutation(

@@ -13,6 +13,7 @@ from trimtab.stats import (
     Estimate,
     Statistic,
     bounded_mean,
+    certified_limit,
     exact_share,
     holm,
     jackknife,
@@ -26,6 +27,8 @@ from trimtab.stats import (
     share_change,
     statistic_over_seeds,
     student_mean,
+    student_p_value,
+    verdict,
 )
 
 Array = NDArray[np.float64]
@@ -194,6 +197,74 @@ def test_holms_adjustment_by_hand() -> None:
     adjusted = holm([0.01, 0.04, 0.03, 0.005])
     assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+
+
+def test_a_p_value_agrees_with_its_interval() -> None:
+    generator = np.random.default_rng(0)
+    for shift in (0.0, 0.3, 0.6):
+        rows = generator.normal(shift, 1.0, 30)
+        found = paired_difference(np.stack([rows, np.ones(30)]), np.stack([0 * rows, np.ones(30)]))
+        assert found.p_value == pytest.approx(scipy_stats.ttest_1samp(rows, 0).pvalue)
+        assert student_p_value(rows) == pytest.approx(found.p_value)
+        assert (found.p_value < 0.05) == (abs(found.value) > found.half_width)
+
+
+def test_as_many_rows_as_it_says_narrow_an_interval_so_far() -> None:
+    generator = np.random.default_rng(0)
+    population = generator.gamma(0.5, 1.0, 4000)
+    tokens = np.ones(4000)
+    few = ratio(np.stack([population[:400], tokens[:400]]))
+    wanted = few.rows_for(0.1)
+    many = ratio(np.stack([population[:wanted], tokens[:wanted]]))
+    assert many.half_width == pytest.approx(0.1, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        (0.0, 0.05, "within"),
+        (0.0, 0.06, "undecided"),
+        (0.0501, 0.06, "beyond"),
+        (0.05, 0.05, "within"),
+    ],
+)
+def test_a_verdict_goes_by_the_interval(low: float, high: float, told: str) -> None:
+    change = Estimate((low + high) / 2, low, high, "nats per token", "estimate")
+    assert verdict(change, 0.05) == told
+
+
+def test_a_certified_limit_is_passed_by_a_twentieth_at_most_at_any_look() -> None:
+    """Skewed changes, looked at after every 40 rows: the least limit ever seen must hold."""
+    generator = np.random.default_rng(0)
+    passed, truth = 0, 0.05
+    for _ in range(150):
+        tokens = generator.integers(5, 60, 240).astype(float)
+        per_token = np.clip(generator.exponential(0.2, 240) - 0.15, -1.0, 1.0)
+        per_token += truth - (0.2 * (1 - np.exp(-5.75)) - 0.15)
+        after, before = np.stack([tokens * per_token, tokens]), np.stack([0 * tokens, tokens])
+        looks = [certified_limit(after[:, :n], before[:, :n]) for n in range(40, 241, 40)]
+        passed += min(looks) < truth
+    assert passed <= 12  # of 150, at 5 %: more would come in 7 of 1,000 samples
+
+
+def test_a_certified_limit_is_wider_than_students_and_narrows_with_rows() -> None:
+    generator = np.random.default_rng(1)
+    limits = []
+    for count in (100, 400, 1600):
+        tokens = np.full(count, 30.0)
+        change = generator.normal(0.03, 0.1, count) * tokens
+        after, before = np.stack([change, tokens]), np.stack([0 * change, tokens])
+        found = paired_difference(after, before)
+        limits.append(certified_limit(after, before) - found.value)
+        assert limits[-1] > found.half_width
+    assert limits[0] > limits[1] > limits[2]
+    assert limits[2] < 0.02
+
+
+def test_a_rows_change_counts_up_to_the_clip() -> None:
+    tokens = np.full(50, 10.0)
+    huge = np.stack([tokens * 100, tokens])
+    assert certified_limit(huge, 0 * huge + [[0.0], [10.0]]) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_few_rows_are_noted() -> None:

@@ -13,16 +13,20 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
 Array = NDArray[np.float64]
 Kind = Literal["exact", "bound", "estimate"]
+Verdict = Literal["within", "beyond", "undecided"]
 
 RESAMPLES = 2000
 FEW_ROWS = 50
 """Below it, intervals from rows with heavy tails cover less than they say."""
 _TAIL = 0.025
+_ROUNDING = 1e-6
+_SHARES_STAKED = np.geomspace(0.005, 0.95, 40)
 _FEWEST_TO_RESAMPLE = 10
 _BLOCK = 2_000_000
 """As many counts of rows as are held in memory at once."""
@@ -58,6 +62,21 @@ class Estimate:
             low=self.low - reference,
             high=self.high - reference,
         )
+
+
+def verdict(change: Estimate, limit: float) -> Verdict:
+    """Whether a change keeps to a limit, by its 95 % interval: a point alone tells nothing.
+
+    "within" where all of the interval does, so that a change beyond the limit is called within in
+    2.5 % of samples at most; "beyond" where none of it does.
+
+    >>> rise = Estimate(0.04, 0.01, 0.07, "nats per token", "estimate")
+    >>> verdict(rise, 0.1), verdict(rise, 0.05), verdict(rise, 0.0)
+    ('within', 'undecided', 'beyond')
+    """
+    if change.high <= limit + _ROUNDING:
+        return "within"
+    return "beyond" if change.low > limit + _ROUNDING else "undecided"
 
 
 @dataclass(frozen=True)
@@ -101,18 +120,39 @@ class Statistic:
     @property
     def half_width(self) -> float:
         """t · standard error, with n − 1 degrees of freedom; of several samples, Welch's."""
-        counts = map(len, self.influence.values())
-        known = [(v, n) for v, n in zip(self._variances, counts, strict=True) if v > 0]
-        if not known:
-            return 0.0
-        total = sum(variance for variance, _ in known)
-        freedom = total**2 / sum(variance**2 / (rows - 1) for variance, rows in known)
-        return float(student.isf(_TAIL, freedom)) * math.sqrt(total)
+        error = self.standard_error
+        return 0.0 if error == 0 else float(student.isf(_TAIL, self._freedom)) * error
 
     def estimate(self, unit: str) -> Estimate:
         """θ ± t · standard error."""
         half = self.half_width
         return Estimate(self.value, self.value - half, self.value + half, unit, "estimate")
+
+    @property
+    def p_value(self) -> float:
+        """Of θ = 0, two-sided, by the same Student's t as the interval."""
+        if self.standard_error == 0:
+            return 0.0 if self.value else 1.0
+        return float(2 * student.sf(abs(self.value) / self.standard_error, self._freedom))
+
+    def rows_for(self, half_width: float) -> int:
+        """How many rows would bring the half-width to this, were they like those seen.
+
+        Only a statistic of one sample knows.
+
+        >>> seen = Statistic(0.0, {"rows": np.array([-1.0, 1.0, -1.0, 1.0] * 12)})
+        >>> 0.28 < seen.half_width < 0.3, seen.rows_for(0.1)
+        (True, 393)
+        """
+        (rows,) = self.influence.values()
+        return math.ceil(float(rows.var(ddof=1)) * (student.isf(_TAIL, np.inf) / half_width) ** 2)
+
+    @property
+    def _freedom(self) -> float:
+        counts = map(len, self.influence.values())
+        known = [(v, n) for v, n in zip(self._variances, counts, strict=True) if v > 0]
+        total = sum(variance for variance, _ in known)
+        return total**2 / sum(variance**2 / (rows - 1) for variance, rows in known)
 
     @property
     def _variances(self) -> list[float]:
@@ -143,6 +183,43 @@ def paired_difference(after: Array, before: Array, sample: str = "rows") -> Stat
     0.3
     """
     return ratio(after, sample) - ratio(before, sample)
+
+
+def certified_limit(after: Array, before: Array, clip: float = 1.0, error: float = 0.05) -> float:
+    """An upper limit for L(θ) − L(θ'), nats per token, that holds at every look.
+
+    Rows are read as bets against "the rise is b or more": with Zᵢ = xᵢ − x'ᵢ − b·tᵢ, the wealth
+    ∏(1 − λZᵢ) has a mean of at most 1 where that is true, whenever one stops, so that it reaches
+    1/error with probability `error` at most (Ville). Wealth is a mean over 40 stakes λ, each a
+    share of the largest that no row can ruin, and grows with b: the limit is the smallest b at
+    which it reaches 1/error. No distribution is assumed, and more rows may be read after a look; in
+    return it is wider than Student's.
+
+    Args:
+        after, before: nats and tokens of the same rows, each of shape (2, rows).
+        clip: a row's change counts as at most this many nats per token either way; what is limited
+            is the rise of the clipped changes.
+        error: how often the limit may be passed.
+
+    Returns:
+        The limit, at most `clip`.
+
+    Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting",
+    JRSS B 2024, arXiv 2010.09686.
+    """
+    tokens = after[1]
+    changes = np.clip(after[0] - before[0], -clip * tokens, clip * tokens)
+
+    def is_refuted(rise: float) -> bool:
+        bets = (changes - rise * tokens) / ((clip - rise) * tokens.max())
+        wealth = np.log1p(-_SHARES_STAKED[:, None] * bets).sum(axis=1)
+        return float(logsumexp(wealth)) - math.log(len(wealth)) >= -math.log(error)
+
+    low, high = -clip, clip
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if is_refuted(middle) else (middle, high)
+    return high
 
 
 def loss_estimate(
@@ -187,6 +264,19 @@ def resampled_means(columns: Array, resamples: int, seed: int) -> Array:
         times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
         blocks.append(times @ columns / count)
     return np.concatenate(blocks)
+
+
+def student_p_value(values: ArrayLike) -> float:
+    """Of a mean of 0, two-sided, of values of shape (n,); 1 of one value alone.
+
+    >>> round(student_p_value([0.1, 0.2, 0.15]), 3)
+    0.035
+    """
+    given = np.asarray(values, dtype=float)
+    error = float(given.std(ddof=1)) / math.sqrt(len(given)) if len(given) > 1 else 0.0
+    if error == 0:
+        return 0.0 if len(given) > 1 and given.mean() else 1.0
+    return float(2 * student.sf(abs(float(given.mean())) / error, len(given) - 1))
 
 
 def student_mean(values: ArrayLike, unit: str) -> Estimate:

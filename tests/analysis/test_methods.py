@@ -12,9 +12,7 @@ import pytest
 from tests.report.reported_points import point, write_points
 from trimtab.analysis.groups import all_settings
 from trimtab.analysis.methods import method_results
-from trimtab.analysis.selection import suggestions
 from trimtab.config.methods import CASE_1, METHODS
-from trimtab.errors import UserError
 from trimtab.report import write_report
 from trimtab.report.methods_figure import methods_figure
 from trimtab.results.result import Point
@@ -106,47 +104,13 @@ def test_a_method_point_comes_back_from_its_file(tmp_path: Path) -> None:
     assert len(set(specs)) == 3
 
 
-def test_suggested_is_the_least_capability_loss_within_the_budget() -> None:
-    points = [*ends(), *case_1(), *seeds("ewc", [(0.65, 0.1), (0.4, 0.45)])]
-    (found,) = suggestions(points, budget=0.5)
-    assert found.best is not None
-    assert (found.best.setting.method, found.best.setting.value) == (CASE_1, 1.0)
-    assert found.best.rise.value == pytest.approx(0.3)
-    assert found.left_out is not None
-    assert found.left_out.kept == found.left_out.seeds == 3
-    (loose,) = suggestions(points, budget=0.9)
-    assert loose.best is not None
-    assert loose.best.setting.method.name == "ewc"
-
-
-def test_where_no_point_keeps_the_budget_it_says_so() -> None:
-    (found,) = suggestions([*ends(), *case_1()], budget=0.1)
-    assert found.best is None
-    assert found.nearest.rise.value == pytest.approx(0.3)
-
-
-def test_chosen_by_luck_is_told_by_the_seed_left_out() -> None:
-    """Many settings alike but for noise: what is chosen looks better than it is."""
-    lucky = []
-    for knob in range(12):
-        for seed in range(3):
-            shift = ((knob * 7 + seed * 5) % 11 - 5) / 50
-            lucky.append(method("ewc", float(knob), 0.3, 0.5 + shift, seed))
-    (found,) = suggestions([*ends(), *lucky], budget=0.4)
-    assert found.best is not None
-    assert found.left_out is not None
-    assert found.left_out.capability.value > found.best.capability.value
-
-
-def test_one_seed_has_nothing_left_out() -> None:
-    points = [point("aligned", safety=0.0, capability=1.0), method("ewc", 1.0, 0.3, 0.5)]
-    (found,) = suggestions(points, budget=0.5)
-    assert found.left_out is None
-
-
-def test_without_the_aligned_model_nothing_is_suggested() -> None:
-    with pytest.raises(UserError, match="aligned model"):
-        suggestions(case_1(), budget=0.5)
+def test_a_family_of_comparisons_is_adjusted_for_being_many() -> None:
+    line = [(0.5, 0.3), (0.25, 0.45)]
+    alone = [*ends(), *case_1(), *seeds("ewc", line)]
+    (p_alone,) = [one.p_value for one in method_results(alone) if one.p_value is not None]
+    together = [*alone, *seeds("l2-sp", line), *seeds("mixing", line)]
+    of_three = [one.p_value for one in method_results(together) if one.p_value is not None]
+    assert of_three == pytest.approx([min(1.0, 3 * p_alone)] * 3)
 
 
 def test_every_method_of_a_comparison_finds_its_place_in_the_figure() -> None:

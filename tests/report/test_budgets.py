@@ -51,12 +51,14 @@ def test_budgets_alone_fill_the_plane() -> None:
 
 
 def test_words_say_whether_and_by_how_much() -> None:
-    assert budget_in_words(with_budget(0.05, 0.052)).endswith("exact: feasible")
-    over = budget_in_words(with_budget(0.05, 0.06))
-    assert over.endswith("not feasible, 0.0100 over the budget (20 % of it)")
+    assert budget_in_words(with_budget(0.05, 0.048)).endswith("exact: within the budget")
+    assert budget_in_words(with_budget(0.05, 0.06)).endswith("beyond the budget")
     perhaps = budget_in_words(with_budget(0.05, 0.06, half_width=0.02))
     assert "0.0600 [0.0400, 0.0800] nats per token, an estimate" in perhaps
-    assert perhaps.endswith("which its interval does not exclude being none")
+    assert perhaps.endswith("undecided, as its interval holds the budget")
+    little = replace(with_budget(0.05, 0.02, half_width=0.01), validation_rows_wanted=270)
+    told = "40 % of it is spent, as validation rows allow: 270 would let four fifths be spent"
+    assert budget_in_words(little).endswith(told)
     never = replace(with_budget(-0.5, -0.1), multiplier=300.0)
     assert budget_in_words(never).endswith("out of reach: at λ = 300 the task hardly counts")
 
@@ -68,5 +70,5 @@ def test_the_page_has_a_table_of_budgets(tmp_path: Path) -> None:
     assert [row.is_alarm for row in table.rows] == [False, True]
     text = write_report(write_points(tmp_path, points)).page.read_text(encoding="utf-8")
     assert "Models trained to a budget" in text
-    assert "not feasible" in text
+    assert "beyond" in text
     assert budgets_table(case_1()) is None

@@ -75,7 +75,6 @@ def test_a_grid_with_methods_is_the_users_choice(world: Experiment) -> None:
     "block",
     [
         {"case": "method", "values": (1.0,)},
-        {"case": "method", "method": "ewc"},
         {"case": "method", "method": "ewc", "values": (1.0,), "penalties": (1.0,)},
         {"case": "alignment-loss", "penalties": (1.0,), "values": (1.0,)},
         {"case": "alignment-loss", "penalties": (1.0,), "method": "ewc"},
@@ -87,6 +86,10 @@ def test_a_grid_with_methods_is_the_users_choice(world: Experiment) -> None:
 def test_a_mixed_up_block_is_refused(block: dict[str, object]) -> None:
     with pytest.raises(UserError, match="grid"):
         Block(**block)  # type: ignore[arg-type]
+
+
+def test_a_method_alone_is_tried_at_five_values() -> None:
+    assert Block("method", method="ewc").values == METHODS["ewc"].grid
 
 
 def test_a_comparison_is_made_at_equal_rows_and_told(world: Experiment, tmp_path: Path) -> None:

@@ -99,13 +99,6 @@ def test_a_curve_goes_on_where_it_was(experiment: Experiment, dial: Path) -> Non
     (dial / "points.jsonl").write_text(before)
 
 
-def test_points_without_a_setting_are_still_read(dial: Path, tmp_path: Path) -> None:
-    records = [json.loads(line) for line in (dial / "points.jsonl").read_text().splitlines()]
-    lines = [json.dumps({k: v for k, v in one.items() if k != "alpha"}) + "\n" for one in records]
-    (tmp_path / "points.jsonl").write_text("".join(lines))
-    assert all(point.spec.value is None for point in read_points(tmp_path))
-
-
 def test_a_dial_set_to_a_budget_keeps_it_and_no_more(
     experiment: Experiment, dial: Path, tmp_path: Path
 ) -> None:

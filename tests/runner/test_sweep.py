@@ -82,7 +82,7 @@ def measured(folder: Path) -> dict[object, list[object]]:
 def test_every_planned_point_is_made_with_its_fields(
     experiment: Experiment, finished: Path
 ) -> None:
-    assert set(measured(finished)) == set(plan_of(experiment).points)
+    assert set(measured(finished)) == set(plan_of(experiment).specs)
     record = json.loads((finished / "points.jsonl").read_text().splitlines()[-1])
     needed = "case penalty radius proxy task seed alignment_loss proxy_loss capability_loss"
     needed += " alignment_gap capability_gap distance train_tokens wall_seconds"
@@ -119,7 +119,7 @@ def test_a_killed_sweep_goes_on_to_the_same_points(
             killed += 1
         process.wait()
     assert killed > 0
-    assert 0 < len(read_points(out)) < len(plan_of(experiment).points)
+    assert 0 < len(read_points(out)) < len(plan_of(experiment).specs)
     last = run("sweep", str(tmp_path / "e.yaml"), "--out", str(out))
     assert last.returncode == 0, last.stderr
     assert "Going on" in last.stderr
@@ -266,10 +266,10 @@ def test_train_with_an_impossible_budget_fails_in_one_line(
         assert "The model is in" not in made.stdout
 
 
-def test_points_of_a_version_without_budgets_are_read(finished: Path, tmp_path: Path) -> None:
+def test_points_without_what_was_added_later_are_read(finished: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (finished / "points.jsonl").read_text().splitlines()]
     for record in lines:
-        for name in ("budget", "multiplier", "safety_change"):
+        for name in ("multiplier", "safety_change", "validation_rows_wanted", "extra_bytes"):
             del record[name]
     (tmp_path / "points.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert read_points(tmp_path) == read_points(finished)

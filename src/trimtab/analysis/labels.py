@@ -10,9 +10,16 @@ from markupsafe import Markup
 from trimtab.config.methods import ALIGNED, DIAL, number
 from trimtab.errors import printable
 from trimtab.results.result import OUT_OF_REACH, Point
-from trimtab.stats import Estimate
+from trimtab.stats import Estimate, Verdict, verdict
 
 LONGEST_NAME = 34
+MOST_UNSPENT = 0.5
+"""Of a budget, a share spent below which a word is said."""
+VERDICTS: dict[Verdict, str] = {
+    "within": "within the budget",
+    "beyond": "beyond the budget",
+    "undecided": "undecided, as its interval holds the budget",
+}
 
 
 def nats(value: float) -> str:
@@ -59,23 +66,29 @@ def percent(share: float) -> str:
 
 def budget_in_words(point: Point) -> str:
     """Whether a point keeps to its budget on held-out rows, or by how much it does not."""
-    change, over, budget = point.safety_change, point.over_budget, point.budget
+    change, budget = point.safety_change, point.budget
     assert change is not None
-    assert over is not None
     assert budget is not None
     told = (
         f"budget {number(budget)}: held-out change of the safety loss {estimate_in_words(change)} "
         f"{change.unit}, {'exact' if change.kind == 'exact' else f'an {change.kind}'}"
     )
-    if point.is_feasible:
-        return f"{told}: feasible"
-    share = f" ({percent(over / abs(budget))} of it)" if budget else ""
-    told = f"{told}: not feasible, {nats(over)} over the budget{share}"
-    if change.low <= budget:
-        return f"{told}, which its interval does not exclude being none"
-    if point.multiplier is not None and point.multiplier >= OUT_OF_REACH:
+    kept = verdict(change, budget)
+    told = f"{told}: {VERDICTS[kept]}"
+    if kept != "within" and point.multiplier is not None and point.multiplier >= OUT_OF_REACH:
         return f"{told}, and out of reach: at λ = {number(point.multiplier)} the task hardly counts"
-    return told
+    if budget <= 0 or kept == "beyond":
+        return told
+    spent = change.value / budget
+    if spent >= MOST_UNSPENT:
+        return told
+    told = f"{told}; {percent(max(spent, 0.0))} of it is spent"
+    if point.validation_rows_wanted is None:
+        return told
+    return (
+        f"{told}, as validation rows allow: {point.validation_rows_wanted:,} would let four fifths "
+        "be spent"
+    )
 
 
 def shortened(name: str) -> str:
@@ -103,7 +116,7 @@ def hover(point: Point) -> tuple[str, ...]:
         lines.append(point.spec.label)
     if point.method is DIAL and point.multiplier is not None:
         lines.append(f"trained at λ = {number(point.multiplier)}")
-    if point.is_feasible is not None:
+    if point.budget_verdict is not None:
         lines.append(budget_in_words(point))
     lines.append(f"safety: {point.proxy or '–'} · task: {point.task} · seed {point.seed}")
     for name, loss, gap in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from trimtab.analysis.groups import (
 from trimtab.analysis.verdicts import compare
 from trimtab.config.methods import ALIGNED, CASE_1, PLAIN, PUBLISHED, Method
 from trimtab.results.result import Point
-from trimtab.stats import Estimate, student_mean
+from trimtab.stats import Estimate, holm, student_mean, student_p_value
 from trimtab.theory.area import hypervolume
 
 SHARE = "share of the rectangle between the aligned model and plain fine-tuning"
@@ -31,7 +31,8 @@ class MethodResult:
     """One method over its hyperparameter, on one task with one proxy.
 
     `volume` is the hypervolume, the share of the rectangle that the method's points dominate; its
-    interval is over seeds. `against_case_1` is its difference from Case I's, seed by seed.
+    interval is over seeds. `against_case_1` is its difference from Case I's, seed by seed, and
+    `p_value` that of no difference, adjusted by Holm over the methods beside each other.
     `dominated` of `judged` settings are beaten in both gaps by one setting of another method, each
     beyond the interval of the difference over seeds, or where there is one seed of the rows. One
     seed measured exactly has no interval, and cannot be judged.
@@ -43,6 +44,7 @@ class MethodResult:
     settings: tuple[Setting, ...]
     volume: Estimate
     against_case_1: Estimate | None
+    p_value: float | None
     dominated: int
     judged: int
     beaten_by: tuple[Method, ...]
@@ -62,6 +64,7 @@ class MethodResult:
             "task": self.task,
             "hypervolume": told(self.volume),
             "hypervolume_less_case_1": told(self.against_case_1),
+            "adjusted_p_value": self.p_value,
             "settings": len(self.settings),
             "dominated": self.dominated,
             "judged": self.judged,
@@ -129,12 +132,12 @@ def _of_pair(settings: list[Setting], safety: SafetyGap) -> list[MethodResult]:
             continue
         made = [point for one in line for point in one.points]
         first = volumes.get(CASE_1)
-        against = None
+        against = p_value = None
         if first and method is not CASE_1:
             seeds = sorted(set(first) & set(volumes[method]))
             if seeds:
                 less = [volumes[method][seed] - first[seed] for seed in seeds]
-                against = student_mean(less, SHARE)
+                against, p_value = student_mean(less, SHARE), student_p_value(less)
         results.append(
             MethodResult(
                 method,
@@ -143,6 +146,7 @@ def _of_pair(settings: list[Setting], safety: SafetyGap) -> list[MethodResult]:
                 tuple(sorted(line, key=lambda one: one.value or 0.0)),
                 student_mean(list(volumes[method].values()), SHARE),
                 against,
+                p_value,
                 len(beaten),
                 sum(_can_be_judged(one, safety) for one in line),
                 tuple(dict.fromkeys(winner for won in beaten.values() for winner in won)),
@@ -151,7 +155,17 @@ def _of_pair(settings: list[Setting], safety: SafetyGap) -> list[MethodResult]:
                 _mean_where_known([point.extra_bytes for point in made]),
             )
         )
-    return sorted(results, key=lambda result: -result.volume.value)
+    return sorted(_adjusted(results), key=lambda result: -result.volume.value)
+
+
+def _adjusted(results: Sequence[MethodResult]) -> list[MethodResult]:
+    """The results with p-values that hold for all of them together."""
+    raw = {one.method: one.p_value for one in results if one.p_value is not None}
+    adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
+    return [
+        replace(one, p_value=float(adjusted[one.method])) if one.method in adjusted else one
+        for one in results
+    ]
 
 
 def _of_line(points: Sequence[Point], cost: Callable[[Point], float]) -> float:

@@ -1,60 +1,102 @@
-"""Which method and hyperparameter keep within a budget at the least capability loss."""
+"""Which method and hyperparameter keep within a budget at the least task loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.analysis.groups import Setting, all_settings
 from trimtab.config.methods import ALIGNED
 from trimtab.errors import UserError
+from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
-from trimtab.stats import Estimate, over_seeds
+from trimtab.stats import (
+    Array,
+    Estimate,
+    Verdict,
+    certified_limit,
+    note_on_rows,
+    over_seeds,
+    paired_difference,
+    statistic_over_seeds,
+    verdict,
+)
+
+FEWEST_ROWS = 8
+"""Below it held-out rows are not divided."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One setting: how much the safety loss rose above the aligned model's, and the task's loss."""
+    """One setting: how far its losses lie above those of the aligned model.
+
+    In nats per token, means over seeds, paired with the aligned model by row.
+    """
 
     setting: Setting
     rise: Estimate
-    capability: Estimate
-    kept_by: int
-    """In how many of its seeds the rise is within the budget."""
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """What came of choosing on all seeds but one, and measuring on that one."""
-
-    choices: tuple[str, ...]
-    rise: Estimate
-    capability: Estimate
-    kept: int
-    seeds: int
+    """Of the safety loss."""
+    task_change: Estimate
+    """Of the task loss; below 0 it has learned."""
+    verdict: Verdict
+    """Whether the rise keeps to the budget, by its interval."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The best setting within a budget for one task and proxy, and how far it can be believed.
+    """The best setting within a budget for one task and proxy, and what fresh rows say of it.
 
-    `best` is None where no setting keeps the budget; `nearest` then rises least. The values of
-    `best` are those it was chosen by, and so flattering; `left_out` are not, and need two seeds.
+    Where no setting is within the budget, it is the one that comes nearest.
     """
 
     proxy: str | None
     task: str
     safety: str
-    best: Candidate | None
-    nearest: Candidate
-    left_out: LeftOut | None
+    """What the rise is on."""
+    chosen_by: Candidate
+    """The numbers that the setting was chosen by, and that flatter it."""
+    told: Candidate
+    """The same setting on rows that took no part; where losses are exact, or were not kept by row,
+    the numbers that it was chosen by."""
+    certified: float | None
+    """An upper limit of the rise, nats per token, that assumes no distribution: `certified_limit`
+    of the worst seed, on the rows that took no part; None where no rows are known."""
+    rows: tuple[int, int] | None
+    """How many rows of the safety data chose, and how many told; None where none were divided."""
+
+    @property
+    def note(self) -> str | None:
+        """A word on few rows, or None."""
+        return None if self.rows is None else note_on_rows(min(self.rows))
 
 
-def suggestions(points: Sequence[Point], budget: float) -> tuple[Suggestion, ...]:
-    """For every task and proxy, the setting of least capability loss whose rise keeps the budget.
+@dataclass(frozen=True)
+class _Rows:
+    """The half of the held-out rows that a number is taken on; of None, losses as measured."""
+
+    losses: RowLosses | None
+    half: int | None
+
+    def of(self, point: Point, dataset: str) -> Array | None:
+        """Nats and tokens, shape (2, rows)."""
+        if self.losses is None or point.model is None or self.half is None:
+            return None
+        every = self.losses.of(dataset, point.model)
+        return None if every is None else every[:, _half(every.shape[1], self.half)]
+
+
+def suggestions(
+    points: Sequence[Point], budget: float, rows: RowLosses | None = None
+) -> tuple[Suggestion, ...]:
+    """For every task and proxy, the setting of least task loss whose rise is within the budget.
 
     The rise is L(θ) − L(θ_s) in nats per token, a mean over seeds, on the original safety data
-    where it was measured and else on the proxy.
+    where it was measured and else on the proxy. The best of many settings on some rows looks
+    better there than it is, so where `rows` knows each row's losses a setting is chosen on one half
+    of them and told on the other.
 
     Raises:
         UserError: the budget is no number, or no point of the aligned model is there to rise from.
@@ -74,67 +116,82 @@ def suggestions(points: Sequence[Point], budget: float) -> tuple[Suggestion, ...
             one for one in settings if (one.proxy, one.task) == pair and one.method is not ALIGNED
         ]
         if line:
-            found.append(_suggestion(line, start, budget))
+            found.append(_suggestion(line, start, budget, rows))
     return tuple(found)
 
 
-def _suggestion(line: list[Setting], start: Point, budget: float) -> Suggestion:
+def _suggestion(
+    line: list[Setting], start: Point, budget: float, rows: RowLosses | None
+) -> Suggestion:
+    dataset = _safety_data(start)
+    whole = rows.of(dataset, start.model) if rows is not None and start.model else None
+    divided = whole is not None and whole.shape[1] >= FEWEST_ROWS
+    choosing, telling = (_Rows(rows, half if divided else None) for half in (0, 1))
     # In an unfinished sweep, a setting with fewer seeds than others could be chosen for its luck.
     most = max(len(one.points) for one in line)
-    everything = [_candidate(one, start, budget) for one in line if len(one.points) == most]
-    best = _best(everything, budget)
+    candidates = [
+        _candidate(one, start, budget, choosing) for one in line if len(one.points) == most
+    ]
+    within = [one for one in candidates if one.verdict == "within"]
+    chosen = (
+        min(within, key=lambda one: one.task_change.value)
+        if within
+        else min(candidates, key=lambda one: one.rise.high)
+    )
+    halves = None
+    if divided and whole is not None:
+        halves = len(_half(whole.shape[1], 0)), len(_half(whole.shape[1], 1))
     return Suggestion(
         line[0].proxy,
         line[0].task,
         "original safety data" if start.alignment_loss else "proxy safety data",
-        best,
-        min(everything, key=lambda one: one.rise.value),
-        _left_out(line, start, budget),
+        chosen,
+        _candidate(chosen.setting, start, budget, telling),
+        _certified(chosen.setting, start, telling),
+        halves,
     )
 
 
-def _left_out(line: list[Setting], start: Point, budget: float) -> LeftOut | None:
-    seeds = sorted({point.seed for one in line for point in one.points})
-    whole = [one for one in line if [point.seed for point in one.points] == seeds]
-    if len(seeds) < 2 or not whole:
+def _candidate(one: Setting, start: Point, budget: float, rows: _Rows) -> Candidate:
+    rise = _change(one, start, _safety_data(start), rows, _safety_loss)
+    task = _change(one, start, f"task:{start.task}", rows, lambda point: point.capability_loss)
+    return Candidate(one, rise, task, verdict(rise, budget))
+
+
+def _change(
+    one: Setting,
+    start: Point,
+    dataset: str,
+    rows: _Rows,
+    loss_of: Callable[[Point], Estimate],
+) -> Estimate:
+    """How far a loss lies above the aligned model's, by row where the rows are known."""
+    before = rows.of(start, dataset)
+    after = [rows.of(point, dataset) for point in one.points]
+    if before is None or any(each is None or each.shape != before.shape for each in after):
+        from_loss = loss_of(start).value
+        return over_seeds([loss_of(point).minus(from_loss) for point in one.points])
+    changes = [paired_difference(each, before) for each in after if each is not None]
+    return statistic_over_seeds(changes, loss_of(start).unit)
+
+
+def _certified(one: Setting, start: Point, rows: _Rows) -> float | None:
+    before = rows.of(start, _safety_data(start))
+    after = [rows.of(point, _safety_data(point)) for point in one.points]
+    known = [each for each in after if each is not None]
+    if before is None or len(known) < len(after):
         return None
-    chosen, measured = [], []
-    for seed in seeds:
-        others = [_candidate(_seeds(one, seed, False), start, budget) for one in whole]
-        best = _best(others, budget)
-        if best is None:
-            return None
-        place = others.index(best)
-        chosen.append(best.setting.name)
-        measured.append(_candidate(_seeds(whole[place], seed, True), start, budget))
-    return LeftOut(
-        tuple(chosen),
-        over_seeds([one.rise for one in measured]),
-        over_seeds([one.capability for one in measured]),
-        sum(one.kept_by for one in measured),
-        len(seeds),
-    )
+    return max(certified_limit(each, before) for each in known)
 
 
-def _seeds(one: Setting, seed: int, alone: bool) -> Setting:
-    points = tuple(point for point in one.points if (point.seed == seed) == alone)
-    return replace(one, points=points)
+def _half(count: int, which: int) -> NDArray[np.intp]:
+    """Places of one half of the rows, drawn by their number alone: the same for every model."""
+    drawn = np.random.default_rng(count).permutation(count)
+    return np.sort(drawn[which::2])
 
 
-def _candidate(one: Setting, start: Point, budget: float) -> Candidate:
-    from_loss = _safety_loss(start).value
-    rises = [_safety_loss(point).minus(from_loss) for point in one.points]
-    return Candidate(
-        one,
-        over_seeds(rises),
-        over_seeds([point.capability_loss for point in one.points]),
-        sum(rise.value <= budget for rise in rises),
-    )
-
-
-def _best(candidates: Sequence[Candidate], budget: float) -> Candidate | None:
-    within = [one for one in candidates if one.rise.value <= budget]
-    return min(within, key=lambda one: one.capability.value) if within else None
+def _safety_data(point: Point) -> str:
+    return "original" if point.alignment_loss else f"safety:{point.proxy}"
 
 
 def _safety_loss(point: Point) -> Estimate:

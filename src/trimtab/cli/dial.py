@@ -182,7 +182,7 @@ def _watched() -> Iterator[TerminalWatcher]:
 
 
 def _tell(chosen: ChosenSetting) -> None:
-    from trimtab.analysis.labels import estimate_in_words
+    from trimtab.analysis.labels import VERDICTS, estimate_in_words
     from trimtab.config.methods import number
 
     def told(estimate: Estimate) -> str:
@@ -194,11 +194,10 @@ def _tell(chosen: ChosenSetting) -> None:
     elif chosen.rise.kind == "exact":
         say(f"Safety loss over the start, budget {chosen.budget:g}: {told(chosen.rise)}")
     else:
-        verdict = {True: "kept", False: "NOT kept", None: "not decided by these rows"}
         say(f"Safety loss over the start, budget {chosen.budget:g}:")
         say(f"  on the rows it was chosen by: {told(chosen.chosen_rise)}")
         say(f"  on held-out rows besides:     {told(chosen.rise)}")
-        say(f"  so the budget is {verdict[chosen.keeps_budget]}.")
+        say(f"  {VERDICTS[chosen.verdict or 'undecided']}.")
     say(f"Safety loss there: {told(chosen.safety_loss)}")
     say(f"Task loss there: {told(chosen.task_loss)}")
     if chosen.alignment_loss is not None:

@@ -32,6 +32,7 @@ from trimtab.results.store import Failure
 from trimtab.runner.cost import Cost
 
 _MARKS = {"holds": "[green]✔ holds[/]", "does not hold": "[red]✘ does not hold[/]"}
+_COLOURS = {"within": "green", "beyond": "red", "undecided": "yellow"}
 _UNDECIDED = "[yellow]? undecided[/]"
 
 
@@ -98,8 +99,8 @@ class TerminalWatcher(Watcher):
             highlight=False,
             soft_wrap=True,
         )
-        if point.is_feasible is not None:
-            colour = "green" if point.is_feasible else "red"
+        if point.budget_verdict is not None:
+            colour = _COLOURS[point.budget_verdict]
             told = plain(budget_in_words(point))
             self.console.print(f"[{colour}]{told}[/]", highlight=False, soft_wrap=True)
 

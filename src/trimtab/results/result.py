@@ -10,19 +10,19 @@ from trimtab.config.methods import CASE_1_BUDGET, CASE_2_BUDGET, DIAL, Method
 from trimtab.config.run_spec import RunSpec
 from trimtab.stats import Estimate as Estimate
 from trimtab.stats import Kind as Kind
+from trimtab.stats import Verdict, verdict
 
 _ADDED_LATER = (
     "model",
     "multiplier",
     "safety_change",
+    "validation_rows_wanted",
     "extra_bytes",
     "refusal_rate",
     "answer_rate",
 )
 """Fields that points written by an earlier version lack."""
 
-BUDGET_TOLERANCE = 0.05
-"""A change beyond its budget by this share of it still counts as within the budget."""
 OUT_OF_REACH = 100.0
 """A multiplier at which the task hardly counts: a budget still missed cannot be had."""
 
@@ -54,8 +54,9 @@ class Point:
     it went on.
 
     Of a method with a budget, `safety_change` is the held-out L_ŝ(θ) − L_ŝ(θ_s), and what was
-    learned is `multiplier`, the λ of Case I, or `distance`, the ε of Case II. Of a dial,
-    `multiplier` is the λ(α) that the setting was trained at.
+    learned is `multiplier`, the λ of Case I, or `distance`, the ε of Case II;
+    `validation_rows_wanted` would let four fifths of the budget be spent. Of a dial, `multiplier`
+    is the λ(α) that the setting was trained at.
     """
 
     spec: RunSpec
@@ -76,6 +77,7 @@ class Point:
     model: str | None = None
     multiplier: float | None = None
     safety_change: Estimate | None = None
+    validation_rows_wanted: int | None = None
     extra_bytes: int | None = None
     refusal_rate: Estimate | None = None
     answer_rate: Estimate | None = None
@@ -110,11 +112,11 @@ class Point:
         return self.safety_change.value - self.budget
 
     @property
-    def is_feasible(self) -> bool | None:
-        """Whether the held-out change of L_ŝ is within the budget, to 5 % of it."""
-        if self.over_budget is None or self.budget is None:
+    def budget_verdict(self) -> Verdict | None:
+        """Whether the held-out change of L_ŝ keeps to the budget, by its interval."""
+        if self.budget is None or self.safety_change is None:
             return None
-        return self.over_budget <= BUDGET_TOLERANCE * abs(self.budget)
+        return verdict(self.safety_change, self.budget)
 
     def to_json(self) -> dict[str, Any]:
         """A flat record: an estimate `x` becomes `x` and `x_interval`, `x_unit`, `x_kind`."""

@@ -37,6 +37,7 @@ from trimtab.runner.evaluator import row_weights
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.runner import DIAL_FOLDER, Runner, TrainedDial, forget_checkpoints
 from trimtab.runner.sweep import Watcher, claim, read_roles, record_data
+from trimtab.stats import Verdict, verdict
 from trimtab.train.objectives.endpoints import Endpoints, load_endpoints
 
 SETTING_FILE = "setting.json"
@@ -138,11 +139,9 @@ class ChosenSetting:
     alignment_loss: Estimate | None
 
     @property
-    def keeps_budget(self) -> bool | None:
-        """Whether the rows that took no part agree: None where their interval holds the budget."""
-        if self.budget is None or self.rise.low <= self.budget < self.rise.high:
-            return None
-        return self.rise.high <= self.budget
+    def verdict(self) -> Verdict | None:
+        """Whether the rows that took no part find it within the budget; None without one."""
+        return None if self.budget is None else verdict(self.rise, self.budget)
 
 
 def set_dial(
@@ -153,10 +152,11 @@ def set_dial(
     budget: float | None = None,
     merged: bool = False,
 ) -> ChosenSetting:
-    """Write θ(α) to `out`: α as given, or the largest one with L_ŝ(θ(α)) ≤ L_ŝ(θ_s) + budget.
+    """Write θ(α) to `out`: α as given, or the largest one that is within the budget.
 
-    That α is found by bisection on one half of the held-out safety rows, divided by prompt; all
-    that is told of it is measured on the other. Rows that enumerate a finite world are not divided.
+    It is where the 95 % interval of L_ŝ(θ(α)) − L_ŝ(θ_s) is. That α is found by bisection on one
+    half of the held-out safety rows, divided by prompt; all that is told of it is measured on the
+    other. Rows that enumerate a finite world are not divided.
 
     Raises:
         UserError: not one of `alpha` and `budget` is given, no setting keeps the budget, `out` is
@@ -227,22 +227,23 @@ def _chosen(
 
 
 def _bisected(rise_at: Callable[[float], Estimate], budget: float) -> tuple[float, Estimate]:
-    """The largest α found to keep the budget, and the rise there; the one below it never breaks."""
+    """The largest α found within the budget, and the rise there."""
     low, at_low = 0.0, rise_at(0.0)
-    if at_low.value > budget:
+    if verdict(at_low, budget) != "within":
         raise UserError(
-            f"no setting keeps a budget of {budget:g} nats per token: at α = 0, the safest, the "
-            f"safety loss is {at_low.value:.4f} above that of the aligned model. Give a budget "
-            f"above {at_low.value:.4f}, or train the dial for more steps."
+            f"no setting is within a budget of {budget:g} nats per token: at α = 0, the safest, "
+            f"the safety loss is {at_low.value:.4f} above that of the aligned model, and by its "
+            f"interval at most {at_low.high:.4f}. Give a budget above {at_low.high:.4f}, hold out "
+            "more rows, or train the dial for more steps."
         )
     at_high = rise_at(1.0)
-    if at_high.value <= budget:
+    if verdict(at_high, budget) == "within":
         return 1.0, at_high
     high = 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         rise = rise_at(middle)
-        if rise.value <= budget:
+        if verdict(rise, budget) == "within":
             low, at_low = middle, rise
         else:
             high = middle

@@ -87,6 +87,7 @@ class Trained:
     wall_seconds: float
     multiplier: float | None = None
     extra_bytes: int | None = None
+    validation_rows_wanted: int | None = None
     objective: Objective | None = None
     """What it was trained by, with what it learned."""
 
@@ -168,6 +169,7 @@ class Evaluator:
                 wall_seconds=trained.wall_seconds,
                 model=name,
                 multiplier=trained.multiplier,
+                validation_rows_wanted=trained.validation_rows_wanted,
                 extra_bytes=trained.extra_bytes,
                 refusal_rate=refused.refusal_rate,
                 answer_rate=refused.answer_rate,

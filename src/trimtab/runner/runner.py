@@ -241,12 +241,14 @@ class Runner:
         with full_disk_told(unfinished):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         learned = trainer.objective
+        outcome = learned.outcome if isinstance(learned, Budget) else None
         return Trained(
             trainer.accelerator.unwrap_model(trainer.model),
             trainer.state.num_input_tokens_seen + (learned.extra_tokens if learned else 0),
             perf_counter() - started,
-            learned.outcome.penalty if isinstance(learned, Budget) and learned.outcome else None,
+            outcome.penalty if outcome else None,
             held_bytes(trainer.extra_state()),
+            outcome.rows_wanted if outcome else None,
             learned,
         )
 

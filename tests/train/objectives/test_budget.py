@@ -115,7 +115,7 @@ def test_a_binding_budget_is_spent_and_not_overspent(
     assert isinstance(trainer.objective, Budget)
     outcome = trainer.objective.outcome
     assert outcome is not None
-    assert outcome.verdict == "met"
+    assert outcome.verdict == "within"
     assert constraint.budget is not None
     # Validation rows are draws: the exact change is theirs to within their error.
     half_width = outcome.change.high - outcome.change.value
@@ -151,7 +151,7 @@ def test_safety_out_of_reach_is_said_plainly(runner: Runner, tmp_path: Path) -> 
     assert isinstance(trainer.objective, Budget)
     outcome = trainer.objective.outcome
     assert outcome is not None
-    assert outcome.verdict != "met"
+    assert outcome.verdict != "within"
     assert outcome.penalty is not None
     assert outcome.penalty > 10  # all that there was to do was done
     assert min(change, outcome.change.value) > -0.1
@@ -165,14 +165,18 @@ def test_a_loss_below_zero_is_impossible(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "penalty", "verdict"),
     [
-        (0.0524, 1.0, "met"),
-        (0.0526, 1.0, "missed"),
-        (0.2, 150.0, "out of reach"),
-        (0.2, None, "missed"),
+        (0.03, 1.0, "within"),
+        (0.041, 1.0, "undecided"),
+        (0.059, 150.0, "undecided"),
+        (0.061, None, "beyond"),
+        (0.2, 150.0, "beyond"),
     ],
 )
-def test_verdict_allows_a_twentieth(change: float, penalty: float | None, verdict: str) -> None:
-    assert BudgetOutcome(0.05, penalty, 1.0, 1.0, Estimate.exact(change, "nats")).verdict == verdict
+def test_verdict_goes_by_the_interval(change: float, penalty: float | None, verdict: str) -> None:
+    seen = Estimate(change, change - 0.01, change + 0.01, "nats", "estimate")
+    outcome = BudgetOutcome(0.05, penalty, 1.0, 1.0, seen, None)
+    assert outcome.verdict == verdict
+    assert outcome.is_out_of_reach == (penalty == 150.0)
 
 
 def test_a_checkpoint_without_a_budget_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from datasets import Dataset, concatenate_datasets
 from torch import Tensor
 
 from trimtab.errors import UserError
-from trimtab.measure.losses import Array
-from trimtab.results.result import BUDGET_TOLERANCE, OUT_OF_REACH
-from trimtab.stats import Estimate
+from trimtab.measure.losses import PER_TOKEN, Array
+from trimtab.results.result import OUT_OF_REACH
+from trimtab.stats import Estimate, Verdict, verdict
 from trimtab.train.objectives.base import Objective, Roles, Step, TrainingContext
 from trimtab.train.objectives.multiplier import Multiplier
 from trimtab.train.objectives.paired_rows import PairedRows, distinct_rows, set_aside
@@ -25,6 +25,7 @@ from trimtab.train.objectives.scaling import scale_to_budget
 _TRAVEL = 4.0
 _FASTEST = 0.5
 _ROOM = 1.1
+_UNSPENT = 0.2
 
 
 class ImpossibleBudgetError(Exception):
@@ -66,15 +67,19 @@ class BudgetOutcome:
     scale: float
     """What θ − θ_s was multiplied by at the end."""
     change: Estimate
+    rows_wanted: int | None
+    """How many validation rows would let four fifths of the budget be spent; None where none do."""
 
     @property
-    def verdict(self) -> Literal["met", "missed", "out of reach"]:
-        """Within 5 % of the budget, or not; out of reach where no larger λ would help."""
-        if self.change.value <= self.budget + BUDGET_TOLERANCE * abs(self.budget):
-            return "met"
-        if self.penalty is not None and self.penalty >= OUT_OF_REACH:
-            return "out of reach"
-        return "missed"
+    def verdict(self) -> Verdict:
+        """Whether the change keeps to the budget, by its interval."""
+        return verdict(self.change, self.budget)
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether the budget is not kept and no larger λ would help."""
+        pushed = self.penalty is not None and self.penalty >= OUT_OF_REACH
+        return pushed and self.verdict != "within"
 
 
 def gain_at(share: float, steps: int) -> float:
@@ -107,9 +112,11 @@ class Budget(Objective):
     same optimum: a large λ early on would else leave Adam a memory of large gradients, and with it
     short steps on the task for the rest of the run.
 
-    **After** it, where the model is beyond the budget on validation rows, which were kept from
-    training, `scale_to_budget` brings it back by scaling θ − θ_s; for LoRA it scales B. What is
-    left of a budget is not spent by stretching the model.
+    **After** it, where the interval of the change on validation rows, which were kept from
+    training, reaches beyond the budget, `scale_to_budget` brings it back by scaling θ − θ_s; for
+    LoRA it scales B. The fewer the rows, the wider the interval, and the less of a budget is spent:
+    half a width of a fifth of it asks for n = (1.96·σ/(0.2·budget))² rows. What is left of a budget
+    is not spent by stretching the model.
 
     λ, the running change, ε and the tokens measured are kept with every checkpoint.
 
@@ -201,6 +208,7 @@ class Budget(Objective):
         assert validation is not None
         assert displacement is not None
         at = 1.0
+        wanted: dict[float, int | None] = {}
 
         def move_to(scale: float) -> None:
             nonlocal at
@@ -210,12 +218,16 @@ class Budget(Objective):
 
         def change_at(scale: float) -> Estimate:
             move_to(scale)
-            return validation.change(self._measure(validation.rows, context)[0])
+            change = validation.change(self._measure(validation.rows, context)[0])
+            wanted[scale] = change.rows_for(_UNSPENT * self.budget) if self.budget > 0 else None
+            return change.estimate(PER_TOKEN)
 
         scale, change = scale_to_budget(change_at, self.budget)
         move_to(scale)
         radius = displacement.norm().item()
-        self.outcome = BudgetOutcome(self.budget, self.penalty, radius, scale, change)
+        self.outcome = BudgetOutcome(
+            self.budget, self.penalty, radius, scale, change, wanted[scale]
+        )
 
     def logs(self, context: TrainingContext) -> dict[str, float]:
         """λ or ε, the running change of L_ŝ with its standard error, and whether it is feasible."""

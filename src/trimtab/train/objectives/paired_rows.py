@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
-from trimtab.measure.losses import PER_TOKEN
-from trimtab.stats import Array, Estimate, paired_difference
+from trimtab.stats import Array, Statistic, paired_difference
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,14 @@ class PairedRows:
         """L_ŝ(θ_s), nats per token."""
         return float(self.counts @ self.aligned_nll / (self.counts @ self.tokens))
 
-    def change(self, nll: Array) -> Estimate:
+    def change(self, nll: Array) -> Statistic:
         """L_ŝ(θ) − L_ŝ(θ_s) to a model of this nll, nats per token, paired by row."""
         times = self.counts.astype(int)
         after, before = (
             np.repeat(np.stack([nats, self.tokens]), times, axis=1)
             for nats in (nll, self.aligned_nll)
         )
-        return paired_difference(after, before).estimate(PER_TOKEN)
+        return paired_difference(after, before)
 
 
 def set_aside(

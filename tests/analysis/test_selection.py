@@ -1,0 +1,136 @@
+"""Facts about suggestions: chosen on some rows, told on others, by intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.report.reported_points import point, write_points
+from trimtab.analysis.selection import suggestions
+from trimtab.config.methods import CASE_1
+from trimtab.errors import UserError
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Point
+from trimtab.stats import Array
+
+ROWS = 200
+TOKENS = np.full(ROWS, 20.0)
+
+
+def exact() -> list[Point]:
+    line = ((0.1, 0.6, 0.2), (1.0, 0.3, 0.4), (10.0, 0.1, 0.8))
+    return [
+        point("aligned", safety=0.0, capability=1.0),
+        *(point(value=value, safety=x, capability=y) for value, x, y in line),
+    ]
+
+
+def test_suggested_is_the_least_task_loss_within_the_budget() -> None:
+    (found,) = suggestions(exact(), budget=0.5)
+    assert (found.told.setting.method, found.told.setting.value) == (CASE_1, 1.0)
+    assert found.told.rise.value == pytest.approx(0.3)
+    assert found.told.task_change.value == pytest.approx(-0.6)
+    assert found.told.verdict == "within"
+    assert found.told == found.chosen_by  # exact losses flatter nobody
+    assert found.rows is None
+    (loose,) = suggestions(exact(), budget=0.9)
+    assert loose.told.setting.value == 0.1
+
+
+def test_where_no_setting_is_within_the_budget_the_nearest_is_named() -> None:
+    (found,) = suggestions(exact(), budget=0.05)
+    assert found.chosen_by.verdict == "beyond"
+    assert found.told.setting.value == 10.0
+
+
+def test_without_the_aligned_model_nothing_is_suggested() -> None:
+    with pytest.raises(UserError, match="aligned model"):
+        suggestions(exact()[1:], budget=0.5)
+
+
+def measured(
+    folder: Path, safety: Sequence[float], task: Sequence[float], noise: float, seed: int
+) -> tuple[list[Point], RowLosses]:
+    """Case I at several λ whose true losses these are, on rows that are hard for every model."""
+    generator = np.random.default_rng(seed)
+    rows = RowLosses(folder)
+    hard = {name: generator.gamma(2.0, 1.0, ROWS) for name in ("original", "task:chat")}
+
+    def kept(model: str, truth: dict[str, float]) -> dict[str, float]:
+        losses: dict[str, Array] = {}
+        for name, of_all in hard.items():
+            own = noise * generator.standard_normal(ROWS)
+            losses[name] = np.stack([TOKENS * (of_all + truth[name] + own), TOKENS])
+        rows.save(model, losses)
+        return {name: float(x.sum() / t.sum()) for name, (x, t) in losses.items()}
+
+    points = []
+    for place, (rise, change) in enumerate(zip((0.0, *safety), (0.0, *task), strict=True)):
+        name = f"model-{place}"
+        seen = kept(name, {"original": rise, "task:chat": change})
+        made = (
+            point("aligned", safety=seen["original"], capability=seen["task:chat"], half_width=0.5)
+            if place == 0
+            else point(
+                value=float(place),
+                safety=seen["original"],
+                capability=seen["task:chat"],
+                half_width=0.5,
+            )
+        )
+        points.append(replace(made, model=name))
+    return points, rows
+
+
+def test_rows_make_the_interval_of_a_rise_that_of_the_difference(tmp_path: Path) -> None:
+    points, rows = measured(tmp_path, [0.02], [-0.3], noise=0.05, seed=0)
+    (found,) = suggestions(points, budget=0.05, rows=rows)
+    (apart,) = suggestions(points, budget=0.05)
+    assert found.told.verdict == "within"
+    assert apart.told.verdict == "undecided"  # hard rows hide what a setting does
+    assert found.told.rise.high - found.told.rise.low < 0.05
+    assert found.rows == (ROWS // 2, ROWS // 2)
+    assert found.certified is not None
+    assert found.told.rise.high < found.certified < 0.2
+
+
+def test_what_was_chosen_by_luck_is_told_on_rows_that_took_no_part(tmp_path: Path) -> None:
+    """Twenty settings alike but for noise: the best of them looks better than it is."""
+    chosen, told = [], []
+    for seed in range(20):
+        folder = tmp_path / str(seed)
+        points, rows = measured(folder, [0.0] * 20, [-0.3] * 20, noise=0.5, seed=seed)
+        (found,) = suggestions(points, budget=0.2, rows=rows)
+        chosen.append(found.chosen_by.task_change.value)
+        told.append(found.told.task_change.value)
+    error = float(np.std(told, ddof=1)) / len(told) ** 0.5
+    assert np.mean(chosen) < -0.3 - 3 * error
+    assert abs(np.mean(told) + 0.3) < 3 * error
+
+
+def test_a_setting_beyond_the_budget_is_seldom_called_within(tmp_path: Path) -> None:
+    """A true rise of 1.25 budgets: at most a fortieth of samples may be called within."""
+    called = 0
+    for seed in range(80):
+        folder = tmp_path / str(seed)
+        points, rows = measured(folder, [0.0625], [-0.3], noise=0.1, seed=seed)
+        (found,) = suggestions(points, budget=0.05, rows=rows)
+        called += found.told.verdict == "within"
+    assert called <= 6
+
+
+def test_the_same_rows_choose_for_every_model(tmp_path: Path) -> None:
+    points, rows = measured(tmp_path, [0.02, 0.02], [-0.3, -0.3], noise=0.0, seed=0)
+    (found,) = suggestions(points, budget=0.05, rows=rows)
+    assert found.told.rise.value == pytest.approx(0.02)
+    assert found.told.rise.high - found.told.rise.low < 1e-9
+
+
+def test_a_folder_of_points_without_rows_is_read_too(tmp_path: Path) -> None:
+    write_points(tmp_path, exact())
+    (found,) = suggestions(exact(), budget=0.5, rows=RowLosses(tmp_path))
+    assert found.certified is None
