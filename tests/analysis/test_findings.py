@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,37 +17,59 @@ from tests.report.reported_points import (
     sweep,
     world,
 )
-from trimtab.analysis.findings import no_model_passes_the_limit
+from trimtab.analysis.findings import distances_in, findings, no_model_passes_the_limit
 from trimtab.analysis.optimality_gap import optimality_gap
-from trimtab.config.methods import CASE_1
-from trimtab.report import Finding, findings
+from trimtab.config.methods import ALIGNED, CASE_1
+from trimtab.report import Finding
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.stats import Estimate, over_seeds
 
+NEARER = {
+    "near": Estimate.exact(0.1, "total variation"),
+    "far": Estimate.exact(0.6, "total variation"),
+}
+
+
+def told(
+    points: Iterable[Point],
+    rows: RowLosses | None = None,
+    distances: Mapping[str, Estimate] = NEARER,
+) -> tuple[Finding, ...]:
+    """The findings of points of one seed, had a second seed come out the same."""
+    points = list(points)
+    second = [made_as(one, seed=1) for one in points if one.method is not ALIGNED]
+    return findings([*points, *second], rows, distances)
+
 
 def finding(points: list[Point], word: str) -> Finding:
-    (found,) = [one for one in findings(points) if word in one.statement]
+    (found,) = [one for one in told(points) if word in one.statement]
     return found
 
 
 def test_a_sweep_that_follows_the_theory_bears_every_finding_out() -> None:
-    found = findings(sweep())
+    found = told(sweep())
     assert len(found) == 7
     assert {one.verdict for one in found} == {"holds"}
 
 
 def test_wide_intervals_leave_everything_about_case_1_undecided() -> None:
     wide = [one for one in sweep(half_width=2.0) if one.method is CASE_1]
-    assert {one.verdict for one in findings(wide)} == {"undecided"}
+    assert {one.verdict for one in told(wide)} == {"undecided"}
 
 
 def test_one_point_speaks_to_no_finding() -> None:
     assert findings([point(penalty=1.0)]) == ()
 
 
+def test_few_settings_or_one_seed_are_too_few_to_say() -> None:
+    two_settings = [one for one in sweep() if one.spec.value in (None, 0.1, 10.0)]
+    assert {one.verdict for one in told(two_settings)} == {"too few to say"}
+    assert {one.verdict for one in findings(sweep(), None, NEARER)} == {"too few to say"}
+
+
 def test_no_points_speak_to_no_finding() -> None:
-    assert findings([]) == ()
+    assert told([]) == ()
 
 
 def test_the_proxy_with_the_higher_gap_at_one_penalty_is_not_the_nearer() -> None:
@@ -66,25 +89,43 @@ def test_a_known_world_says_which_proxy_is_nearer() -> None:
     swapped = [
         made_as(one, proxy={"near": "far", "far": "near"}[one.proxy or ""]) for one in sweep()[1:9]
     ]
-    assert findings(swapped)[0].verdict == "holds"
-    told = findings(swapped, world())[0]
-    assert told.verdict == "does not hold"
-    assert "total variation" in told.evidence
+    assert told(swapped)[0].verdict == "does not hold"
+    known = told(swapped, distances=distances_in(world()))[0]
+    assert known.verdict == "does not hold"
+    assert "total variation" in known.evidence
+
+
+def test_exchanged_proxies_do_not_say_the_same() -> None:
+    """The gaps that a finding is to explain must not tell it which proxy is nearer."""
+    exchanged = {"near": NEARER["far"], "far": NEARER["near"]}
+    assert told(sweep())[0].verdict == "holds"
+    assert told(sweep(), distances=exchanged)[0].verdict == "does not hold"
+
+
+def test_which_proxy_is_nearer_is_left_open_where_nobody_says() -> None:
+    for distances in (
+        {},
+        {"near": NEARER["near"]},
+        {"near": estimate(0.3, 0.2), "far": estimate(0.4, 0.2)},
+    ):
+        open_ = told(sweep(), distances=distances)[0]
+        assert open_.verdict == "undecided"
+        assert "not known" in open_.evidence
 
 
 def test_proxies_are_compared_at_the_penalties_both_were_given() -> None:
-    unequal = [*case_1("near"), *case_1("far", floor=0.2, penalties=(0.0, 1.0, 3.0))]
-    assert "1 of 1 penalties" in finding(unequal, "nearer").evidence
+    unequal = [*case_1("near"), *case_1("far", floor=0.2, penalties=(0.1, 1.0, 3.0, 10.0))]
+    assert "3 of 3 penalties" in finding(unequal, "nearer").evidence
 
 
 def test_proxies_without_a_common_penalty_are_not_compared() -> None:
     apart = [*case_1("near", penalties=(1.0,)), *case_1("far", penalties=(2.0,))]
-    assert not [one for one in findings(apart) if "nearer" in one.statement]
+    assert not [one for one in told(apart) if "nearer" in one.statement]
 
 
 def test_proxy_gaps_of_two_proxies_are_not_compared() -> None:
     points = [*case_1("near", original=False), *case_1("far", original=False)]
-    found = findings(points)
+    found = told(points)
     assert not [one for one in found if "nearer" in one.statement]
     assert any("lowers the proxy gap" in one.statement for one in found)
 
@@ -95,7 +136,7 @@ def test_a_penalty_that_raises_the_alignment_gap_is_told() -> None:
 
 
 def test_without_overlap_no_trend_is_asked_for() -> None:
-    found = findings(case_1(cost=0.0, overlap=0.0))
+    found = told(case_1(cost=0.0, overlap=0.0))
     assert not [one for one in found if "λ raises" in one.statement]
 
 
@@ -122,9 +163,9 @@ def test_overlaps_that_may_be_the_same_order_nothing() -> None:
         for one in points
         if one.context_overlap
     ]
-    told = finding(unsure, "overlap the proxy's")
-    assert told.verdict == "undecided"
-    assert "cannot be told apart" in told.evidence
+    unclear = finding(unsure, "overlap the proxy's")
+    assert unclear.verdict == "undecided"
+    assert "cannot be told apart" in unclear.evidence
 
 
 def test_case_2_below_case_1_is_told() -> None:
@@ -139,7 +180,7 @@ def test_a_ball_is_compared_like_a_penalty() -> None:
 
 
 def test_evidence_carries_numbers_with_their_unit() -> None:
-    for one in findings(sweep()):
+    for one in told(sweep()):
         assert "nats per token" in one.evidence
         assert any(digit in one.evidence for digit in "123456789")
 
@@ -175,13 +216,13 @@ def test_models_are_compared_row_by_row_where_the_rows_are_known(tmp_path: Path)
         }
         rows.save(name, losses)
         points.append(replace(one, model=name))
-    apart = {one.statement: one.verdict for one in findings(points)}
-    paired = {one.statement: one.verdict for one in findings(points, rows=rows)}
+    apart = {one.statement: one.verdict for one in told(points)}
+    paired = {one.statement: one.verdict for one in told(points, rows=rows)}
     assert set(apart.values()) == {"undecided"}
     assert set(paired.values()) == {"holds"}
     # Rows that are not the same tell nothing of the difference.
     rows.save("lambda-10", {name: losses[:, :30] for name, losses in losses.items()})
-    assert "undecided" in {one.verdict for one in findings(points, rows=rows)}
+    assert "undecided" in {one.verdict for one in told(points, rows=rows)}
 
 
 def test_what_a_seed_does_to_both_models_cancels() -> None:
@@ -224,10 +265,10 @@ def test_a_point_below_the_limit_is_a_mistake_somewhere() -> None:
     ]
     near = optimality_gap(impossible, made)
     assert all(one.is_impossible for one in near)
-    told = no_model_passes_the_limit(near)
-    assert told is not None
-    assert told.verdict == "does not hold"
-    assert "mistake" in told.evidence
+    broken = no_model_passes_the_limit(near)
+    assert broken is not None
+    assert broken.verdict == "does not hold"
+    assert "mistake" in broken.evidence
 
 
 def test_a_point_below_the_limit_within_its_interval_is_no_mistake() -> None:

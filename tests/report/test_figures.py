@@ -63,6 +63,7 @@ def test_figure_1_has_a_line_per_proxy_on_the_task_with_the_most() -> None:
         "far – chat",
         "near – news",
         "near – code",
+        "aligned model θₛ, chat",
     }
 
 
@@ -81,7 +82,8 @@ def test_figure_2_has_a_line_per_task_and_sets_the_cases_side_by_side() -> None:
 def test_figure_3_orders_tasks_by_overlap() -> None:
     (panel,) = figures(sweep(), None)[2].panels
     names = [line.name for line in panel.lines]
-    assert names == ["code, overlap 0 %", "chat, overlap 50 %", "news, overlap 100 %"]
+    assert names[:3] == ["code, overlap 0 %", "chat, overlap 50 %", "news, overlap 100 %"]
+    assert names[3:] == ["aligned model θₛ, chat"]  # the start stands in every plane
 
 
 def test_an_estimated_overlap_is_called_about_that_much() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trimtab.config.methods import CASE_1
+from trimtab.config.methods import ALIGNED, CASE_1
 from trimtab.config.run_spec import RunSpec
-from trimtab.results.gaps import with_gaps
+from trimtab.results.gaps import OVER_START, with_gaps
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Estimate, Point
 
@@ -61,22 +61,44 @@ def test_a_model_does_not_differ_from_itself(tmp_path: Path) -> None:
     assert interval(kept(tmp_path, 0.05), "plain", "plain") == (0.0, 0.0)
 
 
-def test_gaps_to_the_lowest_loss_seen_are_paired(tmp_path: Path) -> None:
+def started(points: list[Point]) -> list[Point]:
+    """The points, the first of them as that of the aligned model."""
+    start = replace(points[0], spec=replace(points[0].spec, method=ALIGNED, value=None))
+    return [start, *points[1:]]
+
+
+def test_where_the_least_loss_is_unknown_a_gap_is_the_paired_change_from_the_start(
+    tmp_path: Path,
+) -> None:
     rows = kept(tmp_path, improvement=0.05)
-    plain, better = with_gaps([point("plain", rows), point("better", rows)], {}, rows)
-    assert plain.capability_gap is not None
+    start, better = with_gaps(started([point("plain", rows), point("better", rows)]), {}, rows)
+    assert start.capability_gap is not None
     assert better.capability_gap is not None
-    assert plain.capability_gap.value == pytest.approx(0.05, abs=0.01)
-    assert plain.capability_gap.high - plain.capability_gap.low < 0.02
-    assert better.capability_gap.low == better.capability_gap.high == 0
+    assert better.capability_gap.value == pytest.approx(-0.05, abs=0.01)
+    assert better.capability_gap.high - better.capability_gap.low < 0.02
+    assert better.capability_gap.unit == OVER_START
+    assert start.capability_gap.low == start.capability_gap.high == 0
+
+
+def test_a_known_least_loss_is_what_a_gap_is_taken_from(tmp_path: Path) -> None:
+    rows = kept(tmp_path, improvement=0.05)
+    points = started([point("plain", rows), point("better", rows)])
+    _, better = with_gaps(points, {"task:code": 0.25}, rows)
+    assert better.capability_gap == points[1].capability_loss.minus(0.25)
 
 
 def test_without_rows_a_gap_keeps_the_interval_of_its_loss(tmp_path: Path) -> None:
     rows = kept(tmp_path, improvement=0.05)
     points = [replace(point(name, rows), model=None) for name in ("plain", "better")]
-    gap = with_gaps(points, {}, rows)[0].capability_gap
+    gap = with_gaps(started(points), {}, rows)[1].capability_gap
     assert gap is not None
     assert gap.high - gap.low == pytest.approx(1.0)
+
+
+def test_without_a_start_nothing_is_a_gap(tmp_path: Path) -> None:
+    rows = kept(tmp_path, improvement=0.05)
+    (alone,) = with_gaps([point("better", rows)], {}, rows)
+    assert alone.capability_gap is None
 
 
 def test_rows_that_are_not_the_same_are_not_paired(tmp_path: Path) -> None:

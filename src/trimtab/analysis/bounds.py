@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trimtab.analysis.groups import Gap, Setting, settings_of
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.data.synthetic import World
+from trimtab.results.gaps import OVER_START
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.stats import Estimate, Kind
 from trimtab.theory import (
@@ -111,7 +112,7 @@ def bounds_beside(
 
     Theorems 1, 2 and 4 bound the optimum of the objective. A trained model may stop short of it.
     """
-    points = list(points)
+    points = _over_lowest_seen(list(points))
     found = []
     for setting in settings_of(points, CASE_1):
         if setting.is_plain:
@@ -126,6 +127,32 @@ def bounds_beside(
         if start is not None and not setting.is_plain:
             found += _from_local_geometry(setting, start, landscape)
     return tuple(sorted(found, key=lambda one: one.bound.theorem))
+
+
+def _over_lowest_seen(points: list[Point]) -> list[Point]:
+    """The points with gaps that the theorems can speak of, where the least losses are not known.
+
+    The change from θ_s is then taken from the lowest seen: a gap that is too small.
+    """
+    lowest: dict[tuple[str, str | None], float] = {}
+    named = {"alignment_gap": lambda point: None, "proxy_gap": lambda point: point.proxy}
+    named["capability_gap"] = lambda point: point.task
+    for point in points:
+        for name, dataset in named.items():
+            gap = getattr(point, name)
+            if gap is not None and gap.unit == OVER_START:
+                key = name, dataset(point)
+                lowest[key] = min(lowest.get(key, math.inf), gap.value)
+
+    def shifted(point: Point) -> Point:
+        changes = {
+            name: getattr(point, name).minus(lowest[name, dataset(point)])
+            for name, dataset in named.items()
+            if (name, dataset(point)) in lowest and getattr(point, name) is not None
+        }
+        return replace(point, **changes)
+
+    return [shifted(point) for point in points]
 
 
 def _in_the_world(setting: Setting, world: World) -> list[BoundBeside]:

@@ -5,13 +5,11 @@ Source: figures 1 to 3 of Chen et al. 2025, arXiv 2503.20807.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from types import MappingProxyType
 
-import numpy as np
-
-from trimtab.analysis.case_1_line import Case1Line
 from trimtab.analysis.groups import (
     Gap,
     SafetyGap,
@@ -25,6 +23,8 @@ from trimtab.analysis.groups import (
 from trimtab.analysis.labels import nats, percent, shortened
 from trimtab.analysis.optimality_gap import PointOptimalityGap
 from trimtab.analysis.verdicts import (
+    FEWEST_SEEDS,
+    FEWEST_SETTINGS,
     Order,
     Pairs,
     Verdict,
@@ -33,6 +33,7 @@ from trimtab.analysis.verdicts import (
     compare,
     falls,
     rises,
+    speaks,
 )
 from trimtab.config.methods import CASE_1, CASE_2, CASE_2_RADIUS, number
 from trimtab.data.synthetic import World
@@ -43,6 +44,11 @@ from trimtab.theory import total_variation
 
 UNIT = "nats per token"
 LINES_QUOTED = 4
+TOO_FEW = (
+    f"a line needs {FEWEST_SETTINGS} settings with {FEWEST_SEEDS} seeds each before it says "
+    "anything."
+)
+NOWHERE: Mapping[str, Estimate] = MappingProxyType({})
 NO_MODEL_PASSES = "No model lies below the exact limit, which none can pass."
 
 
@@ -56,19 +62,24 @@ class Finding:
 
 
 def findings(
-    points: Iterable[Point], world: World | None = None, rows: RowLosses | None = None
+    points: Iterable[Point],
+    rows: RowLosses | None = None,
+    distances: Mapping[str, Estimate] = NOWHERE,
 ) -> tuple[Finding, ...]:
-    """The findings that these points can speak to; `world` tells how near each proxy truly is.
+    """The findings that these points can speak to.
 
     "holds" and "does not hold" need a difference whose 95 % interval leaves 0 out, or two intervals
-    that do not touch; between them a finding is "undecided". Two models on the same rows are
-    compared row by row where `rows` knows the losses; the costs of two tasks, and Case II against
-    Case I's line, are compared by their intervals. With one seed these cover the held-out rows
-    only, not the training.
+    that do not touch, on lines of at least three settings with two seeds each; with shorter ones
+    there is "too few to say". Between them a finding is "undecided". Two models on the same rows
+    are compared row by row where `rows` knows the losses; the costs of two tasks are compared by
+    their intervals.
+
+    Args:
+        distances: how far each proxy lies from the original safety data, by name, in any unit.
     """
     points, pairs = list(points), Pairs(rows)
     safety = safety_gap_of(points)
-    found: list[Finding | None] = [nearer_proxy_keeps_more_safety(points, pairs, world)]
+    found: list[Finding | None] = [nearer_proxy_keeps_more_safety(points, pairs, distances)]
     if safety is not None:
         found += [
             penalty_lowers_safety_gap(points, pairs, safety),
@@ -76,21 +87,31 @@ def findings(
             strength_lowers_safety_gap(points, pairs, safety),
             strength_raises_capability_gap(points, pairs),
             overlap_makes_safety_costly(points, pairs),
-            case_2_costs_more(points, safety),
+            case_2_costs_more(points, pairs, safety),
         ]
     return tuple(finding for finding in found if finding is not None)
 
 
+def distances_in(world: World) -> dict[str, Estimate]:
+    """TV(D_s, D_ŝ) of every proxy of a known world, exact."""
+    unit = "total variation"
+    return {
+        name: Estimate.exact(total_variation(world.original, proxy), unit)
+        for name, proxy in world.safety.items()
+    }
+
+
 def nearer_proxy_keeps_more_safety(
-    points: Iterable[Point], pairs: Pairs, world: World | None = None
+    points: Iterable[Point], pairs: Pairs, distances: Mapping[str, Estimate] = NOWHERE
 ) -> Finding | None:
     """G_s of the nearer proxy lies below that of the farther at every λ > 0 both were given.
 
-    Without a world nobody knows which is nearer: the proxy with the lower mean gap is taken for
-    it, and what is tested is that the order is the same at every λ.
+    Which is nearer comes from `distances`, never from the gaps, which it is to explain.
     """
     orders: list[Order] = []
     evidence: list[str] = []
+    unknown: list[str] = []
+    is_short = False
     for ((one, task), line), ((other, other_task), other_line) in combinations(
         lines_of(points, CASE_1).items(), 2
     ):
@@ -101,32 +122,39 @@ def nearer_proxy_keeps_more_safety(
         common = sorted(settings[one].keys() & settings[other].keys())
         if task != other_task or not common:
             continue
-        gaps = {
-            name: {p: gap.value for p in common if (gap := of[p].measured("alignment gap"))}
-            for name, of in settings.items()
-        }
-        means = {name: float(np.mean(list(of.values()))) for name, of in gaps.items()}
-        distances = _distances(world, one, other)
-        near, far = sorted(gaps, key=lambda name: (distances or means)[name])
+        names = _by_distance(one, other, distances)
+        if names is None:
+            unknown.append(f"{shortened(one)} or {shortened(other)}")
+            continue
+        near, far = names
+        if not all(speaks([of[penalty] for penalty in common]) for of in settings.values()):
+            is_short = True
+            continue
         order = pairs.order("alignment gap")
         here = [order(settings[near][penalty], settings[far][penalty]) for penalty in common]
         orders += here
         middle = common[len(common) // 2]
-        known = (
-            f"total variation to the original {nats(distances[near])} and {nats(distances[far])}"
-            if distances
-            else f"which is nearer is not known; {shortened(near)} has the lower gap"
-        )
+        at = {name: settings[name][middle].measured("alignment gap") for name in names}
         evidence.append(
             f"on {shortened(task)}, {shortened(near)} lies below {shortened(far)} at "
             f"{here.count('below')} of {len(here)} "
-            f"penalties (at λ = {number(middle)}: {nats(gaps[near][middle])} "
-            f"against {nats(gaps[far][middle])} {UNIT}; {known})"
+            f"penalties (at λ = {number(middle)}: {_value(at[near])} "
+            f"against {_value(at[far])} {UNIT}; {distances[near].unit} to the original "
+            f"{nats(distances[near].value)} and {nats(distances[far].value)})"
         )
-    if not orders:
-        return None
     statement = "The proxy nearer the original safety data keeps more safety, at every penalty λ."
-    return Finding(statement, all_lie("below", orders), _quoted(evidence))
+    if orders:
+        return Finding(statement, all_lie("below", orders), _quoted(evidence))
+    if is_short:
+        return Finding(statement, "too few to say", TOO_FEW)
+    if unknown:
+        evidence = [
+            f"which is nearer, {pair}, is not known: state it as their distance in the "
+            "experiment, or let 'trimtab audit' tell them apart"
+            for pair in dict.fromkeys(unknown)
+        ]
+        return Finding(statement, "undecided", _quoted(evidence))
+    return None
 
 
 def penalty_lowers_safety_gap(
@@ -177,6 +205,10 @@ def overlap_makes_safety_costly(points: Iterable[Point], pairs: Pairs) -> Findin
             (overlap, pairs.rise(line[loose], line[tight], "capability gap"))
             for overlap, _, line in lines
         ]
+        if not all(speaks([line[penalty] for penalty in common]) for _, _, line in lines):
+            verdicts.append("too few to say")
+            evidence.append(TOO_FEW)
+            continue
         verdicts.append(rises(costs, _cost_order))
         told = ", ".join(
             f"{nats(cost.value)} at overlap {percent(overlap.value)} ({shortened(task)})"
@@ -195,30 +227,76 @@ def overlap_makes_safety_costly(points: Iterable[Point], pairs: Pairs) -> Findin
     return Finding(statement, all_hold(verdicts), _quoted(evidence))
 
 
-def case_2_costs_more(points: Iterable[Point], safety: SafetyGap) -> Finding | None:
-    """G_f of Case II lies above Case I's line at the same G_s, wherever the two can be compared."""
+def case_2_costs_more(points: Iterable[Point], pairs: Pairs, safety: SafetyGap) -> Finding | None:
+    """A model of Case I as safe as one of Case II, or safer, has the smaller G_f.
+
+    Models are compared where one of Case I keeps at least as much safety and costs less, which
+    needs no line drawn between models; or keeps no more and costs more.
+    """
     orders: list[Order] = []
     evidence: list[str] = []
+    is_short = False
     for task, (proxy, first, second) in tasks_in_both_cases(points).items():
-        line = Case1Line.of([setting for setting in first if not setting.is_plain], safety)
-        if line is None:
+        constrained = [setting for setting in first if not setting.is_plain]
+        other = [setting for setting in second if not setting.is_plain]
+        if not speaks(constrained) or not speaks(other):
+            is_short = True
             continue
-        compared = [order for setting in second if (order := line.order(setting))]
-        if compared:
-            orders += compared
-            evidence.append(
-                f"on {shortened(task)} with {shortened(proxy)}, of {len(compared)} Case II models "
-                f"that can be compared {compared.count('above')} lie above Case I's line and "
-                f"{compared.count('below')} below{line.example(second)}"
-            )
-    if not orders:
-        return None
+        compared = [_beside(setting, constrained, pairs, safety) for setting in other]
+        orders += compared
+        evidence.append(
+            f"on {shortened(task)} with {shortened(proxy)}, of {len(compared)} Case II models "
+            f"{compared.count('above')} cost more than one of Case I that is as safe, and "
+            f"{compared.count('below')} less than one that is no safer"
+            f"{_example(other, compared, constrained, safety)}"
+        )
     statement = f"Case II is steeper: at the same {safety} it costs more capability than Case I."
-    # Near plain fine-tuning the cases meet, so a few the other way leave the finding open.
+    if not orders:
+        return Finding(statement, "too few to say", TOO_FEW) if is_short else None
     decided = [order for order in orders if order != "within"]
-    is_open = len(set(decided)) != 1 or 2 * len(decided) < len(orders)
-    verdict = "undecided" if is_open else all_lie("above", decided)
-    return Finding(statement, verdict, _quoted(evidence))
+    # One model is no trend; and near plain fine-tuning the cases meet.
+    is_open = len(decided) < 2 or len(set(decided)) != 1 or 2 * len(decided) < len(orders)
+    return Finding(
+        statement, "undecided" if is_open else all_lie("above", decided), _quoted(evidence)
+    )
+
+
+def _beside(setting: Setting, first: Sequence[Setting], pairs: Pairs, safety: SafetyGap) -> Order:
+    """Whether a Case II model costs more, or less, than one of Case I that can stand for it."""
+    order = pairs.order("capability gap")
+    at = setting.measured(safety)
+    above = below = False
+    for one in first:
+        gap = one.measured(safety)
+        if at is None or gap is None:
+            continue
+        above |= gap.value <= at.value and order(one, setting) == "below"
+        below |= gap.value >= at.value and order(one, setting) == "above"
+    if above == below:
+        return "within"
+    return "above" if above else "below"
+
+
+def _example(
+    second: Sequence[Setting], orders: Sequence[Order], first: Sequence[Setting], safety: SafetyGap
+) -> str:
+    """One Case II model that costs more, beside the cheapest of Case I that is as safe."""
+    for one, order in zip(second, orders, strict=True):
+        at, cost = one.measured(safety), one.measured("capability gap")
+        if order != "above" or at is None or cost is None:
+            continue
+        as_safe = [
+            (height.value, gap.value)
+            for setting in first
+            if (gap := setting.measured(safety)) and (height := setting.measured("capability gap"))
+            if gap.value <= at.value
+        ]
+        least, beside = min(as_safe)
+        return (
+            f" ({nats(cost.value)} at {nats(at.value)} against {nats(least)} at {nats(beside)}, "
+            f"in {UNIT})"
+        )
+    return ""
 
 
 def no_model_passes_the_limit(near: Sequence[PointOptimalityGap]) -> Finding | None:
@@ -247,6 +325,9 @@ def _trend(
         measured = [(s, gap) for s in line if (gap := s.measured(which))]
         if len(measured) < 2:
             continue
+        if not speaks([setting for setting, _ in measured]):
+            verdicts.append("too few to say")
+            continue
         goes = falls if down else rises
         verdicts.append(goes([setting for setting, _ in measured], pairs.order(which)))
         (first, from_gap), (last, to_gap) = measured[0], measured[-1]
@@ -256,7 +337,9 @@ def _trend(
         )
     if not verdicts:
         return None
-    count = f"{verdicts.count('holds')} of {len(verdicts)} lines, in {UNIT}: "
+    if not evidence:
+        return Finding(statement, "too few to say", TOO_FEW)
+    count = f"{verdicts.count('holds')} of {len(evidence)} lines, in {UNIT}: "
     return Finding(statement, all_hold(verdicts), count + _quoted(evidence))
 
 
@@ -280,10 +363,18 @@ def _case_2(points: Iterable[Point]) -> dict[str, list[Setting]]:
     }
 
 
-def _distances(world: World | None, *proxies: str) -> dict[str, float] | None:
-    if world is None or any(proxy not in world.safety for proxy in proxies):
+def _by_distance(one: str, other: str, distances: Mapping[str, Estimate]) -> tuple[str, str] | None:
+    """The nearer proxy and the farther; None where that is not known, or their intervals touch."""
+    if one not in distances or other not in distances:
         return None
-    return {proxy: total_variation(world.original, world.safety[proxy]) for proxy in proxies}
+    order = compare(distances[one], distances[other])
+    if order == "within":
+        return None
+    return (one, other) if order == "below" else (other, one)
+
+
+def _value(gap: Estimate | None) -> str:
+    return "–" if gap is None else nats(gap.value)
 
 
 def _cost_order(one: tuple[Estimate, Estimate], other: tuple[Estimate, Estimate]) -> Order:

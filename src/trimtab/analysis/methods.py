@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from trimtab.analysis.groups import (
 )
 from trimtab.analysis.verdicts import compare
 from trimtab.config.methods import ALIGNED, CASE_1, PLAIN, PUBLISHED, Method
+from trimtab.results.gaps import OVER_START
 from trimtab.results.result import Point
 from trimtab.stats import Estimate, holm, student_mean, student_p_value
 from trimtab.theory.area import hypervolume
@@ -83,6 +84,38 @@ class MethodResult:
         }
 
 
+@dataclass(frozen=True)
+class Rectangle:
+    """What can be won: from the safety of the aligned model to the capability of plain fine-tuning.
+
+    Where the least possible losses are known it begins at gaps of 0, which no model passes.
+    """
+
+    best: tuple[float, float]
+    worst: tuple[float, float]
+
+    @classmethod
+    def between(cls, aligned: Setting, plain: Setting, safety: SafetyGap) -> Rectangle | None:
+        """The one between two models; None where a gap of theirs was not measured."""
+        safest, unsafest = aligned.measured(safety), plain.measured(safety)
+        untaught, taught = (one.measured("capability gap") for one in (aligned, plain))
+        if not (safest and unsafest and untaught and taught):
+            return None
+        over_start = safest.unit == OVER_START
+        best = (safest.value, taught.value) if over_start else (0.0, 0.0)
+        return cls(best, (unsafest.value, untaught.value))
+
+    @property
+    def is_empty(self) -> bool:
+        return any(far <= near for near, far in zip(self.best, self.worst, strict=True))
+
+    def share(self, points: Iterable[tuple[float, float]]) -> float:
+        """The share of it that the points dominate."""
+        inside = [(max(x - self.best[0], 0.0), max(y - self.best[1], 0.0)) for x, y in points]
+        corner = self.worst[0] - self.best[0], self.worst[1] - self.best[1]
+        return hypervolume(inside, corner) / (corner[0] * corner[1])
+
+
 def method_results(points: Sequence[Point]) -> tuple[MethodResult, ...]:
     """Every method of every pair of proxy and task, by falling hypervolume.
 
@@ -108,18 +141,14 @@ def _of_pair(settings: list[Setting], safety: SafetyGap) -> list[MethodResult]:
     ends = {one.method: one for one in settings if one.method in (ALIGNED, PLAIN)}
     if len(ends) < 2:
         return []
-    most_unsafe, least_capable = (
-        ends[PLAIN].measured(safety),
-        ends[ALIGNED].measured("capability gap"),
-    )
-    if most_unsafe is None or least_capable is None:
+    rectangle = Rectangle.between(ends[ALIGNED], ends[PLAIN], safety)
+    if rectangle is None:
         return []
-    corner = most_unsafe.value, least_capable.value
     methods: dict[Method, list[Setting]] = {}
     for one in settings:
         if one.method not in ends:
             methods.setdefault(one.method, []).append(one)
-    volumes = {method: _volumes(line, safety, corner) for method, line in methods.items()}
+    volumes = {method: _volumes(line, safety, rectangle) for method, line in methods.items()}
     results = []
     for method, line in methods.items():
         beaten: dict[Setting, list[Method]] = {}
@@ -179,20 +208,17 @@ def _of_line(points: Sequence[Point], cost: Callable[[Point], float]) -> float:
     return float(np.mean(each))
 
 
-def _volumes(
-    line: Sequence[Setting], safety: SafetyGap, corner: tuple[float, float]
-) -> dict[int, float]:
+def _volumes(line: Sequence[Setting], safety: SafetyGap, rectangle: Rectangle) -> dict[int, float]:
     of_seed: dict[int, list[tuple[float, float]]] = {}
     for one in line:
         for point in one.points:
             x, y = measured_of(point, safety), measured_of(point, "capability gap")
             if x is not None and y is not None:
-                of_seed.setdefault(point.seed, []).append((max(x.value, 0), max(y.value, 0)))
-    area = corner[0] * corner[1]
-    if area <= 0:
+                of_seed.setdefault(point.seed, []).append((x.value, y.value))
+    if rectangle.is_empty:
         return {}
     return {
-        seed: hypervolume(points, corner) / area
+        seed: rectangle.share(points)
         for seed, points in of_seed.items()
         if len(points) == len(line)  # a seed that lacks settings, unfinished, would count for less
     }

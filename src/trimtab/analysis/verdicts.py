@@ -13,11 +13,23 @@ from trimtab.results.result import Point
 from trimtab.stats import Estimate, Statistic, over_seeds, statistic_over_seeds
 
 Value = TypeVar("Value")
-Verdict = Literal["holds", "does not hold", "undecided"]
+Verdict = Literal["holds", "does not hold", "undecided", "too few to say"]
 Order = Literal["below", "above", "within"]
 
 AGAINST_THE_TREND = 0.1
 """A trend may have this share of its decided pairs in the wrong order: training is noisy."""
+
+
+FEWEST_SETTINGS, FEWEST_SEEDS = 3, 2
+"""Of a line: with fewer nothing is said of a trend, however narrow the intervals over rows."""
+
+
+def speaks(line: Sequence[Setting]) -> bool:
+    """Whether a line has settings and seeds enough to say something of a trend.
+
+    Intervals over rows know nothing of what another seed would have trained.
+    """
+    return len(line) >= FEWEST_SETTINGS and all(len(s.points) >= FEWEST_SEEDS for s in line)
 
 
 def compare(one: Estimate, other: Estimate) -> Order:
@@ -97,11 +109,14 @@ def falls(values: Sequence[Value], compare: Callable[[Value, Value], Order]) -> 
 
 
 def all_hold(verdicts: Sequence[Verdict]) -> Verdict:
-    """One line against it refutes; one undecided leaves it open.
+    """One line against it refutes; one undecided leaves it open; lines too short say nothing.
 
-    >>> all_hold(["holds", "undecided"])
-    'undecided'
+    >>> all_hold(["holds", "undecided"]), all_hold(["holds", "too few to say"])
+    ('undecided', 'holds')
     """
+    verdicts = [verdict for verdict in verdicts if verdict != "too few to say"]
+    if not verdicts:
+        return "too few to say"
     if "does not hold" in verdicts:
         return "does not hold"
     return "undecided" if "undecided" in verdicts else "holds"

@@ -33,7 +33,7 @@ from trimtab.runner.cost import Cost
 
 _MARKS = {"holds": "[green]✔ holds[/]", "does not hold": "[red]✘ does not hold[/]"}
 _COLOURS = {"within": "green", "beyond": "red", "undecided": "yellow"}
-_UNDECIDED = "[yellow]? undecided[/]"
+_UNDECIDED = "[yellow]? {}[/]"
 
 
 class Watcher:
@@ -157,7 +157,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column()
     for finding in findings:
-        mark = _MARKS.get(finding.verdict, _UNDECIDED)
+        mark = _MARKS.get(finding.verdict, _UNDECIDED.format(finding.verdict))
         table.add_row(mark, f"{plain(finding.statement)}\n[dim]{plain(finding.evidence)}[/]")
     return table
 

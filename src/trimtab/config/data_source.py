@@ -59,6 +59,9 @@ class DataSource:
     """Rows are draws that may come again: hold out a share of rows, and look for no leaks."""
     lowest_loss: From0 | None = None
     """The least loss any model can reach on this data, in nats per token, where it is known."""
+    distance: From0 | None = None
+    """Of safety data: how far from the original data they are held to be, in any unit. Which proxy
+    is the nearer goes by this, and is left open where neither it nor a known world says so."""
     context_overlap: From0To1 | None = None
     """The share of prompts that are also safety prompts, where it is known."""
 

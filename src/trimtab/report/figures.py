@@ -104,6 +104,7 @@ class _Atlas:
             name = f"{shortened(p)} – {shortened(t)}, by budget"
             line = tuple(self.budgets_1.get((p, t), ()))
             right.append(Series(name, budget_ink(self.proxies.index(p)), line))
+        right += self._starts([task for _, task in keys[:MOST_LINES]])
         note = self.note
         if len(keys) > MOST_LINES:
             note = f"{note} {MOST_LINES} of {len(keys)} pairs are drawn.".strip()
@@ -181,6 +182,7 @@ class _Atlas:
         for task, (share, exact) in tasks.items():
             name = f"{shortened(task)}, overlap {'' if exact else '≈ '}{percent(share)}"
             series.append(Series(name, self._task_ink(task), tuple(self.case_1[proxy, task])))
+        series += self._starts(tasks)
         pairs = [(proxy, task) for task in tasks]
         plane = panel(
             f"Case I, safety data {shortened(proxy)}",
@@ -270,6 +272,21 @@ class _Atlas:
             self._plane_curves(compared, by_task=True),
             self.note,
         )
+
+    def _starts(self, tasks: Iterable[str]) -> list[Series]:
+        """θ_s in the plane of each task, which is the same whatever the proxy."""
+        names = list(dict.fromkeys(tasks))
+        first = {one.task: one for one in reversed(settings_of(self.points, ALIGNED))}
+        return [
+            Series(
+                "aligned model θₛ" if len(names) == 1 else f"aligned model θₛ, {shortened(task)}",
+                star(self.tasks.index(task)),
+                (first[task],),
+                joined=False,
+            )
+            for task in names
+            if task in first
+        ]
 
     def _task_with_most_proxies(self) -> str:
         tasks = [task for _, task in self.case_1]

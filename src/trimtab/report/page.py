@@ -14,7 +14,12 @@ from markupsafe import Markup
 
 from trimtab.analysis.bounds import bounds_beside
 from trimtab.analysis.dial import DialSetting, dial_settings
-from trimtab.analysis.findings import Finding, findings, no_model_passes_the_limit
+from trimtab.analysis.findings import (
+    Finding,
+    distances_in,
+    findings,
+    no_model_passes_the_limit,
+)
 from trimtab.analysis.labels import in_page, nats
 from trimtab.analysis.limits import Limits
 from trimtab.analysis.methods import MethodResult, method_results
@@ -28,6 +33,7 @@ from trimtab.report.figures import DIAL_FIGURE, figures
 from trimtab.report.methods_figure import methods_figure
 from trimtab.report.refusals import refusals_figure, refusals_table
 from trimtab.results.files import write_atomically
+from trimtab.stats import Estimate
 
 PAGE_FILE = "report.html"
 METHODS_FILE = "methods.json"
@@ -55,7 +61,8 @@ def write_report(folder: Path) -> Report:
     limits = Limits(results.world) if results.world is not None else None
     near = optimality_gap(results.points, results.world) if results.world is not None else ()
     kept = no_model_passes_the_limit(near)
-    found = (*findings(results.points, results.world, results.rows), *([kept] if kept else []))
+    told = findings(results.points, results.rows, _distances(results))
+    found = (*told, *([kept] if kept else []))
     methods = method_results(results.points)
     of_methods = methods_figure(results.points, methods, limits)
     of_refusals = refusals_figure(results.points)
@@ -75,6 +82,18 @@ def write_report(folder: Path) -> Report:
     page = folder / PAGE_FILE
     write_atomically(page, _page(results, drawn, found, near, methods, read_audit(folder)))
     return Report(page, tuple(paths), found)
+
+
+def _distances(results: Results) -> dict[str, Estimate]:
+    """How far each proxy lies from the original data, where the world or the experiment says so."""
+    if results.world is not None:
+        return distances_in(results.world)
+    stated = {
+        name: source["distance"]
+        for name, source in results.settings.get("safety", {}).items()
+        if isinstance(source, dict) and source.get("distance") is not None
+    }
+    return {name: Estimate.exact(far, "distance stated") for name, far in stated.items()}
 
 
 def _page(
@@ -171,10 +190,10 @@ def _summary(results: Results, found: Sequence[Finding]) -> str:
         opening = f"This report measures {kinds} over {counts[1]} and {counts[2]}."
     if on_dial and not trained:
         return opening
-    if not found:
-        return f"{opening} They are too few to speak to any finding."
-    verdicts = [finding.verdict for finding in found]
-    told = f"Of {_count(len(found), 'finding')} that they can speak to, "
+    verdicts = [one.verdict for one in found if one.verdict != "too few to say"]
+    if not verdicts:
+        return f"{opening} They are too few to speak to any finding of the paper."
+    told = f"Of {_count(len(verdicts), 'finding')} that they can speak to, "
     told += f"{verdicts.count('holds')} {'holds' if verdicts.count('holds') == 1 else 'hold'}"
     against, open_ = verdicts.count("does not hold"), verdicts.count("undecided")
     if against:

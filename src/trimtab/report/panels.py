@@ -12,6 +12,7 @@ from trimtab.analysis.labels import estimate_in_words, hover
 from trimtab.config.methods import ALIGNED, CASE_1, NO_VALUE
 from trimtab.report.axes import gap_axis, penalty_axis, radius_axis, rate_axis
 from trimtab.report.chart import Axis, Curve, Ink, Line, Mark, Panel
+from trimtab.results.gaps import OVER_START
 from trimtab.results.result import Estimate
 
 Coordinate = Gap | Rate | Literal["penalty", "radius"]
@@ -24,6 +25,11 @@ LABELS: dict[Coordinate, str] = {
     "capability gap": "capability gap (nats per token)",
     "refusal rate": "harmful prompts refused (share)",
     "answer rate": "benign prompts answered (share)",
+}
+LABELS_OVER_START: dict[Coordinate, str] = {
+    "alignment gap": "rise of the safety loss over θₛ (nats per token)",
+    "proxy gap": "rise of the proxy’s loss over θₛ (nats per token)",
+    "capability gap": "change of the task loss from θₛ (nats per token)",
 }
 LABEL_ROOM = (0.17, 0.075)
 """How far a label must stay from other marks and labels, as shares of the panel."""
@@ -99,7 +105,9 @@ def _axis(which: Coordinate, settings: Sequence[Setting], *, may_be_log: bool) -
         return rate_axis(LABELS[which])
     plain = [gap for one in each if one.is_plain and (gap := one.measured(which))]
     constrained = [gap for one in each if not one.is_plain and (gap := one.measured(which))]
-    return gap_axis(LABELS[which], constrained, plain, may_be_log=may_be_log)
+    over_start = any(gap.unit == OVER_START for gap in (*constrained, *plain))
+    label = (LABELS_OVER_START if over_start else LABELS)[which]
+    return gap_axis(label, constrained, plain, may_be_log=may_be_log and not over_start)
 
 
 def _line(series: Series, x: Coordinate, y: Gap | Rate, x_axis: Axis, y_axis: Axis) -> Line:

@@ -44,7 +44,7 @@ def demo_experiment(folder: Path, seed: int = 0, replace_world: bool = False) ->
             ),
             Block("alignment-parameter", PARAMETER_PENALTIES, tasks=("shared", "mixed")),
         ),
-        seeds=(seed,),
+        seeds=(seed, seed + 1),
         measure=Measuring(tokens_per_batch=16_384, landscape_rows=500),
         data_root=str(folder.resolve()),
     )

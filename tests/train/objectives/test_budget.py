@@ -294,7 +294,7 @@ def test_the_error_of_a_paired_change_is_that_of_the_difference() -> None:
     aligned, tokens = generator.gamma(4.0, 5.0, 400), generator.integers(5, 20, 400).astype(float)
     lost = generator.normal(0.1, 0.02, 400) * tokens
     paired = PairedRows(tiny.rows(1, seed=1), np.ones(400), aligned, tokens)
-    change = paired.change(aligned + lost)
+    change = paired.change(aligned + lost).estimate("nats per token")
     assert change.value == pytest.approx(lost.sum() / tokens.sum())
     resampled = generator.integers(400, size=(2000, 400))
     bootstrap = lost[resampled].sum(axis=1) / tokens[resampled].sum(axis=1)

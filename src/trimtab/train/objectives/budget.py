@@ -68,7 +68,8 @@ class BudgetOutcome:
     """What θ − θ_s was multiplied by at the end."""
     change: Estimate
     rows_wanted: int | None
-    """How many validation rows would let four fifths of the budget be spent; None where none do."""
+    """How many validation rows would let four fifths of the budget be spent; None where the model
+    was not scaled back, so that rows are not what leaves it unspent."""
 
     @property
     def verdict(self) -> Verdict:
@@ -225,9 +226,8 @@ class Budget(Objective):
         scale, change = scale_to_budget(change_at, self.budget)
         move_to(scale)
         radius = displacement.norm().item()
-        self.outcome = BudgetOutcome(
-            self.budget, self.penalty, radius, scale, change, wanted[scale]
-        )
+        rows_wanted = None if scale == 1 else wanted[scale]
+        self.outcome = BudgetOutcome(self.budget, self.penalty, radius, scale, change, rows_wanted)
 
     def logs(self, context: TrainingContext) -> dict[str, float]:
         """λ or ε, the running change of L_ŝ with its standard error, and whether it is feasible."""
