@@ -76,8 +76,8 @@ def suggested_penalty(
 
     The shift from proxy to original comes on top and no λ removes it. Both overlaps are taken at
     the high end of their intervals. It is the λ of the exact minimiser: a network trained for a
-    while may need more. Where the low ends would give less than a tenth of it, and more than
-    next to nothing overlaps, no λ can be told, and the value is None.
+    while may need more. The value is None where more than next to nothing overlaps and the low
+    ends would give less than a tenth of it, or it is too small to differ from plain fine-tuning.
     """
     ends = [
         (overlap.task_on_safety.low, overlap.safety_on_task.low),
@@ -90,11 +90,11 @@ def suggested_penalty(
     o, rho = ends[1]
     term = f"Theorem 1's overlap term is {budget:g} nats per token ({room:.3g} per response)"
     taken = f"with overlaps of at most {o:.1%} and {rho:.1%}"
-    if most < SMALLEST_PENALTY and o < NEARLY_NONE:
-        return Suggestion(
-            most,
-            f"{term} at a λ below {SMALLEST_PENALTY:g}, {taken}",
-        )
+    if most < SMALLEST_PENALTY:
+        below = f"{term} at a λ below {SMALLEST_PENALTY:g}, {taken}"
+        if o < NEARLY_NONE:
+            return Suggestion(most, below)
+        return Suggestion(None, f"{below}: that is plain fine-tuning, though prompts compete")
     if most >= _WIDEST * least:
         return Suggestion(
             None,
