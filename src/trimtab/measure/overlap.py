@@ -90,8 +90,8 @@ def context_overlap(
         Both shares with 95 % intervals. They cover the long-run mean of this estimate over new
         draws of as many prompts of *both* sets: scored prompts are redrawn on either side, and so
         is the threshold. Whatever a better classifier would tell apart they do not cover: a weak
-        one, or one with few prompts to learn from, sees too much overlap. Coverage by simulation, 86 %
-        to 100 %, the least where both sets are alike: benchmarks/results/overlap_coverage.txt.
+        one, or one with few prompts to learn from, sees too much overlap. By simulation they
+        cover 86 % to 100 %, the least where both sets are alike: benchmarks/results/overlap_coverage.txt.
 
     Raises:
         UserError: too few different prompts to learn from.
