@@ -91,7 +91,8 @@ def context_overlap(
         draws of as many prompts of *both* sets: scored prompts are redrawn on either side, and so
         is the threshold. Whatever a better classifier would tell apart they do not cover: a weak
         one, or one with few prompts to learn from, sees too much overlap. By simulation they
-        cover 86 % to 100 %, the least where both sets are alike: benchmarks/results/overlap_coverage.txt.
+        cover 86 % to 100 %, the least where both sets are alike:
+        benchmarks/results/overlap_coverage.txt.
 
     Raises:
         UserError: too few different prompts to learn from.
