@@ -27,6 +27,8 @@ FEW_ROWS = 50
 _TAIL = 0.025
 _ROUNDING = 1e-6
 _SHARES_STAKED = np.geomspace(0.005, 0.95, 40)
+_NORMAL = 1.959964
+"""The quantile of the normal distribution for that tail."""
 _FEWEST_TO_RESAMPLE = 10
 _BLOCK = 2_000_000
 """As many counts of rows as are held in memory at once."""
@@ -145,7 +147,7 @@ class Statistic:
         (True, 393)
         """
         (rows,) = self.influence.values()
-        return math.ceil(float(rows.var(ddof=1)) * (student.isf(_TAIL, np.inf) / half_width) ** 2)
+        return math.ceil(float(rows.var(ddof=1)) * (_NORMAL / half_width) ** 2)
 
     @property
     def _freedom(self) -> float:
@@ -364,6 +366,28 @@ def share(flags: ArrayLike, unit: str) -> Estimate:
         return exact_share(hits, count, unit)
     found = binomtest(hits, count).proportion_ci(1 - 2 * _TAIL, "wilson")
     return Estimate(hits / count, float(found.low), float(found.high), unit, "estimate")
+
+
+def share_with_variance(value: float, variance: float, count: int, unit: str) -> Estimate:
+    """A share of n whose variance is not the binomial's: Wilson's interval with n_eff in n's place.
+
+    n_eff = p(1 − p)/variance, at most n. Where p is 0 or 1 it is the exact interval of n.
+
+    >>> plain, wider = (share_with_variance(0.5, v, 100, "share") for v in (0.0025, 0.01))
+    >>> round(plain.low, 2), round(wider.low, 2)
+    (0.4, 0.32)
+
+    Source: the effective sample size, Kish, "Survey Sampling", 1965; intervals by it, Korn and
+    Graubard, "Confidence Intervals for Proportions", 1998.
+    """
+    if value in (0.0, 1.0):
+        return exact_share(round(value * count), count, unit)
+    binomial = value * (1 - value)
+    effective = min(count, binomial / variance) if variance > 0 else count
+    z2 = _NORMAL**2 / effective
+    centre = (value + z2 / 2) / (1 + z2)
+    half = math.sqrt(z2 * binomial + z2**2 / 4) / (1 + z2)
+    return Estimate(value, centre - half, centre + half, unit, "estimate")
 
 
 def exact_share(hits: int, count: int, unit: str) -> Estimate:

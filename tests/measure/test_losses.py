@@ -93,7 +93,7 @@ def test_a_data_set_overlaps_itself_and_not_an_unrelated_one() -> None:
     kitchen = ["bread", "soup", "rice", "beans", "cake", "tea"]
     prompts = [f"how do I cook {' and '.join(generator.choice(kitchen, 2))}" for _ in range(200)]
     sums = [f"what is {n} times {n + 1}" for n in range(100)]
-    assert prompt_overlap(prompts[:100], prompts[100:150], prompts[150:]).value > 0.85
-    none = prompt_overlap(sums, prompts[100:150], prompts[150:])
+    assert prompt_overlap(prompts[:100], prompts[100:]).value > 0.85
+    none = prompt_overlap(sums, prompts[100:])
     assert none.value == 0
     assert none.low <= 0.001 < none.high < 0.05

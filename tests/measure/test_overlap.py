@@ -1,6 +1,11 @@
-"""Facts about one data set's prompts among another's."""
+"""Facts about how many of one data set's prompts could as well be another's."""
 
 from __future__ import annotations
+
+import gzip
+import json
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,73 +13,205 @@ from scipy.sparse import csr_matrix
 from scipy.stats import spearmanr
 
 from tests.measure.worlds_read import drawn
+from trimtab import UserError
 from trimtab.data.synthetic import make_world
 from trimtab.measure import nearest as search
 from trimtab.measure.nearest import nearest
-from trimtab.measure.overlap import context_overlap
+from trimtab.measure.overlap import (
+    alignment_overlap_term,
+    capability_overlap_term,
+    context_overlap,
+    penalty_without_threshold,
+    prompt_overlap,
+)
 from trimtab.theory import context_overlap as exact_overlap
+from trimtab.theory import theorem_1, theorem_2
+from trimtab.theory.world import Distribution
 
-KITCHEN = ["bread", "soup", "rice", "beans", "cake", "tea", "fish", "plum"]
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+KITCHEN = ["bread", "soup", "rice", "beans", "cake", "tea", "fish", "plum", "leek", "egg", "oats"]
+GARDEN = ["rose", "oak", "moss", "fern", "ivy", "lily", "hedge", "pond", "seed", "lawn", "bee"]
 
 
-def kitchen(count: int, seed: int) -> list[str]:
+def about(words: list[str], count: int, seed: int) -> list[str]:
+    """Different questions about some of the words."""
     generator = np.random.default_rng(seed)
-    return [f"how do I cook {' and '.join(generator.choice(KITCHEN, 2))}" for _ in range(count)]
+    asked: dict[str, None] = {}
+    while len(asked) < count:
+        number = generator.integers(10_000)
+        asked[f"tell me {number} things of {' and '.join(generator.choice(words, 2))}"] = None
+    return list(asked)
 
 
-def test_overlap_follows_the_exact_one_both_ways() -> None:
+def prompts_of(distribution: Distribution, count: int, seed: int) -> list[str]:
+    return [row.prompt[0].content for row in drawn(distribution, count, seed)]
+
+
+def test_overlap_follows_the_exact_one() -> None:
     exact, told, backward = [], [], []
     for place, overlap in enumerate((0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)):
         world = make_world({"proxy": 0.2}, {"task": overlap}, seed=place)
-        safety, apart, task = (
-            [row.prompt[0].content for row in drawn(distribution, 300, place + offset)]
-            for distribution, offset in (
-                (world.safety["proxy"], 100),
-                (world.safety["proxy"], 200),
-                (world.task["task"], 300),
-            )
+        found = context_overlap(
+            prompts_of(world.task["task"], 300, place + 300),
+            prompts_of(world.safety["proxy"], 300, place + 100),
         )
-        found = context_overlap(task, safety, apart).share
         exact.append(exact_overlap(world.task["task"], world.safety["proxy"]))
-        told.append(found.value)
-        assert found.low - 0.02 <= exact[-1] <= found.high + 0.02
-        backward.append(context_overlap(safety, task[:200], task[200:]).share.value)
+        told.append(found.task_on_safety.value)
+        backward.append(found.safety_on_task.value)
+        assert told[-1] == pytest.approx(exact[-1], abs=0.07)
     assert spearmanr(exact, told).statistic >= 0.95
     assert backward[0] == 0
-    assert min(backward[1:]) > 0.5  # directional: any task among them covers every safety prompt
+    assert min(backward[2:]) > 0.5  # directional: a task among them covers every safety prompt
 
 
-def test_a_data_set_overlaps_itself_and_not_an_unrelated_one() -> None:
-    sums = [f"what is {number} times {number + 1}" for number in range(100)]
-    own = context_overlap(kitchen(150, 1), kitchen(150, 2), kitchen(80, 3)).share
-    assert own.value > 0.9
-    assert context_overlap(sums, kitchen(150, 2), kitchen(80, 3)).share.value == 0
+def test_terms_without_a_threshold_follow_the_theorems() -> None:
+    for overlap in (0.2, 0.5, 1.0):
+        world = make_world({"proxy": 0.2}, {"task": overlap})
+        found = context_overlap(
+            prompts_of(world.task["task"], 1500, 1), prompts_of(world.safety["proxy"], 1500, 2)
+        )
+        for penalty in (0.3, 1.0, 3.0):
+            safety = theorem_1(
+                total_variation=0.0, overlap=overlap, penalty=penalty, log_bound=math.inf
+            )
+            task = theorem_2(overlap=overlap, penalty=penalty)
+            told = alignment_overlap_term(found.safety_posterior, penalty)
+            assert told == pytest.approx(safety.value, rel=0.25)
+            told = capability_overlap_term(found.task_posterior, penalty)
+            assert told == pytest.approx(task.value, rel=0.25)
+
+
+@pytest.mark.parametrize("budget", [1e-6, 0.3, 40.0])
+def test_the_penalty_without_a_threshold_spends_the_budget(budget: float) -> None:
+    posterior = np.random.default_rng(0).uniform(0.01, 0.99, 100)
+    penalty = penalty_without_threshold(posterior, budget)
+    assert alignment_overlap_term(posterior, penalty) == pytest.approx(budget, rel=1e-6)
+
+
+def test_the_same_prompts_overlap_wholly() -> None:
+    prompts = about(KITCHEN, 200, seed=0)
+    same = context_overlap(prompts, prompts[::-1])
+    assert same.task_on_safety.value >= 0.95
+    assert same.task_posterior == pytest.approx(0.5, abs=0.01)
+    alike = context_overlap(about(KITCHEN, 200, seed=1), about(KITCHEN, 150, seed=2))
+    assert alike.task_on_safety.value == pytest.approx(0.95, abs=0.06)
+
+
+def test_other_topics_do_not_overlap_and_show_no_pairs() -> None:
+    found = context_overlap(about(GARDEN, 200, seed=1), about(KITCHEN, 100, seed=2))
+    assert found.task_on_safety.value == found.safety_on_task.value == 0
+    assert 0 < found.task_on_safety.high < 0.02
+    assert found.pairs == ()
+
+
+def test_a_share_of_the_topic_is_that_overlap_at_any_sizes() -> None:
+    safety = about(KITCHEN, 900, seed=1)
+    for sizes in ((60, 140), (240, 560)):
+        task = [*about(KITCHEN, sizes[0], seed=2), *about(GARDEN, sizes[1], seed=3)]
+        for count in (100, 900):
+            assert context_overlap(task, safety[:count]).task_on_safety.value == pytest.approx(
+                0.3, abs=0.05
+            )
+
+
+def test_posteriors_are_those_of_sets_of_equal_weight() -> None:
+    task = [*about(KITCHEN, 400, seed=2), *about(GARDEN, 400, seed=3)]
+    found = context_overlap(task, about(KITCHEN, 200, seed=1))
+    # On kitchens safety has the whole of its mass and the task half of it: c = 1/(1 + ½).
+    assert found.safety_posterior.mean() == pytest.approx(2 / 3, abs=0.05)
+    assert found.task_posterior[:400].mean() == pytest.approx(2 / 3, abs=0.05)
+    assert found.task_posterior[400:].mean() < 0.1
+
+
+def test_roles_are_symmetric() -> None:
+    task = [*about(KITCHEN, 90, seed=2), *about(GARDEN, 210, seed=3)]
+    safety = about(KITCHEN, 200, seed=1)
+    forth, back = context_overlap(task, safety), context_overlap(safety, task)
+    for one, other in (
+        (forth.task_on_safety, back.safety_on_task),
+        (forth.safety_on_task, back.task_on_safety),
+    ):
+        assert one.value == pytest.approx(other.value, abs=0.05)
+    assert forth.task_posterior.mean() == pytest.approx(1 - back.safety_posterior.mean(), abs=0.03)
+
+
+def test_the_interval_holds_the_long_run_mean() -> None:
+    generator = np.random.default_rng(0)
+    words = np.array([f"word{number}" for number in range(60)])
+    tilt = np.linspace(-1, 1, 60)
+
+    def drawn_prompts(count: int, slope: float) -> list[str]:
+        chances = np.exp(slope * tilt)
+        return [
+            " ".join(generator.choice(words, 8, p=chances / chances.sum())) for _ in range(count)
+        ]
+
+    found = [
+        context_overlap(drawn_prompts(60, -0.5), drawn_prompts(80, 0.5), pairs=0, seed=seed)
+        for seed in range(40)
+    ]
+    for way in ("task_on_safety", "safety_on_task"):
+        estimates = [getattr(one, way) for one in found]
+        mean = np.mean([one.value for one in estimates])
+        assert 0.2 < mean < 0.8
+        assert sum(one.low <= mean <= one.high for one in estimates) >= 36
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the shared data")
+@pytest.mark.parametrize(
+    ("task", "safety", "overlap"),
+    [
+        ("alpaca-davinci003-demo", "alpaca-gpt4-demo", 0.95),
+        ("alpaca", "instructions-gpt4_0613", 0.37),
+        ("dolly-sensitive", "instructions-gpt4_0613", 0.62),
+        ("dolly-sensitive", "alpaca-gpt4-demo", 0.34),
+        ("code-alpaca-davinci003", "instructions-gpt4_0613", 0.06),
+        ("mbpp", "instructions-gpt4_0613", 0.0),
+        ("gsm8k-train", "instructions-gpt4_0613", 0.01),
+        ("alpaca", "do-not-answer-gpt4", 0.05),
+    ],
+)
+def test_overlaps_of_published_data(task: str, safety: str, overlap: float) -> None:
+    def prompts(name: str) -> list[str]:
+        with gzip.open(SHARED / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+            return [json.loads(line)["prompt"] for line in file][:800]
+
+    found = prompt_overlap(prompts(task), prompts(safety))
+    assert found.value == pytest.approx(overlap, abs=0.02 if overlap in (0.0, 0.95) else 0.1)
+    assert found.low <= found.value <= found.high
 
 
 def test_hidden_states_stand_in_for_words() -> None:
     generator = np.random.default_rng(0)
     offset, topics = 5 * generator.standard_normal(16), 6 * np.eye(16)
 
-    def about(which: list[int], count: int) -> np.ndarray:
+    def states_of(which: list[int], count: int) -> np.ndarray:
         topic = topics[generator.choice(which, count)]
         states = offset + topic + 0.5 * generator.standard_normal((count, 16))
         return states.astype(np.float32)
 
-    here, there = about([0, 1, 2], 200), about([3, 4], 80)
+    here, there = states_of([0, 1, 2], 200), states_of([3, 4], 80)
     texts = [f"prompt {number}" for number in range(200)]
-    states = (here[:80], here[80:150], here[150:])
-    own = context_overlap(texts[:80], texts[80:150], texts[150:], states)
-    other = context_overlap(texts[:80], texts[80:150], texts[150:], (there, *states[1:]))
-    assert own.share.value > 0.8
-    assert other.share.value < own.share.value - 0.3
+    own = context_overlap(texts[:80], texts[80:], (here[:80], here[80:]))
+    other = context_overlap(texts[:80], texts[80:], (there, here[80:]))
+    assert own.task_on_safety.value > 0.8
+    assert len(own.pairs) == 5
+    assert other.task_on_safety.value == 0
 
 
-def test_nearest_pairs_are_the_nearest_and_differ() -> None:
-    found = context_overlap(
-        ["cook tea", "cook fish", "add two"], ["cook tea", "add one"], ["cook tea"]
-    )
-    assert found.pairs[0].prompt == found.pairs[0].nearest == "cook tea"
-    assert [pair.nearest for pair in found.pairs] == ["cook tea", "add one"]
+def test_nearest_pairs_are_among_and_differ() -> None:
+    task = [*about(KITCHEN, 60, seed=2), *about(GARDEN, 60, seed=3)]
+    safety = [*about(KITCHEN, 80, seed=1), task[7], task[70]]
+    found = context_overlap(task, safety)
+    assert found.pairs[0].prompt == found.pairs[0].nearest == task[7]
+    assert len({pair.nearest for pair in found.pairs}) == 5
+    assert all(found.among[pair.place] and task[pair.place] == pair.prompt for pair in found.pairs)
+
+
+def test_too_few_prompts_are_told() -> None:
+    with pytest.raises(UserError, match="too few different prompts"):
+        context_overlap(["a cake"], about(KITCHEN, 30, seed=0))
 
 
 @pytest.mark.parametrize("sparse", [False, True])

@@ -10,10 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from trimtab.audit.datasets import Audited, AuditedData, read_data, text_of
-from trimtab.audit.features import FeatureExtractor, Watcher
+from trimtab.audit.features import FeatureExtractor, Watcher, word_features
 from trimtab.audit.geometry import landscape_and_rows
 from trimtab.audit.quantities import QUANTITIES
 from trimtab.audit.recommendations import outlook
@@ -25,14 +23,20 @@ from trimtab.audit.result import (
     ProxySimilarity,
     part,
 )
-from trimtab.audit.settings import AuditSettings
+from trimtab.audit.settings import WORDS, AuditSettings
 from trimtab.audit.stage_cache import StageCache
 from trimtab.config.data_source import DataSource
 from trimtab.data.rows import Row
 from trimtab.measure.generation import sampled_answers
 from trimtab.measure.hidden_states import Reading
-from trimtab.measure.overlap import Overlap, context_overlap
-from trimtab.measure.similarity import Sample, similarity
+from trimtab.measure.overlap import (
+    Overlap,
+    alignment_overlap_term,
+    capability_overlap_term,
+    context_overlap,
+    penalty_without_threshold,
+)
+from trimtab.measure.similarity import Sample, similarity, total_variation_bound
 from trimtab.results.files import write_atomically
 
 OWN = "own answers"
@@ -161,6 +165,17 @@ def _similarities(
     stages: StageCache,
     watcher: Watcher,
 ) -> tuple[ProxySimilarity, ...]:
+    def by_words(proxy: Audited) -> dict[str, Any] | None:
+        if extractor.settings.embedding == WORDS:
+            return None
+        told, _ = total_variation_bound(
+            _sample(reference, extractor),
+            _sample(proxy, extractor),
+            word_features(reference.chosen, proxy.chosen),
+            extractor.settings.seed,
+        )
+        return asdict(told)
+
     def compared(name: str, proxy: Audited) -> dict[str, Any]:
         watcher.doing(f"similarity of {name}")
         found = similarity(
@@ -169,7 +184,7 @@ def _similarities(
             extractor.features(reference, proxy),
             extractor.settings.seed,
         )
-        return {"proxy": name, **asdict(found)}
+        return {"proxy": name, **asdict(found), "by_words": by_words(proxy)}
 
     return tuple(
         part(ProxySimilarity, stages.result(f"similarity {name}", partial(compared, name, proxy)))
@@ -182,19 +197,18 @@ def _overlaps(
 ) -> tuple[PairOverlap, ...]:
     def compared(task: str, proxy: str) -> dict[str, Any]:
         watcher.doing(f"overlap of {task} and {proxy}")
-        forward = overlap_of(
-            data.task[task], data.safety[proxy], extractor, "share of task prompts"
-        )
-        backward = overlap_of(
-            data.safety[proxy], data.task[task], extractor, "share of safety prompts"
-        )
+        safety = data.safety[proxy]
+        found = overlap_of(data.task[task], safety, extractor)
+        budget = extractor.settings.budget * float(extractor.reading(safety).tokens.mean())
         return {
             "task": task,
             "proxy": proxy,
-            "task_on_safety": asdict(forward.share),
-            "safety_on_task": asdict(backward.share),
-            "thresholds": [forward.threshold, backward.threshold],
-            "pairs": [asdict(pair) for pair in forward.pairs],
+            "task_on_safety": asdict(found.task_on_safety),
+            "safety_on_task": asdict(found.safety_on_task),
+            "pairs": [asdict(pair) for pair in found.pairs],
+            "alignment_term": alignment_overlap_term(found.safety_posterior, 1.0),
+            "capability_term": capability_overlap_term(found.task_posterior, 1.0),
+            "penalty_without_threshold": penalty_without_threshold(found.safety_posterior, budget),
         }
 
     return tuple(
@@ -207,18 +221,11 @@ def _overlaps(
     )
 
 
-def overlap_of(one: Audited, known: Audited, extractor: FeatureExtractor, unit: str) -> Overlap:
-    """How many of one data set's prompts fall among another's."""
-    theirs = extractor.prompt_states(known)
-    by_words = theirs is None
-    kept, apart = known.divided(extractor.settings.seed, chosen=not by_words)
-    texts = [text_of(row) for row in (known.rows if by_words else known.chosen)]
-    asked = one.prompts if by_words else [text_of(row) for row in one.chosen]
-    states = None
-    if theirs is not None:
-        ours = extractor.prompt_states(one)
-        assert ours is not None
-        states = (ours, theirs[np.array(kept)], theirs[np.array(apart)])
-    return context_overlap(
-        asked, [texts[p] for p in kept], [texts[p] for p in apart], states, unit=unit
-    )
+def overlap_of(task: Audited, safety: Audited, extractor: FeatureExtractor) -> Overlap:
+    """How many of either data set's prompts fall among the other's."""
+    seed = extractor.settings.seed
+    ours, theirs = (extractor.prompt_states(one) for one in (task, safety))
+    if ours is None or theirs is None:
+        return context_overlap(task.prompts, safety.prompts, seed=seed)
+    asked, known = ([text_of(row) for row in one.chosen] for one in (task, safety))
+    return context_overlap(asked, known, (ours, theirs), seed=seed)

@@ -10,11 +10,9 @@ from trimtab.audit.settings import AuditSettings
 from trimtab.config.data_source import DataSource
 from trimtab.data.rows import Row
 from trimtab.data.sources import read_rows
-from trimtab.data.splits import choose_rows, split_rows
+from trimtab.data.splits import choose_rows
 from trimtab.errors import UserError
 from trimtab.measure.similarity import FEWEST_ROWS
-
-_HELD_OUT = 0.2
 
 
 @dataclass(frozen=True)
@@ -31,16 +29,6 @@ class Audited:
     def prompts(self) -> list[str]:
         """The last message of every prompt."""
         return [text_of(row) for row in self.rows]
-
-    def divided(self, seed: int, chosen: bool = False) -> tuple[list[int], list[int]]:
-        """Places of rows that stand for the data, and of those held out to set a threshold by."""
-        rows = self.chosen if chosen else self.rows
-        repeats = len({text_of(row) for row in rows}) <= len(rows) / 2
-        _, held_out = split_rows(rows, _HELD_OUT, seed, repeats)
-        apart = {id(row) for row in held_out}
-        places = range(len(rows))
-        known = [place for place in places if id(rows[place]) not in apart]
-        return known, [place for place in places if id(rows[place]) in apart]
 
 
 @dataclass(frozen=True)

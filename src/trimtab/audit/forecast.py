@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from trimtab.audit.result import ProfileStep
 from trimtab.measure.geometry import Landscape, largest_radius
 from trimtab.stats import Estimate
 from trimtab.theory import penalty_for_budget, theorem_3, theorem_4
+
+NEARLY_NONE = 0.05
+"""An overlap that is surely less leaves next to nothing to trade off."""
+SMALLEST_PENALTY = 1e-3
+
+_WIDEST = 10
+"""How many times a λ at one end of the overlaps' intervals may be that at the other end."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,8 @@ class OverlapBothWays:
 class Suggestion:
     """A setting that the theory allows for a budget, and what that rests on."""
 
-    value: float
+    value: float | None
+    """Infinite where nothing limits it; None where it cannot be told."""
     reason: str
 
 
@@ -34,9 +41,32 @@ def in_order(values: Mapping[str, Estimate]) -> list[str]:
     return sorted(values, key=lambda name: values[name].value)
 
 
-def close_calls(order: Sequence[str], values: Mapping[str, Estimate]) -> list[tuple[str, str]]:
-    """Neighbours in the order whose intervals touch, so that either may come first."""
-    return [(one, other) for one, other in pairwise(order) if values[one].high >= values[other].low]
+def ranks(values: Mapping[str, Estimate]) -> list[tuple[str, ...]]:
+    """Names from the smallest value to the largest, those together whose intervals touch.
+
+    >>> told = lambda low, high: Estimate((low + high) / 2, low, high, "share", "estimate")
+    >>> ranks({"c": told(0.5, 0.6), "a": told(0.1, 0.3), "b": told(0.2, 0.4)})
+    [('a', 'b'), ('c',)]
+    """
+    groups: list[tuple[str, ...]] = []
+    reach = -math.inf
+    for name in in_order(values):
+        if values[name].low <= reach:
+            groups[-1] += (name,)
+        else:
+            groups.append((name,))
+        reach = max(reach, values[name].high)
+    return groups
+
+
+def told_apart(
+    group: Sequence[str], values: Mapping[str, Estimate]
+) -> Iterator[tuple[str, list[str]]]:
+    """Of a group held together by its members between: each, and those surely above it."""
+    for name in group:
+        above = [other for other in group if values[other].low > values[name].high]
+        if above:
+            yield name, above
 
 
 def suggested_penalty(
@@ -46,18 +76,31 @@ def suggested_penalty(
 
     The shift from proxy to original comes on top and no λ removes it. Both overlaps are taken at
     the high end of their intervals. It is the λ of the exact minimiser: a network trained for a
-    while may need more.
+    while may need more. The value is None where more than next to nothing overlaps and the low
+    ends would give less than a tenth of it, or it is too small to differ from plain fine-tuning.
     """
-    o, rho = overlap.task_on_safety.high, overlap.safety_on_task.high
-    value = penalty_for_budget(
-        budget * tokens_per_response, shift=0.0, overlap=o, reverse_overlap=rho
+    ends = [
+        (overlap.task_on_safety.low, overlap.safety_on_task.low),
+        (overlap.task_on_safety.high, overlap.safety_on_task.high),
+    ]
+    room = budget * tokens_per_response
+    least, most = (
+        penalty_for_budget(room, shift=0.0, overlap=o, reverse_overlap=rho) for o, rho in ends
     )
-    return Suggestion(
-        value,
-        f"it is where Theorem 1's overlap term is {budget:g} nats per token "
-        f"({budget * tokens_per_response:.3g} per response), with overlaps of at most {o:.1%} and "
-        f"{rho:.1%}",
-    )
+    o, rho = ends[1]
+    term = f"Theorem 1's overlap term is {budget:g} nats per token ({room:.3g} per response)"
+    taken = f"with overlaps of at most {o:.1%} and {rho:.1%}"
+    if most < SMALLEST_PENALTY:
+        below = f"{term} at a λ below {SMALLEST_PENALTY:g}, {taken}"
+        if o < NEARLY_NONE:
+            return Suggestion(most, below)
+        return Suggestion(None, f"{below}: that is plain fine-tuning, though prompts compete")
+    if most >= _WIDEST * least:
+        return Suggestion(
+            None,
+            f"{term} at a λ anywhere from {least:.2g} to {most:.2g} within the overlaps' intervals",
+        )
+    return Suggestion(most, f"there {term}, {taken}")
 
 
 def suggested_radius(

@@ -150,8 +150,9 @@ def _recorded(found: Landscape, settings: AuditSettings, data: AuditedData) -> L
 
 
 def _finite(suggestion: Suggestion) -> SuggestedRadius:
-    value = suggestion.value if math.isfinite(suggestion.value) else None
-    return SuggestedRadius(value, suggestion.reason)
+    value = suggestion.value
+    finite = value if value is not None and math.isfinite(value) else None
+    return SuggestedRadius(finite, suggestion.reason)
 
 
 def _endangering(
@@ -168,11 +169,11 @@ def _endangering(
     surprising = float(np.quantile(nll, _SURPRISING))
     nearest = {
         proxy: context_overlap(
-            [text_of(task.chosen[place]) for place in worst],
-            [text_of(safety.rows[place]) for place in safety.divided(extractor.settings.seed)[0]],
-            [text_of(safety.rows[place]) for place in safety.divided(extractor.settings.seed)[1]],
+            [text_of(row) for row in task.chosen],
+            safety.prompts,
             pairs=0,
-        ).among
+            seed=extractor.settings.seed,
+        ).among[worst]
         for proxy, safety in data.safety.items()
         if len(worst)
     }

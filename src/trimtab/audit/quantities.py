@@ -39,19 +39,41 @@ QUANTITIES = {
         "nats per token",
         "either way: it bounds nothing, and a more predictable teacher has less",
     ),
+    "by_words": Quantity(
+        "data similarity by words",
+        "TV(Dₛ, D_ŝ)",
+        "the shift in Theorem 1",
+        "0 to 1",
+        "too small, as above",
+    ),
     "task_on_safety": Quantity(
         "context overlap",
         "D_f(X_ŝ)",
         "the overlap o of Theorems 1 and 2",
         "share of task prompts",
-        "either way: it depends on the embedding; by words too small for paraphrases",
+        "mostly too large: what one classifier could not tell from safety prompts; too small by up "
+        "to a twentieth where all overlaps",
     ),
     "safety_on_task": Quantity(
         "reverse context overlap",
         "D_ŝ(X_f)",
         "the reverse overlap ρ of Theorems 1 and 2",
         "share of safety prompts",
-        "either way, as above",
+        "mostly too large, as above",
+    ),
+    "alignment_term": Quantity(
+        "overlap term of the alignment gap",
+        "E_ŝ log(1 + 1/(λ r(x)))",
+        "the overlap term of Theorem 1 with no threshold, at λ = 1",
+        "nats per response",
+        "mostly too large: r is the density ratio by one classifier, calibrated",
+    ),
+    "capability_term": Quantity(
+        "overlap term of the capability gap",
+        "E_f log(1 + λ r(x))",
+        "the overlap term of Theorem 2 with no threshold, at λ = 1",
+        "nats per response",
+        "mostly too large, as above",
     ),
     "slope": Quantity(
         "slope at θₛ",

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from trimtab.audit.forecast import OverlapBothWays, close_calls, in_order, suggested_penalty
+from trimtab.audit.forecast import (
+    NEARLY_NONE,
+    SMALLEST_PENALTY,
+    OverlapBothWays,
+    in_order,
+    ranks,
+    suggested_penalty,
+    told_apart,
+)
 from trimtab.audit.result import (
     DataRead,
     Forecast,
@@ -17,8 +25,10 @@ from trimtab.audit.result import (
 from trimtab.stats import Estimate
 from trimtab.theory import theorem_1
 
+ROWS_TO_ORDER = 150
+"""Rows of either side below which an order of proxies by total variation is chance."""
+
 _TOLD_APART_FULLY = 0.95
-_SMALLEST_PENALTY = 1e-3
 
 
 def outlook(
@@ -31,89 +41,113 @@ def outlook(
 ) -> Forecast:
     """The order of proxies and of tasks, λ and ε for the budget, and why.
 
-    Proxies are ordered by the two-sample bound on total variation: in finite worlds it orders
-    them as training does, as excess loss also does, and on SmolLM2 it did where excess loss did
-    not (docs/audit.md). Tasks are ordered by context overlap with the first proxy of that order:
-    both Theorem 2 and the overlap term of Theorem 1 rise with it.
+    Proxies are ordered, nearest first, by the two-sample bound on total variation that words give
+    (docs/audit.md), from 150 rows of either side on. Tasks are ordered by context overlap with the
+    nearest proxy: both Theorem 2 and the overlap term of Theorem 1 rise with it. Where intervals
+    touch nothing is ordered. `data` begins with what proxies are compared with.
     """
     excess = {one.proxy: one.excess_loss for one in similarity}
-    apart = {one.proxy: one.total_variation for one in similarity}
-    proxies = in_order(apart)
-    overlaps = {
-        (one.task, one.proxy): OverlapBothWays(one.task_on_safety, one.safety_on_task)
-        for one in overlap
-    }
-    best = proxies[0]
-    shared = {
-        task: both.task_on_safety for (task, proxy), both in overlaps.items() if proxy == best
-    }
+    apart = {one.proxy: one.nearness for one in similarity}
+    overlaps = {(one.task, one.proxy): one for one in overlap}
+    read = {one.label: one for one in data}
+    fewest = min(data[0].rows_read, *(read[f"safety {proxy}"].rows_read for proxy in apart))
+    orders = fewest >= ROWS_TO_ORDER
+    best = in_order(apart)[0] if orders else similarity[0].proxy
+    shared = {task: one.task_on_safety for (task, proxy), one in overlaps.items() if proxy == best}
     tasks = in_order(shared)
-    tokens = {one.label: one.tokens_per_response for one in data}
-    largest = max(one.largest_surprise for one in data)
-    penalties = []
-    for task in tasks:
-        suggestion = suggested_penalty(budget, tokens[f"safety {best}"], overlaps[task, best])
-        value = suggestion.value if math.isfinite(suggestion.value) else None
-        penalties.append(SuggestedPenalty(task, best, value, suggestion.reason))
+    tokens = read[f"safety {best}"].tokens_per_response
+    penalties = [_penalty(budget, tokens, overlaps[task, best]) for task in tasks]
     return Forecast(
-        tuple(proxies),
+        tuple(in_order(apart)) if orders else (),
         tuple(tasks),
         tuple(penalties),
         (
-            *_of_proxies(proxies, excess, apart, reference),
-            *_of_shift(best, apart[best], overlaps[tasks[0], best], reference, largest),
-            *_of_tasks(tasks, shared, best),
-            *_of_penalties(penalties, budget),
+            *_of_proxies(excess, apart, reference, fewest),
+            *_of_shift(
+                best,
+                apart[best],
+                overlaps[tasks[0], best],
+                reference,
+                max(one.largest_surprise for one in data),
+            ),
+            *_of_tasks(shared, best),
+            *_of_penalties(penalties, overlaps, budget),
             *_of_radii(landscape, budget),
         ),
+        alike(apart) if orders else (),
+        alike(shared),
     )
 
 
+def alike(values: Mapping[str, Estimate]) -> tuple[tuple[str, ...], ...]:
+    """Those ranks that hold more than one name."""
+    return tuple(rank for rank in ranks(values) if len(rank) > 1)
+
+
+def _penalty(budget: float, tokens: float, overlap: PairOverlap) -> SuggestedPenalty:
+    found = suggested_penalty(
+        budget, tokens, OverlapBothWays(overlap.task_on_safety, overlap.safety_on_task)
+    )
+    finite = found.value if found.value is not None and math.isfinite(found.value) else None
+    return SuggestedPenalty(overlap.task, overlap.proxy, finite, found.reason)
+
+
 def _of_proxies(
-    order: list[str],
-    excess: Mapping[str, Estimate],
-    apart: Mapping[str, Estimate],
-    reference: str,
+    excess: Mapping[str, Estimate], apart: Mapping[str, Estimate], reference: str, fewest: int
 ) -> list[str]:
-    if len(order) == 1:
+    if len(apart) == 1:
+        (only,) = apart
         return [
-            f"{order[0]}: a classifier tells it from {reference} by a total variation of "
-            f"{_plain(apart[order[0]])}; the aligned model expects its responses "
-            f"{_signed(excess[order[0]])} nats per token less."
+            f"{only}: a classifier of words tells it from {reference} by a total variation of "
+            f"{_plain(apart[only])}; the aligned model expects its responses "
+            f"{_signed(excess[only])} nats per token less."
         ]
-    told = ", ".join(f"{name} ({_plain(apart[name])})" for name in order)
+    if fewest < ROWS_TO_ORDER:
+        return [
+            f"No order of the proxies: {fewest} rows were read of the smallest data set, and "
+            f"{ROWS_TO_ORDER} of each are needed to tell which is nearest."
+        ]
     lines = [
-        "Expect the proxies to keep safety in this order, best first, by total variation from "
-        f"{reference}: {told}."
+        f"Nearest to {reference} by total variation of words: {_ranked(apart, _plain)}.",
+        *_open_orders(apart, "is nearer than"),
     ]
-    unsure = close_calls(order, apart)
-    if unsure:
-        pairs = "; ".join(f"{one} and {other}" for one, other in unsure)
-        lines.append(f"Their intervals touch, so either may come first: {pairs}.")
-    else:
-        lines.append("No two neighbours' intervals touch.")
     if min(one.value for one in apart.values()) >= _TOLD_APART_FULLY:
         lines.append(
             "The classifier tells every proxy from the reference nearly always: none is alike, and "
             "their order means little."
         )
-    by_loss = in_order(excess)
-    if by_loss != order:
-        lines.append(
-            f"By excess loss the order would be {', '.join(by_loss)}. Where the two disagreed on "
-            "a real model, total variation was nearer to training."
-        )
-    negative = [name for name in order if excess[name].high < 0]
+    negative = [name for name in in_order(apart) if excess[name].high < 0]
     if negative:
         lines.append(
-            f"{' and '.join(negative)} nll the aligned model less than {reference}: a more "
-            "predictable teacher, which is not yet a more similar one."
+            f"The aligned model expects the responses of {_listed(negative)} more than those of "
+            f"{reference}: more predictable, which is not yet more similar."
         )
     return lines
 
 
+def _ranked(values: Mapping[str, Estimate], told: Callable[[Estimate], str]) -> str:
+    return ", then ".join(
+        " or ".join(f"{name} ({told(values[name])})" for name in rank) for rank in ranks(values)
+    )
+
+
+def _open_orders(values: Mapping[str, Estimate], relation: str) -> list[str]:
+    lines = []
+    for rank in alike(values):
+        lines.append(f"{_listed(rank)} cannot be told apart: their intervals touch.")
+        known = [f"{name} {relation} {_listed(above)}" for name, above in told_apart(rank, values)]
+        if known:
+            lines.append(f"Told all the same: {'; '.join(known)}.")
+    return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _of_shift(
-    best: str, apart: Estimate, overlap: OverlapBothWays, reference: str, largest: float
+    best: str, apart: Estimate, overlap: PairOverlap, reference: str, largest: float
 ) -> list[str]:
     if apart.low == 0:
         return [f"The classifier could not tell {best} from {reference}."]
@@ -131,31 +165,46 @@ def _of_shift(
     ]
 
 
-def _of_tasks(tasks: list[str], shared: Mapping[str, Estimate], best: str) -> list[str]:
-    if len(tasks) == 1:
-        one = shared[tasks[0]]
+def _of_tasks(shared: Mapping[str, Estimate], best: str) -> list[str]:
+    if len(shared) == 1:
+        ((task, one),) = shared.items()
         return [
-            f"{one.value:.0%} of the prompts of {tasks[0]} fall among those of {best} "
-            f"({one.low:.0%} to {one.high:.0%}): "
-            + ("expect next to no trade-off." if one.high < 0.05 else "there they compete.")
+            f"{one.value:.0%} of the prompts of {task} fall among those of {best} "
+            f"({one.low:.0%} to {one.high:.0%}): {_expected(one)}."
         ]
-    told = ", ".join(f"{name} ({shared[name].value:.0%})" for name in tasks)
     return [
-        "Expect the tasks to trade off against safety in this order, least first, by context "
-        f"overlap with {best}: {told}."
+        f"Context overlap with {best}, least first, and so the least trade-off to expect: "
+        f"{_ranked(shared, _percents)}.",
+        *_open_orders(shared, "overlaps less than"),
     ]
 
 
-def _of_penalties(penalties: list[SuggestedPenalty], budget: float) -> list[str]:
+def _expected(overlap: Estimate) -> str:
+    if overlap.high < NEARLY_NONE:
+        return "expect next to no trade-off"
+    if overlap.low > NEARLY_NONE:
+        return "there they compete"
+    return "whether they compete cannot be told"
+
+
+def _of_penalties(
+    penalties: Sequence[SuggestedPenalty],
+    overlaps: Mapping[tuple[str, str], PairOverlap],
+    budget: float,
+) -> list[str]:
     lines = []
     for one in penalties:
         if one.penalty is None:
+            lines.append(f"{one.task}: no λ can be advised by its overlap: {one.reason}.")
             continue
-        tiny = one.penalty < _SMALLEST_PENALTY
+        tiny = one.penalty < SMALLEST_PENALTY
         setting = "the smallest λ will do" if tiny else f"try λ = {one.penalty:.2g}"
+        other = overlaps[one.task, one.proxy].penalty_without_threshold
         lines.append(
             f"{one.task}: for a rise of at most {budget:g} nats per token on {one.proxy} "
-            f"{setting}: {one.reason}. An estimate, for the exact minimiser; the shift is extra."
+            f"{setting}: {one.reason}."
+            + (f" By the density ratio, with no threshold, λ = {other:.2g}." if other else "")
+            + " An estimate, for the exact minimiser; the shift is extra."
         )
     return lines
 
@@ -186,6 +235,10 @@ def _of_radii(landscape: LandscapeResult | None, budget: float) -> list[str]:
 
 def _plain(one: Estimate) -> str:
     return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+
+
+def _percents(one: Estimate) -> str:
+    return f"{one.value:.0%} [{one.low:.0%}, {one.high:.0%}]"
 
 
 def _signed(one: Estimate) -> str:

@@ -46,11 +46,18 @@ class ProxySimilarity:
     original_loss: Estimate
     excess_loss: Estimate
     classifier: str
+    by_words: Estimate | None = None
+    """The bound on TV that words give, where `total_variation` looks at hidden states."""
+
+    @property
+    def nearness(self) -> Estimate:
+        """The total variation that proxies are ordered by: that of words."""
+        return self.by_words or self.total_variation
 
 
 @dataclass(frozen=True)
 class NearestPrompts:
-    """A task prompt, the safety prompt nearest to it, and where among the task's it stands."""
+    """A task prompt among the safety prompts, the nearest of these, and its place in the task."""
 
     prompt: str
     nearest: str
@@ -60,14 +67,21 @@ class NearestPrompts:
 
 @dataclass(frozen=True)
 class PairOverlap:
-    """The context overlap of one task and one proxy, both ways, each with its threshold."""
+    """The context overlap of one task and one proxy, both ways, and its terms with no threshold.
+
+    Both terms are in nats per response at λ = 1, by the density ratio of the prompts; see
+    `measure.overlap`.
+    """
 
     task: str
     proxy: str
     task_on_safety: Estimate
     safety_on_task: Estimate
-    thresholds: tuple[float, float]
     pairs: tuple[NearestPrompts, ...]
+    alignment_term: float | None = None
+    capability_term: float | None = None
+    penalty_without_threshold: float | None = None
+    """λ at which the alignment term is the budget."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +174,7 @@ class TaskInfluence:
 
 @dataclass(frozen=True)
 class SuggestedPenalty:
-    """λ for the budget by Theorem 1; None where none is finite."""
+    """λ for the budget by Theorem 1; None where the overlap's interval leaves it open."""
 
     task: str
     proxy: str
@@ -173,9 +187,14 @@ class Forecast:
     """The orders to expect of proxies and tasks, settings for the budget, and why."""
 
     proxies: tuple[str, ...]
+    """Nearest first; none where rows are too few to order them."""
     tasks: tuple[str, ...]
+    """Least overlap first."""
     penalties: tuple[SuggestedPenalty, ...]
     reasoning: tuple[str, ...]
+    alike_proxies: tuple[tuple[str, ...], ...] = ()
+    """Neighbours in the order whose intervals touch: between them it says nothing."""
+    alike_tasks: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,125 +1,323 @@
-"""How many of one data set's prompts fall among another's."""
+"""How many of one data set's prompts could as well be another's: the context overlap, both ways."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from trimtab.errors import UserError
 from trimtab.measure.hidden_states import States
 from trimtab.measure.nearest import Vectors, nearest
-from trimtab.stats import Estimate, share
+from trimtab.measure.similarity import split_groups
+from trimtab.stats import Array, Estimate, share_with_variance
 
 MISSED_SHARE = 0.05
-"""The share of the known data's own held-out prompts that the threshold leaves outside."""
+"""The share of a data set's own prompts that the threshold leaves outside it."""
 
-_ROUNDING = 1e-5
+TASK_PROMPTS, SAFETY_PROMPTS = "share of task prompts", "share of safety prompts"
+
+_SPLITS = 8
+"""Cross-fits whose scores are averaged, so that the luck of one split does not show."""
+_MOST_TRAINED = 2000
+"""Prompts of either set that a classifier learns from; every prompt is scored."""
+_REDRAWS = 2000
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """A prompt and the known prompt nearest to it."""
+    """A task prompt and the safety prompt nearest to it."""
 
     prompt: str
     nearest: str
     cosine: float
     place: int
-    """The prompt's place among those asked about."""
+    """The prompt's place among the task's."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """The share of prompts among the known ones, the threshold for it, and the nearest pairs."""
+    """The overlap of task and safety prompts both ways, and what every prompt was scored."""
 
-    share: Estimate
-    threshold: float
-    pairs: tuple[Neighbours, ...]
-    """The nearest pairs, nearest first, and no known prompt twice while others are to be had."""
+    task_on_safety: Estimate
+    safety_on_task: Estimate
+    task_posterior: Array
+    """c(x), the calibrated balanced posterior of safety, of every task prompt: shape (n,)."""
+    safety_posterior: Array
+    """c(x) of every safety prompt: shape (m,)."""
     among: NDArray[np.bool_]
-    """Which prompts fall among the known ones, shape (n,)."""
+    """Which task prompts fall among the safety prompts, shape (n,)."""
+    pairs: tuple[Neighbours, ...]
+    """Of the task prompts among them those nearest to a safety prompt, nearest first, and no
+    safety prompt twice."""
 
 
 def context_overlap(
-    prompts: Sequence[str],
-    known: Sequence[str],
-    held_out: Sequence[str],
-    states: tuple[States, States, States] | None = None,
+    task: Sequence[str],
+    safety: Sequence[str],
+    states: tuple[States, States] | None = None,
     pairs: int = 5,
-    unit: str = "share of prompts",
+    seed: int = 0,
 ) -> Overlap:
-    """D(X_known): the share of `prompts` that fall among the `known` ones.
+    """o = P_f(s(x) ≥ q₀.₀₅ of s under D_ŝ), and ρ the other way round, s a classifier's score.
 
-    A prompt falls among them when its nearest known prompt is as near, by the cosine, as that of
-    all but 5 % of `held_out` prompts, which are drawn as the known ones are. So a data set
-    overlaps itself at about 0.95, and the threshold needs no choosing.
+    A classifier learns to tell safety from task prompts and scores prompts that it has not seen:
+    both sets are halved, each half is scored by what the other taught, eight times over, and the
+    scores averaged. Prompts of equal text stay in one half, except where prompts come again and
+    again in a set, as draws from few contexts do. A task prompt is among the safety prompts when
+    it scores as high as all but 5 % of them: so a data set overlaps itself at about 0.95, one of
+    another topic at 0, and the threshold needs no choosing. Classes are balanced, whatever the
+    sizes of the sets.
 
     Args:
-        prompts, known, held_out: texts.
-        states: hidden states of the three, shapes (n, h), to compare in place of words. Without,
-            vectors are TF-IDF of words and word pairs, which see the wording alone: two prompts
-            that ask the same in other words are far apart, and the overlap is then too small.
-        pairs: how many nearest pairs to keep for a person to judge.
-        unit: what the share is of.
+        task, safety: texts, n and m of them.
+        states: hidden states of the two, shapes (n, h) and (m, h), to be told apart in place of
+            TF-IDF of words and word pairs.
+        pairs: how many nearest pairs to keep for a person to judge, by cosine.
+        seed: of the splits and of the redraws.
 
     Returns:
-        The share with its 95 % Wilson interval, a binomial over the prompts asked about.
+        Both shares with 95 % intervals. They cover the long-run mean of this estimate over new
+        draws of as many prompts of *both* sets: scored prompts are redrawn on either side, and so
+        is the threshold. Whatever a better classifier would tell apart they do not cover: a weak
+        one, or one with few prompts to learn from, sees too much overlap. By simulation they
+        cover 86 % to 100 %, the least where both sets are alike:
+        benchmarks/results/overlap_coverage.txt.
 
-    In Theorems 1 and 2 of Chen et al. 2025, with task prompts among safety prompts, it is the
-    context overlap D_f(X_ŝ); the other way round D_ŝ(X_f).
+    Raises:
+        UserError: too few different prompts to learn from.
+
+    In Theorems 1 and 2 of Chen et al. 2025 (arXiv 2503.20807) they stand for the context overlaps
+    D_f(X_ŝ) and D_ŝ(X_f).
     """
-    vectors = _of_words(prompts, known, held_out) if states is None else _of_states(*states)
-    own = nearest(vectors[2], vectors[1]).cosines
-    threshold = max(float(np.quantile(own, MISSED_SHARE)) - _ROUNDING, _ROUNDING)
-    found = nearest(vectors[0], vectors[1])
-    among = found.cosines >= threshold
-    order = np.argsort(-found.cosines, kind="stable")
-    _, firsts = np.unique(found.places[order], return_index=True)
-    fresh = order[np.sort(firsts)][:pairs]
-    shown = tuple(
-        Neighbours(
-            prompts[place], known[found.places[place]], float(found.cosines[place]), int(place)
-        )
-        for place in fresh
+    vectors = _of_words(task, safety) if states is None else np.concatenate(states)
+    kinds = np.repeat([0, 1], [len(task), len(safety)])
+    groups = split_groups([*task, *safety], kinds)
+    generator = np.random.default_rng(seed)
+    scores = np.mean(
+        [_cross_fitted(vectors, kinds, groups, generator) for _ in range(_SPLITS)], axis=0
     )
-    return Overlap(share(among, unit), threshold, shown, among)
+    posterior = _calibrated(scores, kinds)
+    ours, theirs = scores[kinds == 0], scores[kinds == 1]
+    among = ours >= _threshold(theirs)
+    return Overlap(
+        _share_among(ours, theirs, TASK_PROMPTS, generator),
+        _share_among(-theirs, -ours, SAFETY_PROMPTS, generator),
+        posterior[kinds == 0],
+        posterior[kinds == 1],
+        among,
+        _nearest_pairs(task, safety, vectors, among, pairs) if pairs and among.any() else (),
+    )
 
 
-def prompt_overlap(
-    task: Sequence[str], safety: Sequence[str], held_out_safety: Sequence[str]
-) -> Estimate:
+def prompt_overlap(task: Sequence[str], safety: Sequence[str]) -> Estimate:
     """D_f(X_ŝ), the share of task prompts that fall among the safety prompts, by their words.
 
-    >>> poems = [f"write a poem about the colour of number {n}" for n in range(40)]
-    >>> sums = [f"add {n} to {n + 1}" for n in range(40)]
-    >>> prompt_overlap(poems[:20], poems, poems[20:]).value
-    1.0
-    >>> prompt_overlap(sums, poems[:20], poems[20:]).value
+    Raises:
+        UserError: too few different prompts to learn from.
+
+    >>> poems = [f"write a poem about the colour of number {n}" for n in range(60)]
+    >>> sums = [f"add {n} to {n + 1}" for n in range(60)]
+    >>> prompt_overlap(poems[:30], poems[30:]).value > 0.8
+    True
+    >>> prompt_overlap(sums, poems).value
     0.0
     """
-    return context_overlap(
-        task, safety, held_out_safety, pairs=0, unit="share of task prompts"
-    ).share
+    return context_overlap(task, safety, pairs=0).task_on_safety
 
 
-def _of_words(
-    prompts: Sequence[str], known: Sequence[str], held_out: Sequence[str]
-) -> tuple[Vectors, Vectors, Vectors]:
+def alignment_overlap_term(safety_posterior: Array, penalty: float) -> float:
+    """E_ŝ log(1 + 1/(λ r(x))), r = c/(1 − c): Theorem 1's overlap term with no threshold.
+
+    Args:
+        safety_posterior: c(x) of the safety prompts, shape (m,), each above 0 and below 1; then
+            r(x) estimates the density ratio D_ŝ(x)/D_f(x).
+        penalty: λ, above 0.
+
+    Returns:
+        Nats per response. Of the true ratio it bounds the alignment gap of the exact minimiser on
+        the proxy, and is at most ρ log(1 + o/(λρ)); of an estimated one it is an estimate.
+
+    >>> round(alignment_overlap_term(np.full(10, 0.5), penalty=1.0), 4)  # the same prompts: log 2
+    0.6931
+
+    Source: the proof of Theorem 1 of Chen et al. 2025, arXiv 2503.20807.
+    """
+    return float(np.log1p(_odds(1 - safety_posterior) / penalty).mean())
+
+
+def capability_overlap_term(task_posterior: Array, penalty: float) -> float:
+    """E_f log(1 + λ r(x)), r = c/(1 − c): Theorem 2's overlap term with no threshold.
+
+    Args:
+        task_posterior: c(x) of the task prompts, shape (n,), each above 0 and below 1.
+        penalty: λ, 0 or more.
+
+    Returns:
+        Nats per response: an estimate of what bounds the capability gap of the exact minimiser.
+        Of the true ratio it is at most o log(1 + λρ/o).
+
+    >>> round(capability_overlap_term(np.full(10, 0.5), penalty=3.0), 4)
+    1.3863
+
+    Source: the proof of Theorem 2 of Chen et al. 2025, arXiv 2503.20807.
+    """
+    return float(np.log1p(penalty * _odds(task_posterior)).mean())
+
+
+def penalty_without_threshold(safety_posterior: Array, budget: float) -> float:
+    """The λ at which `alignment_overlap_term` is the budget, in nats per response, above 0.
+
+    >>> round(penalty_without_threshold(np.full(10, 0.5), budget=math.log(2)), 4)
+    1.0
+    """
+    inverse = _odds(1 - safety_posterior)
+    # Jensen below, log(1 + t) ≤ t above: between the two the term crosses the budget once.
+    lowest = float(np.log(inverse).mean()) - budget
+    highest = math.log(float(inverse.mean()) / budget)
+
+    def excess(log_penalty: float) -> float:
+        return alignment_overlap_term(safety_posterior, math.exp(log_penalty)) - budget
+
+    return math.exp(float(brentq(excess, lowest - 1e-6, highest + 1e-6)))
+
+
+def _odds(probability: Array) -> Array:
+    odds: Array = probability / (1 - probability)
+    return odds
+
+
+def _of_words(task: Sequence[str], safety: Sequence[str]) -> Vectors:
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+", dtype=np.float32
     )
-    fitted = vectorizer.fit_transform(known)
-    return vectorizer.transform(prompts), fitted, vectorizer.transform(held_out)
+    return vectorizer.fit_transform([*task, *safety]).tocsr()
 
 
-def _of_states(prompts: States, known: States, held_out: States) -> tuple[Vectors, ...]:
+def _cross_fitted(
+    vectors: Vectors,
+    kinds: NDArray[np.intp],
+    groups: NDArray[np.intp],
+    generator: np.random.Generator,
+) -> Array:
+    """The log-odds of safety of every prompt, by a classifier of the other half."""
+    classifier = (
+        make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced"))
+        if isinstance(vectors, np.ndarray)
+        else LogisticRegression(C=10, max_iter=300, class_weight="balanced")
+    )
+    second = _second_half(kinds, groups, generator)
+    scores = np.empty(len(kinds))
+    for tested in (second, ~second):
+        training = _training(kinds, ~tested, generator)
+        fitted = clone(classifier).fit(vectors[training], kinds[training])
+        scores[tested] = fitted.decision_function(vectors[tested])
+    return scores
+
+
+def _second_half(
+    kinds: NDArray[np.intp], groups: NDArray[np.intp], generator: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Half of the groups: of those of the task alone, of safety alone, and of both."""
+    found = np.zeros(groups.max() + 1, dtype=np.intp)
+    np.bitwise_or.at(found, groups, 1 << kinds)
+    chosen = np.zeros(len(found), dtype=bool)
+    for whose in (1, 2, 3):
+        # Which half is given the odd one is drawn: else one would hold more of every kind.
+        own = generator.permutation(np.flatnonzero(found == whose))
+        chosen[own[generator.integers(2) :: 2]] = True
+    half: NDArray[np.bool_] = chosen[groups]
+    return half
+
+
+def _training(
+    kinds: NDArray[np.intp], among: NDArray[np.bool_], generator: np.random.Generator
+) -> NDArray[np.intp]:
+    places = [generator.permutation(np.flatnonzero(among & (kinds == kind))) for kind in (0, 1)]
+    if min(map(len, places)) == 0:
+        raise UserError("too few different prompts to tell two data sets apart: give more rows.")
+    return np.concatenate([own[:_MOST_TRAINED] for own in places])
+
+
+def _calibrated(scores: Array, kinds: NDArray[np.intp]) -> Array:
+    """c(x) = 1/(1 + exp(−a s(x) − b)), balanced, a ≥ 0: Platt's scaling with his softened targets.
+
+    Two numbers fitted to scores that are held out already, so they are not cross-fitted again.
+
+    Source: Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
+    """
+    counts = np.bincount(kinds)
+    of_safety = np.where(kinds == 1, (counts[1] + 1) / (counts[1] + 2), 1 / (counts[0] + 2))
+    weights = 1 / counts[kinds]
+    fitted = LogisticRegression(C=1e6, max_iter=1000).fit(
+        np.tile(scores, 2)[:, None],
+        np.repeat([1, 0], len(scores)),
+        np.concatenate([weights * of_safety, weights * (1 - of_safety)]) * len(scores),
+    )
+    if fitted.coef_[0, 0] <= 0:
+        return np.full(len(scores), 0.5)
+    posterior: Array = fitted.predict_proba(scores[:, None])[:, 1]
+    return posterior
+
+
+def _rank(known: int) -> int:
+    return int(MISSED_SHARE * known) + 1
+
+
+def _threshold(known: Array) -> float:
+    """The score that all but 5 % of the known prompts reach."""
+    rank = _rank(len(known)) - 1
+    return float(np.partition(known, rank)[rank]) - _ROUNDING
+
+
+def _share_among(asked: Array, known: Array, unit: str, generator: np.random.Generator) -> Estimate:
+    """The share of `asked` at or above the threshold, both sets redrawn for its interval."""
+    n, m, rank = len(asked), len(known), _rank(len(known))
+    value = float((asked >= _threshold(known)).mean())
+    # The k-th smallest of m draws with replacement is the known score at the k-th smallest of m
+    # uniform numbers, which has the law Beta(k, m + 1 − k): nothing needs to be redrawn one by one.
+    places = (m * generator.beta(rank, m + 1 - rank, _REDRAWS)).astype(np.intp)
+    thresholds = np.sort(known)[places] - _ROUNDING
+    shares = 1 - np.searchsorted(np.sort(asked), thresholds) / n
+    redrawn = generator.binomial(n, shares) / n
+    return share_with_variance(value, float(redrawn.var()), n, unit)
+
+
+def _nearest_pairs(
+    task: Sequence[str],
+    safety: Sequence[str],
+    vectors: Vectors,
+    among: NDArray[np.bool_],
+    count: int,
+) -> tuple[Neighbours, ...]:
+    places = np.flatnonzero(among)
+    unit = _unit(vectors) if isinstance(vectors, np.ndarray) else vectors
+    found = nearest(unit[places], unit[len(task) :])
+    order = np.argsort(-found.cosines, kind="stable")
+    _, firsts = np.unique(found.places[order], return_index=True)
+    return tuple(
+        Neighbours(
+            task[places[one]],
+            safety[found.places[one]],
+            float(found.cosines[one]),
+            int(places[one]),
+        )
+        for one in order[np.sort(firsts)][:count]
+    )
+
+
+def _unit(states: States) -> States:
     # All hidden states of a model share one large direction; without it the angles speak.
-    centre = known.mean(axis=0)
-    return tuple(_unit(states - centre) for states in (prompts, known, held_out))
-
-
-def _unit(rows: States) -> States:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(lengths, 1e-12)
+    centred = states - states.mean(axis=0)
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    return centred / np.maximum(lengths, 1e-12)

@@ -139,7 +139,7 @@ def total_variation_bound(
         for side, places in zip((original, proxy), chosen, strict=True)
         for place in places
     ]
-    groups = _groups(prompts, y)
+    groups = split_groups(prompts, y)
     training = _half_of(groups, generator)
     if not _both_kinds(y[training]) or not _both_kinds(y[~training]):
         raise UserError("too few different prompts to tell two data sets apart: give more rows.")
@@ -153,6 +153,22 @@ def total_variation_bound(
         min(1.0, max(0.0, 2 * share - 1)) for share in (found.value, found.low, found.high)
     )
     return Estimate(value, low, high, TOTAL_VARIATION, "estimate"), name
+
+
+def split_groups(prompts: Sequence[str], y: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The number of each row's group, of the rows that must not be on both sides of a split.
+
+    They are those with one prompt; `y`, shape (rows,), says of which of two data sets a row is.
+
+    Where prompts come again within a data set, rows are draws from few contexts: independent as
+    they are, and a split by prompt would ask the classifier about contexts it has never seen.
+    """
+    for side in (0, 1):
+        own = [prompt for prompt, kind in zip(prompts, y, strict=True) if kind == side]
+        if len(set(own)) <= len(own) / 2:
+            return np.arange(len(prompts))
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    return np.array([numbers[prompt] for prompt in prompts])
 
 
 def matched(
@@ -191,20 +207,6 @@ def excess_loss(
 
 def _nats_and_tokens(sample: Sample) -> Array:
     return np.stack([sample.reading.nll, sample.reading.tokens])
-
-
-def _groups(prompts: list[str], y: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Rows that must not be on both sides of the split: those with one prompt.
-
-    Where prompts come again within a data set, rows are draws from few contexts: independent as
-    they are, and a split by prompt would ask the classifier about contexts it has never seen.
-    """
-    for side in (0, 1):
-        own = [prompt for prompt, kind in zip(prompts, y, strict=True) if kind == side]
-        if len(set(own)) <= len(own) / 2:
-            return np.arange(len(prompts))
-    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-    return np.array([numbers[prompt] for prompt in prompts])
 
 
 def _half_of(groups: NDArray[np.intp], generator: np.random.Generator) -> NDArray[np.bool_]:

@@ -15,8 +15,9 @@ def tables(result: AuditResult) -> dict[str, Table]:
         "Data": _data(result),
         "Data similarity": _similarity(result),
         "Context overlap": _overlap(result),
-        "Nearest prompts": _pairs(result),
     }
+    if any(one.pairs for one in result.overlap):
+        found["Nearest prompts"] = _pairs(result)
     if result.landscape is not None and result.influence is not None:
         found["Landscape at the aligned model"] = _landscape(result.landscape)
         found["Theorems 3 and 4 beside the walk"] = _theorems(result.landscape)
@@ -57,6 +58,7 @@ def _similarity(result: AuditResult) -> Table:
         Row(
             (
                 one.proxy,
+                estimate_in_words(one.nearness),
                 percent(one.shared_prompts),
                 estimate_in_words(one.total_variation),
                 estimate_in_words(one.given_prompt),
@@ -66,12 +68,20 @@ def _similarity(result: AuditResult) -> Table:
         for one in result.similarity
     )
     caption = (
-        f"Each proxy against {result.reference}, by {result.similarity_by}. TV is what a "
+        f"Each proxy against {result.reference}: TV by TF-IDF of words, on which their order "
+        f"rests, and by {result.similarity_by}. TV is what a "
         "classifier told apart on rows held out, an estimate that errs low; its interval's low end "
         "is a bound at 97.5 % confidence. Excess loss in nats per token: an estimate, which bounds "
         "nothing."
     )
-    columns = ("proxy", "shared prompts", "TV", "TV given the prompt", "excess loss")
+    columns = (
+        "proxy",
+        "TV by words",
+        "shared prompts",
+        "TV",
+        "TV given the prompt",
+        "excess loss",
+    )
     return Table(caption, columns, 1, rows)
 
 
@@ -83,15 +93,26 @@ def _overlap(result: AuditResult) -> Table:
                 one.proxy,
                 _share(one.task_on_safety),
                 _share(one.safety_on_task),
+                _term(one.alignment_term),
+                _term(one.capability_term),
             )
         )
         for one in result.overlap
     )
     caption = (
-        f"Share of prompts that fall among the other's, by {result.overlap_by}: estimates, "
-        "which depend on that choice."
+        "Share of prompts that a classifier scores as high as all but 5 % of the other's own, by "
+        f"{result.overlap_by}: estimates, too large where a better one would tell more apart. "
+        "Beside them the overlap terms of Theorems 1 and 2 with no threshold, in nats per response "
+        "at λ = 1."
     )
-    columns = ("task", "proxy", "task prompts among safety", "safety prompts among task")
+    columns = (
+        "task",
+        "proxy",
+        "task prompts among safety",
+        "safety prompts among task",
+        "alignment term",
+        "capability term",
+    )
     return Table(caption, columns, 2, rows)
 
 
@@ -101,7 +122,10 @@ def _pairs(result: AuditResult) -> Table:
         for one in result.overlap
         for pair in one.pairs[:3]
     )
-    caption = "The nearest prompts of each pair of data sets: judge whether they ask the same."
+    caption = (
+        "Of the task prompts among the safety prompts, those nearest to one: judge whether they "
+        "ask the same."
+    )
     return Table(caption, ("task prompt", "nearest safety prompt", "proxy", "cosine"), 3, rows)
 
 
@@ -179,6 +203,10 @@ def _endangering(found: tuple[TaskInfluence, ...]) -> Table:
 
 def _share(share: Estimate) -> str:
     return f"{percent(share.value)} {interval(share)}".rstrip()
+
+
+def _term(nats_per_response: float | None) -> str:
+    return "–" if nats_per_response is None else nats(nats_per_response)
 
 
 def _cut(text: str, longest: int = 60) -> str:

@@ -24,6 +24,7 @@ from trimtab.measure.geometry import curvature, slope
 from trimtab.measure.losses import HeldOutRows, Loss, held_out_loss
 from trimtab.measure.overlap import prompt_overlap
 from trimtab.measure.refusals import Refusals, read_prompts_to_refuse, refusals
+from trimtab.measure.similarity import FEWEST_ROWS
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Estimate, LocalGeometry, Point
@@ -37,7 +38,6 @@ class EncodedSplit:
     train: Dataset
     held_out: HeldOutRows
     train_prompts: tuple[str, ...]
-    held_out_prompts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,6 @@ class EncodedRoles:
                 rows(one.label, one.train),
                 HeldOutRows(held_out, row_weights(one.held_out)),
                 tuple(row.prompt[-1].content for row in one.train),
-                tuple(row.prompt[-1].content for row in one.held_out),
             )
 
         return cls(
@@ -191,16 +190,16 @@ class Evaluator:
     def _aligned_norm(self) -> float:
         return norm(self.aligned)
 
-    def _overlap(self, task: str, proxy: str) -> Estimate:
+    def _overlap(self, task: str, proxy: str) -> Estimate | None:
+        """None where the rows are too few to tell it."""
         known = self.experiment.task[task].context_overlap
         if known is not None:
             return Estimate(known, known, known, "share of task prompts", "exact")
+        prompts = self.rows.task[task].train_prompts, self.rows.safety[proxy].train_prompts
+        if min(map(len, prompts)) < FEWEST_ROWS:
+            return None
         if (task, proxy) not in self._overlaps:
-            self._overlaps[task, proxy] = prompt_overlap(
-                self.rows.task[task].train_prompts,
-                self.rows.safety[proxy].train_prompts,
-                self.rows.safety[proxy].held_out_prompts,
-            )
+            self._overlaps[task, proxy] = prompt_overlap(*prompts)
         return self._overlaps[task, proxy]
 
     @cached_property

@@ -1,0 +1,114 @@
+"""How often does the 95 % interval of a context overlap hold its long-run mean?
+
+    python benchmarks/overlap_coverage.py DATA > benchmarks/results/overlap_coverage.txt
+
+Some minutes on a core. Task and safety prompts are drawn without replacement from the files of
+DATA (docs/audit/overlap.sh), or with replacement from the built-in world; what is to be held is the
+mean of the estimate over all draws. The pair of equal names is one file, from which both sets are
+drawn and no prompt twice. Told are both directions, o = task on safety and ρ = safety on task, with
+the spread of the estimate over draws, and in brackets the binomial's, by which Wilson's interval of
+the share alone would go.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trimtab.config.data_source import DataSource
+from trimtab.data.sources import read_rows
+from trimtab.data.synthetic import CONTEXTS, make_world
+from trimtab.measure.overlap import context_overlap
+from trimtab.report.markdown import markdown_table
+from trimtab.stats import Estimate, share
+
+DRAWS = 80
+Drawn = Callable[[np.random.Generator], tuple[list[str], list[str]]]
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    sizes: tuple[int, int]
+    drawn: Drawn
+
+
+def main() -> None:
+    lines = []
+    for case in cases(Path(sys.argv[1])):
+        found = []
+        for seed in range(DRAWS):
+            task, safety = case.drawn(np.random.default_rng(seed))
+            found.append(context_overlap(task, safety, pairs=0, seed=seed))
+        for way, count, estimates in (
+            ("o", case.sizes[0], [one.task_on_safety for one in found]),
+            ("ρ", case.sizes[1], [one.safety_on_task for one in found]),
+        ):
+            lines.append(
+                (case.name, " and ".join(map(str, case.sizes)), *told(way, count, estimates))
+            )
+            print(lines[-1], file=sys.stderr)
+    print(f"{DRAWS} draws of each; nominal is 95 %.\n")
+    columns = ("pair", "prompts", "", "mean", "spread", "interval covers", "Wilson alone covers")
+    print(markdown_table(columns, lines))
+
+
+def told(way: str, count: int, estimates: list[Estimate]) -> tuple[str, ...]:
+    values = np.array([one.value for one in estimates])
+    mean = float(values.mean())
+    plain = [share(np.arange(count) < round(value * count), "") for value in values]
+    return (
+        way,
+        f"{mean:.3f}",
+        f"{values.std(ddof=1):.3f} ({np.sqrt(mean * (1 - mean) / count):.3f})",
+        *(
+            f"{np.mean([one.low <= mean <= one.high for one in intervals]):.1%}"
+            for intervals in (estimates, plain)
+        ),
+    )
+
+
+def cases(data: Path) -> list[Case]:
+    def of_files(task: str, safety: str, sizes: tuple[int, int]) -> Case:
+        ours, theirs = (prompts(data / f"{name}.jsonl.gz") for name in (task, safety))
+
+        def drawn(generator: np.random.Generator) -> tuple[list[str], list[str]]:
+            asked = generator.permutation(ours)[: sizes[0]].tolist()
+            taken = set(asked)
+            known = [prompt for prompt in generator.permutation(theirs) if prompt not in taken]
+            return asked, [str(prompt) for prompt in known[: sizes[1]]]
+
+        return Case(f"{task}, {safety}", sizes, drawn)
+
+    def of_world(overlap: float, sizes: tuple[int, int]) -> Case:
+        world = make_world({"proxy": 0.2}, {"task": overlap})
+        contexts = [one.contexts for one in (world.task["task"], world.safety["proxy"])]
+
+        def drawn(generator: np.random.Generator) -> tuple[list[str], list[str]]:
+            ours, theirs = (
+                generator.choice(CONTEXTS, size, p=chances).tolist()
+                for size, chances in zip(sizes, contexts, strict=True)
+            )
+            return ours, theirs
+
+        return Case(f"world of overlap {overlap:g}", sizes, drawn)
+
+    return [
+        of_files("alpaca", "instructions-gpt4_0613", (200, 300)),
+        of_world(0.5, (300, 300)),
+        of_files("alpaca", "alpaca", (200, 300)),
+        of_files("code-alpaca-davinci003", "instructions-gpt4_0613", (300, 300)),
+    ]
+
+
+def prompts(path: Path) -> list[str]:
+    rows = read_rows(DataSource(str(path)), None)
+    return list(dict.fromkeys(row.prompt[-1].content for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The overlaps of an audit as docs/audit/overlap.json, without any prompt, and as a table.
+
+python docs/audit/overlap.py OUT  # the folder that overlap.sh made
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from trimtab.analysis.labels import interval, nats, percent
+from trimtab.audit.result import AUDIT_FILE, PairOverlap, read_audit_result
+from trimtab.report.markdown import markdown_table
+from trimtab.stats import Estimate
+
+RECORD = Path(__file__).parent / "overlap.json"
+COLUMNS = (
+    "task",
+    "safety prompts",
+    "task prompts among safety",
+    "safety prompts among task",
+    "alignment term",
+    "capability term",
+)
+
+
+def main() -> None:
+    found = read_audit_result(Path(sys.argv[1]) / AUDIT_FILE).overlap
+    record = [{key: value for key, value in asdict(one).items() if key != "pairs"} for one in found]
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    print(markdown_table(COLUMNS, [_cells(one) for one in found]))
+
+
+def _cells(one: PairOverlap) -> tuple[str, ...]:
+    terms = (one.alignment_term, one.capability_term)
+    return (
+        one.task,
+        one.proxy,
+        _share(one.task_on_safety),
+        _share(one.safety_on_task),
+        *("–" if term is None else nats(term) for term in terms),
+    )
+
+
+def _share(share: Estimate) -> str:
+    return f"{percent(share.value)} {interval(share)}"
+
+
+if __name__ == "__main__":
+    main()
