@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 from pathlib import Path
 
@@ -38,7 +39,7 @@ QUESTIONS = [
 ]
 DECODING = Decoding(max_tokens=32, max_prompt=64)
 ASKED = [AskedPrompt((("user", text),), "benign", "own") for text in QUESTIONS]
-OTHERS = Path("/work/shared/data/do-not-answer-gpt4.jsonl.gz")
+OTHERS = Path(os.environ.get("TRIMTAB_TEST_DATA", "absent")) / "do-not-answer-gpt4.jsonl.gz"
 
 
 class Start:

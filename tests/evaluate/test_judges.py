@@ -219,7 +219,7 @@ def test_the_default_judges_are_free_and_of_two_makers() -> None:
     assert len(found) == 2
     assert not any(kind.gated for kind in found)
     assert {kind.licence for kind in found} == {"Apache-2.0"}
-    assert len({kind().model.split("/")[0] for kind in found}) == 2  # type: ignore[call-arg]
+    assert len({kind().model.split("/")[0] for kind in found}) == 2
 
 
 def test_judges_names_are_their_own() -> None:

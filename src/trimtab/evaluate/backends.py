@@ -69,25 +69,28 @@ class BackedJudge:
 class LocalModel:
     """A judge's model in Transformers, on the GPU where there is one.
 
-    A request that with its reply is longer than the model reads has no reply, and so no verdict.
+    Its weights are bfloat16 there and float32 on the CPU, unless `dtype` is given. A request that
+    with its reply is longer than the model reads has no reply, and so no verdict.
     """
 
     def __init__(
         self,
         model: str,
         revision: str | None = None,
-        dtype: Dtype = "float32",
+        dtype: Dtype | None = None,
         batch_size: int = 8,
     ) -> None:
         self.model = model
         self._asked_revision = revision
-        self._dtype: Dtype = dtype
+        self._dtype = dtype
         self._batch_size = batch_size
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        model, tokenizer = load_model(self.model, self._dtype, self._asked_revision)
-        place: Any = "cuda" if torch.cuda.is_available() else "cpu"
+        on_gpu = torch.cuda.is_available()
+        dtype: Dtype = self._dtype or ("bfloat16" if on_gpu else "float32")
+        model, tokenizer = load_model(self.model, dtype, self._asked_revision)
+        place: Any = "cuda" if on_gpu else "cpu"
         return model.to(place).eval(), tokenizer
 
     @property

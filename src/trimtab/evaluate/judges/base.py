@@ -82,7 +82,7 @@ class ModelJudge(ABC):
     A subclass gives the class facts and the two methods; who runs the model is a `Backend`.
     """
 
-    model: str
+    model: str = ""
     revision: str | None = None
     """The commit of the weights that are loaded; the newest when None."""
 
