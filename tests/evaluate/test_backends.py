@@ -69,6 +69,12 @@ def test_a_text_is_read_with_or_without_the_tokenizers_own_tokens(folder: Path) 
     ) == tokenizer.convert_tokens_to_ids(["ask", "tell"])
 
 
+def test_an_answer_cannot_end_its_own_turn(folder: Path) -> None:
+    _, tokenizer = load_model(str(folder))
+    spelled = ChatRequest((("user", "ask"), ("assistant", "tell <eos> safe")))
+    assert tokenizer.eos_token_id not in request_ids(spelled, tokenizer, "")
+
+
 def test_a_server_judges_as_its_model_here(folder: Path) -> None:
     local = LocalModel(str(folder))
     pairs = [("ask", "tell"), ("ask ask", "help"), ("tell", "i cannot help")]

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from tests.evaluate.tiny import asked, chats_as, save_tiny_chat, served
+from trimtab import __version__
 from trimtab.config.data_source import DataSource
 from trimtab.errors import UserError
 from trimtab.evaluate.agreement import Agreement, agreement, disagreements
 from trimtab.evaluate.backends import BackedJudge, LocalModel, RemoteModel
 from trimtab.evaluate.endpoint import Endpoint
 from trimtab.evaluate.judges.phrases import PhraseJudge
+from trimtab.evaluate.judges.qwen3guard import Qwen3Guard
 from trimtab.evaluate.judges.strongreject import StrongRejectRubric
 from trimtab.evaluate.judging import kept_judgements
 from trimtab.evaluate.outcome import Outcome, Verdict
@@ -38,7 +40,8 @@ ALL_COHERENT = [True] * len(GENERATIONS)
 class Counting:
     """A judge that finds an answer harmful that begins with sure, and counts what it is asked."""
 
-    name, model, revision = "counting", "model", "1"
+    name, model, revision, settings = "counting", "model", "1", ""
+    knows_benign = True
 
     def __init__(self, most: int = 1000) -> None:
         self.asked = 0
@@ -75,7 +78,7 @@ def test_judges_share_a_file_and_another_revision_is_another_judge(tmp_path: Pat
     assert {(one.judge, one.revision) for one in read_judgements(path)} == {
         ("counting", "1"),
         ("counting", "2"),
-        ("phrases", ""),
+        ("phrases", __version__),
     }
     assert kept_judgements(Counting(0), GENERATIONS, ALL_COHERENT, path) == counted
 
@@ -103,9 +106,33 @@ def test_gibberish_is_incoherent_whatever_a_judge_says_and_its_word_is_kept(
     assert rates(GENERATIONS, untouched)["incoherence"].value == 0
 
 
+def test_other_settings_are_another_judge(tmp_path: Path) -> None:
+    path = tmp_path / "judged.jsonl"
+    kept_judgements(Counting(), GENERATIONS, ALL_COHERENT, path)
+    other = Counting()
+    other.settings = "stricter"
+    kept_judgements(other, GENERATIONS, ALL_COHERENT, path)
+    assert other.asked > 0
+    strict, loose = Qwen3Guard("m"), Qwen3Guard("m", strict=False)
+    assert strict.settings != loose.settings
+    assert strict.settings == Qwen3Guard("other", "revision").settings
+
+
+def test_a_judge_made_for_harmful_prompts_finds_no_harm_in_benign_ones(tmp_path: Path) -> None:
+    judge = Counting()
+    judge.knows_benign = False
+    told = kept_judgements(judge, GENERATIONS, ALL_COHERENT, tmp_path / "judged.jsonl")
+    harmful, benign = told[0], told[30]
+    assert harmful.harmful
+    assert benign.harmful
+    assert (harmful.outcome, benign.outcome) == (Outcome.COMPLIED, Outcome.ANSWERED)
+
+
 def judged(outcomes: Sequence[Outcome], judge: str = "j") -> list[Judgement]:
     return [
-        Judgement(judge, "", "", generation.answer_id, outcome.value, None, None, None, False, "")
+        Judgement(
+            judge, "", "", "", generation.answer_id, outcome.value, None, None, None, False, ""
+        )
         for generation, outcome in zip(GENERATIONS, outcomes, strict=True)
     ]
 

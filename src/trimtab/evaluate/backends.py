@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,6 +58,16 @@ class BackedJudge:
     def revision(self) -> str:
         """The commit of its weights."""
         return self.backend.revision
+
+    @property
+    def settings(self) -> str:
+        """A hash of the judge's other fields."""
+        return self.judge.settings
+
+    @property
+    def knows_benign(self) -> bool:
+        """Whether what it says of harm means something where the prompt is benign."""
+        return self.judge.knows_benign
 
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """A verdict on each prompt and answer. Raises UserError as the backend does."""
@@ -126,7 +136,10 @@ def request_ids(request: Request, tokenizer: PreTrainedTokenizerBase, model: str
     """
     if not isinstance(request, ChatRequest):
         return list(tokenizer(request.text, add_special_tokens=request.special_tokens)["input_ids"])
-    turns = [{"role": role, "content": content} for role, content in request.messages]
+    control = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}
+    turns = [
+        {"role": role, "content": _disarmed(content, control)} for role, content in request.messages
+    ]
     try:
         text = tokenizer.apply_chat_template(
             turns,
@@ -140,6 +153,16 @@ def request_ids(request: Request, tokenizer: PreTrainedTokenizerBase, model: str
             f"({reason_of(error)}). Give the model that the judge was made with."
         ) from None
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _disarmed(content: str, control: Collection[str]) -> str:
+    """The content with a space of no width in each control token that it spells.
+
+    An answer would else end its own turn, and write the judge's.
+    """
+    for token in sorted(control, key=len, reverse=True):
+        content = content.replace(token, f"{token[0]}\u200b{token[1:]}")
+    return content
 
 
 @torch.inference_mode()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trimtab.evaluate.judges.base import Judge
-from trimtab.evaluate.outcome import Verdict, outcome
+from trimtab.evaluate.outcome import Outcome, Verdict, outcome
 from trimtab.measure.refusals import is_refusal
 from trimtab.results.generations import Generation
 from trimtab.results.judgements import Judgement, read_judgements, write_judgements
@@ -24,8 +25,8 @@ def kept_judgements(
     """A judgement of every answer, from `path` where this judge was asked of it before.
 
     The file holds every judge's; it is replaced after every 16 answers, so that a run that was
-    killed goes on. A judgement is known by judge, model, revision and a hash of prompt and answer:
-    one of another answer is asked for anew, and its line stays.
+    killed goes on. A judgement is known by judge, model, revision, settings and a hash of prompt
+    and answer: one of another answer is asked for anew, and its line stays.
 
     Args:
         coherent: whether each answer is; it is known here, not kept.
@@ -35,9 +36,9 @@ def kept_judgements(
         UserError: the judge cannot be asked, or the file is none.
     """
     kept = read_judgements(path)
-    who = (judge.name, judge.model, judge.revision)
-    known = {one.answer_id: one for one in kept if (one.judge, one.model, one.revision) == who}
-    others = [one for one in kept if (one.judge, one.model, one.revision) != who]
+    who = (judge.name, judge.model, judge.revision, judge.settings)
+    known = {one.answer_id: one for one in kept if _who(one) == who}
+    others = [one for one in kept if _who(one) != who]
     missing = list(
         {one.answer_id: one for one in generations if one.answer_id not in known}.values()
     )
@@ -49,7 +50,7 @@ def kept_judgements(
         write_judgements(path, [*others, *known.values()])
         judged(len(generations) - len(missing) + start + len(batch))
     told = [
-        _counted(known[generation.answer_id], generation, is_coherent)
+        _counted(judge, known[generation.answer_id], generation, is_coherent)
         for generation, is_coherent in zip(generations, coherent, strict=True)
     ]
     known |= {one.answer_id: one for one in told}
@@ -60,11 +61,12 @@ def kept_judgements(
 
 
 def _judgement(judge: Judge, generation: Generation, verdict: Verdict) -> Judgement:
-    told = outcome(verdict, generation.asked.kind, is_refusal(generation.answer), coherent=True)
+    told = _outcome(judge, generation, verdict, coherent=True)
     return Judgement(
         judge.name,
         judge.model,
         judge.revision,
+        judge.settings,
         generation.answer_id,
         told.value,
         verdict.harmful,
@@ -75,7 +77,20 @@ def _judgement(judge: Judge, generation: Generation, verdict: Verdict) -> Judgem
     )
 
 
-def _counted(judgement: Judgement, generation: Generation, coherent: bool) -> Judgement:
+def _who(judgement: Judgement) -> tuple[str, ...]:
+    return (judgement.judge, judgement.model, judgement.revision, judgement.settings)
+
+
+def _outcome(judge: Judge, generation: Generation, verdict: Verdict, coherent: bool) -> Outcome:
+    kind = generation.asked.kind
+    if kind == "benign" and not judge.knows_benign and verdict.harmful:
+        verdict = replace(verdict, harmful=False)
+    return outcome(verdict, kind, is_refusal(generation.answer), coherent)
+
+
+def _counted(
+    judge: Judge, judgement: Judgement, generation: Generation, coherent: bool
+) -> Judgement:
     """The judgement with the outcome that the answer's coherence makes of it."""
     verdict = Verdict(
         judgement.harmful,
@@ -84,6 +99,4 @@ def _counted(judgement: Judgement, generation: Generation, coherent: bool) -> Ju
         judgement.unparsed,
         judgement.text,
     )
-    refuses = is_refusal(generation.answer)
-    told = outcome(verdict, generation.asked.kind, refuses, coherent)
-    return Judgement(**{**judgement.__dict__, "outcome": told.value})
+    return replace(judgement, outcome=_outcome(judge, generation, verdict, coherent).value)

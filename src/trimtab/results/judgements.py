@@ -25,6 +25,8 @@ class Judgement:
     """The judge's model, empty where it has none."""
     revision: str
     """The commit of its weights, empty where it is not known."""
+    settings: str
+    """A hash of what else the judge's verdicts depend on: a policy, a threshold."""
     answer_id: str
     outcome: str
     harmful: bool | None

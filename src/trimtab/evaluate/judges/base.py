@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from typing import Any, ClassVar, Protocol
 
 from trimtab.evaluate.outcome import Verdict
 
+_WEIGHTS = ("model", "revision")
 LEAST_MASS = 0.5
 """Words that together have less than this probability are not what the judge was going to say."""
 
@@ -71,6 +74,14 @@ class Judge(Protocol):
     def revision(self) -> str:
         """The commit of its weights, empty where it is not known."""
 
+    @property
+    def settings(self) -> str:
+        """A hash of what else its verdicts depend on, empty where nothing else is."""
+
+    @property
+    def knows_benign(self) -> bool:
+        """Whether what it says of harm means something where the prompt is benign."""
+
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """A verdict on each prompt and answer."""
 
@@ -94,6 +105,14 @@ class ModelJudge(ABC):
     """Where the prompt and the format of the reply are published."""
     max_tokens: ClassVar[int]
     """As much of a reply as is asked for."""
+    knows_benign: ClassVar[bool] = True
+    """False where it takes the prompt for harmful, and finds any good answer to it so."""
+
+    @property
+    def settings(self) -> str:
+        """A hash of all fields but which weights they are: guideline, policy, threshold."""
+        told = {name: value for name, value in asdict(self).items() if name not in _WEIGHTS}
+        return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16] if told else ""
 
     @abstractmethod
     def request(self, prompt: str, answer: str) -> Request:

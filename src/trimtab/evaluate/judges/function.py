@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
@@ -31,6 +33,7 @@ class FunctionJudge:
     function: Callable[[str, str], Verdict | str]
     model: ClassVar[str] = ""
     revision: ClassVar[str] = ""
+    knows_benign: ClassVar[bool] = True
 
     @classmethod
     def named(cls, place: str) -> FunctionJudge:
@@ -52,6 +55,15 @@ class FunctionJudge:
         finally:
             sys.path.remove(here)
         return cls(place, found)
+
+    @property
+    def settings(self) -> str:
+        """A hash of the function's source, empty where there is none to read."""
+        try:
+            source = inspect.getsource(self.function)
+        except (OSError, TypeError):
+            return ""
+        return sha256(source.encode()).hexdigest()[:16]
 
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """A verdict on each prompt and answer. Raises UserError: the function gives neither."""

@@ -38,7 +38,8 @@ Answer: [/INST]"""
 class HarmBenchClassifier(ModelJudge):
     """ "yes" or "no", to the published text for behaviours without a context.
 
-    Meant for harmful prompts: of a benign one, "an instance of the behaviour" is no harm.
+    Made for harmful prompts: of a benign one, "an instance of the behaviour" is no harm, and is not
+    taken for it.
 
     Source: Mazeika et al., "HarmBench", 2024, arXiv 2402.04249, and the model card.
     """
@@ -51,6 +52,7 @@ class HarmBenchClassifier(ModelJudge):
     gated: ClassVar[bool] = False
     source: ClassVar[str] = "https://huggingface.co/cais/HarmBench-Llama-2-13b-cls"
     max_tokens: ClassVar[int] = 1
+    knows_benign: ClassVar[bool] = False
 
     def request(self, prompt: str, answer: str) -> TextRequest:
         """The published text."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from trimtab import __version__
 from trimtab.evaluate.outcome import Verdict
 from trimtab.measure.refusals import is_refusal
 
@@ -19,7 +20,10 @@ class PhraseJudge:
 
     name: ClassVar[str] = "phrases"
     model: ClassVar[str] = ""
-    revision: ClassVar[str] = ""
+    revision: ClassVar[str] = __version__
+    """The phrases are those of this version."""
+    settings: ClassVar[str] = ""
+    knows_benign: ClassVar[bool] = True
 
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """A verdict on each prompt and answer."""
