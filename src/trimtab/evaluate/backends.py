@@ -136,7 +136,9 @@ def request_ids(request: Request, tokenizer: PreTrainedTokenizerBase, model: str
     """
     if not isinstance(request, ChatRequest):
         return list(tokenizer(request.text, add_special_tokens=request.special_tokens)["input_ids"])
-    control = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}
+    # Not every added token is one of control: Gemma adds blank lines and tags of HTML.
+    added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
+    control = {*tokenizer.all_special_tokens, *map(str, added)} - {""}
     turns = [
         {"role": role, "content": _disarmed(content, control)} for role, content in request.messages
     ]
