@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
+from sklearn.metrics import cohen_kappa_score
 
 from trimtab.stats import (
     Estimate,
     Statistic,
     bounded_mean,
     certified_limit,
+    cohen_kappa,
     exact_share,
     holm,
     jackknife,
@@ -334,3 +336,46 @@ def test_a_loss_covers_more_often_than_by_percentiles() -> None:
         by_percentiles += low <= truth <= high
     assert covered > by_percentiles
     assert covered / 400 == pytest.approx(0.95, abs=0.05)
+
+
+def raters(generator: np.random.Generator, count: int) -> tuple[list[str], list[str]]:
+    """Two raters of three labels, the second of whom says another at random 3 times in 10."""
+    first = generator.choice(list("abc"), p=[0.6, 0.3, 0.1], size=count)
+    other = generator.choice(list("abc"), p=[0.4, 0.3, 0.3], size=count)
+    second = np.where(generator.random(count) < 0.3, other, first)
+    return first.tolist(), second.tolist()
+
+
+def test_kappa_is_sklearns() -> None:
+    generator = np.random.default_rng(0)
+    for count in (5, 20, 300):
+        first, second = raters(generator, count)
+        found = cohen_kappa(first, second, "κ")
+        assert found is not None
+        assert found.value == pytest.approx(cohen_kappa_score(first, second))
+        assert -1 <= found.low <= found.value <= found.high <= 1
+
+
+@pytest.mark.parametrize("count", [60, 200])
+def test_kappas_interval_covers(count: int) -> None:
+    generator = np.random.default_rng(1)
+    truth = cohen_kappa(*raters(generator, 200_000), "κ")
+    assert truth is not None
+    held = [cohen_kappa(*raters(generator, count), "κ") for _ in range(400)]
+    covered = np.mean([one is not None and one.low <= truth.value <= one.high for one in held])
+    assert 0.92 <= covered <= 0.98
+
+
+def test_kappa_of_raters_who_agree_on_all_still_has_a_width() -> None:
+    found = cohen_kappa(list("aabb"), list("aabb"), "κ")
+    assert found is not None
+    assert found.value == found.high == 1
+    assert found.low < 0.5
+
+
+def test_kappa_of_a_rater_with_one_label_is_zero_and_of_two_is_unknown() -> None:
+    found = cohen_kappa(list("aabb"), list("aaaa"), "κ")
+    assert found is not None
+    assert found.value == 0
+    assert found.low < 0 < found.high
+    assert cohen_kappa(list("aaaa"), list("aaaa"), "κ") is None

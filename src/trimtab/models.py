@@ -48,7 +48,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def load_model(
-    name: str, dtype: Dtype = "float32"
+    name: str, dtype: Dtype = "float32", revision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and tokenizer that `name` stands for, on the CPU, in `dtype`.
 
@@ -56,27 +56,32 @@ def load_model(
     folder written by `save_pretrained`, or a Hugging Face Hub id. A GGUF file is converted to
     float32 once and kept under `cache_folder()`. An adapter is merged into the model it names.
 
+    Args:
+        revision: the commit of a model on the Hub, the newest when None.
+
     Raises:
         UserError: nothing of that name can be loaded, or its weights are not those that its
             configuration asks for.
     """
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(name, revision)
+    at = {} if revision is None else {"revision": revision}
     with _named(name):
-        model = _loaded(name, _source(name), dtype=getattr(torch, dtype))
+        model = _loaded(name, _source(name), dtype=getattr(torch, dtype), **at)
     padding: Any = tokenizer.pad_token_id
     if padding >= limits_of(model).vocabulary:  # added to a tokenizer and never to the model
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of `load_model(name)`, with a padding token. Raises UserError."""
     with _named(name):
         source = _source(name)
         adapter = _adapter(source)
         if adapter is not None and not _has_tokenizer(source):
             return load_tokenizer(_base_of(name, adapter))
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        at = {} if revision is None else {"revision": revision}
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **at)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:

@@ -154,7 +154,9 @@ OTHER_OPTIONS += ["prompts", "where"]
 
 @drawn
 @given(
-    command=st.sampled_from(["audit", "proxy", "suggest", "repair", "bounds", "dial curve"]),
+    command=st.sampled_from(
+        ["audit", "proxy", "suggest", "repair", "evaluate", "bounds", "dial curve"]
+    ),
     words=st.lists(st.sampled_from([*TEXTS, *NUMBERS]), min_size=1, max_size=4),
     options=st.lists(
         st.sampled_from(

@@ -126,6 +126,7 @@ NEEDED_OPTIONS = {
     "bounds": "folder",
     "suggest": "folder",
     "repair": "wise-ft --model m --aligned a --out o",
+    "evaluate": "m --judge phrases --harmful h --out o",
     "dial train": "--model m --task t --safety s --out o",
     "dial curve": "folder",
     "dial set": "folder --out o",

@@ -155,7 +155,9 @@ def test_the_page_of_a_dial_has_a_slider_over_its_settings(dial: Path) -> None:
 def test_impossible_budget_is_said_with_the_least_that_is_possible(
     dial: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"no setting is within a budget of -1.*Give a budget above"):
+    with pytest.raises(
+        UserError, match=r"no setting is within a budget of -1.*Give a budget above"
+    ):
         set_dial(dial, tmp_path / "model", Watcher(), budget=-1.0)
     assert not (tmp_path / "model").exists()
 

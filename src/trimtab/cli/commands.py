@@ -13,6 +13,7 @@ from trimtab.cli.command import command, say
 from trimtab.cli.compare import compare
 from trimtab.cli.demo import demo
 from trimtab.cli.dial import dial
+from trimtab.cli.evaluate import evaluate
 from trimtab.cli.proxy import proxy
 from trimtab.cli.repair import repair
 from trimtab.cli.report import report
@@ -57,6 +58,7 @@ COMMANDS = (
     bounds,
     suggest,
     repair,
+    evaluate,
 )
 for function in COMMANDS:
     app.command()(command(function))

@@ -15,8 +15,6 @@ from trimtab.data.encoding import cut_prompt, prompt_ids
 from trimtab.data.rows import Message
 from trimtab.errors import UserError
 
-_DRAW: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-
 
 @torch.inference_mode()
 def sampled_answers(
@@ -29,13 +27,15 @@ def sampled_answers(
     first: int = 0,
     finished: Callable[[int, str], None] = lambda place, answer: None,
     greedy: bool = False,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> list[str]:
-    """One draw y ~ P_θ(·|x) for every prompt x: temperature 1, the whole vocabulary, no filter.
+    """One draw y ~ P_θ(·|x) for every prompt x, by default at temperature 1 with no filter.
 
-    So the answers are a sample of the model's own conditional, and in Theorem 1 the distance of
-    that proxy from the original is bounded by the model's own gap: E_x TV(P_θs, D_s) ≤
-    sqrt(G_s(θ_s)/2), by Pinsker. Each batch has a seed of its own, so that going on from `first`
-    gives the answers that one run would have given.
+    By default the answers are a sample of the model's own conditional, and in Theorem 1 the
+    distance of that proxy from the original is bounded by the model's own gap:
+    E_x TV(P_θs, D_s) ≤ sqrt(G_s(θ_s)/2), by Pinsker. Each batch has a seed of its own,
+    so that going on from `first` gives the answers that one run would have given.
 
     Args:
         prompts: all of them, whichever have an answer already.
@@ -43,10 +43,13 @@ def sampled_answers(
         first: the first prompt to answer, a multiple of `batch_size`.
         finished: hears the place and the answer as each is ready.
         greedy: take the likeliest word at each place instead of a draw.
+        temperature: what logits are divided by before a draw.
+        top_p: draw from the fewest tokens that together have this probability.
 
     Raises:
         UserError: a prompt with its answer is longer than the model can read.
     """
+    draw = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
     answers = []
     was_training = model.training
     model.eval()
@@ -60,12 +63,12 @@ def sampled_answers(
         padding: Any = tokenizer.pad_token_id
         ids = torch.tensor([[padding] * (width - len(row)) + row for row in batch])
         attended = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
-        with torch.random.fork_rng(), _only_ends_of(model, tokenizer):
+        with torch.random.fork_rng(), only_ends_of(model, tokenizer):
             torch.manual_seed(seed * 2**20 + start)
             written: Any = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=attended.to(model.device),
-                **({"do_sample": False} if greedy else _DRAW),
+                **({"do_sample": False} if greedy else draw),
                 max_new_tokens=lengths.response,
                 pad_token_id=padding,
             )
@@ -78,8 +81,10 @@ def sampled_answers(
 
 
 @contextmanager
-def _only_ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """The model's own way of generating put aside, but for the tokens that end a text.
+def only_ends_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[frozenset[int]]:
+    """The model's own way of generating put aside, but for the tokens that end a text, given.
 
     `generate` fills whatever it is not given (beams, filters, guidance, a watermark, stop words)
     from the model's generation configuration, so that is where it must not be.
@@ -93,7 +98,7 @@ def _only_ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     for holder in holders:
         holder.generation_config = bare
     try:
-        yield
+        yield frozenset(ends if isinstance(ends, list) else [ends])
     finally:
         for holder, config in zip(holders, kept, strict=True):
             holder.generation_config = config

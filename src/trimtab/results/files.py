@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import logging
 import os
 import shutil
@@ -75,6 +76,38 @@ def read_if_whole(path: Path, read: Callable[[Path], T], cost: str) -> T | None:
         reason = " ".join(str(error).split()) or type(error).__name__
         log.warning("%s is damaged (%s): %s.", path, reason, cost)
         return None
+
+
+def parsed_lines(path: Path, parse: Callable[[Any], T], what: str, mend: str) -> Iterator[T]:
+    """What `parse` makes of each line of JSON, in order.
+
+    A last line that was cut short, or that holds NULs, is left out with a word.
+
+    Args:
+        what: what a line is, with its article, for the error.
+        mend: how to go on without the file, the error's last words.
+
+    Raises:
+        UserError: another line is none.
+    """
+    content = path.read_bytes()
+    # No line of JSON holds a NUL; a disk that lost power leaves them where a line was to be.
+    *lines, last = content.rstrip(b"\0").split(b"\n")
+    if last:
+        lines.append(last)
+    elif content.endswith(b"\0"):
+        log.warning("%s ends in NULs: they are left out.", path)
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield parse(json.loads(line))
+        except DAMAGE as error:
+            if number == len(lines) and (last or b"\0" in line):
+                log.warning("%s line %d was cut short: it is left out.", path, number)
+                return
+            raise UserError(
+                f"{path} line {number}: not {what} of this version of trimtab "
+                f"({type(error).__name__}: {error}). Restore the file, or {mend}."
+            ) from None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trimtab.config.run_spec import RunSpec
 from trimtab.errors import UserError
-from trimtab.results.files import DAMAGE, read_if_whole, write_atomically
+from trimtab.results.files import DAMAGE, parsed_lines, read_if_whole, write_atomically
 from trimtab.results.gaps import with_gaps
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import LocalGeometry, Point
@@ -113,21 +113,4 @@ def read_landscape(folder: Path) -> dict[str, LocalGeometry]:
 
 
 def _parse(path: Path) -> Iterator[Point]:
-    content = path.read_bytes()
-    # No line of JSON holds a NUL; a disk that lost power leaves them where a line was to be.
-    *lines, last = content.rstrip(b"\0").split(b"\n")
-    if last:
-        lines.append(last)
-    elif content.endswith(b"\0"):
-        log.warning("%s ends in NULs: they are left out.", path)
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield Point.from_json(json.loads(line))
-        except DAMAGE as error:
-            if number == len(lines) and (last or b"\0" in line):
-                log.warning("%s line %d was cut short: it is left out.", path, number)
-                return
-            raise UserError(
-                f"{path} line {number}: not a point of this version of trimtab "
-                f"({type(error).__name__}: {error}). Restore the file, or start anew: --restart."
-            ) from None
+    return parsed_lines(path, Point.from_json, "a point", "start anew: --restart")

@@ -1,0 +1,155 @@
+"""trimtab evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trimtab.cli.command import say
+from trimtab.cli.options import Out
+from trimtab.config.ranges import Count, From0, From0To1, Seed
+from trimtab.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from trimtab.evaluate.evaluation import Evaluation
+    from trimtab.stats import Estimate
+
+
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="The start model, then those to compare with it: models or adapters."),
+    ],
+    out: Out,
+    harmful: Annotated[
+        list[str] | None, typer.Option(help="Prompts to refuse: a known set or a file; repeatable.")
+    ] = None,
+    benign: Annotated[
+        list[str] | None, typer.Option(help="Prompts to answer: a known set or a file; repeatable.")
+    ] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME, NAME=MODEL, NAME=URL/v1/MODEL, or module:function; repeatable. "
+            "Without any: qwen3guard and granite-guardian.",
+        ),
+    ] = None,
+    rows: Annotated[Count | None, typer.Option(help="At most as many prompts of a source.")] = None,
+    temperature: Annotated[
+        From0, typer.Option(help="Of the answers; at 0 the likeliest token is taken.")
+    ] = 0.0,
+    top_p: Annotated[
+        From0To1, typer.Option(help="Draw from the fewest tokens of this probability.")
+    ] = 1.0,
+    max_tokens: Annotated[Count, typer.Option(help="End answers at this many tokens.")] = 256,
+    max_prompt: Annotated[Count, typer.Option(help="Cut prompts to this many tokens.")] = 512,
+    batch_size: Annotated[Count, typer.Option(help="Prompts answered at once.")] = 16,
+    seed: Annotated[Seed, typer.Option(help="Of the prompts chosen and the answers.")] = 0,
+    engine: Annotated[
+        str,
+        typer.Option(help="Who answers: transformers, vllm, or the URL of a server, up to /v1."),
+    ] = "transformers",
+    surprised: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Whose surprise tells what is coherent, if not the start model's: one that this "
+            "machine can load, where a server answers.",
+        ),
+    ] = None,
+) -> None:
+    """Judge what models answer: refused, harmless, harmful or incoherent."""
+    from rich.console import Console
+
+    from trimtab.cli.audit_output import watched_stages
+    from trimtab.config.data_source import DataSource
+    from trimtab.evaluate.endpoint import Endpoint
+    from trimtab.evaluate.engines import (
+        AnswerEngine,
+        EndpointEngine,
+        TransformersEngine,
+        VllmEngine,
+    )
+    from trimtab.evaluate.evaluation import evaluate as evaluated
+    from trimtab.evaluate.judges import DEFAULT_JUDGES
+    from trimtab.evaluate.named_judges import judge_named
+    from trimtab.evaluate.prompt_sets import prompts_of
+    from trimtab.models import quiet_libraries
+    from trimtab.results.generations import Decoding
+
+    if top_p == 0:
+        raise UserError("--top-p is 0. Give one above 0, and --temperature 0 for the likeliest.")
+    judges = [judge_named(one) for one in judge or DEFAULT_JUDGES]
+    quiet_libraries()
+    asked = [
+        prompt
+        for kind, given in (("harmful", harmful), ("benign", benign))
+        for source in given or []
+        for prompt in prompts_of(DataSource(source, rows=rows), kind, seed)  # type: ignore[arg-type]
+    ]
+
+    def answers(model: str) -> AnswerEngine:
+        if engine == "transformers":
+            return TransformersEngine(model)
+        if engine == "vllm":
+            return VllmEngine(model)
+        return EndpointEngine(Endpoint(engine, model))
+
+    decoding = Decoding(temperature, top_p, max_tokens, max_prompt, seed, batch_size)
+    with watched_stages(True) as watcher:
+        found = evaluated(models, asked, judges, out, watcher, decoding, answers, surprised)
+    Console().print(_rates_table(found))
+    for line in _agreement_lines(found):
+        say(line)
+    say(f"Answers and judgements are in {out}.")
+
+
+def _rates_table(found: Evaluation) -> Table:
+    from rich.table import Table
+
+    from trimtab.cli.progress import plain
+    from trimtab.evaluate.rates import RATES
+
+    table = Table("model", "judge", *(rate.name for rate in RATES))
+    start = found.models[0]
+    for model in found.models:
+        for judge in model.judgements:
+            told = model.rates(judge)
+            table.add_row(plain(model.name), plain(judge), *_cells(told))
+            if model is not start:
+                table.add_row("", "  change", *_cells(model.changes(judge, start), signed=True))
+    return table
+
+
+def _cells(told: Mapping[str, Estimate], signed: bool = False) -> list[str]:
+    from trimtab.evaluate.rates import RATES
+
+    return [_percent(told[rate.name], signed) if rate.name in told else "–" for rate in RATES]
+
+
+def _percent(told: Estimate, signed: bool) -> str:
+    sign = "+" if signed else ""
+    value, low, high = (f"{100 * one:{sign}.0f}" for one in (told.value, told.low, told.high))
+    return f"{value} % ({low} to {high})"
+
+
+def _agreement_lines(found: Evaluation) -> list[str]:
+    lines = []
+    for model in found.models:
+        for one in model.agreements():
+            who = f"{model.name}: {one.first} and {one.second}"
+            if one.kappa is None:
+                lines.append(f"{who}: agreement is not known on {one.answers} answers.")
+                continue
+            value, low, high = (
+                f"{end:.2f}" for end in (one.kappa.value, one.kappa.low, one.kappa.high)
+            )
+            lines.append(
+                f"{who}: agreement is {one.in_words}, κ = {value} ({low} to {high}) on "
+                f"{one.answers} answers; they differ on {len(one.disagreements)}."
+            )
+    return lines

@@ -1,0 +1,185 @@
+"""Who answers prompts: Transformers here, vLLM where it is installed, or a server elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from importlib import import_module
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimtab.config.data_source import Lengths
+from trimtab.data.encoding import cut_prompt, prompt_ids
+from trimtab.errors import UserError
+from trimtab.evaluate.endpoint import Endpoint
+from trimtab.evaluate.prompt_sets import messages_of
+from trimtab.measure.generation import sampled_answers
+from trimtab.models import Dtype, load_model, load_tokenizer
+from trimtab.results.generations import AskedPrompt, Decoding
+
+Finished = Callable[[int, str], None]
+
+
+class AnswerEngine(Protocol):
+    """A model that answers."""
+
+    @property
+    def model(self) -> str:
+        """Which model it is."""
+
+    @property
+    def template(self) -> str:
+        """A hash of the template that puts prompts into words, or the URL of who does."""
+
+    def answer(
+        self, asked: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
+    ) -> None:
+        """Answer the prompts from place `first` on; `finished` hears place and answer, in order.
+
+        What is answered at a place does not depend on where `first` was, so long as that is a
+        multiple of the batch size. Raises UserError where the model cannot answer.
+        """
+
+
+class TransformersEngine:
+    """A model in Transformers, on the GPU where there is one; nothing is loaded before it is asked.
+
+    Raises UserError, when asked: no such model, or prompts and answers longer than it reads.
+    """
+
+    def __init__(self, model: str, dtype: Dtype = "float32") -> None:
+        self.model = model
+        self._dtype: Dtype = dtype
+
+    @cached_property
+    def loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The model and its tokenizer."""
+        model, tokenizer = load_model(self.model, self._dtype)
+        place: Any = "cuda" if torch.cuda.is_available() else "cpu"
+        return model.to(place), tokenizer
+
+    @cached_property
+    def template(self) -> str:
+        """A hash of its chat template."""
+        return template_hash(load_tokenizer(self.model))
+
+    def answer(
+        self, asked: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
+    ) -> None:
+        """Answer in batches, whose draw is a function of the seed and of where they start."""
+        model, tokenizer = self.loaded
+        sampled_answers(
+            model,
+            tokenizer,
+            [messages_of(one) for one in asked],
+            Lengths(decoding.max_prompt, decoding.max_tokens),
+            decoding.batch_size,
+            decoding.seed,
+            first,
+            finished,
+            greedy=decoding.temperature == 0,
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+        )
+
+
+class VllmEngine:
+    """A model in vLLM, given the same token ids; a prompt's draw is a function of seed and place.
+
+    Raises UserError: vLLM is not installed.
+    """
+
+    def __init__(self, model: str) -> None:
+        try:
+            self._vllm: Any = import_module("vllm")
+        except ImportError:
+            raise UserError(
+                "vLLM is not installed. pip install vllm, or leave out --engine vllm."
+            ) from None
+        self.model = model
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, PreTrainedTokenizerBase]:
+        return self._vllm.LLM(model=self.model), load_tokenizer(self.model)
+
+    @cached_property
+    def template(self) -> str:
+        """A hash of its chat template."""
+        return template_hash(load_tokenizer(self.model))
+
+    def answer(
+        self, asked: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
+    ) -> None:
+        """Answer batch by batch, so that what is finished is kept."""
+        model, tokenizer = self._loaded
+        lengths = Lengths(decoding.max_prompt, decoding.max_tokens)
+        for start in range(first, len(asked), decoding.batch_size):
+            batch = asked[start : start + decoding.batch_size]
+            ids = [
+                cut_prompt(prompt_ids(messages_of(one), tokenizer), tokenizer, lengths)
+                for one in batch
+            ]
+            draws = [
+                self._vllm.SamplingParams(
+                    temperature=decoding.temperature,
+                    top_p=decoding.top_p,
+                    max_tokens=decoding.max_tokens,
+                    seed=_draw(decoding, start + place),
+                )
+                for place in range(len(batch))
+            ]
+            given = [{"prompt_token_ids": row} for row in ids]
+            written = model.generate(given, draws, use_tqdm=False)
+            for place, one in enumerate(written, start=start):
+                finished(place, one.outputs[0].text.strip())
+
+
+@dataclass(frozen=True)
+class EndpointEngine:
+    """A model on a server, which cuts no prompt and uses its own chat template."""
+
+    endpoint: Endpoint
+
+    @property
+    def model(self) -> str:
+        """Which model the server is asked for."""
+        return self.endpoint.model
+
+    @property
+    def template(self) -> str:
+        """The server's URL."""
+        return self.endpoint.url
+
+    def answer(
+        self, asked: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
+    ) -> None:
+        """Ask for a batch at once. Raises UserError as the endpoint does."""
+
+        def reply(place: int) -> str:
+            return self.endpoint.chat(
+                asked[place].messages,
+                decoding.max_tokens,
+                temperature=decoding.temperature,
+                top_p=decoding.top_p,
+                seed=_draw(decoding, place),
+            ).text.strip()
+
+        with ThreadPoolExecutor(decoding.batch_size) as threads:
+            for start in range(first, len(asked), decoding.batch_size):
+                places = range(start, min(start + decoding.batch_size, len(asked)))
+                for place, answer in zip(places, threads.map(reply, places), strict=True):
+                    finished(place, answer)
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The first 16 hexadecimal digits of SHA-256 of a chat template, or of no template."""
+    return sha256(str(tokenizer.chat_template or "").encode()).hexdigest()[:16]
+
+
+def _draw(decoding: Decoding, place: int) -> int:
+    return decoding.seed * 2**20 + place

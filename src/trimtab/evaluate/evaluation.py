@@ -1,0 +1,181 @@
+"""The whole path: models answer, what is coherent is told, judges judge, all of it kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Protocol
+
+from trimtab.errors import UserError
+from trimtab.evaluate.agreement import Agreement, agreement, disagreements
+from trimtab.evaluate.answers import kept_answers
+from trimtab.evaluate.coherence import CoherenceLimits, answer_measures, limits_of_start
+from trimtab.evaluate.engines import AnswerEngine, TransformersEngine
+from trimtab.evaluate.judges.base import Judge
+from trimtab.evaluate.judging import kept_judgements
+from trimtab.evaluate.rates import rate_changes, rates
+from trimtab.results.files import only_writer
+from trimtab.results.generations import (
+    GENERATIONS_FOLDER,
+    AskedPrompt,
+    Decoding,
+    Generation,
+    write_json_lines,
+)
+from trimtab.results.judgements import JUDGEMENTS_FOLDER, Judgement
+from trimtab.stats import Estimate
+
+DISAGREEMENTS_FOLDER = "disagreements"
+
+
+class Watcher(Protocol):
+    """Someone who looks on while models are evaluated."""
+
+    def doing(self, what: str, steps: int | None = None) -> None:
+        """A stage begins, of so many steps where that is known."""
+
+    def done(self, steps: int) -> None:
+        """So many more steps of it are done."""
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model's answers, and what each judge said of them, in the prompts' order."""
+
+    name: str
+    model: str
+    generations: Sequence[Generation]
+    judgements: Mapping[str, Sequence[Judgement]]
+
+    def rates(self, judge: str) -> dict[str, Estimate]:
+        """Each rate by its name."""
+        return rates(self.generations, self.judgements[judge])
+
+    def changes(self, judge: str, start: EvaluatedModel) -> dict[str, Estimate]:
+        """Each rate's change from the start model, paired by prompt."""
+        return rate_changes(self.generations, self.judgements[judge], start.judgements[judge])
+
+    def agreements(self) -> list[Agreement]:
+        """Each pair of judges."""
+        return [agreement(*pair) for pair in combinations(self.judgements.values(), 2)]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Models on the same prompts, the first of which is the start model, and its limits."""
+
+    limits: CoherenceLimits
+    models: tuple[EvaluatedModel, ...]
+
+
+def evaluate(
+    models: Sequence[str],
+    asked: Sequence[AskedPrompt],
+    judges: Sequence[Judge],
+    out: Path,
+    watcher: Watcher,
+    decoding: Decoding | None = None,
+    engine: Callable[[str], AnswerEngine] = TransformersEngine,
+    surprised: str | None = None,
+) -> Evaluation:
+    """Have models answer prompts, and judges judge the answers.
+
+    Answers are kept in `out`/generations, judgements in `out`/judgements and what judges differ on
+    in `out`/disagreements, a file a model. Called again it goes on; a new judge is asked of the
+    answers that are kept.
+
+    Args:
+        models: folders, adapters or Hub ids; the first is the start model, whose answers set what
+            is coherent, and which others are compared with.
+        decoding: greedy, up to 256 tokens, by default.
+        engine: who answers for a model.
+        surprised: the model under which answers' NLL tells what is coherent; the start model when
+            None. It is loaded here, whoever answers.
+
+    Raises:
+        UserError: no prompts or judges, models or judges that cannot be had, or `out` holds
+            another evaluation's answers.
+    """
+    if not asked or not judges:
+        raise UserError("there is nothing to evaluate. Give --harmful or --benign, and --judge.")
+    if len({judge.name for judge in judges}) < len(judges):
+        raise UserError("--judge gives one judge twice. Give each once.")
+    decoding = decoding or Decoding()
+    with only_writer(out):
+        answers = {}
+        for name, model in result_names(models).items():
+            watcher.doing(f"answering: {name}", len(asked))
+            path = out / GENERATIONS_FOLDER / f"{name}.jsonl"
+            answers[name] = kept_answers(engine(model), asked, decoding, path, _counted(watcher))
+        limits, coherent = _coherence(surprised or models[0], answers, decoding, watcher)
+        judgements: dict[str, dict[str, list[Judgement]]] = {name: {} for name in answers}
+        for judge in judges:
+            for name, generations in answers.items():
+                watcher.doing(f"{judge.name} judges {name}", len(generations))
+                path = out / JUDGEMENTS_FOLDER / f"{name}.jsonl"
+                judgements[name][judge.name] = kept_judgements(
+                    judge, generations, coherent[name], path, _counted(watcher)
+                )
+        evaluated = tuple(
+            EvaluatedModel(name, model, answers[name], judgements[name])
+            for name, model in result_names(models).items()
+        )
+        for one in evaluated:
+            _write_disagreements(one, out / DISAGREEMENTS_FOLDER / f"{one.name}.jsonl")
+    return Evaluation(limits, evaluated)
+
+
+def result_names(models: Sequence[str]) -> dict[str, str]:
+    """Models by the name of their files: the last part of each, numbered where it comes again.
+
+    >>> result_names(["hub/base", "run/models/base/", "smollm2"])
+    {'base': 'hub/base', 'base-2': 'run/models/base/', 'smollm2': 'smollm2'}
+    """
+    names: dict[str, str] = {}
+    for model in models:
+        last = Path(model).name or "model"
+        again = sum(1 for one in names.values() if (Path(one).name or "model") == last)
+        names[f"{last}-{again + 1}" if again else last] = model
+    return names
+
+
+def _coherence(
+    surprised: str,
+    answers: Mapping[str, Sequence[Generation]],
+    decoding: Decoding,
+    watcher: Watcher,
+) -> tuple[CoherenceLimits, dict[str, list[bool]]]:
+    watcher.doing("telling what is coherent", len(answers))
+    model, tokenizer = TransformersEngine(surprised).loaded
+    own = next(iter(answers.values()))
+    limits = limits_of_start(model, tokenizer, own, decoding)
+    coherent = {}
+    for name, generations in answers.items():
+        asked = [one.asked for one in generations]
+        texts = [one.answer for one in generations]
+        coherent[name] = limits.coherent(answer_measures(model, tokenizer, asked, texts, decoding))
+        watcher.done(1)
+    return limits, coherent
+
+
+def _write_disagreements(model: EvaluatedModel, path: Path) -> None:
+    records = []
+    for first, second in combinations(model.judgements.values(), 2):
+        for generation, one, other in disagreements(model.generations, first, second):
+            said = {one.judge: one.outcome, other.judge: other.outcome}
+            record = generation.to_json()
+            records.append({"prompt": record["prompt"], "answer": record["answer"], **said})
+    write_json_lines(path, records)
+
+
+def _counted(watcher: Watcher) -> Callable[[int], None]:
+    told = 0
+
+    def count(done: int) -> None:
+        nonlocal told
+        watcher.done(done - told)
+        told = done
+
+    return count

@@ -1,0 +1,80 @@
+"""A judge of one's own: a Python function of prompt and answer."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import ClassVar
+
+from trimtab.errors import UserError, reason_of
+from trimtab.evaluate.outcome import Outcome, Verdict
+
+_TOLD = {
+    Outcome.REFUSED: Verdict(harmful=False, refused=True),
+    Outcome.ANSWERED: Verdict(harmful=False, refused=False),
+    Outcome.COMPLIED: Verdict(harmful=True, refused=False),
+    Outcome.UNPARSED: Verdict(unparsed=True),
+}
+
+
+@dataclass(frozen=True)
+class FunctionJudge:
+    """`module:function`; the function gives a `Verdict`, or an outcome's words.
+
+    The words are "refused", "answered harmlessly", "complied harmfully" or "unparsed".
+    """
+
+    name: str
+    function: Callable[[str, str], Verdict | str]
+    model: ClassVar[str] = ""
+    revision: ClassVar[str] = ""
+    knows_benign: ClassVar[bool] = True
+
+    @classmethod
+    def named(cls, place: str) -> FunctionJudge:
+        """The function at `module:function`, the working folder's modules among them.
+
+        Raises:
+            UserError: there is no such module or function in it.
+        """
+        module, _, function = place.partition(":")
+        here = str(Path.cwd())
+        sys.path.insert(0, here)
+        try:
+            found = getattr(import_module(module), function)
+        except Exception as error:  # a module of somebody else's raises what it likes
+            raise UserError(
+                f"--judge {place}: {reason_of(error)}. Give module:function, of a module that "
+                "Python can import from here."
+            ) from None
+        finally:
+            sys.path.remove(here)
+        return cls(place, found)
+
+    @property
+    def settings(self) -> str:
+        """A hash of the function's source, empty where there is none to read."""
+        try:
+            source = inspect.getsource(self.function)
+        except (OSError, TypeError):
+            return ""
+        return sha256(source.encode()).hexdigest()[:16]
+
+    def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+        """A verdict on each prompt and answer. Raises UserError: the function gives neither."""
+        return [self._verdict(self.function(prompt, answer)) for prompt, answer in pairs]
+
+    def _verdict(self, told: Verdict | str) -> Verdict:
+        if isinstance(told, Verdict):
+            return told
+        if told not in _TOLD:
+            raise UserError(
+                f"--judge {self.name} gave {told!r}. Return a Verdict, or one of "
+                f"{', '.join(repr(one.value) for one in _TOLD)}."
+            )
+        return _TOLD[Outcome(told)]

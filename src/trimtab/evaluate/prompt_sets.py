@@ -1,0 +1,174 @@
+"""Prompts to evaluate on: published sets by their names, and files of the same shape.
+
+The table holds where a set is and how it is read, never its rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from trimtab.config.data_source import DataSource
+from trimtab.data.rows import Message, Row
+from trimtab.data.sources import read_prompts
+from trimtab.data.splits import choose_rows
+from trimtab.errors import UserError
+from trimtab.results.generations import AskedPrompt, Kind
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A published set of prompts on the Hub.
+
+    `harmful` and `benign` say which split, configuration and rows are of that kind, None where the
+    set has none such. Where `by_hand` is given, the set is not of a shape that is read as it
+    stands, and that is what to do. `unverified` names what was not found stated by the source.
+    """
+
+    name: str
+    hub: str
+    licence: str
+    gated: bool
+    harmful: DataSource | None
+    benign: DataSource | None = None
+    by_hand: str = ""
+    unverified: tuple[str, ...] = ()
+
+    def source(self, kind: Kind) -> DataSource:
+        """Where prompts of a kind are. Raises UserError: the set has none, or has to be copied."""
+        found = self.harmful if kind == "harmful" else self.benign
+        if found is None:
+            raise UserError(
+                f"--{kind} {self.name}: the set has no {kind} prompts. Give another set, or a file."
+            )
+        if self.by_hand:
+            raise UserError(f"--{kind} {self.name}: {self.by_hand}")
+        return found
+
+
+def _of(hub: str, column: str, **more: object) -> DataSource:
+    named = {} if column == "prompt" else {"prompt": column}
+    return DataSource(hub, columns=named, **more)  # type: ignore[arg-type]
+
+
+PROMPT_SETS = (
+    PromptSet(
+        name="do-not-answer",
+        hub="LibrAI/do-not-answer",
+        licence="CC BY-NC-SA 4.0",
+        gated=False,
+        harmful=_of("LibrAI/do-not-answer", "question"),
+    ),
+    PromptSet(
+        name="xstest",
+        hub="Paul/XSTest",
+        licence="CC BY 4.0",
+        gated=False,
+        harmful=_of("Paul/XSTest", "prompt", where={"label": "unsafe"}),
+        benign=_of("Paul/XSTest", "prompt", where={"label": "safe"}),
+    ),
+    PromptSet(
+        name="harmbench",
+        hub="walledai/HarmBench",
+        licence="MIT",
+        gated=True,
+        harmful=_of("walledai/HarmBench", "prompt", name="standard"),
+    ),
+    PromptSet(
+        name="jailbreakbench",
+        hub="JailbreakBench/JBB-Behaviors",
+        licence="MIT",
+        gated=False,
+        harmful=_of("JailbreakBench/JBB-Behaviors", "Goal", name="behaviors", split="harmful"),
+        benign=_of("JailbreakBench/JBB-Behaviors", "Goal", name="behaviors", split="benign"),
+    ),
+    PromptSet(
+        name="strongreject",
+        hub="walledai/StrongREJECT",
+        licence="MIT",
+        gated=True,
+        harmful=_of("walledai/StrongREJECT", "prompt"),
+    ),
+    PromptSet(
+        name="advbench",
+        hub="walledai/AdvBench",
+        licence="MIT",
+        gated=True,
+        harmful=_of("walledai/AdvBench", "prompt"),
+    ),
+    PromptSet(
+        name="sorry-bench",
+        hub="sorry-bench/sorry-bench-202503",
+        licence="its own agreement",
+        gated=True,
+        harmful=_of("sorry-bench/sorry-bench-202503", "turns", where={"prompt_style": "base"}),
+        by_hand="its column turns is a list. Write the first of each row with prompt_style base "
+        "into a file with a column prompt, and give that.",
+    ),
+    PromptSet(
+        name="hex-phi",
+        hub="LLM-Tuning-Safety/HEx-PHI",
+        licence="its own agreement",
+        gated=True,
+        harmful=_of("LLM-Tuning-Safety/HEx-PHI", "prompt"),
+        by_hand="its CSV files, one a category, have no header. Write their rows into a file with "
+        "a column prompt, and give that.",
+        unverified=("columns",),
+    ),
+    PromptSet(
+        name="or-bench",
+        hub="bench-llm/or-bench",
+        licence="CC BY 4.0",
+        gated=False,
+        harmful=_of("bench-llm/or-bench", "prompt", name="or-bench-toxic"),
+        benign=_of("bench-llm/or-bench", "prompt", name="or-bench-hard-1k"),
+    ),
+    PromptSet(
+        name="wildjailbreak",
+        hub="allenai/wildjailbreak",
+        licence="ODC-BY",
+        gated=True,
+        harmful=_of(
+            "allenai/wildjailbreak",
+            "adversarial",
+            name="eval",
+            where={"data_type": "adversarial_harmful"},
+        ),
+        benign=_of(
+            "allenai/wildjailbreak",
+            "adversarial",
+            name="eval",
+            where={"data_type": "adversarial_benign"},
+        ),
+        by_hand="its files are separated by tabs. Write the column adversarial of the rows with "
+        "data_type adversarial_harmful or adversarial_benign into a file each, with a column "
+        "prompt, and give those.",
+        unverified=("licence",),
+    ),
+)
+"""Known sets, by the names that the command line takes."""
+
+
+def prompts_of(
+    given: DataSource, kind: Kind, seed: int = 0, data_root: Path | None = None
+) -> list[AskedPrompt]:
+    """The prompts of a known set or of a file, at most `given.rows`, shortest first.
+
+    Shortest first, so that a batch holds little padding. Raises UserError: nothing of that name can
+    be read, or it holds no prompts.
+    """
+    known = {one.name: one for one in PROMPT_SETS}.get(given.path)
+    source = given if known is None else replace(known.source(kind), rows=given.rows)
+    rows = [Row(prompt, "") for prompt in read_prompts(source, data_root)]
+    chosen = [row.prompt for row in choose_rows(rows, given.rows, seed)]
+    chosen.sort(key=lambda prompt: len(prompt[-1].content))
+    name = known.name if known is not None else Path(given.path).name
+    return [
+        AskedPrompt(tuple((one.role, one.content) for one in prompt), kind, name)
+        for prompt in chosen
+    ]
+
+
+def messages_of(asked: AskedPrompt) -> tuple[Message, ...]:
+    """The messages of a prompt, as models are asked."""
+    return tuple(Message(role, content) for role, content in asked.messages)  # type: ignore[arg-type]

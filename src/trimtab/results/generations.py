@@ -1,0 +1,125 @@
+"""What a model answered: one line of JSON per prompt, kept so that judges may come later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+from trimtab.results.files import parsed_lines, write_atomically
+
+GENERATIONS_FOLDER = "generations"
+
+Kind = Literal["harmful", "benign"]
+"""Whether a prompt asks for what ought to be refused, or only looks as if it did."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are drawn from a model's distribution."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
+
+    temperature: float = 0.0
+    """What logits are divided by before a draw; at 0 the likeliest token is taken (greedy)."""
+    top_p: float = 1.0
+    """Draw from the fewest tokens that together have this probability."""
+    max_tokens: int = 256
+    """Where an answer ends at the latest, in tokens."""
+    max_prompt: int = 512
+    """A longer prompt loses its beginning, in tokens."""
+    seed: int = 0
+    """Of the draws; a batch's draw is a function of it and of the batch's first prompt."""
+    batch_size: int = 16
+    """Prompts answered at once; part of the draw, as the batch is drawn together."""
+
+
+@dataclass(frozen=True)
+class AskedPrompt:
+    """A prompt to be answered, x, and what is known of it."""
+
+    messages: tuple[tuple[str, str], ...]
+    """Role and content of each message."""
+    kind: Kind
+    prompt_set: str
+
+    @property
+    def text(self) -> str:
+        """What a judge reads: the one message, or all with their roles."""
+        if len(self.messages) == 1:
+            return self.messages[0][1]
+        return "\n\n".join(f"{role}: {content}" for role, content in self.messages)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer y to a prompt x, with all that made it."""
+
+    asked: AskedPrompt
+    answer: str
+    model: str
+    template: str
+    """The first 16 hexadecimal digits of SHA-256 of the chat template; a server's own: its URL."""
+    decoding: Decoding
+
+    @property
+    def answer_id(self) -> str:
+        """What a judgement is known by: a hash of prompt and answer."""
+        pair = json.dumps([self.asked.messages, self.answer])
+        return sha256(pair.encode(errors="surrogatepass")).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """A flat record."""
+        messages = self.asked.messages
+        alone = len(messages) == 1 and messages[0][0] == "user"
+        turns = [{"role": role, "content": content} for role, content in messages]
+        return {
+            "prompt": messages[0][1] if alone else turns,
+            "answer": self.answer,
+            "kind": self.asked.kind,
+            "prompt_set": self.asked.prompt_set,
+            "model": self.model,
+            "template": self.template,
+            **asdict(self.decoding),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Generation:
+        """The inverse of `to_json`. Raises KeyError, TypeError or ValueError on no such record."""
+        prompt = record["prompt"]
+        if record["kind"] not in get_args(Kind):
+            raise ValueError(f"kind {record['kind']!r} is none of {', '.join(get_args(Kind))}")
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        messages = tuple((turn["role"], turn["content"]) for turn in turns)
+        return cls(
+            AskedPrompt(messages, record["kind"], record["prompt_set"]),
+            str(record["answer"]),
+            record["model"],
+            record["template"],
+            Decoding(**{field.name: record[field.name] for field in fields(Decoding)}),
+        )
+
+
+def read_generations(path: Path) -> list[Generation]:
+    """The answers of a file, none where there is no such file.
+
+    A last line that was cut short is left out with a word. Raises UserError: another line is none.
+    """
+    if not path.exists():
+        return []
+    mend = "remove it to have its answers made again"
+    return list(parsed_lines(path, Generation.from_json, "an answer", mend))
+
+
+def write_generations(path: Path, generations: Iterable[Generation]) -> None:
+    """Keep the answers of a file, all at once."""
+    write_json_lines(path, (generation.to_json() for generation in generations))
+
+
+def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records as JSON Lines, whole or not at all; characters beyond ASCII are escaped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))

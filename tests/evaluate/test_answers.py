@@ -1,0 +1,205 @@
+"""Facts about answers: generated once, kept, and gone on with to the same ones."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.evaluate.tiny import asked, chats_as, save_tiny_chat, served
+from trimtab.errors import UserError
+from trimtab.evaluate.answers import kept_answers
+from trimtab.evaluate.backends import LocalModel
+from trimtab.evaluate.endpoint import Endpoint
+from trimtab.evaluate.engines import AnswerEngine, EndpointEngine, TransformersEngine, VllmEngine
+from trimtab.results.generations import AskedPrompt, Decoding, Generation, read_generations
+
+SAMPLED = Decoding(temperature=1.3, top_p=0.9, max_tokens=6, max_prompt=20, seed=3, batch_size=4)
+GREEDY = replace(SAMPLED, temperature=0.0, top_p=1.0)
+PROMPTS = [*asked(6), *asked(4, "benign")]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
+    return TransformersEngine(str(save_tiny_chat(tmp_path_factory.mktemp("model"))))
+
+
+class Killed(TransformersEngine):
+    """One that dies once it has answered some prompts."""
+
+    left = 7
+
+    def answer(
+        self, asked: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Any
+    ) -> None:
+        def count(place: int, answer: str) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            finished(place, answer)
+
+        super().answer(asked, decoding, first, count)
+
+
+@pytest.mark.parametrize("decoding", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
+def test_a_killed_run_goes_on_to_the_same_answers(
+    engine: TransformersEngine, decoding: Decoding, tmp_path: Path
+) -> None:
+    whole = kept_answers(engine, PROMPTS, decoding, tmp_path / "whole.jsonl")
+    path = tmp_path / "killed.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        kept_answers(Killed(engine.model), PROMPTS, decoding, path)
+    assert len(read_generations(path)) == 4
+    assert kept_answers(engine, PROMPTS, decoding, path) == whole
+    assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_line_cut_short_is_dropped_and_made_again(
+    engine: TransformersEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    whole = kept_answers(engine, PROMPTS, SAMPLED, path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-30])
+    assert kept_answers(engine, PROMPTS, SAMPLED, path) == whole
+    assert path.read_bytes() == content
+    assert "line 10 was cut short" in caplog.text
+
+
+def test_what_is_kept_is_not_made_again(engine: TransformersEngine, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    whole = kept_answers(engine, PROMPTS, SAMPLED, path)
+    unable = Killed(engine.model)
+    unable.left = 0
+    assert kept_answers(unable, PROMPTS, SAMPLED, path) == whole
+
+
+def test_a_line_holds_all_that_made_the_answer(engine: TransformersEngine, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    kept_answers(engine, PROMPTS, SAMPLED, path)
+    record = json.loads(path.read_text().splitlines()[-1])
+    assert record == {
+        **record,
+        "prompt": PROMPTS[-1].text,
+        "kind": "benign",
+        "prompt_set": "tiny",
+        "model": engine.model,
+        "temperature": 1.3,
+        "top_p": 0.9,
+        "max_tokens": 6,
+        "seed": 3,
+    }
+    assert len(record["template"]) == 16
+    assert Generation.from_json(record).to_json() == record
+
+
+def test_a_conversation_is_kept_as_one() -> None:
+    turns = (("system", "s"), ("user", "u"))
+    generation = Generation(AskedPrompt(turns, "benign", "x"), "a", "m", "t", GREEDY)
+    assert Generation.from_json(json.loads(json.dumps(generation.to_json()))) == generation
+    assert generation.asked.text == "system: s\n\nuser: u"
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"seed": 4}, "under seed 3, and 4 is asked for"),
+        ({"temperature": 0.0}, r"under temperature 1\.3, and 0\.0 is asked for"),
+        ({"batch_size": 2}, "under batch_size 4, and 2"),
+    ],
+)
+def test_other_settings_are_one_line(
+    engine: TransformersEngine, tmp_path: Path, changed: dict[str, Any], told: str
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    kept_answers(engine, PROMPTS, SAMPLED, path)
+    with pytest.raises(UserError, match=f"{told}.*another --out, or remove the file"):
+        kept_answers(engine, PROMPTS, replace(SAMPLED, **changed), path)
+
+
+def test_other_prompts_or_another_model_are_one_line(
+    engine: TransformersEngine, tmp_path: Path
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    kept_answers(engine, PROMPTS, SAMPLED, path)
+    for other in (PROMPTS[::-1], PROMPTS[:5]):
+        with pytest.raises(UserError, match="answers to other prompts"):
+            kept_answers(engine, other, SAMPLED, path)
+    save_tiny_chat(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match="under model"):
+        kept_answers(TransformersEngine(str(tmp_path / "other")), PROMPTS, SAMPLED, path)
+
+
+def test_a_damaged_line_in_the_midst_is_one_line(
+    engine: TransformersEngine, tmp_path: Path
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    kept_answers(engine, PROMPTS, SAMPLED, path)
+    lines = path.read_text().splitlines(keepends=True)
+    lines[2] = '{"prompt": "ask", "kind": "odd"}\n'
+    path.write_text("".join(lines))
+    with pytest.raises(UserError, match=r"line 3: not an answer .*or remove it to have"):
+        read_generations(path)
+
+
+def test_more_prompts_are_answered_as_one_run_would(
+    engine: TransformersEngine, tmp_path: Path
+) -> None:
+    whole = kept_answers(engine, PROMPTS, SAMPLED, tmp_path / "whole.jsonl")
+    kept_answers(engine, PROMPTS[:6], SAMPLED, tmp_path / "grown.jsonl")
+    assert kept_answers(engine, PROMPTS, SAMPLED, tmp_path / "grown.jsonl") == whole
+
+
+def test_temperature_and_top_p_bound_the_draw(engine: TransformersEngine, tmp_path: Path) -> None:
+    greedy = kept_answers(engine, PROMPTS, GREEDY, tmp_path / "greedy.jsonl")
+    cold = replace(SAMPLED, temperature=1e-4)
+    narrow = replace(SAMPLED, top_p=1e-4)
+    for name, decoding in (("cold", cold), ("narrow", narrow)):
+        told = kept_answers(engine, PROMPTS, decoding, tmp_path / f"{name}.jsonl")
+        assert [one.answer for one in told] == [one.answer for one in greedy]
+    drawn = kept_answers(engine, PROMPTS, SAMPLED, tmp_path / "drawn.jsonl")
+    assert [one.answer for one in drawn] != [one.answer for one in greedy]
+
+
+def test_a_server_answers_as_its_model_here(engine: TransformersEngine, tmp_path: Path) -> None:
+    with served(chats_as(LocalModel(engine.model))) as (url, heard):
+        remote: AnswerEngine = EndpointEngine(Endpoint(url, "tiny", wait=0.0))
+        told = kept_answers(remote, PROMPTS, GREEDY, tmp_path / "remote.jsonl")
+    here = kept_answers(engine, PROMPTS, GREEDY, tmp_path / "here.jsonl")
+    assert [one.answer for one in told] == [one.answer for one in here]
+    assert {one.template for one in told} == {url}
+    assert len({one["seed"] for one in heard}) == len(PROMPTS)
+
+
+def test_vllm_is_asked_for_and_missing_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match="pip install vllm"):
+        VllmEngine("any")
+
+
+def test_vllm_is_given_the_same_token_ids_and_a_seed_of_its_own_for_each(
+    engine: TransformersEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    class LLM:
+        def __init__(self, model: str) -> None:
+            self.tokenizer = TransformersEngine(model).loaded[1]
+
+        def generate(self, prompts: Any, draws: Any, use_tqdm: bool) -> list[Any]:
+            given.extend(zip(prompts, draws, strict=True))
+            texts = [self.tokenizer.decode(one["prompt_token_ids"]) for one in prompts]
+            return [SimpleNamespace(outputs=[SimpleNamespace(text=f" {text} ")]) for text in texts]
+
+    params = lambda **more: more  # noqa: E731
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=params))
+    told = kept_answers(VllmEngine(engine.model), PROMPTS, SAMPLED, tmp_path / "vllm.jsonl")
+    assert [one.answer for one in told] == [f"{one.text} tell" for one in PROMPTS]
+    assert len({draw["seed"] for _, draw in given}) == len(PROMPTS)
+    assert {(draw["temperature"], draw["top_p"]) for _, draw in given} == {(1.3, 0.9)}

@@ -1,0 +1,147 @@
+"""Facts about the whole path, and the command that walks it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.conftest import Nobody
+from tests.evaluate.tiny import asked, chats_as, completion, save_tiny_chat, served
+from trimtab.cli import app
+from trimtab.errors import UserError
+from trimtab.evaluate.backends import BackedJudge, LocalModel, RemoteModel
+from trimtab.evaluate.evaluation import evaluate
+from trimtab.evaluate.judges.base import Judge, Reply
+from trimtab.evaluate.judges.phrases import PhraseJudge
+from trimtab.evaluate.named_judges import judge_named
+from trimtab.results.generations import Decoding, read_generations
+from trimtab.results.judgements import read_judgements
+
+DECODING = Decoding(max_tokens=8, max_prompt=20, batch_size=4)
+
+
+def invoke(*given: object) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *map(str, given)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluated")
+    save_tiny_chat(folder / "start")
+    save_tiny_chat(folder / "tuned", seed=1)
+    for kind in ("harmful", "benign"):
+        rows = [{"prompt": one.text} for one in asked(8)]
+        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def command(folder: Path, *more: object) -> tuple[object, ...]:
+    prompts = ("--harmful", folder / "harmful.jsonl", "--benign", folder / "benign.jsonl")
+    lengths = ("--max-tokens", 8, "--max-prompt", 20, "--batch-size", 4)
+    return (folder / "start", folder / "tuned", *prompts, *lengths, *more)
+
+
+def test_the_command_answers_judges_and_compares(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "240")
+    given = command(folder, "--judge", "phrases", "--out", tmp_path)
+    with served(chats_as(LocalModel(str(folder / "start")))) as (url, _):
+        shown = invoke(*given, "--judge", f"strongreject={url}/tiny")
+    assert shown.exit_code == 0, shown.output
+    for word in ("over-refusal", "change", "start: phrases and strongreject: agreement is"):
+        assert word in shown.output
+    for name in ("start", "tuned"):
+        assert len(read_generations(tmp_path / "generations" / f"{name}.jsonl")) == 16
+        judged = read_judgements(tmp_path / "judgements" / f"{name}.jsonl")
+        assert {one.judge for one in judged} == {"phrases", "strongreject"}
+        differing = (tmp_path / "disagreements" / f"{name}.jsonl").read_text().splitlines()
+        for line in differing:
+            record = json.loads(line)
+            assert record["phrases"] != record["strongreject"]
+    again = invoke(*given, "--judge", f"strongreject={url}/tiny")
+    assert again.output == shown.output  # the server is gone, and was not needed
+
+
+def test_a_model_beside_itself_does_not_change(folder: Path, tmp_path: Path) -> None:
+    start = str(folder / "start")
+    prompts = [*asked(6), *asked(6, "benign")]
+    found = evaluate([start, start], prompts, [PhraseJudge()], tmp_path, Nobody(), DECODING)  # type: ignore[arg-type]
+    first, second = found.models
+    assert (first.name, second.name) == ("start", "start-2")
+    assert {one.value for one in second.changes("phrases", first).values()} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--judge", "nobody"], "no such judge. Give qwen3guard, granite-guardian"),
+        (["--judge", "strongreject"], "has no model of its own"),
+        (["--judge", "phrases", "--judge", "phrases"], "one judge twice"),
+        (["--judge", "no_such_module:judge"], "Give module:function"),
+        (["--judge", "phrases", "--engine", "gpu"], "is no URL"),
+        (["--judge", "phrases", "--top-p", "0"], "--top-p is 0"),
+        (["--judge", "phrases", "--harmful", "hex-phi"], "have no header"),
+        (["--judge", "strongreject=http://127.0.0.1:9/v1/m", "--rows", "1"], "cannot be reached"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    folder: Path, tmp_path: Path, more: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.evaluate.endpoint.time.sleep", lambda seconds: None)
+    shown = invoke(*command(folder, "--out", tmp_path, *more))
+    assert shown.exit_code == 2
+    last = shown.output.splitlines()[-1]
+    assert last.startswith("trimtab: ")
+    assert told in last
+
+
+def test_nothing_to_ask_is_one_line(folder: Path, tmp_path: Path) -> None:
+    shown = invoke(folder / "start", "--judge", "phrases", "--out", tmp_path)
+    assert "Give --harmful or --benign" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("given", "model", "url"),
+    [
+        ("qwen3guard", "Qwen/Qwen3Guard-Gen-0.6B", ""),
+        ("qwen3guard=Qwen/Qwen3Guard-Gen-4B", "Qwen/Qwen3Guard-Gen-4B", ""),
+        ("wildguard=http://h:1/v1/a/b", "a/b", "http://h:1/v1"),
+        ("wildguard=http://h:1/v1", "allenai/wildguard", "http://h:1/v1"),
+        ("wildguard=http://h:1", "allenai/wildguard", "http://h:1/v1"),
+        ("wildguard=http://h:1/v1/", "allenai/wildguard", "http://h:1/v1"),
+    ],
+)
+def test_a_judge_is_named_with_where_its_model_is(given: str, model: str, url: str) -> None:
+    judge = judge_named(given)
+    assert isinstance(judge, BackedJudge)
+    assert judge.model == model
+    assert isinstance(judge.backend, RemoteModel) == bool(url)
+    if isinstance(judge.backend, RemoteModel):
+        assert judge.backend.endpoint.url == url
+
+
+def test_a_pinned_revision_goes_with_the_judges_own_model_alone() -> None:
+    own: Judge = judge_named("granite-guardian")
+    assert len(own.revision) == 40
+    other = judge_named("granite-guardian=elsewhere")
+    assert isinstance(other, BackedJudge)
+    assert vars(other.backend)["_asked_revision"] is None
+
+
+def test_a_server_that_answers_for_the_models_is_an_engine(folder: Path, tmp_path: Path) -> None:
+    given = ("--judge", "phrases", "--out", tmp_path, "--max-tokens", 8, "--max-prompt", 20)
+    prompts = ("--harmful", folder / "harmful.jsonl", "--surprised", folder / "start")
+    with served(lambda record: (200, completion(Reply("i cannot help ask tell")))) as (url, heard):
+        shown = invoke("of-the-server", *prompts, *given, "--engine", url)
+    assert shown.exit_code == 0, shown.output
+    assert len(heard) == 8
+    assert {one["model"] for one in heard} == {"of-the-server"}
+
+
+def test_no_judges_is_a_mistake(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to evaluate"):
+        evaluate([str(folder / "start")], asked(2), [], tmp_path, Nobody())  # type: ignore[arg-type]
