@@ -321,6 +321,8 @@ def _squared_difference(weights: dict[str, nn.Parameter], start: dict[str, nn.Pa
     squared = 0.0
     for name, weight in weights.items():
         _require_weight(name, weight, start)
+        if weight.data_ptr() == start[name].data_ptr():  # the adapter's base is θ_s itself
+            continue
         there = start[name].detach().to(weight.device)
         squared += float((weight.detach().double() - there.double()).square().sum())
     return squared
@@ -335,6 +337,8 @@ def _require_weight(name: str, weight: nn.Parameter, start: dict[str, nn.Paramet
 
 
 def _same(weight: nn.Parameter, start: nn.Parameter) -> bool:
+    if weight.shape == start.shape and weight.data_ptr() == start.data_ptr():
+        return True
     there = start.detach().to(weight.device)
     return weight.shape == there.shape and torch.equal(weight.detach(), there.to(weight.dtype))
 

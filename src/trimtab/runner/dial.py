@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -290,8 +289,7 @@ def _opened(
 ) -> tuple[Runner, Endpoints, Roles]:
     roles = read_roles(experiment)
     runner = Runner(experiment, roles, folder, watcher)
-    # Adapters are put on a copy, so that the aligned model stays itself.
-    return runner, load_endpoints(folder / DIAL_FOLDER, deepcopy(runner.aligned)), roles
+    return runner, load_endpoints(folder / DIAL_FOLDER, runner.aligned), roles
 
 
 def _experiment_of(folder: Path) -> Experiment:

@@ -21,6 +21,7 @@ from trimtab.config.experiment import Experiment, Training
 from trimtab.config.grid import Run
 from trimtab.config.methods import AFTER_TRAINING
 from trimtab.data.splits import Roles
+from trimtab.measure.shared_weights import sharing_all
 from trimtab.models import limits_of, load_model
 from trimtab.results.files import full_disk_told, written_whole
 from trimtab.results.result import LocalGeometry, Point, PointKey
@@ -33,6 +34,7 @@ from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.objectives.endpoints import Endpoints
 from trimtab.train.reference import copy_apart
 from trimtab.train.settings import (
+    leaves_base_alone,
     lora_config,
     method_of_key,
     objective_of,
@@ -75,11 +77,11 @@ class Runner:
         self.experiment = experiment
         self.folder = folder
         self.watcher = watcher
-        base, self.tokenizer = self._loaded()
+        self.aligned, self.tokenizer = self._loaded()
         self.rows = EncodedRoles.of(
-            roles, self.tokenizer, experiment.lengths, limits_of(base), watcher.warned
+            roles, self.tokenizer, experiment.lengths, limits_of(self.aligned), watcher.warned
         )
-        self.aligned = self._aligned(base)
+        self._align()
         self.evaluator = Evaluator(experiment, self.rows, self.aligned, self.tokenizer, folder)
 
     def measured_start(self, keys: tuple[PointKey, ...]) -> list[Point]:
@@ -102,7 +104,7 @@ class Runner:
             return self._settings_of_dial(run)
         trained = self._trained(
             run.name,
-            deepcopy(self.aligned),
+            self._start_of(self.experiment.train),
             self.rows.task[run.training.task].train,
             self.experiment.train,
             run.training.seed,
@@ -126,7 +128,8 @@ class Runner:
         method = method_of_key(key)
         assert isinstance(method, PostHocMethod)
         started = perf_counter()
-        model = method.apply(copy_apart(trained.model), self.aligned, self._unaligned(method))
+        copy = copy_apart(trained.model, whole=method.merges)
+        model = method.apply(copy, self.aligned, self._unaligned(method))
         seconds = trained.wall_seconds + perf_counter() - started
         return self.evaluator.points(
             Run(key, (key,)).name, replace(trained, model=model, wall_seconds=seconds), (key,)
@@ -159,7 +162,7 @@ class Runner:
         training = self.experiment.train
         trained = self._trained(
             Run(key, ()).name,
-            deepcopy(self.aligned),
+            self._start_of(training),
             self.rows.task[key.task].train,
             training if dial.steps is None else replace(training, steps=dial.steps, epochs=None),
             key.seed,
@@ -182,15 +185,15 @@ class Runner:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return model.to(device), tokenizer
 
-    def _aligned(self, base: PreTrainedModel) -> PreTrainedModel:
+    def _align(self) -> None:
         finished = self.folder / ALIGNED_FOLDER
         if self.experiment.align is None or finished.exists():
             forget_checkpoints(self.folder, _ALIGNING)
-            return base
+            return
         assert self.rows.original is not None
         trained = self._trained(
             _ALIGNING,
-            base,
+            self.aligned,
             self.rows.original.train,
             self.experiment.align,
             self.experiment.seeds[0],
@@ -200,8 +203,14 @@ class Runner:
             model = model.merge_and_unload()
         self._save(model, finished)
         forget_checkpoints(self.folder, _ALIGNING)
+        del self.aligned, trained, model  # before there is another in memory
         # Back through the disk, so that a sweep that goes on starts from the very same model.
-        return self._loaded()[0]
+        self.aligned = self._loaded()[0]
+
+    def _start_of(self, training: Training) -> PreTrainedModel:
+        """θ_s to train on: with an adapter that leaves it alone no weight of it is copied."""
+        shares = leaves_base_alone(lora_config(training))
+        return sharing_all(self.aligned) if shares else deepcopy(self.aligned)
 
     def _trained(
         self,
