@@ -25,6 +25,7 @@ from trimtab.measure.adapters import (
     weights_beside_adapters,
     weights_in_place,
 )
+from trimtab.measure.shared_weights import whole_weights
 
 _ITERATIONS = 8
 _SOLVED = {torch.float32: 1e-7, torch.float64: 1e-8}
@@ -285,10 +286,8 @@ def distance(model: nn.Module, aligned_model: nn.Module) -> float:
 
 
 def norm(model: nn.Module) -> float:
-    """‖θ‖ over all parameters."""
-    return math.sqrt(
-        sum(float(weight.detach().double().square().sum()) for weight in model.parameters())
-    )
+    """‖θ‖ over all parameters; of quantised ones, over what they stand for."""
+    return math.sqrt(sum(float(weight.double().square().sum()) for weight in whole_weights(model)))
 
 
 def _plain_parts(name: str, layers: list[BaseTunerLayer]) -> list[Part] | None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -54,3 +55,28 @@ def _quantisation_states(layer: nn.Module) -> Iterator[Any]:
         for state in (getattr(layer, "quant_state", None), getattr(layer, "state", None)):
             if state is not None:
                 yield state
+
+
+def whole_weights(model: nn.Module) -> Iterator[Tensor]:
+    """Every weight once, in the order of `parameters()`; a quantised one as what it stands for."""
+    seen: set[int] = set()
+    for layer in model.modules():
+        for weight in layer.parameters(recurse=False):
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                yield _whole(layer, weight)
+
+
+def _whole(layer: nn.Module, weight: nn.Parameter) -> Tensor:
+    values = weight.detach()
+    four_bit = getattr(weight, "quant_state", None)
+    if four_bit is not None:
+        from bitsandbytes.functional import dequantize_4bit  # not where nothing is quantised
+
+        return dequantize_4bit(values, four_bit)
+    if values.dtype != torch.int8:
+        return values
+    state: Any = getattr(layer, "state", None)
+    held: Any = weight if state is None or state.SCB is None else state
+    scales: Tensor = held.SCB
+    return values.float() * (scales.to(values.device).float() / 127)[:, None]

@@ -167,6 +167,11 @@ def set_dial(
         raise UserError(f"alpha {alpha:g} must lie between 0, the safest, and 1.")
     require_nothing_there(out)
     experiment = _experiment_of(folder)
+    if merged and experiment.load.is_quantised:
+        raise UserError(
+            f"the dial's adapters cannot be merged into {experiment.load.quantization} weights "
+            "without loss. Leave --merged out."
+        )
     with only_writer(folder):
         runner, endpoints, roles = _opened(experiment, folder, watcher)
         chosen = _chosen(runner, endpoints, roles, alpha, budget)

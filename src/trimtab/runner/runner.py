@@ -21,8 +21,9 @@ from trimtab.config.experiment import Experiment, Training
 from trimtab.config.grid import Run
 from trimtab.config.methods import AFTER_TRAINING
 from trimtab.data.splits import Roles
+from trimtab.errors import UserError
 from trimtab.measure.shared_weights import sharing_all
-from trimtab.models import limits_of, load_model
+from trimtab.models import is_quantised, limits_of, load_model, to_device
 from trimtab.results.files import full_disk_told, written_whole
 from trimtab.results.result import LocalGeometry, Point, PointKey
 from trimtab.runner.evaluator import EncodedRoles, Evaluator, Trained
@@ -138,7 +139,7 @@ class Runner:
     def _unaligned(self, method: PostHocMethod) -> PreTrainedModel | None:
         if not method.needs_unaligned or self.experiment.align is None:
             return None
-        return load_model(self.experiment.model)[0]
+        return load_model(self.experiment.model, self.experiment.load)[0]
 
     def _settings_of_dial(self, run: Run) -> list[Point]:
         dial = self.trained_dial(run.training)
@@ -181,9 +182,29 @@ class Runner:
 
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         finished = self.folder / ALIGNED_FOLDER
-        model, tokenizer = load_model(str(finished) if finished.exists() else self.experiment.model)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return model.to(device), tokenizer
+        load = self.experiment.load
+        if finished.exists():
+            model, tokenizer = load_model(str(finished), replace(load, revision=None))
+        else:
+            model, tokenizer = load_model(self.experiment.model, load)
+            self._require_what_can_be_trained(model)
+        return to_device(model, "cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+    def _require_what_can_be_trained(self, model: PreTrainedModel) -> None:
+        """As the experiment has it of what it asks for, of a folder that says it itself."""
+        align = self.experiment.align
+        if is_quantised(model) and align is not None:
+            raise UserError(
+                f"model {self.experiment.model!r} is quantised, and what align learns cannot be "
+                "merged into it without loss. Align the whole model first, in bfloat16."
+            )
+        is_small = any(weight.dtype != torch.float32 for weight in model.parameters())
+        every = (self.experiment.train, align)
+        if is_small and any(one and one.lora_rank is None for one in every):
+            raise UserError(
+                f"model {self.experiment.model!r} has weights in fewer than 32 bits, and all "
+                "weights are to be trained. Give lora_rank, or load: {dtype: float32}."
+            )
 
     def _align(self) -> None:
         finished = self.folder / ALIGNED_FOLDER
