@@ -26,6 +26,9 @@ _LATENCY = 1e-3
 _FLOAT = 4
 _OF_TRAINED = 4
 """What is trained, its gradient and Adam's two moments."""
+_TILE_TOKENS, _TILE_VOCABULARY = 4096, 32_768
+_OF_TILE = 5
+"""A tile of logits, in float32 once more, what becomes of it, and their gradients: measured."""
 _OF_LOGITS = 3
 """Logits, their logarithms of probability, and one more while the one is made of the other."""
 
@@ -126,8 +129,8 @@ def peak_memory(
 
     Activations are the inputs and outputs of the linear layers, 4 bytes each (an adapter reads its
     layer's input in float32 whatever the base is in); with gradient checkpointing those of one
-    layer, and the hidden state before each. Logits are formed in pieces, and whole where the
-    distribution of θ_s is asked for, and in measuring.
+    layer, and the hidden state before each. Logits are formed in TRL's tiles of 4,096 tokens by
+    32,768 words, and whole where the distribution of θ_s is asked for, and in measuring.
 
     Args:
         size: the model's.
@@ -153,6 +156,8 @@ def peak_memory(
     else:
         activations = of_a_layer * size.layers
     vocabulary = size.limits.vocabulary
+    tile = min(batch_tokens, _TILE_TOKENS) * min(vocabulary, _TILE_VOCABULARY)
+    activations += _OF_TILE * _FLOAT * tile
     if training.safety_target == "kl":
         asked = batch_tokens * training.safety_share
         activations += _OF_LOGITS * _FLOAT * asked * vocabulary
