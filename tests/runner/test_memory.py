@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,15 +56,17 @@ def memory(asked: Experiment, model: LlamaForCausalLM) -> int:
 
 
 def test_llama_2_7b_in_4_bits_takes_what_people_use(llama_2_7b: LlamaForCausalLM) -> None:
-    asked = experiment(QLORA, lora_rank=16, gradient_checkpointing=True)
-    assert 8 < memory(asked, llama_2_7b) / GIB < 12
+    """The figures of docs/large-models.md and of the recipe."""
+    for load, told in ((QLORA, 11.0), (Loading("bfloat16"), 20.0), (Loading(), 34.5)):
+        asked = experiment(load, lora_rank=16, gradient_checkpointing=True)
+        assert memory(asked, llama_2_7b) / GIB == pytest.approx(told, abs=0.05)
 
 
 def test_an_adapter_on_a_whole_base_takes_its_weights_once(llama_2_7b: LlamaForCausalLM) -> None:
     parameters = ModelSize.of(llama_2_7b).parameters
     for load, size in ((Loading(), 4), (Loading("bfloat16"), 2)):
         asked = experiment(load, lora_rank=16, gradient_checkpointing=True)
-        assert size * parameters < memory(asked, llama_2_7b) < size * parameters + 9 * GIB
+        assert size * parameters < memory(asked, llama_2_7b) < size * parameters + 10 * GIB
 
 
 def test_four_bits_are_half_a_byte_and_its_scales(llama_2_7b: LlamaForCausalLM) -> None:
@@ -104,15 +107,13 @@ def test_all_weights_take_a_copy_of_the_start_and_four_of_what_is_trained(
 ) -> None:
     asked = experiment(Loading(), gradient_checkpointing=True)
     weights = 4 * ModelSize.of(llama_2_7b).parameters
-    assert 5 * weights < memory(asked, llama_2_7b) < 5 * weights + 9 * GIB
+    assert 5 * weights < memory(asked, llama_2_7b) < 5 * weights + 10 * GIB
     penalised = replace(asked, grid=(Block("alignment-parameter", (0.1,)),))
     assert memory(penalised, llama_2_7b) - memory(asked, llama_2_7b) == weights
 
 
 def test_the_formula_is_within_its_factor_of_what_was_measured() -> None:
     """`make bench` measures: see benchmarks/memory.py."""
-    import json
-
     file = Path(__file__).parents[2] / "benchmarks" / "results" / "memory.json"
     for line in json.loads(file.read_text()):
         assert 1 / 2 < line["predicted"] / line["measured"] < 2, line
