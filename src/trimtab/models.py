@@ -143,10 +143,10 @@ def model_shape(name: str, revision: str | None = None) -> PreTrainedModel:
         source = _source(name)
         if _quantised_already(source, revision) is None:
             return _loaded(name, source, device_map="meta", revision=revision or "main")
-        config = AutoConfig.from_pretrained(source, revision=revision or "main")
+        config = _config(source, revision)
         del config.quantization_config  # as it would be in whole numbers
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def model_size(name: str, revision: str | None = None) -> ModelSize:
@@ -166,7 +166,7 @@ def kept_as(name: str, load: Loading) -> Loading:
         source = _source(name)
         if _adapter(source) is not None:
             return load
-        config = AutoConfig.from_pretrained(source, revision=load.revision or "main")
+        config = _config(source, load.revision)
         dtype = str(config.dtype or torch.float32).removeprefix("torch.")
         known: Any = dtype if load.dtype == "auto" else load.dtype
         there = _quantised_already(source, load.revision)
@@ -273,11 +273,15 @@ def _settings(name: str, source: str, load: Loading) -> dict[str, Any]:
     return settings
 
 
+def _config(source: str, revision: str | None) -> Any:
+    return AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+
+
 def _quantised_already(source: str, revision: str | None) -> dict[str, Any] | None:
     """The quantisation that the configuration at `source` tells of."""
     if _adapter(source) is not None:
         return None
-    config = AutoConfig.from_pretrained(source, revision=revision or "main")
+    config = _config(source, revision)
     there = getattr(config, "quantization_config", None)
     return there if there is None or isinstance(there, dict) else there.to_dict()
 
