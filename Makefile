@@ -60,6 +60,7 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/memory.py --data ../shared/data --write
 
 docs: $(VENV)/installed  ## regenerate the numbers and the picture of the documents
 	$(BIN)/python benchmarks/frontier_from_one_run.py --docs

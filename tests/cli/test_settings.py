@@ -20,6 +20,7 @@ from trimtab.cli.settings import help_of, named_values
 from trimtab.cli.train import train as train_command
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Block, Dial, Experiment, Measuring, RefusalPrompts, Training
+from trimtab.config.loading import Loading
 from trimtab.errors import UserError
 
 EVERY_OPTION_OF_BEFORE = {
@@ -146,7 +147,10 @@ def test_a_dial_passes_settings_on_and_is_not_trained_by_epochs(
 def test_the_options_of_an_audit_have_the_defaults_of_its_settings() -> None:
     options = signature(audit_command).parameters
     named = {"space": "landscape", "rank": "landscape_rank"}
-    kept = [one for one in fields(AuditSettings) if one.name not in ("lengths", "tokens_per_batch")]
+    elsewhere = ("lengths", "load", "tokens_per_batch")
+    kept = [one for one in fields(AuditSettings) if one.name not in elsewhere]
+    for one in fields(Loading):
+        assert options[one.name].default == one.default, one.name
     for one in kept:
         assert options[named.get(one.name, one.name)].default == one.default, one.name
     assert options["max_prompt"].default == Lengths.prompt

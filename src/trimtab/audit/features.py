@@ -14,10 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimtab.audit.datasets import Audited, text_of
 from trimtab.audit.settings import MODEL, WORDS, AuditSettings
 from trimtab.audit.stage_cache import StageCache
+from trimtab.config.loading import Loading
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
 from trimtab.measure.hidden_states import Reading, States, read_through
-from trimtab.models import limits_of, load_model
+from trimtab.models import limits_of, load_model, to_device
 
 _DIMENSIONS = 100
 
@@ -46,7 +47,7 @@ class FeatureExtractor:
         self.stages = stages
         self.watcher = watcher
         watcher.doing(f"loading {name}")
-        self.model, self.tokenizer = _on_device(name)
+        self.model, self.tokenizer = _on_device(name, settings.load)
         self._other: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 
     def reading(self, data: Audited) -> Reading:
@@ -90,7 +91,7 @@ class FeatureExtractor:
             return self.reading(data)
         if self._other is None:
             assert self.settings.embedding is not None
-            self._other = _on_device(self.settings.embedding)
+            self._other = _on_device(self.settings.embedding, Loading())
         return self._read("embedding", data, *self._other)
 
     def _read(
@@ -129,6 +130,6 @@ def word_features(one: Sequence[Row], other: Sequence[Row]) -> tuple[States, Sta
     return reduced[: len(one)], reduced[len(one) :]
 
 
-def _on_device(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    model, tokenizer = load_model(name)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+def _on_device(name: str, load: Loading) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model, tokenizer = load_model(name, load)
+    return to_device(model, "cuda" if torch.cuda.is_available() else "cpu"), tokenizer

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trimtab.audit.features import Watcher
 from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.loading import Loading
 from trimtab.data.rows import Message
 from trimtab.data.sources import read_prompts
 from trimtab.errors import UserError
@@ -29,6 +30,7 @@ def write_own_proxy(
     seed: int,
     watcher: Watcher,
     restart: bool = False,
+    load: Loading = Loading(),  # noqa: B008  # frozen
 ) -> int:
     """One sampled answer to every prompt, a line each in `out`; returns how many lines there are.
 
@@ -45,7 +47,7 @@ def write_own_proxy(
     written = _Written.read(out, asked) if not restart else _Written([], b"")
     if len(written.lines) == len(asked) and not written.rest:
         return len(asked)
-    loaded, tokenizer = load_model(model)
+    loaded, tokenizer = load_model(model, load)
     if restart and out.exists():
         aside = next(path for number in count(1) if not (path := _aside(out, number)).exists())
         out.rename(aside)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
 from trimtab.config.data_source import Lengths
+from trimtab.config.loading import Loading
 from trimtab.config.ranges import Above0, Count, From0Below1, Range, Rank, Seed, check_ranges
 from trimtab.errors import UserError
 from trimtab.measure.similarity import FEWEST_ROWS
@@ -42,6 +43,8 @@ class AuditSettings:
     """Rows behind slopes, curvatures and walks, of each data set."""
     tokens_per_batch: Count = 2048
     """Tokens in one forward pass, padding included."""
+    load: Loading = field(default_factory=Loading)
+    """How the model's weights are held in memory."""
     seed: Seed = 0
     """Which rows are chosen, and every draw."""
 
@@ -49,3 +52,8 @@ class AuditSettings:
         check_ranges(self)
         if self.space not in get_args(Space):
             raise UserError(f"landscape {self.space!r} is none of {', '.join(get_args(Space))}.")
+        if self.space == "full" and (self.load.is_quantised or self.load.is_half):
+            raise UserError(
+                "landscape full is over all weights in float32. Give --landscape lora, or load the "
+                "model in float32."
+            )

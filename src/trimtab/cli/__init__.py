@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
 
 def main() -> None:
     """Run a command; a user's mistake is one line and status 2, an interruption status 130."""
+    # It warns of a faster kernel as it is imported, by whatever looks whether it is there.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         # Here, so that an interruption of the import is a line too.
         from trimtab.cli.command import encode_what_can_be

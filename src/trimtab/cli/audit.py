@@ -20,7 +20,9 @@ from trimtab.cli.options import (
     TaskWhere,
     conditions_of,
 )
+from trimtab.cli.settings import settings_as_options
 from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.loading import Loading
 from trimtab.config.ranges import Above0, Count, From0Below1, Rank, Seed
 from trimtab.errors import UserError
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _SUFFIXES = re.compile(r"(\.(jsonl|json|csv|parquet))?(\.gz)?$")
 
 
+@settings_as_options
 def audit(
     model: Model,
     task: Annotated[list[str], typer.Option(help="Data to fine-tune on: PATH or NAME=PATH.")],
@@ -59,6 +62,7 @@ def audit(
     ] = 0.05,
     max_prompt: MaxPrompt = Lengths.prompt,
     max_response: MaxResponse = Lengths.response,
+    load: Loading = Loading(),  # noqa: B008  # frozen
     seed: Annotated[Seed, typer.Option(help="Which rows are chosen, and every draw.")] = 0,
 ) -> None:
     """Judge data, proxies and landscape before training."""
@@ -81,6 +85,7 @@ def audit(
         space=landscape,  # type: ignore[arg-type]  # checked by the class, whose error is a UserError
         rank=landscape_rank,
         landscape_rows=landscape_rows,
+        load=load,
         seed=seed,
     )
 

@@ -28,6 +28,7 @@ from trimtab.cli.report import report
 from trimtab.cli.settings import Options, settings_as_options
 from trimtab.config.data_source import Lengths
 from trimtab.config.experiment import Dial, Training
+from trimtab.config.loading import Loading
 from trimtab.config.ranges import CountOrNone, Finite, From0To1, Range, Seed
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def train(
     training: Annotated[
         Training, Options(without=("epochs", "equal_rows", "validation_rows"))
     ] = _TWICE_A_RUN,
+    load: Loading = Loading(),  # noqa: B008
     lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
     held_out_rows: HeldOutRows = None,
     seed: Annotated[Seed, typer.Option(help="Order of rows and settings; new adapters.")] = 0,
@@ -85,6 +87,7 @@ def train(
         {"task": (task, task_where), "safety": (safety, safety_where)},
         (original, original_where),
         held_out_rows,
+        load=load,
         train=training,
         dial=penalties,
         grid=(),

@@ -9,10 +9,13 @@ import typer
 
 from trimtab.cli.command import say
 from trimtab.cli.options import MaxPrompt, Model, Restart, conditions_of
+from trimtab.cli.settings import settings_as_options
 from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.loading import Loading
 from trimtab.config.ranges import Count, Seed
 
 
+@settings_as_options
 def proxy(
     model: Model,
     prompts: Annotated[str, typer.Option(help="Safety prompts: a file or a Hub id.")],
@@ -26,6 +29,7 @@ def proxy(
     ] = Lengths.response,
     batch_size: Annotated[Count, typer.Option(help="Prompts answered at once.")] = 16,
     seed: Annotated[Seed, typer.Option(help="Of the sampling.")] = 0,
+    load: Loading = Loading(),  # noqa: B008  # frozen
     restart: Restart = False,
 ) -> None:
     """Write the aligned model's own answers as safety data."""
@@ -44,5 +48,6 @@ def proxy(
             seed,
             watcher,
             restart,
+            load,
         )
     say(f"{lines} answers are in {out}.")

@@ -25,6 +25,7 @@ from trimtab.cli.settings import Options, settings_as_options
 from trimtab.cli.sweep import end_with_failures, print_plan, sweep_and_report
 from trimtab.config.data_source import Lengths
 from trimtab.config.experiment import Block, Training
+from trimtab.config.loading import Loading
 from trimtab.config.ranges import FiniteOrInfinity, From0, Radius, Seed
 
 
@@ -53,6 +54,7 @@ def train(
     safety_where: SafetyWhere = None,
     original_where: OriginalWhere = None,
     training: Training = Training(),  # noqa: B008  # frozen
+    load: Loading = Loading(),  # noqa: B008
     lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
     held_out_rows: HeldOutRows = None,
     seed: Annotated[Seed, typer.Option(help="Order of rows; a new adapter's weights.")] = 0,
@@ -75,6 +77,7 @@ def train(
         {"task": (task, task_where), "safety": (safety, safety_where)},
         (original, original_where),
         held_out_rows,
+        load=load,
         train=training,
         grid=(block,),
         seeds=(seed,),

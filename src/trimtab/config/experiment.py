@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.loading import Loading
 from trimtab.config.methods import (
     CASE_1,
     CASE_1_BUDGET,
@@ -319,6 +320,8 @@ class Experiment:
     """D_ŝ, the proxy safety data, by name."""
     grid: tuple[Block, ...]
     """Which constraints to train under."""
+    load: Loading = field(default_factory=Loading)
+    """How the model's weights are held in memory."""
     dial: Dial | None = None
     """One training that holds the frontier of one task and one proxy, for `trimtab dial`."""
     original: Source | None = None
@@ -357,6 +360,7 @@ class Experiment:
                 )
         if self.align and not self.original:
             raise UserError("align: there is nothing to align on. Give original, or no align.")
+        self._require_adapters_on_small_weights()
         if self.train.safety_target == "kl" and any(
             block.budgets and block.case == "alignment-loss" for block in self.grid
         ):
@@ -373,6 +377,24 @@ class Experiment:
                 )
             _require_known("proxies", block.proxies, self.safety)
             _require_known("tasks", block.tasks, self.task)
+
+    def _require_adapters_on_small_weights(self) -> None:
+        if self.load.is_quantised and self.align is not None:
+            raise UserError(
+                f"align: what it learns cannot be merged into {self.load.quantization} weights "
+                "without loss. Align in a run of its own with load: {dtype: bfloat16}, and give "
+                "its folder aligned/ as the model."
+            )
+        for name, training in (("train", self.train), ("align", self.align)):
+            if training is None or training.lora_rank is not None:
+                continue
+            if self.load.is_quantised or self.load.is_half:
+                small = self.load.quantization if self.load.is_quantised else self.load.dtype
+                raise UserError(
+                    f"load: all weights are to be trained, and weights in {small} cannot be. Give "
+                    f"{name}.lora_rank (--lora-rank), or load them in float32; precision: bfloat16 "
+                    "computes in bfloat16 all the same."
+                )
 
     @property
     def tasks_in_case_2(self) -> tuple[str, ...]:

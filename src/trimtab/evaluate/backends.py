@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trimtab.config.loading import Loading
 from trimtab.errors import UserError, reason_of
 from trimtab.evaluate.endpoint import Endpoint
 from trimtab.evaluate.judges.base import ChatRequest, ModelJudge, Reply, Request, Token
 from trimtab.evaluate.outcome import Verdict
 from trimtab.measure.generation import only_ends_of
-from trimtab.models import Dtype, limits_of, load_model
+from trimtab.models import limits_of, load_model, to_device
 
 _LIKELIEST = 20
 
@@ -87,21 +88,20 @@ class LocalModel:
         self,
         model: str,
         revision: str | None = None,
-        dtype: Dtype | None = None,
+        load: Loading | None = None,
         batch_size: int = 8,
     ) -> None:
         self.model = model
         self._asked_revision = revision
-        self._dtype = dtype
+        self._load = load
         self._batch_size = batch_size
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         on_gpu = torch.cuda.is_available()
-        dtype: Dtype = self._dtype or ("bfloat16" if on_gpu else "float32")
-        model, tokenizer = load_model(self.model, dtype, self._asked_revision)
-        place: Any = "cuda" if on_gpu else "cpu"
-        return model.to(place).eval(), tokenizer
+        load = self._load or Loading(dtype="bfloat16" if on_gpu else "float32")
+        model, tokenizer = load_model(self.model, replace(load, revision=self._asked_revision))
+        return to_device(model, "cuda" if on_gpu else "cpu").eval(), tokenizer
 
     @property
     def revision(self) -> str:

@@ -14,12 +14,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.data_source import Lengths
+from trimtab.config.loading import Loading
 from trimtab.data.encoding import cut_prompt, prompt_ids
 from trimtab.errors import UserError
 from trimtab.evaluate.endpoint import Endpoint
 from trimtab.evaluate.prompt_sets import messages_of
 from trimtab.measure.generation import sampled_answers
-from trimtab.models import Dtype, load_model, load_tokenizer
+from trimtab.models import load_model, load_tokenizer, to_device
 from trimtab.results.generations import AskedPrompt, Decoding
 
 Finished = Callable[[int, str], None]
@@ -52,16 +53,15 @@ class TransformersEngine:
     Raises UserError, when asked: no such model, or prompts and answers longer than it reads.
     """
 
-    def __init__(self, model: str, dtype: Dtype = "float32") -> None:
+    def __init__(self, model: str, load: Loading = Loading()) -> None:  # noqa: B008  # frozen
         self.model = model
-        self._dtype: Dtype = dtype
+        self._load = load
 
     @cached_property
     def loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model and its tokenizer."""
-        model, tokenizer = load_model(self.model, self._dtype)
-        place: Any = "cuda" if torch.cuda.is_available() else "cpu"
-        return model.to(place), tokenizer
+        model, tokenizer = load_model(self.model, self._load)
+        return to_device(model, "cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
     @cached_property
     def template(self) -> str:

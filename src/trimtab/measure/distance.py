@@ -25,6 +25,7 @@ from trimtab.measure.adapters import (
     weights_beside_adapters,
     weights_in_place,
 )
+from trimtab.measure.shared_weights import whole_weights
 
 _ITERATIONS = 8
 _SOLVED = {torch.float32: 1e-7, torch.float64: 1e-8}
@@ -285,10 +286,8 @@ def distance(model: nn.Module, aligned_model: nn.Module) -> float:
 
 
 def norm(model: nn.Module) -> float:
-    """‖θ‖ over all parameters."""
-    return math.sqrt(
-        sum(float(weight.detach().double().square().sum()) for weight in model.parameters())
-    )
+    """‖θ‖ over all parameters; of quantised ones, over what they stand for."""
+    return math.sqrt(sum(float(weight.double().square().sum()) for weight in whole_weights(model)))
 
 
 def _plain_parts(name: str, layers: list[BaseTunerLayer]) -> list[Part] | None:
@@ -321,6 +320,8 @@ def _squared_difference(weights: dict[str, nn.Parameter], start: dict[str, nn.Pa
     squared = 0.0
     for name, weight in weights.items():
         _require_weight(name, weight, start)
+        if weight.data_ptr() == start[name].data_ptr():  # the adapter's base is θ_s itself
+            continue
         there = start[name].detach().to(weight.device)
         squared += float((weight.detach().double() - there.double()).square().sum())
     return squared
@@ -335,6 +336,8 @@ def _require_weight(name: str, weight: nn.Parameter, start: dict[str, nn.Paramet
 
 
 def _same(weight: nn.Parameter, start: nn.Parameter) -> bool:
+    if weight.shape == start.shape and weight.data_ptr() == start.data_ptr():
+        return True
     there = start.detach().to(weight.device)
     return weight.shape == there.shape and torch.equal(weight.detach(), there.to(weight.dtype))
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
 from trimtab.measure.losses import padded_batches, summed_nll
+from trimtab.measure.shared_weights import sharing_all
 
 Direction = list[Tensor]
 """One tensor for each weight, of its shape."""
@@ -159,31 +160,27 @@ def low_rank_subspace(
     It is where a LoRA adapter of this rank starts: C = B for an A whose rows are made orthonormal
     and a scaling of 1, so that ‖CQ‖ = ‖C‖ and distances are those of `measure.distance`. A trained
     adapter moves A too and reaches further; slopes and curvatures here are therefore too small for
-    it. The model is as it was afterwards.
+    it. The model itself stays as it is.
     """
     adapted: Any = get_peft_model(
-        model,
+        sharing_all(model),
         LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
-    try:
-        weights = []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for layer in adapted.modules():
-                if isinstance(layer, LoraLayer):
-                    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-                    if rank > a.shape[1]:
-                        raise UserError(
-                            f"a subspace of rank {rank} does not fit a layer of width "
-                            f"{a.shape[1]}. Give a smaller rank."
-                        )
-                    nn.init.orthogonal_(a)
-                    a.requires_grad_(False)
-                    weights.append(b)
-        yield adapted, tuple(weights)
-    finally:
-        adapted.unload()
-        model.requires_grad_(True)
+    weights = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in adapted.modules():
+            if isinstance(layer, LoraLayer):
+                a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+                if rank > a.shape[1]:
+                    raise UserError(
+                        f"a subspace of rank {rank} does not fit a layer of width "
+                        f"{a.shape[1]}. Give a smaller rank."
+                    )
+                nn.init.orthogonal_(a)
+                a.requires_grad_(False)
+                weights.append(b)
+    yield adapted, tuple(weights)
 
 
 @contextmanager

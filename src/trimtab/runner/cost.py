@@ -10,10 +10,11 @@ import torch
 
 from trimtab.config.experiment import Experiment, Training
 from trimtab.config.grid import Plan
+from trimtab.config.loading import Loading
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
 from trimtab.data.splits import Roles, choose_rows
-from trimtab.models import ModelSize, load_tokenizer, model_size
+from trimtab.models import ModelSize, kept_as, load_tokenizer, model_size
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.train.safety_stream import safety_rows_per_batch
 
@@ -21,6 +22,15 @@ _SAMPLED_ROWS = 400
 
 # A kernel's launch is what a tiny model waits for: seconds per layer, forward and backward.
 _LATENCY = 1e-3
+
+_FLOAT = 4
+_OF_TRAINED = 4
+"""What is trained, its gradient and Adam's two moments."""
+_TILE_TOKENS, _TILE_VOCABULARY = 4096, 32_768
+_OF_TILE = 5
+"""A tile of logits, in float32 once more, what becomes of it, and their gradients: measured."""
+_OF_LOGITS = 3
+"""Logits, their logarithms of probability, and one more while the one is made of the other."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +49,15 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
 
     Tokens are the mean lengths of the rows themselves. Time is 6 floating-point operations per
     parameter and token (4 where only an adapter is trained), at the speed of matrix products
-    measured here and now; memory is weights, gradients, Adam's two moments and activations.
+    measured here and now; memory is that of `peak_memory`.
 
     Raises:
         UserError: the model cannot be loaded, or reads less than a row.
     """
     check_library_settings(experiment)
-    tokenizer = load_tokenizer(experiment.model)
-    size = model_size(experiment.model)
+    load = kept_as(experiment.model, experiment.load)
+    tokenizer = load_tokenizer(experiment.model, load.revision)
+    size = model_size(experiment.model, load.revision)
 
     # What training would refuse is refused here too, so every row is looked at where one may be.
     most = experiment.lengths.prompt + experiment.lengths.response
@@ -93,7 +104,8 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
     )
     seconds += (len(plan.runs) + 1) * 2 * size.parameters * held_out / _speed()
     batch = max(steps, default=0.0) / train.accumulation
-    return Cost(len(plan.runs), round(tokens), seconds, _memory(experiment, plan, size, batch))
+    memory = peak_memory(experiment, plan, size, load, batch)
+    return Cost(len(plan.runs), round(tokens), seconds, memory)
 
 
 def _step_seconds(size: ModelSize, training: Training, tokens: float) -> float:
@@ -105,19 +117,64 @@ def _step_seconds(size: ModelSize, training: Training, tokens: float) -> float:
     )
 
 
-def _memory(experiment: Experiment, plan: Plan, size: ModelSize, batch_tokens: float) -> int:
+def peak_memory(
+    experiment: Experiment, plan: Plan, size: ModelSize, load: Loading, batch_tokens: float
+) -> int:
+    """Bytes at the peak: weights, what is trained, and the larger of a step's and of measuring.
+
+    With an adapter of rank r the weights lie in memory once, as `load` says: θ_s is the base with
+    the adapter off. The adapter has r·Σ(in + out) parameters, in float32 with its gradient and
+    Adam's two moments. Without one, θ_s lies beside weights, gradient and moments in float32. A
+    dial has two of what is trained.
+
+    Activations are the inputs and outputs of the linear layers, 4 bytes each (an adapter reads its
+    layer's input in float32 whatever the base is in); with gradient checkpointing those of one
+    layer, and the hidden state before each. Logits are formed in TRL's tiles of 4,096 tokens by
+    32,768 words, and whole where the distribution of θ_s is asked for, and in measuring.
+
+    Args:
+        size: the model's.
+        load: how its weights lie in memory, with nothing left to the folder.
+        batch_tokens: those of one forward pass in training, padding not counted.
+    """
     training = experiment.train
-    # Beside θ_s: weights, gradient and Adam's two moments; a dial has three, three and four.
-    of_all_weights = 10 if any(run.training.method.one_training for run in plan.runs) else 4
-    frozen_copies, trained_copies = (2, 0) if training.lora_rank else (1, of_all_weights)
-    keeps_start = any(block.case == "alignment-parameter" for block in experiment.grid)
-    if keeps_start and training.lora_rank is None:
-        frozen_copies += 1
-    weights = 4 * size.parameters * (frozen_copies + trained_copies)
-    per_layer = 1 if training.gradient_checkpointing else 17
-    activations = 4 * batch_tokens * size.hidden * size.layers * per_layer
-    measuring = 3 * 4 * experiment.measure.tokens_per_batch * size.limits.vocabulary
+    has_dial = any(run.training.method.one_training for run in plan.runs)
+    if training.lora_rank is not None:
+        adapter = training.lora_rank * size.linear_sides * (2 if has_dial else 1)
+        weights = weight_bytes(size, load) + _OF_TRAINED * _FLOAT * adapter
+    else:
+        # Beside θ_s: weights, gradient and Adam's two moments; a dial has three, three and four.
+        copies = 1 + (10 if has_dial else _OF_TRAINED)
+        copies += any(block.case == "alignment-parameter" for block in experiment.grid)
+        copies += training.safety_target == "kl"
+        weights = _FLOAT * size.parameters * copies
+    of_a_layer = _FLOAT * batch_tokens * size.linear_sides / size.layers
+    is_half = load.dtype in ("bfloat16", "float16")
+    if training.gradient_checkpointing:
+        hidden = (2 if is_half else _FLOAT) * batch_tokens * size.hidden
+        activations = hidden * size.layers + of_a_layer
+    else:
+        activations = of_a_layer * size.layers
+    vocabulary = size.limits.vocabulary
+    tile = min(batch_tokens, _TILE_TOKENS) * min(vocabulary, _TILE_VOCABULARY)
+    activations += _OF_TILE * _FLOAT * tile
+    if training.safety_target == "kl":
+        asked = batch_tokens * training.safety_share
+        activations += _OF_LOGITS * _FLOAT * asked * vocabulary
+    measuring = _OF_LOGITS * _FLOAT * experiment.measure.tokens_per_batch * vocabulary
     return round(weights + max(activations, measuring))
+
+
+def weight_bytes(size: ModelSize, load: Loading) -> float:
+    """The bytes of the weights once: linear layers as they are quantised, all else in its dtype.
+
+    NF4 takes half a byte and the scale of each block of 64, in float32 or, quantised again, in 8
+    bits with one scale in 256 blocks. Source: Dettmers et al. 2023, arXiv 2305.14314, section 3.
+    """
+    plain = 2 if load.dtype in ("bfloat16", "float16") else _FLOAT
+    scale = (1 + 4 / 256) / 64 if load.double_quantization else 4 / 64
+    of_linear = {"none": plain, "int8": 1.0, "nf4": 0.5 + scale}[load.quantization]
+    return of_linear * size.linear + plain * (size.parameters - size.linear)
 
 
 def _speed() -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -168,6 +167,11 @@ def set_dial(
         raise UserError(f"alpha {alpha:g} must lie between 0, the safest, and 1.")
     require_nothing_there(out)
     experiment = _experiment_of(folder)
+    if merged and experiment.load.is_quantised:
+        raise UserError(
+            f"the dial's adapters cannot be merged into {experiment.load.quantization} weights "
+            "without loss. Leave --merged out."
+        )
     with only_writer(folder):
         runner, endpoints, roles = _opened(experiment, folder, watcher)
         chosen = _chosen(runner, endpoints, roles, alpha, budget)
@@ -291,8 +295,7 @@ def _opened(
 ) -> tuple[Runner, Endpoints, Roles]:
     roles = read_roles(experiment)
     runner = Runner(experiment, roles, folder, watcher)
-    # Adapters are put on a copy, so that the aligned model stays itself.
-    return runner, load_endpoints(folder / DIAL_FOLDER, deepcopy(runner.aligned)), roles
+    return runner, load_endpoints(folder / DIAL_FOLDER, runner.aligned), roles
 
 
 def _experiment_of(folder: Path) -> Experiment:

@@ -28,7 +28,8 @@ def check_library_settings(experiment: Experiment) -> None:
         if training is not None and training.sft:
             _check(training, f"{section}.", "sft", _configure)
         if training is not None and training.lora:
-            _check(training, f"{section}.", "lora", partial(_adapt, experiment.model))
+            adapt = partial(_adapt, experiment.model, experiment.load.revision)
+            _check(training, f"{section}.", "lora", adapt)
 
 
 def _check(
@@ -64,7 +65,7 @@ def _configure(training: Training) -> None:
         callback()  # whose package may not be installed
 
 
-def _adapt(model: str, training: Training) -> None:
+def _adapt(model: str, revision: str | None, training: Training) -> None:
     adapter = lora_config(training)
     assert adapter is not None  # as a rank comes with it
-    get_peft_model(model_shape(model), adapter)
+    get_peft_model(model_shape(model, revision), adapter)

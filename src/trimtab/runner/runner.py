@@ -20,7 +20,9 @@ from trimtab.config.experiment import Experiment, Training
 from trimtab.config.grid import Run
 from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
-from trimtab.models import limits_of, load_model
+from trimtab.errors import UserError
+from trimtab.measure.shared_weights import sharing_all
+from trimtab.models import is_quantised, limits_of, load_model, to_device
 from trimtab.results.files import full_disk_told, written_whole
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.runner.evaluator import EncodedRoles, Evaluator, Trained
@@ -33,6 +35,7 @@ from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.objectives.endpoints import Endpoints
 from trimtab.train.reference import copy_apart
 from trimtab.train.settings import (
+    leaves_base_alone,
     lora_config,
     objective_of,
     rows_by_role,
@@ -74,11 +77,11 @@ class Runner:
         self.experiment = experiment
         self.folder = folder
         self.watcher = watcher
-        base, self.tokenizer = self._loaded()
+        self.aligned, self.tokenizer = self._loaded()
         self.rows = EncodedRoles.of(
-            roles, self.tokenizer, experiment.lengths, limits_of(base), watcher.warned
+            roles, self.tokenizer, experiment.lengths, limits_of(self.aligned), watcher.warned
         )
-        self.aligned = self._aligned(base)
+        self._align()
         self.evaluator = Evaluator(experiment, self.rows, self.aligned, self.tokenizer, folder)
 
     def measured_start(self, specs: tuple[RunSpec, ...]) -> list[Point]:
@@ -101,7 +104,7 @@ class Runner:
             return self._settings_of_dial(run)
         trained = self._trained(
             run.name,
-            deepcopy(self.aligned),
+            self._start_of(self.experiment.train),
             self.rows.task[run.training.task].train,
             self.experiment.train,
             run.training.seed,
@@ -126,7 +129,8 @@ class Runner:
         method = made_from(spec.method, spec.value)
         assert isinstance(method, PostHocMethod)
         started = perf_counter()
-        model = method.apply(copy_apart(trained.model), self.aligned, self._unaligned(method))
+        copy = copy_apart(trained.model, whole=method.merges)
+        model = method.apply(copy, self.aligned, self._unaligned(method))
         seconds = trained.wall_seconds + perf_counter() - started
         return self.evaluator.points(
             spec.folder, replace(trained, model=model, wall_seconds=seconds), (spec,)
@@ -135,7 +139,7 @@ class Runner:
     def _unaligned(self, method: PostHocMethod) -> PreTrainedModel | None:
         if not method.needs_unaligned or self.experiment.align is None:
             return None
-        return load_model(self.experiment.model)[0]
+        return load_model(self.experiment.model, self.experiment.load)[0]
 
     def _settings_of_dial(self, run: Run) -> list[Point]:
         dial = self.trained_dial(run.training)
@@ -171,7 +175,7 @@ class Runner:
         training = self.experiment.train
         trained = self._trained(
             spec.folder,
-            deepcopy(self.aligned),
+            self._start_of(training),
             self.rows.task[spec.task].train,
             training if dial.steps is None else replace(training, steps=dial.steps, epochs=None),
             spec.seed,
@@ -184,19 +188,39 @@ class Runner:
 
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         finished = self.folder / ALIGNED_FOLDER
-        model, tokenizer = load_model(str(finished) if finished.exists() else self.experiment.model)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return model.to(device), tokenizer
+        load = self.experiment.load
+        if finished.exists():
+            model, tokenizer = load_model(str(finished), replace(load, revision=None))
+        else:
+            model, tokenizer = load_model(self.experiment.model, load)
+            self._require_what_can_be_trained(model)
+        return to_device(model, "cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
-    def _aligned(self, base: PreTrainedModel) -> PreTrainedModel:
+    def _require_what_can_be_trained(self, model: PreTrainedModel) -> None:
+        """As the experiment has it of what it asks for, of a folder that says it itself."""
+        align = self.experiment.align
+        if is_quantised(model) and align is not None:
+            raise UserError(
+                f"model {self.experiment.model!r} is quantised, and what align learns cannot be "
+                "merged into it without loss. Align the whole model first, in bfloat16."
+            )
+        is_small = any(weight.dtype != torch.float32 for weight in model.parameters())
+        every = (self.experiment.train, align)
+        if is_small and any(one and one.lora_rank is None for one in every):
+            raise UserError(
+                f"model {self.experiment.model!r} has weights in fewer than 32 bits, and all "
+                "weights are to be trained. Give lora_rank, or load: {dtype: float32}."
+            )
+
+    def _align(self) -> None:
         finished = self.folder / ALIGNED_FOLDER
         if self.experiment.align is None or finished.exists():
             forget_checkpoints(self.folder, _ALIGNING)
-            return base
+            return
         assert self.rows.original is not None
         trained = self._trained(
             _ALIGNING,
-            base,
+            self.aligned,
             self.rows.original.train,
             self.experiment.align,
             self.experiment.seeds[0],
@@ -206,8 +230,14 @@ class Runner:
             model = model.merge_and_unload()
         self._save(model, finished)
         forget_checkpoints(self.folder, _ALIGNING)
+        del self.aligned, trained, model  # before there is another in memory
         # Back through the disk, so that a sweep that goes on starts from the very same model.
-        return self._loaded()[0]
+        self.aligned = self._loaded()[0]
+
+    def _start_of(self, training: Training) -> PreTrainedModel:
+        """θ_s to train on: with an adapter that leaves it alone no weight of it is copied."""
+        shares = leaves_base_alone(lora_config(training))
+        return sharing_all(self.aligned) if shares else deepcopy(self.aligned)
 
     def _trained(
         self,

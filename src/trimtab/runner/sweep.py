@@ -223,7 +223,7 @@ def _require_readable(experiment: Experiment, folder: Path) -> None:
             f"model {experiment.model!r} lies in what --restart moves aside. Give another --out."
         )
     roles = read_roles(experiment)
-    _, tokenizer = load_model(experiment.model)
+    _, tokenizer = load_model(experiment.model, experiment.load)
     EncodedRoles.of(roles, tokenizer, experiment.lengths)
     if experiment.refusals:
         prompts = experiment.refusals.by_kind

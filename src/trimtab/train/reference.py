@@ -20,6 +20,7 @@ from trimtab.measure.adapters import (
     weights_beside_adapters,
 )
 from trimtab.measure.distance import LowRankPart, distance, norm
+from trimtab.measure.shared_weights import sharing_frozen
 from trimtab.train.safety_stream import Batch
 
 _ROUNDING = 1e-6
@@ -95,9 +96,12 @@ class AlignedReference:
             trained.train(was_training)
 
 
-def copy_apart(model: nn.Module) -> nn.Module:
-    """A copy of a model that a trainer holds, which has a life of its own."""
-    copy = deepcopy(model)
+def copy_apart(model: nn.Module, whole: bool = False) -> nn.Module:
+    """A copy of a model that a trainer holds, which has a life of its own.
+
+    Weights that are not trained, such as the base of an adapter, are shared unless it is `whole`.
+    """
+    copy = deepcopy(model) if whole else sharing_frozen(model)
     # SFTTrainer puts a forward of its own on the model, a closure that goes on calling the original
     # from the copy: the divergence would be zero for ever.
     for part in copy.modules():

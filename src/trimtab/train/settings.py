@@ -95,3 +95,8 @@ def lora_config(training: Training) -> LoraConfig | None:
         "task_type": "CAUSAL_LM",
     }
     return LoraConfig(**(given | lora_settings(training)))
+
+
+def leaves_base_alone(config: LoraConfig | None) -> bool:
+    """Whether training writes nothing into the weights below the adapter: biases it may train."""
+    return config is not None and config.bias == "none"

@@ -66,8 +66,9 @@ class SafetyAwareSFTTrainer(SFTTrainer):
 
     An epoch is one pass over the task rows, so the schedule of learning rates is that of plain
     fine-tuning. Without an objective, or with one that is plain, as λ = 0 or ε = ∞ are, the weights
-    are those of `SFTTrainer` itself. The auxiliary loss of a mixture of experts' router joins L_f,
-    over the tokens of both roles.
+    are those of `SFTTrainer` itself, but for an adapter on quantised weights: it is trained in
+    float32 here, and in bfloat16 there. The auxiliary loss of a mixture of experts' router joins
+    L_f, over the tokens of both roles.
 
     `task_loss`, `safety_loss` and what the objective logs join the logged metrics; what it has
     learned is in `objective`.
@@ -130,6 +131,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             peft_config=peft_config if placed is None else None,
             formatting_func=formatting_func,
         )
+        _keep_adapters_whole(self.model)
         if self.accelerator.num_processes > 1:
             # Left to the end of the interpreter, a group of processes aborts it.
             atexit.register(_leave_process_group)
@@ -444,6 +446,14 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             file = Path(resume_from_checkpoint) / STATE_FILE
             found = torch.load(file, "cpu", weights_only=True) if file.exists() else {}
             self.objective.load_state_dict(found)
+
+
+def _keep_adapters_whole(model: nn.Module) -> None:
+    # TRL casts them where the base is quantised, and a step of Adam is then often below rounding.
+    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()
 
 
 def _leave_process_group() -> None:

@@ -18,6 +18,8 @@ class PostHocMethod(ABC):
 
     needs_unaligned: ClassVar[bool] = False
     """Whether it needs the model from before it was aligned."""
+    merges: ClassVar[bool] = False
+    """Whether it writes into the weights below an adapter, and so needs a copy of them."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

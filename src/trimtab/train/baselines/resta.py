@@ -34,6 +34,7 @@ class RESTA(PostHocMethod):
     drop: From0Below1 = 0.3
     seed: Seed = 0
     needs_unaligned: ClassVar[bool] = True
+    merges: ClassVar[bool] = True
 
     @torch.no_grad()
     def apply(self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None) -> Any:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.errors import UserError
 from trimtab.measure.adapters import B_IS_ZERO_AT_FIRST
+from trimtab.measure.shared_weights import sharing_all
 from trimtab.models import load_model
 from trimtab.train.objectives.base import held_bytes
 
@@ -152,6 +153,7 @@ class LowRankEndpoints:
     def save_at(self, alpha: float, folder: Path, merged: bool) -> None:
         self.set_alpha(alpha)
         if merged:
+            # A merge writes into the weights below the adapter, which are not the dial's alone.
             deepcopy(self.model).merge_and_unload().save_pretrained(folder)
             return
         # PEFT writes the adapter of this name into the folder itself, others into one below it.
@@ -186,9 +188,10 @@ def new_endpoints(model: PreTrainedModel, peft_config: PeftConfig | None) -> End
 
 
 def load_endpoints(folder: Path, aligned_model: PreTrainedModel) -> Endpoints:
-    """The ends that `Endpoints.save` wrote; adapters are put on `aligned_model` itself."""
+    """The ends that `Endpoints.save` wrote; adapters share the weights of `aligned_model`."""
     if (folder / TASK / ADAPTER_FILE).exists():
-        model = PeftModel.from_pretrained(aligned_model, str(folder / TASK), adapter_name=TASK)
+        base = sharing_all(aligned_model)
+        model = PeftModel.from_pretrained(base, str(folder / TASK), adapter_name=TASK)
         model.load_adapter(str(folder / SAFE), SAFE)
         return LowRankEndpoints(model)
     device = aligned_model.device

@@ -1,0 +1,82 @@
+"""A model once more without its weights once more: modules of its own over the same tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def sharing_all(model: Model) -> Model:
+    """θ_s as modules of their own whose weights lie in the memory of `model`'s.
+
+    An adapter put on the copy, its hooks, flags, configuration and gradients are the copy's alone,
+    and nothing has to be taken off again: not even a training that is interrupted leaves a mark on
+    `model`. Only who writes into a weight itself, as a merge does, needs a `deepcopy`.
+    """
+    weights = list(model.parameters())
+    return _copied(model, ((weight, _over_the_same_memory(weight)) for weight in weights))
+
+
+def sharing_frozen(model: Model) -> Model:
+    """A copy of a trained model with a life of its own; weights that are not trained are shared.
+
+    Of an adapter on a frozen base the adapter alone is copied, of a model whose weights are all
+    trained everything is.
+    """
+    frozen = [weight for weight in model.parameters() if not weight.requires_grad]
+    return _copied(model, ((weight, weight) for weight in frozen))
+
+
+def _over_the_same_memory(weight: nn.Parameter) -> nn.Parameter:
+    # A quantised weight is frozen, and its modules keep what they know of it on the weight itself.
+    if type(weight) is not nn.Parameter:
+        return weight
+    return nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
+
+
+def _copied(model: Model, shared: Iterable[tuple[nn.Parameter, nn.Parameter]]) -> Model:
+    memo: dict[int, Any] = {id(weight): there for weight, there in shared}
+    for part in model.modules():
+        for state in _quantisation_states(part):
+            memo[id(state)] = state
+    return deepcopy(model, memo)
+
+
+def _quantisation_states(layer: nn.Module) -> Iterator[Any]:
+    """What bitsandbytes needs beside a quantised weight: scales (4 bit), scales and codes (8)."""
+    weight = getattr(layer, "weight", None)
+    if isinstance(weight, nn.Parameter) and type(weight) is not nn.Parameter:
+        for state in (getattr(layer, "quant_state", None), getattr(layer, "state", None)):
+            if state is not None:
+                yield state
+
+
+def whole_weights(model: nn.Module) -> Iterator[Tensor]:
+    """Every weight once, in the order of `parameters()`; a quantised one as what it stands for."""
+    seen: set[int] = set()
+    for layer in model.modules():
+        for weight in layer.parameters(recurse=False):
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                yield _whole(layer, weight)
+
+
+def _whole(layer: nn.Module, weight: nn.Parameter) -> Tensor:
+    values = weight.detach()
+    four_bit = getattr(weight, "quant_state", None)
+    if four_bit is not None:
+        from bitsandbytes.functional import dequantize_4bit  # not where nothing is quantised
+
+        return dequantize_4bit(values, four_bit)
+    if values.dtype != torch.int8:
+        return values
+    state: Any = getattr(layer, "state", None)
+    held: Any = weight if state is None or state.SCB is None else state
+    scales: Tensor = held.SCB
+    return values.float() * (scales.to(values.device).float() / 127)[:, None]

@@ -1,0 +1,119 @@
+"""Facts about the memory that a plan is said to take."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from trimtab.config.data_source import DataSource
+from trimtab.config.experiment import Block, Dial, Experiment, Training
+from trimtab.config.grid import plan_of
+from trimtab.config.loading import Loading
+from trimtab.models import ModelSize
+from trimtab.runner.cost import peak_memory, weight_bytes
+from trimtab.train.settings import lora_config
+
+GIB = 2**30
+QLORA = Loading("bfloat16", "nf4")
+BATCH = 2 * 4 * 1024
+"""Four task rows of 1,024 tokens, and as many safety rows beside them."""
+
+
+@pytest.fixture(scope="module")
+def llama_2_7b() -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=32000,
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        max_position_embeddings=4096,
+    )
+    with torch.device("meta"):
+        return LlamaForCausalLM(config)
+
+
+def experiment(load: Loading, **training: Any) -> Experiment:
+    return Experiment(
+        model="meta-llama/Llama-2-7b-hf",
+        task={"task": DataSource("t.jsonl")},
+        safety={"safety": DataSource("s.jsonl")},
+        grid=(Block("alignment-loss", (1.0,)),),
+        load=load,
+        train=Training(batch_size=4, **training),
+    )
+
+
+def memory(asked: Experiment, model: LlamaForCausalLM) -> int:
+    return peak_memory(asked, plan_of(asked), ModelSize.of(model), asked.load, BATCH)
+
+
+def test_llama_2_7b_in_4_bits_takes_what_people_use(llama_2_7b: LlamaForCausalLM) -> None:
+    """The figures of docs/large-models.md and of the recipe."""
+    for load, told in ((QLORA, 11.0), (Loading("bfloat16"), 20.0), (Loading(), 34.5)):
+        asked = experiment(load, lora_rank=16, gradient_checkpointing=True)
+        assert memory(asked, llama_2_7b) / GIB == pytest.approx(told, abs=0.05)
+
+
+def test_an_adapter_on_a_whole_base_takes_its_weights_once(llama_2_7b: LlamaForCausalLM) -> None:
+    parameters = ModelSize.of(llama_2_7b).parameters
+    for load, size in ((Loading(), 4), (Loading("bfloat16"), 2)):
+        asked = experiment(load, lora_rank=16, gradient_checkpointing=True)
+        assert size * parameters < memory(asked, llama_2_7b) < size * parameters + 10 * GIB
+
+
+def test_four_bits_are_half_a_byte_and_its_scales(llama_2_7b: LlamaForCausalLM) -> None:
+    size = ModelSize.of(llama_2_7b)
+    beside = 2 * (size.parameters - size.linear)
+    for doubled, each in ((True, 0.516), (False, 0.5625)):
+        found = weight_bytes(size, replace(QLORA, double_quantization=doubled))
+        assert (found - beside) / size.linear == pytest.approx(each, abs=1e-3)
+    assert beside == 2 * (2 * 32000 * 4096 + 65 * 4096)
+
+
+def test_an_adapter_has_a_row_and_a_column_of_each_layer_for_each_rank(
+    llama_2_7b: LlamaForCausalLM,
+) -> None:
+    adapter = lora_config(Training(lora_rank=16))
+    assert adapter is not None
+    sides = ModelSize.of(llama_2_7b).linear_sides
+    adapted = get_peft_model(llama_2_7b, adapter)
+    trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    adapted.unload()
+    assert trained == 16 * sides
+
+
+def test_checkpointing_costs_less_and_the_reference_and_a_dial_more(
+    llama_2_7b: LlamaForCausalLM,
+) -> None:
+    plain = experiment(QLORA, lora_rank=16, gradient_checkpointing=True)
+    usual = memory(plain, llama_2_7b)
+    assert memory(experiment(QLORA, lora_rank=16), llama_2_7b) > 3 * usual
+    kl = replace(plain, train=replace(plain.train, safety_target="kl"))
+    assert memory(kl, llama_2_7b) > usual
+    dial = replace(plain, dial=Dial(), grid=(Block("dial", knobs=(0.5,)),))
+    assert memory(dial, llama_2_7b) > usual
+
+
+def test_all_weights_take_a_copy_of_the_start_and_four_of_what_is_trained(
+    llama_2_7b: LlamaForCausalLM,
+) -> None:
+    asked = experiment(Loading(), gradient_checkpointing=True)
+    weights = 4 * ModelSize.of(llama_2_7b).parameters
+    assert 5 * weights < memory(asked, llama_2_7b) < 5 * weights + 10 * GIB
+    penalised = replace(asked, grid=(Block("alignment-parameter", (0.1,)),))
+    assert memory(penalised, llama_2_7b) - memory(asked, llama_2_7b) == weights
+
+
+def test_the_formula_is_within_its_factor_of_what_was_measured() -> None:
+    """`make bench` measures: see benchmarks/memory.py."""
+    file = Path(__file__).parents[2] / "benchmarks" / "results" / "memory.json"
+    for line in json.loads(file.read_text()):
+        assert 1 / 2 < line["predicted"] / line["measured"] < 2, line

@@ -1,0 +1,250 @@
+"""Facts about a base under many adapters: it is in memory once, and no training leaves a mark."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+
+from tests.watchers import Watcher
+from trimtab.config.experiment import Block, Dial, Experiment, Training
+from trimtab.config.grid import plan_of
+from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
+from trimtab.measure.shared_weights import sharing_all, sharing_frozen
+from trimtab.models import load_tokenizer, quiet_libraries, save_tiny_llama
+from trimtab.runner import runner as runner_module
+from trimtab.runner.runner import Runner
+from trimtab.runner.sweep import read_roles
+from trimtab.train.settings import leaves_base_alone, lora_config
+
+LORA = Training(steps=3, batch_size=8, learning_rate=2e-3, lora_rank=4)
+
+GRIDS: dict[str, tuple[Block, ...]] = {
+    "case I": (Block("alignment-loss", (0.0, 1.0)),),
+    "case II": (Block("alignment-parameter", radii=(0.2,)),),
+    "budget": (Block("alignment-parameter", budgets=(0.05,)),),
+    "dial": (Block("dial", knobs=(0.0, 1.0)),),
+    "wise-ft": (Block("method", method="wise-ft", knobs=(0.3, 0.7)),),
+    "safe-lora": (Block("method", method="safe-lora", knobs=(1.0,)),),
+    "resta": (Block("method", method="resta", knobs=(0.5,)),),
+    "seal": (Block("method", method="seal", knobs=(0.8,)),),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet() -> None:
+    quiet_libraries()
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    folder = tmp_path_factory.mktemp("world")
+    original, safety, task = write_data(make_world({"near": 0.1}, {"shared": 1.0}), folder, 200)
+    save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed=0)
+    return Experiment(
+        model=str(folder / "base"),
+        original=original,
+        safety=safety,
+        task=task,
+        align=Training(steps=2, batch_size=8, learning_rate=2e-3),
+        train=LORA,
+        dial=Dial(),
+        grid=GRIDS["case I"],
+        data_root=str(folder),
+    )
+
+
+def opened(experiment: Experiment, folder: Path) -> Runner:
+    return Runner(experiment, read_roles(experiment), folder, Watcher())
+
+
+def marks(model: nn.Module) -> dict[str, Any]:
+    """Everything of a model that a training may change, by where it is."""
+    found: dict[str, Any] = {"config": str(getattr(model, "config", None))}
+    found["generation"] = str(getattr(model, "generation_config", None))
+    for name, part in model.named_modules():
+        flags = {key for key in vars(part) if not key.startswith("_")}
+        hooks = [len(each) for key, each in vars(part).items() if key.endswith("_hooks")]
+        checkpointing = getattr(part, "gradient_checkpointing", None)
+        found[name] = (type(part), part.training, sorted(flags), hooks, checkpointing)
+    for name, weight in model.named_parameters():
+        digest = hashlib.sha256(weight.detach().view(torch.uint8).numpy().tobytes()).hexdigest()
+        found[f"{name}:"] = (digest, weight.requires_grad, weight.grad is None, weight.data_ptr())
+    return found
+
+
+@pytest.mark.parametrize("target", ["response", "kl"])
+@pytest.mark.parametrize("kind", list(GRIDS))
+def test_the_aligned_model_is_the_same_after_every_training(
+    experiment: Experiment, tmp_path: Path, kind: str, target: str
+) -> None:
+    training = replace(LORA, safety_target=target, gradient_checkpointing=target == "kl")
+    asked = replace(experiment, grid=GRIDS[kind], train=training)
+    runner = opened(asked, tmp_path)
+    before = marks(runner.aligned)
+    for run in plan_of(asked).runs:
+        points = runner.made(run)
+        assert all(point.distance > 0 for point in points)
+        assert marks(runner.aligned) == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_training_that_breaks_off_leaves_no_mark(
+    experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+) -> None:
+    class BreaksOff(TrainerCallback):
+        def __init__(self, watcher: object) -> None:
+            pass
+
+        def on_step_end(self, *args: Any, **handles: Any) -> None:
+            raise error
+
+    runner = opened(experiment, tmp_path)
+    before = marks(runner.aligned)
+    monkeypatch.setattr(runner_module, "_Progress", BreaksOff)
+    with pytest.raises(error):
+        runner.made(plan_of(experiment).runs[0])
+    assert marks(runner.aligned) == before
+
+
+@pytest.mark.parametrize(
+    "lora", [{"bias": "all"}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}]
+)
+def test_the_aligned_model_is_the_same_whatever_the_adapter_is(
+    experiment: Experiment, tmp_path: Path, lora: dict[str, Any]
+) -> None:
+    asked = replace(experiment, train=replace(LORA, lora=lora))
+    runner = opened(asked, tmp_path)
+    before = marks(runner.aligned)
+    runner.made(plan_of(asked).runs[0])
+    assert marks(runner.aligned) == before
+
+
+@pytest.mark.parametrize(
+    ("lora", "shares"),
+    [
+        ({}, True),
+        ({"modules_to_save": ["lm_head"]}, True),
+        ({"use_dora": True}, True),
+        ({"bias": "lora_only"}, False),
+    ],
+)
+def test_a_base_is_shared_unless_training_writes_into_it(
+    lora: dict[str, Any], shares: bool
+) -> None:
+    assert leaves_base_alone(lora_config(replace(LORA, lora=lora))) == shares
+    assert not leaves_base_alone(None)
+
+
+@pytest.mark.parametrize("kind", ["case I", "case II", "dial"])
+def test_points_are_those_of_a_copied_base(
+    experiment: Experiment, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(folder: Path) -> list[object]:
+        runner = opened(asked, folder)
+        points = [point for run in plan_of(asked).runs for point in runner.made(run)]
+        return [replace(point, wall_seconds=0.0) for point in points]
+
+    asked = replace(experiment, grid=GRIDS[kind])
+    shared = measured(tmp_path / "shared")
+    monkeypatch.setattr(runner_module, "sharing_all", deepcopy)
+    assert measured(tmp_path / "copied") == shared
+
+
+def test_tied_weights_stay_tied_and_flags_are_the_copys_own() -> None:
+    config = LlamaConfig(
+        vocab_size=8,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config)
+    copy = sharing_all(model)
+    assert copy.lm_head.weight is copy.model.embed_tokens.weight
+    copy.requires_grad_(False)
+    copy.config.use_cache = False
+    assert all(weight.requires_grad for weight in model.parameters())
+    assert model.config.use_cache
+    tuned = sharing_frozen(copy)
+    assert tuned.lm_head.weight is copy.lm_head.weight
+
+
+def live_bytes() -> int:
+    """The bytes of all tensors alive, each storage once."""
+    gc.collect()
+    storages = {}
+    for one in gc.get_objects():
+        if isinstance(one, torch.Tensor) and one.device.type == "cpu":
+            storage = one.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+@contextmanager
+def watched_at(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> Iterator[list[int]]:
+    """The live bytes whenever a function is called."""
+    seen: list[int] = []
+    real: Callable[..., Any] = getattr(place, name)
+
+    def watched(*args: Any, **settings: Any) -> Any:
+        seen.append(live_bytes())
+        return real(*args, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, name, watched)
+        yield seen
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"), [("case I", "kl"), ("case II", "response"), ("dial", "response")]
+)
+def test_the_base_is_in_memory_once(
+    experiment: Experiment,
+    tmp_path: Path,
+    kind: str,
+    target: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = load_tokenizer(experiment.model)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=512,
+        intermediate_size=1024,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "wide")
+    tokenizer.save_pretrained(tmp_path / "wide")
+    training = replace(LORA, lora_rank=1, safety_target=target, steps=2)
+    asked = replace(
+        experiment, model=str(tmp_path / "wide"), align=None, train=training, grid=GRIDS[kind]
+    )
+    elsewhere = live_bytes()
+    runner = opened(asked, tmp_path / "out")
+    base = sum(weight.nbytes for weight in runner.aligned.parameters())
+    with (
+        watched_at(monkeypatch, runner_module._Progress, "on_step_end") as training_bytes,
+        watched_at(monkeypatch, runner.evaluator, "_loss") as measuring_bytes,
+    ):
+        for run in plan_of(asked).runs:
+            runner.made(run)
+    assert len(training_bytes) >= 2
+    assert len(measuring_bytes) >= 3
+    assert max(training_bytes + measuring_bytes) - elsewhere < 1.3 * base

@@ -1,0 +1,188 @@
+"""Facts about how weights are held: what is small is frozen, and what is trained is float32."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.watchers import Watcher
+from trimtab import models
+from trimtab.config.experiment import Block, Dial, Experiment, Training
+from trimtab.config.grid import plan_of
+from trimtab.config.loading import Loading
+from trimtab.config.yaml_io import parse_experiment, to_yaml
+from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
+from trimtab.errors import UserError
+from trimtab.measure.distance import norm
+from trimtab.models import kept_as, load_model, model_size, quiet_libraries, save_tiny_llama
+from trimtab.runner.runner import Runner
+from trimtab.runner.sweep import read_roles, sweep
+
+LORA = Training(steps=2, batch_size=8, learning_rate=2e-3, lora_rank=4)
+NF4 = Loading(quantization="nf4")
+HALF = Loading(dtype="bfloat16")
+EVERY = (HALF, NF4, Loading("bfloat16", "nf4"), Loading("bfloat16", "int8"))
+
+needs_bitsandbytes = pytest.mark.skipif(
+    models.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet() -> None:
+    quiet_libraries()
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    folder = tmp_path_factory.mktemp("world")
+    original, safety, task = write_data(make_world({"near": 0.1}, {"shared": 1.0}), folder, 200)
+    save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed=0)
+    return Experiment(
+        model=str(folder / "base"),
+        original=original,
+        safety=safety,
+        task=task,
+        train=LORA,
+        dial=Dial(),
+        grid=(Block("alignment-loss", (1.0,)),),
+        data_root=str(folder),
+    )
+
+
+def test_loading_is_read_from_yaml_and_written_back(experiment: Experiment) -> None:
+    text = to_yaml(replace(experiment, load=Loading("bfloat16", "nf4", revision="v1")))
+    assert "quantization: nf4" in text
+    assert parse_experiment(text, "e.yaml").load == Loading("bfloat16", "nf4", revision="v1")
+    with pytest.raises(UserError, match=r"load\.quantization is 'nf5'"):
+        parse_experiment(text.replace("nf4", "nf5"), "e.yaml")
+
+
+@pytest.mark.parametrize("load", [HALF, NF4, Loading(quantization="int8")])
+def test_weights_that_are_small_are_not_trained(experiment: Experiment, load: Loading) -> None:
+    with pytest.raises(UserError, match=r"train\.lora_rank"):
+        replace(experiment, load=load, train=replace(LORA, lora_rank=None))
+    with pytest.raises(UserError, match=r"align\.lora_rank|cannot be merged"):
+        replace(experiment, load=load, align=replace(LORA, lora_rank=None))
+
+
+def test_nothing_is_aligned_in_four_bits(experiment: Experiment) -> None:
+    with pytest.raises(UserError, match=r"cannot be merged into nf4 weights.*dtype: bfloat16"):
+        replace(experiment, load=NF4, align=LORA)
+
+
+def test_a_missing_bitsandbytes_is_one_line(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'trimtab\[quantized\]'"):
+        load_model(experiment.model, NF4)
+
+
+def test_a_half_precision_model_is_half_as_large(experiment: Experiment) -> None:
+    whole, half = (load_model(experiment.model, one)[0] for one in (Loading(), HALF))
+    assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
+    assert 2 * half.get_memory_footprint() == pytest.approx(whole.get_memory_footprint(), rel=0.01)
+
+
+def test_auto_is_what_the_folder_was_saved_in(experiment: Experiment, tmp_path: Path) -> None:
+    model, tokenizer = load_model(experiment.model, HALF)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert load_model(str(tmp_path), Loading("auto"))[0].dtype == torch.bfloat16
+    assert kept_as(str(tmp_path), Loading("auto")).dtype == "bfloat16"
+    asked = replace(
+        experiment, model=str(tmp_path), load=Loading("auto"), train=replace(LORA, lora_rank=None)
+    )
+    with pytest.raises(UserError, match="in fewer than 32 bits"):
+        Runner(asked, read_roles(asked), tmp_path / "out", Watcher())
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("load", EVERY, ids=str)
+@pytest.mark.parametrize(
+    "block",
+    [
+        Block("alignment-loss", (1.0,)),
+        Block("alignment-parameter", radii=(0.2,)),
+        Block("dial", knobs=(0.0, 1.0)),
+        Block("method", method="wise-ft", knobs=(0.5,)),
+    ],
+    ids=lambda block: block.method or block.case,
+)
+def test_an_adapter_is_trained_in_float32_on_small_weights_that_stay(
+    experiment: Experiment, tmp_path: Path, load: Loading, block: Block
+) -> None:
+    def weights(model: nn.Module) -> str:
+        digest = hashlib.sha256()
+        for weight in model.parameters():
+            digest.update(weight.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    asked = replace(experiment, load=load, grid=(block,))
+    runner = Runner(asked, read_roles(asked), tmp_path, Watcher())
+    seen: list[Any] = []
+    made = runner._trained
+    runner._trained = lambda *given: seen.append(made(*given)) or seen[-1]  # type: ignore[method-assign,func-returns-value]
+    before = weights(runner.aligned)
+    (run,) = plan_of(asked).runs
+    points = runner.made(run)
+    assert weights(runner.aligned) == before
+    assert all(0 < point.distance < 10 for point in points)
+    model = seen[0].model
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    assert {weight.dtype for weight in trained} == {torch.float32}
+    base = {id(weight) for weight in trained}
+    kept = {weight.dtype for weight in model.parameters() if id(weight) not in base}
+    plain = getattr(torch, load.dtype)
+    small = {"none": set(), "nf4": {torch.uint8}, "int8": {torch.int8}}[load.quantization]
+    assert kept == {plain} | small
+
+
+@needs_bitsandbytes
+def test_a_folder_that_is_quantised_already_is_loaded_as_it_is(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    model, tokenizer = load_model(experiment.model, Loading("bfloat16", "nf4"))
+    model.save_pretrained(tmp_path / "small")
+    tokenizer.save_pretrained(tmp_path / "small")
+    there = str(tmp_path / "small")
+    again, _ = load_model(there, Loading("bfloat16"))
+    assert again.is_loaded_in_4bit
+    assert kept_as(there, Loading("bfloat16")).quantization == "nf4"
+    assert model_size(there) == model_size(experiment.model)
+    assert norm(again) == pytest.approx(norm(load_model(experiment.model)[0]), rel=0.03)
+    asked = replace(experiment, model=there, train=replace(LORA, lora_rank=None))
+    with pytest.raises(UserError, match="in fewer than 32 bits"):
+        Runner(asked, read_roles(asked), tmp_path / "out", Watcher())
+    (start, point) = sweep(replace(experiment, model=there), tmp_path / "points", Watcher())
+    assert start.distance == 0 < point.distance
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_the_norm_of_quantised_weights_is_that_of_what_they_stand_for(
+    experiment: Experiment, quantization: Any
+) -> None:
+    whole, small = (
+        load_model(experiment.model, Loading(quantization=one))[0] for one in ("none", quantization)
+    )
+    assert norm(small) == pytest.approx(norm(whole), rel=0.03)
+
+
+@needs_bitsandbytes
+def test_an_adapter_is_not_merged_into_quantised_weights(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    sweep(experiment, tmp_path, Watcher())
+    (adapter,) = (tmp_path / "models").iterdir()
+    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
+    with pytest.raises(UserError, match="cannot be merged into quantised weights"):
+        load_model(str(adapter), NF4)
