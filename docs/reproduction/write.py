@@ -25,8 +25,8 @@ from trimtab.config.methods import ALIGNED
 from trimtab.data.sources import read_rows
 from trimtab.measure.refusals import is_refusal
 from trimtab.report import write_report
+from trimtab.report.answers import rate_in_words
 from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.report.refusals import rate_in_words
 from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -144,7 +144,9 @@ def refusals_table(folder: Path) -> str:
     rows = []
     for point in shown.values():
         assert point.refusal_rate is not None
-        after, before = (rows_of.of("refusals:harmful", one.model or "") for one in (point, start))
+        after, before = (
+            rows_of.of("answers:refusal_rate", one.model or "") for one in (point, start)
+        )
         change = (
             None
             if after is None or before is None

@@ -400,6 +400,12 @@ def exact_share(hits: int, count: int, unit: str) -> Estimate:
     return Estimate(hits / count, float(found.low), float(found.high), unit, "estimate")
 
 
+def counted_by_row(flags: ArrayLike) -> Array:
+    """Flags of shape (n,) as nats and tokens, shape (2, n), whose ratio is their share."""
+    given = np.asarray(flags, dtype=float)
+    return np.stack([given, np.ones_like(given)])
+
+
 def share_change(after: ArrayLike, before: ArrayLike, unit: str) -> Estimate:
     """The change of a share on the same items, flags of shape (n,): mean ± t·sd/√n, in [−1, 1].
 

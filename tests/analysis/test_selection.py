@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from tests.report.reported_points import point, write_points
-from trimtab.analysis.selection import suggestions
+from trimtab.analysis.selection import Limit, suggestions
 from trimtab.config.methods import CASE_1
 from trimtab.errors import UserError
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
-from trimtab.stats import Array
+from trimtab.stats import Array, Estimate, share
 
 ROWS = 200
 TOKENS = np.full(ROWS, 20.0)
@@ -30,26 +30,26 @@ def exact() -> list[Point]:
 
 
 def test_suggested_is_the_least_task_loss_within_the_budget() -> None:
-    (found,) = suggestions(exact(), budget=0.5)
+    (found,) = suggestions(exact(), [Limit("safety loss", 0.5)])
     assert (found.told.setting.method, found.told.setting.value) == (CASE_1, 1.0)
     assert found.told.rise.value == pytest.approx(0.3)
     assert found.told.task_change.value == pytest.approx(-0.6)
     assert found.told.verdict == "within"
     assert found.told == found.chosen_by  # exact losses flatter nobody
     assert found.rows is None
-    (loose,) = suggestions(exact(), budget=0.9)
+    (loose,) = suggestions(exact(), [Limit("safety loss", 0.9)])
     assert loose.told.setting.value == 0.1
 
 
 def test_where_no_setting_is_within_the_budget_the_nearest_is_named() -> None:
-    (found,) = suggestions(exact(), budget=0.05)
+    (found,) = suggestions(exact(), [Limit("safety loss", 0.05)])
     assert found.chosen_by.verdict == "beyond"
     assert found.told.setting.value == 10.0
 
 
 def test_without_the_aligned_model_nothing_is_suggested() -> None:
     with pytest.raises(UserError, match="aligned model"):
-        suggestions(exact()[1:], budget=0.5)
+        suggestions(exact()[1:], [Limit("safety loss", 0.5)])
 
 
 def measured(
@@ -88,8 +88,8 @@ def measured(
 
 def test_rows_make_the_interval_of_a_rise_that_of_the_difference(tmp_path: Path) -> None:
     points, rows = measured(tmp_path, [0.02], [-0.3], noise=0.05, seed=0)
-    (found,) = suggestions(points, budget=0.05, rows=rows)
-    (apart,) = suggestions(points, budget=0.05)
+    (found,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
+    (apart,) = suggestions(points, [Limit("safety loss", 0.05)])
     assert found.told.verdict == "within"
     assert apart.told.verdict == "undecided"  # hard rows hide what a setting does
     assert found.told.rise.high - found.told.rise.low < 0.05
@@ -104,7 +104,7 @@ def test_what_was_chosen_by_luck_is_told_on_rows_that_took_no_part(tmp_path: Pat
     for seed in range(20):
         folder = tmp_path / str(seed)
         points, rows = measured(folder, [0.0] * 20, [-0.3] * 20, noise=0.5, seed=seed)
-        (found,) = suggestions(points, budget=0.2, rows=rows)
+        (found,) = suggestions(points, [Limit("safety loss", 0.2)], rows=rows)
         chosen.append(found.chosen_by.task_change.value)
         told.append(found.told.task_change.value)
     error = float(np.std(told, ddof=1)) / len(told) ** 0.5
@@ -118,19 +118,60 @@ def test_a_setting_beyond_the_budget_is_seldom_called_within(tmp_path: Path) -> 
     for seed in range(80):
         folder = tmp_path / str(seed)
         points, rows = measured(folder, [0.0625], [-0.3], noise=0.1, seed=seed)
-        (found,) = suggestions(points, budget=0.05, rows=rows)
+        (found,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
         called += found.told.verdict == "within"
     assert called <= 6
 
 
 def test_the_same_rows_choose_for_every_model(tmp_path: Path) -> None:
     points, rows = measured(tmp_path, [0.02, 0.02], [-0.3, -0.3], noise=0.0, seed=0)
-    (found,) = suggestions(points, budget=0.05, rows=rows)
+    (found,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
     assert found.told.rise.value == pytest.approx(0.02)
     assert found.told.rise.high - found.told.rise.low < 1e-9
 
 
 def test_a_folder_of_points_without_rows_is_read_too(tmp_path: Path) -> None:
     write_points(tmp_path, exact())
-    (found,) = suggestions(exact(), budget=0.5, rows=RowLosses(tmp_path))
+    (found,) = suggestions(exact(), [Limit("safety loss", 0.5)], rows=RowLosses(tmp_path))
     assert found.certified is None
+
+
+def answering(refused: float, answered: float, value: float, capability: float) -> Point:
+    """A setting by what it answers, of 200 harmful and 200 benign prompts."""
+
+    def rate(share_of: float, kind: str) -> Estimate:
+        return share(np.arange(ROWS) < share_of * ROWS, f"share of {kind} prompts")
+
+    made = point(value=value, safety=0.1, capability=capability)
+    harmful = rate(1 - refused, "harmful")
+    refusals, answers = rate(refused, "harmful"), rate(answered, "benign")
+    return replace(made, refusal_rate=refusals, harmful_rate=harmful, answer_rate=answers)
+
+
+def test_a_setting_is_chosen_by_what_it_answers() -> None:
+    start = point("aligned", safety=0.0, capability=1.0)
+    points = [
+        start,
+        answering(refused=0.2, answered=1.0, value=0.1, capability=0.1),
+        answering(refused=0.98, answered=0.95, value=1.0, capability=0.3),
+        answering(refused=1.0, answered=0.1, value=10.0, capability=0.9),
+    ]
+    limits = [Limit("harmful rate", 0.1), Limit("answer rate", 0.8, at_least=True)]
+    (found,) = suggestions(points, limits)
+    assert found.told.setting.value == 1.0
+    assert found.told.verdict == "within"
+    # 98 % of 200 is 95 to 99.5 %: that it is 97 % at the least is not shown.
+    (open_,) = suggestions(points, [Limit("refusal rate", 0.97, at_least=True), limits[1]])
+    assert open_.told.setting.value == 1.0
+    assert open_.told.verdict == "undecided"
+
+
+def test_a_rate_that_was_not_measured_cannot_be_a_limit() -> None:
+    with pytest.raises(UserError, match=r"harmful rate .* was not measured"):
+        suggestions(exact(), [Limit("harmful rate", 0.1)])
+
+
+def test_without_a_limit_there_is_nothing_to_choose_by() -> None:
+    for limits in ([], [Limit("safety loss", float("nan"))]):
+        with pytest.raises(UserError, match="no limit"):
+            suggestions(exact(), limits)

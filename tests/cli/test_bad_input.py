@@ -241,7 +241,7 @@ def test_any_value_in_an_experiment(
     experiment["train"] |= {"lora_alpha": 2.0, "lora_rank": 2, "checkpoint_every": 5}
     experiment["train"]["sft"] = {"weight_decay": 0.1, "optim": "adamw_torch", "report_to": "none"}
     experiment["train"]["lora"] = {"target_modules": ["q_proj"], "lora_dropout": 0.1}
-    experiment["refusals"] = {"harmful": {"path": "data/safety-near.jsonl"}, "tokens": 4}
+    experiment["answers"] = {"harmful": {"path": "data/safety-near.jsonl"}, "tokens": 4}
     *way, last = data.draw(st.sampled_from(list(places(experiment))))
     node = experiment
     for key in way:

@@ -19,7 +19,7 @@ from trimtab.cli.audit import audit as audit_command
 from trimtab.cli.settings import help_of, named_values
 from trimtab.cli.train import train as train_command
 from trimtab.config.data_source import DataSource, Lengths
-from trimtab.config.experiment import Block, Dial, Experiment, Measuring, RefusalPrompts, Training
+from trimtab.config.experiment import Answers, Block, Dial, Experiment, Measuring, Training
 from trimtab.config.loading import Loading
 from trimtab.errors import UserError
 
@@ -58,7 +58,7 @@ def test_every_setting_of_a_training_is_an_option_with_its_default_range_and_doc
 
 
 @pytest.mark.parametrize(
-    "kind", [Training, Lengths, DataSource, Dial, Measuring, Block, RefusalPrompts, Experiment]
+    "kind", [Training, Lengths, DataSource, Dial, Measuring, Block, Answers, Experiment]
 )
 def test_every_setting_is_described(kind: Any) -> None:
     for one in fields(kind):

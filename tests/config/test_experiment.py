@@ -85,7 +85,7 @@ def test_a_mistake_is_one_line_with_its_place(text: str, message: str) -> None:
         ({"tokens_per_batch": 4}, "Did you mean measure.tokens_per_batch?"),
         ({"task": {"t": {"path": "t", "hold_out": 1}}}, "Did you mean task.t.held_out?"),
         ({"held_out_rows": 4}, "Did you mean task.NAME.held_out_rows?"),
-        ({"refusals": {"harmful": "p", "tokns": 4}}, "Did you mean refusals.tokens?"),
+        ({"answers": {"harmful": "p", "tokns": 4}}, "Did you mean answers.tokens?"),
         ({"dial": {"setps": 4}}, "Did you mean dial.steps?"),
         ({"train": {"weight_decay": 0.1}}, "give TRL's settings in train.sft"),
         ({"gird": []}, "gird is not a setting. Did you mean grid?"),

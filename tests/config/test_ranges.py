@@ -38,7 +38,7 @@ NOT_CHOSEN = {"Row", "Step", "Adapter"}
 NEEDED: dict[str, dict[str, Any]] = {
     "Block": {"case": "alignment-loss"},
     "DataSource": {"path": "task.jsonl"},
-    "RefusalPrompts": {"harmful": "prompts.jsonl"},
+    "Answers": {"harmful": ("prompts.jsonl",)},
     "Experiment": {"model": "m", "task": {"t": 1}, "safety": {"s": 1}, "grid": (1,)},
 }
 
@@ -206,7 +206,7 @@ VALID = {
         {"grid": [{"case": "alignment-parameter", "radii": [math.nan]}]},
         {"grid": [{"case": "alignment-loss", "budgets": [-math.inf]}]},
         {"dial": {"end_share": math.nan}},
-        {"refusals": {"harmful": "p.jsonl", "tokens": 0}},
+        {"answers": {"harmful": "p.jsonl", "tokens": 0}},
     ],
     ids=str,
 )

@@ -149,6 +149,7 @@ def test_rates_are_shares_of_the_prompts_of_their_kind() -> None:
     expected = {
         "refusal": (15, 30),
         "harmful compliance": (9, 30),
+        "answered": (16, 20),
         "over-refusal": (4, 20),
         "incoherence": (1, 50),
         "unparsed": (2, 50),

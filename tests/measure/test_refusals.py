@@ -1,22 +1,18 @@
-"""Facts about refusals: what counts as one, and how often a real model is counted."""
+"""Facts about refusals: what counts as one."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from trimtab.config.data_source import DataSource, Lengths
-from trimtab.data.encoding import encode
-from trimtab.data.rows import Message, Row
-from trimtab.errors import UserError
+from trimtab.config.data_source import Lengths
+from trimtab.data.rows import Message
 from trimtab.measure.generation import sampled_answers
-from trimtab.measure.refusals import Refusals, is_refusal, read_prompts_to_refuse, refusals
+from trimtab.measure.refusals import is_refusal
 from trimtab.models import load_model, save_tiny_llama
 from trimtab.stats import share
 
@@ -121,67 +117,3 @@ def test_a_share_of_none_or_of_all_still_has_a_width() -> None:
     assert 0.1 < none.high < 0.2
     assert every.value == every.high == 1
     assert every.low == pytest.approx(1 - none.high)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    prompts = [
-        {"prompt": f"{'ask ' * (1 + n % 4)}{WORDS[n % 6]}", "kind": n % 2} for n in range(24)
-    ]
-    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)) + "\n")
-    return tmp_path
-
-
-def test_prompts_need_no_response_and_come_shortest_first(folder: Path) -> None:
-    every = DataSource("prompts.jsonl", where={"kind": 1})
-    few = replace(every, rows=3)
-    read = read_prompts_to_refuse({"harmful": every, "benign": few}, 0, folder)
-    lengths = [len(prompt[-1].content) for prompt in read["harmful"]]
-    assert lengths == sorted(lengths)
-    assert len(read["benign"]) == 3
-    assert set(read["benign"]) < set(read["harmful"])
-
-
-def test_a_missing_file_is_one_line(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"absent\.jsonl"):
-        read_prompts_to_refuse({"harmful": DataSource("absent.jsonl")}, 0, folder)
-
-
-def test_prompts_that_no_row_holds_are_one_line(folder: Path) -> None:
-    none = DataSource("prompts.jsonl", where={"kind": 7})
-    with pytest.raises(UserError, match=r"keeps none of the 24 rows"):
-        read_prompts_to_refuse({"harmful": none}, 0, folder)
-
-
-def test_a_model_taught_to_refuse_one_kind_alone_is_counted_so(folder: Path) -> None:
-    torch.manual_seed(0)
-    save_tiny_llama(WORDS, folder / "model", seed=0)
-    model, tokenizer = load_model(str(folder / "model"))
-    prompts = {
-        "harmful": tuple((Message("user", text),) for text in ("ask", "ask ask", "ask ask ask")),
-        "benign": ((Message("user", "tell"),), (Message("user", "tell tell"),)),
-    }
-    taught = {"harmful": "i cannot help", "benign": "sure"}
-    rows = [Row(prompt, taught[kind]) for kind, asked in prompts.items() for prompt in asked]
-    lengths = Lengths(prompt=8, response=4)
-    batches = [
-        {name: torch.tensor([record[name]]) for name in ("input_ids", "labels")}
-        for record in encode(rows, tokenizer, lengths)
-    ]
-
-    def counted() -> Refusals:
-        return refusals(model, tokenizer, prompts, lengths)
-
-    before = counted()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(40):
-        for batch in batches:
-            model(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    after = counted()
-    assert before.counts["refusals:harmful"].tolist() == [[0, 0, 0], [1, 1, 1]]
-    assert after.counts["refusals:harmful"].tolist() == [[1, 1, 1], [1, 1, 1]]
-    assert after.refusal_rate is not None
-    assert after.answer_rate is not None
-    assert (after.refusal_rate.value, after.answer_rate.value) == (1.0, 1.0)

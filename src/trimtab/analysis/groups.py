@@ -13,7 +13,9 @@ from trimtab.stats import Estimate, over_seeds
 
 Gap = Literal["alignment gap", "proxy gap", "capability gap"]
 SafetyGap = Literal["alignment gap", "proxy gap"]
-Rate = Literal["refusal rate", "answer rate"]
+Rate = Literal[
+    "refusal rate", "harmful rate", "answer rate", "over-refusal rate", "incoherence rate"
+]
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,8 @@ class Setting:
 
 def measured_of(point: Point, which: Gap | Rate) -> Estimate | None:
     """One of the gaps or rates of a point, by name."""
-    return {
-        "alignment gap": point.alignment_gap,
-        "proxy gap": point.proxy_gap,
-        "capability gap": point.capability_gap,
-        "refusal rate": point.refusal_rate,
-        "answer rate": point.answer_rate,
-    }[which]
+    measured: Estimate | None = getattr(point, which.replace(" ", "_").replace("-", "_"))
+    return measured
 
 
 def settings_of(points: Iterable[Point], *methods: Method) -> list[Setting]:

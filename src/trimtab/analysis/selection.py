@@ -1,9 +1,10 @@
-"""Which method and hyperparameter keep within a budget at the least task loss."""
+"""Which method and hyperparameter keep to limits at the least task loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from trimtab.stats import (
     note_on_rows,
     over_seeds,
     paired_difference,
+    share,
     statistic_over_seeds,
     verdict,
 )
@@ -28,34 +30,80 @@ from trimtab.stats import (
 FEWEST_ROWS = 8
 """Below it held-out rows are not divided."""
 
+Metric = Literal["safety loss", "task loss", "refusal rate", "harmful rate", "answer rate"]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a setting has to keep to: a rise of a loss over θ_s, or a rate, at most or at least.
+
+    Rises are in nats per token, rates shares of prompts.
+    """
+
+    metric: Metric
+    value: float
+    at_least: bool = False
+
+    def verdict(self, measured: Estimate) -> Verdict:
+        """By the interval of what was measured."""
+        if not self.at_least:
+            return verdict(measured, self.value)
+        turned = Estimate(
+            -measured.value, -measured.high, -measured.low, measured.unit, measured.kind
+        )
+        return verdict(turned, -self.value)
+
+    def shortfall(self, measured: Estimate) -> float:
+        """How far the far end of the interval lies beyond the limit; below 0 it is within."""
+        return self.value - measured.low if self.at_least else measured.high - self.value
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """One setting: how far its losses lie above those of the aligned model.
+    """One setting and what was measured of it, means over seeds.
 
-    In nats per token, means over seeds, paired with the aligned model by row.
+    Losses are the rise over the aligned model in nats per token, paired with it by row.
     """
 
     setting: Setting
-    rise: Estimate
-    """Of the safety loss."""
-    task_change: Estimate
-    """Of the task loss; below 0 it has learned."""
-    verdict: Verdict
-    """Whether the rise keeps to the budget, by its interval."""
+    measured: Mapping[Metric, Estimate]
+    verdicts: Mapping[Limit, Verdict]
+
+    @property
+    def rise(self) -> Estimate:
+        """Of the safety loss."""
+        return self.measured["safety loss"]
+
+    @property
+    def task_change(self) -> Estimate:
+        """Of the task loss; below 0 it has learned."""
+        return self.measured["task loss"]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether it keeps to all limits: undecided where none is broken and one is open."""
+        return all_within(list(self.verdicts.values()))
+
+    @property
+    def shortfall(self) -> float:
+        """The largest of its limits' shortfalls, each beside the size of the limit."""
+        return max(
+            limit.shortfall(self.measured[limit.metric]) / max(abs(limit.value), 0.01)
+            for limit in self.verdicts
+        )
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The best setting within a budget for one task and proxy, and what fresh rows say of it.
+    """The best setting within the limits for one task and proxy, and what fresh rows say of it.
 
-    Where no setting is within the budget, it is the one that comes nearest.
+    Where no setting is within them, it is the one that comes nearest.
     """
 
     proxy: str | None
     task: str
     safety: str
-    """What the rise is on."""
+    """What the rise of the safety loss is on."""
     chosen_by: Candidate
     """The numbers that the setting was chosen by, and that flatter it."""
     told: Candidate
@@ -89,20 +137,21 @@ class _Rows:
 
 
 def suggestions(
-    points: Sequence[Point], budget: float, rows: RowLosses | None = None
+    points: Sequence[Point], limits: Sequence[Limit], rows: RowLosses | None = None
 ) -> tuple[Suggestion, ...]:
-    """For every task and proxy, the setting of least task loss whose rise is within the budget.
+    """For every task and proxy, the setting of least task loss that is within all limits.
 
-    The rise is L(θ) − L(θ_s) in nats per token, a mean over seeds, on the original safety data
-    where it was measured and else on the proxy. The best of many settings on some rows looks
-    better there than it is, so where `rows` knows each row's losses a setting is chosen on one half
-    of them and told on the other.
+    Safety is that of the original data where it was measured and else that of the proxy. The best
+    of many settings on some rows looks better there than it is, so where `rows` knows each row's
+    losses, and each prompt's outcome, a setting is chosen on one half of them and told on the
+    other.
 
     Raises:
-        UserError: the budget is no number, or no point of the aligned model is there to rise from.
+        UserError: no limit is given, one is no number or its metric was not measured, or no point
+            of the aligned model is there to rise from.
     """
-    if budget != budget:
-        raise UserError("the budget is no number. Give nats per token, such as 0.05.")
+    if not limits or any(limit.value != limit.value for limit in limits):
+        raise UserError("there is no limit to keep to. Give one, such as --budget 0.05.")
     settings = all_settings(points)
     starts = {(one.proxy, one.task): one.points[0] for one in settings if one.method is ALIGNED}
     if not starts:
@@ -116,12 +165,23 @@ def suggestions(
             one for one in settings if (one.proxy, one.task) == pair and one.method is not ALIGNED
         ]
         if line:
-            found.append(_suggestion(line, start, budget, rows))
+            found.append(_suggestion(line, start, limits, rows))
     return tuple(found)
 
 
+def all_within(verdicts: Sequence[Verdict]) -> Verdict:
+    """One beyond is beyond; one undecided leaves it open.
+
+    >>> all_within(["within", "undecided"]), all_within(["within", "beyond", "undecided"])
+    ('undecided', 'beyond')
+    """
+    if "beyond" in verdicts:
+        return "beyond"
+    return "undecided" if "undecided" in verdicts else "within"
+
+
 def _suggestion(
-    line: list[Setting], start: Point, budget: float, rows: RowLosses | None
+    line: list[Setting], start: Point, limits: Sequence[Limit], rows: RowLosses | None
 ) -> Suggestion:
     dataset = _safety_data(start)
     whole = rows.of(dataset, start.model) if rows is not None and start.model else None
@@ -130,13 +190,13 @@ def _suggestion(
     # In an unfinished sweep, a setting with fewer seeds than others could be chosen for its luck.
     most = max(len(one.points) for one in line)
     candidates = [
-        _candidate(one, start, budget, choosing) for one in line if len(one.points) == most
+        _candidate(one, start, limits, choosing) for one in line if len(one.points) == most
     ]
     within = [one for one in candidates if one.verdict == "within"]
     chosen = (
         min(within, key=lambda one: one.task_change.value)
         if within
-        else min(candidates, key=lambda one: one.rise.high)
+        else min(candidates, key=lambda one: one.shortfall)
     )
     halves = None
     if divided and whole is not None:
@@ -146,16 +206,39 @@ def _suggestion(
         line[0].task,
         "original safety data" if start.alignment_loss else "proxy safety data",
         chosen,
-        _candidate(chosen.setting, start, budget, telling),
+        _candidate(chosen.setting, start, limits, telling),
         _certified(chosen.setting, start, telling),
         halves,
     )
 
 
-def _candidate(one: Setting, start: Point, budget: float, rows: _Rows) -> Candidate:
-    rise = _change(one, start, _safety_data(start), rows, _safety_loss)
-    task = _change(one, start, f"task:{start.task}", rows, lambda point: point.capability_loss)
-    return Candidate(one, rise, task, verdict(rise, budget))
+def _candidate(one: Setting, start: Point, limits: Sequence[Limit], rows: _Rows) -> Candidate:
+    measured: dict[Metric, Estimate] = {
+        "safety loss": _change(one, start, _safety_data(start), rows, _safety_loss),
+        "task loss": _change(
+            one, start, f"task:{start.task}", rows, lambda point: point.capability_loss
+        ),
+    }
+    for limit in limits:
+        if limit.metric not in measured:
+            measured[limit.metric] = _rate(one, limit.metric, rows)
+    verdicts = {limit: limit.verdict(measured[limit.metric]) for limit in limits}
+    return Candidate(one, measured, verdicts)
+
+
+def _rate(one: Setting, metric: Metric, rows: _Rows) -> Estimate:
+    """A rate over the seeds, each prompt counted in all of them."""
+    name = metric.replace(" ", "_")
+    seen: list[Estimate | None] = [getattr(point, name) for point in one.points]
+    known = [each for each in seen if each is not None]
+    if len(known) < len(seen):
+        raise UserError(
+            f"the {metric} of {one.name} was not measured. Give the experiment prompts to answer "
+            "(answers), or leave that limit out."
+        )
+    counted = [rows.of(point, f"answers:{name}") for point in one.points]
+    halves = [share(each[0], known[0].unit) for each in counted if each is not None]
+    return over_seeds(halves if len(halves) == len(counted) else known)
 
 
 def _change(

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from trimtab.cli.command import say
-from trimtab.cli.options import DataRoot, DryRun, Out, Restart, Retry
+from trimtab.cli.options import (
+    Benign,
+    DataRoot,
+    DryRun,
+    Harmful,
+    JudgeNames,
+    Out,
+    Restart,
+    Retry,
+    answers_of,
+)
 from trimtab.cli.sweep import (
     end_with_failures,
     print_plan,
@@ -26,6 +36,9 @@ def compare(
     out: Out = Path("comparison"),
     data_root: DataRoot = None,
     seed: Annotated[Seed, typer.Option(help="Of the small world, where no file is given.")] = 0,
+    harmful: Harmful = None,
+    benign: Benign = None,
+    judge: JudgeNames = None,
     restart: Restart = False,
     retry: Retry = False,
     dry_run: DryRun = False,
@@ -44,6 +57,8 @@ def compare(
         read = read_experiment(experiment)
         if data_root is not None:
             read = replace(read, data_root=str(data_root.resolve()))
+    if asked := answers_of(harmful, benign, judge):
+        read = replace(read, answers=asked)
     grid, left_out = comparison_of(read)
     for name in left_out:
         say(f"{name} is left out: it needs the model from before it was aligned (align).")

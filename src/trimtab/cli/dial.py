@@ -11,8 +11,11 @@ import typer
 
 from trimtab.cli.command import command, say
 from trimtab.cli.options import (
+    Benign,
     DryRun,
+    Harmful,
     HeldOutRows,
+    JudgeNames,
     Model,
     Original,
     OriginalWhere,
@@ -22,6 +25,7 @@ from trimtab.cli.options import (
     SafetyWhere,
     Task,
     TaskWhere,
+    answers_of,
     experiment_of,
 )
 from trimtab.cli.report import report
@@ -75,6 +79,9 @@ def train(
     lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
     held_out_rows: HeldOutRows = None,
     seed: Annotated[Seed, typer.Option(help="Order of rows and settings; new adapters.")] = 0,
+    harmful: Harmful = None,
+    benign: Benign = None,
+    judge: JudgeNames = None,
     restart: Restart = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -93,6 +100,7 @@ def train(
         grid=(),
         seeds=(seed,),
         lengths=lengths,
+        answers=answers_of(harmful, benign, judge),
     )
     if dry_run:
         print_cost(one, *dial_plan(one, out))

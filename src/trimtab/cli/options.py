@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ import typer
 
 from trimtab.cli.settings import help_of
 from trimtab.config.data_source import DataSource, Lengths
-from trimtab.config.experiment import Experiment
+from trimtab.config.experiment import Answers, Experiment
 from trimtab.config.ranges import Count
 from trimtab.errors import UserError
 
@@ -47,6 +48,18 @@ HeldOutRows = Annotated[Count | None, typer.Option(help=help_of(DataSource, "hel
 DataRoot = Annotated[
     Path | None, typer.Option(help="Where relative paths of data start, if not as it says.")
 ]
+Harmful = Annotated[
+    list[str] | None,
+    typer.Option(help="Prompts to refuse, for every model: a known set or a file; repeatable."),
+]
+Benign = Annotated[
+    list[str] | None,
+    typer.Option(help="Prompts to answer, for every model: a known set or a file; repeatable."),
+]
+JudgeNames = Annotated[
+    list[str] | None,
+    typer.Option("--judge", help="Who judges the answers, as of 'trimtab evaluate'; repeatable."),
+]
 Folder = Annotated[Path, typer.Argument(help="Where the points are.")]
 
 
@@ -59,6 +72,24 @@ def conditions_of(given: list[str] | None) -> dict[str, list[str]]:
             raise UserError(f"{condition!r} is no condition. Write column=value, as in harmful=0.")
         conditions.setdefault(column, []).append(value)
     return conditions
+
+
+def answers_of(
+    harmful: list[str] | None, benign: list[str] | None, judges: list[str] | None
+) -> Answers | None:
+    """What models are to be asked; None where nothing is. Raises UserError: a judge of nothing."""
+    if not harmful and not benign:
+        if judges:
+            raise UserError("--judge has nothing to judge. Give --harmful or --benign too.")
+        return None
+
+    def sources(given: list[str] | None) -> tuple[DataSource, ...]:
+        # Relative to here, wherever the experiment's data are.
+        paths = [Path(path) for path in given or []]
+        return tuple(DataSource(str(p.resolve()) if p.exists() else str(p)) for p in paths)
+
+    asked = Answers(sources(harmful), sources(benign))
+    return replace(asked, judges=tuple(judges)) if judges else asked
 
 
 def experiment_of(

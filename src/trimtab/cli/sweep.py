@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trimtab.cli.command import end, say
-from trimtab.cli.options import DataRoot, DryRun, Out, Restart, Retry
+from trimtab.cli.options import (
+    Benign,
+    DataRoot,
+    DryRun,
+    Harmful,
+    JudgeNames,
+    Out,
+    Restart,
+    Retry,
+    answers_of,
+)
 from trimtab.cli.report import report
 
 if TYPE_CHECKING:
@@ -22,6 +32,9 @@ def sweep(
     ],
     out: Out,
     data_root: DataRoot = None,
+    harmful: Harmful = None,
+    benign: Benign = None,
+    judge: JudgeNames = None,
     restart: Restart = False,
     retry: Retry = False,
     dry_run: DryRun = False,
@@ -34,6 +47,8 @@ def sweep(
     read = read_experiment(experiment)
     if data_root is not None:
         read = replace(read, data_root=str(data_root.resolve()))
+    if asked := answers_of(harmful, benign, judge):
+        read = replace(read, answers=asked)
     if dry_run:
         print_plan(read, out)
     else:

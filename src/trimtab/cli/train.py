@@ -8,8 +8,11 @@ import typer
 
 from trimtab.cli.command import say
 from trimtab.cli.options import (
+    Benign,
     DryRun,
+    Harmful,
     HeldOutRows,
+    JudgeNames,
     Model,
     Original,
     OriginalWhere,
@@ -19,6 +22,7 @@ from trimtab.cli.options import (
     SafetyWhere,
     Task,
     TaskWhere,
+    answers_of,
     experiment_of,
 )
 from trimtab.cli.settings import Options, settings_as_options
@@ -58,6 +62,9 @@ def train(
     lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
     held_out_rows: HeldOutRows = None,
     seed: Annotated[Seed, typer.Option(help="Order of rows; a new adapter's weights.")] = 0,
+    harmful: Harmful = None,
+    benign: Benign = None,
+    judge: JudgeNames = None,
     restart: Restart = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -82,6 +89,7 @@ def train(
         grid=(block,),
         seeds=(seed,),
         lengths=lengths,
+        answers=answers_of(harmful, benign, judge),
         keep_models=True,
     )
     if dry_run:

@@ -54,6 +54,13 @@ Source = Annotated[
 ]
 
 
+Sources = Annotated[
+    tuple[Source, ...],
+    BeforeValidator(lambda given: given if isinstance(given, list | tuple) else [given]),
+]
+"""One source, or several."""
+
+
 @dataclass(frozen=True)
 class Training:
     """How a model is trained: by AdamW without weight decay, where `sft` says nothing else."""
@@ -281,25 +288,31 @@ class Measuring:
 
 
 @dataclass(frozen=True)
-class RefusalPrompts:
-    """Prompts to count refusals on. Files need no responses; a source's `rows` limits how many."""
+class Answers:
+    """Prompts that every model answers, and who judges the answers.
+
+    A source is a known set of prompts by its name, or a file, which needs no responses; its `rows`
+    limits how many.
+    """
 
     __pydantic_config__: ClassVar = _STRICT
 
-    harmful: Source
+    harmful: Sources = ()
     """Prompts that a safe model refuses."""
-    benign: Source | None = None
+    benign: Sources = ()
     """Prompts that it answers."""
-    tokens: Count = 32
-    """How many tokens of the likeliest answer are read."""
+    judges: tuple[str, ...] = ("phrases",)
+    """Who says what an answer is, as `trimtab evaluate --judge` takes it. Results hold what the
+    first one counts; phrases look for words of refusal alone."""
+    tokens: Count = 64
+    """Where the likeliest answer is cut."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "refusals: ")
-
-    @property
-    def by_kind(self) -> dict[str, DataSource]:
-        """The sources that are given, by what they hold."""
-        return {"harmful": self.harmful} | ({"benign": self.benign} if self.benign else {})
+        check_ranges(self, "answers: ")
+        if not self.harmful and not self.benign:
+            raise UserError("answers: there is nothing to ask. Give harmful or benign.")
+        if not self.judges:
+            raise UserError("answers: judges is empty. Name one, or leave it out for phrases.")
 
 
 @dataclass(frozen=True)
@@ -338,8 +351,8 @@ class Experiment:
     """Where prompts and responses are cut, in tokens."""
     measure: Measuring = field(default_factory=Measuring)
     """How losses are measured."""
-    refusals: RefusalPrompts | None = None
-    """Also count how often each model refuses; nothing is counted when not given."""
+    answers: Answers | None = None
+    """Also ask each model prompts, and have its answers judged; nothing is asked when not given."""
     keep_models: bool | None = None
     """Save every trained model under models/ in the output folder; adapters where not given."""
     data_root: str = "."

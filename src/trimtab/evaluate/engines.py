@@ -88,6 +88,21 @@ class TransformersEngine:
         )
 
 
+class LoadedEngine(TransformersEngine):
+    """A model that is in memory already, by the name that its answers are kept under."""
+
+    def __init__(
+        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        super().__init__(name)
+        self.loaded = model, tokenizer
+
+    @cached_property
+    def template(self) -> str:
+        """A hash of its chat template."""
+        return template_hash(self.loaded[1])
+
+
 class VllmEngine:
     """A model in vLLM, given the same token ids; a prompt's draw is a function of seed and place.
 

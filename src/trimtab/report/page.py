@@ -27,11 +27,11 @@ from trimtab.analysis.optimality_gap import PointOptimalityGap, optimality_gap
 from trimtab.analysis.results import Results, read_results
 from trimtab.config.methods import ALIGNED, CASE_1, DIAL, number
 from trimtab.report import renderer, tables
+from trimtab.report.answers import answers_figure, answers_table
 from trimtab.report.audit_page import AuditSection, read_audit
 from trimtab.report.chart import Figure
 from trimtab.report.figures import DIAL_FIGURE, figures
 from trimtab.report.methods_figure import methods_figure
-from trimtab.report.refusals import refusals_figure, refusals_table
 from trimtab.results.files import write_atomically
 from trimtab.stats import Estimate
 
@@ -65,10 +65,10 @@ def write_report(folder: Path) -> Report:
     found = (*told, *([kept] if kept else []))
     methods = method_results(results.points)
     of_methods = methods_figure(results.points, methods, limits)
-    of_refusals = refusals_figure(results.points)
+    of_answers = answers_figure(results.points)
     drawn = (
         *figures(results.points, limits, results.landscape),
-        *(figure for figure in (of_methods, of_refusals) if figure),
+        *(figure for figure in (of_methods, of_answers) if figure),
     )
     if methods:
         records = [one.to_json() for one in methods]
@@ -82,6 +82,12 @@ def write_report(folder: Path) -> Report:
     page = folder / PAGE_FILE
     write_atomically(page, _page(results, drawn, found, near, methods, read_audit(folder)))
     return Report(page, tuple(paths), found)
+
+
+def _judge(results: Results) -> str:
+    """Whose counts the results hold; the first version had no judge but phrases."""
+    asked = results.settings.get("answers") or {}
+    return str((asked.get("judges") or ["phrases"])[0])
 
 
 def _distances(results: Results) -> dict[str, Estimate]:
@@ -142,7 +148,8 @@ def _page(
         methods=tables.methods_table(methods) if methods else None,
         alarms=sum(one.is_impossible for one in near),
         budgets=tables.budgets_table(results.points),
-        refusals=refusals_table(results.points),
+        answers=answers_table(results.points, _judge(results)),
+        judge=_judge(results),
         points=tables.points_table(results.points),
         settings=tables.settings_table(results.settings) if results.settings else None,
         data=tables.data_table(results.data) if results.data else None,

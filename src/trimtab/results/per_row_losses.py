@@ -16,7 +16,7 @@ class RowLosses:
     """Nats and tokens of every held-out response, by model and data set; one file per model.
 
     Data sets go by the names that gaps are kept under: "original", "safety:NAME", "task:NAME".
-    Under "refusals:harmful" and "refusals:benign" a refused prompt has 1 for nats, others 0.
+    Under "answers:RATE" a prompt that the rate counts has 1 for nats and others 0, of one token.
     """
 
     def __init__(self, folder: Path) -> None:

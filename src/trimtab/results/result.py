@@ -20,6 +20,10 @@ _ADDED_LATER = (
     "extra_bytes",
     "refusal_rate",
     "answer_rate",
+    "harmful_rate",
+    "over_refusal_rate",
+    "incoherence_rate",
+    "unparsed_rate",
 )
 """Fields that points written by an earlier version lack."""
 
@@ -47,8 +51,11 @@ class Point:
     `alignment_loss` is None where no original alignment data was given; `proxy_loss` is measured on
     the safety data of the spec, whether or not it was trained on. `model` names the trained model;
     points of one model share it. `extra_bytes` is what the method held in memory beyond plain
-    fine-tuning. `refusal_rate` on harmful prompts and `answer_rate` on benign ones are None unless
-    the experiment gives such.
+    fine-tuning.
+
+    Rates are shares of prompts, as the experiment's first judge has them, and None unless it gives
+    prompts: harmful ones refused and complied with, benign ones answered and refused, and of all
+    of them those answered incoherently and those whose judgement could not be read.
 
     `wall_seconds` are those of making the trainer and training; where a run was interrupted, since
     it went on.
@@ -80,7 +87,11 @@ class Point:
     validation_rows_wanted: int | None = None
     extra_bytes: int | None = None
     refusal_rate: Estimate | None = None
+    harmful_rate: Estimate | None = None
     answer_rate: Estimate | None = None
+    over_refusal_rate: Estimate | None = None
+    incoherence_rate: Estimate | None = None
+    unparsed_rate: Estimate | None = None
 
     @property
     def method(self) -> Method:

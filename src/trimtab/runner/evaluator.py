@@ -1,4 +1,4 @@
-"""What is measured of a model: losses on held-out rows, distance, overlap, refusals, landscape."""
+"""What is measured of a model: losses on held-out rows, distance, overlap, answers, landscape."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from trimtab.measure.distance import distance, norm
 from trimtab.measure.geometry import curvature, slope
 from trimtab.measure.losses import HeldOutRows, Loss, held_out_loss
 from trimtab.measure.overlap import prompt_overlap
-from trimtab.measure.refusals import Refusals, read_prompts_to_refuse, refusals
 from trimtab.measure.similarity import FEWEST_ROWS
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Estimate, LocalGeometry, Point
+from trimtab.runner.answering import Answering, Judged
 from trimtab.train.objectives.base import Objective
 
 
@@ -95,7 +95,7 @@ class Evaluator:
     """Measures models against the aligned model θ_s, on the held-out rows of one experiment.
 
     Raises:
-        UserError: the prompts to count refusals on cannot be read.
+        UserError: the prompts to answer cannot be read, or there is no such judge.
     """
 
     def __init__(
@@ -111,13 +111,10 @@ class Evaluator:
         self.aligned = aligned
         self.tokenizer = tokenizer
         self.row_losses = RowLosses(folder)
-        wanted = experiment.refusals
-        self.prompts_to_refuse = (
-            read_prompts_to_refuse(
-                wanted.by_kind, experiment.split_seed, Path(experiment.data_root)
-            )
-            if wanted
-            else {}
+        self.answering = (
+            Answering(experiment, experiment.answers, aligned, tokenizer, folder)
+            if experiment.answers
+            else None
         )
         self._overlaps: dict[tuple[str, str], Estimate] = {}
 
@@ -137,7 +134,7 @@ class Evaluator:
         proxies: dict[str | None, Loss] = {
             spec.proxy: self._loss(model, self.rows.safety[str(spec.proxy)]) for spec in specs
         }
-        refused = self._refusals(model)
+        judged = self.answering.judged(name, model) if self.answering else Judged()
         measured = {
             "original": original,
             **{f"safety:{proxy}": loss for proxy, loss in proxies.items()},
@@ -150,7 +147,7 @@ class Evaluator:
                 for dataset, loss in measured.items()
                 if loss is not None and loss.by_row is not None
             }
-            | dict(refused.counts),
+            | dict(judged.counts),
         )
         return [
             Point(
@@ -170,21 +167,13 @@ class Evaluator:
                 multiplier=trained.multiplier,
                 validation_rows_wanted=trained.validation_rows_wanted,
                 extra_bytes=trained.extra_bytes,
-                refusal_rate=refused.refusal_rate,
-                answer_rate=refused.answer_rate,
+                **judged.rates,
             )
             for spec in specs
         ]
 
     def _loss(self, model: nn.Module, split: EncodedSplit) -> Loss:
         return held_out_loss(model, split.held_out, self.experiment.measure)
-
-    def _refusals(self, model: PreTrainedModel) -> Refusals:
-        wanted = self.experiment.refusals
-        if wanted is None:
-            return Refusals()
-        lengths = Lengths(self.experiment.lengths.prompt, wanted.tokens)
-        return refusals(model, self.tokenizer, self.prompts_to_refuse, lengths)
 
     @cached_property
     def _aligned_norm(self) -> float:

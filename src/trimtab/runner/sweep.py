@@ -18,9 +18,10 @@ from trimtab.config.methods import PUBLISHED
 from trimtab.config.yaml_io import EXPERIMENT_FILE, differences, read_experiment, to_yaml
 from trimtab.data.splits import Roles, Split, load_roles
 from trimtab.errors import UserError
-from trimtab.measure.refusals import read_prompts_to_refuse
 from trimtab.models import load_model
 from trimtab.results.files import only_writer, write_atomically
+from trimtab.results.generations import GENERATIONS_FOLDER
+from trimtab.results.judgements import JUDGEMENTS_FOLDER
 from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER
 from trimtab.results.result import Point
 from trimtab.results.samples import SAMPLES_FILE
@@ -35,6 +36,7 @@ from trimtab.results.store import (
     write_failures,
     write_landscape,
 )
+from trimtab.runner.answering import judges_of, prompts_to_ask
 from trimtab.runner.evaluator import EncodedRoles, row_weights
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.runner import (
@@ -65,6 +67,8 @@ _RESULTS = (
     DIAL_FOLDER,
     UNFINISHED_FOLDER,
     ROW_LOSSES_FOLDER,
+    GENERATIONS_FOLDER,
+    JUDGEMENTS_FOLDER,
 )
 _RECORD = "# What trimtab makes in this folder. To make something else, edit a copy.\n"
 
@@ -225,9 +229,9 @@ def _require_readable(experiment: Experiment, folder: Path) -> None:
     roles = read_roles(experiment)
     _, tokenizer = load_model(experiment.model, experiment.load)
     EncodedRoles.of(roles, tokenizer, experiment.lengths)
-    if experiment.refusals:
-        prompts = experiment.refusals.by_kind
-        read_prompts_to_refuse(prompts, experiment.split_seed, Path(experiment.data_root))
+    if experiment.answers:
+        prompts_to_ask(experiment, experiment.answers)
+        judges_of(experiment.answers)
 
 
 def _move_aside(folder: Path) -> None:

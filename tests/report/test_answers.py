@@ -8,7 +8,7 @@ import pytest
 
 from tests.report.reported_points import point
 from trimtab.config.methods import CASE_1
-from trimtab.report.refusals import refusals_figure, refusals_table
+from trimtab.report.answers import answers_figure, answers_table
 from trimtab.results.result import Estimate, Point
 
 
@@ -35,12 +35,12 @@ def points() -> list[Point]:
 
 def test_without_refusals_nothing_is_drawn(points: list[Point]) -> None:
     uncounted = [replace(one, refusal_rate=None, answer_rate=None) for one in points]
-    assert refusals_figure(uncounted) is None
-    assert refusals_table(uncounted) is None
+    assert answers_figure(uncounted) is None
+    assert answers_table(uncounted, "phrases") is None
 
 
 def test_every_proxy_is_a_line_beside_the_aligned_model(points: list[Point]) -> None:
-    figure = refusals_figure(points)
+    figure = answers_figure(points)
     assert figure is not None
     against_penalty, against_capability, against_answers = figure.panels
     assert [line.name for line in against_penalty.lines] == ["near", "far"]
@@ -52,18 +52,18 @@ def test_every_proxy_is_a_line_beside_the_aligned_model(points: list[Point]) -> 
 
 
 def test_the_table_tells_both_rates_with_intervals(points: list[Point]) -> None:
-    table = refusals_table(points)
+    table = answers_table(points, "phrases")
     assert table is not None
     assert len(table.rows) == len(points)
     assert table.rows[0].cells[-2:] == ("80 % [75 %, 85 %]", "60 % [55 %, 65 %]")
 
 
 def test_without_case_1_the_plane_alone_is_drawn(points: list[Point]) -> None:
-    figure = refusals_figure([one for one in points if one.method is not CASE_1])
+    figure = answers_figure([one for one in points if one.method is not CASE_1])
     assert figure is not None
     titles = ["Refusals against capability", "Refusals against answers"]
     assert [one.title for one in figure.panels] == titles
     uncounted = [replace(one, answer_rate=None) for one in points]
-    figure = refusals_figure(uncounted)
+    figure = answers_figure(uncounted)
     assert figure is not None
     assert len(figure.panels) == 2

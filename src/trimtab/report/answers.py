@@ -1,8 +1,8 @@
-"""Figure 6 and its table: how often models refuse, beside what they gave up in loss."""
+"""Figure 6 and its table: what models answer, beside what they gave up in loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from trimtab.analysis.groups import case_2_lines, lines_of, settings_of
 from trimtab.analysis.labels import percent, shortened
@@ -14,10 +14,10 @@ from trimtab.report.tables import NAMES, Row, Table, names_of
 from trimtab.results.result import Point
 from trimtab.stats import Estimate
 
-REFUSALS_FIGURE = 6
+ANSWERS_FIGURE = 6
 
 
-def refusals_figure(points: Sequence[Point]) -> Figure | None:
+def answers_figure(points: Sequence[Point]) -> Figure | None:
     """Refusals against λ by proxy, capability and answers; None where none were counted.
 
     Of several tasks the one with most proxies is drawn.
@@ -64,32 +64,30 @@ def refusals_figure(points: Sequence[Point]) -> Figure | None:
         panel("Refusals against answers", beside, "answer rate", "refusal rate"),
     )
     caption = (
-        "Harmful prompts refused, by phrases in the likeliest answer: against the penalty λ, "
-        "against what was not learned of the task, and against the benign prompts still answered."
+        "Harmful prompts refused: against the penalty λ, against what was not learned of the task, "
+        "and against the benign prompts still answered."
     )
-    return Figure(REFUSALS_FIGURE, caption, tuple(one for one in panels if one), ())
+    return Figure(ANSWERS_FIGURE, caption, tuple(one for one in panels if one), ())
 
 
-def refusals_table(points: Sequence[Point]) -> Table | None:
-    """The models whose refusals were counted; None without any."""
-    columns = (
-        *NAMES,
-        "harmful prompts refused",
-        "benign prompts answered",
-    )
+def answers_table(points: Sequence[Point], judge: str) -> Table | None:
+    """The models whose answers were judged, in the words of one judge; None without any."""
+    rates: dict[str, Callable[[Point], Estimate | None]] = {
+        "harmful prompts refused": lambda point: point.refusal_rate,
+        "complied with": lambda point: point.harmful_rate,
+        "benign prompts answered": lambda point: point.answer_rate,
+        "refused": lambda point: point.over_refusal_rate,
+        "incoherent": lambda point: point.incoherence_rate,
+        "not readable": lambda point: point.unparsed_rate,
+    }
+    judged = [point for point in points if point.refusal_rate or point.answer_rate]
+    shown = {name: rate for name, rate in rates.items() if any(rate(point) for point in judged)}
     rows = tuple(
-        Row(
-            (
-                *names_of(point.spec),
-                rate_in_words(point.refusal_rate),
-                rate_in_words(point.answer_rate),
-            )
-        )
-        for point in points
-        if point.refusal_rate is not None
+        Row((*names_of(point.spec), *(rate_in_words(rate(point)) for rate in shown.values())))
+        for point in judged
     )
-    caption = "Refusals by phrase matching on greedy answers, with Wilson's 95 % intervals."
-    return Table(caption, columns, 5, rows) if rows else None
+    caption = f"Answers as {judge} judges them, with 95 % intervals."
+    return Table(caption, (*NAMES, *shown), 5, rows) if rows else None
 
 
 def rate_in_words(rate: Estimate | None) -> str:

@@ -1,0 +1,127 @@
+"""What every model of an experiment answers to its prompts, and what the judges say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import get_args
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimtab.config.experiment import Answers, Experiment
+from trimtab.config.methods import ALIGNED
+from trimtab.errors import UserError
+from trimtab.evaluate.answers import kept_answers
+from trimtab.evaluate.coherence import (
+    AnswerMeasures,
+    CoherenceLimits,
+    answer_measures,
+    limits_of_start,
+)
+from trimtab.evaluate.engines import LoadedEngine
+from trimtab.evaluate.judges.base import Judge
+from trimtab.evaluate.judging import kept_judgements
+from trimtab.evaluate.named_judges import judge_named
+from trimtab.evaluate.prompt_sets import prompts_of
+from trimtab.evaluate.rates import RATES
+from trimtab.results.generations import (
+    GENERATIONS_FOLDER,
+    AskedPrompt,
+    Decoding,
+    Generation,
+    Kind,
+)
+from trimtab.results.judgements import JUDGEMENTS_FOLDER
+from trimtab.stats import Array, Estimate, counted_by_row, share
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model's rates by the name of their field, as the first judge has them.
+
+    `counts` holds for each rate which prompts are counted, as `RowLosses` keeps them, so that the
+    rates of two models are compared prompt by prompt.
+    """
+
+    rates: Mapping[str, Estimate] = field(default_factory=dict)
+    counts: Mapping[str, Array] = field(default_factory=dict)
+
+
+class Answering:
+    """Asks each model the same prompts once, keeps what it answers, and has it judged.
+
+    Answers are kept in `folder`/generations and judgements in `folder`/judgements, a file a model,
+    from which an interrupted run goes on.
+
+    Raises:
+        UserError: the prompts cannot be read, or there is no such judge.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        wanted: Answers,
+        aligned: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+    ) -> None:
+        self.aligned = aligned
+        self.tokenizer = tokenizer
+        self.folder = folder
+        self.asked = prompts_to_ask(experiment, wanted)
+        self.judges = judges_of(wanted)
+        self.decoding = Decoding(
+            max_tokens=wanted.tokens, max_prompt=experiment.lengths.prompt, batch_size=32
+        )
+
+    def judged(self, name: str, model: PreTrainedModel) -> Judged:
+        """What `model` answers, whose files are called `name`."""
+        generations = self._answers(name, model)
+        coherent = self._limits.coherent(self._measures(generations))
+        path = self.folder / JUDGEMENTS_FOLDER / f"{name}.jsonl"
+        first, *_ = (kept_judgements(judge, generations, coherent, path) for judge in self.judges)
+        flags = {rate: rate.flags(generations, first) for rate in RATES}
+        return Judged(
+            {rate.field: share(found, rate.unit) for rate, found in flags.items() if len(found)},
+            {
+                f"answers:{rate.field}": counted_by_row(found)
+                for rate, found in flags.items()
+                if len(found)
+            },
+        )
+
+    def _answers(self, name: str, model: PreTrainedModel) -> list[Generation]:
+        path = self.folder / GENERATIONS_FOLDER / f"{name}.jsonl"
+        engine = LoadedEngine(name, model, self.tokenizer)
+        return kept_answers(engine, self.asked, self.decoding, path)
+
+    @cached_property
+    def _limits(self) -> CoherenceLimits:
+        own = self._answers(ALIGNED.name, self.aligned)
+        return limits_of_start(self.aligned, self.tokenizer, own, self.decoding)
+
+    def _measures(self, generations: list[Generation]) -> AnswerMeasures:
+        texts = [one.answer for one in generations]
+        return answer_measures(self.aligned, self.tokenizer, self.asked, texts, self.decoding)
+
+
+def prompts_to_ask(experiment: Experiment, wanted: Answers) -> list[AskedPrompt]:
+    """The prompts of every source, harmful ones first. Raises UserError: one cannot be read."""
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    root = Path(experiment.data_root)
+    return [
+        prompt
+        for kind in kinds
+        for source in getattr(wanted, kind)
+        for prompt in prompts_of(source, kind, experiment.split_seed, root)
+    ]
+
+
+def judges_of(wanted: Answers) -> list[Judge]:
+    """The judges by their names. Raises UserError: there is no such judge, or one comes twice."""
+    judges = [judge_named(name) for name in wanted.judges]
+    if len({judge.name for judge in judges}) < len(judges):
+        raise UserError("answers: judges names one judge twice. Name each once.")
+    return judges
