@@ -21,6 +21,7 @@ from tests.theory.random_worlds import (
     some,
     worlds,
 )
+from trimtab.data.synthetic import make_world
 from trimtab.theory import (
     Distribution,
     capability_limit,
@@ -355,3 +356,15 @@ def test_bad_numbers_are_refused() -> None:
         exact_penalty_for_budget(*world, -1.0)
     with pytest.raises(ValueError, match="shapes"):
         exact_frontier(world[0], world[1], random_world(0, 3, 2)[0], [1.0])
+
+
+def test_a_frontier_is_gone_through_as_its_optima() -> None:
+    world = make_world({"near": 0.1}, {"shared": 1.0})
+    frontier = exact_frontier(
+        world.task["shared"], world.safety["near"], world.original, [0.1, 1.0, 10.0]
+    )
+    assert len(frontier) == 3
+    assert [optimum.penalty for optimum in frontier] == [0.1, 1.0, 10.0]
+    assert frontier[-1].capability_gap == frontier.capability_gap[-1]
+    with pytest.raises(IndexError):
+        frontier[3]

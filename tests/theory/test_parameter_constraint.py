@@ -314,3 +314,17 @@ def test_impossible_models_are_refused() -> None:
         model.ball_solution(task, start, math.inf)
     with pytest.raises(ValueError, match="one row per context"):
         model.loss(random_world(0, 9, start.shape[1])[0], start)
+
+
+def test_a_loss_that_is_linear_to_rounding_has_its_ball_solution() -> None:
+    """Steep features and a tiny ball: the safe penalty's solution lies at the radius itself."""
+    data = Distribution([1.0], [[0.0, 1.0]])
+    model = SoftmaxModel(np.array([[17.0]]))
+    start = np.array([[2.0, -2.0]])
+    for radius in np.geomspace(1e-6, 0.2, 25):
+        solution = model.ball_solution(data, start, radius)
+        assert np.linalg.norm(solution - start) == pytest.approx(radius)
+        downhill = start - radius * model.gradient(data, start) / np.linalg.norm(
+            model.gradient(data, start)
+        )
+        assert model.loss(data, solution) <= model.loss(data, downhill) + 1e-9

@@ -9,6 +9,7 @@ from trimtab.theory.area import hypervolume, price_of_the_proxy
 from trimtab.theory.bounds import Bound, Term
 from trimtab.theory.frontier import (
     Frontier,
+    Optimum,
     capability_limit,
     exact_frontier,
     exact_penalty_for_budget,
@@ -36,6 +37,7 @@ __all__ = [
     "Bound",
     "Distribution",
     "Frontier",
+    "Optimum",
     "SoftmaxModel",
     "Term",
     "capability_bound",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,12 +23,38 @@ class Frontier:
         alignment_gap: G_s(P_λ), on the original safety data.
         proxy_gap: G_ŝ(P_λ), on the proxy. Never rises with λ.
         capability_gap: G_f(P_λ), on the task. Never falls with λ.
+
+    It is indexed and gone through as the optima of its penalties, in their order.
     """
 
     penalties: Array
     alignment_gap: Array
     proxy_gap: Array
     capability_gap: Array
+
+    def __len__(self) -> int:
+        return len(self.penalties)
+
+    def __getitem__(self, place: int) -> Optimum:
+        """The optimum at one λ. Raises IndexError: there is no such place."""
+        return Optimum(
+            float(self.penalties[place]),
+            float(self.alignment_gap[place]),
+            float(self.proxy_gap[place]),
+            float(self.capability_gap[place]),
+        )
+
+    def __iter__(self) -> Iterator[Optimum]:
+        return (self[place] for place in range(len(self)))
+
+
+class Optimum(NamedTuple):
+    """P_λ at one λ: its gaps in nats per response, as in `Frontier`."""
+
+    penalty: float
+    alignment_gap: float
+    proxy_gap: float
+    capability_gap: float
 
 
 def penalized_optimum(task: Distribution, proxy: Distribution, penalty: float) -> Array:

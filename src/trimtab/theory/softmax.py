@@ -139,7 +139,11 @@ class SoftmaxModel:
             if low < np.log(FREE):
                 return near
             low -= 2.0
-        share = float(np.exp(brentq(beyond, low, low + 2.0, xtol=1e-14, rtol=1e-15)))
+        high = low + 2.0
+        # Where the loss is linear to rounding the safe penalty's solution lies at the radius itself.
+        if beyond(high) < 0:
+            high = brentq(beyond, low, high, xtol=1e-14, rtol=1e-15)
+        share = float(np.exp(high))
         solution = self._newton(task, origin, near, safe * share)
         step = solution - origin
         return origin + step * min(1.0, radius / float(np.linalg.norm(step)))
