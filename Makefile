@@ -68,6 +68,7 @@ docs: $(VENV)/installed  ## regenerate the numbers and the picture of the docume
 	$(BIN)/python docs/comparison/write.py
 	$(BIN)/python docs/reproduction/write.py
 	$(BIN)/python docs/theory/worked_world.py
+	$(BIN)/python docs/theory/tightness.py
 	$(BIN)/trimtab demo --out demo --restart
 	cp demo/figures/figure1.png demo/figures/figure2.png demo/figures/figure3.png docs/demo/
 	cp demo/points.jsonl docs/demo/

@@ -140,7 +140,7 @@ class SoftmaxModel:
                 return near
             low -= 2.0
         high = low + 2.0
-        # Where the loss is linear to rounding the safe penalty's solution lies at the radius itself.
+        # Where the loss is linear to rounding, the safe penalty's solution is at the radius itself.
         if beyond(high) < 0:
             high = brentq(beyond, low, high, xtol=1e-14, rtol=1e-15)
         share = float(np.exp(high))
