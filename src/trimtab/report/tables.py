@@ -23,7 +23,9 @@ from trimtab.stats import Estimate
 
 WHAT_IT_IS = {
     "bound": "a bound, every number in it being known. Nats per token.",
-    "estimate": "theory’s estimate for the exact minimiser, which guarantees nothing. Nats per token.",
+    "estimate": (
+        "theory’s estimate for the exact minimiser, which guarantees nothing. Nats per token."
+    ),
     "exact": "exact. Nats per token.",
 }
 
