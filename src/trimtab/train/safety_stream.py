@@ -33,8 +33,11 @@ class SafetyStream:
     seed: int
 
     def batch(self, number: int) -> Batch:
-        places = self.places(number * self.rows_per_batch, self.rows_per_batch)
-        return self.collate([self.rows[place] for place in places])
+        return self.drawn(number * self.rows_per_batch, self.rows_per_batch)
+
+    def drawn(self, first: int, count: int) -> Batch:
+        """The batch of `count` rows from the stream's `first` on."""
+        return self.collate([self.rows[place] for place in self.places(first, count)])
 
     def places(self, first: int, count: int) -> list[int]:
         """Which rows the stream gives, from its `first` on."""
@@ -58,6 +61,20 @@ def safety_rows_per_batch(task_rows: int, share: float) -> int:
     (8, 2)
     """
     return max(1, round(task_rows * share / (1 - share)))
+
+
+def row_split(rows: int, share: float) -> tuple[int, int]:
+    """How many of a batch's rows are task rows, and how many safety rows, of which `share` are.
+
+    Of each role there are eight at least, or a quarter of a small batch, so that its part of the
+    loss is a mean over several rows at every share.
+
+    >>> row_split(64, 0.5), row_split(64, 0.99), row_split(8, 0.01), row_split(2, 0.01)
+    ((32, 32), (8, 56), (6, 2), (1, 1))
+    """
+    least = max(1, min(8, rows // 4))
+    safety = min(max(round(share * rows), least), rows - least)
+    return rows - safety, safety
 
 
 def join(task: Batch, safety: Batch, pad_token_id: int) -> Batch:

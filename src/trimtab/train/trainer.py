@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
+from numpy.typing import NDArray
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -43,7 +44,15 @@ from trimtab.train.requirements import (
     require_whole_model,
 )
 from trimtab.train.role_rows import RowForm, prepared_rows
-from trimtab.train.safety_stream import ROLE, Batch, SafetyStream, join, safety_rows_per_batch, take
+from trimtab.train.safety_stream import (
+    ROLE,
+    Batch,
+    SafetyStream,
+    join,
+    row_split,
+    safety_rows_per_batch,
+    take,
+)
 from trimtab.train.scoring import label_log_probs
 
 STATE_FILE = "objective.pt"
@@ -137,6 +146,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             atexit.register(_leave_process_group)
         self.length_bucketing: bool = self._own("length_bucketing")
         self._router_loss: Tensor | float = 0.0
+        self._splits: list[tuple[int, int]] = []
         self.safety_stream: SafetyStream | None = None
         self.displacement: Displacement | None = None
         self.reference: AlignedReference | None = None
@@ -218,6 +228,10 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         if roles == "task":
             return batches, torch.stack([torch.as_tensor(task_tokens, device=device), none])
         assert self.safety_stream is not None
+        share = objective.safety_share_at(self.state.global_step, self.args.seed)
+        if share is not None:
+            assert roles == "both"
+            return self._divided(len(batches), device)
         own = numbers[self.accelerator.process_index :: processes]
         stream = self.safety_stream
         if roles == "safety":
@@ -231,6 +245,50 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         pad_token_id = self._tokenizer.pad_token_id
         joined = [join(*pair, pad_token_id) for pair in zip(batches, safety, strict=True)]
         return joined, torch.stack([torch.as_tensor(task_tokens, device=device), safety_tokens])
+
+    def _divided(self, count: int, device: torch.device) -> tuple[list[Batch], Tensor]:
+        """Batches of the step whose rows the objective divides between the roles as it goes.
+
+        Both streams count the rows that the steps before have drawn, which seed and step alone
+        decide, so that a resumed run and more processes meet the same rows.
+        """
+        assert self.safety_stream is not None
+        whole = self.args.per_device_train_batch_size + self.safety_stream.rows_per_batch
+        each = count * self.accelerator.num_processes
+        drawn = each * self._rows_before(whole)
+        split = self._split_at(self.state.global_step, whole)
+        place, processes = self.accelerator.process_index, self.accelerator.num_processes
+        sides: list[list[Batch]] = []
+        for rows, first, own in zip(
+            (self.train_dataset, self.safety_stream.rows), drawn, split, strict=True
+        ):
+            stream = replace(self.safety_stream, rows=rows, rows_per_batch=int(own))
+            sides.append(
+                [
+                    stream.drawn(int(first + number * own), int(own))
+                    for number in range(place, each, processes)
+                ]
+            )
+        tokens = [
+            torch.as_tensor(self._get_num_items_in_batch(side, device), device=device)
+            for side in sides
+        ]
+        pad_token_id = self._tokenizer.pad_token_id
+        pairs = zip(*sides, strict=True)
+        return [join(task, safety, pad_token_id) for task, safety in pairs], torch.stack(tokens)
+
+    def _split_at(self, step: int, rows: int) -> tuple[int, int]:
+        assert self.objective is not None
+        share = self.objective.safety_share_at(step, self.args.seed)
+        assert share is not None
+        return row_split(rows, share)
+
+    def _rows_before(self, rows: int) -> NDArray[np.int64]:
+        """Task and safety rows of a batch of every step before this one, summed, shape (2,)."""
+        for step in range(len(self._splits), self.state.global_step):
+            self._splits.append(self._split_at(step, rows))
+        before = self._splits[: self.state.global_step]
+        return np.array(before, dtype=np.int64).reshape(-1, 2).sum(axis=0)
 
     def compute_loss(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from trimtab.errors import UserError
 from trimtab.measure.distance import distance
 from trimtab.train.objectives.alignment_loss import Target
 from trimtab.train.objectives.endpoints import load_endpoints, new_endpoints
+from trimtab.train.safety_stream import row_split
 
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 
@@ -59,6 +61,41 @@ def test_settings_differ_by_seed() -> None:
     assert sum(abs(a - b) for a, b in zip(first, second, strict=True)) > 1
 
 
+def test_rows_are_divided_by_what_they_weigh() -> None:
+    dial = DialObjective()
+    for step in range(50):
+        alpha = Dial().setting_of_step(0, step)
+        of_task, of_safety = row_split(64, dial.safety_share_at(step, seed=0))
+        assert of_task + of_safety == 64
+        assert min(of_task, of_safety) >= 8
+        if abs(alpha - 0.5) < 0.05:  # λ is near 1
+            assert abs(of_task - of_safety) < 30
+    assert row_split(64, dial.safety_share_at(0, 0)) != row_split(64, dial.safety_share_at(1, 0))
+
+
+def test_every_task_row_comes_before_one_comes_again(tmp_path: Path) -> None:
+    """The rows that a step draws follow those of the steps before, however it divides them."""
+    seen: list[tuple[int, ...]] = []
+    trainer = dial_of(tiny.config(tmp_path, max_steps=1), tmp_path)
+    collate = trainer.data_collator
+
+    def remembered(rows: list[dict[str, Any]]) -> Any:
+        seen.extend(tuple(row["input_ids"]) for row in rows)
+        return collate(rows)
+
+    assert trainer.safety_stream is not None
+    trainer.safety_stream = replace(trainer.safety_stream, collate=remembered)
+    drawn = 0
+    for step in range(6):
+        trainer.state.global_step = step
+        batches, tokens = trainer._divided(1, torch.device("cpu"))
+        drawn += int((~batches[0]["is_safety"]).sum())
+        assert tokens.min() > 0
+    places = replace(trainer.safety_stream, rows=trainer.train_dataset).places(0, drawn)
+    expected = [tuple(trainer.train_dataset[place]["input_ids"]) for place in places]
+    assert [row for row in seen if row in set(expected)][: len(expected)] == expected
+
+
 @full_and_lora
 def test_every_setting_of_a_new_dial_is_the_aligned_model(lora: bool, tmp_path: Path) -> None:
     model, _ = tiny.tiny_llama(tmp_path / "model")
@@ -77,10 +114,12 @@ def test_gradient_moves_the_task_end_by_alpha_and_the_safe_end_by_the_rest(tmp_p
     alpha = dial_in(trainer).alpha
     penalty = Dial().penalty_at(alpha)
     assert 0.05 < alpha < 0.95
-    order = next(iter(trainer.get_train_dataloader().batch_sampler))
-    assert trainer.safety_stream is not None
-    safety = trainer.safety_stream.batch(0)
-    task = [tiny.rows(64, seed=2)[index] for index in order]
+    stream = trainer.safety_stream
+    assert stream is not None
+    rows = arguments.per_device_train_batch_size + stream.rows_per_batch
+    of_task, of_safety = row_split(rows, penalty / (1 + penalty))
+    safety = stream.drawn(0, of_safety)
+    task = replace(stream, rows=trainer.train_dataset).drawn(0, of_task)
 
     def mean_over_tokens(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> torch.Tensor:
         losses = [
@@ -89,10 +128,7 @@ def test_gradient_moves_the_task_end_by_alpha_and_the_safe_end_by_the_rest(tmp_p
         ]
         return torch.cat(losses)[torch.cat([label[1:] != -100 for label in labels])].mean()
 
-    task_loss = mean_over_tokens(
-        [torch.tensor(row["input_ids"]) for row in task],
-        [torch.tensor(row["labels"]) for row in task],
-    )
+    task_loss = mean_over_tokens(list(task["input_ids"]), list(task["labels"]))
     safety_loss = mean_over_tokens(list(safety["input_ids"]), list(safety["labels"]))
     ((task_loss + penalty * safety_loss) / (1 + penalty)).backward()
     endpoints = tiny.weights(trainer)

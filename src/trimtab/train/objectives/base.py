@@ -192,6 +192,13 @@ class Objective:
         """Whose rows the batches of optimizer step number `step` hold."""
         return "both" if self.needs_safety else "task"
 
+    def safety_share_at(self, step: int, seed: int) -> float | None:
+        """The share of safety rows in a batch of optimizer step number `step`, of as many rows.
+
+        None leaves a batch the rows that the settings give it.
+        """
+        return None
+
     def begin_step(self, context: TrainingContext, safety_batches: range) -> None:
         """A step begins, with safety batches of these numbers, all processes together."""
 

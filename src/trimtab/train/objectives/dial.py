@@ -28,6 +28,10 @@ class DialObjective(Objective):
     setting is `Dial.setting_of_step`, a function of the seed and the number of the step alone: all
     batches and processes of a step share it, and a resumed run meets the same ones.
 
+    A batch has as many rows as without, divided by what they weigh: of N rows λ/(1 + λ) are safety
+    rows, and a few of each role at least (`row_split`). Half and half, as a run at one λ may have
+    it, would spend at α = 1 half of the rows on 1 % of the loss.
+
     With a `peft_config` each displacement is a LoRA adapter of its rank, otherwise a copy of all
     weights: training then keeps three copies of the model and the optimizer's state of two.
     `ends` holds the result.
@@ -80,6 +84,10 @@ class DialObjective(Objective):
                 "give a LoRA configuration."
             )
         self.endpoints.to(context.args.device)
+
+    def safety_share_at(self, step: int, seed: int) -> float:
+        penalty = self.dial.penalty_at(self.dial.setting_of_step(seed, step))
+        return penalty / (1 + penalty)
 
     def begin_step(self, context: TrainingContext, safety_batches: range) -> None:
         self.alpha = self.dial.setting_of_step(context.args.seed, context.step)
