@@ -91,10 +91,10 @@ def context_overlap(
         Both shares with 95 % intervals. They cover the long-run mean of this estimate over new
         draws of as many prompts of *both* sets, with classifiers that learn from the new draws:
         their variance is mean((share₁ − share₂)²)/4 over sixteen halvings of the data, of what
-        either half says when it is split, taught and scored by itself. Whatever a better classifier
-        would tell apart they do not cover: a weak one, or one with few prompts to learn from, sees
-        too much overlap. How often they hold by simulation:
-        benchmarks/results/overlap_coverage.txt.
+        either half says when it is split, taught and scored by itself. A half has fewer prompts
+        to learn from, so the intervals are rather too wide than too narrow. Whatever a better
+        classifier would tell apart they do not cover: a weak one, or one with few prompts to learn
+        from, sees too much overlap. Coverage by simulation: benchmarks/overlap_coverage.py.
 
     Raises:
         UserError: too few different prompts to learn from.
