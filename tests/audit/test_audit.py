@@ -25,6 +25,7 @@ from trimtab.data.sources import read_rows
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, SENSITIVE_TOPICS
 from trimtab.measure.generation import sampled_answers
 from trimtab.measure.influence import Influence
+from trimtab.measure.overlap import MISSED_SHARE
 from trimtab.models import load_model
 from trimtab.report import write_report
 from trimtab.report.audit_page import write_audit_page
@@ -75,7 +76,8 @@ def test_proxies_and_tasks_come_in_the_order_of_the_truth(
         assert one["total_variation"]["low"] <= exact
     for one in made["overlap"]:
         exact = context_overlap(there.world.task[one["task"]], there.world.safety[one["proxy"]])
-        assert one["task_on_safety"]["value"] == pytest.approx(exact, abs=0.05)
+        told = one["task_on_safety"]  # but for what the threshold misses, it holds the truth
+        assert told["low"] <= exact <= told["high"] + MISSED_SHARE * exact
 
 
 def test_training_orders_the_proxies_as_forecast(

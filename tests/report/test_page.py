@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from trimtab.errors import UserError
 from trimtab.report import Report, write_report
 from trimtab.results.store import Failure, write_failures
 
+AUDIT = Path(__file__).parent.parent.parent / "docs" / "audit" / "example.json"
 HOSTILE = '</script><script>alert("x")</script>'
 
 OWN_SCRIPTS = 3
@@ -162,6 +164,47 @@ def test_a_world_shows_how_near_the_limit_is(tmp_path: Path) -> None:
     assert ">Optimality gap</h2>" in text
     assert "Every measured model keeps to both limits" in text
     assert "A mistake somewhere" not in text
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "stated", "verdict", "says"),
+    [
+        ((0.0, 0.1), (0.4, 0.6), {}, "holds", "total variation"),
+        ((0.4, 0.6), (0.0, 0.1), {}, "does not hold", "total variation"),
+        ((0.0, 0.3), (0.2, 0.6), {}, "undecided", "not known"),
+        ((0.4, 0.6), (0.0, 0.1), {"near": 1.0, "far": 2.0}, "holds", "distance stated"),
+        # Two sources have no common unit: what is stated of one proxy alone orders nothing.
+        ((0.0, 0.1), (0.4, 0.6), {"near": 1.0}, "undecided", "not known"),
+    ],
+)
+def test_the_audit_says_which_proxy_is_nearer(
+    near: tuple[float, float],
+    far: tuple[float, float],
+    stated: dict[str, float],
+    verdict: str,
+    says: str,
+    tmp_path: Path,
+) -> None:
+    points = [
+        replace(one, spec=replace(one.spec, seed=seed))
+        for one in (*case_1("near"), *case_1("far", floor=0.2))
+        for seed in (0, 1)
+    ]
+    write_points(tmp_path, points)
+    audit = json.loads(AUDIT.read_text(encoding="utf-8"))
+    for one in audit["similarity"]:
+        low, high = {"near": near, "far": far}[one["proxy"]]
+        one["total_variation"]["value"] = 1.0  # by hidden states, which proxies are not ordered by
+        one["by_words"] = {
+            **one["total_variation"],
+            **{"value": (low + high) / 2, "low": low, "high": high},
+        }
+    (tmp_path / "audit.json").write_text(json.dumps(audit))
+    safety = {name: {"path": name, "distance": stated.get(name)} for name in ("near", "far")}
+    (tmp_path / "experiment.yaml").write_text(json.dumps({"safety": safety}))
+    (nearer,) = [one for one in write_report(tmp_path).findings if "nearer" in one.statement]
+    assert nearer.verdict == verdict
+    assert says in nearer.evidence
 
 
 def test_a_point_below_the_limit_is_told_loudly(tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ class DataSource:
     """The least loss any model can reach on this data, in nats per token, where it is known."""
     distance: From0 | None = None
     """Of safety data: how far from the original data they are held to be, in any unit. Which proxy
-    is the nearer goes by this, and is left open where neither it nor a known world says so."""
+    is the nearer goes by a known world, else by this, else by the audit in the same folder; it is
+    left open where none of them says."""
     context_overlap: From0To1 | None = None
     """The share of prompts that are also safety prompts, where it is known."""
 

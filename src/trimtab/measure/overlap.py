@@ -27,10 +27,11 @@ MISSED_SHARE = 0.05
 TASK_PROMPTS, SAFETY_PROMPTS = "share of task prompts", "share of safety prompts"
 
 _SPLITS = 8
-"""Cross-fits whose scores are averaged, so that the luck of one split does not show."""
+"""Cross-fits whose shares are averaged, so that the luck of one split does not show."""
+_HALVINGS = 16
+"""Halvings of the data that the interval rests on."""
 _MOST_TRAINED = 2000
 """Prompts of either set that a classifier learns from; every prompt is scored."""
-_REDRAWS = 2000
 _ROUNDING = 1e-9
 
 
@@ -56,7 +57,7 @@ class Overlap:
     safety_posterior: Array
     """c(x) of every safety prompt: shape (m,)."""
     among: NDArray[np.bool_]
-    """Which task prompts fall among the safety prompts, shape (n,)."""
+    """Which task prompts fall among the safety prompts in most cross-fits, shape (n,)."""
     pairs: tuple[Neighbours, ...]
     """Of the task prompts among them those nearest to a safety prompt, nearest first, and no
     safety prompt twice."""
@@ -72,47 +73,47 @@ def context_overlap(
     """o = P_f(s(x) ≥ q₀.₀₅ of s under D_ŝ), and ρ the other way round, s a classifier's score.
 
     A classifier learns to tell safety from task prompts and scores prompts that it has not seen:
-    both sets are halved, each half is scored by what the other taught, eight times over, and the
-    scores averaged. Prompts of equal text stay in one half, except where prompts come again and
-    again in a set, as draws from few contexts do. A task prompt is among the safety prompts when
-    it scores as high as all but 5 % of them: so a data set overlaps itself at about 0.95, one of
-    another topic at 0, and the threshold needs no choosing. Classes are balanced, whatever the
-    sizes of the sets.
+    both sets are halved, and each half is scored by what the other taught. Prompts of equal text
+    stay in one half, except where prompts come again and again in a set, as draws from few contexts
+    do. A task prompt is among the safety prompts when it scores as high as all but 5 % of them: so
+    a data set overlaps itself at about 0.95, one of another topic at 0, and the threshold needs no
+    choosing. The share is the mean over eight such splits, each with a threshold of its own.
+    Classes are balanced, whatever the sizes of the sets.
 
     Args:
         task, safety: texts, n and m of them.
         states: hidden states of the two, shapes (n, h) and (m, h), to be told apart in place of
             TF-IDF of words and word pairs.
         pairs: how many nearest pairs to keep for a person to judge, by cosine.
-        seed: of the splits and of the redraws.
+        seed: of the splits.
 
     Returns:
         Both shares with 95 % intervals. They cover the long-run mean of this estimate over new
-        draws of as many prompts of *both* sets: scored prompts are redrawn on either side, and so
-        is the threshold. Whatever a better classifier would tell apart they do not cover: a weak
-        one, or one with few prompts to learn from, sees too much overlap. By simulation they
-        cover 86 % to 100 %, the least where both sets are alike:
-        benchmarks/results/overlap_coverage.txt.
+        draws of as many prompts of *both* sets, with classifiers that learn from the new draws:
+        their variance is mean((share₁ − share₂)²)/4 over sixteen halvings of the data, of what
+        either half says when it is split, taught and scored by itself. A half has fewer prompts
+        to learn from, so the intervals are rather too wide than too narrow. Whatever a better
+        classifier would tell apart they do not cover: a weak one, or one with few prompts to learn
+        from, sees too much overlap. Coverage by simulation: benchmarks/overlap_coverage.py.
 
     Raises:
         UserError: too few different prompts to learn from.
 
     In Theorems 1 and 2 of Chen et al. 2025 (arXiv 2503.20807) they stand for the context overlaps
-    D_f(X_ŝ) and D_ŝ(X_f).
+    D_f(X_ŝ) and D_ŝ(X_f). The half-samples: McCarthy, "Pseudo-replication: Half Samples", 1969.
     """
     vectors = _of_words(task, safety) if states is None else np.concatenate(states)
     kinds = np.repeat([0, 1], [len(task), len(safety)])
     groups = split_groups([*task, *safety], kinds)
     generator = np.random.default_rng(seed)
-    scores = np.mean(
-        [_cross_fitted(vectors, kinds, groups, generator) for _ in range(_SPLITS)], axis=0
-    )
-    posterior = _calibrated(scores, kinds)
-    ours, theirs = scores[kinds == 0], scores[kinds == 1]
-    among = ours >= _threshold(theirs)
+    scores = [_cross_fitted(vectors, kinds, groups, generator) for _ in range(_SPLITS)]
+    forth, back = np.mean([_shares(one, kinds) for one in scores], axis=0)
+    variances = _variances(vectors, kinds, groups, generator)
+    posterior = _calibrated(np.mean(scores, axis=0), kinds)
+    among = np.mean([_among(one, kinds) for one in scores], axis=0) >= 0.5
     return Overlap(
-        _share_among(ours, theirs, TASK_PROMPTS, generator),
-        _share_among(-theirs, -ours, SAFETY_PROMPTS, generator),
+        share_with_variance(float(forth), float(variances[0]), len(task), TASK_PROMPTS),
+        share_with_variance(float(back), float(variances[1]), len(safety), SAFETY_PROMPTS),
         posterior[kinds == 0],
         posterior[kinds == 1],
         among,
@@ -220,9 +221,37 @@ def _cross_fitted(
     scores = np.empty(len(kinds))
     for tested in (second, ~second):
         training = _training(kinds, ~tested, generator)
-        fitted = clone(classifier).fit(vectors[training], kinds[training])
-        scores[tested] = fitted.decision_function(vectors[tested])
+        taught, asked = vectors[training], vectors[tested]
+        if not isinstance(taught, np.ndarray):
+            # A word that no training prompt has weighs nothing, and most word pairs are such.
+            known = taught.getnnz(axis=0) > 0
+            taught, asked = taught[:, known], asked[:, known]
+        fitted = clone(classifier).fit(taught, kinds[training])
+        scores[tested] = fitted.decision_function(asked)
     return scores
+
+
+def _variances(
+    vectors: Vectors,
+    kinds: NDArray[np.intp],
+    groups: NDArray[np.intp],
+    generator: np.random.Generator,
+) -> Array:
+    """Of the two shares, shape (2,), over new draws of both sets, scored and learnt from.
+
+    The difference of what two halves say by themselves has twice a half's variance, four times
+    that of the whole. A half is cross-fitted once, which counts the luck of a split as well: that
+    makes up for the few degrees of freedom of so many halvings.
+    """
+
+    def of_half(half: NDArray[np.bool_]) -> Array:
+        numbers = np.unique(groups[half], return_inverse=True)[1]
+        return _shares(_cross_fitted(vectors[half], kinds[half], numbers, generator), kinds[half])
+
+    halves = [_second_half(kinds, groups, generator) for _ in range(_HALVINGS)]
+    apart = np.array([of_half(half) - of_half(~half) for half in halves])
+    variances: Array = np.square(apart).mean(axis=0) / 4
+    return variances
 
 
 def _second_half(
@@ -270,27 +299,21 @@ def _calibrated(scores: Array, kinds: NDArray[np.intp]) -> Array:
     return posterior
 
 
-def _rank(known: int) -> int:
-    return int(MISSED_SHARE * known) + 1
-
-
 def _threshold(known: Array) -> float:
     """The score that all but 5 % of the known prompts reach."""
-    rank = _rank(len(known)) - 1
+    rank = int(MISSED_SHARE * len(known))
     return float(np.partition(known, rank)[rank]) - _ROUNDING
 
 
-def _share_among(asked: Array, known: Array, unit: str, generator: np.random.Generator) -> Estimate:
-    """The share of `asked` at or above the threshold, both sets redrawn for its interval."""
-    n, m, rank = len(asked), len(known), _rank(len(known))
-    value = float((asked >= _threshold(known)).mean())
-    # The k-th smallest of m draws with replacement is the known score at the k-th smallest of m
-    # uniform numbers, which has the law Beta(k, m + 1 − k): nothing needs to be redrawn one by one.
-    places = (m * generator.beta(rank, m + 1 - rank, _REDRAWS)).astype(np.intp)
-    thresholds = np.sort(known)[places] - _ROUNDING
-    shares = 1 - np.searchsorted(np.sort(asked), thresholds) / n
-    redrawn = generator.binomial(n, shares) / n
-    return share_with_variance(value, float(redrawn.var()), n, unit)
+def _among(scores: Array, kinds: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which task prompts score as high as all but 5 % of the safety prompts."""
+    found: NDArray[np.bool_] = scores[kinds == 0] >= _threshold(scores[kinds == 1])
+    return found
+
+
+def _shares(scores: Array, kinds: NDArray[np.intp]) -> Array:
+    """The share of task prompts among the safety prompts, and the other way round."""
+    return np.array([_among(scores, kinds).mean(), _among(-scores, 1 - kinds).mean()])
 
 
 def _nearest_pairs(

@@ -20,6 +20,7 @@ from trimtab.report.chart import Axis, Curve, Line, Mark, Panel
 from trimtab.report.palette import ink
 from trimtab.report.tables import Table
 from trimtab.results.files import write_atomically
+from trimtab.stats import Estimate
 
 PAGE_FILE = "audit.html"
 
@@ -30,6 +31,8 @@ class AuditSection:
 
     model: str
     reference: str
+    distances: Mapping[str, Estimate]
+    """How far each proxy lies from what proxies are compared with: the total variation of words."""
     reasoning: tuple[str, ...]
     tables: Mapping[str, Table]
     quantities: Table
@@ -49,6 +52,7 @@ def read_audit(folder: Path) -> AuditSection | None:
     return AuditSection(
         result.model,
         result.reference,
+        {one.proxy: one.nearness for one in result.similarity},
         result.forecast.reasoning,
         audit_tables.tables(result),
         audit_tables.quantities_table(result),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -61,7 +61,8 @@ def write_report(folder: Path) -> Report:
     limits = Limits(results.world) if results.world is not None else None
     near = optimality_gap(results.points, results.world) if results.world is not None else ()
     kept = no_model_passes_the_limit(near)
-    told = findings(results.points, results.rows, _distances(results))
+    audit = read_audit(folder)
+    told = findings(results.points, results.rows, _distances(results, audit))
     found = (*told, *([kept] if kept else []))
     methods = method_results(results.points)
     of_methods = methods_figure(results.points, methods, limits)
@@ -80,7 +81,7 @@ def write_report(folder: Path) -> Report:
         else:
             renderer.remove(figure, folder / FIGURES_FOLDER)
     page = folder / PAGE_FILE
-    write_atomically(page, _page(results, drawn, found, near, methods, read_audit(folder)))
+    write_atomically(page, _page(results, drawn, found, near, methods, audit))
     return Report(page, tuple(paths), found)
 
 
@@ -90,8 +91,12 @@ def _judge(results: Results) -> str:
     return str((asked.get("judges") or ["phrases"])[0])
 
 
-def _distances(results: Results) -> dict[str, Estimate]:
-    """How far each proxy lies from the original data, where the world or the experiment says so."""
+def _distances(results: Results, audit: AuditSection | None) -> Mapping[str, Estimate]:
+    """How far each proxy lies from the original data, by the first that says so.
+
+    A known world; distances stated in the experiment's safety data; the audit in the folder.
+    Distances of two sources have no common unit and are never mixed.
+    """
     if results.world is not None:
         return distances_in(results.world)
     stated = {
@@ -99,7 +104,9 @@ def _distances(results: Results) -> dict[str, Estimate]:
         for name, source in results.settings.get("safety", {}).items()
         if isinstance(source, dict) and source.get("distance") is not None
     }
-    return {name: Estimate.exact(far, "distance stated") for name, far in stated.items()}
+    if stated or audit is None:
+        return {name: Estimate.exact(far, "distance stated") for name, far in stated.items()}
+    return audit.distances
 
 
 def _page(
