@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml
 
@@ -17,6 +17,10 @@ from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.samples import Sample, read_samples
 from trimtab.results.store import Failure, read_failures, read_landscape, read_points
+from trimtab.stats import Estimate
+
+if TYPE_CHECKING:
+    import pandas
 
 SETTINGS_FILE = "experiment.yaml"
 DATA_FILE = "data.json"
@@ -48,6 +52,26 @@ class Results:
     rows: RowLosses
     """What each held-out row cost each model, where the experiment kept it."""
 
+    def records(self) -> list[dict[str, Any]]:
+        """A flat record of each measured model, all with the same names in the same order.
+
+        First how it was made: method, hyperparameter, value, proxy, task, seed. Then the fields of
+        `Point` by their names: an estimate `x` is `x` and the ends of its 95 % interval `x_low` and
+        `x_high`, its unit `x_unit` and its kind `x_kind` (exact, bound or estimate). What was not
+        measured is None.
+        """
+        return [_flat(point) for point in self.points]
+
+    def frame(self) -> pandas.DataFrame:
+        """The records as a data frame: one row for each measured model, in the order made.
+
+        Losses and gaps are in nats per token as `x_unit` says, `distance` is ‖θ − θ_s‖,
+        `train_tokens` are tokens and `wall_seconds` seconds.
+        """
+        import pandas
+
+        return pandas.DataFrame(self.records())
+
 
 def read_results(folder: Path) -> Results:
     """The results in a folder; only the points must be there.
@@ -68,6 +92,26 @@ def read_results(folder: Path) -> Results:
         read_samples(folder),
         RowLosses(folder),
     )
+
+
+_ESTIMATES = frozenset(
+    name for name, hint in get_type_hints(Point).items() if hint in (Estimate, Estimate | None)
+)
+
+
+def _flat(point: Point) -> dict[str, Any]:
+    record = point.spec.to_json() | {"value": point.spec.value}
+    for field in fields(Point):
+        if field.name == "spec":
+            continue
+        value = getattr(point, field.name)
+        if field.name not in _ESTIMATES:
+            record[field.name] = value
+            continue
+        parts = ("low", "high", "unit", "kind")
+        record[field.name] = None if value is None else value.value
+        record |= {f"{field.name}_{part}": getattr(value, part, None) for part in parts}
+    return record
 
 
 def _read_settings(path: Path) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from trimtab.cli.compare import compare
 from trimtab.cli.demo import demo
 from trimtab.cli.dial import dial
 from trimtab.cli.evaluate import evaluate
+from trimtab.cli.export import export
 from trimtab.cli.proxy import proxy
 from trimtab.cli.repair import repair
 from trimtab.cli.report import report
@@ -59,6 +60,7 @@ COMMANDS = (
     suggest,
     repair,
     evaluate,
+    export,
 )
 for function in COMMANDS:
     app.command()(command(function))
