@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -36,6 +36,8 @@ class DataSummary:
     train_rows: int
     held_out_rows: int
     warnings: Sequence[str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of every local file that was read, by its path as given."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def read_results(folder: Path) -> Results:
     return Results(
         tuple(points),
         tuple(read_failures(folder)),
-        _read_settings(folder / SETTINGS_FILE),
-        _read_data(folder / DATA_FILE),
+        read_settings(folder),
+        read_data(folder),
         load_world(folder),
         read_landscape(folder),
         read_samples(folder),
@@ -101,20 +103,24 @@ _ESTIMATES = frozenset(
 
 def _flat(point: Point) -> dict[str, Any]:
     record = point.spec.to_json() | {"value": point.spec.value}
-    for field in fields(Point):
-        if field.name == "spec":
-            continue
-        value = getattr(point, field.name)
-        if field.name not in _ESTIMATES:
-            record[field.name] = value
+    for name in (one.name for one in fields(Point) if one.name != "spec"):
+        value = getattr(point, name)
+        if name not in _ESTIMATES:
+            record[name] = value
             continue
         parts = ("low", "high", "unit", "kind")
-        record[field.name] = None if value is None else value.value
-        record |= {f"{field.name}_{part}": getattr(value, part, None) for part in parts}
+        record[name] = None if value is None else value.value
+        record |= {f"{name}_{part}": getattr(value, part, None) for part in parts}
     return record
 
 
-def _read_settings(path: Path) -> Mapping[str, Any]:
+def read_settings(folder: Path) -> Mapping[str, Any]:
+    """The experiment of a folder as plain values; none where it is not recorded.
+
+    Raises:
+        UserError: the record is no mapping in YAML.
+    """
+    path = folder / SETTINGS_FILE
     if not path.exists():
         return {}
     try:
@@ -127,8 +133,10 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
     return settings
 
 
-def _read_data(path: Path) -> tuple[DataSummary, ...]:
+def read_data(folder: Path) -> tuple[DataSummary, ...]:
+    """The data sets of a folder as used; none where that is missing or, with a word, damaged."""
+
     def read(path: Path) -> tuple[DataSummary, ...]:
         return tuple(DataSummary(**record) for record in json.loads(path.read_bytes()))
 
-    return read_if_whole(path, read, "which rows were used is not known") or ()
+    return read_if_whole(folder / DATA_FILE, read, "which rows were used is not known") or ()
