@@ -404,6 +404,7 @@ def _require_whole_adapter(
     name: str, source: str, adapter: PeftConfig, shape: PreTrainedModel
 ) -> None:
     given = copy(adapter)
+    given.base_model_name_or_path = None  # PEFT warns of every base that goes by another name here
     if hasattr(given, "init_lora_weights"):
         given.init_lora_weights = False
     expected = get_peft_model_state_dict(get_peft_model(shape, given))
