@@ -22,6 +22,7 @@ from trimtab.cli.report import report
 from trimtab.cli.suggest import suggest
 from trimtab.cli.sweep import sweep
 from trimtab.cli.train import train
+from trimtab.cli.verify import verify
 
 
 class _Grouped(TyperGroup):
@@ -68,7 +69,7 @@ def _about(
 COMMANDS = {
     "Before training": (audit, proxy),
     "Train": (train, sweep, compare),
-    "What came out": (report, suggest, bounds, evaluate, export),
+    "What came out": (report, suggest, bounds, evaluate, export, verify),
     "Mend": (repair,),
     "See it work": (demo,),
 }
