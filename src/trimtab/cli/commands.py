@@ -16,6 +16,7 @@ from trimtab.cli.demo import demo
 from trimtab.cli.dial import dial
 from trimtab.cli.evaluate import evaluate
 from trimtab.cli.export import export
+from trimtab.cli.init import init
 from trimtab.cli.proxy import proxy
 from trimtab.cli.repair import repair
 from trimtab.cli.report import report
@@ -67,7 +68,7 @@ def _about(
 
 
 COMMANDS = {
-    "Before training": (audit, proxy),
+    "Before training": (init, audit, proxy),
     "Train": (train, sweep, compare),
     "What came out": (report, suggest, bounds, evaluate, export, verify),
     "Mend": (repair,),
