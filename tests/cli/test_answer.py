@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.test_one_line import invoke, train
 from trimtab.analysis.changes import loss_changes
-from trimtab.analysis.labels import before_and_after
+from trimtab.analysis.labels import before_and_after, change_in_words
 from trimtab.analysis.selection import choices
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_points
@@ -56,7 +56,8 @@ def test_sweep_ends_with_the_settings_by_task_loss_and_how_to_choose(
     assert [one.task_change.value for one in found] == sorted(
         one.task_change.value for one in found
     )
-    names = [one.setting.name for one in found]
-    told = lines[-1 - len(names) : -1]
-    assert all(line.startswith(name) for line, name in zip(told, names, strict=True))
+    told = lines[-1 - len(found) : -1]
+    for line, one in zip(told, found, strict=True):
+        assert one.setting.label in line or one.setting.value is None
+        assert change_in_words(one.task_change) in line
     assert [("← knee" in line) for line in told] == [one.is_knee for one in found]

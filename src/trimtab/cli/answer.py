@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trimtab.analysis.changes import LossChange
+    from trimtab.analysis.groups import Setting
     from trimtab.analysis.selection import Choice
     from trimtab.config.experiment import Experiment
     from trimtab.results.result import Point
@@ -75,28 +76,32 @@ def _print_choices(found: Sequence[Choice], out: Path) -> None:
 
     original = any(point.alignment_loss for one in found for point in one.setting.points)
     table = Table(box=None, pad_edge=False)
-    table.add_column("setting")
+    table.add_column("setting", no_wrap=True)
     table.add_column("original safety loss" if original else "safety loss", no_wrap=True)
     table.add_column("task loss", no_wrap=True)
-    table.add_column("model", overflow="fold")
+    table.add_column(plain(f"model in {out / 'models'}"), overflow="fold")
     for one in found[:MOST_CHOICES]:
         table.add_row(
-            plain(one.setting.name) + (" ← knee" if one.is_knee else ""),
+            plain(_name(one.setting)) + (" ← knee" if one.is_knee else ""),
             change_in_words(one.safety_change),
             change_in_words(one.task_change),
             plain(_kept(one.setting.points, out)),
         )
-    console = Console()
     # A pipe has no width of its own; a folder's name must not be broken there.
-    console.print(table, width=None if console.is_terminal else 240)
+    Console(width=None if Console().is_terminal else 240).print(table, highlight=False)
     if len(found) > MOST_CHOICES:
         say(f"and {len(found) - MOST_CHOICES} more in {out / 'report.html'}.")
 
 
+def _name(setting: Setting) -> str:
+    method = setting.method.short or setting.method.title
+    return method if setting.value is None else f"{method}, {setting.label}"
+
+
 def _kept(points: Sequence[Point], out: Path) -> str:
-    """The folders of a setting's models, one for each seed, a dash where none was kept."""
-    folders = dict.fromkeys(out / "models" / point.model for point in points if point.model)
-    kept = [str(folder) for folder in folders if folder.exists()]
+    """The first of a setting's kept models and how many more, a dash where none was kept."""
+    names = dict.fromkeys(point.model for point in points if point.model)
+    kept = [name for name in names if (out / "models" / name).exists()]
     if len(kept) > 1:
         return f"{kept[0]} and {len(kept) - 1} of other seeds"
     return kept[0] if kept else "–"

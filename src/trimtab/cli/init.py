@@ -52,6 +52,6 @@ def init(
     rows = sum(len(one.train) for one in (*roles.task.values(), *roles.safety.values()))
     folder = out.with_suffix("").name + "-results"
     sweep = shlex.join(["trimtab", "sweep", str(out), "--out", folder])
-    say(f"{out} is written: {len(task)} task and {len(safety)} safety sets, {rows:,} rows.")
+    say(f"{out} is written, for {rows:,} rows to train on.")
     say(f"What it costs: {sweep} --dry-run")
     say(f"Then make it:  {sweep}")

@@ -17,7 +17,6 @@ from trimtab.analysis.changes import LossChange, loss_changes
 from trimtab.analysis.labels import (
     budget_in_words,
     change_in_words,
-    interval,
     percent,
 )
 from trimtab.analysis.results import DataSummary, Results, read_results
@@ -238,7 +237,9 @@ def _before_and_after(losses: Iterable[LossChange]) -> str:
 def _loss(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
-    return f"{estimate.value:.4f} {interval(estimate)}".rstrip()
+    if estimate.low == estimate.high:
+        return f"{estimate.value:.4f}"
+    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
 def _what_was_done(constraint: str, made: Sequence[str], origin: Origin) -> str:
