@@ -100,6 +100,7 @@ def world(seed: int) -> Setting:
         safety={"near": demo.safety["near"]},
         grid=(Block("alignment-loss", tuple(PENALTIES)),),
         dial=Dial(),
+        seeds=(seed,),
         keep_models=True,
     )
     return Setting(f"world, seed {seed}", one, tuple(PENALTIES))

@@ -241,7 +241,7 @@ def test_adapters_are_kept_unless_they_are_not_wanted(
     assert (tmp_path / "models").exists() is kept
 
 
-def test_the_last_line_names_the_folder_of_the_model(
+def test_the_last_lines_name_the_folder_of_the_model(
     experiment: Experiment,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -254,9 +254,9 @@ def test_the_last_line_names_the_folder_of_the_model(
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
-    last = capsys.readouterr().out.strip().splitlines()[-1]
-    folder = last.removeprefix("The model is in ").removesuffix(".")
-    load_model(folder)
+    told = capsys.readouterr().out
+    (answer,) = (line for line in told.splitlines() if "; the model is in " in line)
+    load_model(answer.split("; the model is in ")[1].removesuffix("."))
 
 
 @pytest.mark.parametrize("taken", ["a folder", "a file", "the model itself"])

@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trimtab.analysis.results import Results as Results
+    from trimtab.analysis.results import read_results as read_results
     from trimtab.config.experiment import Dial as Dial
     from trimtab.config.experiment import Experiment as Experiment
     from trimtab.errors import UserError as UserError
@@ -33,9 +35,11 @@ _HOME = {
     "Experiment": "trimtab.config.experiment",
     "Point": "trimtab.results.result",
     "Objective": "trimtab.train.objectives.base",
+    "Results": "trimtab.analysis.results",
     "SafetyAwareSFTConfig": "trimtab.train.config",
     "SafetyAwareSFTTrainer": "trimtab.train.trainer",
     "UserError": "trimtab.errors",
+    "read_results": "trimtab.analysis.results",
 }
 
 __all__ = sorted(_HOME)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import shutil
@@ -45,8 +46,13 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from trimtab.config.experiment import SMOLLM2
 from trimtab.config.loading import Loading
+from trimtab.config.model_names import SMOLLM2_ON_HUB
 from trimtab.data.encoding import Limits
 from trimtab.errors import UserError, reason_of
+from trimtab.results.files import write_atomically
+
+_BASE_FILE = "trimtab_base.json"
+"""Beside an adapter's configuration: what trimtab calls the model that it was trained on."""
 
 
 def load_model(
@@ -82,7 +88,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         source = _source(name)
         adapter = _adapter(source)
         if adapter is not None and not _has_tokenizer(source):
-            return load_tokenizer(_base_of(name, adapter))
+            return load_tokenizer(_base_of(name, source, adapter))
         tokenizer = AutoTokenizer.from_pretrained(
             source, trust_remote_code=False, revision=revision or "main"
         )
@@ -349,7 +355,25 @@ def _adapter(source: str) -> PeftConfig | None:
     return PeftConfig.from_pretrained(source)
 
 
-def _base_of(name: str, adapter: PeftConfig) -> str:
+def name_base_portably(folder: Path) -> None:
+    """Let saved adapters name a base that other machines have, where one is known.
+
+    The packaged smollm2 is a folder of this machine's cache. Others are told the Hub's model, which
+    it is a 4-bit copy of; a file beside says what trimtab itself is to load, the very weights that
+    were trained on.
+    """
+    for path in folder.rglob("adapter_config.json"):
+        config = json.loads(path.read_bytes())
+        if config.get("base_model_name_or_path") == str(cache_folder() / SMOLLM2):
+            config["base_model_name_or_path"] = SMOLLM2_ON_HUB
+            write_atomically(path, json.dumps(config, indent=2) + "\n")
+            write_atomically(path.with_name(_BASE_FILE), json.dumps({"model": SMOLLM2}) + "\n")
+
+
+def _base_of(name: str, source: str, adapter: PeftConfig) -> str:
+    ours = Path(source) / _BASE_FILE
+    if ours.exists():
+        return str(json.loads(ours.read_bytes())["model"])
     base = adapter.base_model_name_or_path
     if not base or base == name:
         raise UserError(
@@ -380,6 +404,7 @@ def _require_whole_adapter(
     name: str, source: str, adapter: PeftConfig, shape: PreTrainedModel
 ) -> None:
     given = copy(adapter)
+    given.base_model_name_or_path = None  # PEFT warns of every base that goes by another name here
     if hasattr(given, "init_lora_weights"):
         given.init_lora_weights = False
     expected = get_peft_model_state_dict(get_peft_model(shape, given))
@@ -399,7 +424,7 @@ def _merged(name: str, source: str, adapter: PeftConfig, **settings: Any) -> Pre
             f"model {name!r} is a learned prompt ({adapter.peft_type}), which no weights hold. "
             "Give a model, or an adapter that can be merged, such as LoRA."
         )
-    base = _base_of(name, adapter)
+    base = _base_of(name, source, adapter)
     settings.pop("revision", None)  # the adapter's own
     with _named(base):
         there = _quantised_already(_source(base), None)

@@ -16,6 +16,7 @@ import trimtab
 from tests.cli.test_one_line import assert_one_line, invoke, train
 from trimtab.audit.settings import AuditSettings
 from trimtab.cli.audit import audit as audit_command
+from trimtab.cli.commands import COMMANDS
 from trimtab.cli.settings import help_of, named_values
 from trimtab.cli.train import train as train_command
 from trimtab.config.data_source import DataSource, Lengths
@@ -164,3 +165,13 @@ def test_the_package_runs_and_says_its_version() -> None:
         )
         assert (shown.returncode, shown.stdout) == (0, f"trimtab {trimtab.__version__}\n")
     assert "--show-completion" in help_text()
+
+
+def test_the_help_groups_commands_by_what_a_person_wants() -> None:
+    lines = invoke("--help").output.splitlines()
+    panels = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert panels == ["Options:", *(f"{panel}:" for panel in COMMANDS)]
+    for panel, functions in COMMANDS.items():
+        below = lines[lines.index(f"{panel}:") + 1 :]
+        names = [line.split()[0] for line in below[: below.index("") if "" in below else None]]
+        assert {function.__name__ for function in functions} <= set(names)

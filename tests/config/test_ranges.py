@@ -113,7 +113,9 @@ def test_a_number_out_of_its_range_is_refused_in_one_line(kind: type, name: str,
 
 
 def commands() -> Iterator[tuple[str, Callable[..., Any]]]:
-    yield from ((function.__name__, function) for function in COMMANDS)
+    yield from (
+        (function.__name__, function) for functions in COMMANDS.values() for function in functions
+    )
     yield from ((f"dial {one.name}", one.callback) for one in dial.registered_commands)  # type: ignore[misc]
 
 

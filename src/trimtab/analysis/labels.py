@@ -54,6 +54,31 @@ def estimate_in_words(estimate: Estimate | None) -> str:
     return f"{nats(estimate.value)} {interval(estimate)}".rstrip()
 
 
+def before_and_after(start: Estimate, now: Estimate, change: Estimate | None) -> str:
+    """How a loss went from one model to another, with the interval of the change.
+
+    >>> loss = lambda *ends: Estimate(*ends, "nats per token", "estimate")
+    >>> before_and_after(loss(1.849, 1, 2), loss(1.829, 1, 2), loss(-0.02, -0.033, -0.009))
+    '1.849 → 1.829 (−0.020 [−0.033, −0.009])'
+    """
+    told = f"{start.value:.3f} → {now.value:.3f}"
+    return told if change is None else f"{told} ({change_in_words(change)})"
+
+
+def change_in_words(change: Estimate) -> str:
+    """A change with its sign and its interval, to three decimals, or four where it is small.
+
+    >>> change_in_words(Estimate(0.0042, 0.0013, 0.0071, "nats per token", "estimate"))
+    '+0.0042 [+0.0013, +0.0071]'
+    """
+    digits = 3 if abs(change.value) >= 0.01 else 4
+    value, low, high = (
+        "0" if end == 0 else f"{end:+.{digits}f}".replace("-", "−")
+        for end in (change.value, change.low, change.high)
+    )
+    return value if change.low == change.high else f"{value} [{low}, {high}]"
+
+
 def percent(share: float) -> str:
     """A share as a percentage.
 

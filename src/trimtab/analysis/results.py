@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml
 
@@ -17,6 +17,10 @@ from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.samples import Sample, read_samples
 from trimtab.results.store import Failure, read_failures, read_landscape, read_points
+from trimtab.stats import Estimate
+
+if TYPE_CHECKING:
+    import pandas
 
 SETTINGS_FILE = "experiment.yaml"
 DATA_FILE = "data.json"
@@ -32,6 +36,8 @@ class DataSummary:
     train_rows: int
     held_out_rows: int
     warnings: Sequence[str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of every local file that was read, by its path as given."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,26 @@ class Results:
     rows: RowLosses
     """What each held-out row cost each model, where the experiment kept it."""
 
+    def records(self) -> list[dict[str, Any]]:
+        """A flat record of each measured model, all with the same names in the same order.
+
+        First how it was made: method, hyperparameter, value, proxy, task, seed. Then the fields of
+        `Point` by their names: an estimate `x` is `x` and the ends of its 95 % interval `x_low` and
+        `x_high`, its unit `x_unit` and its kind `x_kind` (exact, bound or estimate). What was not
+        measured is None.
+        """
+        return [_flat(point) for point in self.points]
+
+    def frame(self) -> pandas.DataFrame:
+        """The records as a data frame: one row for each measured model, in the order made.
+
+        Losses and gaps are in nats per token as `x_unit` says, `distance` is ‖θ − θ_s‖,
+        `train_tokens` are tokens and `wall_seconds` seconds.
+        """
+        import pandas
+
+        return pandas.DataFrame(self.records())
+
 
 def read_results(folder: Path) -> Results:
     """The results in a folder; only the points must be there.
@@ -61,8 +87,8 @@ def read_results(folder: Path) -> Results:
     return Results(
         tuple(points),
         tuple(read_failures(folder)),
-        _read_settings(folder / SETTINGS_FILE),
-        _read_data(folder / DATA_FILE),
+        read_settings(folder),
+        read_data(folder),
         load_world(folder),
         read_landscape(folder),
         read_samples(folder),
@@ -70,7 +96,31 @@ def read_results(folder: Path) -> Results:
     )
 
 
-def _read_settings(path: Path) -> Mapping[str, Any]:
+_ESTIMATES = frozenset(
+    name for name, hint in get_type_hints(Point).items() if hint in (Estimate, Estimate | None)
+)
+
+
+def _flat(point: Point) -> dict[str, Any]:
+    record = point.spec.to_json() | {"value": point.spec.value}
+    for name in (one.name for one in fields(Point) if one.name != "spec"):
+        value = getattr(point, name)
+        if name not in _ESTIMATES:
+            record[name] = value
+            continue
+        parts = ("low", "high", "unit", "kind")
+        record[name] = None if value is None else value.value
+        record |= {f"{name}_{part}": getattr(value, part, None) for part in parts}
+    return record
+
+
+def read_settings(folder: Path) -> Mapping[str, Any]:
+    """The experiment of a folder as plain values; none where it is not recorded.
+
+    Raises:
+        UserError: the record is no mapping in YAML.
+    """
+    path = folder / SETTINGS_FILE
     if not path.exists():
         return {}
     try:
@@ -83,8 +133,10 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
     return settings
 
 
-def _read_data(path: Path) -> tuple[DataSummary, ...]:
+def read_data(folder: Path) -> tuple[DataSummary, ...]:
+    """The data sets of a folder as used; none where that is missing or, with a word, damaged."""
+
     def read(path: Path) -> tuple[DataSummary, ...]:
         return tuple(DataSummary(**record) for record in json.loads(path.read_bytes()))
 
-    return read_if_whole(path, read, "which rows were used is not known") or ()
+    return read_if_whole(folder / DATA_FILE, read, "which rows were used is not known") or ()

@@ -122,18 +122,36 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """One trained setting to choose from: what both losses changed by, over all held-out rows.
+
+    In nats per token from the aligned model, means over seeds, paired by row where rows are known.
+    """
+
+    setting: Setting
+    safety_change: Estimate
+    """On the original safety data where it was measured, else on the proxy."""
+    task_change: Estimate
+    is_knee: bool
+    """Whether it is the frontier's knee: beyond it, a task loss so much lower costs most."""
+
+
+@dataclass(frozen=True)
 class _Rows:
-    """The half of the held-out rows that a number is taken on; of None, losses as measured."""
+    """The held-out rows that a number is taken on; without `losses`, those as measured."""
 
     losses: RowLosses | None
-    half: int | None
+    half: int | None = None
+    """One half of the rows, all when not given."""
 
     def of(self, point: Point, dataset: str) -> Array | None:
         """Nats and tokens, shape (2, rows)."""
-        if self.losses is None or point.model is None or self.half is None:
+        if self.losses is None or point.model is None:
             return None
         every = self.losses.of(dataset, point.model)
-        return None if every is None else every[:, _half(every.shape[1], self.half)]
+        if every is None or self.half is None:
+            return every
+        return every[:, _half(every.shape[1], self.half)]
 
 
 def suggestions(
@@ -180,13 +198,72 @@ def all_within(verdicts: Sequence[Verdict]) -> Verdict:
     return "undecided" if "undecided" in verdicts else "within"
 
 
+def choices(
+    points: Sequence[Point], rows: RowLosses | None = None
+) -> dict[tuple[str | None, str], tuple[Choice, ...]]:
+    """By (proxy, task), every trained setting from the lowest task loss to the highest.
+
+    The knee is that setting of the frontier, the aligned model among them, which lies farthest
+    below the line between the frontier's two ends, each axis scaled to its range there; none where
+    fewer than three are on it. It goes by values alone, whatever their intervals.
+
+    Source of the knee: Das 1999, "On characterizing the knee of the Pareto curve".
+    """
+    settings = all_settings(points)
+    found = {}
+    for start in (one for one in settings if one.method is ALIGNED):
+        line = [
+            one
+            for one in settings
+            if (one.proxy, one.task) == (start.proxy, start.task) and one.method is not ALIGNED
+        ]
+        changes = [_changes(one, start.points[0], _Rows(rows)) for one in line]
+        places = [(safety.value, task.value) for safety, task in changes]
+        knee = _knee([*places, (0.0, 0.0)])
+        made = [
+            Choice(one, safety, task, place == knee)
+            for place, (one, (safety, task)) in enumerate(zip(line, changes, strict=True))
+        ]
+        found[start.proxy, start.task] = tuple(sorted(made, key=lambda one: one.task_change.value))
+    return found
+
+
+def _knee(places: Sequence[tuple[float, float]]) -> int | None:
+    """Which of the places (safety, task), both better the lower, is the knee of their frontier.
+
+    >>> _knee([(0.0, 1.0), (0.1, 0.2), (1.0, 0.0), (0.9, 0.9)]), _knee([(0.0, 1.0), (1.0, 0.0)])
+    (1, None)
+    """
+    frontier = [
+        place
+        for place in sorted(range(len(places)), key=places.__getitem__)
+        if not any(
+            other != places[place] and other[0] <= places[place][0] and other[1] <= places[place][1]
+            for other in places
+        )
+    ]
+    if len(frontier) < 3:
+        return None
+    (left, top), (right, bottom) = places[frontier[0]], places[frontier[-1]]
+    if left == right or top == bottom:
+        return None
+    below = {
+        place: 1
+        - (places[place][0] - left) / (right - left)
+        - (places[place][1] - bottom) / (top - bottom)
+        for place in frontier[1:-1]
+    }
+    best = max(below, key=below.__getitem__)
+    return best if below[best] > 0 else None
+
+
 def _suggestion(
     line: list[Setting], start: Point, limits: Sequence[Limit], rows: RowLosses | None
 ) -> Suggestion:
     dataset = _safety_data(start)
     whole = rows.of(dataset, start.model) if rows is not None and start.model else None
     divided = whole is not None and whole.shape[1] >= FEWEST_ROWS
-    choosing, telling = (_Rows(rows, half if divided else None) for half in (0, 1))
+    choosing, telling = (_Rows(rows if divided else None, half) for half in (0, 1))
     # In an unfinished sweep, a setting with fewer seeds than others could be chosen for its luck.
     most = max(len(one.points) for one in line)
     candidates = [
@@ -213,12 +290,8 @@ def _suggestion(
 
 
 def _candidate(one: Setting, start: Point, limits: Sequence[Limit], rows: _Rows) -> Candidate:
-    measured: dict[Metric, Estimate] = {
-        "safety loss": _change(one, start, _safety_data(start), rows, _safety_loss),
-        "task loss": _change(
-            one, start, f"task:{start.task}", rows, lambda point: point.capability_loss
-        ),
-    }
+    rise, task = _changes(one, start, rows)
+    measured: dict[Metric, Estimate] = {"safety loss": rise, "task loss": task}
     for limit in limits:
         if limit.metric not in measured:
             measured[limit.metric] = _rate(one, limit.metric, rows)
@@ -239,6 +312,14 @@ def _rate(one: Setting, metric: Metric, rows: _Rows) -> Estimate:
     counted = [rows.of(point, f"answers:{name}") for point in one.points]
     halves = [share(each[0], known[0].unit) for each in counted if each is not None]
     return over_seeds(halves if len(halves) == len(counted) else known)
+
+
+def _changes(one: Setting, start: Point, rows: _Rows) -> tuple[Estimate, Estimate]:
+    """Of the safety loss and of the task loss."""
+    return (
+        _change(one, start, _safety_data(start), rows, _safety_loss),
+        _change(one, start, f"task:{start.task}", rows, lambda point: point.capability_loss),
+    )
 
 
 def _change(

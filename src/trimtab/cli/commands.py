@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from trimtab import __version__
 from trimtab.cli.audit import audit
@@ -14,14 +15,33 @@ from trimtab.cli.compare import compare
 from trimtab.cli.demo import demo
 from trimtab.cli.dial import dial
 from trimtab.cli.evaluate import evaluate
+from trimtab.cli.export import export
+from trimtab.cli.init import init
 from trimtab.cli.proxy import proxy
 from trimtab.cli.repair import repair
 from trimtab.cli.report import report
 from trimtab.cli.suggest import suggest
 from trimtab.cli.sweep import sweep
 from trimtab.cli.train import train
+from trimtab.cli.verify import verify
+
+
+class _Grouped(TyperGroup):
+    """Commands under what they are for; typer does so only in boxes, which break lines of text."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            one: Any = self.get_command(ctx, name)
+            told = one.get_short_help_str(limit=200)
+            panels.setdefault(one.rich_help_panel, []).append((name, told))
+        for panel, lines in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(lines)
+
 
 app = typer.Typer(
+    cls=_Grouped,
     help="Fine-tune a language model under a safety constraint, and measure what each gave up.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -47,19 +67,17 @@ def _about(
     pass
 
 
-COMMANDS = (
-    audit,
-    proxy,
-    demo,
-    sweep,
-    train,
-    compare,
-    report,
-    bounds,
-    suggest,
-    repair,
-    evaluate,
-)
-for function in COMMANDS:
-    app.command()(command(function))
-app.add_typer(dial, name="dial")
+COMMANDS = {
+    "Before training": (init, audit, proxy),
+    "Train": (train, sweep, compare),
+    "What came out": (report, suggest, bounds, evaluate, export, verify),
+    "Mend": (repair,),
+    "See it work": (demo,),
+}
+"""By what a person wants; `trimtab --help` shows them in this order."""
+
+for panel, functions in COMMANDS.items():
+    for function in functions:
+        app.command(rich_help_panel=panel)(command(function))
+    if panel == "Train":
+        app.add_typer(dial, name="dial", rich_help_panel=panel)

@@ -168,6 +168,7 @@ def demo(
         train=replace(world.train, steps=2 * world.train.steps),
         dial=Dial(),
         grid=(),
+        seeds=(seed,),
     )
     _train(one, out, restart)
     curve(out, settings)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trimtab.cli.answer import answer_of_many
 from trimtab.cli.command import end, say
 from trimtab.cli.options import (
     Benign,
@@ -53,8 +54,8 @@ def sweep(
         print_plan(read, out)
     else:
         sweep_and_report(read, out, restart, retry)
+        answer_of_many(out)
         end_with_failures(out, "--retry")
-        tell_where_models_are(read, out)
 
 
 def sweep_and_report(experiment: Experiment, out: Path, restart: bool, retry: bool = False) -> None:

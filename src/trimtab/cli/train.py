@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from trimtab.cli.command import say
+from trimtab.cli.answer import answer_of_one
 from trimtab.cli.options import (
     Benign,
     DryRun,
@@ -98,4 +98,4 @@ def train(
         sweep_and_report(one, out, restart)
         end_with_failures(out, "--restart")
         (run,) = plan_of(one).runs
-        say(f"The model is in {out / 'models' / run.name}.")
+        answer_of_one(one, out, run.name)

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from trimtab.analysis.changes import ORIGINAL_LOSS, SAFETY_LOSS, TASK_LOSS, LossChange
+from trimtab.analysis.labels import VERDICTS
+from trimtab.analysis.results import read_data, read_settings
 from trimtab.config.data_source import Lengths
 from trimtab.config.experiment import Experiment
 from trimtab.config.grid import Plan, Run
-from trimtab.config.methods import ALIGNED, DIAL
+from trimtab.config.methods import ALIGNED, DIAL, number
 from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
 from trimtab.data.encoding import encode
@@ -22,6 +25,9 @@ from trimtab.errors import UserError
 from trimtab.measure.generation import sampled_answers
 from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
 from trimtab.measure.refusals import is_refusal
+from trimtab.models import name_base_portably
+from trimtab.report.model_card import Origin, trained_card
+from trimtab.results.checksums import CARD_FILE, write_checksums
 from trimtab.results.files import (
     only_writer,
     read_if_whole,
@@ -29,6 +35,7 @@ from trimtab.results.files import (
     write_atomically,
     written_whole,
 )
+from trimtab.results.gaps import OVER_START
 from trimtab.results.result import Estimate, Point
 from trimtab.results.samples import Answer, Sample, read_samples, shown, write_samples
 from trimtab.results.store import PointsFile
@@ -78,6 +85,7 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
         made = runner.trained_dial(spec)
         with written_whole(finished) as unfinished:
             made.endpoints.save(unfinished, runner.tokenizer)
+            name_base_portably(unfinished)
             cost = _Cost(made.train_tokens, made.wall_seconds)
             write_atomically(unfinished / _COST_FILE, json.dumps(asdict(cost)) + "\n")
         forget_checkpoints(folder, spec.folder)
@@ -178,8 +186,29 @@ def set_dial(
         with written_whole(out) as unfinished:
             endpoints.save_at(chosen.alpha, unfinished, merged)
             runner.tokenizer.save_pretrained(unfinished)
+            name_base_portably(unfinished)
             write_atomically(unfinished / SETTING_FILE, json.dumps(asdict(chosen), indent=1) + "\n")
+            write_checksums(unfinished)
+            write_atomically(unfinished / CARD_FILE, _card(chosen, experiment, folder, unfinished))
     return chosen
+
+
+def _card(chosen: ChosenSetting, experiment: Experiment, folder: Path, model: Path) -> str:
+    spec = _spec(experiment, chosen.alpha)
+    rise = replace(chosen.rise, unit=OVER_START)
+    losses = [LossChange(SAFETY_LOSS, str(spec.proxy), None, chosen.safety_loss, rise)]
+    if chosen.alignment_loss is not None:
+        losses.append(LossChange(ORIGINAL_LOSS, "original", None, chosen.alignment_loss, None))
+    losses.append(LossChange(TASK_LOSS, spec.task, None, chosen.task_loss, None))
+    made = f"It was trained at λ = {number(chosen.penalty)} of the dial."
+    if chosen.budget is not None and chosen.verdict is not None:
+        made += (
+            f" The setting was chosen for a safety budget of {number(chosen.budget)} nats per "
+            f"token; on rows that took no part: {VERDICTS[chosen.verdict]}."
+        )
+    alone = {"grid": [{"case": DIAL.name, "values": [chosen.alpha]}], "keep_models": True}
+    origin = Origin({**read_settings(folder), **alone}, read_data(folder))
+    return trained_card(spec, losses, (made,), origin, model)
 
 
 def _chosen(

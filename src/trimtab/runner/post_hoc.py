@@ -7,8 +7,10 @@ from pathlib import Path
 from trimtab.config.methods import published
 from trimtab.errors import UserError
 from trimtab.measure.distance import distance
-from trimtab.models import load_model, with_adapter
-from trimtab.results.files import require_nothing_there, written_whole
+from trimtab.models import load_model, name_base_portably, with_adapter
+from trimtab.report.model_card import repaired_card
+from trimtab.results.checksums import CARD_FILE, write_checksums
+from trimtab.results.files import require_nothing_there, write_atomically, written_whole
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.methods import made_from
 
@@ -45,4 +47,10 @@ def repair_saved(
     with written_whole(out) as unfinished:
         mended.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
-    return distance(mended, start)
+        name_base_portably(unfinished)
+        write_checksums(unfinished)
+        moved = distance(mended, start)
+        edit = published(method)
+        card = repaired_card(edit, value, str(model), aligned, unaligned, moved, unfinished)
+        write_atomically(unfinished / CARD_FILE, card)
+    return moved

@@ -22,7 +22,8 @@ from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.errors import UserError
 from trimtab.measure.shared_weights import sharing_all
-from trimtab.models import is_quantised, limits_of, load_model, to_device
+from trimtab.models import is_quantised, limits_of, load_model, name_base_portably, to_device
+from trimtab.results.checksums import write_checksums
 from trimtab.results.files import full_disk_told, written_whole
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.runner.evaluator import EncodedRoles, Evaluator, Trained
@@ -147,6 +148,7 @@ class Runner:
         if self.experiment.keeps_models:
             with written_whole(self.folder / MODELS_FOLDER / run.name) as unfinished:
                 dial.endpoints.save(unfinished, self.tokenizer)
+                name_base_portably(unfinished)
         points = []
         for spec in run.specs:
             points += self.setting_measured(f"{run.name}-{spec.value:.6g}", dial, spec, extra)
@@ -286,6 +288,8 @@ class Runner:
         with written_whole(folder) as unfinished:
             model.save_pretrained(unfinished)
             self.tokenizer.save_pretrained(unfinished)
+            name_base_portably(unfinished)
+            write_checksums(unfinished)
 
 
 def _counted(training: Training, rows: Dataset) -> Training:

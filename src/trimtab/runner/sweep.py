@@ -12,13 +12,17 @@ from typing import Protocol
 
 import torch
 
+from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Experiment
 from trimtab.config.grid import Plan, plan_of
 from trimtab.config.methods import PUBLISHED
 from trimtab.config.yaml_io import EXPERIMENT_FILE, differences, read_experiment, to_yaml
+from trimtab.data.files import local_path
 from trimtab.data.splits import Roles, Split, load_roles
 from trimtab.errors import UserError
 from trimtab.models import load_model
+from trimtab.report.model_card import has_card, write_model_card
+from trimtab.results.checksums import sha256_of
 from trimtab.results.files import only_writer, write_atomically
 from trimtab.results.generations import GENERATIONS_FOLDER
 from trimtab.results.judgements import JUDGEMENTS_FOLDER
@@ -119,6 +123,8 @@ def sweep(
         for run in plan.runs:
             if made.issuperset(run.specs):  # it was interrupted between its points and this
                 forget_checkpoints(folder, run.name)
+                if not has_card(folder / MODELS_FOLDER / run.name):
+                    write_model_card(folder, run.name)
         watcher.planned(plan, left)
         if left.specs:
             roles = read_roles(experiment)
@@ -144,6 +150,7 @@ def sweep(
                 else:
                     written.add(points)
                     forget_checkpoints(folder, run.name)
+                    write_model_card(folder, run.name)
                     watcher.measured(written.points[-len(points) :])
                 write_failures(folder, failures)
         return written.points
@@ -281,11 +288,19 @@ def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
                 *(line for line in roles.warnings if split.label in line),
                 *_note_on_rows(split),
             ],
+            "files": _checksums(source, Path(experiment.data_root)),
         }
         for role, name, source, split in named
         if source and split
     ]
     write_atomically(folder / DATA_FILE, json.dumps(record, indent=1) + "\n")
+
+
+def _checksums(source: DataSource, root: Path) -> dict[str, str]:
+    """SHA-256 of the files that a source names, the held-out rows' own among them."""
+    named = [source.path, *([source.held_out] if isinstance(source.held_out, str) else [])]
+    files = {name: local_path(name, root) for name in named}
+    return {name: sha256_of(file) for name, file in files.items() if file.is_file()}
 
 
 def _note_on_rows(split: Split) -> list[str]:

@@ -1,0 +1,59 @@
+"""What a model's training changed: each loss at the start, after it, and the paired difference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from trimtab.config.methods import ALIGNED
+from trimtab.results.gaps import with_gaps
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Point
+from trimtab.stats import Estimate
+
+SAFETY_LOSS, ORIGINAL_LOSS, TASK_LOSS = (
+    "safety loss",
+    "loss on the original safety data",
+    "task loss",
+)
+
+
+@dataclass(frozen=True)
+class LossChange:
+    """One held-out loss, L(θ_s) and L(θ), in nats per token."""
+
+    what: str
+    data: str
+    """The data set's name."""
+    start: Estimate | None
+    now: Estimate
+    change: Estimate | None
+    """L(θ) − L(θ_s), its interval that of the difference on the same rows where they are known."""
+
+
+def loss_changes(
+    model: Sequence[Point], points: Iterable[Point], rows: RowLosses
+) -> tuple[LossChange, ...]:
+    """The changes of one model's losses: of every safety set it was measured on, then of its task.
+
+    Args:
+        model: the points of that model, which differ in the safety data or in the method's name.
+        points: all of its experiment, those of the start among them.
+    """
+    starts = {(one.proxy, one.task): one for one in points if one.method is ALIGNED}
+    found: dict[tuple[str, str], LossChange] = {}
+    for point in model:
+        start = starts.get((point.proxy, point.task))
+        # With no entropies known, gaps are the changes from the start.
+        changed = point if start is None else with_gaps([start, point], {}, rows)[1]
+        for what, data, field, gap in (
+            (SAFETY_LOSS, point.proxy or "", "proxy_loss", changed.proxy_gap),
+            (ORIGINAL_LOSS, "original", "alignment_loss", changed.alignment_gap),
+            (TASK_LOSS, point.task, "capability_loss", changed.capability_gap),
+        ):
+            now, before = getattr(point, field), getattr(start, field, None)
+            if now is not None:
+                change = gap if before is not None else None
+                found.setdefault((what, data), LossChange(what, data, before, now, change))
+    order = (SAFETY_LOSS, ORIGINAL_LOSS, TASK_LOSS)
+    return tuple(sorted(found.values(), key=lambda one: order.index(one.what)))

@@ -1,0 +1,107 @@
+"""The last lines of a training: what it changed, where the model is, and what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trimtab.cli.command import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trimtab.analysis.changes import LossChange
+    from trimtab.analysis.groups import Setting
+    from trimtab.analysis.selection import Choice
+    from trimtab.config.experiment import Experiment
+    from trimtab.results.result import Point
+
+MOST_CHOICES = 20
+"""Lines of a table that a terminal shows; the page has them all."""
+
+
+def answer_of_one(experiment: Experiment, out: Path, name: str) -> None:
+    """Say what one training changed, and where the model is."""
+    from trimtab.analysis.changes import loss_changes
+    from trimtab.results.per_row_losses import RowLosses
+    from trimtab.results.store import read_points
+
+    points = read_points(out)
+    made = [point for point in points if point.model == name]
+    changes = loss_changes(made, points, RowLosses(out))
+    model = out / "models" / name
+    told = ", ".join(_told(one) for one in changes)
+    say(f"{told[:1].upper()}{told[1:]}, in nats per token; the model is in {model}.")
+    if any(one.change and one.change.low <= 0 <= one.change.high for one in changes):
+        say("A change whose interval holds 0 may be none.")
+    say(f"Open {out / 'report.html'} for the figures.")
+    say(f"To have its answers judged: {_evaluate_command(experiment, out, model)}")
+
+
+def _told(one: LossChange) -> str:
+    from trimtab.analysis.labels import before_and_after
+
+    assert one.start is not None  # the sweep measures it first
+    return f"{one.what} {before_and_after(one.start, one.now, one.change)}"
+
+
+def _evaluate_command(experiment: Experiment, out: Path, model: Path) -> str:
+    import shlex
+
+    start = str(out / "aligned") if experiment.align else experiment.model
+    prompts = ["--harmful", "jailbreakbench", "--benign", "jailbreakbench"]
+    answers = ["--out", str(out / "answers")]
+    return shlex.join(["trimtab", "evaluate", start, str(model), *prompts, *answers])
+
+
+def answer_of_many(out: Path) -> None:
+    """Print the settings to choose from, by task loss, and how to choose by a budget."""
+    from trimtab.analysis.selection import choices
+    from trimtab.results.per_row_losses import RowLosses
+    from trimtab.results.store import read_points
+
+    for (proxy, task), found in choices(read_points(out), RowLosses(out)).items():
+        if found:
+            say(f"Task {task}, safety data {proxy}: changes from the start, nats per token.")
+            _print_choices(found, out)
+    say(f"To choose by how far the safety loss may rise: trimtab suggest {out} --budget 0.05")
+
+
+def _print_choices(found: Sequence[Choice], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from trimtab.analysis.labels import change_in_words
+    from trimtab.cli.progress import plain
+
+    original = any(point.alignment_loss for one in found for point in one.setting.points)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("setting", no_wrap=True)
+    table.add_column("original safety loss" if original else "safety loss", no_wrap=True)
+    table.add_column("task loss", no_wrap=True)
+    table.add_column(plain(f"model in {out / 'models'}"), overflow="fold")
+    for one in found[:MOST_CHOICES]:
+        table.add_row(
+            plain(_name(one.setting)) + (" ← knee" if one.is_knee else ""),
+            change_in_words(one.safety_change),
+            change_in_words(one.task_change),
+            plain(_kept(one.setting.points, out)),
+        )
+    # A pipe has no width of its own; a folder's name must not be broken there.
+    Console(width=None if Console().is_terminal else 240).print(table, highlight=False)
+    if len(found) > MOST_CHOICES:
+        say(f"and {len(found) - MOST_CHOICES} more in {out / 'report.html'}.")
+
+
+def _name(setting: Setting) -> str:
+    method = setting.method.short or setting.method.title
+    return method if setting.value is None else f"{method}, {setting.label}"
+
+
+def _kept(points: Sequence[Point], out: Path) -> str:
+    """The first of a setting's kept models and how many more, a dash where none was kept."""
+    names = dict.fromkeys(point.model for point in points if point.model)
+    kept = [name for name in names if (out / "models" / name).exists()]
+    if len(kept) > 1:
+        return f"{kept[0]} and {len(kept) - 1} of other seeds"
+    return kept[0] if kept else "–"

@@ -1,0 +1,57 @@
+"""trimtab init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimtab.cli.command import say
+from trimtab.cli.options import Model
+from trimtab.config.yaml_io import EXPERIMENT_FILE
+from trimtab.errors import UserError
+
+
+def init(
+    model: Model,
+    task: Annotated[
+        list[str], typer.Option(help="Data to fine-tune on: a file or a Hub id; repeatable.")
+    ],
+    safety: Annotated[
+        list[str], typer.Option(help="Safety data, a proxy: a file or a Hub id; repeatable.")
+    ],
+    original: Annotated[
+        str | None, typer.Option(help="The model's own alignment data, to measure on.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path(EXPERIMENT_FILE),
+) -> None:
+    """Write an experiment's file to start from, with comments."""
+    import os
+    import shlex
+    from dataclasses import replace
+
+    from trimtab.config.new_experiment import experiment_text
+    from trimtab.config.yaml_io import parse_experiment
+    from trimtab.results.files import write_atomically
+    from trimtab.runner.sweep import read_roles
+
+    if out.exists():
+        raise UserError(f"{out} is there already. Give another --out, or remove it.")
+    data = (*task, *safety, *([original] if original else []))
+    has_relative = not all(Path(path).is_absolute() for path in data)
+    root = os.path.relpath(Path.cwd(), out.parent.resolve()) if has_relative else "."
+    is_relative = Path(model).exists() and not Path(model).is_absolute()
+    named = os.path.relpath(model, out.parent) if is_relative else model
+    text = experiment_text(named, task, safety, original, root)
+    read = replace(parse_experiment(text, str(out)), data_root=str(Path.cwd()))
+    roles = read_roles(read)  # before anything is written
+    write_atomically(out, text)
+    for warning in roles.warnings:
+        say(f"warning: {warning}", error=True)
+    rows = sum(len(one.train) for one in (*roles.task.values(), *roles.safety.values()))
+    folder = out.with_suffix("").name + "-results"
+    sweep = shlex.join(["trimtab", "sweep", str(out), "--out", folder])
+    say(f"{out} is written, for {rows:,} rows to train on.")
+    say(f"What it costs: {sweep} --dry-run")
+    say(f"Then make it:  {sweep}")

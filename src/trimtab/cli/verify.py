@@ -1,0 +1,26 @@
+"""trimtab verify."""
+
+from __future__ import annotations
+
+from trimtab.cli.command import end, say
+from trimtab.cli.options import Folder
+
+
+def verify(folder: Folder) -> None:
+    """Check that data, models and losses are still those that were recorded."""
+    from collections import Counter
+
+    from trimtab.models import quiet_libraries
+    from trimtab.runner.verify import verify as verified
+
+    quiet_libraries()
+    words = {True: "ok", False: "FAILED", None: "not known"}
+    counted: Counter[str] = Counter()
+    for check in verified(folder):
+        word = words[check.passed]
+        counted[word] += 1
+        say(f"{word:9}  {check.what}: {check.told}")
+    told = ", ".join(f"{counted[word]} {word}" for word in words.values())
+    if counted["FAILED"]:
+        end(f"{folder} is not as it was recorded: {told}.", 1)
+    say(f"{told}.")

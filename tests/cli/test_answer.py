@@ -1,0 +1,63 @@
+"""Facts about the last lines of train and sweep: they answer the question, in numbers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_one_line import invoke, train
+from trimtab.analysis.changes import loss_changes
+from trimtab.analysis.labels import before_and_after, change_in_words
+from trimtab.analysis.selection import choices
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.store import read_points
+
+
+def test_train_ends_with_what_it_changed_and_what_to_do_next(world: Path, tmp_path: Path) -> None:
+    shown = train(world, "--out", tmp_path / "out", "--steps", 2, "--held-out-rows", 12)
+    assert shown.exit_code == 0, shown.output
+    *_, answer, page, judge = (line for line in shown.output.splitlines() if "may be" not in line)
+    points = read_points(tmp_path / "out")
+    safety, task = loss_changes([points[1]], points, RowLosses(tmp_path / "out"))
+    for one in (safety, task):
+        assert one.start is not None
+        assert one.change is not None
+        assert one.change.low < one.change.value < one.change.high
+        assert before_and_after(one.start, one.now, one.change) in answer
+    assert answer.startswith("Safety loss ")
+    assert answer.endswith(f"; the model is in {tmp_path / 'out/models' / str(points[1].model)}.")
+    assert str(tmp_path / "out" / "report.html") in page
+    assert judge.startswith("To have its answers judged: trimtab evaluate ")
+
+
+def test_a_paired_change_is_that_of_the_rows(world: Path, tmp_path: Path) -> None:
+    assert train(world, "--out", tmp_path, "--held-out-rows", 12).exit_code == 0
+    rows, (start, point) = RowLosses(tmp_path), read_points(tmp_path)
+    change = loss_changes([point], [start, point], rows)[-1].change
+    paired = rows.difference(f"task:{point.task}", str(point.model), str(start.model))
+    assert change is not None
+    assert paired is not None
+    assert change.value == pytest.approx(paired.value)
+    assert change.high - change.low == pytest.approx(2 * paired.half_width)
+
+
+def test_sweep_ends_with_the_settings_by_task_loss_and_how_to_choose(
+    world: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(world / "done", tmp_path / "done")
+    shown = invoke("sweep", world / "experiment.yaml", "--out", tmp_path / "done")
+    assert shown.exit_code == 0, shown.output
+    lines = [line.rstrip() for line in shown.output.splitlines()]
+    folder = tmp_path / "done"
+    assert lines[-1].endswith(f"trimtab suggest {folder} --budget 0.05")
+    ((found),) = choices(read_points(folder), RowLosses(folder)).values()
+    assert [one.task_change.value for one in found] == sorted(
+        one.task_change.value for one in found
+    )
+    told = lines[-1 - len(found) : -1]
+    for line, one in zip(told, found, strict=True):
+        assert one.setting.label in line or one.setting.value is None
+        assert change_in_words(one.task_change) in line
+    assert [("← knee" in line) for line in told] == [one.is_knee for one in found]

@@ -1,0 +1,66 @@
+"""Facts about a first experiment's file: it is read, accepted as it is, and replaces nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from tests.cli.test_one_line import assert_one_line, invoke
+from trimtab.config.yaml_io import read_experiment
+
+
+def init(world: Path, *more: object) -> Result:
+    data = world / "data"
+    given = ["--task", data / "task-shared.jsonl", "--safety", data / "safety-near.jsonl"]
+    return invoke("init", "--model", world / "base", *given, *more)
+
+
+@pytest.mark.parametrize("original", [False, True])
+def test_the_file_is_read_and_a_sweep_accepts_it(
+    original: bool, world: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "mine.yaml"
+    more = ("--original", world / "data" / "original.jsonl") if original else ()
+    shown = init(world, "--out", out, *more)
+    assert shown.exit_code == 0, shown.output
+    read = read_experiment(out)
+    assert (set(read.task), set(read.safety)) == ({"task-shared"}, {"safety-near"})
+    assert (read.original is not None) is original
+    assert read.keeps_models
+    planned = invoke("sweep", out, "--out", tmp_path / "made", "--dry-run")
+    assert planned.exit_code == 0, planned.output
+    assert f"trimtab sweep {out} --out mine-results" in shown.stdout.splitlines()[-1]
+
+
+def test_relative_paths_are_those_of_the_working_folder(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "settings").mkdir()
+    for name in ("base", "data"):
+        (tmp_path / "here" / name).symlink_to(world / name)
+    monkeypatch.chdir(tmp_path / "here")
+    given = ["--model", "base", "--task", "data/task-shared.jsonl", "--task"]
+    given += ["data/task-shared.jsonl", "--safety", "data/safety-near.jsonl"]
+    shown = invoke("init", *given, "--out", "settings/e.yaml")
+    assert shown.exit_code == 0, shown.output
+    read = read_experiment(Path("settings/e.yaml"))
+    assert set(read.task) == {"task-shared", "task-shared-2"}
+    assert read.task["task-shared"].path == "data/task-shared.jsonl"
+    assert invoke("sweep", "settings/e.yaml", "--out", "made", "--dry-run").exit_code == 0
+
+
+def test_nothing_is_written_over(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "experiment.yaml"
+    out.write_text("mine")
+    assert "there already" in assert_one_line(init(world, "--out", out))
+    assert out.read_text() == "mine"
+
+
+def test_data_that_cannot_be_read_leave_no_file(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "experiment.yaml"
+    line = assert_one_line(init(world, "--task", tmp_path / "none.jsonl", "--out", out))
+    assert "none.jsonl: no such file" in line
+    assert not out.exists()

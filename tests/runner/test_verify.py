@@ -1,0 +1,116 @@
+"""Facts about verifying: what is as it was passes, and a changed byte or loss fails its line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.test_one_line import assert_one_line, invoke
+from tests.conftest import Nobody
+from trimtab.config.experiment import Block, Training
+from trimtab.config.yaml_io import read_experiment, to_yaml
+from trimtab.results.files import read_arrays, write_arrays
+from trimtab.runner.sweep import sweep
+
+
+@pytest.fixture(scope="module")
+def made(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with its own data below it, one adapter and one held-out sample of each set."""
+    folder = tmp_path_factory.mktemp("verified")
+    shutil.copytree(world / "data", folder / "data")
+    given = read_experiment(world / "experiment.yaml")
+    drawn = {"held_out": 0.3, "lowest_loss": None}
+    experiment = replace(
+        given,
+        original=None,
+        safety={"near": replace(given.safety["near"], **drawn)},
+        task={"shared": replace(given.task["shared"], **drawn)},
+        train=Training(steps=2, batch_size=4, lora_rank=2, learning_rate=1e-2),
+        grid=(Block("alignment-loss", (1.0,)),),
+        data_root=str(folder),
+    )
+    sweep(experiment, folder / "out", Nobody())  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture
+def copied(made: Path, tmp_path: Path) -> Path:
+    """A copy that reads its own data."""
+    folder = Path(shutil.copytree(made, tmp_path / "copy"))
+    record = folder / "out" / "experiment.yaml"
+    moved = replace(read_experiment(record), data_root=str(folder))
+    record.write_text(record.read_text().splitlines()[0] + "\n" + to_yaml(moved))
+    return folder
+
+
+def test_what_is_as_it_was_passes(copied: Path) -> None:
+    shown = invoke("verify", copied / "out")
+    assert shown.exit_code == 0, shown.output
+    *lines, total = shown.output.splitlines()
+    # Two files of data, one model's files, and two models on two data sets.
+    assert total == "7 ok, 0 FAILED, 0 not known."
+    assert all(line.startswith("ok ") for line in lines)
+
+
+def change_data(folder: Path) -> None:
+    path = folder / "data" / "task-shared.jsonl"
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def remove_data(folder: Path) -> None:
+    (folder / "data" / "safety-near.jsonl").unlink()
+
+
+def change_model(folder: Path) -> None:
+    (weights,) = (folder / "out" / "models").glob("*/adapter_model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+
+
+def change_losses(folder: Path) -> None:
+    (path,) = (one for one in (folder / "out/row-losses").iterdir() if one.stem != "aligned")
+    rows = read_arrays(path)
+    rows["task:shared"] = rows["task:shared"] + np.array([[0.1], [0.0]])
+    write_arrays(path, rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [
+        (change_data, "data task shared"),
+        (remove_data, "data safety near"),
+        (change_model, "model "),
+        (change_losses, "on task:shared"),
+    ],
+)
+def test_what_was_changed_fails_its_line(
+    change: Callable[[Path], None], failed: str, copied: Path
+) -> None:
+    change(copied)
+    shown = invoke("verify", copied / "out")
+    assert_one_line(shown, status=1)
+    (line,) = (one for one in shown.output.splitlines() if one.startswith("FAILED"))
+    assert failed in line
+
+
+def test_a_folder_of_before_has_nothing_to_compare_its_files_with(copied: Path) -> None:
+    data = json.loads((copied / "out" / "data.json").read_text())
+    for one in data:
+        del one["files"]
+    (copied / "out" / "data.json").write_text(json.dumps(data))
+    for sums in (copied / "out" / "models").glob("*/SHA256SUMS"):
+        sums.unlink()
+    shown = invoke("verify", copied / "out")
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.splitlines()[-1] == "4 ok, 0 FAILED, 3 not known."
+
+
+def test_a_folder_without_points_is_one_line(tmp_path: Path) -> None:
+    assert_one_line(invoke("verify", tmp_path))
