@@ -114,6 +114,8 @@ class Quiet:
 
     def stepped(self, steps: int, loss: float | None) -> None: ...
 
+    def warned(self, warning: str) -> None: ...
+
 
 def world(seed: int, *, confirms: bool = False) -> Setting:
     demo = demo_experiment(Path(tempfile.mkdtemp()), seed)
