@@ -62,10 +62,6 @@ class DialObjective(Objective):
     def compares(self) -> Literal["safety"] | None:
         return "safety" if self.target == "kl" else None
 
-    @property
-    def needs_whole_model(self) -> bool:
-        return isinstance(self.endpoints, DenseEndpoints)
-
     def placed_on(self, model: Any, peft_config: PeftConfig | None) -> Any:
         self.endpoints = new_endpoints(model, peft_config)
         return self.endpoints.model
