@@ -6,8 +6,10 @@ set as Accelerate sets it on accelerators, and every training asserts that its w
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import torch
@@ -22,10 +24,13 @@ from tests.train import tiny
 from trimtab import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
+    DialObjective,
     Objective,
     SafetyAwareSFTConfig,
     SafetyAwareSFTTrainer,
 )
+from trimtab.errors import UserError
+from trimtab.measure.distance import DensePart
 
 ON_SHARDS: dict[str, tuple[Objective, dict[str, Any]]] = {
     **{
@@ -38,6 +43,8 @@ ON_SHARDS: dict[str, tuple[Objective, dict[str, Any]]] = {
             "l2-sp",
             "kl-anchor",
             "kl-anchor-on-task",
+            "dial",
+            "dial-kl",
         )
     },
     # What is learned magnifies rounding: steps are small and budgets are not.
@@ -56,8 +63,23 @@ ON_SHARDS: dict[str, tuple[Objective, dict[str, Any]]] = {
 }
 """Objectives that train sharded weights, and the settings that show it."""
 
+PAIRS = [
+    (name, kind)
+    for name, (objective, _) in ON_SHARDS.items()
+    for kind in ("full", "lora")
+    if kind == "lora" or not isinstance(objective, DialObjective)
+]
 
-def shard_what_is_trained_next(version: int = 2) -> None:
+RESUMED = [
+    ("parameter-penalty", "full", "FULL_STATE_DICT"),
+    ("parameter-budget", "full", "SHARDED_STATE_DICT"),
+    ("loss-budget", "lora", "FULL_STATE_DICT"),
+    ("parameter-radius", "lora", "SHARDED_STATE_DICT"),
+]
+"""Resumed trainings: an objective, what it trains, and how Accelerate saves it."""
+
+
+def shard_what_is_trained_next(version: int = 2, saved: str = "FULL_STATE_DICT") -> None:
     """Set Accelerate's state as `accelerate launch --use_fsdp` does on accelerators."""
     Accelerator(cpu=True)
     state = AcceleratorState()
@@ -66,9 +88,9 @@ def shard_what_is_trained_next(version: int = 2) -> None:
     state.fsdp_plugin = FullyShardedDataParallelPlugin(
         fsdp_version=version,
         auto_wrap_policy="transformer_based_wrap",
-        state_dict_type="FULL_STATE_DICT",
+        state_dict_type=saved,
         cpu_ram_efficient_loading=False,
-        reshard_after_forward=True,
+        reshard_after_forward=True if version == 2 else "FULL_SHARD",
     )
 
 
@@ -87,11 +109,20 @@ def config(folder: Path, processes: int, **settings: Any) -> SafetyAwareSFTConfi
 
 
 def trained_on_shards(
-    objective: Objective, arguments: SafetyAwareSFTConfig, folder: Path, lora: bool
+    objective: Objective,
+    arguments: SafetyAwareSFTConfig,
+    folder: Path,
+    lora: bool,
+    resume: bool = False,
+    saved: str = "FULL_STATE_DICT",
 ) -> SafetyAwareSFTTrainer:
-    shard_what_is_trained_next()
-    trainer = tiny.trained(objective, arguments, folder, lora)
+    shard_what_is_trained_next(saved=saved)
+    trainer = tiny.trained(objective, arguments, folder, lora, resume)
     weights = [one for one in trainer.model.parameters() if one.requires_grad]
+    parts = trainer.displacement.parts if trainer.displacement else []
+    weights += [part.start for part in parts if isinstance(part, DensePart)]
+    if trainer.reference is not None and trainer.reference.copy is not None:
+        weights += trainer.reference.copy.parameters()
     assert weights
     assert all(isinstance(one, DTensor) for one in weights)
     return trainer
@@ -119,11 +150,68 @@ def trained_whole(name: str, kind: str, folder: Path) -> dict[str, Any]:
     return record(tiny.trained(objective, arguments, folder, kind == "lora"))
 
 
+def through_and_resumed(name: str, kind: str, saved: str, folder: Path) -> list[dict[str, Any]]:
+    """A training, and its second half once more from the checkpoint in its middle."""
+    objective, settings = ON_SHARDS[name]
+    run = folder / f"{name}-{kind}-{saved}"
+    # The state of SGD is empty, and PyTorch does not load an empty one into shards.
+    settings = {**settings, "optim": "adamw_torch", "learning_rate": 1e-2, "adam_epsilon": 1e-3}
+    records = []
+    for resume in (False, True):
+        arguments = config(run, 2, save_strategy="steps", save_steps=3, **settings)
+        trainer = trained_on_shards(objective, arguments, folder, kind == "lora", resume, saved)
+        records.append(record(trainer))
+        if trainer.accelerator.is_main_process and not resume:
+            rmtree(run / "checkpoint-6")
+        trainer.accelerator.wait_for_everyone()
+    return records
+
+
+NOT_ON_SHARDS = {
+    name: objective
+    for name, objective in tiny.OBJECTIVES.items()
+    if name not in ON_SHARDS or isinstance(objective, DialObjective)
+}
+
+
+def refusals(folder: Path) -> dict[str, str]:
+    """What is said of each training that does not go with sharded weights."""
+    told = {name: told_of(objective, folder) for name, objective in NOT_ON_SHARDS.items()}
+    told["FSDP 1"] = told_of(AlignmentParameterConstraint(radius=1.0), folder, version=1)
+    told["bucketed"] = told_of(AlignmentLossConstraint(), folder, length_bucketing=True)
+    return told
+
+
+def told_of(objective: Objective, folder: Path, version: int = 2, **settings: Any) -> str:
+    arguments = config(folder / "refused", 2, **settings)
+    shard_what_is_trained_next(version)
+    model, tokenizer = tiny.tiny_llama(folder / "model")
+    try:
+        SafetyAwareSFTTrainer(
+            model,
+            args=arguments,
+            train_dataset=tiny.rows(64, seed=2),
+            safety_dataset=tiny.rows(40, seed=5),
+            objective=objective,
+            processing_class=tokenizer,
+        )
+    except UserError as error:
+        return str(error)
+    return "nothing"
+
+
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    for name, (objective, settings) in ON_SHARDS.items():
-        for kind in ("full", "lora"):
-            arguments = config(out / "run", 2, **settings)
-            found = record(trained_on_shards(objective, arguments, out, kind == "lora"))
-            if arguments.process_index == 0:
-                torch.save(found, out / f"{name}-{kind}.pt")
+    for name, kind in PAIRS:
+        objective, settings = ON_SHARDS[name]
+        arguments = config(out / "run", 2, **settings)
+        found = record(trained_on_shards(objective, arguments, out, kind == "lora"))
+        if arguments.process_index == 0:
+            torch.save(found, out / f"{name}-{kind}.pt")
+    for name, kind, saved in RESUMED:
+        records = through_and_resumed(name, kind, saved, out)
+        if PartialState().is_main_process:
+            torch.save(records, out / f"{name}-{kind}-{saved}.pt")
+    told = refusals(out)
+    if PartialState().is_main_process:
+        (out / "refused.json").write_text(json.dumps(told))

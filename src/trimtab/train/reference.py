@@ -22,6 +22,7 @@ from trimtab.measure.adapters import (
     weights_beside_adapters,
 )
 from trimtab.measure.distance import LowRankPart, distance, norm
+from trimtab.measure.sharded_weights import reshard
 from trimtab.measure.shared_weights import sharing_frozen
 from trimtab.train.safety_stream import Batch
 
@@ -96,6 +97,7 @@ class AlignedReference:
     def _aligned(self, trained: nn.Module) -> Iterator[nn.Module]:
         if self.copy is not None:
             yield self.copy
+            reshard(self.copy)
             return
         assert isinstance(trained, PeftModel)
         was_training = trained.training

@@ -36,8 +36,8 @@ def require_whole_model(trainer: SafetyAwareSFTTrainer) -> None:
     if is_sharded(trainer):
         name = type(trainer.objective).__name__
         raise UserError(
-            f"{name} needs the whole model on every process: launch with plain data parallelism, "
-            "or take an alignment loss or parameter constraint, which FSDP2 shards."
+            f"{name} needs the whole model on every process: launch with plain data parallelism. "
+            "FSDP2 shards alignment loss and parameter constraints, and a dial with LoRA."
         )
 
 

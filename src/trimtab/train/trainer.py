@@ -470,7 +470,9 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         super().save_model(output_dir, _internal_call)
         state = self.objective.state_dict() if self.objective else {}
         if state and self.args.should_save:
-            torch.save(state, Path(output_dir or self.args.output_dir) / STATE_FILE)
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)  # shards are not written yet
+            torch.save(state, folder / STATE_FILE)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
