@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 from peft import get_peft_model
 
+import trimtab
 from tests.train import sharded, tiny
 from tests.train.tiny import assert_same
 from trimtab.errors import UserError
@@ -92,6 +94,15 @@ def test_shards_beside_an_adapter_are_not_put_back(tmp_path: Path) -> None:
     model.get_base_model().lm_head.requires_grad_(True)
     with pytest.raises(UserError, match="weights that are trained beside an adapter"):
         AlignedReference(model).require_none_beside_adapter()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp2", "FSDP")])
+def test_the_package_holds_configurations_that_accelerate_reads(name: str, kind: str) -> None:
+    file = Path(trimtab.__path__[0]) / "recipes" / "accelerate" / f"{name}.yaml"
+    launched = load_config_from_file(str(file))
+    assert launched.distributed_type == kind
+    if kind == "FSDP":
+        assert launched.fsdp_config["fsdp_version"] == 2
 
 
 @pytest.fixture
