@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
 from trimtab.results.store import read_failures, read_points
+from trimtab.runner.dial import train_dial
 from trimtab.runner.sweep import record_data, sweep
 from trimtab.stats import verdict
 
@@ -145,6 +147,20 @@ def test_an_interruption_is_one_line(experiment: Experiment, tmp_path: Path) -> 
     assert process.returncode == 130
     assert shown.splitlines()[-1].startswith("trimtab: interrupted. What is finished is kept")
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("command", [sweep, train_dial])
+def test_a_command_that_a_launcher_starts_several_times_is_refused(
+    command: Callable[..., object],
+    experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="a launcher started several"):
+        command(experiment, tmp_path / "out", Watcher(), restart=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_changed_experiment_is_refused_with_the_difference(

@@ -25,6 +25,7 @@ from trimtab.measure.adapters import (
     weights_beside_adapters,
     weights_in_place,
 )
+from trimtab.measure.sharded_weights import of_own_parts, own_part, summed_over_parts, whole
 from trimtab.measure.shared_weights import whole_weights
 
 _ITERATIONS = 8
@@ -59,7 +60,7 @@ class DensePart:
     scaling: float = 1.0
 
     def squared_norm(self) -> Tensor:
-        return self.scaling**2 * (self.weight.detach() - self.start).square().sum()
+        return whole(self.scaling**2 * (self.weight.detach() - self.start).square().sum())
 
     @torch.no_grad()
     def rescale_(self, factor: Tensor) -> None:
@@ -83,6 +84,9 @@ class LowRankPart:
     expert; LoRA on fused experts keeps the experts outermost in A and innermost in B. Adapters that
     are active at once add up: they are one whose factors are [B₁ B₂] and [A₁; A₂]. BA is never
     formed.
+
+    Where FSDP2 shards the factors, each process has columns of A and rows of B, and Gram matrices
+    are summed over processes: all else goes row by row, or column by column.
     """
 
     adapters: tuple[LowRankAdapter, ...]
@@ -90,7 +94,8 @@ class LowRankPart:
 
     def squared_norm(self) -> Tensor:
         b = self._b()
-        return ((b.mT @ b) * self._gram_of_rows()).sum()
+        gram = summed_over_parts(b.mT @ b, self.adapters[0].b)
+        return (gram * self._gram_of_rows()).sum()
 
     @torch.no_grad()
     def rescale_(self, factor: Tensor) -> None:
@@ -117,27 +122,27 @@ class LowRankPart:
 
     def is_zero(self) -> bool:
         """Whether a factor of each adapter is zero, as a new one's B is."""
-        return not any(one.a.any() and one.b.any() for one in self.adapters)
+        return not any(_has_values(one.a) and _has_values(one.b) for one in self.adapters)
 
     def formed(self) -> Tensor:
-        """(s·BA)_e, of shape (experts, out, in)."""
+        """(s·BA)_e of whole weights, of shape (experts, out, in)."""
         return (self._b() * self._scalings()) @ self._a()
 
     def _gram_of_rows(self) -> Tensor:
         """S AAᵀ S, of shape (experts, r, r)."""
         a = self._a().mT * self._scalings()
-        return a.mT @ a
+        return summed_over_parts(a.mT @ a, self.adapters[0].a)
 
     def _gram_of_columns(self) -> Tensor:
         """S BᵀB S, of shape (experts, r, r)."""
         b = self._b() * self._scalings()
-        return b.mT @ b
+        return summed_over_parts(b.mT @ b, self.adapters[0].b)
 
     def _scalings(self) -> Tensor | float:
         """s of each column of B: one number where there is one adapter."""
         if len(self.adapters) == 1:
             return self.adapters[0].scaling
-        a = self.adapters[0].a
+        a = own_part(self.adapters[0].a.detach(), dim=1)
         return torch.cat([a.new_full((rank,), one.scaling) for one, rank in self._ranks()])
 
     def _ranks(self) -> list[tuple[LowRankAdapter, int]]:
@@ -150,24 +155,36 @@ class LowRankPart:
         return self._joined_b([one.b.detach() for one in self.adapters])
 
     def _joined_a(self, factors: list[Tensor]) -> Tensor:
-        """Of shape (experts, r, in), r summed over the adapters."""
+        """Of shape (experts, r, in), r summed over the adapters; in is that of a process."""
         experts = self.adapters[0].experts
-        return torch.cat([a.reshape(experts, -1, a.shape[-1]) for a in factors], dim=1)
+        factors = [own_part(a, dim=1) for a in factors]
+        return torch.cat(
+            [a.reshape(experts, len(a) // experts, a.shape[-1]) for a in factors], dim=1
+        )
 
     def _joined_b(self, factors: list[Tensor]) -> Tensor:
-        """Of shape (experts, out, r)."""
+        """Of shape (experts, out, r); out is that of a process."""
         experts = self.adapters[0].experts
-        split = [b.reshape(b.shape[0], -1, experts).permute(2, 0, 1) for b in factors]
+        factors = [own_part(b, dim=0) for b in factors]
+        split = [
+            b.reshape(len(b), b.shape[1] // experts, experts).permute(2, 0, 1) for b in factors
+        ]
         return torch.cat(split, dim=2)
 
     def _divided_a(self, joined: Tensor) -> list[Tensor]:
         pieces = joined.split([rank for _, rank in self._ranks()], dim=1)
-        return [a.reshape(one.a.shape) for one, a in zip(self.adapters, pieces, strict=True)]
+        return [
+            of_own_parts(a.reshape(len(one.a), a.shape[-1]), dim=1, like=one.a)
+            for one, a in zip(self.adapters, pieces, strict=True)
+        ]
 
     def _divided_b(self, joined: Tensor) -> list[Tensor]:
         pieces = joined.split([rank for _, rank in self._ranks()], dim=2)
         shaped = (piece.permute(1, 2, 0) for piece in pieces)
-        return [b.reshape(one.b.shape) for one, b in zip(self.adapters, shaped, strict=True)]
+        return [
+            of_own_parts(b.reshape(len(b), one.b.shape[1]), dim=0, like=one.b)
+            for one, b in zip(self.adapters, shaped, strict=True)
+        ]
 
 
 class Displacement:
@@ -342,6 +359,10 @@ def _same(weight: nn.Parameter, start: nn.Parameter) -> bool:
     return weight.shape == there.shape and torch.equal(weight.detach(), there.to(weight.dtype))
 
 
+def _has_values(factor: Tensor) -> bool:
+    return bool(whole((factor.detach() != 0).sum()))
+
+
 def _proximal_rows(rows: Tensor, quadratic: Tensor, step_size: Tensor) -> Tensor:
     """Per row z: argmin_x Σᵢ (x − z)ᵢ²/(2hᵢ) + ½ xᵀQx, the solution of (I + diag(h) Q) x = z.
 
@@ -351,6 +372,8 @@ def _proximal_rows(rows: Tensor, quadratic: Tensor, step_size: Tensor) -> Tensor
     them longer go to a direct solver. A large λ makes Q hide the identity, and then it takes
     float64.
     """
+    if not rows.numel():  # a process without a row of its own
+        return rows
     is_gentle = bool((step_size.amax() * torch.linalg.matrix_norm(quadratic)).amax() < 1)
     kind = rows.dtype if is_gentle else torch.float64
     z, root, q = rows.to(kind), step_size.to(kind).sqrt(), quadratic.to(kind)

@@ -77,8 +77,13 @@ def loss_rise(after: Loss, before: Loss) -> Estimate:
 
 
 @torch.no_grad()  # not inference mode: a budget measures in the midst of training
-def response_nll(model: nn.Module, rows: Dataset, tokens_per_batch: int) -> tuple[Array, Array]:
-    """−log P_θ(y|x) in nats and the number of tokens of y, each of shape (rows,)."""
+def response_nll(
+    model: nn.Module, rows: Dataset, tokens_per_batch: int, passes: int = 0
+) -> tuple[Array, Array]:
+    """−log P_θ(y|x) in nats and the number of tokens of y, each of shape (rows,).
+
+    At least `passes` passes are made: sharded weights ask the same number of every process.
+    """
     nll, tokens = np.empty(len(rows)), np.empty(len(rows))
     was_training = model.training
     model.eval()
@@ -86,8 +91,17 @@ def response_nll(model: nn.Module, rows: Dataset, tokens_per_batch: int) -> tupl
         logits = model(**inputs).logits
         nll[places] = summed_nll(logits, targets).double().cpu().numpy()
         tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
+        passes -= 1
+    for _ in range(passes):
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device))
     model.train(was_training)
     return nll, tokens
+
+
+def forward_passes(rows: Dataset, tokens_per_batch: int) -> int:
+    """How many batches `padded_batches` makes of rows."""
+    lengths = [len(row) for row in rows["input_ids"]]
+    return len(list(_batches_of_like_length(lengths, tokens_per_batch)))
 
 
 def padded_batches(
@@ -127,4 +141,5 @@ def _batches_of_like_length(lengths: list[int], tokens_per_batch: int) -> Iterat
             yield batch
             batch = []
         batch.append(place)
-    yield batch
+    if batch:
+        yield batch

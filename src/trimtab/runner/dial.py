@@ -42,7 +42,7 @@ from trimtab.results.store import PointsFile
 from trimtab.runner.evaluator import row_weights
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.runner import DIAL_FOLDER, Runner, TrainedDial, forget_checkpoints
-from trimtab.runner.sweep import Watcher, claim, read_roles, record_data
+from trimtab.runner.sweep import Watcher, claim, read_roles, record_data, require_one_process
 from trimtab.stats import Verdict, verdict
 from trimtab.train.objectives.endpoints import Endpoints, load_endpoints
 
@@ -70,6 +70,7 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
         UserError: the folder holds another experiment, is being written by another process, or
             the model or the data cannot be read.
     """
+    require_one_process()
     check_library_settings(experiment)
     with only_writer(folder):
         claim(experiment, folder, restart)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from dataclasses import replace
 from itertools import count
@@ -110,6 +111,7 @@ def sweep(
     """
     if not experiment.grid:
         raise UserError("grid: nothing is given. Give a grid, or train a dial: trimtab dial train.")
+    require_one_process()
     check_library_settings(experiment)
     with only_writer(folder):
         claim(experiment, folder, restart)
@@ -154,6 +156,15 @@ def sweep(
                     watcher.measured(written.points[-len(points) :])
                 write_failures(folder, failures)
         return written.points
+
+
+def require_one_process() -> None:
+    """Raises UserError where a launcher started several processes, of which each would write."""
+    if "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "a command of trimtab is one process, and a launcher started several. Start it without "
+            "torchrun or accelerate launch, or train with SafetyAwareSFTTrainer in a script."
+        )
 
 
 def left_of(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
@@ -20,6 +22,7 @@ from trimtab.measure.adapters import (
     weights_beside_adapters,
 )
 from trimtab.measure.distance import LowRankPart, distance, norm
+from trimtab.measure.sharded_weights import reshard
 from trimtab.measure.shared_weights import sharing_frozen
 from trimtab.train.safety_stream import Batch
 
@@ -47,6 +50,20 @@ class AlignedReference:
             self.start = [(one, one.detach().clone()) for one in beside if one.requires_grad]
         else:
             self.copy = copy_apart(model).eval().requires_grad_(False)
+
+    def require_none_beside_adapter(self) -> None:
+        """Raises UserError where weights of the base are trained, which shards cannot put back."""
+        if self.start:
+            raise UserError(
+                "the target 'kl' puts weights that are trained beside an adapter back for θ_s, "
+                "which sharded weights do not allow. Train the adapter alone (bias='none', no "
+                "modules_to_save), or launch with plain data parallelism."
+            )
+
+    def shard(self, accelerator: Accelerator) -> None:
+        """Divide the copy among processes, as FSDP2 does with the model that is trained."""
+        if self.copy is not None:
+            self.copy = fsdp2_prepare_model(accelerator, self.copy)
 
     def held(self) -> tuple[nn.Module | None, list[Tensor]]:
         """What it keeps in memory beyond plain fine-tuning."""
@@ -80,6 +97,7 @@ class AlignedReference:
     def _aligned(self, trained: nn.Module) -> Iterator[nn.Module]:
         if self.copy is not None:
             yield self.copy
+            reshard(self.copy)
             return
         assert isinstance(trained, PeftModel)
         was_training = trained.training

@@ -34,15 +34,30 @@ def require_mean_losses_of_padded_batches(trainer: SafetyAwareSFTTrainer) -> Non
 def require_whole_model(trainer: SafetyAwareSFTTrainer) -> None:
     """Raises UserError where the weights are sharded over processes."""
     if is_sharded(trainer):
+        name = type(trainer.objective).__name__
         raise UserError(
-            "the objective needs the whole model on every process: launch with plain data "
-            "parallelism, or take an alignment loss constraint with a penalty."
+            f"{name} needs the whole model on every process: launch with plain data parallelism. "
+            "FSDP2 shards alignment loss and parameter constraints, and a dial with LoRA."
         )
 
 
-def require_whole_float32_weights(trainer: SafetyAwareSFTTrainer) -> None:
-    """Raises UserError where trained weights are sharded, or in half precision."""
-    require_whole_model(trainer)
+def require_shards_that_are_tensors(trainer: SafetyAwareSFTTrainer) -> None:
+    """Raises UserError where weights are sharded otherwise than FSDP2 does, each by its rows."""
+    if trainer.accelerator.distributed_type is DistributedType.DEEPSPEED:
+        raise UserError(
+            "DeepSpeed keeps weights in buffers of its own, where the distance from the aligned "
+            "model cannot be read: shard with FSDP2 (fsdp_version: 2), or launch with plain data "
+            "parallelism."
+        )
+    if is_sharded(trainer) and not trainer.accelerator.is_fsdp2:
+        raise UserError(
+            "FSDP 1 flattens weights, so that the distance from the aligned model cannot be read: "
+            "set fsdp_version: 2."
+        )
+
+
+def require_float32_weights(trainer: SafetyAwareSFTTrainer) -> None:
+    """Raises UserError where trained weights are in half precision."""
     trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
     if any(weight.dtype != torch.float32 for weight in trained):
         raise UserError(

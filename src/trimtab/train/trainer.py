@@ -17,6 +17,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from transformers import (
     DataCollator,
     EvalPrediction,
@@ -32,15 +33,18 @@ from trl import SFTConfig, SFTTrainer
 
 from trimtab.errors import UserError
 from trimtab.measure.distance import DensePart, Displacement
-from trimtab.measure.losses import Array, response_nll
+from trimtab.measure.losses import Array, forward_passes, response_nll
+from trimtab.measure.sharded_weights import reshard
 from trimtab.train.config import SafetyAwareSFTConfig
 from trimtab.train.length_bucketing import BucketedModel, require_what_can_be_bucketed
 from trimtab.train.objectives.base import Objective, Step, TrainingContext
 from trimtab.train.reference import AlignedReference
 from trimtab.train.requirements import (
+    is_sharded,
+    require_float32_weights,
     require_mean_losses_of_padded_batches,
+    require_shards_that_are_tensors,
     require_that_what_is_trained_is_evaluated,
-    require_whole_float32_weights,
     require_whole_model,
 )
 from trimtab.train.role_rows import RowForm, prepared_rows
@@ -150,6 +154,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         self.safety_stream: SafetyStream | None = None
         self.displacement: Displacement | None = None
         self.reference: AlignedReference | None = None
+        self._begun_on_shards = False
         if self.length_bucketing:
             require_what_can_be_bucketed(self)
         if self.objective is not None:
@@ -167,13 +172,19 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             require_mean_losses_of_padded_batches(self)
             # The loss is over the tokens of the whole step, whatever the model's own does.
             self.model_accepts_loss_kwargs = True
-        if objective.compares is not None or objective.needs_whole_model:
+        if objective.needs_whole_model:
             require_whole_model(self)
+        if objective.compares is not None or objective.needs_displacement:
+            require_shards_that_are_tensors(self)
         if objective.needs_displacement:
-            require_whole_float32_weights(self)
-            self.displacement = Displacement(self.model)
+            require_float32_weights(self)
+            # Of shards, θ_s is taken once they are there; an adapter shows its faults already now.
+            if not is_sharded(self) or isinstance(self.model, PeftModel):
+                self.displacement = Displacement(self.model)
         if objective.compares is not None:
             self.reference = AlignedReference(self.model)
+            if is_sharded(self):
+                self.reference.require_none_beside_adapter()
         if objective.needs_safety:
             self.safety_stream = self._open_safety_stream(safety_dataset)
             rows = objective.safety_rows(self._context())
@@ -190,12 +201,34 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        if self.objective is not None:  # the weights are still those of θ_s
+        if self.objective is not None and not is_sharded(self):  # the weights are those of θ_s
             self.objective.begin(self._context())
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         if self.objective is not None:
             self.objective.end(self._context())
         return output
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: DataLoader[Any], resume_from_checkpoint: str | None
+    ) -> tuple[nn.Module, DataLoader[Any]]:
+        """As Transformers does; between sharding and a checkpoint's weights θ_s is looked at."""
+        if self.objective is None or not is_sharded(self):
+            return super()._prepare_for_training(
+                max_steps, train_dataloader, resume_from_checkpoint
+            )
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if not self._begun_on_shards:
+            if self.objective.needs_displacement:
+                self.displacement = Displacement(self.model)
+            if self.reference is not None:
+                self.reference.shard(self.accelerator)
+            self._begun_on_shards = True
+        self.objective.begin(self._context())
+        if resume_from_checkpoint is not None:
+            self._load_from_checkpoint(resume_from_checkpoint, self.model_wrapped)
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+            self._load_scaler(resume_from_checkpoint)
+        return prepared
 
     def _run_epoch(self, *args: Any, **settings: Any) -> None:
         is_over = self.objective is not None and self.objective.is_over
@@ -434,13 +467,16 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     def _row_nll(self, rows: Dataset) -> tuple[Array, Array]:
         """−log P_θ(y|x) in nats and the tokens of y, by row, measured by all processes together."""
         here, processes = self.accelerator.process_index, self.accelerator.num_processes
-        mine = range(here, len(rows), processes)
+        divided = [rows.select(range(first, len(rows), processes)) for first in range(processes)]
         found = torch.zeros(2, len(rows), dtype=torch.float64)
-        if len(mine):
-            tokens_per_batch = self._own("measured_tokens_per_batch")
+        tokens_per_batch, passes = self._own("measured_tokens_per_batch"), 0
+        if is_sharded(self):  # all processes pass through the model together
+            passes = max(forward_passes(each, tokens_per_batch) for each in divided)
+        if len(divided[here]) or passes:
             with self.accelerator.autocast():
-                nll = response_nll(self.model, rows.select(mine), tokens_per_batch)
-            found[:, mine] = torch.from_numpy(np.stack(nll))
+                nll = response_nll(self.model, divided[here], tokens_per_batch, passes)
+            found[:, here::processes] = torch.from_numpy(np.stack(nll))
+            reshard(self.model)
         if processes > 1:
             found = self.accelerator.reduce(found.to(self.args.device)).cpu()
         nll, tokens = found.numpy()
@@ -488,13 +524,13 @@ class SafetyAwareSFTTrainer(SFTTrainer):
                 "Lower the learning rate or the penalty."
             )
 
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
-    ) -> None:
-        super()._save(output_dir, state_dict)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
         state = self.objective.state_dict() if self.objective else {}
         if state and self.args.should_save:
-            torch.save(state, Path(output_dir or self.args.output_dir) / STATE_FILE)
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)  # shards are not written yet
+            torch.save(state, folder / STATE_FILE)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None

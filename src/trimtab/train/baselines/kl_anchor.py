@@ -25,6 +25,7 @@ class KLAnchor(Objective):
 
     penalty: From0 = 0.1
     on: Literal["safety", "task"] = "safety"
+    needs_whole_model = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

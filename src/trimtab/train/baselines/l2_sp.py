@@ -26,6 +26,7 @@ class L2SP(Objective):
     """
 
     penalty: From0 = 0.1
+    needs_whole_model = False
 
     @property
     def needs_displacement(self) -> bool:

@@ -49,6 +49,7 @@ class AlignmentLossConstraint(Objective):
     target: Target = "response"
     budget: FiniteOrInfinity | None = None
     needs_safety = True
+    needs_whole_model = False
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -55,6 +55,7 @@ class AlignmentParameterConstraint(Objective):
     penalty: From0 | None = None
     radius: Radius | None = None
     budget: FiniteOrInfinity | None = None
+    needs_whole_model = False
 
     def __post_init__(self) -> None:
         if sum(knob is not None for knob in (self.penalty, self.radius, self.budget)) != 1:

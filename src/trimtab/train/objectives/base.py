@@ -119,6 +119,8 @@ class Objective:
 
     needs_safety: bool = False
     """Whether it cannot be trained without safety rows."""
+    needs_whole_model: bool = True
+    """Whether every process needs all weights: of an objective not tested on shards, it does."""
     extra_tokens: int = 0
     """Tokens it passed through the model outside the optimizer's steps."""
 
@@ -143,12 +145,7 @@ class Objective:
 
     @property
     def needs_displacement(self) -> bool:
-        """Whether it asks how far the weights have moved, and so needs them whole, in float32."""
-        return False
-
-    @property
-    def needs_whole_model(self) -> bool:
-        """Whether every process needs all of the model's weights."""
+        """Whether it asks how far the weights have moved, and so needs them in float32."""
         return False
 
     @property

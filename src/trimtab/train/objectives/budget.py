@@ -126,6 +126,7 @@ class Budget(Objective):
     """
 
     needs_safety = True
+    needs_whole_model = False
 
     def __init__(self, budget: float, first_penalty: float) -> None:
         self.budget = budget

@@ -66,12 +66,10 @@ class DialObjective(Objective):
     def compares(self) -> Literal["safety"] | None:
         return "safety" if self.target == "kl" else None
 
-    @property
-    def needs_whole_model(self) -> bool:
-        return isinstance(self.endpoints, DenseEndpoints)
-
     def placed_on(self, model: Any, peft_config: PeftConfig | None) -> Any:
         self.endpoints = new_endpoints(model, peft_config)
+        # The optimizer moves both copies of a dense dial, and FSDP2 shards the model alone.
+        self.needs_whole_model = isinstance(self.endpoints, DenseEndpoints)
         return self.endpoints.model
 
     def optimized(self) -> nn.Module:

@@ -1,0 +1,217 @@
+"""Trainings whose weights FSDP2 divides between processes; a script for `torchrun`.
+
+`accelerate launch --cpu --use_fsdp` stays with plain data parallelism in silence, so the state is
+set as Accelerate sets it on accelerators, and every training asserts that its weights are shards.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from trl import SFTTrainer
+
+from tests.train import tiny
+from trimtab import (
+    AlignmentLossConstraint,
+    AlignmentParameterConstraint,
+    DialObjective,
+    Objective,
+    SafetyAwareSFTConfig,
+    SafetyAwareSFTTrainer,
+)
+from trimtab.errors import UserError
+from trimtab.measure.distance import DensePart
+
+ON_SHARDS: dict[str, tuple[Objective, dict[str, Any]]] = {
+    **{
+        name: (tiny.OBJECTIVES[name], {"optim": "sgd", "learning_rate": 0.5})
+        for name in (
+            "loss-penalty",
+            "kl-penalty",
+            "parameter-penalty",
+            "parameter-radius",
+            "l2-sp",
+            "kl-anchor",
+            "kl-anchor-on-task",
+            "dial",
+            "dial-kl",
+        )
+    },
+    # What is learned magnifies rounding: steps are small and budgets are not.
+    "loss-budget": (
+        AlignmentLossConstraint(budget=0.3),
+        {"optim": "sgd", "learning_rate": 0.05, "validation_rows": 20},
+    ),
+    "parameter-budget": (
+        AlignmentParameterConstraint(budget=0.05),
+        {"optim": "sgd", "learning_rate": 0.5, "validation_rows": 20},
+    ),
+    "adam": (
+        AlignmentParameterConstraint(penalty=0.3),
+        {"adam_epsilon": 1e-3, "max_grad_norm": 0.5, "gradient_accumulation_steps": 2},
+    ),
+}
+"""Objectives that train sharded weights, and the settings that show it."""
+
+PAIRS = [
+    (name, kind)
+    for name, (objective, _) in ON_SHARDS.items()
+    for kind in ("full", "lora")
+    if kind == "lora" or not isinstance(objective, DialObjective)
+]
+
+RESUMED = [
+    ("parameter-penalty", "full", "FULL_STATE_DICT"),
+    ("parameter-budget", "full", "SHARDED_STATE_DICT"),
+    ("loss-budget", "lora", "FULL_STATE_DICT"),
+    ("parameter-radius", "lora", "SHARDED_STATE_DICT"),
+]
+"""Resumed trainings: an objective, what it trains, and how Accelerate saves it."""
+
+
+def shard_what_is_trained_next(version: int = 2, saved: str = "FULL_STATE_DICT") -> None:
+    """Set Accelerate's state as `accelerate launch --use_fsdp` does on accelerators."""
+    Accelerator(cpu=True)
+    state = AcceleratorState()
+    # A state made anew takes its kind from the partial one.
+    PartialState().distributed_type = state.distributed_type = DistributedType.FSDP
+    state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=version,
+        auto_wrap_policy="transformer_based_wrap",
+        state_dict_type=saved,
+        cpu_ram_efficient_loading=False,
+        reshard_after_forward=True if version == 2 else "FULL_SHARD",
+    )
+
+
+def config(folder: Path, processes: int, **settings: Any) -> SafetyAwareSFTConfig:
+    rows = 16 // processes // settings.get("gradient_accumulation_steps", 1)
+    return tiny.config(
+        folder,
+        **{
+            "per_device_train_batch_size": rows,
+            "max_steps": 6,
+            "logging_steps": 1,
+            "measured_tokens_per_batch": 40,
+            **settings,
+        },
+    )
+
+
+def trained_on_shards(
+    objective: Objective,
+    arguments: SafetyAwareSFTConfig,
+    folder: Path,
+    lora: bool,
+    resume: bool = False,
+    saved: str = "FULL_STATE_DICT",
+) -> SafetyAwareSFTTrainer:
+    shard_what_is_trained_next(saved=saved)
+    trainer = tiny.trained(objective, arguments, folder, lora, resume)
+    weights = [one for one in trainer.model.parameters() if one.requires_grad]
+    parts = trainer.displacement.parts if trainer.displacement else []
+    weights += [part.start for part in parts if isinstance(part, DensePart)]
+    if trainer.reference is not None and trainer.reference.copy is not None:
+        weights += trainer.reference.copy.parameters()
+    assert weights
+    assert all(isinstance(one, DTensor) for one in weights)
+    return trainer
+
+
+def whole_weights(trainer: SFTTrainer) -> dict[str, Tensor]:
+    return {
+        name: weight.full_tensor() if isinstance(weight, DTensor) else weight
+        for name, weight in tiny.weights(trainer).items()
+    }
+
+
+def record(trainer: SafetyAwareSFTTrainer) -> dict[str, Any]:
+    displacement = trainer.displacement
+    return {
+        "weights": whole_weights(trainer),
+        "distance": 0.0 if displacement is None else float(displacement.norm()),
+        "logs": trainer.state.log_history,
+    }
+
+
+def trained_whole(name: str, kind: str, folder: Path) -> dict[str, Any]:
+    objective, settings = ON_SHARDS[name]
+    arguments = config(folder / "run", 1, **settings)
+    return record(tiny.trained(objective, arguments, folder, kind == "lora"))
+
+
+def through_and_resumed(name: str, kind: str, saved: str, folder: Path) -> list[dict[str, Any]]:
+    """A training, and its second half once more from the checkpoint in its middle."""
+    objective, settings = ON_SHARDS[name]
+    run = folder / f"{name}-{kind}-{saved}"
+    # The state of SGD is empty, and PyTorch does not load an empty one into shards.
+    settings = {**settings, "optim": "adamw_torch", "learning_rate": 1e-2, "adam_epsilon": 1e-3}
+    records = []
+    for resume in (False, True):
+        arguments = config(run, 2, save_strategy="steps", save_steps=3, **settings)
+        trainer = trained_on_shards(objective, arguments, folder, kind == "lora", resume, saved)
+        records.append(record(trainer))
+        if trainer.accelerator.is_main_process and not resume:
+            rmtree(run / "checkpoint-6")
+        trainer.accelerator.wait_for_everyone()
+    return records
+
+
+NOT_ON_SHARDS = {
+    name: objective
+    for name, objective in tiny.OBJECTIVES.items()
+    if name not in ON_SHARDS or isinstance(objective, DialObjective)
+}
+
+
+def refusals(folder: Path) -> dict[str, str]:
+    """What is said of each training that does not go with sharded weights."""
+    told = {name: told_of(objective, folder) for name, objective in NOT_ON_SHARDS.items()}
+    told["FSDP 1"] = told_of(AlignmentParameterConstraint(radius=1.0), folder, version=1)
+    told["bucketed"] = told_of(AlignmentLossConstraint(), folder, length_bucketing=True)
+    return told
+
+
+def told_of(objective: Objective, folder: Path, version: int = 2, **settings: Any) -> str:
+    arguments = config(folder / "refused", 2, **settings)
+    shard_what_is_trained_next(version)
+    model, tokenizer = tiny.tiny_llama(folder / "model")
+    try:
+        SafetyAwareSFTTrainer(
+            model,
+            args=arguments,
+            train_dataset=tiny.rows(64, seed=2),
+            safety_dataset=tiny.rows(40, seed=5),
+            objective=objective,
+            processing_class=tokenizer,
+        )
+    except UserError as error:
+        return str(error)
+    return "nothing"
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    for name, kind in PAIRS:
+        objective, settings = ON_SHARDS[name]
+        arguments = config(out / "run", 2, **settings)
+        found = record(trained_on_shards(objective, arguments, out, kind == "lora"))
+        if arguments.process_index == 0:
+            torch.save(found, out / f"{name}-{kind}.pt")
+    for name, kind, saved in RESUMED:
+        records = through_and_resumed(name, kind, saved, out)
+        if PartialState().is_main_process:
+            torch.save(records, out / f"{name}-{kind}-{saved}.pt")
+    told = refusals(out)
+    if PartialState().is_main_process:
+        (out / "refused.json").write_text(json.dumps(told))

@@ -1,0 +1,116 @@
+"""Facts about weights that FSDP2 shards: the same training as with whole weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
+from peft import get_peft_model
+
+import trimtab
+from tests.train import sharded, tiny
+from tests.train.tiny import assert_same
+from trimtab.errors import UserError
+from trimtab.train.reference import AlignedReference
+from trimtab.train.requirements import require_shards_that_are_tensors
+
+CLOSE = 1e-6
+"""Relative, of float32 sums that are taken in another order."""
+
+SCALED = 1e-4
+"""Of a model that is scaled to its budget, by a change of losses near 4 that are told to 1e-7."""
+
+
+@pytest.fixture(scope="module")
+def on_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what two processes recorded of every training on sharded weights."""
+    folder = tmp_path_factory.mktemp("sharded")
+    tiny.tiny_llama(folder / "model")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node=2", sharded.__file__, str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+@pytest.mark.parametrize(("name", "kind"), sharded.PAIRS)
+def test_a_training_on_shards_is_that_of_one_process(
+    name: str, kind: str, on_shards: Path, tmp_path: Path
+) -> None:
+    found = torch.load(on_shards / f"{name}-{kind}.pt")
+    whole = sharded.trained_whole(name, kind, tmp_path)
+    assert_same(found["weights"], whole["weights"], by=CLOSE)
+    is_scaled = name == "parameter-budget"
+    by = SCALED if is_scaled else CLOSE
+    assert found["distance"] == pytest.approx(whole["distance"], rel=by)
+    for key in ("distance", "penalty", "radius", "safety_change"):
+        path, expected = (logged(one, key) for one in (found, whole))
+        assert path == pytest.approx(expected, rel=5 * CLOSE, abs=CLOSE), key
+    if name in ("parameter-penalty", "parameter-radius", "loss-budget", "parameter-budget"):
+        assert len(logged(found, "distance")) == 7
+
+
+@pytest.mark.parametrize(("name", "kind", "saved"), sharded.RESUMED)
+def test_a_training_on_shards_resumes_to_the_same_bits(
+    name: str, kind: str, saved: str, on_shards: Path
+) -> None:
+    through, resumed = torch.load(on_shards / f"{name}-{kind}-{saved}.pt")
+    assert_same(through["weights"], resumed["weights"], by=0.0)
+    assert through["distance"] == resumed["distance"]
+    for key in ("penalty", "radius", "safety_change"):
+        assert logged(through, key)[3:] == logged(resumed, key)[3:]
+
+
+@pytest.mark.parametrize("name", sharded.NOT_ON_SHARDS)
+def test_what_is_not_shown_to_train_shards_is_refused(name: str, told: dict[str, str]) -> None:
+    assert "needs the whole model on every process" in told[name]
+
+
+def test_a_flattened_weight_has_no_distance(told: dict[str, str]) -> None:
+    assert told["FSDP 1"].startswith("FSDP 1 flattens weights")
+
+
+def test_a_buffer_of_deepspeed_has_no_distance() -> None:
+    state = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)
+    trainer: Any = SimpleNamespace(accelerator=state)
+    with pytest.raises(UserError, match="DeepSpeed keeps weights in buffers of its own"):
+        require_shards_that_are_tensors(trainer)
+
+
+def test_length_bucketing_does_not_go_with_shards(told: dict[str, str]) -> None:
+    assert "a different number of times on every process" in told["bucketed"]
+
+
+def test_shards_beside_an_adapter_are_not_put_back(tmp_path: Path) -> None:
+    model = get_peft_model(tiny.tiny_llama(tmp_path / "model")[0], tiny.lora_config())
+    model.get_base_model().lm_head.requires_grad_(True)
+    with pytest.raises(UserError, match="weights that are trained beside an adapter"):
+        AlignedReference(model).require_none_beside_adapter()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp2", "FSDP")])
+def test_the_package_holds_configurations_that_accelerate_reads(name: str, kind: str) -> None:
+    file = Path(trimtab.__path__[0]) / "recipes" / "accelerate" / f"{name}.yaml"
+    launched = load_config_from_file(str(file))
+    assert launched.distributed_type == kind
+    if kind == "FSDP":
+        assert launched.fsdp_config["fsdp_version"] == 2
+
+
+@pytest.fixture
+def told(on_shards: Path) -> dict[str, str]:
+    """What was refused, and how."""
+    found: dict[str, str] = json.loads((on_shards / "refused.json").read_text())
+    return found
+
+
+def logged(record: dict[str, Any], key: str) -> list[float]:
+    return [one[key] for one in record["logs"] if key in one]
