@@ -1,0 +1,54 @@
+"""The README's examples, run as they stand."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from trimtab.cli import app
+from trimtab.config.yaml_io import parse_experiment
+from trimtab.models import save_tiny_llama
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    save_tiny_llama(["ask", "tell", "no", "yes"], tmp_path / "MODEL", seed=0)
+    for role, response in (("task", "yes yes"), ("safety", "no no")):
+        rows = [{"prompt": "ask " * (1 + n % 3), "completion": response} for n in range(12)]
+        (tmp_path / f"{role}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    exec(
+        compile(example.replace("max_steps=100", "max_steps=3, use_cpu=True"), "README", "exec"), {}
+    )
+    assert (tmp_path / "run/model/adapter_model.safetensors").exists()
+
+
+def test_the_experiments_file_is_read_with_what_may_be_added() -> None:
+    experiment, *more = re.findall(r"```yaml\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    whole = yaml.safe_load(experiment)
+    for block in more:
+        for section, settings in yaml.safe_load(block).items():
+            whole[section] = whole.get(section, {}) | settings
+    del whole["train"]["steps"]  # one block says how many epochs instead
+    del whole["train"]["lora_rank"]  # and the adapter's rank in PEFT's words
+    read = parse_experiment(yaml.safe_dump(whole), "README.md")
+    assert read.answers is not None
+    assert read.answers.judges == ("qwen3guard", "granite-guardian")
+    assert read.train.epochs == 2
+
+
+def test_the_output_that_is_quoted_is_what_the_command_prints() -> None:
+    text = README.read_text(encoding="utf-8")
+    (quoted,) = re.findall(r"```\n(Task alpaca.*?)```", text, re.DOTALL)
+    printed = CliRunner().invoke(
+        app, ["suggest", str(README.parent / "docs/reproduction/smollm2"), "--budget", "0.05"]
+    )
+    assert printed.output.startswith(quoted)
