@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.watchers import Watcher
+from trimtab.analysis.changes import rate_changes
+from trimtab.analysis.results import read_results
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Answers, Block, Experiment, Training
 from trimtab.config.methods import ALIGNED
 from trimtab.errors import UserError
 from trimtab.models import quiet_libraries, save_tiny_llama
+from trimtab.report.model_card import points_card
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
@@ -163,3 +166,18 @@ def test_what_cannot_be_asked_or_judged_is_one_line(
 def test_answers_need_prompts_and_a_judge(answers: dict[str, object]) -> None:
     with pytest.raises(UserError, match="answers:"):
         Answers(**answers)  # type: ignore[arg-type]
+
+
+def test_the_last_line_and_the_card_say_what_it_answers(finished: Path) -> None:
+    points, rows = read_points(finished), RowLosses(finished)
+    plain = by_name(finished)["λ = 0"]
+    told = {one.what: one for one in rate_changes(plain, points, rows)}
+    refused = told["harmful prompts refused"]
+    assert refused.prompts == 10
+    assert refused.start is not None
+    assert refused.change is not None
+    assert refused.change.value == pytest.approx(refused.now.value - refused.start.value)
+    results = read_results(finished)
+    card = points_card([plain], results, finished / "models" / str(plain.model))
+    assert "## What it answers" in card
+    assert "had not been judged" not in card

@@ -1,4 +1,4 @@
-"""What a model's training changed: each loss at the start, after it, and the paired difference."""
+"""What a training changed: each loss and rate at the start, after it, and the paired difference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trimtab.config.methods import ALIGNED
 from trimtab.results.gaps import with_gaps
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
-from trimtab.stats import Estimate
+from trimtab.stats import Estimate, share_change
 
 SAFETY_LOSS, ORIGINAL_LOSS, TASK_LOSS = (
     "safety loss",
@@ -57,3 +57,46 @@ def loss_changes(
                 found.setdefault((what, data), LossChange(what, data, before, now, change))
     order = (SAFETY_LOSS, ORIGINAL_LOSS, TASK_LOSS)
     return tuple(sorted(found.values(), key=lambda one: order.index(one.what)))
+
+
+@dataclass(frozen=True)
+class RateChange:
+    """How often prompts meet one outcome, at the start and after the training: shares."""
+
+    what: str
+    prompts: int | None
+    """Of how many; None where outcomes were not kept prompt by prompt."""
+    start: Estimate | None
+    now: Estimate
+    change: Estimate | None
+    """Paired by prompt."""
+
+
+def rate_changes(model: Point, points: Iterable[Point], rows: RowLosses) -> tuple[RateChange, ...]:
+    """The changes of a model's judged rates; none where its answers were not judged."""
+    start = next((one for one in points if one.method is ALIGNED), None)
+    found = []
+    for what, field in (
+        ("harmful prompts refused", "refusal_rate"),
+        ("harmful prompts complied with", "harmful_rate"),
+        ("benign prompts answered", "answer_rate"),
+        ("answers incoherent", "incoherence_rate"),
+    ):
+        now: Estimate | None = getattr(model, field)
+        if now is None:
+            continue
+        before: Estimate | None = getattr(start, field, None)
+        after_rows, before_rows = (
+            rows.of(f"answers:{field}", one.model) if one is not None and one.model else None
+            for one in (model, start)
+        )
+        change = (
+            share_change(after_rows[0], before_rows[0], now.unit)
+            if after_rows is not None
+            and before_rows is not None
+            and after_rows.shape == before_rows.shape
+            else None
+        )
+        count = None if after_rows is None else after_rows.shape[1]
+        found.append(RateChange(what, count, before, now, change))
+    return tuple(found)

@@ -10,7 +10,7 @@ from trimtab.cli.command import say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trimtab.analysis.changes import LossChange
+    from trimtab.analysis.changes import LossChange, RateChange
     from trimtab.analysis.groups import Setting
     from trimtab.analysis.selection import Choice
     from trimtab.config.experiment import Experiment
@@ -22,7 +22,7 @@ MOST_CHOICES = 20
 
 def answer_of_one(experiment: Experiment, out: Path, name: str) -> None:
     """Say what one training changed, and where the model is."""
-    from trimtab.analysis.changes import loss_changes
+    from trimtab.analysis.changes import loss_changes, rate_changes
     from trimtab.results.per_row_losses import RowLosses
     from trimtab.results.store import read_points
 
@@ -34,8 +34,13 @@ def answer_of_one(experiment: Experiment, out: Path, name: str) -> None:
     say(f"{told[:1].upper()}{told[1:]}, in nats per token; the model is in {model}.")
     if any(one.change and one.change.low <= 0 <= one.change.high for one in changes):
         say("A change whose interval holds 0 may be none.")
+    rates = rate_changes(made[0], points, RowLosses(out)) if made else ()
+    if rates:
+        judge = experiment.answers.judges[0] if experiment.answers else "phrases"
+        say(f"By {judge}: {', '.join(map(_rate_told, rates))}.")
     say(f"Open {out / 'report.html'} for the figures.")
-    say(f"To have its answers judged: {_evaluate_command(experiment, out, model)}")
+    if not rates:
+        say(f"To have its answers judged: {_evaluate_command(experiment, out, model)}")
 
 
 def _told(one: LossChange) -> str:
@@ -43,6 +48,18 @@ def _told(one: LossChange) -> str:
 
     assert one.start is not None  # the sweep measures it first
     return f"{one.what} {before_and_after(one.start, one.now, one.change)}"
+
+
+def _rate_told(one: RateChange) -> str:
+    from trimtab.analysis.labels import percent
+
+    before = f"{percent(one.start.value)} → " if one.start is not None else ""
+    of = f" of {one.prompts}" if one.prompts is not None else ""
+    change = ""
+    if one.change is not None:
+        points = [f"{100 * end:+.0f}" for end in (one.change.low, one.change.high)]
+        change = f" [{', '.join(points)} points]".replace("-", "−")
+    return f"{one.what} {before}{percent(one.now.value)}{of}{change}"
 
 
 def _evaluate_command(experiment: Experiment, out: Path, model: Path) -> str:

@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import ModelCardData
 
 from trimtab import __version__
-from trimtab.analysis.changes import LossChange, loss_changes
+from trimtab.analysis.changes import LossChange, RateChange, loss_changes, rate_changes
 from trimtab.analysis.labels import (
     budget_in_words,
     change_in_words,
@@ -56,6 +56,10 @@ _CITATION = """\
 _WHAT_A_LOSS_IS = (
     "Nats per token of held-out responses, with 95 % intervals; lower is better. A change is from "
     "the start model θₛ, its interval that of the difference on the same rows where they are known."
+)
+_NOT_JUDGED = (
+    "When this card was written its answers had not been judged: a loss tells how likely given "
+    "responses are, not what the model says. `trimtab evaluate` has its answers judged."
 )
 
 
@@ -109,16 +113,10 @@ def points_card(points: Sequence[Point], results: Results, model: Path) -> str:
         made.append(f"The multiplier λ came to {number(point.multiplier)}.")
     if point.budget_verdict is not None:
         made.append(f"By held-out rows: {budget_in_words(point)}.")
-    for what, rate in (
-        ("refuses harmful prompts", point.refusal_rate),
-        ("answers benign prompts", point.answer_rate),
-    ):
-        if rate is not None:
-            made.append(f"It {what} in {_rate(rate)}, by phrases in its likeliest answers.")
     changes = loss_changes(points, results.points, results.rows)
+    rates = rate_changes(point, results.points, results.rows)
     origin = Origin(results.settings, results.data)
-    unknown = () if point.refusal_rate is not None else ("How often it refuses was not counted.",)
-    return trained_card(point.spec, changes, made, origin, model, unknown)
+    return trained_card(point.spec, changes, made, origin, model, rates=rates)
 
 
 def trained_card(
@@ -128,6 +126,7 @@ def trained_card(
     origin: Origin,
     model: Path,
     not_measured: Sequence[str] = (),
+    rates: Sequence[RateChange] = (),
 ) -> str:
     """The card of a trained model, whose files are in `model`."""
     losses = list(losses)
@@ -144,9 +143,12 @@ def trained_card(
         lead,
         {
             "Before and after": _before_and_after(losses),
+            **({"What it answers": _answers(rates, origin)} if rates else {}),
             "What was done": _what_was_done(constraint, made, origin),
             "Data": _data(origin.data),
-            "What was not measured": _bullets((*not_measured, *_never_measured(has_original))),
+            "What was not measured": _bullets(
+                (*not_measured, *(() if rates else (_NOT_JUDGED,)), *_never_measured(has_original))
+            ),
         },
     )
 
@@ -180,7 +182,11 @@ def repaired_card(
         f"The result lies {number(distance)} from the aligned model. The same again:\n\n"
         f"```sh\n{command}\n```"
     )
-    not_measured = ("Its losses before and after: nothing was run on it.", *_never_measured(False))
+    not_measured = (
+        "Its losses before and after: nothing was run on it.",
+        _NOT_JUDGED,
+        *_never_measured(False),
+    )
     return _card(
         _metadata(origin, folder),
         f"mended by {method.title}",
@@ -283,10 +289,6 @@ def _data(data: Iterable[DataSummary]) -> str:
 
 
 def _never_measured(has_original: bool) -> Iterator[str]:
-    yield (
-        "When this card was written its answers had not been judged: a loss tells how likely given "
-        "responses are, not what the model says. `trimtab evaluate` has its answers judged."
-    )
     yield "No general benchmark was run: what else it forgot or learned is not known."
     yield "Attacks: nobody tried to have it say what it should refuse."
     if not has_original:
@@ -302,8 +304,33 @@ def _versions() -> str:
     return f"trimtab {__version__}, Python {python}, {', '.join(libraries)}."
 
 
+def _answers(rates: Sequence[RateChange], origin: Origin) -> str:
+    asked = origin.settings.get("answers") or {}
+    judges = ", ".join(f"`{judge}`" for judge in asked.get("judges") or ["phrases"])
+    rows = [
+        (
+            one.what,
+            "–" if one.prompts is None else str(one.prompts),
+            "–" if one.start is None else _rate(one.start),
+            _rate(one.now),
+            "–" if one.change is None else _points(one.change),
+        )
+        for one in rates
+    ]
+    columns = ("share of", "prompts", "start model θₛ", "this model", "change, in points")
+    return (
+        f"{markdown_table(columns, rows)}\n\nJudged by {judges}; the table is the first one's. "
+        "95 % intervals, changes paired by prompt."
+    )
+
+
 def _rate(rate: Estimate) -> str:
     return f"{percent(rate.value)} ({percent(rate.low)} to {percent(rate.high)})"
+
+
+def _points(change: Estimate) -> str:
+    value, low, high = (f"{100 * end:+.0f}" for end in (change.value, change.low, change.high))
+    return f"{value} [{low}, {high}]".replace("-", "−")
 
 
 def _bullets(lines: Iterable[str]) -> str:
