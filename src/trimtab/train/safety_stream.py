@@ -63,20 +63,6 @@ def safety_rows_per_batch(task_rows: int, share: float) -> int:
     return max(1, round(task_rows * share / (1 - share)))
 
 
-def row_split(rows: int, share: float) -> tuple[int, int]:
-    """How many of a batch's rows are task rows, and how many safety rows, of which `share` are.
-
-    Of each role there are eight at least, or a quarter of a small batch, so that its part of the
-    loss is a mean over several rows at every share.
-
-    >>> row_split(64, 0.5), row_split(64, 0.99), row_split(8, 0.01), row_split(2, 0.01)
-    ((32, 32), (8, 56), (6, 2), (1, 1))
-    """
-    least = max(1, min(8, rows // 4))
-    safety = min(max(round(share * rows), least), rows - least)
-    return rows - safety, safety
-
-
 def join(task: Batch, safety: Batch, pad_token_id: int) -> Batch:
     """One right-padded batch, task rows first, with a column `is_safety` of shape (rows, 1)."""
     padding = {"input_ids": pad_token_id, "labels": IGNORED, "attention_mask": 0}

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
-from numpy.typing import NDArray
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -36,6 +35,7 @@ from trimtab.measure.distance import DensePart, Displacement
 from trimtab.measure.losses import Array, forward_passes, response_nll
 from trimtab.measure.sharded_weights import reshard
 from trimtab.train.config import SafetyAwareSFTConfig
+from trimtab.train.divided_rows import DividedRows
 from trimtab.train.length_bucketing import BucketedModel, require_what_can_be_bucketed
 from trimtab.train.objectives.base import Objective, Step, TrainingContext
 from trimtab.train.reference import AlignedReference
@@ -53,7 +53,6 @@ from trimtab.train.safety_stream import (
     Batch,
     SafetyStream,
     join,
-    row_split,
     safety_rows_per_batch,
     take,
 )
@@ -150,7 +149,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             atexit.register(_leave_process_group)
         self.length_bucketing: bool = self._own("length_bucketing")
         self._router_loss: Tensor | float = 0.0
-        self._splits: list[tuple[int, int]] = []
+        self._divided_rows: DividedRows | None = None
         self.safety_stream: SafetyStream | None = None
         self.displacement: Displacement | None = None
         self.reference: AlignedReference | None = None
@@ -261,10 +260,9 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         if roles == "task":
             return batches, torch.stack([torch.as_tensor(task_tokens, device=device), none])
         assert self.safety_stream is not None
-        share = objective.safety_share_at(self.state.global_step, self.args.seed)
-        if share is not None:
+        if objective.safety_share_at(self.state.global_step, self.args.seed) is not None:
             assert roles == "both"
-            return self._divided(len(batches), device)
+            return self._of_divided_rows(len(batches), device)
         own = numbers[self.accelerator.process_index :: processes]
         stream = self.safety_stream
         if roles == "safety":
@@ -279,29 +277,13 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         joined = [join(*pair, pad_token_id) for pair in zip(batches, safety, strict=True)]
         return joined, torch.stack([torch.as_tensor(task_tokens, device=device), safety_tokens])
 
-    def _divided(self, count: int, device: torch.device) -> tuple[list[Batch], Tensor]:
-        """Batches of the step whose rows the objective divides between the roles as it goes.
-
-        Both streams count the rows that the steps before have drawn, which seed and step alone
-        decide, so that a resumed run and more processes meet the same rows.
-        """
-        assert self.safety_stream is not None
-        whole = self.args.per_device_train_batch_size + self.safety_stream.rows_per_batch
-        each = count * self.accelerator.num_processes
-        drawn = each * self._rows_before(whole)
-        split = self._split_at(self.state.global_step, whole)
-        place, processes = self.accelerator.process_index, self.accelerator.num_processes
-        sides: list[list[Batch]] = []
-        for rows, first, own in zip(
-            (self.train_dataset, self.safety_stream.rows), drawn, split, strict=True
-        ):
-            stream = replace(self.safety_stream, rows=rows, rows_per_batch=int(own))
-            sides.append(
-                [
-                    stream.drawn(int(first + number * own), int(own))
-                    for number in range(place, each, processes)
-                ]
-            )
+    def _of_divided_rows(self, count: int, device: torch.device) -> tuple[list[Batch], Tensor]:
+        """`count` batches whose rows the objective divides between the roles."""
+        if self._divided_rows is None:
+            self._divided_rows = self._open_divided_rows()
+        step, processes = self.state.global_step, self.accelerator.num_processes
+        places = range(self.accelerator.process_index, count * processes, processes)
+        sides = self._divided_rows.of_step(step, places)
         tokens = [
             torch.as_tensor(self._get_num_items_in_batch(side, device), device=device)
             for side in sides
@@ -310,18 +292,23 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         pairs = zip(*sides, strict=True)
         return [join(task, safety, pad_token_id) for task, safety in pairs], torch.stack(tokens)
 
-    def _split_at(self, step: int, rows: int) -> tuple[int, int]:
-        assert self.objective is not None
-        share = self.objective.safety_share_at(step, self.args.seed)
-        assert share is not None
-        return row_split(rows, share)
+    def _open_divided_rows(self) -> DividedRows:
+        objective, stream, seed = self.objective, self.safety_stream, self.args.seed
+        assert objective is not None
+        assert stream is not None
 
-    def _rows_before(self, rows: int) -> NDArray[np.int64]:
-        """Task and safety rows of a batch of every step before this one, summed, shape (2,)."""
-        for step in range(len(self._splits), self.state.global_step):
-            self._splits.append(self._split_at(step, rows))
-        before = self._splits[: self.state.global_step]
-        return np.array(before, dtype=np.int64).reshape(-1, 2).sum(axis=0)
+        def share_at(step: int) -> float:
+            share = objective.safety_share_at(step, seed)
+            assert share is not None
+            return share
+
+        return DividedRows(
+            stream,
+            self.train_dataset,
+            self.args.per_device_train_batch_size + stream.rows_per_batch,
+            share_at,
+            self.args.gradient_accumulation_steps * self.accelerator.num_processes,
+        )
 
     def compute_loss(
         self,

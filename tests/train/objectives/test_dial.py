@@ -18,9 +18,9 @@ from trimtab import DialObjective, SafetyAwareSFTTrainer
 from trimtab.config.experiment import Dial
 from trimtab.errors import UserError
 from trimtab.measure.distance import distance
+from trimtab.train.divided_rows import row_split
 from trimtab.train.objectives.alignment_loss import Target
 from trimtab.train.objectives.endpoints import load_endpoints, new_endpoints
-from trimtab.train.safety_stream import row_split
 
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 
@@ -85,10 +85,11 @@ def test_every_task_row_comes_before_one_comes_again(tmp_path: Path) -> None:
 
     assert trainer.safety_stream is not None
     trainer.safety_stream = replace(trainer.safety_stream, collate=remembered)
+    trainer._divided_rows = None
     drawn = 0
     for step in range(6):
         trainer.state.global_step = step
-        batches, tokens = trainer._divided(1, torch.device("cpu"))
+        batches, tokens = trainer._of_divided_rows(1, torch.device("cpu"))
         drawn += int((~batches[0]["is_safety"]).sum())
         assert tokens.min() > 0
     places = replace(trainer.safety_stream, rows=trainer.train_dataset).places(0, drawn)
