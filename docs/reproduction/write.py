@@ -190,8 +190,8 @@ def refusals_table(folder: Path) -> str:
         "harmful refused",
         "change from θ_s, points of a hundred",
         "benign answered",
-        "alignment gap",
-        "capability gap",
+        "safety loss over θ_s",
+        "task loss over θ_s",
     )
     return markdown_table(columns, rows)
 

@@ -63,7 +63,7 @@ def test_figure_1_has_a_line_per_proxy_on_the_task_with_the_most() -> None:
         "far – chat",
         "near – news",
         "near – code",
-        "aligned model θₛ, chat",
+        "aligned model θₛ",
     }
 
 
@@ -73,9 +73,9 @@ def test_figure_2_has_a_line_per_task_and_sets_the_cases_side_by_side() -> None:
     assert [line.name for line in right.lines] == [
         "Case I, chat",
         "Case II, chat",
-        "aligned model θₛ, chat",
         "Case I, news",
         "Case II, news",
+        "aligned model θₛ",
     ]
 
 
@@ -83,7 +83,7 @@ def test_figure_3_orders_tasks_by_overlap() -> None:
     (panel,) = figures(sweep(), None)[2].panels
     names = [line.name for line in panel.lines]
     assert names[:3] == ["code, overlap 0 %", "chat, overlap 50 %", "news, overlap 100 %"]
-    assert names[3:] == ["aligned model θₛ, chat"]  # the start stands in every plane
+    assert names[3:] == ["aligned model θₛ"]  # the start stands in every plane
 
 
 def test_an_estimated_overlap_is_called_about_that_much() -> None:

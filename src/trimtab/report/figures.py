@@ -31,6 +31,7 @@ from trimtab.config.methods import (
 from trimtab.report.chart import Curve, Figure, Ink, Panel
 from trimtab.report.palette import budget_ink, drawn, ink, star
 from trimtab.report.panels import Series, panel
+from trimtab.results.gaps import OVER_START
 from trimtab.results.result import LocalGeometry, Point
 
 T = TypeVar("T")
@@ -241,7 +242,6 @@ class _Atlas:
     def _both_cases(self) -> Panel | None:
         series: list[Series] = []
         compared: list[tuple[str, str]] = []
-        aligned = settings_of(self.points, ALIGNED)
         for task, (proxy, first, second) in tasks_in_both_cases(self.points).items():
             compared.append((proxy, task))
             colour = self.tasks.index(task)
@@ -258,11 +258,9 @@ class _Atlas:
                 line = tuple(lines.get((proxy, task), ()))
                 of_budgets = budget_ink(colour, case_1=lines is self.budgets_1)
                 series.append(Series(name, of_budgets, line))
-            start = tuple(one for one in aligned if (one.proxy, one.task) == (proxy, task))
-            name = f"aligned model θₛ, {shortened(task)}"
-            series.append(Series(name, star(colour), start, joined=False))
         if not series:
             return None
+        series += self._starts(task for _, task in compared)
         proxies = ", ".join(dict.fromkeys(shortened(proxy) for proxy, _ in compared))
         return panel(
             f"Case I (safety data {proxies}) and Case II",
@@ -274,9 +272,15 @@ class _Atlas:
         )
 
     def _starts(self, tasks: Iterable[str]) -> list[Series]:
-        """θ_s in the plane of each task, which is the same whatever the proxy."""
-        names = list(dict.fromkeys(tasks))
+        """θ_s in the plane of each task, which is the same whatever the proxy.
+
+        Changes from θ_s have it at 0 for every task, and one mark stands for all.
+        """
         first = {one.task: one for one in reversed(settings_of(self.points, ALIGNED))}
+        names = [task for task in dict.fromkeys(tasks) if task in first]
+        gaps = [first[task].measured("capability gap") for task in names]
+        if any(gap is not None and gap.unit == OVER_START for gap in gaps):
+            return [Series("aligned model θₛ", star(6), (first[names[0]],), joined=False)]
         return [
             Series(
                 "aligned model θₛ" if len(names) == 1 else f"aligned model θₛ, {shortened(task)}",
@@ -285,7 +289,6 @@ class _Atlas:
                 joined=False,
             )
             for task in names
-            if task in first
         ]
 
     def _task_with_most_proxies(self) -> str:
