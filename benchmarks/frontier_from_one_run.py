@@ -326,7 +326,7 @@ def _aims(every: list[dict[str, Any]], volumes: list[dict[str, float]]) -> list[
         tokens = mean(cost(found, method) for found in every)
         for row in (method, all_points):
             over = [volume[row] / volume[DIVIDED] for volume in volumes]
-            met = "met" if mean(over) >= AIM and tokens <= MOST_TOKENS else "missed"
+            met = "met" if mean(over) >= AIM and round(tokens, 2) <= MOST_TOKENS else "missed"
             lines.append(
                 f"{row}: {told(over)} of the area of separate runs that divide rows alike, at "
                 f"{tokens:.2f}× the tokens of one; aim {AIM:.2f} at {MOST_TOKENS}×: {met}."
