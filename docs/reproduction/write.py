@@ -16,11 +16,13 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from effects import FINDINGS, Effect, Measured, Roles
+from scipy.stats import spearmanr
 
 from trimtab.analysis.labels import estimate_in_words, percent
 from trimtab.config.data_source import DataSource
@@ -193,7 +195,24 @@ def refusals_table(folder: Path) -> str:
         "safety loss over θ_s",
         "task loss over θ_s",
     )
-    return markdown_table(columns, rows)
+    told = correlation_in_words(list(shown.values()))
+    return f"{markdown_table(columns, rows)}\n\n{told}"
+
+
+def correlation_in_words(points: Sequence[Point]) -> str:
+    """How the models' order by safety loss goes with their order by refusals."""
+    losses = [point.alignment_loss.value for point in points if point.alignment_loss]
+    refused = [point.refusal_rate.value for point in points if point.refusal_rate]
+    answered = [point.answer_rate.value for point in points if point.answer_rate]
+    tau, against = (
+        float(spearmanr(losses, refused).statistic),
+        float(spearmanr(refused, answered).statistic),
+    )
+    return (
+        f"Rank correlation (Spearman) over these {len(points)} models: of the safety loss with the "
+        f"share refused {tau:.2f}, of the share refused with the share of benign prompts answered "
+        f"{against:.2f}.".replace("-", "−")
+    )
 
 
 def described(point: Point) -> str:
