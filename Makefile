@@ -65,6 +65,7 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 docs: $(VENV)/installed  ## regenerate the numbers and the picture of the documents
 	$(BIN)/python benchmarks/frontier_from_one_run.py --docs
 	$(BIN)/python benchmarks/budget.py --docs
+	$(BIN)/python docs/dial/fonseca.py
 	$(BIN)/python docs/comparison/write.py
 	$(BIN)/python docs/reproduction/write.py
 	$(BIN)/python docs/theory/worked_world.py
