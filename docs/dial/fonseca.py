@@ -5,7 +5,7 @@
 f₁(x) = 1 − exp(−‖x − c‖²) and f₂(x) = 1 − exp(−‖x + c‖²) with c = (1/√n, …), n = 2. The frontier is
 the segment from c to −c and bulges outwards: of f₁ + λf₂ every point of it but the two ends is a
 saddle at most, so that runs at a fixed λ end at an end. A dial draws λ anew at every step, and its
-settings are a line between its two ends. Writes docs/dial/fonseca.json and the table of docs/dial.md.
+settings are a line between its two ends. Writes docs/dial/fonseca.json and the table of dial.md.
 """
 
 from __future__ import annotations
