@@ -103,8 +103,8 @@ MUTATIONS = (
     Mutation(
         "experts are told apart in A as in B",
         "measure/distance.py",
-        "split = [b.reshape(b.shape[0], -1, experts).permute(2, 0, 1) for b in factors]",
-        "split = [b.reshape(b.shape[0], experts, -1).permute(1, 0, 2) for b in factors]",
+        "b.reshape(len(b), b.shape[1] // experts, experts).permute(2, 0, 1) for b in factors",
+        "b.reshape(len(b), experts, b.shape[1] // experts).permute(1, 0, 2) for b in factors",
         "tests/measure/test_distance.py -k fused",
     ),
     Mutation(
@@ -234,10 +234,10 @@ MUTATIONS = (
         "tests/data",
     ),
     Mutation(
-        "the gap is taken from the worst model",
+        "the change from the start has the other sign",
         "results/gaps.py",
-        "loss.value < best.value",
-        "loss.value > best.value",
+        "between = loss.minus(before.value)",
+        "between = before.minus(loss.value)",
         "tests/results/test_per_row_losses.py src/trimtab/results/gaps.py",
     ),
     Mutation(

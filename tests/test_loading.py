@@ -112,8 +112,8 @@ def test_auto_is_what_the_folder_was_saved_in(experiment: Experiment, tmp_path: 
     [
         Block("alignment-loss", (1.0,)),
         Block("alignment-parameter", radii=(0.2,)),
-        Block("dial", knobs=(0.0, 1.0)),
-        Block("method", method="wise-ft", knobs=(0.5,)),
+        Block("dial", values=(0.0, 1.0)),
+        Block("method", method="wise-ft", values=(0.5,)),
     ],
     ids=lambda block: block.method or block.case,
 )

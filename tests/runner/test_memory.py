@@ -98,7 +98,7 @@ def test_checkpointing_costs_less_and_the_reference_and_a_dial_more(
     assert memory(experiment(QLORA, lora_rank=16), llama_2_7b) > 3 * usual
     kl = replace(plain, train=replace(plain.train, safety_target="kl"))
     assert memory(kl, llama_2_7b) > usual
-    dial = replace(plain, dial=Dial(), grid=(Block("dial", knobs=(0.5,)),))
+    dial = replace(plain, dial=Dial(), grid=(Block("dial", values=(0.5,)),))
     assert memory(dial, llama_2_7b) > usual
 
 

@@ -33,11 +33,11 @@ GRIDS: dict[str, tuple[Block, ...]] = {
     "case I": (Block("alignment-loss", (0.0, 1.0)),),
     "case II": (Block("alignment-parameter", radii=(0.2,)),),
     "budget": (Block("alignment-parameter", budgets=(0.05,)),),
-    "dial": (Block("dial", knobs=(0.0, 1.0)),),
-    "wise-ft": (Block("method", method="wise-ft", knobs=(0.3, 0.7)),),
-    "safe-lora": (Block("method", method="safe-lora", knobs=(1.0,)),),
-    "resta": (Block("method", method="resta", knobs=(0.5,)),),
-    "seal": (Block("method", method="seal", knobs=(0.8,)),),
+    "dial": (Block("dial", values=(0.0, 1.0)),),
+    "wise-ft": (Block("method", method="wise-ft", values=(0.3, 0.7)),),
+    "safe-lora": (Block("method", method="safe-lora", values=(1.0,)),),
+    "resta": (Block("method", method="resta", values=(0.5,)),),
+    "seal": (Block("method", method="seal", values=(0.8,)),),
 }
 
 

@@ -29,14 +29,17 @@ SCALED = 1e-4
 """Of a model that is scaled to its budget, by a change of losses near 4 that are told to 1e-7."""
 
 
+ROOT = Path(__file__).parents[2]
+
+
 @pytest.fixture(scope="module")
 def on_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what two processes recorded of every training on sharded weights."""
     folder = tmp_path_factory.mktemp("sharded")
     tiny.tiny_llama(folder / "model")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node=2", sharded.__file__, str(folder)]
-    run = subprocess.run(command, capture_output=True, text=True)
+    command += ["--nproc_per_node=2", "--module", sharded.__name__, str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     return folder
 

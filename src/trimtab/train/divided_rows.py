@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from datasets import Dataset
@@ -22,7 +22,8 @@ class DividedRows:
     Args:
         safety: the stream of safety rows, whose collator and seed the task rows are drawn by too.
         task_rows: the rows of the task.
-        rows: how many a batch holds, of both roles together.
+        rows: how many a batch holds, of both roles together. The division is of all rows of a step,
+            so that it does not depend on how many batches and processes they come in.
         share_at: the share of safety rows at an optimizer step, a function of its number alone.
         batches_per_step: those of an optimizer step, of all processes together.
     """
@@ -36,33 +37,40 @@ class DividedRows:
 
     def of_step(self, step: int, places: Iterable[int]) -> tuple[list[Batch], list[Batch]]:
         """Task and safety batches of optimizer step number `step`, at these places in it."""
-        of_task, of_safety = self._split(step)
-        drawn = self.batches_per_step * self._rows_before(step)
-        task = SafetyStream(self.task_rows, self.safety.collate, of_task, self.safety.seed)
         places = list(places)
-        return (
-            [task.drawn(int(drawn[0]) + place * of_task, of_task) for place in places],
-            [self.safety.drawn(int(drawn[1]) + place * of_safety, of_safety) for place in places],
+        streams = replace(self.safety, rows=self.task_rows), self.safety
+        task, safety = (
+            [self._batch(stream, int(first), of_step, place) for place in places]
+            for stream, first, of_step in zip(
+                streams, self._rows_before(step), self._split(step), strict=True
+            )
         )
+        return task, safety
+
+    def _batch(self, stream: SafetyStream, first: int, of_step: int, place: int) -> Batch:
+        """The batch at a place in a step that draws `of_step` rows from `first` on."""
+        begin, end = (of_step * end // self.batches_per_step for end in (place, place + 1))
+        return stream.drawn(first + begin, end - begin)
 
     def _split(self, step: int) -> tuple[int, int]:
-        return row_split(self.rows, self.share_at(step))
+        rows = self.rows * self.batches_per_step
+        return row_split(rows, self.share_at(step), self.batches_per_step)
 
     def _rows_before(self, step: int) -> NDArray[np.int64]:
-        """Task and safety rows of a batch of every step before this one, summed, shape (2,)."""
+        """Task and safety rows of every step before this one, summed, shape (2,)."""
         self._splits += [self._split(earlier) for earlier in range(len(self._splits), step)]
         return np.array(self._splits[:step], dtype=np.int64).reshape(-1, 2).sum(axis=0)
 
 
-def row_split(rows: int, share: float) -> tuple[int, int]:
-    """How many of a batch's rows are task rows, and how many safety rows, of which `share` are.
+def row_split(rows: int, share: float, batches: int = 1) -> tuple[int, int]:
+    """How many of a step's rows are task rows, and how many safety rows, of which `share` are.
 
-    Of each role there are eight at least, or a quarter of a small batch, so that its part of the
-    loss is a mean over several rows at every share.
+    Of each role there are eight at least, or a quarter of few rows, so that its part of the loss is
+    a mean over several rows at every share; and one at least for each of its `batches`.
 
     >>> row_split(64, 0.5), row_split(64, 0.99), row_split(8, 0.01), row_split(2, 0.01)
     ((32, 32), (8, 56), (6, 2), (1, 1))
     """
-    least = max(1, min(8, rows // 4))
+    least = max(batches, min(8, rows // 4))
     safety = min(max(round(share * rows), least), rows - least)
     return rows - safety, safety

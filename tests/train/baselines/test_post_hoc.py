@@ -151,7 +151,7 @@ def test_repair_mends_what_was_saved(models: Models, lora: bool, tmp_path: Path)
     aligned = str(models.folder / "model")
     made = command(
         "wise-ft", "--model", str(saved), "--aligned", aligned, "--out", str(tmp_path / "m"),
-        "--knob", "0.3",
+        "--strength", "0.3",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     model: Any = load_model(aligned)[0]
