@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
-demo: $(VENV)/installed  ## the paper's three figures in a small world, in about three minutes
+demo: $(VENV)/installed  ## the paper's three figures in a small world, in some minutes
 	OMP_NUM_THREADS=1 $(BIN)/trimtab demo --out demo
 
 # The models here are tiny: a second thread would wait more than it works. So a core takes a file
