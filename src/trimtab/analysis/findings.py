@@ -254,8 +254,8 @@ def case_2_costs_more(points: Iterable[Point], pairs: Pairs, safety: SafetyGap) 
     if not orders:
         return Finding(statement, "too few to say", TOO_FEW) if is_short else None
     decided = [order for order in orders if order != "within"]
-    # One model is no trend; and near plain fine-tuning the cases meet.
-    is_open = len(decided) < 2 or len(set(decided)) != 1 or 2 * len(decided) < len(orders)
+    # One model is no trend. Many can be compared with none, and near plain the cases meet.
+    is_open = len(decided) < 2 or len(set(decided)) != 1
     return Finding(
         statement, "undecided" if is_open else all_lie("above", decided), _quoted(evidence)
     )

@@ -105,7 +105,7 @@ class _Atlas:
             name = f"{shortened(p)} – {shortened(t)}, by budget"
             line = tuple(self.budgets_1.get((p, t), ()))
             right.append(Series(name, budget_ink(self.proxies.index(p)), line))
-        right += self._starts([task for _, task in keys[:MOST_LINES]])
+        right += self._starts([task for _, task in keys[:MOST_LINES]], by_task=False)
         note = self.note
         if len(keys) > MOST_LINES:
             note = f"{note} {MOST_LINES} of {len(keys)} pairs are drawn.".strip()
@@ -271,19 +271,23 @@ class _Atlas:
             self.note,
         )
 
-    def _starts(self, tasks: Iterable[str]) -> list[Series]:
+    def _starts(self, tasks: Iterable[str], *, by_task: bool = True) -> list[Series]:
         """θ_s in the plane of each task, which is the same whatever the proxy.
 
-        Changes from θ_s have it at 0 for every task, and one mark stands for all.
+        In the colours of the tasks, or where colours are the proxies' all in black. Changes from
+        θ_s have it at 0 for every task, and one mark stands for all.
         """
         first = {one.task: one for one in reversed(settings_of(self.points, ALIGNED))}
         names = [task for task in dict.fromkeys(tasks) if task in first]
         gaps = [first[task].measured("capability gap") for task in names]
         if any(gap is not None and gap.unit == OVER_START for gap in gaps):
-            return [Series("aligned model θₛ", star(6), (first[names[0]],), joined=False)]
+            names = names[:1]
+        if not by_task or len(names) == 1:
+            starts = tuple(first[task] for task in names)
+            return [Series("aligned model θₛ", star(6), starts, joined=False)]
         return [
             Series(
-                "aligned model θₛ" if len(names) == 1 else f"aligned model θₛ, {shortened(task)}",
+                f"aligned model θₛ, {shortened(task)}",
                 star(self.tasks.index(task)),
                 (first[task],),
                 joined=False,
