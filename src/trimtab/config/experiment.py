@@ -305,7 +305,7 @@ class Answers:
     """Who says what an answer is, as `trimtab evaluate --judge` takes it. Results hold what the
     first one counts; phrases look for words of refusal alone."""
     tokens: Count = 64
-    """Where the likeliest answer is cut."""
+    """Where the likeliest answer is cut; sooner where the model reads no more beside a prompt."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "answers: ")

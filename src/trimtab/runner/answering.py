@@ -26,6 +26,7 @@ from trimtab.evaluate.judging import kept_judgements
 from trimtab.evaluate.named_judges import judge_named
 from trimtab.evaluate.prompt_sets import prompts_of
 from trimtab.evaluate.rates import RATES
+from trimtab.models import limits_of
 from trimtab.results.generations import (
     GENERATIONS_FOLDER,
     AskedPrompt,
@@ -72,8 +73,10 @@ class Answering:
         self.folder = folder
         self.asked = prompts_to_ask(experiment, wanted)
         self.judges = judges_of(wanted)
+        prompt, context = experiment.lengths.prompt, limits_of(aligned).context
+        room = wanted.tokens if context is None else max(1, context - prompt)
         self.decoding = Decoding(
-            max_tokens=wanted.tokens, max_prompt=experiment.lengths.prompt, batch_size=32
+            max_tokens=min(wanted.tokens, room), max_prompt=prompt, batch_size=32
         )
 
     def judged(self, name: str, model: PreTrainedModel) -> Judged:
