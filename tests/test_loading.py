@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import nn
 
+from tests.small_worlds import small_world
 from tests.watchers import Watcher
 from trimtab import models
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
 from trimtab.config.loading import Loading
 from trimtab.config.yaml_io import parse_experiment, to_yaml
-from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
 from trimtab.measure.distance import norm
-from trimtab.models import kept_as, load_model, model_size, quiet_libraries, save_tiny_llama
+from trimtab.models import kept_as, load_model, model_size, quiet_libraries
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import read_roles, sweep
 
@@ -42,18 +42,12 @@ def _quiet() -> None:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    folder = tmp_path_factory.mktemp("world")
-    original, safety, task = write_data(make_world({"near": 0.1}, {"shared": 1.0}), folder, 200)
-    save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed=0)
-    return Experiment(
-        model=str(folder / "base"),
-        original=original,
-        safety=safety,
-        task=task,
+    return small_world(
+        tmp_path_factory.mktemp("world"),
+        200,
         train=LORA,
         dial=Dial(),
         grid=(Block("alignment-loss", (1.0,)),),
-        data_root=str(folder),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.small_worlds import small_world
 from tests.watchers import Watcher
 from trimtab.audit.own_proxy import write_own_proxy
 from trimtab.audit.stage_cache import StageCache
@@ -21,10 +22,10 @@ from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
 from trimtab.config.methods import ALIGNED
 from trimtab.config.yaml_io import read_experiment, to_yaml
-from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
+from trimtab.data.synthetic import CONTEXTS
 from trimtab.errors import UserError
 from trimtab.measure.hidden_states import Reading
-from trimtab.models import load_model, quiet_libraries, save_tiny_llama
+from trimtab.models import load_model, quiet_libraries
 from trimtab.results.result import Point
 from trimtab.results.store import PointsFile, read_points
 from trimtab.runner.post_hoc import repair_saved
@@ -38,17 +39,11 @@ def _quiet() -> None:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    folder = tmp_path_factory.mktemp("world")
-    original, safety, task = write_data(make_world({"near": 0.1}, {"shared": 1.0}), folder, 60)
-    save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed=0)
-    return Experiment(
-        model=str(folder / "base"),
-        original=original,
-        safety=safety,
-        task=task,
+    return small_world(
+        tmp_path_factory.mktemp("world"),
+        60,
         train=Training(steps=2, batch_size=4, learning_rate=2e-3, lora_rank=2),
         grid=(Block("alignment-loss", (1.0,)),),
-        data_root=str(folder),
     )
 
 

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_worlds import small_world
 from tests.watchers import Watcher
 from trimtab.analysis.optimality_gap import optimality_gap
 from trimtab.analysis.results import read_results
 from trimtab.cli import main
 from trimtab.config.experiment import Dial, Experiment, Training
 from trimtab.config.methods import DIAL
-from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
 from trimtab.measure.losses import held_out_loss
-from trimtab.models import load_model, quiet_libraries, save_tiny_llama
+from trimtab.models import load_model, quiet_libraries
 from trimtab.report import write_report
 from trimtab.results.result import Point
 from trimtab.results.samples import read_samples
@@ -37,19 +37,13 @@ def _quiet() -> None:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    folder = tmp_path_factory.mktemp("world")
-    original, safety, task = write_data(make_world({"near": 0.1}, {"shared": 1.0}), folder, 600)
-    save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed=0)
-    return Experiment(
-        model=str(folder / "base"),
-        original=original,
-        safety=safety,
-        task=task,
+    return small_world(
+        tmp_path_factory.mktemp("world"),
+        600,
         align=Training(steps=60, batch_size=32, learning_rate=3e-3),
         train=Training(steps=60, batch_size=32, learning_rate=3e-3),
         dial=Dial(),
         grid=(),
-        data_root=str(folder),
     )
 
 

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
+from tests.small_worlds import small_world
 from tests.watchers import Watcher
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
-from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.measure.shared_weights import sharing_all, sharing_frozen
-from trimtab.models import load_tokenizer, quiet_libraries, save_tiny_llama
+from trimtab.models import load_tokenizer, quiet_libraries
 from trimtab.runner import runner as runner_module
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import read_roles
@@ -48,19 +48,13 @@ def _quiet() -> None:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    folder = tmp_path_factory.mktemp("world")
-    original, safety, task = write_data(make_world({"near": 0.1}, {"shared": 1.0}), folder, 200)
-    save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed=0)
-    return Experiment(
-        model=str(folder / "base"),
-        original=original,
-        safety=safety,
-        task=task,
+    return small_world(
+        tmp_path_factory.mktemp("world"),
+        200,
         align=Training(steps=2, batch_size=8, learning_rate=2e-3),
         train=LORA,
         dial=Dial(),
         grid=GRIDS["case I"],
-        data_root=str(folder),
     )
 
 

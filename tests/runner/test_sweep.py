@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.small_worlds import small_world
 from tests.watchers import Watcher
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Block, Dial, Experiment, Training
@@ -23,9 +24,8 @@ from trimtab.config.methods import ALIGNED, DIAL
 from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.rows import Message, Row
 from trimtab.data.splits import Roles, Split
-from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.errors import UserError
-from trimtab.models import load_model, quiet_libraries, save_tiny_llama
+from trimtab.models import load_model, quiet_libraries
 from trimtab.results.store import read_failures, read_points
 from trimtab.runner.dial import train_dial
 from trimtab.runner.sweep import record_data, sweep
@@ -41,22 +41,16 @@ def _quiet() -> None:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    folder = tmp_path_factory.mktemp("world")
-    world = make_world({"near": 0.1, "far": 0.6}, {"shared": 1.0})
-    original, safety, task = write_data(world, folder, rows=200)
-    save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed=0)
-    return Experiment(
-        model=str(folder / "base"),
-        original=original,
-        safety=safety,
-        task=task,
+    return small_world(
+        tmp_path_factory.mktemp("world"),
+        200,
+        {"near": 0.1, "far": 0.6},
         align=Training(steps=4, batch_size=16, learning_rate=2e-3),
         train=Training(steps=4, batch_size=16, learning_rate=2e-3),
         grid=(
             Block("alignment-loss", (0.0, 1.0)),
             Block("alignment-parameter", radii=(0.5,)),
         ),
-        data_root=str(folder),
     )
 
 
