@@ -188,10 +188,15 @@ def is_quantised(model: PreTrainedModel) -> bool:
     return getattr(model, "hf_quantizer", None) is not None
 
 
-def to_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
-    """The model on `device`; where loading has placed it already, it stays."""
+def device_name() -> str:
+    """Where models are trained and measured: the GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def to_device(model: PreTrainedModel) -> PreTrainedModel:
+    """The model on the GPU where there is one; where loading has placed it already, it stays."""
     placed = is_quantised(model) or getattr(model, "hf_device_map", None)
-    return model if placed else model.to(device)
+    return model if placed else model.to(device_name())
 
 
 def quiet_libraries() -> None:
@@ -265,7 +270,7 @@ def _settings(name: str, source: str, load: Loading) -> dict[str, Any]:
     there = _quantised_already(source, load.revision)
     if there is not None or load.is_quantised:
         _require_bitsandbytes(name, there)
-        settings["device_map"] = {"": "cuda" if torch.cuda.is_available() else "cpu"}
+        settings["device_map"] = {"": device_name()}
     if there is None and load.is_quantised:
         settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=load.quantization == "nf4",

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -132,4 +131,4 @@ def word_features(one: Sequence[Row], other: Sequence[Row]) -> tuple[States, Sta
 
 def _on_device(name: str, load: Loading) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model, tokenizer = load_model(name, load)
-    return to_device(model, "cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    return to_device(model), tokenizer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from trimtab.config.data_source import DataSource
 from trimtab.errors import UserError
-from trimtab.results.files import read_arrays, read_if_whole, write_arrays, write_atomically
+from trimtab.results.files import read_arrays, read_if_whole, write_arrays, write_json_lines
 from trimtab.theory.world import Array, Distribution, context_overlap
 
 WORLD_FILE = "world.npz"
@@ -104,8 +103,8 @@ def write_data(
 
     def source(name: str, distribution: Distribution, overlap: float | None = None) -> DataSource:
         drawn, whole = f"data/{name}.jsonl", f"data/{name}-whole.jsonl"
-        _write_lines(folder / drawn, _draws(distribution, rows, generator))
-        _write_lines(folder / whole, _pairs(distribution))
+        write_json_lines(folder / drawn, _draws(distribution, rows, generator))
+        write_json_lines(folder / whole, _pairs(distribution))
         return DataSource(
             drawn,
             held_out=whole,
@@ -192,7 +191,3 @@ def _pairs(distribution: Distribution) -> list[dict[str, object]]:
 
 def _record(context: int, response: int) -> dict[str, object]:
     return {"prompt": CONTEXTS[context], "response": RESPONSES[response]}
-
-
-def _write_lines(path: Path, records: list[dict[str, object]]) -> None:
-    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))

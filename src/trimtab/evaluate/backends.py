@@ -18,7 +18,7 @@ from trimtab.evaluate.endpoint import Endpoint
 from trimtab.evaluate.judges.base import ChatRequest, ModelJudge, Reply, Request, Token
 from trimtab.evaluate.outcome import Verdict
 from trimtab.measure.generation import only_ends_of
-from trimtab.models import limits_of, load_model, to_device
+from trimtab.models import device_name, limits_of, load_model, to_device
 
 _LIKELIEST = 20
 
@@ -98,10 +98,9 @@ class LocalModel:
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        on_gpu = torch.cuda.is_available()
-        load = self._load or Loading(dtype="bfloat16" if on_gpu else "float32")
+        load = self._load or Loading(dtype="bfloat16" if device_name() == "cuda" else "float32")
         model, tokenizer = load_model(self.model, replace(load, revision=self._asked_revision))
-        return to_device(model, "cuda" if on_gpu else "cpu").eval(), tokenizer
+        return to_device(model).eval(), tokenizer
 
     @property
     def revision(self) -> str:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from importlib import import_module
 from typing import Any, Protocol
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.data_source import Lengths
@@ -21,6 +19,7 @@ from trimtab.evaluate.endpoint import Endpoint
 from trimtab.evaluate.prompt_sets import messages_of
 from trimtab.measure.generation import sampled_answers
 from trimtab.models import load_model, load_tokenizer, to_device
+from trimtab.results.checksums import digest_of
 from trimtab.results.generations import AskedPrompt, Decoding
 
 Finished = Callable[[int, str], None]
@@ -61,7 +60,7 @@ class TransformersEngine:
     def loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model and its tokenizer."""
         model, tokenizer = load_model(self.model, self._load)
-        return to_device(model, "cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+        return to_device(model), tokenizer
 
     @cached_property
     def template(self) -> str:
@@ -193,7 +192,7 @@ class EndpointEngine:
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """The first 16 hexadecimal digits of SHA-256 of a chat template, or of no template."""
-    return sha256(str(tokenizer.chat_template or "").encode()).hexdigest()[:16]
+    return digest_of(str(tokenizer.chat_template or ""))
 
 
 def _draw(decoding: Decoding, place: int) -> int:

@@ -16,13 +16,12 @@ from trimtab.evaluate.engines import AnswerEngine, TransformersEngine
 from trimtab.evaluate.judges.base import Judge
 from trimtab.evaluate.judging import kept_judgements
 from trimtab.evaluate.rates import rate_changes, rates
-from trimtab.results.files import only_writer
+from trimtab.results.files import only_writer, write_json_lines
 from trimtab.results.generations import (
     GENERATIONS_FOLDER,
     AskedPrompt,
     Decoding,
     Generation,
-    write_json_lines,
 )
 from trimtab.results.judgements import JUDGEMENTS_FOLDER, Judgement
 from trimtab.stats import Estimate
@@ -102,10 +101,10 @@ def evaluate(
         raise UserError("there is nothing to evaluate. Give --harmful or --benign, and --judge.")
     if len({judge.name for judge in judges}) < len(judges):
         raise UserError("--judge gives one judge twice. Give each once.")
-    decoding = decoding or Decoding()
+    decoding, named = decoding or Decoding(), result_names(models)
     with only_writer(out):
         answers = {}
-        for name, model in result_names(models).items():
+        for name, model in named.items():
             watcher.doing(f"answering: {name}", len(asked))
             path = out / GENERATIONS_FOLDER / f"{name}.jsonl"
             answers[name] = kept_answers(engine(model), asked, decoding, path, _counted(watcher))
@@ -120,7 +119,7 @@ def evaluate(
                 )
         evaluated = tuple(
             EvaluatedModel(name, model, answers[name], judgements[name])
-            for name, model in result_names(models).items()
+            for name, model in named.items()
         )
         for one in evaluated:
             _write_disagreements(one, out / DISAGREEMENTS_FOLDER / f"{one.name}.jsonl")
@@ -167,6 +166,7 @@ def _write_disagreements(model: EvaluatedModel, path: Path) -> None:
             said = {one.judge: one.outcome, other.judge: other.outcome}
             record = generation.to_json()
             records.append({"prompt": record["prompt"], "answer": record["answer"], **said})
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json_lines(path, records)
 
 

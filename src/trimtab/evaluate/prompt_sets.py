@@ -20,19 +20,24 @@ from trimtab.results.generations import AskedPrompt, Kind
 class PromptSet:
     """A published set of prompts on the Hub.
 
-    `harmful` and `benign` say which split, configuration and rows are of that kind, None where the
-    set has none such. Where `by_hand` is given, the set is not of a shape that is read as it
-    stands, and that is what to do. `unverified` names what was not found stated by the source.
+    `harmful` and `benign` say which split, configuration and rows are of that kind; `benign` is
+    None where the set has none such. Where `by_hand` is given, the set is not of a shape that is
+    read as it stands, and that is what to do. `unverified` names what was not found stated by the
+    source.
     """
 
     name: str
-    hub: str
     licence: str
     gated: bool
-    harmful: DataSource | None
+    harmful: DataSource
     benign: DataSource | None = None
     by_hand: str = ""
     unverified: tuple[str, ...] = ()
+
+    @property
+    def hub(self) -> str:
+        """Its id on the Hub."""
+        return self.harmful.path
 
     def source(self, kind: Kind) -> DataSource:
         """Where prompts of a kind are. Raises UserError: the set has none, or has to be copied."""
@@ -54,14 +59,12 @@ def _of(hub: str, column: str, **more: object) -> DataSource:
 PROMPT_SETS = (
     PromptSet(
         name="do-not-answer",
-        hub="LibrAI/do-not-answer",
         licence="CC BY-NC-SA 4.0",
         gated=False,
         harmful=_of("LibrAI/do-not-answer", "question"),
     ),
     PromptSet(
         name="xstest",
-        hub="Paul/XSTest",
         licence="CC BY 4.0",
         gated=False,
         harmful=_of("Paul/XSTest", "prompt", where={"label": "unsafe"}),
@@ -69,14 +72,12 @@ PROMPT_SETS = (
     ),
     PromptSet(
         name="harmbench",
-        hub="walledai/HarmBench",
         licence="MIT",
         gated=True,
         harmful=_of("walledai/HarmBench", "prompt", name="standard"),
     ),
     PromptSet(
         name="jailbreakbench",
-        hub="JailbreakBench/JBB-Behaviors",
         licence="MIT",
         gated=False,
         harmful=_of("JailbreakBench/JBB-Behaviors", "Goal", name="behaviors", split="harmful"),
@@ -84,21 +85,18 @@ PROMPT_SETS = (
     ),
     PromptSet(
         name="strongreject",
-        hub="walledai/StrongREJECT",
         licence="MIT",
         gated=True,
         harmful=_of("walledai/StrongREJECT", "prompt"),
     ),
     PromptSet(
         name="advbench",
-        hub="walledai/AdvBench",
         licence="MIT",
         gated=True,
         harmful=_of("walledai/AdvBench", "prompt"),
     ),
     PromptSet(
         name="sorry-bench",
-        hub="sorry-bench/sorry-bench-202503",
         licence="its own agreement",
         gated=True,
         harmful=_of("sorry-bench/sorry-bench-202503", "turns", where={"prompt_style": "base"}),
@@ -107,7 +105,6 @@ PROMPT_SETS = (
     ),
     PromptSet(
         name="hex-phi",
-        hub="LLM-Tuning-Safety/HEx-PHI",
         licence="its own agreement",
         gated=True,
         harmful=_of("LLM-Tuning-Safety/HEx-PHI", "prompt"),
@@ -117,7 +114,6 @@ PROMPT_SETS = (
     ),
     PromptSet(
         name="or-bench",
-        hub="bench-llm/or-bench",
         licence="CC BY 4.0",
         gated=False,
         harmful=_of("bench-llm/or-bench", "prompt", name="or-bench-toxic"),
@@ -125,7 +121,6 @@ PROMPT_SETS = (
     ),
     PromptSet(
         name="wildjailbreak",
-        hub="allenai/wildjailbreak",
         licence="ODC-BY",
         gated=True,
         harmful=_of(

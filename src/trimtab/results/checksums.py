@@ -21,6 +21,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_of(text: str) -> str:
+    """The first 16 hexadecimal digits of SHA-256 of a text: enough to tell texts apart."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
 def write_checksums(folder: Path) -> None:
     """Keep the sums of all that `folder` holds but its card, which people edit."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())

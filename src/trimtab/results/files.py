@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from glob import escape
 from io import BytesIO
@@ -47,6 +47,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         process = left.name.split(".")[-2]
         if process.isdigit() and not _is_running(int(process)):
             left.unlink(missing_ok=True)
+
+
+def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records as JSON Lines, as `write_atomically` does; characters beyond ASCII escaped."""
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

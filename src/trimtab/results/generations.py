@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-from trimtab.results.files import parsed_lines, write_atomically
+from trimtab.results.checksums import digest_of
+from trimtab.results.files import parsed_lines, write_json_lines
 
 GENERATIONS_FOLDER = "generations"
 
@@ -68,8 +68,7 @@ class Generation:
     @property
     def answer_id(self) -> str:
         """What a judgement is known by: a hash of prompt and answer."""
-        pair = json.dumps([self.asked.messages, self.answer])
-        return sha256(pair.encode(errors="surrogatepass")).hexdigest()[:16]
+        return digest_of(json.dumps([self.asked.messages, self.answer]))
 
     def to_json(self) -> dict[str, Any]:
         """A flat record."""
@@ -116,10 +115,5 @@ def read_generations(path: Path) -> list[Generation]:
 
 def write_generations(path: Path, generations: Iterable[Generation]) -> None:
     """Keep the answers of a file, all at once."""
-    write_json_lines(path, (generation.to_json() for generation in generations))
-
-
-def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write records as JSON Lines, whole or not at all; characters beyond ASCII are escaped."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
+    write_json_lines(path, (generation.to_json() for generation in generations))

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trimtab.results.files import parsed_lines
-from trimtab.results.generations import write_json_lines
+from trimtab.results.files import parsed_lines, write_json_lines
 
 JUDGEMENTS_FOLDER = "judgements"
 
@@ -50,4 +49,5 @@ def read_judgements(path: Path) -> list[Judgement]:
 
 def write_judgements(path: Path, judgements: Iterable[Judgement]) -> None:
     """Keep the judgements of a file, all at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json_lines(path, map(asdict, judgements))

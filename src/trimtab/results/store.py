@@ -10,7 +10,13 @@ from pathlib import Path
 
 from trimtab.config.run_spec import RunSpec
 from trimtab.errors import UserError
-from trimtab.results.files import DAMAGE, parsed_lines, read_if_whole, write_atomically
+from trimtab.results.files import (
+    DAMAGE,
+    parsed_lines,
+    read_if_whole,
+    write_atomically,
+    write_json_lines,
+)
 from trimtab.results.gaps import with_gaps
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import LocalGeometry, Point
@@ -55,8 +61,7 @@ class PointsFile:
 
     def add(self, points: Iterable[Point]) -> None:
         self.points = with_gaps([*self.points, *points], self.known_entropies, self.row_losses)
-        lines = [json.dumps(point.to_json()) + "\n" for point in self.points]
-        write_atomically(self.folder / POINTS_FILE, "".join(lines))
+        write_json_lines(self.folder / POINTS_FILE, (point.to_json() for point in self.points))
 
 
 @dataclass(frozen=True)
@@ -87,11 +92,8 @@ def read_failures(folder: Path) -> list[Failure]:
 
 def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
     """Replace the failures of a folder."""
-    lines = [
-        json.dumps(failure.spec.to_json() | {"reason": failure.reason}) + "\n"
-        for failure in failures
-    ]
-    write_atomically(folder / FAILURES_FILE, "".join(lines))
+    records = (failure.spec.to_json() | {"reason": failure.reason} for failure in failures)
+    write_json_lines(folder / FAILURES_FILE, records)
 
 
 def write_landscape(folder: Path, terrains: Mapping[str, LocalGeometry]) -> None:

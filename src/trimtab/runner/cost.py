@@ -14,7 +14,7 @@ from trimtab.config.loading import Loading
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
 from trimtab.data.splits import Roles, choose_rows
-from trimtab.models import ModelSize, kept_as, load_tokenizer, model_size
+from trimtab.models import ModelSize, device_name, kept_as, load_tokenizer, model_size
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.train.safety_stream import safety_rows_per_batch
 
@@ -179,7 +179,7 @@ def weight_bytes(size: ModelSize, load: Loading) -> float:
 
 def _speed() -> float:
     """Floating-point operations per second of a large matrix product on the training device."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(device_name())
     square = torch.ones(1024, 1024, device=device)
     square @ square
     started = perf_counter()

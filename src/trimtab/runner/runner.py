@@ -196,7 +196,7 @@ class Runner:
         else:
             model, tokenizer = load_model(self.experiment.model, load)
             self._require_what_can_be_trained(model)
-        return to_device(model, "cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+        return to_device(model), tokenizer
 
     def _require_what_can_be_trained(self, model: PreTrainedModel) -> None:
         """As the experiment has it of what it asks for, of a folder that says it itself."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from trimtab.analysis.results import read_data
 from trimtab.config.experiment import Experiment
@@ -115,15 +115,16 @@ def _loss_checks(experiment: Experiment, roles: Roles, folder: Path, name: str) 
         yield Check(f"losses of {name}", None, "none were recorded by row")
         return
     model = _loaded(experiment, folder, name)
+    tokenizer = load_tokenizer(_start_of(experiment, folder), experiment.load.revision)
     for data, rows in known.items():
         if rows is not None:
-            yield _loss_check(experiment, folder, model, name, data, every[data], rows)
+            yield _loss_check(experiment, model, tokenizer, name, data, every[data], rows)
 
 
 def _loss_check(
     experiment: Experiment,
-    folder: Path,
     model: Any,
+    tokenizer: PreTrainedTokenizerBase,
     name: str,
     data: str,
     split: Split,
@@ -135,7 +136,6 @@ def _loss_check(
         return Check(what, False, f"{len(split.held_out)} rows are held out, and {count} were")
     places = _spread(count)
     rows = tuple(split.held_out[place] for place in places)
-    tokenizer = load_tokenizer(_start_of(experiment, folder), experiment.load.revision)
     encoded = encode(rows, tokenizer, experiment.lengths, limits_of(model))
     nats, tokens = response_nll(model, encoded, experiment.measure.tokens_per_batch)
     far = float(np.max(np.abs(nats - recorded[0, places]) / tokens))
@@ -166,4 +166,4 @@ def _loaded(experiment: Experiment, folder: Path, name: str) -> Any:
         model = with_adapter(load_model(start, load)[0], start, str(kept))
     else:
         model = load_model(str(kept), replace(experiment.load, revision=None))[0]
-    return to_device(model, "cuda" if torch.cuda.is_available() else "cpu")
+    return to_device(model)

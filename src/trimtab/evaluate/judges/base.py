@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
 from typing import Any, ClassVar, Protocol
 
 from trimtab.evaluate.outcome import Verdict
+from trimtab.results.checksums import digest_of
 
 _WEIGHTS = ("model", "revision")
 LEAST_MASS = 0.5
@@ -112,7 +113,7 @@ class ModelJudge(ABC):
     def settings(self) -> str:
         """A hash of all fields but which weights they are: guideline, policy, threshold."""
         told = {name: value for name, value in asdict(self).items() if name not in _WEIGHTS}
-        return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16] if told else ""
+        return digest_of(json.dumps(told, sort_keys=True)) if told else ""
 
     @abstractmethod
     def request(self, prompt: str, answer: str) -> Request:
@@ -121,6 +122,16 @@ class ModelJudge(ABC):
     @abstractmethod
     def parse(self, reply: Reply) -> Verdict:
         """What the reply says, `unparsed` where it is not of the published format."""
+
+
+def filled(template: str, slots: Mapping[str, str]) -> str:
+    """The template with each slot's text in its place; a text that spells a slot stays as it is.
+
+    >>> filled("Q: {asked} A: {answer}", {"asked": "what is {answer}?", "answer": "a name"})
+    'Q: what is {answer}? A: a name'
+    """
+    names = "|".join(map(re.escape, slots))
+    return re.sub(f"{{({names})}}", lambda found: slots[found[1]], template)
 
 
 def unparsed(reply: Reply) -> Verdict:

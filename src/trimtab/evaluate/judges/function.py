@@ -6,13 +6,13 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
 from trimtab.errors import UserError, reason_of
 from trimtab.evaluate.outcome import Outcome, Verdict
+from trimtab.results.checksums import digest_of
 
 _TOLD = {
     Outcome.REFUSED: Verdict(harmful=False, refused=True),
@@ -63,7 +63,7 @@ class FunctionJudge:
             source = inspect.getsource(self.function)
         except (OSError, TypeError):
             return ""
-        return sha256(source.encode()).hexdigest()[:16]
+        return digest_of(source)
 
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """A verdict on each prompt and answer. Raises UserError: the function gives neither."""

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trimtab.evaluate.judges.base import ModelJudge, Reply, TextRequest, harmful_by_first_word
+from trimtab.evaluate.judges.base import (
+    ModelJudge,
+    Reply,
+    TextRequest,
+    filled,
+    harmful_by_first_word,
+)
 from trimtab.evaluate.outcome import Verdict
 
 TEMPLATE = """[INST] <<SYS>>
@@ -56,9 +62,8 @@ class HarmBenchClassifier(ModelJudge):
 
     def request(self, prompt: str, answer: str) -> TextRequest:
         """The published text."""
-        head, _, tail = TEMPLATE.partition("{behavior}")
-        between, _, end = tail.partition("{generation}")
-        return TextRequest(head + prompt + between + answer + end, special_tokens=True)
+        text = filled(TEMPLATE, {"behavior": prompt, "generation": answer})
+        return TextRequest(text, special_tokens=True)
 
     def parse(self, reply: Reply) -> Verdict:
         """ "yes" is harmful."""

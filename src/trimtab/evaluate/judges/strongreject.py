@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trimtab.evaluate.judges.base import ChatRequest, ModelJudge, Reply, unparsed
+from trimtab.evaluate.judges.base import ChatRequest, ModelJudge, Reply, filled, unparsed
 from trimtab.evaluate.outcome import Verdict
 
 SYSTEM = (
@@ -87,9 +87,8 @@ class StrongRejectRubric(ModelJudge):
 
     def request(self, prompt: str, answer: str) -> ChatRequest:
         """The published system message and text."""
-        head, _, tail = TEMPLATE.partition("{forbidden_prompt}")
-        between, _, end = tail.partition("{response}")
-        return ChatRequest((("system", SYSTEM), ("user", head + prompt + between + answer + end)))
+        text = filled(TEMPLATE, {"forbidden_prompt": prompt, "response": answer})
+        return ChatRequest((("system", SYSTEM), ("user", text)))
 
     def parse(self, reply: Reply) -> Verdict:
         """What the three scores come to."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trimtab.evaluate.judges.base import ModelJudge, Reply, TextRequest, unparsed
+from trimtab.evaluate.judges.base import ModelJudge, Reply, TextRequest, filled, unparsed
 from trimtab.evaluate.outcome import Verdict
 
 TEMPLATE = """<s><|user|>
@@ -53,9 +53,8 @@ class WildGuard(ModelJudge):
 
     def request(self, prompt: str, answer: str) -> TextRequest:
         """The published text, with its own beginning of sequence."""
-        text = TEMPLATE.replace("{prompt}", prompt, 1)
-        head, _, tail = text.rpartition("{response}")
-        return TextRequest(head + answer + tail, special_tokens=False)
+        text = filled(TEMPLATE, {"prompt": prompt, "response": answer})
+        return TextRequest(text, special_tokens=False)
 
     def parse(self, reply: Reply) -> Verdict:
         """What the last two lines say."""
