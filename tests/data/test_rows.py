@@ -662,6 +662,15 @@ def test_unknown_columns_asked_for_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_a_missing_file_of_this_folder_is_sought_in_a_folder_with_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert error_of(Path(), "x.csv") == (
+        f"x.csv: no such file. Check the name; it was sought in {tmp_path}."
+    )
+
+
 def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
     write(tmp_path / "safety-gpt4.jsonl.gz", [GOOD])
     assert error_of(tmp_path, "safety-gpt.jsonl.gz") == (

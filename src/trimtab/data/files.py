@@ -255,7 +255,7 @@ def _existing(path: str, file: Path) -> Path:
 
 
 def _suggestion(missing: Path) -> str:
-    folder = missing.parent
+    folder = missing.parent.absolute()  # "." would be read as the line's end
     if not folder.is_dir():
         return f" Nor is there a folder {folder}."
     near = get_close_matches(missing.name, sorted(entry.name for entry in folder.iterdir()), n=1)
