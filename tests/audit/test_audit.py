@@ -16,8 +16,8 @@ from tests.audit.aligned_world import LENGTHS, AlignedWorld, Recorder, aligned_w
 from trimtab import UserError
 from trimtab.audit.audit import audit
 from trimtab.audit.own_proxy import write_own_proxy
-from trimtab.audit.settings import AuditSettings
 from trimtab.cli import main
+from trimtab.config.audit_settings import AuditSettings
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Block, Experiment, Measuring, Training
 from trimtab.config.methods import ALIGNED
@@ -33,7 +33,7 @@ from trimtab.runner.sweep import sweep
 from trimtab.theory import context_overlap, total_variation
 
 SETTINGS = AuditSettings(
-    rows=600, lengths=LENGTHS, space="full", landscape_rows=64, tokens_per_batch=8192
+    rows=600, lengths=LENGTHS, landscape="full", landscape_rows=64, tokens_per_batch=8192
 )
 
 
@@ -166,7 +166,7 @@ def test_own_answers_stand_in_for_the_original(there: AlignedWorld) -> None:
         there.sources({"mixed": there.task["mixed"]}),
         there.sources({"far": there.safety["far"], "near": there.safety["near"]}),
         None,
-        AuditSettings(rows=600, lengths=LENGTHS, space="none"),
+        AuditSettings(rows=600, lengths=LENGTHS, landscape="none"),
         None,
         Recorder(),
     ).to_json()
@@ -232,7 +232,6 @@ def test_the_command_prints_tables_json_and_one_line_for_a_mistake(
         ([*given, "--safety", few, *task, *lengths], "3 rows are too few"),
         ([*given, *twice, *task, *lengths], "hold the same rows"),
         ([*given, "--safety", long, *task], "the model reads 64"),
-        ([*given, *safety, *task, "--landscape", "wide"], "'wide' is none of lora, full, none"),
         ([*given, *safety, *safety, *task], "two data sets are called near"),
         ([*given, *safety, *task, "--budget", "-1"], "budget is -1.0"),
     ):
@@ -241,6 +240,11 @@ def test_the_command_prints_tables_json_and_one_line_for_a_mistake(
         assert told in line
         assert line.startswith("trimtab: ")
         assert line.count("\n") == 1
+
+
+def test_an_unknown_landscape_is_told_with_those_known() -> None:
+    with pytest.raises(UserError, match="'wide' is none of lora, full, none"):
+        AuditSettings(landscape="wide")  # type: ignore[arg-type]
 
 
 def test_a_model_of_nans_is_one_line(there: AlignedWorld, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ import yaml
 
 import trimtab
 from tests.cli.test_one_line import assert_one_line, invoke, train
-from trimtab.audit.settings import AuditSettings
 from trimtab.cli.audit import audit as audit_command
 from trimtab.cli.commands import COMMANDS
 from trimtab.cli.settings import help_of, named_values
 from trimtab.cli.train import train as train_command
+from trimtab.config.audit_settings import AuditSettings
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Answers, Block, Dial, Experiment, Measuring, Training
 from trimtab.config.loading import Loading
@@ -147,13 +147,12 @@ def test_a_dial_passes_settings_on_and_is_not_trained_by_epochs(
 
 def test_the_options_of_an_audit_have_the_defaults_of_its_settings() -> None:
     options = signature(audit_command).parameters
-    named = {"space": "landscape", "rank": "landscape_rank"}
-    elsewhere = ("lengths", "load", "tokens_per_batch")
+    elsewhere = ("lengths", "load")
     kept = [one for one in fields(AuditSettings) if one.name not in elsewhere]
     for one in fields(Loading):
         assert options[one.name].default == one.default, one.name
     for one in kept:
-        assert options[named.get(one.name, one.name)].default == one.default, one.name
+        assert options[one.name].default == one.default, one.name
     assert options["max_prompt"].default == Lengths.prompt
     assert options["max_response"].default == Lengths.response
 

@@ -25,7 +25,7 @@ from trimtab.errors import UserError
 MODULES = [
     "trimtab.config.data_source",
     "trimtab.config.experiment",
-    "trimtab.audit.settings",
+    "trimtab.config.audit_settings",
     "trimtab.train.objectives.alignment_loss",
     "trimtab.train.objectives.alignment_parameter",
     *(

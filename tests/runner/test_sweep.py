@@ -17,10 +17,10 @@ import yaml
 
 from tests.small_worlds import small_world
 from tests.watchers import Watcher
-from trimtab.config.data_source import DataSource
+from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
-from trimtab.config.methods import ALIGNED, DIAL
+from trimtab.config.methods import ALIGNED, CASE_1, DIAL
 from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.rows import Message, Row
 from trimtab.data.splits import Roles, Split
@@ -350,6 +350,24 @@ def test_a_dial_in_the_grid_is_trained_once_and_measured_at_every_setting(
     again = Watcher()
     assert len(sweep(one, tmp_path, again)) == len(points) + 1
     assert again.trainings == []
+
+
+def test_packed_rows_are_swept_as_others_are(experiment: Experiment, tmp_path: Path) -> None:
+    packed = replace(
+        experiment,
+        lengths=Lengths(prompt=16, response=16),
+        train=replace(experiment.train, packing=64, batch_size=2, steps=2),
+        dial=Dial(),
+        grid=(Block("alignment-loss", (0.0, 1.0), proxies=("near",)), Block("dial", values=(0.5,))),
+    )
+    points = sweep(packed, tmp_path, Watcher())
+    assert {point.spec for point in points} == set(plan_of(packed).specs)
+    plain, both = (
+        next(p for p in points if p.spec.method is CASE_1 and p.spec.value == penalty)
+        for penalty in (0.0, 1.0)
+    )
+    assert plain.train_tokens == pytest.approx(2 * 2 * 64, rel=0.1)
+    assert both.train_tokens == pytest.approx(2 * plain.train_tokens, rel=0.1)
 
 
 def test_few_held_out_rows_are_noted_and_a_whole_distribution_is_not(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from trl import pack_dataset
 
 from tests.train import tiny
 from tests.train.tiny import assert_same, full_and_lora
+from trimtab import UserError
+from trimtab.train.batches import unpacked
 
 BY_DEVICE_BATCH = "seal"
 """What its selector learns depends on how many rows one device takes at a time."""
@@ -79,3 +82,78 @@ def test_length_bucketing_is_the_same_training(
         for bucketed in (False, True)
     )
     assert_same(tiny.weights(whole), tiny.weights(cut), by=2e-5)
+
+
+@full_and_lora(*tiny.PADDED)
+def test_a_batch_without_padding_is_the_same_training(
+    name: str, lora: bool, tmp_path: Path
+) -> None:
+    settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2, "max_length": None}
+    padded, free = (
+        tiny.trained(
+            tiny.OBJECTIVES[name],
+            tiny.config(tmp_path, padding_free=without, **settings),
+            tmp_path,
+            lora,
+        )
+        for without in (False, True)
+    )
+    assert_same(tiny.weights(padded), tiny.weights(free), by=2e-5)
+    for one, other in zip(padded.state.log_history, free.state.log_history, strict=True):
+        for loss in ("task_loss", "safety_loss"):
+            assert one.get(loss, 0.0) == pytest.approx(other.get(loss, 0.0), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", tiny.PADDED)
+def test_an_objective_that_tells_rows_apart_says_so(name: str, tmp_path: Path) -> None:
+    arguments = tiny.config(tmp_path, padding_free=True, max_length=None)
+    with pytest.raises(UserError, match="tells the rows of a batch apart"):
+        tiny.trained(tiny.OBJECTIVES[name], arguments, tmp_path)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("name", ["loss-penalty", "kl-penalty", "loss-budget", "dial", "safegrad"])
+def test_packed_rows_are_the_same_training(name: str, lora: bool, tmp_path: Path) -> None:
+    """A pack is many rows in one: here all of them are read in every step, packed and apart."""
+    settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2}
+    task, width = tiny.rows(24, seed=2), 40
+    count = len(pack_dataset(task, width, "bfd"))
+    packed = tiny.trained(
+        tiny.OBJECTIVES[name],
+        tiny.config(
+            tmp_path,
+            packing=True,
+            max_length=width,
+            per_device_train_batch_size=count,
+            **settings,
+        ),
+        tmp_path,
+        lora,
+        task=task,
+    )
+    packs = packed.train_dataset
+    assert 1 < len(packs) < 24
+    apart = tiny.trained(
+        tiny.OBJECTIVES[name],
+        tiny.config(tmp_path, per_device_train_batch_size=24, **settings),
+        tmp_path,
+        lora,
+        task=unpacked(packs),
+    )
+    assert len(apart.train_dataset) == 24
+    assert_same(tiny.weights(packed), tiny.weights(apart), by=2e-5)
+
+
+@pytest.mark.parametrize("name", ["mixing", "random-subset"])
+def test_an_objective_that_chooses_rows_takes_none_that_are_packed(
+    name: str, tmp_path: Path
+) -> None:
+    arguments = tiny.config(tmp_path, packing=True, max_length=40)
+    with pytest.raises(UserError, match="chooses the rows to train on"):
+        tiny.trained(tiny.OBJECTIVES[name], arguments, tmp_path)
+
+
+def test_packs_that_run_into_each_other_are_refused(tmp_path: Path) -> None:
+    arguments = tiny.config(tmp_path, packing=True, packing_strategy="wrapped", max_length=40)
+    with pytest.raises(UserError, match="packing_strategy='bfd'"):
+        tiny.trained(tiny.OBJECTIVES["loss-penalty"], arguments, tmp_path)

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from tests.train import tiny
-from trimtab import AlignmentLossConstraint
-from trimtab.config.experiment import Training
+from trimtab import AlignmentLossConstraint, SafetyAwareSFTConfig
+from trimtab.config.experiment import Measuring, Training
 from trimtab.train.safety_stream import safety_rows_per_batch
-from trimtab.train.settings import rows_by_role
+from trimtab.train.settings import rows_by_role, sft_config
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
@@ -29,3 +29,13 @@ def test_a_batch_that_holds_both_roles_is_as_it_was_asked_for(
     rows_by_role(args, training, AlignmentLossConstraint(1.0))
     assert args.per_device_train_batch_size == 32
     assert safety_rows_per_batch(32, args.safety_share) == safety_rows_per_batch(32, share)
+
+
+def test_a_batch_without_padding_is_left_whole(tmp_path: Path) -> None:
+    def args(training: Training) -> SafetyAwareSFTConfig:
+        return sft_config(training, Measuring(), tmp_path, 0)
+
+    assert args(Training()).length_bucketing
+    assert not args(Training(sft={"padding_free": True})).length_bucketing
+    packed = args(Training(packing=64))
+    assert (packed.packing, packed.max_length, packed.length_bucketing) == (True, 64, False)

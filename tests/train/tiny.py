@@ -67,6 +67,9 @@ BASELINES: dict[str, Objective] = {
 WITHOUT_ADAPTER = ("osf",)
 """Objectives that no adapter goes with."""
 
+PADDED = ("constrained-sft", "ewc", "orthogonal-projection", "seal")
+"""Objectives that tell the rows of a batch apart."""
+
 OBJECTIVES: dict[str, Objective] = {
     **CONSTRAINTS,
     "dial": DialObjective(),
@@ -122,12 +125,13 @@ def trained(
     folder: Path,
     lora: bool = False,
     resume: bool = False,
+    task: Dataset | None = None,
 ) -> SafetyAwareSFTTrainer:
     model, tokenizer = tiny_llama(folder / "model")
     trainer = SafetyAwareSFTTrainer(
         model,
         args=arguments,
-        train_dataset=rows(64, seed=2),
+        train_dataset=rows(64, seed=2) if task is None else task,
         safety_dataset=rows(40, seed=5),
         objective=objective,
         processing_class=tokenizer,

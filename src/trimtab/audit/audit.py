@@ -23,8 +23,8 @@ from trimtab.audit.result import (
     ProxySimilarity,
     part,
 )
-from trimtab.audit.settings import WORDS, AuditSettings
 from trimtab.audit.stage_cache import StageCache
+from trimtab.config.audit_settings import WORDS, AuditSettings
 from trimtab.config.data_source import DataSource
 from trimtab.data.rows import Row
 from trimtab.measure.generation import sampled_answers

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-from trimtab.audit.settings import AuditSettings
+from trimtab.config.audit_settings import FEWEST_ROWS, AuditSettings
 from trimtab.config.data_source import DataSource
 from trimtab.data.rows import Row
 from trimtab.data.sources import read_rows
 from trimtab.data.splits import choose_rows
 from trimtab.errors import UserError
-from trimtab.measure.similarity import FEWEST_ROWS
 
 
 @dataclass(frozen=True)

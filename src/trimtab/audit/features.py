@@ -11,8 +11,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.audit.datasets import Audited, text_of
-from trimtab.audit.settings import MODEL, WORDS, AuditSettings
 from trimtab.audit.stage_cache import StageCache
+from trimtab.config.audit_settings import MODEL, WORDS, AuditSettings
 from trimtab.config.loading import Loading
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row

@@ -27,8 +27,8 @@ from trimtab.audit.result import (
     TaskInfluence,
     part,
 )
-from trimtab.audit.settings import AuditSettings
 from trimtab.audit.stage_cache import StageCache
+from trimtab.config.audit_settings import AuditSettings
 from trimtab.data.rows import Row
 from trimtab.data.splits import choose_rows
 from trimtab.measure.geometry import Landscape, landscape
@@ -54,7 +54,7 @@ def landscape_and_rows(
     Also writes, for every task, its rows without the worst into `folder`.
     """
     settings = extractor.settings
-    if settings.space == "none":
+    if settings.landscape == "none":
         return None, None
 
     def made() -> dict[str, Any]:
@@ -92,11 +92,11 @@ def landscape_and_rows(
 
 @contextmanager
 def _space(extractor: FeatureExtractor, settings: AuditSettings) -> Iterator[tuple[nn.Module, Any]]:
-    if settings.space == "full":
+    if settings.landscape == "full":
         with all_weights(extractor.model) as found:
             yield found
     else:
-        with low_rank_subspace(extractor.model, settings.rank, settings.seed) as found:
+        with low_rank_subspace(extractor.model, settings.landscape_rank, settings.seed) as found:
             yield found
 
 
@@ -122,8 +122,8 @@ def _rates(
 def _recorded(found: Landscape, settings: AuditSettings, data: AuditedData) -> LandscapeResult:
     space = (
         "all weights"
-        if settings.space == "full"
-        else f"LoRA's start, rank {settings.rank}, on every linear layer"
+        if settings.landscape == "full"
+        else f"LoRA's start, rank {settings.landscape_rank}, on every linear layer"
     )
     tasks = {}
     for name in data.task:

@@ -5,29 +5,25 @@ from __future__ import annotations
 import json
 import re
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from trimtab.cli.options import (
-    MaxPrompt,
-    MaxResponse,
     Model,
     OriginalWhere,
     SafetyWhere,
     TaskWhere,
     conditions_of,
 )
-from trimtab.cli.settings import settings_as_options
+from trimtab.cli.settings import Options, settings_as_options
+from trimtab.config.audit_settings import AuditSettings
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.loading import Loading
-from trimtab.config.ranges import Above0, Count, From0Below1, Rank, Seed
 from trimtab.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 _SUFFIXES = re.compile(r"(\.(jsonl|json|csv|parquet))?(\.gz)?$")
 
@@ -47,47 +43,21 @@ def audit(
     task_where: TaskWhere = None,
     safety_where: SafetyWhere = None,
     original_where: OriginalWhere = None,
-    budget: Annotated[
-        Above0, typer.Option(help="Rise of the safety loss allowed, nats per token.")
-    ] = 0.1,
-    rows: Annotated[Count, typer.Option(help="Rows of each data set the model reads.")] = 400,
-    embedding: Annotated[
-        str | None, typer.Option(help="Compare rows by: words, model, or another model's name.")
-    ] = None,
-    landscape: Annotated[str, typer.Option(help="Over lora, full weights, or none.")] = "lora",
-    landscape_rank: Annotated[Rank, typer.Option(help="Rank of the LoRA subspace.")] = 8,
-    landscape_rows: Annotated[Count, typer.Option(help="Rows behind slope and curvature.")] = 16,
-    drop: Annotated[
-        From0Below1, typer.Option(help="Share of task rows that may be left out as influence.")
-    ] = 0.05,
-    max_prompt: MaxPrompt = Lengths.prompt,
-    max_response: MaxResponse = Lengths.response,
-    load: Loading = Loading(),  # noqa: B008  # frozen
-    seed: Annotated[Seed, typer.Option(help="Which rows are chosen, and every draw.")] = 0,
+    settings: Annotated[AuditSettings, Options(without=("lengths", "load"))] = AuditSettings(),  # noqa: B008  # frozen
+    lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
+    load: Loading = Loading(),  # noqa: B008
 ) -> None:
     """Judge data, proxies and landscape before training."""
     from rich.console import Console
 
     from trimtab.audit.audit import audit as make_audit
-    from trimtab.audit.settings import AuditSettings
     from trimtab.cli.audit_output import print_audit, watched_stages
     from trimtab.cli.progress import print_page
     from trimtab.models import quiet_libraries
     from trimtab.report.audit_page import write_audit_page
     from trimtab.results.files import only_writer
 
-    settings = AuditSettings(
-        rows=rows,
-        lengths=Lengths(max_prompt, max_response),
-        embedding=embedding,
-        budget=budget,
-        drop=drop,
-        space=landscape,  # type: ignore[arg-type]  # checked by the class, whose error is a UserError
-        rank=landscape_rank,
-        landscape_rows=landscape_rows,
-        load=load,
-        seed=seed,
-    )
+    settings = replace(settings, lengths=lengths, load=load)
 
     def sources(given: list[str], where: list[str] | None) -> dict[str, DataSource]:
         named: dict[str, DataSource] = {}

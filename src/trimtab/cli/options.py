@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from trimtab.cli.settings import help_of
-from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Answers, Experiment
 from trimtab.config.ranges import Count
 from trimtab.errors import UserError
@@ -42,8 +42,6 @@ OriginalWhere = Annotated[
     list[str] | None,
     typer.Option(help="Keep original rows with this value; repeatable.", metavar="COLUMN=VALUE"),
 ]
-MaxPrompt = Annotated[Count, typer.Option(help=help_of(Lengths, "prompt"))]
-MaxResponse = Annotated[Count, typer.Option(help=help_of(Lengths, "response"))]
 HeldOutRows = Annotated[Count | None, typer.Option(help=help_of(DataSource, "held_out_rows"))]
 DataRoot = Annotated[
     Path | None, typer.Option(help="Where relative paths of data start, if not as it says.")

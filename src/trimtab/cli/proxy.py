@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from trimtab.cli.command import say
-from trimtab.cli.options import MaxPrompt, Model, Restart, conditions_of
-from trimtab.cli.settings import settings_as_options
+from trimtab.cli.options import Model, Restart, conditions_of
+from trimtab.cli.settings import Options, settings_as_options
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.loading import Loading
 from trimtab.config.ranges import Count, Seed
@@ -23,10 +23,7 @@ def proxy(
     where: Annotated[
         list[str] | None, typer.Option(help="Keep prompts with column=value; repeatable.")
     ] = None,
-    max_prompt: MaxPrompt = Lengths.prompt,
-    max_response: Annotated[
-        Count, typer.Option(help="End answers at this many tokens.")
-    ] = Lengths.response,
+    lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008  # frozen
     batch_size: Annotated[Count, typer.Option(help="Prompts answered at once.")] = 16,
     seed: Annotated[Seed, typer.Option(help="Of the sampling.")] = 0,
     load: Loading = Loading(),  # noqa: B008  # frozen
@@ -43,7 +40,7 @@ def proxy(
             model,
             DataSource(prompts, where=conditions_of(where)),
             out,
-            Lengths(max_prompt, max_response),
+            lengths,
             batch_size,
             seed,
             watcher,

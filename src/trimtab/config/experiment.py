@@ -70,7 +70,10 @@ class Training:
     steps: Count = 200
     """Optimizer steps."""
     batch_size: Count = 8
-    """Task rows in one forward pass; safety rows ride along beside them."""
+    """Task rows, or packs of them, in one forward pass; safety rows ride along beside them."""
+    packing: Count | None = None
+    """Tokens of a pack, into which task rows are put one after another; none when not given. No
+    batch is padded then, and safety rows are counted as beside rows that are not packed."""
     accumulation: Count = 1
     """Forward passes per optimizer step."""
     learning_rate: Above0 = 1e-4
@@ -98,7 +101,8 @@ class Training:
     gradient_checkpointing: bool = False
     """Compute activations a second time instead of keeping them: slower, in less memory."""
     length_bucketing: bool = True
-    """Compute a batch in pieces of like length: the same loss to rounding, in less time."""
+    """Compute a batch in pieces of like length: the same loss to rounding, in less time. A batch
+    without padding stays whole."""
     checkpoint_every: Count | None = None
     """Steps between checkpoints, from which an interrupted run goes on; none when not given."""
     epochs: Above0 | None = None
@@ -117,6 +121,11 @@ class Training:
             raise UserError(
                 f"steps is {self.steps} and epochs is {self.epochs:g}, and each says how long to "
                 "train. Give one of them."
+            )
+        if self.epochs is not None and self.packing is not None:
+            raise UserError(
+                "epochs counts passes over task rows, and how many packs they make is seen only in "
+                "training. Give steps, or no packing."
             )
         if self.lora and self.lora_rank is None:
             raise UserError("lora is given, and no rank of the adapter. Give lora_rank.")
@@ -370,6 +379,13 @@ class Experiment:
                 raise UserError(
                     f"the name {name!r} of data cannot name files. Give one of 1 to "
                     f"{LONGEST_NAME} bytes."
+                )
+        for section, training in (("align", self.align), ("train", self.train)):
+            longest = self.lengths.prompt + self.lengths.response
+            if training and training.packing is not None and training.packing < longest:
+                raise UserError(
+                    f"{section}: packing is {training.packing} tokens, and a row may have "
+                    f"{longest} (lengths.prompt and lengths.response). Give more, or cut rows."
                 )
         if self.align and not self.original:
             raise UserError("align: there is nothing to align on. Give original, or no align.")

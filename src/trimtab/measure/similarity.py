@@ -13,13 +13,11 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from trimtab.config.audit_settings import FEWEST_ROWS
 from trimtab.errors import UserError
 from trimtab.measure.hidden_states import Array, Reading, States
 from trimtab.measure.losses import PER_TOKEN
 from trimtab.stats import Estimate, exact_share, loss_estimate, ratio
-
-FEWEST_ROWS = 20
-"""Below this many rows a side an interval spans nearly everything."""
 
 TOTAL_VARIATION = "total variation, 0 to 1"
 

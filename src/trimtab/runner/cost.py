@@ -73,6 +73,8 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
 
     def step_tokens(training: Training, task_length: float, safety_length: float) -> float:
         rows = training.batch_size
+        if training.packing is not None:
+            rows = max(rows, round(rows * training.packing / task_length))
         riding = safety_rows_per_batch(rows, training.safety_share)
         if training.equal_rows and not safety_length:
             rows += riding

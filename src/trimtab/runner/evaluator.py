@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trimtab.config.audit_settings import FEWEST_ROWS
 from trimtab.config.data_source import Lengths
 from trimtab.config.experiment import Experiment
 from trimtab.config.run_spec import RunSpec
@@ -23,7 +24,6 @@ from trimtab.measure.distance import distance, norm
 from trimtab.measure.geometry import curvature, slope
 from trimtab.measure.losses import HeldOutRows, Loss, held_out_loss
 from trimtab.measure.overlap import prompt_overlap
-from trimtab.measure.similarity import FEWEST_ROWS
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Estimate, LocalGeometry, Point

@@ -9,7 +9,8 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from trimtab.train.safety_stream import Batch, SafetyStream
+from trimtab.train.batches import Batch
+from trimtab.train.safety_stream import SafetyStream
 
 
 @dataclass

@@ -29,6 +29,7 @@ _OURS = {
     "activation_checkpointing": "gradient_checkpointing",
     "save_strategy": "checkpoint_every",
     "save_steps": "checkpoint_every",
+    "packing": "packing",
 }
 """TRL's name of what is a setting of `Training` itself."""
 
@@ -47,10 +48,11 @@ _REASONS = {
     "the model is loaded by trimtab, and no code that comes with one is run": (
         "model_init_kwargs trust_remote_code"
     ),
-    "the loss is the mean over completion tokens, in padded batches": (
-        "loss_type label_smoothing_factor completion_only_loss assistant_only_loss packing "
-        "packing_strategy padding_free eval_packing average_tokens_across_devices"
+    "the loss is the mean over completion tokens": (
+        "loss_type label_smoothing_factor completion_only_loss assistant_only_loss "
+        "average_tokens_across_devices"
     ),
+    "a pack holds whole rows, which do not see each other": "packing_strategy eval_packing",
     "the aligned model that a run is compared with would read its noise too": "neftune_noise_alpha",
     "which rows a process reads in a step is fixed by the seed": "accelerator_config",
     "trained weights stay in float32": "fp16 bf16_full_eval fp16_full_eval",

@@ -24,7 +24,7 @@ from trimtab.measure.adapters import (
 from trimtab.measure.distance import LowRankPart, distance, norm
 from trimtab.measure.sharded_weights import reshard
 from trimtab.measure.shared_weights import sharing_frozen
-from trimtab.train.safety_stream import Batch
+from trimtab.train.batches import Batch, model_inputs
 
 _ROUNDING = 1e-6
 """The distance, as a share of ‖θ‖, that merging an adapter which changes nothing may make."""
@@ -79,17 +79,18 @@ class AlignedReference:
         Args:
             model: θ as the trainer calls it, perhaps wrapped.
             trained: the same unwrapped, whose adapter can be disabled.
-            batch: input_ids, attention_mask and labels.
+            batch: what a collator gives, padded or one sequence after another.
         """
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        return self.divergence_of(model(**inputs, use_cache=False).logits, trained, batch)
+        logits = model(**model_inputs(batch), use_cache=False).logits
+        return self.divergence_of(logits, trained, batch)
 
     def divergence_of(self, logits: Tensor, trained: nn.Module, batch: Batch) -> Tensor:
         """The same, of logits that the model has given already."""
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         counted = batch["labels"][:, 1:] != IGNORED
         with torch.no_grad(), self._aligned(trained) as aligned:
-            target = aligned(**inputs).logits[:, :-1][counted].float().log_softmax(dim=-1)
+            target = (
+                aligned(**model_inputs(batch)).logits[:, :-1][counted].float().log_softmax(dim=-1)
+            )
         predicted = logits[:, :-1][counted].float().log_softmax(dim=-1)
         return kl_div(predicted, target, reduction="sum", log_target=True)
 

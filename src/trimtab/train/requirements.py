@@ -9,26 +9,42 @@ from accelerate.utils import DistributedType
 from torch.optim import Optimizer
 
 from trimtab.errors import UserError
+from trimtab.train.objectives.base import Objective
 
 if TYPE_CHECKING:
     from trimtab.train.trainer import SafetyAwareSFTTrainer
 
 
-def require_mean_losses_of_padded_batches(trainer: SafetyAwareSFTTrainer) -> None:
-    """Raises UserError where a loss is not a mean over the tokens of padded rows of text."""
+def require_mean_losses_of_text(trainer: SafetyAwareSFTTrainer) -> None:
+    """Raises UserError where a loss is not a mean over the tokens of text."""
     if trainer.args.loss_type != "nll" or trainer.args.label_smoothing_factor > 0:
         raise UserError(
             "the objective takes mean losses over tokens: set loss_type='nll' and "
             "label_smoothing_factor=0."
         )
-    if trainer.padding_free:
-        raise UserError(
-            "the objective joins padded batches: set padding_free=False and packing=False."
-        )
     if trainer.compute_loss_func is not None:
         raise UserError("the objective has a loss of its own. Leave compute_loss_func out.")
     if trainer._is_vision_dataset:
         raise UserError("the objective is for text, and the task rows have images.")
+
+
+def require_rows_that_it_can_read(trainer: SafetyAwareSFTTrainer, objective: Objective) -> None:
+    """Raises UserError where sequences share a row and the objective tells rows apart."""
+    name = type(objective).__name__
+    if trainer.padding_free and objective.needs_padded_rows:
+        raise UserError(
+            f"{name} tells the rows of a batch apart: set padding_free=False and packing=False."
+        )
+    chooses = type(objective).task_rows is not Objective.task_rows
+    if trainer.args.packing and chooses:
+        raise UserError(
+            f"{name} chooses the rows to train on, and they are packed already: set packing=False."
+        )
+    if trainer.args.packing and objective.has_own_loss and not trainer.padding_free:
+        raise UserError(
+            "packing_strategy='wrapped' lets a sequence see the one before it. Set "
+            "packing_strategy='bfd'."
+        )
 
 
 def require_whole_model(trainer: SafetyAwareSFTTrainer) -> None:

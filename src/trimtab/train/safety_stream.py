@@ -1,4 +1,4 @@
-"""Rows of two roles in one batch."""
+"""Safety rows in an endless order, a function of the batch's number."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor
 
-from trimtab.data.encoding import IGNORED
-
-Batch = dict[str, Tensor]
-
-ROLE = "is_safety"
+from trimtab.train.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -61,33 +56,3 @@ def safety_rows_per_batch(task_rows: int, share: float) -> int:
     (8, 2)
     """
     return max(1, round(task_rows * share / (1 - share)))
-
-
-def join(task: Batch, safety: Batch, pad_token_id: int) -> Batch:
-    """One right-padded batch, task rows first, with a column `is_safety` of shape (rows, 1)."""
-    padding = {"input_ids": pad_token_id, "labels": IGNORED, "attention_mask": 0}
-    joined = {
-        name: _stack(task[name], safety[name].to(task[name].device), value)
-        for name, value in padding.items()
-    }
-    roles = [0] * len(task["labels"]) + [1] * len(safety["labels"])
-    joined[ROLE] = torch.tensor(roles, dtype=torch.bool, device=task["labels"].device)[:, None]
-    return joined
-
-
-def take(batch: Batch, kept: Tensor) -> Batch:
-    """The rows of a joined batch where `kept`, of shape (rows,), is true."""
-    return {
-        name: value[kept]
-        for name, value in batch.items()
-        if isinstance(value, Tensor) and len(value) == len(kept)
-    }
-
-
-def _stack(upper: Tensor, lower: Tensor, value: int) -> Tensor:
-    width = max(upper.shape[1], lower.shape[1])
-    return torch.cat([_widen(upper, width, value), _widen(lower, width, value)])
-
-
-def _widen(rows: Tensor, width: int, value: int) -> Tensor:
-    return torch.nn.functional.pad(rows, (0, width - rows.shape[1]), value=value)

@@ -63,7 +63,8 @@ def sft_config(
         "warmup_steps": training.warmup,
         "weight_decay": 0.0,
         "max_grad_norm": training.max_grad_norm,
-        "max_length": None,
+        "packing": training.packing is not None,
+        "max_length": training.packing,
         "bf16": training.precision == "bfloat16",
         "use_cpu": not torch.cuda.is_available(),  # bfloat16 refuses a CPU that was not asked for
         "gradient_checkpointing": training.gradient_checkpointing,
@@ -78,10 +79,12 @@ def sft_config(
         "seed": seed,
         "safety_share": training.safety_share,
         "validation_rows": training.validation_rows,
-        "length_bucketing": training.length_bucketing,
         "measured_tokens_per_batch": measure.tokens_per_batch,
     }
-    return SafetyAwareSFTConfig(**(given | sft_settings(training)))
+    given |= sft_settings(training)
+    is_padded = not (given["packing"] or given.get("padding_free"))
+    given["length_bucketing"] = training.length_bucketing and is_padded
+    return SafetyAwareSFTConfig(**given)
 
 
 def lora_config(training: Training) -> LoraConfig | None:

@@ -6,10 +6,10 @@ import atexit
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
@@ -32,31 +32,25 @@ from trl import SFTConfig, SFTTrainer
 
 from trimtab.errors import UserError
 from trimtab.measure.distance import DensePart, Displacement
-from trimtab.measure.losses import Array, forward_passes, response_nll
-from trimtab.measure.sharded_weights import reshard
+from trimtab.train.batches import Batch, sequences_per_row
 from trimtab.train.config import SafetyAwareSFTConfig
-from trimtab.train.divided_rows import DividedRows
 from trimtab.train.length_bucketing import BucketedModel, require_what_can_be_bucketed
-from trimtab.train.objectives.base import Objective, Step, TrainingContext
+from trimtab.train.objectives.base import Objective, TrainingContext
 from trimtab.train.reference import AlignedReference
 from trimtab.train.requirements import (
     is_sharded,
     require_float32_weights,
-    require_mean_losses_of_padded_batches,
+    require_mean_losses_of_text,
+    require_rows_that_it_can_read,
     require_shards_that_are_tensors,
     require_that_what_is_trained_is_evaluated,
     require_whole_model,
 )
+from trimtab.train.role_batches import RoleBatches, step_tokens
 from trimtab.train.role_rows import RowForm, prepared_rows
-from trimtab.train.safety_stream import (
-    ROLE,
-    Batch,
-    SafetyStream,
-    join,
-    safety_rows_per_batch,
-    take,
-)
-from trimtab.train.scoring import label_log_probs
+from trimtab.train.row_nll import MeasuredTogether
+from trimtab.train.safety_stream import SafetyStream, safety_rows_per_batch
+from trimtab.train.scoring import Scorer
 
 STATE_FILE = "objective.pt"
 """In a checkpoint: what the objective has learned."""
@@ -148,14 +142,16 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             # Left to the end of the interpreter, a group of processes aborts it.
             atexit.register(_leave_process_group)
         self.length_bucketing: bool = self._own("length_bucketing")
-        self._router_loss: Tensor | float = 0.0
-        self._divided_rows: DividedRows | None = None
         self.safety_stream: SafetyStream | None = None
         self.displacement: Displacement | None = None
         self.reference: AlignedReference | None = None
         self._begun_on_shards = False
+        self._losses: list[Tensor] = []
+        self._parts: list[Tensor] = []
+        self._tokens: Tensor
         if self.length_bucketing:
             require_what_can_be_bucketed(self)
+        self.add_callback(_Hooks(self))
         if self.objective is not None:
             self._take_up(self.objective, safety_dataset)
 
@@ -167,8 +163,9 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         return starts, reference, self.objective.extra_state() if self.objective else ()
 
     def _take_up(self, objective: Objective, safety_dataset: Dataset | None) -> None:
+        require_rows_that_it_can_read(self, objective)
         if objective.has_own_loss:
-            require_mean_losses_of_padded_batches(self)
+            require_mean_losses_of_text(self)
             # The loss is over the tokens of the whole step, whatever the model's own does.
             self.model_accepts_loss_kwargs = True
         if objective.needs_whole_model:
@@ -190,7 +187,6 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             self.safety_stream = replace(self.safety_stream, rows=rows)
         self.train_dataset = objective.task_rows(self._context())
         objective.prepare(self._context())
-        self.add_callback(_Hooks(self))
         if objective.needs_displacement:
             require_that_what_is_trained_is_evaluated(self, self.optimizer)
 
@@ -246,69 +242,41 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | int | None]:
-        batches, task_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         objective = self.objective
         if objective is None or not batches:
-            return batches, task_tokens
-        first, processes = self._first_batch_number(), self.accelerator.num_processes
-        numbers = range(first, first + len(batches) * processes)
+            return batches, tokens
+        first = self.state.global_step * self._batches_per_step
+        numbers = range(first, first + len(batches) * self.accelerator.num_processes)
         objective.begin_step(self._context(), numbers)
         if not objective.has_own_loss:
-            return batches, task_tokens
-        roles = objective.batch_roles(self.state.global_step)
-        none = torch.tensor(0, device=device)
-        if roles == "task":
-            return batches, torch.stack([torch.as_tensor(task_tokens, device=device), none])
+            return batches, tokens
+        if objective.batch_roles(self.state.global_step) == "task":
+            return batches, step_tokens(tokens, 0, device)
+        return self._role_batches.of_step(self.state.global_step, batches, tokens)
+
+    @cached_property
+    def _role_batches(self) -> RoleBatches:
+        assert self.objective is not None
         assert self.safety_stream is not None
-        if objective.safety_share_at(self.state.global_step, self.args.seed) is not None:
-            assert roles == "both"
-            return self._of_divided_rows(len(batches), device)
-        own = numbers[self.accelerator.process_index :: processes]
-        stream = self.safety_stream
-        if roles == "safety":
-            stream = replace(stream, rows_per_batch=len(batches[0]["labels"]))
-        safety = [stream.batch(number) for number in own]
-        safety_tokens = torch.as_tensor(self._get_num_items_in_batch(safety, device), device=device)
-        if roles == "safety":
-            for batch in safety:
-                batch[ROLE] = torch.ones(len(batch["labels"]), 1, dtype=torch.bool)
-            return safety, torch.stack([none, safety_tokens])
-        pad_token_id = self._tokenizer.pad_token_id
-        joined = [join(*pair, pad_token_id) for pair in zip(batches, safety, strict=True)]
-        return joined, torch.stack([torch.as_tensor(task_tokens, device=device), safety_tokens])
-
-    def _of_divided_rows(self, count: int, device: torch.device) -> tuple[list[Batch], Tensor]:
-        """`count` batches whose rows the objective divides between the roles."""
-        if self._divided_rows is None:
-            self._divided_rows = self._open_divided_rows()
-        step, processes = self.state.global_step, self.accelerator.num_processes
-        places = range(self.accelerator.process_index, count * processes, processes)
-        sides = self._divided_rows.of_step(step, places)
-        tokens = [
-            torch.as_tensor(self._get_num_items_in_batch(side, device), device=device)
-            for side in sides
-        ]
-        pad_token_id = self._tokenizer.pad_token_id
-        pairs = zip(*sides, strict=True)
-        return [join(task, safety, pad_token_id) for task, safety in pairs], torch.stack(tokens)
-
-    def _open_divided_rows(self) -> DividedRows:
-        objective, stream, seed = self.objective, self.safety_stream, self.args.seed
-        assert objective is not None
-        assert stream is not None
-
-        def share_at(step: int) -> float:
-            share = objective.safety_share_at(step, seed)
-            assert share is not None
-            return share
-
-        return DividedRows(
-            stream,
+        return RoleBatches(
+            self.objective,
+            self.safety_stream,
             self.train_dataset,
-            self.args.per_device_train_batch_size + stream.rows_per_batch,
-            share_at,
-            self.args.gradient_accumulation_steps * self.accelerator.num_processes,
+            self.args.per_device_train_batch_size,
+            self._batches_per_step,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            self.args.seed,
+            self._tokenizer.pad_token_id,
+            self.args.device,
+            partial(self._get_num_items_in_batch, device=self.args.device),
         )
+
+    @property
+    def _batches_per_step(self) -> int:
+        """Batches of an optimizer step, all processes together."""
+        return self.args.gradient_accumulation_steps * self.accelerator.num_processes
 
     def compute_loss(
         self,
@@ -318,83 +286,70 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         objective = self.objective
-        if objective is None or not objective.has_own_loss or not self.model.training:
+        if not self.model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if objective is None or not objective.has_own_loss:
             called = self._bucketed(model)
-            result = super().compute_loss(called, inputs, return_outputs, num_items_in_batch)
-            if self.model.training:
-                self._refuse_divergence(result)
-            return result
-        assert isinstance(num_items_in_batch, Tensor)
-        step = self._step(objective, model, inputs, num_items_in_batch)
-        loss = objective.loss(step)
-        self._log_roles(step)
-        if self.args.average_tokens_across_devices:
-            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
-        self._refuse_divergence(loss)
+            loss = super().compute_loss(called, inputs, return_outputs, num_items_in_batch)
+        else:
+            assert isinstance(num_items_in_batch, Tensor)
+            step = self._scorer.step(objective, model, inputs, num_items_in_batch)
+            loss = objective.loss(step)
+            self._parts.append(step.role_means(objective.compares))
+            self._tokens = num_items_in_batch
+            if self.args.average_tokens_across_devices:
+                loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        self._losses.append(loss.detach())
         return loss
+
+    @property
+    def _scorer(self) -> Scorer:
+        copies = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        batches = self.current_gradient_accumulation_steps * copies
+        return Scorer(
+            self._fused,
+            self.accelerator.unwrap_model(self.model),
+            self.reference,
+            self.router_aux_loss_coef / batches if self.aux_loss_enabled else None,
+        )
+
+    def _fused(self, model: nn.Module, batch: Batch, tokens: Tensor) -> Any:
+        """What the model gives; `SFTTrainer` calls it and takes its metrics, its loss is unused."""
+        called = _Remembered(self._bucketed(model))
+        super().compute_loss(called, batch, num_items_in_batch=tokens)
+        return called.outputs
+
+    def _bucketed(self, model: nn.Module) -> nn.Module | BucketedModel:
+        if not self.length_bucketing:
+            return model
+        return BucketedModel(model, self.accelerator.unwrap_model(self.model))
+
+    def end_accumulation(self) -> None:
+        """Look at the losses of a step's batches, once for all, before the optimizer moves."""
+        loss = sum(torch.stack(self._losses).tolist())
+        self._losses.clear()
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(
+                f"the loss of step {self.state.global_step + 1} is {loss}. "
+                "Lower the learning rate or the penalty."
+            )
+        if not self._parts:
+            return
+        assert self.objective is not None
+        parts = self.accelerator.gather(torch.stack(self._parts)[None]).sum(dim=0).tolist()
+        self._parts.clear()
+        task, safety = map(sum, zip(*parts, strict=True))
+        self.objective.observe(task, safety)
+        for name, value, count in zip(
+            ("task_loss", "safety_loss"), (task, safety), self._tokens.tolist(), strict=True
+        ):
+            if count > 0:
+                self._metrics["train"][name].append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.objective is not None and self.model.training:
             logs.update(self.objective.logs(self._context()))
         super().log(logs, start_time)
-
-    def _step(self, objective: Objective, model: nn.Module, inputs: Batch, tokens: Tensor) -> Step:
-        is_safety = inputs.pop(ROLE, None)
-        if is_safety is None:
-            is_safety = torch.zeros_like(inputs["labels"][:, :1], dtype=torch.bool)
-        tokens = tokens.to(is_safety.device)
-        divergence = None
-        if objective.compares == "safety":
-            assert self.reference is not None
-            safety = take(inputs, is_safety[:, 0])
-            inputs, is_safety = take(inputs, ~is_safety[:, 0]), is_safety[~is_safety[:, 0]]
-            of_token = -self._log_probs(model, inputs, tokens[0])
-            trained = self.accelerator.unwrap_model(self.model)
-            divergence = self.reference.divergence(model, trained, safety)
-        elif objective.compares == "task":
-            of_token, divergence = self._compared_with_reference(model, inputs)
-        else:
-            of_token = -self._log_probs(model, inputs, tokens.sum())
-        copies = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        router_loss = self._router_loss / copies
-        task_tokens, safety_tokens = tokens
-        return Step(
-            inputs, of_token, is_safety, task_tokens, safety_tokens, router_loss, divergence
-        )
-
-    def _compared_with_reference(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Tensor]:
-        """−log p of each label, and Σ KL(P_θs ‖ P_θ), of one pass with all logits."""
-        assert self.reference is not None
-        read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        routing = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        outputs = model(**read, use_cache=False, **routing)
-        self._router_loss = self._part_of_router_loss(outputs)
-        trained = self.accelerator.unwrap_model(self.model)
-        divergence = self.reference.divergence_of(outputs.logits, trained, inputs)
-        return -label_log_probs(outputs.logits, inputs["labels"]), divergence
-
-    def _log_probs(self, model: nn.Module, batch: Batch, tokens: Tensor) -> Tensor:
-        """log P_θ of each labelled token, 0 elsewhere, shape (rows, width − 1).
-
-        `SFTTrainer` runs the model and takes its metrics; its own loss, over `tokens`, is unused.
-        """
-        scored = _Remembered(self._bucketed(model))
-        super().compute_loss(scored, batch, num_items_in_batch=tokens)
-        self._router_loss = self._part_of_router_loss(scored.outputs)
-        log_probs: Tensor = scored.outputs.log_probs
-        return log_probs
-
-    def _part_of_router_loss(self, outputs: Any) -> Tensor | float:
-        """A batch's part of the weighted auxiliary loss of a mixture of experts' router."""
-        if not self.aux_loss_enabled:
-            return 0.0
-        loss: Tensor = self.router_aux_loss_coef * outputs.aux_loss
-        return loss / self.current_gradient_accumulation_steps
-
-    def _bucketed(self, model: nn.Module) -> nn.Module | BucketedModel:
-        if not self.length_bucketing or not self.model.training:
-            return model
-        return BucketedModel(model, self.accelerator.unwrap_model(self.model))
 
     def _own(self, name: str) -> Any:
         """One of our own settings; its default where the config is a plain `SFTConfig`."""
@@ -444,30 +399,19 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         form = RowForm.of(safety_dataset, self.args, self._formatting_func)
         rows = prepared_rows(self, safety_dataset, form)
         share = self._own("safety_share")
+        of_row = sequences_per_row(self.train_dataset) if self.padding_free else 1
+        sequences = self.args.per_device_train_batch_size * of_row
         return SafetyStream(
             rows,
             self.data_collator,
-            safety_rows_per_batch(self.args.per_device_train_batch_size, share),
+            safety_rows_per_batch(round(sequences), share),
             self.args.data_seed if self.args.data_seed is not None else self.args.seed,
         )
 
-    def _row_nll(self, rows: Dataset) -> tuple[Array, Array]:
-        """−log P_θ(y|x) in nats and the tokens of y, by row, measured by all processes together."""
-        here, processes = self.accelerator.process_index, self.accelerator.num_processes
-        divided = [rows.select(range(first, len(rows), processes)) for first in range(processes)]
-        found = torch.zeros(2, len(rows), dtype=torch.float64)
-        tokens_per_batch, passes = self._own("measured_tokens_per_batch"), 0
-        if is_sharded(self):  # all processes pass through the model together
-            passes = max(forward_passes(each, tokens_per_batch) for each in divided)
-        if len(divided[here]) or passes:
-            with self.accelerator.autocast():
-                nll = response_nll(self.model, divided[here], tokens_per_batch, passes)
-            found[:, here::processes] = torch.from_numpy(np.stack(nll))
-            reshard(self.model)
-        if processes > 1:
-            found = self.accelerator.reduce(found.to(self.args.device)).cpu()
-        nll, tokens = found.numpy()
-        return nll, tokens
+    @property
+    def _row_nll(self) -> MeasuredTogether:
+        tokens = self._own("measured_tokens_per_batch")
+        return MeasuredTogether(self.model, self.accelerator, is_sharded(self), tokens)
 
     def _most_batches(self) -> int:
         """Safety batches of the whole run, all processes together; never fewer than will be."""
@@ -479,37 +423,6 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             per_epoch += self.args.gradient_accumulation_steps  # an epoch may end within a step
             steps = math.ceil(self.args.num_train_epochs) * per_epoch
         return steps * self.accelerator.num_processes
-
-    def _first_batch_number(self) -> int:
-        """The number of the first batch of the coming optimizer step, of all processes."""
-        batches_per_step = self.args.gradient_accumulation_steps * self.accelerator.num_processes
-        return self.state.global_step * batches_per_step
-
-    def _log_roles(self, step: Step) -> None:
-        # Each mean is this batch's part of a mean over the step, so the parts add up; SFTTrainer
-        # averages what is appended here over the batches of the steps it logs.
-        assert self.objective is not None
-        of_token, is_safety = step.loss_of_token.detach(), step.is_safety
-        sums = torch.stack([(of_token * ~is_safety).sum(), (of_token * is_safety).sum()])
-        if step.divergence is not None and self.objective.compares == "safety":
-            sums[1] = step.divergence.detach()
-        tokens = torch.stack([step.task_tokens, step.safety_tokens]).to(sums.device)
-        parts = self.accelerator.gather((sums / tokens.clamp(min=1))[None]).sum(dim=0)
-        task, safety = parts.tolist()
-        self.objective.observe(task, safety)
-        read = {"task_loss": (task, step.task_tokens), "safety_loss": (safety, step.safety_tokens)}
-        for name, (value, count) in read.items():
-            if count > 0:
-                self._metrics["train"][name].append(
-                    value * self.current_gradient_accumulation_steps
-                )
-
-    def _refuse_divergence(self, loss: Tensor) -> None:
-        if not math.isfinite(loss.item()):
-            raise TrainingDivergedError(
-                f"the loss of step {self.state.global_step + 1} is {loss.item()}. "
-                "Lower the learning rate or the penalty."
-            )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
@@ -563,11 +476,12 @@ class _Hooks(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **handles: Any
     ) -> None:
-        assert self.trainer.objective is not None
-        self.trainer.objective.before_optimizer_step(self.trainer._context())
+        self.trainer.end_accumulation()
+        if self.trainer.objective is not None:
+            self.trainer.objective.before_optimizer_step(self.trainer._context())
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **handles: Any
     ) -> None:
-        assert self.trainer.objective is not None
-        self.trainer.objective.after_optimizer_step(self.trainer._context(finished=1))
+        if self.trainer.objective is not None:
+            self.trainer.objective.after_optimizer_step(self.trainer._context(finished=1))

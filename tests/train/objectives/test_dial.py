@@ -85,11 +85,10 @@ def test_every_task_row_comes_before_one_comes_again(tmp_path: Path) -> None:
 
     assert trainer.safety_stream is not None
     trainer.safety_stream = replace(trainer.safety_stream, collate=remembered)
-    trainer._divided_rows = None
+    batches_of = replace(trainer._role_batches, safety=trainer.safety_stream)
     drawn = 0
     for step in range(6):
-        trainer.state.global_step = step
-        batches, tokens = trainer._of_divided_rows(1, torch.device("cpu"))
+        batches, tokens = batches_of.of_step(step, [{}], 0)
         drawn += int((~batches[0]["is_safety"]).sum())
         assert tokens.min() > 0
     places = replace(trainer.safety_stream, rows=trainer.train_dataset).places(0, drawn)

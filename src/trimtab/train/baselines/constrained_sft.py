@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 from trimtab.config.ranges import From0
 from trimtab.data.encoding import IGNORED
 from trimtab.train.baselines.ewc import evaluated
+from trimtab.train.batches import Batch
 from trimtab.train.objectives.base import Objective, Step, TrainingContext
-from trimtab.train.safety_stream import Batch
 from trimtab.train.scoring import label_log_probs
 
 FIRST, EARLY, EARLY_TOKENS = 5.0, 20.0, 5
@@ -39,6 +39,7 @@ class ConstrainedSFT(Objective):
     """
 
     strength: From0 = 0.1
+    needs_padded_rows = True
 
     def prepare(self, context: TrainingContext) -> None:
         rows = context.task_rows.select_columns(["input_ids", "labels"])

@@ -13,9 +13,9 @@ from torch.optim import AdamW
 from trimtab.config.ranges import Above0, Count, Range
 from trimtab.data.encoding import IGNORED
 from trimtab.train.baselines.mixing import endless_orders
+from trimtab.train.batches import Batch
 from trimtab.train.objectives.base import Objective, Roles, TrainingContext, trained
 from trimtab.train.reference import copy_apart
-from trimtab.train.safety_stream import Batch
 from trimtab.train.scoring import label_log_probs
 
 BETAS = (0.9, 0.95)
@@ -48,6 +48,7 @@ class DataSelection(Objective):
     epochs: Count = 3
     selector_rate: Above0 = 5e-3
     needs_safety = True
+    needs_padded_rows = True
 
     def batch_roles(self, step: int) -> Roles:
         return "task"

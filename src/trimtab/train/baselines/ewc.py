@@ -44,6 +44,7 @@ class EWC(Objective):
     penalty: From0 = 0.1
     fisher_rows: Count = 256
     needs_safety = True
+    needs_padded_rows = True
 
     def batch_roles(self, step: int) -> Roles:
         return "task"

@@ -36,6 +36,7 @@ class OrthogonalProjection(Objective):
     """
 
     strength: From0To1 = 1.0
+    needs_padded_rows = True
     references: Count = 4
     rows: Count = 8
     every: Count = 10

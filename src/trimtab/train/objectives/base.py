@@ -76,7 +76,7 @@ class Step:
     inputs: dict[str, Tensor]
     loss_of_token: Tensor
     is_safety: Tensor
-    """Of shape (rows, 1)."""
+    """Which labels are of safety rows, of shape (rows, 1) or (rows, width − 1)."""
     task_tokens: Tensor
     safety_tokens: Tensor
     router_loss: Tensor | float = 0.0
@@ -97,6 +97,15 @@ class Step:
         summed = (self.loss_of_token * self.is_safety).sum()
         loss: Tensor = summed / self.safety_tokens.clamp(min=1)
         return loss if self.task_tokens > 0 else loss + self.router_loss
+
+    @torch.no_grad()
+    def role_means(self, compares: Literal["task", "safety"] | None) -> Tensor:
+        """L_f, and L_ŝ or the KL on safety rows where that is compared, shape (2,)."""
+        task = (self.loss_of_token * ~self.is_safety).sum()
+        on_safety = self.divergence if compares == "safety" else None
+        safety = (self.loss_of_token * self.is_safety).sum() if on_safety is None else on_safety
+        tokens = torch.stack([self.task_tokens, self.safety_tokens])
+        return torch.stack([task, safety]) / tokens.clamp(min=1)
 
     @property
     def divergence_on_safety(self) -> Tensor:
@@ -119,6 +128,8 @@ class Objective:
 
     needs_safety: bool = False
     """Whether it cannot be trained without safety rows."""
+    needs_padded_rows: bool = False
+    """Whether it tells a batch's rows apart, so that none may follow another in one row."""
     needs_whole_model: bool = True
     """Whether every process needs all weights: of an objective not tested on shards, it does."""
     extra_tokens: int = 0
@@ -204,7 +215,7 @@ class Objective:
         return step.task_loss
 
     def observe(self, task_loss: float, safety_loss: float) -> None:
-        """A batch's part of the step's L_f and L_ŝ (or of its KL), of all processes together."""
+        """A step's L_f and L_ŝ (or its KL), of all batches and processes, before it is taken."""
 
     def before_optimizer_step(self, context: TrainingContext) -> None:
         """Change the gradient, once the batches of the step are accumulated."""

@@ -191,10 +191,9 @@ class Budget(Objective):
         self._places = [
             place for number in safety_batches for place in stream.places(number * each, each)
         ]
-        self._safety_loss = 0.0
 
     def observe(self, task_loss: float, safety_loss: float) -> None:
-        self._safety_loss += safety_loss
+        self._safety_loss = safety_loss
 
     def after_optimizer_step(self, context: TrainingContext) -> None:
         nll, tokens = self._aligned[:, self._places].sum(axis=1)

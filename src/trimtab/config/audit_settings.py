@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from trimtab.config.data_source import Lengths
 from trimtab.config.loading import Loading
 from trimtab.config.ranges import Above0, Count, From0Below1, Range, Rank, Seed, check_ranges
 from trimtab.errors import UserError
-from trimtab.measure.similarity import FEWEST_ROWS
 
-Space = Literal["lora", "full", "none"]
+Landscape = Literal["lora", "full", "none"]
 
 WORDS, MODEL = "words", "model"
+
+FEWEST_ROWS = 20
+"""Below this many rows a side an interval spans nearly everything."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class AuditSettings:
     Raises:
         UserError: a number is out of its range.
     """
+
+    __pydantic_config__: ClassVar[Any] = {"use_attribute_docstrings": True}
 
     rows: Annotated[int, Range(at_least=FEWEST_ROWS, at_most=2**31 - 1)] = 400
     """Rows of each data set that the model reads; overlaps by words take all."""
@@ -35,9 +39,9 @@ class AuditSettings:
     """The rise of the safety loss that is allowed, in nats per token: suggestions are for it."""
     drop: From0Below1 = 0.05
     """The share of the task rows looked at that may be left out as influence safety."""
-    space: Space = "lora"
+    landscape: Landscape = "lora"
     """The weights of the landscape: where a LoRA adapter starts, all, or no landscape."""
-    rank: Rank = 8
+    landscape_rank: Rank = 8
     """The rank of the LoRA subspace."""
     landscape_rows: Annotated[int, Range(at_least=4, at_most=2**31 - 1)] = 16
     """Rows behind slopes, curvatures and walks, of each data set."""
@@ -50,9 +54,11 @@ class AuditSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.space not in get_args(Space):
-            raise UserError(f"landscape {self.space!r} is none of {', '.join(get_args(Space))}.")
-        if self.space == "full" and (self.load.is_quantised or self.load.is_half):
+        if self.landscape not in get_args(Landscape):
+            raise UserError(
+                f"landscape {self.landscape!r} is none of {', '.join(get_args(Landscape))}."
+            )
+        if self.landscape == "full" and (self.load.is_quantised or self.load.is_half):
             raise UserError(
                 "landscape full is over all weights in float32. Give --landscape lora, or load the "
                 "model in float32."
