@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,7 +94,7 @@ def sweep_and_report(
     cluster: Cluster | None = None,
 ) -> None:
     """Make what is missing of an experiment, here or on a cluster, then its page."""
-    from contextlib import nullcontext
+    from contextlib import nullcontext, redirect_stdout
 
     from rich.console import Console
 
@@ -103,7 +104,11 @@ def sweep_and_report(
     from trimtab.runner.sweep import sweep
 
     quiet_libraries()
-    with TerminalWatcher(Console(stderr=True)) as watcher, cluster or nullcontext(Runner) as maker:
+    with (
+        TerminalWatcher(Console(stderr=True)) as watcher,
+        redirect_stdout(sys.stderr),  # Ray prints there that it lost a worker
+        cluster or nullcontext(Runner) as maker,
+    ):
         sweep(experiment, out, watcher, restart, retry, maker)
     report(out)
 

@@ -95,13 +95,7 @@ class Cluster:
 
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
         if self.address is None:
-            ray.init(
-                "local",
-                num_cpus=self.workers,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
+            ray.init("local", num_cpus=self.workers, include_dashboard=False, **quiet)
             return
         try:
             ray.init(self.address, **quiet)
