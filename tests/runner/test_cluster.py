@@ -167,7 +167,7 @@ def test_a_status_tells_what_is_done_failed_and_left(serial: Path) -> None:
     shown = invoke("status", serial)
     assert shown.exit_code == 0, shown.output
     told = [" ".join(line.split()) for line in shown.output.splitlines()]
-    assert told[:2] == ["points 6 of 7 written", "done 4 of 5 trainings"]
+    assert told[:2] == ["points 7 of 8 written", "done 4 of 5 trainings"]
     assert told[2].startswith("failed Case I λ = 1e+38")
     assert told[-1] == "left 0 trainings"
 
@@ -198,6 +198,8 @@ def test_a_status_of_no_sweep_is_one_line(tmp_path: Path) -> None:
         (["--workers", "2", "--ray", "auto"], "either a number of workers"),
         (["--workers", "2", "--gpus-per-run", "2"], "1 GPU at most"),
         (["--gpus-per-run", "1"], "has nothing to divide"),
+        (["--ray", "nowhere"], "--ray nowhere: there is no such cluster"),
+        (["--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: there is no such cluster"),
     ],
 )
 def test_what_no_cluster_can_do_is_one_line(
@@ -206,7 +208,7 @@ def test_what_no_cluster_can_do_is_one_line(
     (tmp_path / "e.yaml").write_text(to_yaml(experiment))
     out = tmp_path / "out"
     assert told in assert_one_line(invoke("sweep", tmp_path / "e.yaml", "--out", out, *options))
-    assert not out.exists()
+    assert not (out / "points.jsonl").exists()
 
 
 def test_without_ray_one_line_says_what_to_install(

@@ -98,8 +98,10 @@ class Cluster:
             ray.init("local", num_cpus=self.workers, include_dashboard=False, **quiet)
             return
         try:
+            if self.address != "auto":
+                _require_listener(self.address)
             ray.init(self.address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"--ray {self.address}: there is no such cluster ({reason_of(error)}). Start one "
                 "with ray start --head, or give --workers to stay on this machine."
@@ -124,6 +126,12 @@ class Cluster:
                 "cluster that has some."
             )
         return self.gpus_per_run
+
+
+def _require_listener(address: str) -> None:
+    """Raises OSError or ValueError where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class RemoteRunners:
