@@ -47,7 +47,9 @@ def small_experiment(folder: Path) -> Experiment:
         original=original,
         safety=safety,
         task=task,
-        train=Training(steps=60, batch_size=4, checkpoint_every=20, lora_rank=2),
+        train=Training(
+            steps=60, batch_size=4, learning_rate=2e-3, checkpoint_every=20, lora_rank=2
+        ),
         grid=(
             Block("alignment-loss", (0.0, 0.3, 1.0)),
             Block("alignment-parameter", radii=(0.5, 1.0)),
