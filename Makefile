@@ -62,6 +62,8 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/ray_speedup.py
+	$(BIN)/python benchmarks/ray_kills.py
 	$(BIN)/python benchmarks/memory.py --data ../shared/data --write
 
 docs: $(VENV)/installed  ## regenerate the numbers and the picture of the documents

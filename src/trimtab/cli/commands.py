@@ -20,6 +20,7 @@ from trimtab.cli.init import init
 from trimtab.cli.proxy import proxy
 from trimtab.cli.repair import repair
 from trimtab.cli.report import report
+from trimtab.cli.status import status
 from trimtab.cli.suggest import suggest
 from trimtab.cli.sweep import sweep
 from trimtab.cli.train import train
@@ -69,7 +70,7 @@ def _about(
 
 COMMANDS = {
     "Before training": (init, audit, proxy),
-    "Train": (train, sweep, compare),
+    "Train": (train, sweep, compare, status),
     "What came out": (report, suggest, bounds, evaluate, export, verify),
     "Mend": (repair,),
     "See it work": (demo,),

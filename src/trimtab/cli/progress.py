@@ -29,7 +29,9 @@ from trimtab.report import Finding
 from trimtab.report import tables as report_tables
 from trimtab.results.result import Point
 from trimtab.results.store import Failure
+from trimtab.results.under_way import UnderWay
 from trimtab.runner.cost import Cost
+from trimtab.runner.status import Status
 
 _MARKS = {"holds": "[green]✔ holds[/]", "does not hold": "[red]✘ does not hold[/]"}
 _COLOURS = {"within": "green", "beyond": "red", "undecided": "yellow"}
@@ -149,6 +151,38 @@ def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:
     table.add_row("memory", f"about {cost.memory / 2**30:.1f} GiB at the peak")
     table.add_row("time", f"about {_duration(cost.seconds)} on this machine (to a factor of 2)")
     return table
+
+
+def status_table(status: Status) -> Table:
+    """How far a sweep is, with a line for each training that is under way or has failed."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    runs = len(status.done) + len(status.left) + len({run.name for run, _ in status.failed})
+    waiting = len([run for run in status.left if run.name not in status.running])
+    table.add_row("points", f"{status.points} of {status.planned} written")
+    table.add_row("done", f"{len(status.done)} of {_counted(runs, 'training')}")
+    for name, one in status.running.items():
+        table.add_row("running", f"{plain(name)}: {_where(one)}")
+    for name, one in status.stopped.items():
+        table.add_row("stopped", f"{plain(name)}: {_where(one)}")
+    for run, failure in status.failed:
+        table.add_row("failed", f"{plain(describe(failure.spec))}: {plain(failure.reason)}")
+        assert failure.spec in run.specs
+    told = "" if status.is_being_made or not waiting else "; the same command goes on with them"
+    table.add_row("left", f"{_counted(waiting, 'training')}{told}")
+    return table
+
+
+def _where(one: UnderWay) -> str:
+    return (
+        f"step {one.steps} of {one.of}, process {one.process} on {plain(one.host)}, "
+        f"since {one.since}"
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:

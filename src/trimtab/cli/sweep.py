@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,10 +22,13 @@ from trimtab.cli.options import (
     answers_of,
 )
 from trimtab.cli.report import report
+from trimtab.config.ranges import Count, From0
+from trimtab.errors import UserError
 
 if TYPE_CHECKING:
     from trimtab.config.experiment import Experiment
     from trimtab.config.grid import Plan
+    from trimtab.runner.cluster import Cluster
 
 
 def sweep(
@@ -39,6 +43,20 @@ def sweep(
     restart: Restart = False,
     retry: Retry = False,
     dry_run: DryRun = False,
+    workers: Annotated[
+        Count | None,
+        typer.Option(help="Make so many runs at a time on this machine, by Ray; else one."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Make runs on a Ray cluster that sees --out: HOST:PORT or auto."
+        ),
+    ] = None,
+    gpus_per_run: Annotated[
+        From0 | None,
+        typer.Option(help="GPUs of a run beside --workers or --ray, 0 to 1; 1 if there are any."),
+    ] = None,
 ) -> None:
     """Make every point of an experiment's grid."""
     from dataclasses import replace
@@ -53,22 +71,45 @@ def sweep(
     if dry_run:
         print_plan(read, out)
     else:
-        sweep_and_report(read, out, restart, retry)
+        sweep_and_report(read, out, restart, retry, _cluster(workers, ray, gpus_per_run))
         answer_of_many(out)
         end_with_failures(out, "--retry")
 
 
-def sweep_and_report(experiment: Experiment, out: Path, restart: bool, retry: bool = False) -> None:
-    """Make what is missing of an experiment, then its page."""
+def _cluster(workers: int | None, address: str | None, gpus: float | None) -> Cluster | None:
+    if workers is None and address is None:
+        if gpus is not None:
+            raise UserError("--gpus-per-run has nothing to divide. Give --workers or --ray too.")
+        return None
+    from trimtab.runner.cluster import Cluster
+
+    return Cluster(workers, address, gpus)
+
+
+def sweep_and_report(
+    experiment: Experiment,
+    out: Path,
+    restart: bool,
+    retry: bool = False,
+    cluster: Cluster | None = None,
+) -> None:
+    """Make what is missing of an experiment, here or on a cluster, then its page."""
+    from contextlib import nullcontext, redirect_stdout
+
     from rich.console import Console
 
     from trimtab.cli.progress import TerminalWatcher
     from trimtab.models import quiet_libraries
+    from trimtab.runner.runner import Runner
     from trimtab.runner.sweep import sweep
 
     quiet_libraries()
-    with TerminalWatcher(Console(stderr=True)) as watcher:
-        sweep(experiment, out, watcher, restart, retry)
+    with (
+        TerminalWatcher(Console(stderr=True)) as watcher,
+        redirect_stdout(sys.stderr),  # Ray prints there that it lost a worker
+        cluster or nullcontext(Runner) as maker,
+    ):
+        sweep(experiment, out, watcher, restart, retry, maker)
     report(out)
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol, TypeVar
 
 from trimtab.config.experiment import Block, Experiment
 from trimtab.config.methods import ALIGNED
 from trimtab.config.run_spec import RunSpec
+
+
+class _OfSpec(Protocol):
+    @property
+    def spec(self) -> RunSpec: ...
+
+
+T = TypeVar("T", bound=_OfSpec)
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,14 @@ class Plan:
     @property
     def specs(self) -> tuple[RunSpec, ...]:
         return (*self.aligned, *(spec for run in self.runs for spec in run.specs))
+
+    def in_order(self, results: Iterable[T]) -> list[T]:
+        """Results in the order of the plan, whatever order they were made in; others last."""
+        return sorted(results, key=lambda one: self._places.get(one.spec, len(self._places)))
+
+    @cached_property
+    def _places(self) -> dict[RunSpec, int]:
+        return {spec: place for place, spec in enumerate(self.specs)}
 
     def without(self, made: set[RunSpec]) -> Plan:
         """What is left to do once the results `made` exist."""

@@ -82,6 +82,10 @@ class Method:
             return 0.0
         return value if self.tightest == "largest" else -value
 
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        # By name, so that it is the same object in another process, as "is" asks.
+        return _known, (self.name,)
+
 
 NO_VALUE = "–"
 """What `Method.label` tells of a model that has no hyperparameter."""
@@ -352,6 +356,10 @@ PUBLISHED: dict[str, Method] = {
 }
 
 METHODS = OWN | PUBLISHED
+
+
+def _known(name: str) -> Method:
+    return METHODS[name]
 
 
 def published(name: str) -> Method:

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+_LOCK = ".lock"
+
 DAMAGE = (ValueError, TypeError, LookupError, AttributeError, EOFError, BadZipFile)
 """What reading a file raises that was cut short, filled with NULs or holds something else."""
 
@@ -170,9 +172,21 @@ def only_writer(folder: Path) -> Iterator[None]:
         UserError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / _LOCK).open("w") as lock:
         hold(lock.fileno(), folder)
         yield
+
+
+def has_writer(folder: Path) -> bool:
+    """Whether some process holds `folder` as its `only_writer`."""
+    try:
+        with (folder / _LOCK).open() as lock:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def hold(file: int, path: Path) -> None:

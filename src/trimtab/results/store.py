@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from trimtab.config.grid import Plan
 from trimtab.config.run_spec import RunSpec
 from trimtab.errors import UserError
 from trimtab.results.files import (
@@ -30,7 +31,7 @@ LANDSCAPE_FILE = "landscape.json"
 
 
 def read_points(folder: Path) -> list[Point]:
-    """The points of a folder, in the order they were made.
+    """The points of a folder, in the order of their plan.
 
     A last line that was cut short, or that holds NULs, is left out with a word.
 
@@ -50,17 +51,25 @@ class PointsFile:
 
     The file is small, so each addition writes it anew beside itself and renames it into place:
     a kill at any moment loses at most the point being made, and gaps are always over all points.
+    They are in the order of `plan`, whatever order they were made in.
     """
 
-    def __init__(self, folder: Path, known_entropies: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        known_entropies: Mapping[str, float],
+        plan: Plan = Plan((), ()),  # noqa: B008  # frozen
+    ) -> None:
         self.folder = folder
+        self.plan = plan
         self.known_entropies = known_entropies
         self.row_losses = RowLosses(folder)
         path = folder / POINTS_FILE
         self.points: list[Point] = list(_parse(path)) if path.exists() else []
 
     def add(self, points: Iterable[Point]) -> None:
-        self.points = with_gaps([*self.points, *points], self.known_entropies, self.row_losses)
+        ordered = self.plan.in_order([*self.points, *points])
+        self.points = with_gaps(ordered, self.known_entropies, self.row_losses)
         write_json_lines(self.folder / POINTS_FILE, (point.to_json() for point in self.points))
 
 

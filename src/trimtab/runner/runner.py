@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -26,12 +27,13 @@ from trimtab.models import is_quantised, limits_of, load_model, name_base_portab
 from trimtab.results.checksums import write_checksums
 from trimtab.results.files import full_disk_told, written_whole
 from trimtab.results.result import LocalGeometry, Point
+from trimtab.results.under_way import UNFINISHED_FOLDER, Tracker
 from trimtab.runner.evaluator import EncodedRoles, Evaluator, Trained
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.checkpoints import newest_whole_checkpoint
 from trimtab.train.methods import made_from
 from trimtab.train.objectives.base import Objective, held_bytes
-from trimtab.train.objectives.budget import Budget
+from trimtab.train.objectives.budget import Budget, ImpossibleBudgetError
 from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.objectives.endpoints import Endpoints
 from trimtab.train.reference import copy_apart
@@ -42,14 +44,16 @@ from trimtab.train.settings import (
     rows_by_role,
     sft_config,
 )
-from trimtab.train.trainer import SafetyAwareSFTTrainer
+from trimtab.train.trainer import SafetyAwareSFTTrainer, TrainingDivergedError
 
 ALIGNED_FOLDER = ALIGNED = "aligned"
 DIAL_FOLDER = "dial"
 MODELS_FOLDER = "models"
-UNFINISHED_FOLDER = "unfinished"
 
 _ALIGNING = "aligning-on-the-original-data"
+
+Made = tuple[Run, list[Point] | str]
+"""A run, and its points or why it has none."""
 
 
 class TrainingWatcher(Protocol):
@@ -94,6 +98,20 @@ class Runner:
         kind = "slopes and curvatures at the aligned model"
         self.watcher.training(kind, len(self.evaluator.in_landscape))
         return self.evaluator.landscape(lambda done: self.watcher.stepped(done, None))
+
+    def all_made(self, runs: Iterable[Run]) -> Iterator[Made]:
+        """Every run with its points, or with why it has none, one after the other."""
+        for run in runs:
+            yield run, self.tried(run)
+
+    def tried(self, run: Run) -> list[Point] | str:
+        """The points of a run, or why it has none: it diverged, is too big, or its budget is."""
+        try:
+            return self.made(run)
+        except (TrainingDivergedError, ImpossibleBudgetError) as error:
+            return str(error)
+        except torch.OutOfMemoryError:
+            return "out of memory. Lower batch_size, or set gradient_checkpointing: true."
 
     def made(self, run: Run) -> list[Point]:
         """Train and measure one model, or a dial at each of its settings.
@@ -257,6 +275,7 @@ class Runner:
         args.safety_repeats = proxy is not None and self.experiment.safety[proxy].repeats
         rows_by_role(args, training, objective)
         started = perf_counter()
+        progress = _Progress(self.watcher, unfinished)
         trainer = SafetyAwareSFTTrainer(
             model,
             args=args,
@@ -265,7 +284,7 @@ class Runner:
             objective=objective,
             processing_class=self.tokenizer,
             peft_config=lora_config(training),
-            callbacks=[_Progress(self.watcher)],
+            callbacks=[progress],
         )
         trainer.remove_callback(PrinterCallback)
         self.watcher.training(name, trainer.args.max_steps)
@@ -314,10 +333,16 @@ class TrainedDial:
 
 
 class _Progress(TrainerCallback):
-    def __init__(self, watcher: TrainingWatcher) -> None:
+    def __init__(self, watcher: TrainingWatcher, folder: Path) -> None:
         self.watcher = watcher
+        self.folder = folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
+        self.tracker = Tracker(self.folder, state.max_steps)
+        self.tracker.at(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
+        self.tracker.at(state.global_step)
         self.watcher.stepped(state.global_step, None)
 
     def on_log(self, args: Any, state: Any, control: Any, **handles: Any) -> None:

@@ -6,17 +6,17 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Experiment
-from trimtab.config.grid import Plan, plan_of
+from trimtab.config.grid import Plan, Run, plan_of
 from trimtab.config.methods import PUBLISHED
+from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import EXPERIMENT_FILE, differences, read_experiment, to_yaml
 from trimtab.data.files import local_path
 from trimtab.data.splits import Roles, Split, load_roles
@@ -28,7 +28,7 @@ from trimtab.results.files import only_writer, write_atomically
 from trimtab.results.generations import GENERATIONS_FOLDER
 from trimtab.results.judgements import JUDGEMENTS_FOLDER
 from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER
-from trimtab.results.result import Point
+from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.samples import SAMPLES_FILE
 from trimtab.results.store import (
     FAILURES_FILE,
@@ -41,6 +41,7 @@ from trimtab.results.store import (
     write_failures,
     write_landscape,
 )
+from trimtab.results.under_way import UNFINISHED_FOLDER, forget_under_way
 from trimtab.runner.answering import judges_of, prompts_to_ask
 from trimtab.runner.evaluator import EncodedRoles, row_weights
 from trimtab.runner.library_settings import check_library_settings
@@ -48,15 +49,13 @@ from trimtab.runner.runner import (
     ALIGNED_FOLDER,
     DIAL_FOLDER,
     MODELS_FOLDER,
-    UNFINISHED_FOLDER,
+    Made,
     Runner,
     TrainingWatcher,
     forget_checkpoints,
 )
 from trimtab.stats import note_on_rows
 from trimtab.train.methods import made_from
-from trimtab.train.objectives.budget import ImpossibleBudgetError
-from trimtab.train.trainer import TrainingDivergedError
 
 log = logging.getLogger(__name__)
 
@@ -93,17 +92,32 @@ class Watcher(TrainingWatcher, Protocol):
         """A training could not be finished; the sweep goes on."""
 
 
+class Maker(Protocol):
+    """Who makes what a sweep is of: a `Runner`, or a cluster of them. The sweep alone writes it."""
+
+    def measured_start(self, specs: tuple[RunSpec, ...]) -> list[Point]:
+        """The starting model's own points; without `specs`, it is made all the same."""
+
+    def measured_landscape(self) -> dict[str, LocalGeometry]:
+        """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
+
+    def all_made(self, runs: Iterable[Run]) -> Iterator[Made]:
+        """Every run with its points, or with why it has none, in any order."""
+
+
 def sweep(
     experiment: Experiment,
     folder: Path,
     watcher: Watcher,
     restart: bool = False,
     retry: bool = False,
+    maker_of: Callable[[Experiment, Roles, Path, TrainingWatcher], Maker] = Runner,
 ) -> list[Point]:
     """Every point of `experiment`, written to `folder` as each is made.
 
     Killed at any moment and called again, it makes what is missing: a point is in the file or it
-    is not. `restart` moves aside what the folder holds; `retry` tries again what failed.
+    is not. `restart` moves aside what the folder holds; `retry` tries again what failed;
+    `maker_of` is who makes the runs: this process, or a `cluster.Cluster`.
 
     Raises:
         UserError: the folder holds another experiment, is being written by another process, or
@@ -115,11 +129,12 @@ def sweep(
     check_library_settings(experiment)
     with only_writer(folder):
         claim(experiment, folder, restart)
-        written = PointsFile(folder, experiment.known_entropies)
+        plan = plan_of(experiment)
+        written = PointsFile(folder, experiment.known_entropies, plan)
+        forget_under_way(folder)
         if retry:
             write_failures(folder, [])
         failures = read_failures(folder)
-        plan = plan_of(experiment)
         made = {point.spec for point in written.points}
         left = plan.without(made | {failure.spec for failure in failures})
         for run in plan.runs:
@@ -133,27 +148,22 @@ def sweep(
             for warning in roles.warnings:
                 watcher.warned(warning)
             record_data(roles, experiment, folder)
-            runner = Runner(experiment, roles, folder, watcher)
-            written.add(runner.measured_start(left.aligned))
+            maker = maker_of(experiment, roles, folder, watcher)
+            written.add(maker.measured_start(left.aligned))
             wants_landscape = experiment.measure.landscape_rows and experiment.tasks_in_case_2
             if wants_landscape and not read_landscape(folder):
-                write_landscape(folder, runner.measured_landscape())
-            for run in left.runs:
-                try:
-                    points = runner.made(run)
-                except (
-                    TrainingDivergedError,
-                    ImpossibleBudgetError,
-                    torch.OutOfMemoryError,
-                ) as error:
-                    failed = [Failure(spec, _reason(error)) for spec in run.specs]
-                    failures += failed
+                write_landscape(folder, maker.measured_landscape())
+            for run, points in maker.all_made(left.runs):
+                if isinstance(points, str):
+                    failed = [Failure(spec, points) for spec in run.specs]
+                    failures = plan.in_order([*failures, *failed])
+                    forget_under_way(folder, run.name)
                     watcher.failed(failed[0])
                 else:
                     written.add(points)
                     forget_checkpoints(folder, run.name)
                     write_model_card(folder, run.name)
-                    watcher.measured(written.points[-len(points) :])
+                    watcher.measured([one for one in written.points if one.spec in run.specs])
                 write_failures(folder, failures)
         return written.points
 
@@ -319,9 +329,3 @@ def _note_on_rows(split: Split) -> list[str]:
         return []  # a whole distribution, whose losses are exact
     note = note_on_rows(len(split.held_out))
     return [] if note is None else [f"{note} (held out)"]
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError):
-        return "out of memory. Lower batch_size, or set gradient_checkpointing: true."
-    return str(error)

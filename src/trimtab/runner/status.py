@@ -1,0 +1,86 @@
+"""How far a sweep is, as its folder tells it; no torch."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimtab.config.grid import Run, plan_of
+from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
+from trimtab.errors import UserError
+from trimtab.results.files import has_writer
+from trimtab.results.store import Failure, PointsFile, read_failures
+from trimtab.results.under_way import UnderWay, read_under_way
+
+
+@dataclass(frozen=True)
+class Status:
+    """What of a plan is made, being made, failed and left."""
+
+    done: tuple[Run, ...]
+    running: dict[str, UnderWay]
+    """By name, θ_s being made among them."""
+    stopped: dict[str, UnderWay]
+    """Begun and given up by whoever made them; the same command goes on with them."""
+    failed: tuple[tuple[Run, Failure], ...]
+    left: tuple[Run, ...]
+    """Neither done nor failed, those under way among them."""
+    points: int
+    """That are written, the starting model's own among them."""
+    planned: int
+    is_being_made: bool
+    """Whether a command writes into the folder now."""
+
+
+def status_of(folder: Path) -> Status:
+    """The status of the sweep in `folder`. Raises UserError: there is none."""
+    recorded = folder / EXPERIMENT_FILE
+    if not recorded.exists():
+        raise UserError(
+            f"{recorded}: no such file. Give the folder that 'trimtab sweep' or 'train' writes to."
+        )
+    plan = plan_of(read_experiment(recorded))
+    if not plan.runs:
+        raise UserError(
+            f"{folder} is that of a dial, which is one training. 'trimtab dial' goes on with it."
+        )
+    made = {point.spec for point in PointsFile(folder, {}).points}
+    failures = {failure.spec: failure for failure in read_failures(folder)}
+    failed = [
+        (run, failures[spec])
+        for run in plan.runs
+        for spec in run.specs
+        if spec in failures and spec not in made
+    ]
+    left = plan.without(made | set(failures)).runs
+    names = {run.name for run in left}
+    done = [run for run in plan.runs if made.issuperset(run.specs)]
+    is_being_made = has_writer(folder)
+    finished = {run.name for run in plan.runs} - names
+    begun = {name: one for name, one in read_under_way(folder).items() if name not in finished}
+    running = {name: one for name, one in begun.items() if is_being_made and _may_run(one)}
+    return Status(
+        done=tuple(done),
+        running=running,
+        stopped={name: one for name, one in begun.items() if name not in running},
+        failed=tuple(failed),
+        left=left,
+        points=len(made.intersection(plan.specs)),
+        planned=len(plan.specs),
+        is_being_made=is_being_made,
+    )
+
+
+def _may_run(one: UnderWay) -> bool:
+    """Whether its process is there, as far as that is seen from this machine."""
+    if one.host != socket.gethostname():
+        return True
+    try:
+        os.kill(one.process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

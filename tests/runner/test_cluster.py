@@ -1,0 +1,220 @@
+"""Facts about sweeps in several processes: the same results, nothing lost, nothing made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.test_one_line import assert_one_line, invoke
+from tests.small_worlds import small_world
+from tests.watchers import Watcher
+from trimtab.config.experiment import Block, Dial, Experiment, Training
+from trimtab.config.grid import plan_of
+from trimtab.config.yaml_io import to_yaml
+from trimtab.models import quiet_libraries
+from trimtab.results.files import only_writer, read_arrays
+from trimtab.results.result import Point
+from trimtab.results.under_way import Tracker, read_under_way
+from trimtab.runner.cluster import Cluster
+from trimtab.runner.status import status_of
+from trimtab.runner.sweep import sweep
+from trimtab.train.checkpoints import is_whole
+
+STEPS, CHECKPOINT = 60, 20
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """Every kind of run: plain with a repair of it, two constraints, a dial, one that diverges."""
+    quiet_libraries()
+    training = Training(
+        steps=STEPS, batch_size=4, learning_rate=2e-3, checkpoint_every=CHECKPOINT, lora_rank=2
+    )
+    return small_world(
+        tmp_path_factory.mktemp("world"),
+        60,
+        align=Training(steps=2, batch_size=4),
+        train=training,
+        dial=Dial(steps=2),
+        grid=(
+            Block("alignment-loss", (0.0, 1.0, 1e38)),
+            Block("alignment-parameter", radii=(0.5,)),
+            Block("dial", values=(0.0, 1.0)),
+            Block("method", method="wise-ft", values=(0.3,)),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def serial(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serial")
+    sweep(experiment, folder, Watcher())
+    return folder
+
+
+class Killer(threading.Thread):
+    """Kills the first worker that has a checkpoint, and sees where its run goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.folder = folder
+        self.killed: int | None = None
+        self.went_on: int | None = None
+
+    def run(self) -> None:
+        end = time.monotonic() + 120
+        name = ""
+        while self.went_on is None and time.monotonic() < end:
+            time.sleep(0.002)
+            for one, record in read_under_way(self.folder).items():
+                checkpoints = (self.folder / "unfinished" / one).glob("checkpoint-*")
+                if self.killed is None and record.steps == 0 and any(map(is_whole, checkpoints)):
+                    os.kill(record.process, signal.SIGKILL)
+                    name, self.killed = one, record.process
+                elif one == name and record.process != self.killed:
+                    self.went_on = record.steps
+
+
+class Stopped(Watcher):
+    def measured(self, points: list[Point]) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def parallel(
+    experiment: Experiment, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Watcher, Killer]:
+    """Begun in one process and stopped; finished by two workers, one of which is killed."""
+    pytest.importorskip("ray")
+    folder, watcher = tmp_path_factory.mktemp("parallel"), Watcher()
+    with pytest.raises(KeyboardInterrupt):
+        sweep(experiment, folder, Stopped())
+    killer = Killer(folder)
+    killer.start()
+    with Cluster(workers=2) as cluster:
+        sweep(experiment, folder, watcher, maker_of=cluster)
+    killer.join(timeout=5)
+    return folder, watcher, killer
+
+
+def untimed(folder: Path) -> list[Mapping[str, object]]:
+    records = map(json.loads, (folder / "points.jsonl").read_text().splitlines())
+    return [{name: one[name] for name in one if name != "wall_seconds"} for one in records]
+
+
+def test_a_killed_workers_run_goes_on_from_its_checkpoint(
+    parallel: tuple[Path, Watcher, Killer],
+) -> None:
+    _, _, killer = parallel
+    assert killer.killed is not None
+    assert killer.went_on is not None
+    assert killer.went_on >= CHECKPOINT
+
+
+def test_workers_make_what_one_process_makes(
+    experiment: Experiment, serial: Path, parallel: tuple[Path, Watcher, Killer]
+) -> None:
+    folder, watcher, _ = parallel
+    assert untimed(folder) == untimed(serial)
+    failures = "failures.jsonl"
+    assert (folder / failures).read_bytes() == (serial / failures).read_bytes()
+    assert len(watcher.failures) == 1
+    assert not (folder / "unfinished").exists()
+    for kind in ("row-losses", "models"):
+        names = sorted(str(path.relative_to(serial)) for path in (serial / kind).rglob("*"))
+        assert names == sorted(str(path.relative_to(folder)) for path in (folder / kind).rglob("*"))
+    for path in (serial / "row-losses").glob("*.npz"):
+        ours, theirs = read_arrays(folder / "row-losses" / path.name), read_arrays(path)
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    for path in (serial / "models").rglob("*.safetensors"):
+        assert (folder / path.relative_to(serial)).read_bytes() == path.read_bytes()
+
+
+def test_one_process_has_nothing_to_add_to_what_workers_made(
+    experiment: Experiment, parallel: tuple[Path, Watcher, Killer]
+) -> None:
+    folder, _, _ = parallel
+    again = Watcher()
+    sweep(experiment, folder, again)
+    assert again.trainings == []
+
+
+def test_a_spec_is_itself_in_another_process(experiment: Experiment) -> None:
+    for spec in plan_of(experiment).specs:
+        there = pickle.loads(pickle.dumps(spec))
+        assert there == spec
+        assert there.method is spec.method
+
+
+def test_results_are_in_the_order_of_the_plan(experiment: Experiment, serial: Path) -> None:
+    written = [(one["method"], one["value"]) for one in untimed(serial)]
+    planned = [(spec.method.name, spec.value) for spec in plan_of(experiment).specs]
+    assert written == [one for one in planned if one[1] != 1e38]
+
+
+def test_a_status_tells_what_is_done_failed_and_left(serial: Path) -> None:
+    shown = invoke("status", serial)
+    assert shown.exit_code == 0, shown.output
+    told = [" ".join(line.split()) for line in shown.output.splitlines()]
+    assert told[:2] == ["points 7 of 8 written", "done 4 of 5 trainings"]
+    assert told[2].startswith("failed Case I λ = 1e+38")
+    assert told[-1] == "left 0 trainings"
+
+
+def test_a_status_tells_who_makes_a_training_while_they_do(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    (tmp_path / "experiment.yaml").write_text(to_yaml(experiment))
+    run = plan_of(experiment).runs[0]
+    Tracker(tmp_path / "unfinished" / run.name, STEPS).at(0)
+    with only_writer(tmp_path):
+        while_made = status_of(tmp_path)
+    assert while_made.running[run.name].process == os.getpid()
+    assert while_made.is_being_made
+    after = status_of(tmp_path)
+    assert (list(after.running), list(after.stopped)) == ([], [run.name])
+    assert "5 trainings; the same command goes on" in invoke("status", tmp_path).output
+
+
+def test_a_status_of_no_sweep_is_one_line(tmp_path: Path) -> None:
+    assert "no such file" in assert_one_line(invoke("status", tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--workers", "0"], "--workers"),
+        (["--workers", "2", "--ray", "auto"], "either a number of workers"),
+        (["--workers", "2", "--gpus-per-run", "2"], "1 GPU at most"),
+        (["--gpus-per-run", "1"], "has nothing to divide"),
+        (["--ray", "nowhere"], "--ray nowhere: there is no such cluster"),
+        (["--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: there is no such cluster"),
+    ],
+)
+def test_what_no_cluster_can_do_is_one_line(
+    options: list[str], told: str, experiment: Experiment, tmp_path: Path
+) -> None:
+    (tmp_path / "e.yaml").write_text(to_yaml(experiment))
+    out = tmp_path / "out"
+    assert told in assert_one_line(invoke("sweep", tmp_path / "e.yaml", "--out", out, *options))
+    assert not (out / "points.jsonl").exists()
+
+
+def test_without_ray_one_line_says_what_to_install(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "e.yaml").write_text(to_yaml(experiment))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    shown = invoke("sweep", tmp_path / "e.yaml", "--out", tmp_path / "out", "--workers", 2)
+    assert "pip install 'trimtab[ray]'" in assert_one_line(shown)
