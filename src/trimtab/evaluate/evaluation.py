@@ -115,7 +115,10 @@ def evaluate(
             what another evaluation made.
     """
     if not (asked and judges) and (asked or not harnesses):
-        raise UserError("there is nothing to evaluate. Give --harmful or --benign, and --judge.")
+        raise UserError(
+            "there is nothing to evaluate. Give --harmful or --benign, with judges, or tasks with "
+            "--lm-eval or --inspect."
+        )
     if len({judge.name for judge in judges}) < len(judges):
         raise UserError("--judge gives one judge twice. Give each once.")
     decoding, named = decoding or Decoding(), result_names(models)

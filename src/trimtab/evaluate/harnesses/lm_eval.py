@@ -75,7 +75,7 @@ class LmEval:
         path = str(self.include_path) if self.include_path else None
         # Reading the thousands of tasks that lm-eval brings takes seconds.
         own = TaskManager(include_path=path, include_defaults=False)
-        is_own = Path(task).is_file() or task in own.all_subtasks
+        is_own = Path(task).suffix in (".yaml", ".yml") or task in own.all_subtasks
         return own if is_own else TaskManager(include_path=path)
 
 
