@@ -4,7 +4,8 @@ python docs/evaluate/tasks.py DATA tasks
 
 DATA holds gsm8k-train.jsonl.gz, gsm8k-test.jsonl.gz and code-alpaca.jsonl.gz, each row with a
 prompt and a response. `code_choice` asks which of four answers is that to the prompt; the others
-are the answers to the three prompts after it. GSM8K is lm-eval's own task, with its data from here.
+are the answers to the three prompts after it. GSM8K is lm-eval's own task with its data from
+here, no examples before a question and 96 tokens for an answer, so that a CPU can run it.
 """
 
 from __future__ import annotations
@@ -88,7 +89,15 @@ def main(data: Path, out: Path) -> None:
         for split in ("train", "test")
     }
     own = Path(spec.origin).parent / "tasks" / "gsm8k" / "gsm8k.yaml"
-    write_task(out, "gsm8k_local", splits, include=str(own), dataset_name=None)
+    write_task(
+        out,
+        "gsm8k_local",
+        splits,
+        include=str(own),
+        dataset_name=None,
+        num_fewshot=0,
+        generation_kwargs={"until": ["Question:"], "do_sample": False, "max_gen_toks": 96},
+    )
 
 
 if __name__ == "__main__":

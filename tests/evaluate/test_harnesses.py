@@ -12,6 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from scipy.stats import t as student
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 from tests.conftest import Nobody
@@ -22,7 +23,7 @@ from trimtab.evaluate.evaluation import Evaluation, evaluate
 from trimtab.evaluate.harnesses.inspect import Inspect
 from trimtab.evaluate.harnesses.lm_eval import LmEval
 from trimtab.evaluate.harnesses.metrics import metric_changes, metrics
-from trimtab.models import load_model, weights_sha256
+from trimtab.models import as_one_folder, load_model, weights_sha256
 from trimtab.results.checksums import sha256_of
 from trimtab.results.harness_samples import HarnessRun, HarnessSample, read_harness_samples
 
@@ -225,6 +226,18 @@ def test_a_harness_that_is_not_installed_is_one_line(
     assert shown.exit_code == 2
     told = f"trimtab: --{harness.name} needs the package no_such_package. Install it with pip "
     assert shown.output == f"{told}install 'trimtab[{harness.name}]'.\n"
+
+
+def test_an_adapters_one_folder_is_the_model_that_is_measured(models: list[str]) -> None:
+    words = torch.arange(3, 12)[None]
+    with torch.no_grad(), as_one_folder(models[1]) as folder:
+        alone = AutoModelForCausalLM.from_pretrained(folder)(words).logits
+        assert torch.equal(alone, load_model(models[1])[0](words).logits)
+        assert not torch.equal(alone, load_model(models[0])[0](words).logits)
+    assert not Path(folder).exists()
+    with as_one_folder(models[0]) as folder:
+        assert folder == models[0]
+    assert Path(folder).exists()
 
 
 def sample(task: str, number: int, metrics: dict[str, float], content: str = "") -> HarnessSample:
