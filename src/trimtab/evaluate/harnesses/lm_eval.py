@@ -54,7 +54,7 @@ class LmEval:
                 task_manager=self._manager(task),
                 bootstrap_iters=0,
             )
-            return _measured(found, task)
+            return _measured(found)
 
         yield measured
 
@@ -79,7 +79,7 @@ class LmEval:
         return own if is_own else TaskManager(include_path=path)
 
 
-def _measured(found: Mapping[str, Any], asked: str) -> list[Measured]:
+def _measured(found: Mapping[str, Any]) -> list[Measured]:
     """The samples of all tasks that were run, each with what its filters gave.
 
     A metric is kept where the mean over samples is the number that the harness reports.
