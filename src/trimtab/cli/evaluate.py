@@ -165,7 +165,11 @@ def _table(found: Evaluation) -> Table:
     judges: list[str | None] = list(start.judgements) or [None]
     is_judged = judges != [None]
     names = [*(rate.name for rate in RATES if is_judged), *start.metrics()]
-    table = Table("model", *(["judge"] if is_judged else []), *map(plain, names))
+    table = Table(
+        "model",
+        *(["judge"] if is_judged else []),
+        *(plain(one.replace(",", ", ")) for one in names),
+    )
     for model in found.models:
         told, changes = model.metrics(), model.metric_changes(start)
         for judge in judges:
