@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
@@ -49,6 +51,7 @@ from trimtab.config.loading import Loading
 from trimtab.config.model_names import SMOLLM2_ON_HUB
 from trimtab.data.encoding import Limits
 from trimtab.errors import UserError, reason_of
+from trimtab.results.checksums import sha256_of
 from trimtab.results.files import write_atomically
 
 _BASE_FILE = "trimtab_base.json"
@@ -100,6 +103,59 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
             "Set eos_token in its tokenizer_config.json."
         )
     return tokenizer
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where other libraries find a model: folders, or Hub ids."""
+
+    base: str
+    adapter: str | None
+    """None where the whole model is at `base`."""
+    tokenizer: str
+
+
+def model_files(name: str) -> ModelFiles:
+    """Where the model that `name` stands for is. Raises UserError as `load_model` does."""
+    with _named(name):
+        source = _source(name)
+        adapter = _adapter(source)
+        if adapter is None:
+            return ModelFiles(source, None, source)
+        base = model_files(_base_of(name, source, adapter))
+        return ModelFiles(base.base, source, source if _has_tokenizer(source) else base.tokenizer)
+
+
+def weights_sha256(name: str) -> str:
+    """SHA-256 of the weights of an adapter, or of a whole model; empty of what is on the Hub.
+
+    Of one file it is that of its bytes, of several that of their sums as `sha256sum` lists them.
+    Raises UserError as `load_model` does.
+    """
+    with _named(name):
+        folder = Path(_source(name))
+        files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+        if len(files) == 1:
+            return sha256_of(files[0])
+        sums = "".join(f"{sha256_of(file)}  {file.name}\n" for file in files)
+        return sha256(sums.encode()).hexdigest() if sums else ""
+
+
+@contextmanager
+def as_one_folder(name: str) -> Iterator[str]:
+    """A folder or Hub id that Transformers alone loads as `load_model(name)` does, while it lasts.
+
+    An adapter is merged and saved for that time: what it stands on may go by a name that trimtab
+    alone knows. Raises UserError as `load_model` does.
+    """
+    files = model_files(name)
+    if files.adapter is None:
+        yield files.base
+        return
+    with TemporaryDirectory(prefix="trimtab-merged-") as folder:
+        for part in load_model(name):
+            part.save_pretrained(folder)
+        yield folder
 
 
 def limits_of(model: PreTrainedModel) -> Limits:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -61,8 +63,25 @@ def evaluate(
             "machine can load, where a server answers.",
         ),
     ] = None,
+    lm_eval: Annotated[
+        str | None,
+        typer.Option(metavar="TASK[,TASK…]", help="Run tasks of EleutherAI's lm-eval."),
+    ] = None,
+    lm_eval_path: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where lm-eval finds tasks of your own.")
+    ] = None,
+    inspect: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK[,TASK…]",
+            help="Run tasks of Inspect: file.py@task, or those of a package.",
+        ),
+    ] = None,
+    limit: Annotated[
+        Count | None, typer.Option(help="At most as many samples of a harness's task.")
+    ] = None,
 ) -> None:
-    """Judge what models answer: refused, harmless, harmful or incoherent."""
+    """Judge what models answer, and run the tasks of lm-eval and Inspect on them."""
     from rich.console import Console
 
     from trimtab.cli.audit_output import watched_stages
@@ -75,6 +94,8 @@ def evaluate(
         VllmEngine,
     )
     from trimtab.evaluate.evaluation import evaluate as evaluated
+    from trimtab.evaluate.harnesses.inspect import Inspect
+    from trimtab.evaluate.harnesses.lm_eval import LmEval
     from trimtab.evaluate.judges import DEFAULT_JUDGES
     from trimtab.evaluate.named_judges import judge_named
     from trimtab.evaluate.prompt_sets import prompts_of
@@ -83,7 +104,14 @@ def evaluate(
 
     if top_p == 0:
         raise UserError("--top-p is 0. Give one above 0, and --temperature 0 for the likeliest.")
+    if not harmful and not benign and judge:
+        raise UserError("--judge has nothing to judge. Give --harmful or --benign too.")
     judges = [judge_named(one) for one in judge or DEFAULT_JUDGES]
+    if lm_eval_path and not lm_eval_path.is_dir():
+        raise UserError(f"--lm-eval-path {lm_eval_path} is no folder. Give one with tasks in YAML.")
+    lm_evals = LmEval(_tasks(lm_eval, "--lm-eval"), limit, lm_eval_path, batch_size)
+    inspects = Inspect(_tasks(inspect, "--inspect"), limit, out / "inspect-logs", batch_size)
+    harnesses = [one for one in (lm_evals, inspects) if one.tasks]
     quiet_libraries()
     asked = [
         prompt
@@ -101,40 +129,72 @@ def evaluate(
 
     decoding = Decoding(temperature, top_p, max_tokens, max_prompt, seed, batch_size)
     with watched_stages(True) as watcher:
-        found = evaluated(models, asked, judges, out, watcher, decoding, answers, surprised)
-    Console().print(_rates_table(found))
+        found = evaluated(
+            models, asked, judges, out, watcher, decoding, answers, surprised, harnesses
+        )
+    Console().print(_table(found))
     for line in _agreement_lines(found):
         say(line)
-    say(f"Answers and judgements are in {out}.")
+    say(f"What is kept is in {out}.")
+    if engine == "transformers":
+        say("The same models in the harnesses themselves:")
+        for harness in (
+            lm_evals if lm_evals.tasks else replace(lm_evals, tasks=("gsm8k",)),
+            inspects if inspects.tasks else replace(inspects, tasks=("inspect_evals/gsm8k",)),
+        ):
+            for model in models:
+                say(f"  {harness.command(model)}")
 
 
-def _rates_table(found: Evaluation) -> Table:
+def _tasks(given: str | None, option: str) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    tasks = tuple(task.strip() for task in given.split(","))
+    if not all(tasks) or len(set(tasks)) < len(tasks):
+        raise UserError(f"{option} {given!r} names no task, or one twice. Write TASK,TASK.")
+    return tasks
+
+
+def _table(found: Evaluation) -> Table:
     from rich.table import Table
 
     from trimtab.cli.progress import plain
     from trimtab.evaluate.rates import RATES
 
-    table = Table("model", "judge", *(rate.name for rate in RATES))
     start = found.models[0]
+    judges: list[str | None] = list(start.judgements) or [None]
+    is_judged = judges != [None]
+    names = [*(rate.name for rate in RATES if is_judged), *start.metrics()]
+    table = Table(
+        "model",
+        *(["judge"] if is_judged else []),
+        *(plain(one.replace(",", ", ")) for one in names),
+    )
     for model in found.models:
-        for judge in model.judgements:
-            told = model.rates(judge)
-            table.add_row(plain(model.name), plain(judge), *_cells(told))
+        told, changes = model.metrics(), model.metric_changes(start)
+        for judge in judges:
+            if judge is not None:
+                told = told | model.rates(judge)
+                changes = changes | model.changes(judge, start)
+            columns = [plain(judge)] if judge is not None else []
+            table.add_row(plain(model.name), *columns, *_cells(told, names))
             if model is not start:
-                table.add_row("", "  change", *_cells(model.changes(judge, start), signed=True))
+                title = ["", "  change"] if columns else ["  change"]
+                table.add_row(*title, *_cells(changes, names, signed=True))
     return table
 
 
-def _cells(told: Mapping[str, Estimate], signed: bool = False) -> list[str]:
-    from trimtab.evaluate.rates import RATES
-
-    return [_percent(told[rate.name], signed) if rate.name in told else "–" for rate in RATES]
+def _cells(told: Mapping[str, Estimate], names: Sequence[str], signed: bool = False) -> list[str]:
+    return [_cell(told[name], signed) if name in told else "–" for name in names]
 
 
-def _percent(told: Estimate, signed: bool) -> str:
-    sign = "+" if signed else ""
-    value, low, high = (f"{100 * one:{sign}.0f}" for one in (told.value, told.low, told.high))
-    return f"{value} % ({low} to {high})"
+def _cell(told: Estimate, signed: bool) -> str:
+    sign, is_share = "+" if signed else "", told.unit.startswith("share")
+    value, low, high = (
+        f"{100 * one:{sign}.0f}" if is_share else f"{one:{sign}.3g}"
+        for one in (told.value, told.low, told.high)
+    )
+    return f"{value}{' %' if is_share else ''} ({low} to {high})"
 
 
 def _agreement_lines(found: Evaluation) -> list[str]:

@@ -1,9 +1,9 @@
-"""The whole path: models answer, what is coherent is told, judges judge, all of it kept."""
+"""The whole path: models answer, judges judge, harnesses run their tasks, all of it kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,8 @@ from trimtab.evaluate.agreement import Agreement, agreement, disagreements
 from trimtab.evaluate.answers import kept_answers
 from trimtab.evaluate.coherence import CoherenceLimits, answer_measures, limits_of_start
 from trimtab.evaluate.engines import AnswerEngine, TransformersEngine
+from trimtab.evaluate.harnesses.base import Harness, kept_samples
+from trimtab.evaluate.harnesses.metrics import metric_changes, metrics
 from trimtab.evaluate.judges.base import Judge
 from trimtab.evaluate.judging import kept_judgements
 from trimtab.evaluate.rates import rate_changes, rates
@@ -23,6 +25,7 @@ from trimtab.results.generations import (
     Decoding,
     Generation,
 )
+from trimtab.results.harness_samples import HarnessSample
 from trimtab.results.judgements import JUDGEMENTS_FOLDER, Judgement
 from trimtab.stats import Estimate
 
@@ -41,12 +44,13 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model's answers, and what each judge said of them, in the prompts' order."""
+    """A model's answers, what each judge said of them, in the prompts' order, and its samples."""
 
     name: str
     model: str
-    generations: Sequence[Generation]
-    judgements: Mapping[str, Sequence[Judgement]]
+    generations: Sequence[Generation] = ()
+    judgements: Mapping[str, Sequence[Judgement]] = field(default_factory=dict)
+    samples: Sequence[HarnessSample] = ()
 
     def rates(self, judge: str) -> dict[str, Estimate]:
         """Each rate by its name."""
@@ -56,6 +60,14 @@ class EvaluatedModel:
         """Each rate's change from the start model, paired by prompt."""
         return rate_changes(self.generations, self.judgements[judge], start.judgements[judge])
 
+    def metrics(self) -> dict[str, Estimate]:
+        """Each metric of the harnesses by its name."""
+        return metrics(self.samples)
+
+    def metric_changes(self, start: EvaluatedModel) -> dict[str, Estimate]:
+        """Each metric's change from the start model, paired by sample. Raises UserError."""
+        return metric_changes(self.samples, start.samples)
+
     def agreements(self) -> list[Agreement]:
         """Each pair of judges."""
         return [agreement(*pair) for pair in combinations(self.judgements.values(), 2)]
@@ -63,9 +75,12 @@ class EvaluatedModel:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Models on the same prompts, the first of which is the start model, and its limits."""
+    """Models on the same prompts and tasks, the first of which is the start model.
 
-    limits: CoherenceLimits
+    `limits` are that model's; None where nothing was answered.
+    """
+
+    limits: CoherenceLimits | None
     models: tuple[EvaluatedModel, ...]
 
 
@@ -78,12 +93,13 @@ def evaluate(
     decoding: Decoding | None = None,
     engine: Callable[[str], AnswerEngine] = TransformersEngine,
     surprised: str | None = None,
+    harnesses: Sequence[Harness] = (),
 ) -> Evaluation:
-    """Have models answer prompts, and judges judge the answers.
+    """Have models answer prompts, judges judge the answers, and harnesses run their tasks.
 
-    Answers are kept in `out`/generations, judgements in `out`/judgements and what judges differ on
-    in `out`/disagreements, a file a model. Called again it goes on; a new judge is asked of the
-    answers that are kept.
+    Answers are kept in `out`/generations, judgements in `out`/judgements, what judges differ on in
+    `out`/disagreements and harnesses' samples in `out`/harnesses, a file a model. Called again it
+    goes on; a new judge is asked of the answers that are kept, and a new task is run.
 
     Args:
         models: folders, adapters or Hub ids; the first is the start model, whose answers set what
@@ -92,17 +108,27 @@ def evaluate(
         engine: who answers for a model.
         surprised: the model under which answers' NLL tells what is coherent; the start model when
             None. It is loaded here, whoever answers.
+        harnesses: each with its tasks; prompts may be none where there is one.
 
     Raises:
-        UserError: no prompts or judges, models or judges that cannot be had, or `out` holds
-            another evaluation's answers.
+        UserError: no prompts or judges, models, judges or tasks that cannot be had, or `out` holds
+            what another evaluation made.
     """
-    if not asked or not judges:
-        raise UserError("there is nothing to evaluate. Give --harmful or --benign, and --judge.")
+    if not (asked and judges) and (asked or not harnesses):
+        raise UserError(
+            "there is nothing to evaluate. Give --harmful or --benign, with judges, or tasks with "
+            "--lm-eval or --inspect."
+        )
     if len({judge.name for judge in judges}) < len(judges):
         raise UserError("--judge gives one judge twice. Give each once.")
     decoding, named = decoding or Decoding(), result_names(models)
     with only_writer(out):
+        samples = _harnessed(harnesses, named, out, watcher)
+        if not asked:
+            unasked = (
+                EvaluatedModel(name, model, samples=samples[name]) for name, model in named.items()
+            )
+            return Evaluation(None, tuple(unasked))
         answers = {}
         for name, model in named.items():
             watcher.doing(f"answering: {name}", len(asked))
@@ -118,7 +144,7 @@ def evaluate(
                     judge, generations, coherent[name], path, _counted(watcher)
                 )
         evaluated = tuple(
-            EvaluatedModel(name, model, answers[name], judgements[name])
+            EvaluatedModel(name, model, answers[name], judgements[name], samples[name])
             for name, model in named.items()
         )
         for one in evaluated:
@@ -138,6 +164,17 @@ def result_names(models: Sequence[str]) -> dict[str, str]:
         again = sum(1 for one in names.values() if (Path(one).name or "model") == last)
         names[f"{last}-{again + 1}" if again else last] = model
     return names
+
+
+def _harnessed(
+    harnesses: Sequence[Harness], named: Mapping[str, str], out: Path, watcher: Watcher
+) -> dict[str, list[HarnessSample]]:
+    samples: dict[str, list[HarnessSample]] = {name: [] for name in named}
+    for harness in harnesses:
+        for name, model in named.items():
+            watcher.doing(f"{harness.name} runs {name}", len(harness.tasks))
+            samples[name] += kept_samples(harness, name, model, out, lambda: watcher.done(1))
+    return samples
 
 
 def _coherence(
