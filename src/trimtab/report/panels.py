@@ -9,7 +9,7 @@ from typing import Literal
 
 from trimtab.analysis.groups import Gap, Rate, Setting
 from trimtab.analysis.labels import estimate_in_words, hover
-from trimtab.config.methods import ALIGNED, CASE_1, NO_VALUE
+from trimtab.config.methods import ALIGNED, CASE_1, NO_VALUE, PLAIN
 from trimtab.report.axes import gap_axis, penalty_axis, radius_axis, rate_axis
 from trimtab.report.chart import Axis, Curve, Ink, Line, Mark, Panel
 from trimtab.results.gaps import OVER_START
@@ -27,9 +27,9 @@ LABELS: dict[Coordinate, str] = {
     "answer rate": "benign prompts answered (share)",
 }
 LABELS_OVER_START: dict[Coordinate, str] = {
-    "alignment gap": "rise of the safety loss over θₛ (nats per token)",
-    "proxy gap": "rise of the proxy’s loss over θₛ (nats per token)",
-    "capability gap": "change of the task loss from θₛ (nats per token)",
+    "alignment gap": "safety loss, change from θₛ (nats per token)",
+    "proxy gap": "proxy’s safety loss, change from θₛ (nats per token)",
+    "capability gap": "task loss, change from θₛ (nats per token)",
 }
 LABEL_ROOM = (0.17, 0.075)
 """How far a label must stay from other marks and labels, as shares of the panel."""
@@ -142,6 +142,8 @@ def _mark(
 def _label(setting: Setting) -> str:
     if setting.method is ALIGNED:
         return "θₛ"
+    if setting.method is PLAIN:
+        return "plain"
     return "" if setting.label == NO_VALUE else setting.label
 
 

@@ -146,9 +146,7 @@ def _drawn(panel: Panel, height: float, legend_width: int) -> alt.LayerChart:
         *(_joined(line) for line in panel.lines),
         *_bars(panel.lines),
         _marks([_mark(mark, line.ink, SEED_SHARE) for line in panel.lines for mark in line.seeds]),
-        _marks([_mark(mark, line.ink) for line in panel.lines for mark in line.marks]).properties(
-            name=MEASURED
-        ),
+        _marks(_small_last(panel.lines)).properties(name=MEASURED),
         *_labels(panel.lines),
         *_break(panel.x, {"x": alt.X("at:Q"), "y": alt.value(height)}, 0),
         *_break(panel.y, {"x": alt.value(0), "y": alt.Y("at:Q")}, 90),
@@ -260,6 +258,12 @@ def _marks(rows: Sequence[Row], **place: Any) -> alt.Chart:
             **place,
         )
     )
+
+
+def _small_last(lines: Iterable[Line]) -> list[Row]:
+    """Every mark, the large ones first, so that none hides a smaller."""
+    rows = [_mark(mark, line.ink) for line in lines for mark in line.marks]
+    return sorted(rows, key=lambda row: -row["size"])
 
 
 def _mark(mark: Mark, ink: Ink, share: float = 1.0) -> Row:
