@@ -85,6 +85,11 @@ class Overview:
         return tuple(one for one in self.options if one.setting.method is not ALIGNED)
 
     @property
+    def choices(self) -> tuple[Option, ...]:
+        """Of the picture, all but the start and plain fine-tuning."""
+        return tuple(one for one in self.pictured if one.setting.method not in (ALIGNED, PLAIN))
+
+    @property
     def best(self) -> Option | None:
         """The safest that learned at least half of what plain fine-tuning did.
 
@@ -95,13 +100,7 @@ class Overview:
         if plain is None or plain.task.change is None or plain.task.change.high >= 0:
             return None
         least = KEPT * plain.task.change.value
-        held = [
-            one
-            for one in self.pictured
-            if one.setting.method not in (ALIGNED, PLAIN)
-            and one.task.change is not None
-            and one.task.change.value <= least
-        ]
+        held = [one for one in self.choices if one.task.change and one.task.change.value <= least]
         return min(held, key=self._danger, default=None)
 
     def _danger(self, option: Option) -> tuple[float, float]:
@@ -156,30 +155,44 @@ def answer_in_words(found: Overview) -> tuple[str, ...]:
     mean = f" (means over {seeds} seeds)" if seeds > 1 else ""
     losses = (
         f"{who} on {found.task} {_moved('the safety loss', shown.safety.change)} and "
-        f"{_moved('the task loss', shown.task.change)}, in nats per token{mean}."
+        f"{_moved('the task loss', shown.task.change)} nats per token{mean}."
     )
     told = [losses]
     if refusals := _refusals(found, shown):
         told.insert(0, refusals)
-    best = found.best
     if found.plain is None:
         told.append("What plain fine-tuning would have cost is not known here: train it as well.")
-    elif best is not None:
-        several = len([one for one in found.pictured if one.setting.method is not ALIGNED]) > 2
-        which = "the safest model that keeps at least half of that gain" if several else "beside it"
-        told.append(f"Of the models here, {which} is {_called(best)}: {_in_short(best)}.")
+    elif sentence := _recommended(found):
+        told.append(sentence)
     return tuple(told)
+
+
+def _recommended(found: Overview) -> str | None:
+    best, others = found.best, found.choices
+    if best is None:
+        learned = found.plain is not None and _learned(found.plain)
+        return f"No other model here keeps {KEPT:.0%} of that gain." if others and learned else None
+    if len(others) == 1:
+        return f"{_called(best)} instead: {_in_short(best)}."
+    return (
+        f"Of the other {len(others)} models here, the safest that keeps at least half of the gain "
+        f"is {_called(best)}: {_in_short(best)}."
+    )
+
+
+def _learned(option: Option) -> bool:
+    return option.task.change is not None and option.task.change.high < 0
 
 
 def _refusals(found: Overview, shown: Option) -> str | None:
     before, now = found.start.rates.get(REFUSED), shown.rates.get(REFUSED)
     if before is None or now is None:
         return None
-    of = f"Of {now.count} harmful prompts" if now.count else "Of the harmful prompts"
-    who = "plain fine-tuning" if found.plain else _called(shown)
+    of = f"{now.count} harmful prompts" if now.count else "the harmful prompts"
+    who = "plain fine-tuning" if found.plain else f"fine-tuning by {_called(shown)}"
     return (
-        f"{of} the start refused {percent(before.value.value)}, {who} "
-        f"{percent(now.value.value)}{_points_apart(now)}."
+        f"Of {of} the model refused {percent(before.value.value)} before, and "
+        f"{percent(now.value.value)} after {who}{_points_apart(now)}."
     )
 
 
@@ -204,7 +217,7 @@ def _moved(what: str, change: Estimate | None) -> str:
     if change is None:
         return f"changed {what} by what is not known"
     if change.low <= 0 <= change.high:
-        return f"changed {what} by {change_in_words(change)}, which may be none,"
+        return f"changed {what} by no more than chance, {change_in_words(change)}"
     if change.value > 0:
         return f"raised {what} by {change_in_words(change).replace('+', '')}"
     turned = Estimate(-change.value, -change.high, -change.low, change.unit, change.kind)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trimtab.analysis.groups import Gap, Rate, Setting
-from trimtab.analysis.labels import change_in_words, nats, percent, shortened
+from trimtab.analysis.labels import change_in_words, nats, percent, shortened, unbroken
 from trimtab.analysis.overview import (
     ANSWERED,
     COMPLIED,
@@ -81,7 +81,11 @@ def picture(found: Overview, points: Sequence[Point], rows: RowLosses) -> Pictur
 def _series(settings: Sequence[Setting], palette: Palette) -> list[Series]:
     is_crowded = len({_line(one) for one in settings}) > DRAWN_APART
     lines: dict[tuple[Method | None, str | None], list[Setting]] = {}
-    for setting in sorted(settings, key=lambda one: one.method.tightness(one.value)):
+    first = {ALIGNED: 0, PLAIN: 1}
+    ordered = sorted(
+        settings, key=lambda one: (first.get(one.method, 2), one.method.tightness(one.value))
+    )
+    for setting in ordered:
         is_one_of_many = is_crowded and setting.method.family is not None
         lines.setdefault((None, None) if is_one_of_many else _line(setting), []).append(setting)
     return [
@@ -175,18 +179,12 @@ def choices_table(found: Overview) -> Table:
 def _rate(rate: Measured | None, is_start: bool) -> tuple[str, str]:
     if rate is None:
         return "–", "–"
-    change = "–" if is_start or rate.change is None else _closed(points_in_words(rate.change))
+    change = "–" if is_start or rate.change is None else unbroken(points_in_words(rate.change))
     return percent(rate.value.value), change
 
 
 def _change(loss: Measured) -> str:
-    return "–" if loss.change is None else _closed(change_in_words(loss.change))
-
-
-def _closed(words: str) -> str:
-    """With an interval that is not broken over two lines."""
-    value, bracket, interval = words.partition("[")
-    return value + (bracket + interval).replace(" ", "\u00a0")
+    return "–" if loss.change is None else unbroken(change_in_words(loss.change))
 
 
 def for_script(found: Overview, shown: Picture | None) -> list[dict[str, Any]]:

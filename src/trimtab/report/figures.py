@@ -38,7 +38,7 @@ from trimtab.results.result import LocalGeometry, Point
 T = TypeVar("T")
 
 MOST_LINES = 8
-DRIFT = "estimate of the bound (Theorem 3)"
+DRIFT = "theory’s estimate (Theorem 3)"
 NOWHERE: Mapping[str, LocalGeometry] = MappingProxyType({})
 DIAL_FIGURE = 4
 CASE_1_BLOCK = "{case: alignment-loss, penalties: [0.1, 1, 10]}"

@@ -41,6 +41,7 @@ const csvOf = (table) => {
   const interval = /^(.*?) ?\[(.*), (.*)\]$/;
   const rows = [...table.rows].map((row) => [...row.cells].map((cell) =>
     cell.textContent.trim().replaceAll("\u00a0", " ").replaceAll("−", "-")));
+  rows[0] = rows[0].map((head, column, all) => head === "change" ? `${all[column - 1]}, change` : head);
   const hasInterval = rows[0].map((_, column) => rows.some((row) => interval.test(row[column])));
   const spread = rows.map((row, line) => row.flatMap((text, column) => {
     if (!hasInterval[column]) return [text];
@@ -62,13 +63,13 @@ for (const table of document.querySelectorAll(".scroll table")) {
       sortBy(table, column, ascending);
     });
   });
-  const save = make("a", "CSV", "csv");
+  const save = make("a", "Download as CSV", "csv");
   save.href = "#";
   save.download = `${table.closest("section").querySelector("h2").id}.csv`;
   save.addEventListener("click", () => {
     save.href = URL.createObjectURL(new Blob([csvOf(table)], { type: "text/csv" }));
   });
-  table.parentElement.before(save);
+  table.parentElement.previousElementSibling.append(" ", save);
 }
 
 const choice = dataOf("choice-data");

@@ -20,7 +20,7 @@ from trimtab.analysis.findings import (
     findings,
     no_model_passes_the_limit,
 )
-from trimtab.analysis.labels import in_page, nats
+from trimtab.analysis.labels import in_page, nats, unbroken
 from trimtab.analysis.limits import Limits
 from trimtab.analysis.methods import MethodResult, method_results
 from trimtab.analysis.optimality_gap import PointOptimalityGap, optimality_gap
@@ -142,7 +142,7 @@ def _page(
         dial_plot=_dial_plot(of_dial, of_slider),
         dial_script=_for_script([_for_slider(one) for one in of_slider]),
         samples=results.samples,
-        answer=answer_in_words(options) if options else (_summary(results),),
+        answer=[unbroken(one) for one in answer_in_words(options)] if options else [_summary(results)],
         options=options,
         choices=choices.choices_table(options) if options else None,
         picture=picture.panel if picture else None,

@@ -55,7 +55,7 @@ SIZES: dict[Marker, float] = {
     "star": 190,
 }
 """In square pixels, so that each looks as large as the next; the star stands out."""
-SEED_SHARE, RING_SIZE = 0.36, 420
+SEED_SHARE, RING_SIZE = 0.36, 300
 TITLE_WIDTH, LEGEND_WIDTH, PAGE_LEGEND_WIDTH = 46, 48, 42
 """In characters."""
 MOST_IN_A_ROW = 3
@@ -293,8 +293,8 @@ def _labels(lines: Iterable[Line]) -> tuple[alt.Chart, alt.Chart]:
     words = alt.Chart(_data(rows)).encode(text="label:N")
     style: dict[str, Any] = {
         "align": alt.expr("datum.right ? 'left' : 'right'"),
-        "dx": alt.expr("datum.right ? 7 : -7"),
-        "dy": -7,
+        "dx": alt.expr("datum.right ? 9 : -9"),
+        "dy": -8,
         "fontSize": LABEL_SIZE,
     }
     rim = words.mark_text(color="white", stroke="white", strokeWidth=3, opacity=0.8, **style)
