@@ -42,7 +42,9 @@ def answered_experiment(folder: Path, harmful: int = 3, benign: int = 2) -> Path
     }
     points = []
     for name, (one, refuses) in made.items():
-        refused = [told for told, (kind, _) in zip(refuses, prompts, strict=True) if kind != "benign"]
+        refused = [
+            told for told, (kind, _) in zip(refuses, prompts, strict=True) if kind != "benign"
+        ]
         points.append(replace(one, model=name, refusal_rate=_share(refused)))
         _answer(folder, name, prompts, refuses)
     (folder / "experiment.yaml").write_text("answers: {judges: [strict, mild]}\n")

@@ -147,9 +147,7 @@ def overview(points: Sequence[Point], rows: RowLosses) -> Overview | None:
 
 def answer_in_words(found: Overview) -> tuple[str, ...]:
     """The answer in two or three sentences, for a reader who knows none of the symbols."""
-    shown = found.plain or next(
-        one for one in found.pictured if one.setting.method is not ALIGNED
-    )
+    shown = found.plain or next(one for one in found.pictured if one.setting.method is not ALIGNED)
     who = "Plain fine-tuning" if found.plain else f"Fine-tuning by {_called(shown)}"
     seeds = len(shown.setting.points)
     mean = f" (means over {seeds} seeds)" if seeds > 1 else ""
@@ -261,9 +259,7 @@ def _mean(setting: Setting, loss_of: Callable[[Point], Estimate | None]) -> Esti
     return over_seeds([loss for one in setting.points if (loss := loss_of(one)) is not None])
 
 
-def _rates(
-    setting: Setting, points: Sequence[Point], rows: RowLosses
-) -> dict[str, Measured]:
+def _rates(setting: Setting, points: Sequence[Point], rows: RowLosses) -> dict[str, Measured]:
     of_seeds = [
         {one.what: one for one in rate_changes(point, points, rows)} for point in setting.points
     ]

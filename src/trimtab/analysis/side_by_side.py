@@ -41,9 +41,7 @@ class SideBySide:
     """How many prompts every model answered, of which the first of each kind are here."""
 
 
-def side_by_side(
-    folder: Path, models: Sequence[str], judges: Sequence[str]
-) -> SideBySide | None:
+def side_by_side(folder: Path, models: Sequence[str], judges: Sequence[str]) -> SideBySide | None:
     """What `models` answered, the first of them naming the prompts; None where it answered none.
 
     Args:

@@ -1,4 +1,4 @@
-"""The page's first screen and the table below it: every model there is to choose, drawn and told."""
+"""The first screen and the table below it: every model there is to choose, drawn and told."""
 
 from __future__ import annotations
 
@@ -115,9 +115,7 @@ def _title(method: Method | None, proxy: str | None) -> str:
     return method.title if proxy is None else f"{method.title}, {shortened(proxy)}"
 
 
-def _ink(
-    method: Method | None, proxy: str | None, task: str, palette: Palette, place: int
-) -> Ink:
+def _ink(method: Method | None, proxy: str | None, task: str, palette: Palette, place: int) -> Ink:
     if method is None:
         return Ink(GREY, "diamond", "dot")
     if method is ALIGNED:
@@ -147,7 +145,11 @@ def choices_table(found: Overview) -> Table:
         )
         if any(what in one.rates for one in options)
     }
-    names = ("model", *(("safety data",) if of_proxy else ()), *(("task",) if several_tasks else ()))
+    names = (
+        "model",
+        *(("safety data",) if of_proxy else ()),
+        *(("task",) if several_tasks else ()),
+    )
     columns = (
         *names,
         *(column for name in rates for column in (name, "change")),
@@ -170,7 +172,7 @@ def choices_table(found: Overview) -> Table:
         rows.append(Row(tuple(cells)))
     data = "the original safety data" if found.on_original else "each row’s safety data"
     caption = (
-        f"Losses on held-out rows in nats per token, lower is better; the safety loss is on {data}. "
+        f"Losses on held-out rows in nats per token, lower is better; safety’s is on {data}. "
         "A change is from the start θₛ on the same rows or prompts, with its 95 % interval."
     )
     return Table(caption, columns, len(names), tuple(rows))

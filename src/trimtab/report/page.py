@@ -27,7 +27,7 @@ from trimtab.analysis.optimality_gap import PointOptimalityGap, optimality_gap
 from trimtab.analysis.overview import Overview, answer_in_words, overview
 from trimtab.analysis.results import Results, read_results
 from trimtab.analysis.side_by_side import SideBySide, side_by_side
-from trimtab.config.methods import ALIGNED, CASE_1, DIAL, number
+from trimtab.config.methods import ALIGNED, CASE_1, number
 from trimtab.report import choices, renderer, tables
 from trimtab.report.answers import answers_figure, answers_table
 from trimtab.report.audit_page import AuditSection, read_audit
@@ -142,7 +142,9 @@ def _page(
         dial_plot=_dial_plot(of_dial, of_slider),
         dial_script=_for_script([_for_slider(one) for one in of_slider]),
         samples=results.samples,
-        answer=[unbroken(one) for one in answer_in_words(options)] if options else [_summary(results)],
+        answer=[unbroken(one) for one in answer_in_words(options)]
+        if options
+        else [_summary(results)],
         options=options,
         choices=choices.choices_table(options) if options else None,
         picture=picture.panel if picture else None,

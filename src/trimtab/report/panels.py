@@ -32,8 +32,8 @@ LABELS_OVER_START: dict[Coordinate, str] = {
     "capability gap": "task loss, change from θₛ (nats per token)",
 }
 SEVERAL_LIMITS = (
-    "Each task has a limit of its own: a mark may lie below another task’s, and below its own by no "
-    "more than its interval."
+    "Each task has a limit of its own: a mark may lie below another task’s, and below its own by "
+    "no more than its interval."
 )
 LABEL_ROOM = (0.17, 0.075)
 """How far a label must stay from other marks and labels, as shares of the panel."""
@@ -117,8 +117,14 @@ def _axis(which: Coordinate, settings: Sequence[Setting], *, may_be_log: bool) -
 
 def _line(series: Series, x: Coordinate, y: Gap | Rate, x_axis: Axis, y_axis: Axis) -> Line:
     marks = [_mark(s, x, y, x_axis, y_axis, series.joined) for s in series.settings]
+    # A mean tells the most, and the table all: a page of many seeds would grow with their words.
     seeds = [
-        _mark(seed, x, y, x_axis, y_axis, False) for s in series.settings for seed in _seeds(s)
+        replace(
+            _mark(seed, x, y, x_axis, y_axis, False),
+            hover=(seed.name, f"seed {seed.points[0].seed}"),
+        )
+        for s in series.settings
+        for seed in _seeds(s)
     ]
     return Line(series.name, series.ink, tuple(marks), tuple(seeds))
 
