@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,10 @@ def test_many_answers_leave_the_page_small(tmp_path: Path) -> None:
     assert found.asked == 2 * count
     assert len(found.prompts) <= 80
     assert len(str(found.answers).encode()) <= MOST_BYTES
+    fewer = side_by_side(folder, ["aligned", "plain", "held"], [], room=5000)
+    assert fewer is not None
+    assert 2 <= len(fewer.prompts) < 30
+    assert len(json.dumps(fewer.answers, ensure_ascii=False)) <= 5000
     page = write_report(folder).page
     assert page.stat().st_size < 1_500_000
     assert f"of {2 * count} prompts" in page.read_text(encoding="utf-8")

@@ -41,11 +41,14 @@ class SideBySide:
     """How many prompts every model answered, of which the first of each kind are here."""
 
 
-def side_by_side(folder: Path, models: Sequence[str], judges: Sequence[str]) -> SideBySide | None:
+def side_by_side(
+    folder: Path, models: Sequence[str], judges: Sequence[str], room: int = MOST_BYTES
+) -> SideBySide | None:
     """What `models` answered, the first of them naming the prompts; None where it answered none.
 
     Args:
         judges: names in the order to show; others that judged come after them.
+        room: bytes that the answers may take, as JSON, beyond one prompt of each kind.
 
     Raises:
         UserError: a line of a file is no answer or no judgement.
@@ -79,7 +82,10 @@ def side_by_side(folder: Path, models: Sequence[str], judges: Sequence[str]) -> 
             model: [_shown(made[place], names, outcomes, judged[model]) for place in places]
             for model, made in same.items()
         }
-        if len(json.dumps(answers, ensure_ascii=False).encode()) <= MOST_BYTES or most == 1:
+        if (
+            len(json.dumps(answers, ensure_ascii=False).encode()) <= min(room, MOST_BYTES)
+            or most == 1
+        ):
             break
     prompts = tuple(
         {

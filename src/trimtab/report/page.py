@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,6 +42,8 @@ from trimtab.stats import Estimate
 PAGE_FILE = "report.html"
 METHODS_FILE = "methods.json"
 FIGURES_FOLDER = "figures"
+LARGEST = 1_480_000
+"""Bytes of a page that answers may fill."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,12 @@ def _page(
     )
     options = overview(results.points, results.rows)
     picture = choices.picture(options, results.points, results.rows) if options else None
-    answers = _answers(folder, results, options) if options else None
     of_slider = dial_settings(results.points, results.world, results.samples)
     of_dial = next((figure for figure in drawn if figure.number == DIAL_FIGURE), None)
     figures_below = [one for one in drawn if one.panels and one is not of_dial]
     panels = [panel for figure in figures_below for panel in figure.panels]
-    return environment.get_template("page.html.j2").render(
+    page = partial(
+        environment.get_template("page.html.j2").render,
         dial=of_slider if of_dial is not None and of_dial.panels else (),
         dial_figure=of_dial,
         dial_plot=_dial_plot(of_dial, of_slider),
@@ -148,8 +151,6 @@ def _page(
         options=options,
         choices=choices.choices_table(options) if options else None,
         picture=picture.panel if picture else None,
-        shown_answers=answers,
-        choice_script=_for_script(_for_choosing(options, picture, answers)),
         plenty=options is None or len(options.trained) > 1,
         findings=found,
         says_anything=any(one.verdict != "too few to say" for one in found),
@@ -182,6 +183,14 @@ def _page(
         one_seed=len({point.seed for point in results.points}) == 1,
     )
 
+    def with_answers(answers: SideBySide | None) -> str:
+        known = _for_script(_for_choosing(options, picture, answers))
+        return page(shown_answers=answers, choice_script=known)
+
+    bare = with_answers(None)
+    answers = _answers(folder, results, options, LARGEST - len(bare.encode())) if options else None
+    return with_answers(answers) if answers else bare
+
 
 def _dial_plot(figure: Figure | None, settings: Sequence[DialSetting]) -> Markup:
     """The dial's panel, with a ring around the setting that the slider shows."""
@@ -203,11 +212,11 @@ def _for_slider(setting: DialSetting) -> dict[str, Any]:
     }
 
 
-def _answers(folder: Path, results: Results, options: Overview) -> SideBySide | None:
-    """What the models answered, the start's first."""
+def _answers(folder: Path, results: Results, options: Overview, room: int) -> SideBySide | None:
+    """What the models answered, the start's first, in so many bytes of the page."""
     names = [point.model for one in options.options for point in one.setting.points if point.model]
     asked = results.settings.get("answers") or {}
-    return side_by_side(folder, names, asked.get("judges") or [])
+    return side_by_side(folder, names, asked.get("judges") or [], room)
 
 
 def _for_choosing(
