@@ -40,7 +40,7 @@ def test_a_change_that_may_be_none_is_not_called_one(tmp_path: Path) -> None:
     (cost, *_) = answer_in_words(
         seen([start, point(penalty=0.0, safety=0.201, capability=0.1, half_width=0.01)], tmp_path)
     )
-    assert "no more than chance" in cost
+    assert "may not have changed the safety loss" in cost
     assert "raised" not in cost
 
 

@@ -153,7 +153,7 @@ def answer_in_words(found: Overview) -> tuple[str, ...]:
     mean = f" (means over {seeds} seeds)" if seeds > 1 else ""
     losses = (
         f"{who} on {found.task} {_moved('the safety loss', shown.safety.change)} and "
-        f"{_moved('the task loss', shown.task.change)} nats per token{mean}."
+        f"{_moved('the task loss', shown.task.change)}, in nats per token{mean}."
     )
     told = [losses]
     if refusals := _refusals(found, shown):
@@ -215,7 +215,7 @@ def _moved(what: str, change: Estimate | None) -> str:
     if change is None:
         return f"changed {what} by what is not known"
     if change.low <= 0 <= change.high:
-        return f"changed {what} by no more than chance, {change_in_words(change)}"
+        return f"may not have changed {what} ({change_in_words(change)})"
     if change.value > 0:
         return f"raised {what} by {change_in_words(change).replace('+', '')}"
     turned = Estimate(-change.value, -change.high, -change.low, change.unit, change.kind)
