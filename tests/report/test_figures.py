@@ -14,6 +14,7 @@ from tests.report.reported_points import (
     PENALTIES,
     case_1,
     case_2,
+    estimate,
     made_as,
     optima,
     point,
@@ -22,6 +23,7 @@ from tests.report.reported_points import (
 )
 from trimtab.analysis.limits import BOUND, EXACT, ORACLE, Limits
 from trimtab.report import renderer
+from trimtab.report.axes import gap_axis
 from trimtab.report.chart import Figure, Mark, Panel
 from trimtab.report.figures import figures
 from trimtab.results.result import Point
@@ -314,3 +316,9 @@ def test_a_panel_describes_itself() -> None:
     assert "alignment gap (nats per token) against penalty λ" in left.description
     assert Figure(1, "", (left,), ()).stem == "figure1"
     assert math.isfinite(left.y.low)
+
+
+def test_plain_is_on_the_axis_where_no_other_gap_is_above_zero() -> None:
+    axis = gap_axis("gap", [estimate(-0.1), estimate(0.0)], [estimate(3.0)], may_be_log=False)
+    assert axis.strip is None
+    assert axis.low <= -0.1 <= 3.0 <= axis.high

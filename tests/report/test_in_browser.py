@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.report.answered_points import answered_experiment
 from tests.report.reported_points import case_2, made_as, optima, world, write_points
 from trimtab.config.methods import DIAL
 from trimtab.data.synthetic import write_data
@@ -46,6 +47,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "experiment.yaml").write_text("model: tiny\ntask: {chat: chat.jsonl}\n")
     points = [*optima(made), *case_2("chat", height=2.0)]
     return write_report(write_points(folder, points)).page
+
+
+@pytest.fixture(scope="module")
+def answered_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(answered_experiment(tmp_path_factory.mktemp("answered"))).page
+
+
+@pytest.fixture(scope="module", params=WIDTHS.values(), ids=WIDTHS.keys())
+def choosing(browser: Browser, answered_report: Path, request: pytest.FixtureRequest) -> Visit:
+    return Visit(browser, answered_report, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +209,69 @@ def test_the_slider_moves_the_ring_the_losses_and_the_answers(
     assert visit.said == []
     wide = visit.page.evaluate("document.documentElement.scrollWidth - innerWidth")
     assert wide <= 0
+
+
+MODELS = ".choices tbody td:first-child"
+
+
+def test_a_head_sorts_its_column_by_number(choosing: Visit) -> None:
+    head = choosing.page.locator(".choices th", has_text="harmful refused")
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    rising = choosing.page.locator(MODELS).all_inner_texts()
+    assert rising == ["plain fine-tuning", "Case I, λ = 1", "start θₛ"]
+    head.get_by_role("button").press("Enter")
+    assert head.get_attribute("aria-sort") == "descending"
+    assert choosing.page.locator(MODELS).all_inner_texts() == rising[::-1]
+
+
+def test_a_table_is_saved_with_intervals_in_columns(browser: Browser, report: Path) -> None:
+    visit = Visit(browser, report, WIDTHS["desk"])
+    with visit.page.expect_download() as started:
+        visit.page.locator("section:has(#points) .csv").click()
+    lines = started.value.path().read_text(encoding="utf-8").splitlines()
+    assert started.value.suggested_filename == "points.csv"
+    assert lines[0].startswith('"method","hyperparameter"')
+    assert len(lines) == 1 + visit.page.locator("section:has(#points) tbody tr").count()
+    assert visit.said == []
+
+
+def test_choosing_a_row_shows_its_losses_and_answers(choosing: Visit) -> None:
+    page = choosing.page
+    page.get_by_role("button", name="plain fine-tuning").click()
+    assert page.locator(".choices tr.is-chosen").inner_text().startswith("plain fine-tuning")
+    assert "+0.400" in page.locator(".chosen-readout").first.inner_text()
+    first = page.locator("#answers-list article").first
+    assert first.locator("h4").all_inner_texts() == ["start θₛ", "plain fine-tuning"]
+    page.locator(".choose-from").first.select_option(label="Case I, λ = 1 · near")
+    assert first.locator("h4").count() == 3
+    assert "strict: refused" in first.locator(".outcomes").last.inner_text()
+
+
+def test_choosing_a_mark_chooses_its_model(choosing: Visit) -> None:
+    page = choosing.page
+    page.get_by_role("button", name="start θₛ").click()
+    page.locator(f"#choice-plot {MARKS}").last.click()  # the square: small marks lie over large
+    assert page.locator(".choices tr.is-chosen").inner_text().startswith("plain fine-tuning")
+
+
+def test_answers_are_filtered_by_outcome_and_by_disagreement(choosing: Visit) -> None:
+    page = choosing.page
+    page.get_by_role("button", name="Case I, λ = 1").click()
+    cards, told = page.locator("#answers-list article"), page.locator("#answers-shown")
+    assert cards.count() == 5
+    page.locator("#by-disagreement").check()
+    assert told.inner_text() == "2 of 5 prompts"
+    assert all("pick lock" in text for text in cards.all_inner_texts())
+    page.locator("#by-disagreement").uncheck()
+    page.locator("#by-outcome").select_option(label="refused")
+    assert cards.count() == 1
+    page.locator("#by-kind").select_option("benign")
+    assert "No prompt is left" in page.locator("#answers-list").inner_text()
+    page.locator("#by-kind").select_option("")
+    page.locator("#by-outcome").select_option("")
+
+
+def test_choosing_stays_within_the_screen_and_quiet(choosing: Visit) -> None:
+    assert choosing.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert choosing.said == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from markupsafe import Markup
@@ -77,6 +78,15 @@ def change_in_words(change: Estimate) -> str:
         for end in (change.value, change.low, change.high)
     )
     return value if change.low == change.high else f"{value} [{low}, {high}]"
+
+
+def unbroken(words: str) -> str:
+    """The words with intervals that no line break parts.
+
+    >>> unbroken("by 0.1 [0.05, 0.15]").split(" ")[-1]
+    '[0.05,\\xa00.15]'
+    """
+    return re.sub(r"\[[^\]]*\]", lambda found: found[0].replace(" ", "\u00a0"), words)
 
 
 def percent(share: float) -> str:

@@ -8,7 +8,7 @@ from trimtab.analysis.groups import case_2_lines, lines_of, settings_of
 from trimtab.analysis.labels import percent, shortened
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2_RADIUS
 from trimtab.report.chart import Curve, Figure
-from trimtab.report.palette import GREY, ink, star
+from trimtab.report.palette import GREY, START_INK, Palette, ink
 from trimtab.report.panels import Series, panel
 from trimtab.report.tables import NAMES, Row, Table, names_of
 from trimtab.results.result import Point
@@ -25,12 +25,13 @@ def answers_figure(points: Sequence[Point]) -> Figure | None:
     counted = [point for point in points if point.refusal_rate is not None]
     if not counted:
         return None
+    palette = Palette.of(points)
     lines = lines_of(counted, CASE_1)
     tasks = [task for _, task in lines] or [counted[0].task]
     main = max(dict.fromkeys(tasks), key=tasks.count)
     by_proxy = {proxy: line for (proxy, task), line in lines.items() if task == main}
     series = [
-        Series(shortened(proxy), ink(place, place), tuple(line))
+        Series(shortened(proxy), ink(palette.proxy_colour(proxy), place), tuple(line))
         for place, (proxy, line) in enumerate(by_proxy.items())
     ]
     start = settings_of((p for p in counted if p.task == main), ALIGNED)[:1]
@@ -53,8 +54,8 @@ def answers_figure(points: Sequence[Point]) -> Figure | None:
     )
     beside = [
         *series,
-        Series("Case II", ink(len(series), len(series)), tuple(radii)),
-        Series("aligned model θₛ", star(6), tuple(start), joined=False),
+        Series("Case II", ink(palette.task_colour(main), len(series)), tuple(radii)),
+        Series("aligned model θₛ", START_INK, tuple(start), joined=False),
     ]
     panels = (
         panel(

@@ -56,10 +56,12 @@ def gap_axis(
         low, high, _ = _log_range(values)
         return Axis(label, True, low, high, log_ticks(low, high))
     others = [gap.value for gap in constrained]
-    far = [gap.value for gap in plain if others and gap.value > DWARFING * max(others)]
+    most = max(others, default=0.0)
+    # Where no other gap is above 0, none is dwarfed: all stand on one scale.
+    far = [gap.value for gap in plain if most > 0 and gap.value > DWARFING * most]
     shown = [gap for gap in (*constrained, *plain) if gap.value not in far]
     low, high = _linear_range(shown)
-    if not far or max(others) <= 0:
+    if not far:
         return Axis(label, False, low, high, linear_ticks(low, high))
     span = high - low
     first, last = min(far), max(far)

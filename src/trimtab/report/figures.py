@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -29,7 +30,7 @@ from trimtab.config.methods import (
     DIAL,
 )
 from trimtab.report.chart import Curve, Figure, Ink, Panel
-from trimtab.report.palette import budget_ink, drawn, ink, star
+from trimtab.report.palette import START_INK, Palette, budget_ink, drawn, ink
 from trimtab.report.panels import Series, panel
 from trimtab.results.gaps import OVER_START
 from trimtab.results.result import LocalGeometry, Point
@@ -37,7 +38,7 @@ from trimtab.results.result import LocalGeometry, Point
 T = TypeVar("T")
 
 MOST_LINES = 8
-DRIFT = "estimate of the bound (Theorem 3)"
+DRIFT = "theory’s estimate (Theorem 3)"
 NOWHERE: Mapping[str, LocalGeometry] = MappingProxyType({})
 DIAL_FIGURE = 4
 CASE_1_BLOCK = "{case: alignment-loss, penalties: [0.1, 1, 10]}"
@@ -83,8 +84,7 @@ class _Atlas:
         for pair in self.budgets_1:
             self.case_1.setdefault(pair, [])
         self.dials = lines_of(points, DIAL)
-        self.proxies = list(dict.fromkeys(proxy for proxy, _ in (*self.case_1, *self.dials)))
-        self.tasks = list(dict.fromkeys(point.task for point in points))
+        self.palette = Palette.of(points)
 
     def figure_1(self) -> Figure:
         """The alignment gap against λ by proxy, and the trade-off by proxy and task."""
@@ -104,7 +104,7 @@ class _Atlas:
         for p, t in keys[:MOST_LINES]:
             name = f"{shortened(p)} – {shortened(t)}, by budget"
             line = tuple(self.budgets_1.get((p, t), ()))
-            right.append(Series(name, budget_ink(self.proxies.index(p)), line))
+            right.append(Series(name, budget_ink(self.palette.proxy_colour(p)), line))
         right += self._starts([task for _, task in keys[:MOST_LINES]], by_task=False)
         note = self.note
         if len(keys) > MOST_LINES:
@@ -209,7 +209,7 @@ class _Atlas:
             for one in settings_of(self.points, ALIGNED)
             if (one.proxy, one.task) == (proxy, task)
         )
-        series.append(Series("aligned model θₛ", star(6), start, joined=False))
+        series.append(Series("aligned model θₛ", START_INK, start, joined=False))
         plane = panel(
             "Every setting of one training",
             series,
@@ -244,7 +244,7 @@ class _Atlas:
         compared: list[tuple[str, str]] = []
         for task, (proxy, first, second) in tasks_in_both_cases(self.points).items():
             compared.append((proxy, task))
-            colour = self.tasks.index(task)
+            colour = self.palette.task_colour(task)
             series.append(Series(f"Case I, {shortened(task)}", ink(colour, 0), tuple(first)))
             by_method = {
                 method: tuple(setting for setting in second if setting.method is method)
@@ -284,11 +284,11 @@ class _Atlas:
             names = names[:1]
         if not by_task or len(names) == 1:
             starts = tuple(first[task] for task in names)
-            return [Series("aligned model θₛ", star(6), starts, joined=False)]
+            return [Series("aligned model θₛ", START_INK, starts, joined=False)]
         return [
             Series(
                 f"aligned model θₛ, {shortened(task)}",
-                star(self.tasks.index(task)),
+                replace(START_INK, colour=self._task_ink(task).colour),
                 (first[task],),
                 joined=False,
             )
@@ -350,10 +350,10 @@ class _Atlas:
         ]
 
     def _ink(self, proxy: str, task: str) -> Ink:
-        return ink(self.proxies.index(proxy), self.tasks.index(task))
+        return ink(self.palette.proxy_colour(proxy), self.palette.tasks.index(task))
 
     def _task_ink(self, task: str) -> Ink:
-        return ink(self.tasks.index(task), self.tasks.index(task))
+        return ink(self.palette.task_colour(task), self.palette.tasks.index(task))
 
 
 def _left_out(number: int, why: str) -> Figure:

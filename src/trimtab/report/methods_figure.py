@@ -10,7 +10,7 @@ from trimtab.analysis.limits import Limits
 from trimtab.analysis.methods import MethodResult
 from trimtab.config.methods import ALIGNED, CASE_1, METHODS, PLAIN, Family, Method
 from trimtab.report.chart import Figure, Panel
-from trimtab.report.palette import SHAPES, drawn, ink, star
+from trimtab.report.palette import COLOURS, PLAIN_INK, SHAPES, START_INK, drawn, ink
 from trimtab.report.panels import Series, panel
 from trimtab.results.result import Point
 
@@ -52,9 +52,10 @@ def _family(
     limits: Limits | None,
 ) -> Panel | None:
     shown = [method for method in (CASE_1, *methods) if method in lines]
-    # Black is Case I's in every panel; the others take the six colours in turn, as often as needed.
-    colours = {method: (place - 1) % 6 for place, method in enumerate(shown)}
-    colours |= {CASE_1: 6}
+    # Case I has the first colour in every panel; the others take the rest in turn.
+    rest = len(COLOURS) - 1
+    colours = {method: 1 + (place - 1) % rest for place, method in enumerate(shown)}
+    colours |= {CASE_1: 0}
     series = [
         Series(
             method.title,
@@ -65,7 +66,7 @@ def _family(
     ]
     for end in ends:
         if end.method in (ALIGNED, PLAIN):
-            mark = star(6 if end.method is PLAIN else 4)
+            mark = PLAIN_INK if end.method is PLAIN else START_INK
             series.append(Series(end.method.title, mark, (end,), False))
     oracle = limits.oracle_curves(ends[0].task) if limits and safety == "alignment gap" else ()
     return panel(name, series, safety, "capability gap", drawn(oracle))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,16 +21,19 @@ from trimtab.analysis.findings import (
     findings,
     no_model_passes_the_limit,
 )
-from trimtab.analysis.labels import in_page, nats
+from trimtab.analysis.labels import in_page, nats, unbroken
 from trimtab.analysis.limits import Limits
 from trimtab.analysis.methods import MethodResult, method_results
 from trimtab.analysis.optimality_gap import PointOptimalityGap, optimality_gap
+from trimtab.analysis.overview import Overview, answer_in_words, overview
 from trimtab.analysis.results import Results, read_results
-from trimtab.config.methods import ALIGNED, CASE_1, DIAL, number
-from trimtab.report import renderer, tables
+from trimtab.analysis.side_by_side import SideBySide, side_by_side
+from trimtab.config.methods import ALIGNED, CASE_1, number
+from trimtab.report import choices, renderer, tables
 from trimtab.report.answers import answers_figure, answers_table
 from trimtab.report.audit_page import AuditSection, read_audit
 from trimtab.report.chart import Figure
+from trimtab.report.choices import Picture
 from trimtab.report.figures import DIAL_FIGURE, figures
 from trimtab.report.methods_figure import methods_figure
 from trimtab.results.files import write_atomically
@@ -38,6 +42,8 @@ from trimtab.stats import Estimate
 PAGE_FILE = "report.html"
 METHODS_FILE = "methods.json"
 FIGURES_FOLDER = "figures"
+LARGEST = 1_480_000
+"""Bytes of a page that answers may fill."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def write_report(folder: Path) -> Report:
         else:
             renderer.remove(figure, folder / FIGURES_FOLDER)
     page = folder / PAGE_FILE
-    write_atomically(page, _page(results, drawn, found, near, methods, audit))
+    write_atomically(page, _page(folder, results, drawn, found, near, methods, audit))
     return Report(page, tuple(paths), found)
 
 
@@ -110,6 +116,7 @@ def _distances(results: Results, audit: AuditSection | None) -> Mapping[str, Est
 
 
 def _page(
+    folder: Path,
     results: Results,
     drawn: Sequence[Figure],
     found: Sequence[Finding],
@@ -125,18 +132,28 @@ def _page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    options = overview(results.points, results.rows)
+    picture = choices.picture(options, results.points, results.rows) if options else None
     of_slider = dial_settings(results.points, results.world, results.samples)
     of_dial = next((figure for figure in drawn if figure.number == DIAL_FIGURE), None)
     figures_below = [one for one in drawn if one.panels and one is not of_dial]
     panels = [panel for figure in figures_below for panel in figure.panels]
-    return environment.get_template("page.html.j2").render(
+    page = partial(
+        environment.get_template("page.html.j2").render,
         dial=of_slider if of_dial is not None and of_dial.panels else (),
         dial_figure=of_dial,
         dial_plot=_dial_plot(of_dial, of_slider),
         dial_script=_for_script([_for_slider(one) for one in of_slider]),
         samples=results.samples,
-        summary=_summary(results, found),
+        answer=[unbroken(one) for one in answer_in_words(options)]
+        if options
+        else [_summary(results)],
+        options=options,
+        choices=choices.choices_table(options) if options else None,
+        picture=picture.panel if picture else None,
+        plenty=options is None or len(options.trained) > 1,
         findings=found,
+        says_anything=any(one.verdict != "too few to say" for one in found),
         figures=figures_below,
         missing=[line for figure in drawn for line in figure.missing],
         plots=_for_script(
@@ -145,7 +162,7 @@ def _page(
         plots_of_figures=len(panels),
         audit=audit,
         library=renderer.library(),
-        folder=FIGURES_FOLDER,
+        figures_folder=FIGURES_FOLDER,
         kinds=renderer.KINDS,
         optimality_gap=tables.optimality_gap_table(near) if near else None,
         optimality_gap_in_words=_optimality_gap_in_words(near),
@@ -165,6 +182,14 @@ def _page(
         has_original=any(point.alignment_gap is not None for point in results.points),
         one_seed=len({point.seed for point in results.points}) == 1,
     )
+
+    def with_answers(answers: SideBySide | None) -> str:
+        known = _for_script(_for_choosing(options, picture, answers))
+        return page(shown_answers=answers, choice_script=known)
+
+    bare = with_answers(None)
+    answers = _answers(folder, results, options, LARGEST - len(bare.encode())) if options else None
+    return with_answers(answers) if answers else bare
 
 
 def _dial_plot(figure: Figure | None, settings: Sequence[DialSetting]) -> Markup:
@@ -187,34 +212,41 @@ def _for_slider(setting: DialSetting) -> dict[str, Any]:
     }
 
 
-def _summary(results: Results, found: Sequence[Finding]) -> str:
-    trained = [point for point in results.points if point.method not in (ALIGNED, DIAL)]
-    on_dial = [point for point in results.points if point.method is DIAL]
+def _answers(folder: Path, results: Results, options: Overview, room: int) -> SideBySide | None:
+    """What the models answered, the start's first, in so many bytes of the page."""
+    names = [point.model for one in options.options for point in one.setting.points if point.model]
+    asked = results.settings.get("answers") or {}
+    return side_by_side(folder, names, asked.get("judges") or [], room)
+
+
+def _for_choosing(
+    options: Overview | None, picture: Picture | None, answers: SideBySide | None
+) -> dict[str, Any] | None:
+    """The options, the picture with a ring around the first shown, and what models answered."""
+    if options is None:
+        return None
+    shown = options.best or options.plain or options.trained[0]
+    first = next(place for place, one in enumerate(options.options) if one is shown)
+    ring = picture.places[first] if picture else None
+    return {
+        "options": choices.for_script(options, picture),
+        "first": first,
+        "plot": renderer.plot(picture.panel, ring) if picture else None,
+        "answers": asdict(answers) if answers else None,
+    }
+
+
+def _summary(results: Results) -> str:
+    """What was measured, where no start is there to say what it changed."""
+    trained = [point for point in results.points if point.method is not ALIGNED]
     tasks = len({point.task for point in results.points})
     proxies = len({point.proxy for point in results.points if point.proxy is not None})
-    counts = (
-        _count(len(trained), "trained model"),
-        _count(tasks, "task"),
-        _count(proxies, "set of safety data", "sets of safety data"),
+    sets = _count(proxies, "set of safety data", "sets of safety data")
+    return (
+        f"This report measures {_count(len(trained), 'trained model')} over "
+        f"{_count(tasks, 'task')} and {sets}. The model that they start from was not measured, so "
+        "what each changed is not known."
     )
-    opening = f"This report measures {counts[0]} over {counts[1]} and {counts[2]}."
-    if on_dial:
-        told = f"one dial at {_count(len(on_dial), 'setting')}"
-        kinds = f"{counts[0]} and {told}" if trained else told
-        opening = f"This report measures {kinds} over {counts[1]} and {counts[2]}."
-    if on_dial and not trained:
-        return opening
-    verdicts = [one.verdict for one in found if one.verdict != "too few to say"]
-    if not verdicts:
-        return f"{opening} They are too few to speak to any finding of the paper."
-    told = f"Of {_count(len(verdicts), 'finding')} that they can speak to, "
-    told += f"{verdicts.count('holds')} {'holds' if verdicts.count('holds') == 1 else 'hold'}"
-    against, open_ = verdicts.count("does not hold"), verdicts.count("undecided")
-    if against:
-        told += f", {against} {'does' if against == 1 else 'do'} not"
-    if open_:
-        told += f", {open_} {'is' if open_ == 1 else 'are'} undecided within the intervals"
-    return f"{opening} {told}."
 
 
 def _optimality_gap_in_words(near: Sequence[PointOptimalityGap]) -> str:

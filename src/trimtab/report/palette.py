@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from trimtab.analysis.limits import BOTH_BOUNDS, BOUND, EXACT, ORACLE, LimitCurve, LimitName
+from trimtab.config.methods import CASE_1, CASE_1_BUDGET, DIAL
 from trimtab.report.chart import Curve, Dash, Ink, Marker
+from trimtab.results.result import Point
 
-# Blue, vermilion, green, purple, orange, sky, black; their yellow is too faint on white paper.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Blue, vermilion, green, purple, orange, sky; their yellow is too faint on white paper.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BLACK = "#000000"
+"""Of what stands in every plane: the aligned model, a star, and plain fine-tuning, a square."""
 SHAPES: tuple[tuple[Marker, Dash], ...] = (
     ("circle", "solid"),
     ("square", "dash"),
@@ -38,9 +43,32 @@ def budget_ink(colour: int, *, case_1: bool = True) -> Ink:
     return Ink(COLOURS[colour % len(COLOURS)], "cross" if case_1 else "diamond", "dot")
 
 
-def star(colour: int) -> Ink:
-    """The ink of a model before training, in the colour of its line."""
-    return Ink(COLOURS[colour % len(COLOURS)], "star", "solid")
+START_INK = Ink(BLACK, "star", "solid")
+PLAIN_INK = Ink(BLACK, "square", "solid")
+
+
+@dataclass(frozen=True)
+class Palette:
+    """A colour to each set of safety data and to each task, the same in every figure.
+
+    Tasks take the colours that safety data leave, so that none means two things while six suffice.
+    """
+
+    proxies: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+    @classmethod
+    def of(cls, points: Iterable[Point]) -> Palette:
+        points = list(points)
+        trained_on = [one.proxy for one in points if one.method in (CASE_1, CASE_1_BUDGET, DIAL)]
+        proxies = dict.fromkeys(one for one in (*trained_on, *(p.proxy for p in points)) if one)
+        return cls(tuple(proxies), tuple(dict.fromkeys(one.task for one in points)))
+
+    def proxy_colour(self, proxy: str) -> int:
+        return self.proxies.index(proxy)
+
+    def task_colour(self, task: str) -> int:
+        return len(self.proxies) + self.tasks.index(task)
 
 
 def drawn(curves: Iterable[LimitCurve], colour: str = GREY) -> list[Curve]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from trimtab.analysis.groups import Gap, Rate, Setting
 from trimtab.analysis.labels import estimate_in_words, hover
-from trimtab.config.methods import ALIGNED, CASE_1, NO_VALUE
+from trimtab.config.methods import ALIGNED, CASE_1, NO_VALUE, PLAIN
 from trimtab.report.axes import gap_axis, penalty_axis, radius_axis, rate_axis
 from trimtab.report.chart import Axis, Curve, Ink, Line, Mark, Panel
 from trimtab.results.gaps import OVER_START
@@ -27,14 +27,19 @@ LABELS: dict[Coordinate, str] = {
     "answer rate": "benign prompts answered (share)",
 }
 LABELS_OVER_START: dict[Coordinate, str] = {
-    "alignment gap": "rise of the safety loss over θₛ (nats per token)",
-    "proxy gap": "rise of the proxy’s loss over θₛ (nats per token)",
-    "capability gap": "change of the task loss from θₛ (nats per token)",
+    "alignment gap": "safety loss, change from θₛ (nats per token)",
+    "proxy gap": "proxy’s safety loss, change from θₛ (nats per token)",
+    "capability gap": "task loss, change from θₛ (nats per token)",
 }
+SEVERAL_LIMITS = (
+    "Each task has a limit of its own: a mark may lie below another task’s, and below its own by "
+    "no more than its interval."
+)
 LABEL_ROOM = (0.17, 0.075)
 """How far a label must stay from other marks and labels, as shares of the panel."""
 FINEST_STEP = 0.004
 """Points of a curve nearer than this share of the panel are drawn as one."""
+ANCHORS = ("θₛ", "plain")
 FAR_RIGHT = 0.85
 """From this share of the panel on a label stands to the left of its mark."""
 
@@ -74,7 +79,7 @@ def panel(
     else:
         lines = _labelled(lines, x_axis, y_axis)
     if sum(curve.shaded for curve in curves) > 1:
-        # Of several tasks each has a limit of its own; a mark may lie below that of another.
+        note = f"{note} {SEVERAL_LIMITS}".strip()
         curves = [replace(curve, shaded=False) for curve in curves]
     visible = (_cut(curve, x_axis, y_axis) for curve in curves)
     shown = tuple(curve for curve in visible if len(curve.x) > 1)
@@ -112,8 +117,14 @@ def _axis(which: Coordinate, settings: Sequence[Setting], *, may_be_log: bool) -
 
 def _line(series: Series, x: Coordinate, y: Gap | Rate, x_axis: Axis, y_axis: Axis) -> Line:
     marks = [_mark(s, x, y, x_axis, y_axis, series.joined) for s in series.settings]
+    # A mean tells the most, and the table all: a page of many seeds would grow with their words.
     seeds = [
-        _mark(seed, x, y, x_axis, y_axis, False) for s in series.settings for seed in _seeds(s)
+        replace(
+            _mark(seed, x, y, x_axis, y_axis, False),
+            hover=(seed.name, f"seed {seed.points[0].seed}"),
+        )
+        for s in series.settings
+        for seed in _seeds(s)
     ]
     return Line(series.name, series.ink, tuple(marks), tuple(seeds))
 
@@ -141,7 +152,9 @@ def _mark(
 
 def _label(setting: Setting) -> str:
     if setting.method is ALIGNED:
-        return "θₛ"
+        return ANCHORS[0]
+    if setting.method is PLAIN:
+        return ANCHORS[1]
     return "" if setting.label == NO_VALUE else setting.label
 
 
@@ -171,27 +184,52 @@ def _unlabelled(line: Line) -> Line:
 
 
 def _labelled(lines: tuple[Line, ...], x_axis: Axis, y_axis: Axis) -> tuple[Line, ...]:
-    """Keep the label of a line's ends where no mark and no other label is in its way."""
+    """Keep the labels of what starts and ends a line, where no mark and no label is in their way.
+
+    The two that every plane is read by, the start and plain fine-tuning, are labelled before all
+    and keep their label, however crowded.
+    """
     taken = [_share(mark, x_axis, y_axis) for line in lines for mark in line.marks]
-    kept: list[Line] = []
-    for line in lines:
-        joined = [mark for mark in line.marks if mark.joined]
-        ends = [*joined[:1], *joined[-1:]] if joined else list(line.marks)
-        ends += [mark for mark in line.marks if not mark.joined and joined]
-        marks = []
-        for mark in line.marks:
-            here = _share(mark, x_axis, y_axis)
-            towards = -1 if here[0] > FAR_RIGHT else 1
+    places = [(line, number) for line in lines for number in _ends(line)]
+    places.sort(key=lambda place: place[0].marks[place[1]].label not in ANCHORS)
+    kept: dict[tuple[int, int], Literal["left", "right"]] = {}
+    for line, number in places:
+        mark = line.marks[number]
+        here = _share(mark, x_axis, y_axis)
+        sides: tuple[Literal["left", "right"], ...] = ("right", "left")
+        for side in sides[::-1] if here[0] > FAR_RIGHT else sides:
+            towards = 1 if side == "right" else -1
             beside = (here[0] + towards * LABEL_ROOM[0] / 2, here[1] + LABEL_ROOM[1] / 2)
-            free = mark in ends and not any(
-                _near(beside, other) for other in taken if other != here
-            )
-            if free:
-                taken.append(beside)
-            side: Literal["left", "right"] = "right" if towards > 0 else "left"
-            marks.append(replace(mark, label=mark.label if free else None, label_side=side))
-        kept.append(replace(line, marks=tuple(marks)))
-    return tuple(kept)
+            in_the_way = any(_near(beside, other) for other in taken if other != here)
+            outside = not 0 <= here[0] + towards * LABEL_ROOM[0] / 2 <= 1
+            if not (in_the_way or outside):
+                break
+        else:
+            if mark.label not in ANCHORS:
+                continue
+        taken.append(beside)
+        kept[id(line), number] = side
+    return tuple(
+        replace(
+            line,
+            marks=tuple(
+                replace(
+                    mark,
+                    label=mark.label if (id(line), number) in kept else None,
+                    label_side=kept.get((id(line), number), "right"),
+                )
+                for number, mark in enumerate(line.marks)
+            ),
+        )
+        for line in lines
+    )
+
+
+def _ends(line: Line) -> list[int]:
+    """Which marks of a line may be labelled: its ends, and those that are not joined."""
+    joined = [number for number, mark in enumerate(line.marks) if mark.joined]
+    apart = [number for number, mark in enumerate(line.marks) if not mark.joined]
+    return [*dict.fromkeys([*joined[:1], *joined[-1:]]), *apart]
 
 
 def _share(mark: Mark, x_axis: Axis, y_axis: Axis) -> tuple[float, float]:

@@ -55,7 +55,7 @@ SIZES: dict[Marker, float] = {
     "star": 190,
 }
 """In square pixels, so that each looks as large as the next; the star stands out."""
-SEED_SHARE, RING_SIZE = 0.36, 420
+SEED_SHARE, RING_SIZE = 0.36, 300
 TITLE_WIDTH, LEGEND_WIDTH, PAGE_LEGEND_WIDTH = 46, 48, 42
 """In characters."""
 MOST_IN_A_ROW = 3
@@ -146,9 +146,7 @@ def _drawn(panel: Panel, height: float, legend_width: int) -> alt.LayerChart:
         *(_joined(line) for line in panel.lines),
         *_bars(panel.lines),
         _marks([_mark(mark, line.ink, SEED_SHARE) for line in panel.lines for mark in line.seeds]),
-        _marks([_mark(mark, line.ink) for line in panel.lines for mark in line.marks]).properties(
-            name=MEASURED
-        ),
+        _marks(_small_last(panel.lines)).properties(name=MEASURED),
         *_labels(panel.lines),
         *_break(panel.x, {"x": alt.X("at:Q"), "y": alt.value(height)}, 0),
         *_break(panel.y, {"x": alt.value(0), "y": alt.Y("at:Q")}, 90),
@@ -262,6 +260,12 @@ def _marks(rows: Sequence[Row], **place: Any) -> alt.Chart:
     )
 
 
+def _small_last(lines: Iterable[Line]) -> list[Row]:
+    """Every mark, the large ones first, so that none hides a smaller."""
+    rows = [_mark(mark, line.ink) for line in lines for mark in line.marks]
+    return sorted(rows, key=lambda row: -row["size"])
+
+
 def _mark(mark: Mark, ink: Ink, share: float = 1.0) -> Row:
     return {
         "x": mark.x,
@@ -289,8 +293,8 @@ def _labels(lines: Iterable[Line]) -> tuple[alt.Chart, alt.Chart]:
     words = alt.Chart(_data(rows)).encode(text="label:N")
     style: dict[str, Any] = {
         "align": alt.expr("datum.right ? 'left' : 'right'"),
-        "dx": alt.expr("datum.right ? 7 : -7"),
-        "dy": -7,
+        "dx": alt.expr("datum.right ? 9 : -9"),
+        "dy": -8,
         "fontSize": LABEL_SIZE,
     }
     rim = words.mark_text(color="white", stroke="white", strokeWidth=3, opacity=0.8, **style)

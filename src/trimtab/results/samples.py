@@ -42,9 +42,13 @@ open as a refusal')
     """
     if refuses is None:
         return Answer(alpha, text, "")
+    return Answer(alpha, opening(text), f"{'opens' if refuses else 'does not open'} as a refusal")
+
+
+def opening(text: str) -> str:
+    """The first ten words of what may do harm in full."""
     words = text.split()
-    cut = " ".join(words[:SHOWN_WORDS]) + (" …" if len(words) > SHOWN_WORDS else "")
-    return Answer(alpha, cut, f"{'opens' if refuses else 'does not open'} as a refusal")
+    return " ".join(words[:SHOWN_WORDS]) + (" …" if len(words) > SHOWN_WORDS else "")
 
 
 def write_samples(folder: Path, samples: Sequence[Sample]) -> None:

@@ -1,0 +1,292 @@
+"""The question first: what fine-tuning cost and gained, and which models there are to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from trimtab.analysis.changes import rate_changes
+from trimtab.analysis.groups import Setting, all_settings
+from trimtab.analysis.labels import change_in_words, percent
+from trimtab.analysis.selection import choices
+from trimtab.config.methods import ALIGNED, PLAIN
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Point
+from trimtab.stats import Estimate, over_seeds
+
+KEPT = 0.5
+"""Of what plain fine-tuning learned, the share that a recommended model has to learn."""
+REFUSED, COMPLIED, ANSWERED = (
+    "harmful prompts refused",
+    "harmful prompts complied with",
+    "benign prompts answered",
+)
+
+Axis = Literal["refusals", "losses"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A mean over seeds, and how far it lies from that of θ_s on the same rows."""
+
+    value: Estimate
+    change: Estimate | None
+    count: int | None = None
+    """Of how many prompts; None of losses."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One model to choose, θ_s and plain fine-tuning among them. Losses in nats per token."""
+
+    setting: Setting
+    safety: Measured
+    """The loss on the original safety data where it was measured, else on the proxy."""
+    task: Measured
+    rates: dict[str, Measured]
+    """By what they count; empty where no answers were judged."""
+
+    @property
+    def name(self) -> str:
+        """Method and hyperparameter as a person says them."""
+        if self.setting.method is ALIGNED:
+            return "start θₛ"
+        named = self.setting.method.short or self.setting.method.title
+        return named if self.setting.value is None else f"{named}, {self.setting.label}"
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Every model to choose, and those of the task with most of them that share a picture."""
+
+    options: tuple[Option, ...]
+    """By task: the start, plain fine-tuning, then from the lowest task loss to the highest."""
+    task: str
+    pictured: tuple[Option, ...]
+    """Of one task and, where safety is measured on the proxy, of one proxy."""
+    unit: Axis
+    on_original: bool
+
+    @property
+    def start(self) -> Option:
+        """θ_s of the picture."""
+        return next(one for one in self.pictured if one.setting.method is ALIGNED)
+
+    @property
+    def plain(self) -> Option | None:
+        """Plain fine-tuning of the picture."""
+        return next((one for one in self.pictured if one.setting.method is PLAIN), None)
+
+    @property
+    def trained(self) -> tuple[Option, ...]:
+        """All but the start, of all tasks."""
+        return tuple(one for one in self.options if one.setting.method is not ALIGNED)
+
+    @property
+    def choices(self) -> tuple[Option, ...]:
+        """Of the picture, all but the start and plain fine-tuning."""
+        return tuple(one for one in self.pictured if one.setting.method not in (ALIGNED, PLAIN))
+
+    @property
+    def best(self) -> Option | None:
+        """The safest that learned at least half of what plain fine-tuning did.
+
+        By refusals where they were counted, else by the safety loss, and by values alone. None
+        where plain fine-tuning learned nothing that its interval sets apart from none.
+        """
+        plain = self.plain
+        if plain is None or plain.task.change is None or plain.task.change.high >= 0:
+            return None
+        least = KEPT * plain.task.change.value
+        held = [one for one in self.choices if one.task.change and one.task.change.value <= least]
+        return min(held, key=self._danger, default=None)
+
+    def _danger(self, option: Option) -> tuple[float, float]:
+        refused = option.rates.get(REFUSED)
+        change = option.safety.change
+        return (-refused.value.value if refused else 0.0, change.value if change else 0.0)
+
+
+def overview(points: Sequence[Point], rows: RowLosses) -> Overview | None:
+    """What there is to choose; None without the start, or where no safety loss was measured."""
+    known = [point for point in points if point.alignment_loss or point.proxy_loss]
+    starts = [one for one in all_settings(known) if one.method is ALIGNED]
+    if not starts:
+        return None
+    on_original = all(one.alignment_loss for one in known)
+    found: dict[tuple[object, ...], Option] = {}
+    by_pair = choices(known, rows)
+    for start in starts:
+        zero = Estimate(0.0, 0.0, 0.0, "nats per token", "exact")
+        line = by_pair[start.proxy, start.task]
+        plain_first = sorted(line, key=lambda one: one.setting.method is not PLAIN)
+        changes = [(one.setting, one.safety_change, one.task_change) for one in plain_first]
+        for setting, safety, task in ((start, zero, zero), *changes):
+            found.setdefault(
+                _key(setting, on_original), _option(setting, safety, task, points, rows)
+            )
+    tasks = list(dict.fromkeys(start.task for start in starts))
+    options = tuple(
+        sorted(
+            found.values(),
+            key=lambda one: (tasks.index(one.setting.task), _rank(one)),
+        )
+    )
+    if len(options) == len(starts):
+        return None
+    main = _most(one.setting.task for one in options)
+    pictured = tuple(one for one in options if one.setting.task == main)
+    if not on_original:
+        proxy = _most(one.setting.proxy for one in pictured)
+        pictured = tuple(one for one in pictured if one.setting.proxy == proxy)
+    counted = all(REFUSED in one.rates for one in pictured)
+    return Overview(options, main, pictured, "refusals" if counted else "losses", on_original)
+
+
+def answer_in_words(found: Overview) -> tuple[str, ...]:
+    """The answer in two or three sentences, for a reader who knows none of the symbols."""
+    shown = found.plain or next(one for one in found.pictured if one.setting.method is not ALIGNED)
+    who = "Plain fine-tuning" if found.plain else f"Fine-tuning by {_called(shown)}"
+    seeds = len(shown.setting.points)
+    mean = f" (means over {seeds} seeds)" if seeds > 1 else ""
+    losses = (
+        f"{who} on {found.task} {_moved('the safety loss', shown.safety.change)} and "
+        f"{_moved('the task loss', shown.task.change)}, in nats per token{mean}."
+    )
+    told = [losses]
+    if refusals := _refusals(found, shown):
+        told.insert(0, refusals)
+    if found.plain is None:
+        told.append("What plain fine-tuning would have cost is not known here: train it as well.")
+    elif sentence := _recommended(found):
+        told.append(sentence)
+    return tuple(told)
+
+
+def _recommended(found: Overview) -> str | None:
+    best, others = found.best, found.choices
+    if best is None:
+        learned = found.plain is not None and _learned(found.plain)
+        return f"No other model here keeps {KEPT:.0%} of that gain." if others and learned else None
+    if len(others) == 1:
+        return f"{_called(best)} instead: {_in_short(best)}."
+    return (
+        f"Of the other {len(others)} models here, the safest that keeps at least half of the gain "
+        f"is {_called(best)}: {_in_short(best)}."
+    )
+
+
+def _learned(option: Option) -> bool:
+    return option.task.change is not None and option.task.change.high < 0
+
+
+def _refusals(found: Overview, shown: Option) -> str | None:
+    before, now = found.start.rates.get(REFUSED), shown.rates.get(REFUSED)
+    if before is None or now is None:
+        return None
+    of = f"{now.count} harmful prompts" if now.count else "the harmful prompts"
+    who = "plain fine-tuning" if found.plain else f"fine-tuning by {_called(shown)}"
+    return (
+        f"Of {of} the model refused {percent(before.value.value)} before, and "
+        f"{percent(now.value.value)} after {who}{_points_apart(now)}."
+    )
+
+
+def _points_apart(rate: Measured) -> str:
+    return "" if rate.change is None else f" ({points_in_words(rate.change)})"
+
+
+def points_in_words(change: Estimate) -> str:
+    """A change of a share, in percentage points.
+
+    >>> points_in_words(Estimate(-0.94, -0.98, -0.88, "share", "estimate"))
+    '−94 points [−98, −88]'
+    """
+    value, low, high = (
+        f"{round(100 * end):+d}".replace("-", "−").replace("+0", "0")
+        for end in (change.value, change.low, change.high)
+    )
+    return f"{value} points" if change.low == change.high else f"{value} points [{low}, {high}]"
+
+
+def _moved(what: str, change: Estimate | None) -> str:
+    if change is None:
+        return f"changed {what} by what is not known"
+    if change.low <= 0 <= change.high:
+        return f"may not have changed {what} ({change_in_words(change)})"
+    if change.value > 0:
+        return f"raised {what} by {change_in_words(change).replace('+', '')}"
+    turned = Estimate(-change.value, -change.high, -change.low, change.unit, change.kind)
+    return f"lowered {what} by {change_in_words(turned).replace('+', '')}"
+
+
+def _called(option: Option) -> str:
+    setting = option.setting
+    knob = setting.method.hyperparameter.replace("_", " ")
+    symbol = setting.method.symbol
+    label = f"{knob} {setting.label}" if symbol and len(symbol) == 1 else setting.label
+    named = setting.method.short or setting.method.title
+    if setting.value is None:
+        return named
+    data = f" on {setting.proxy}" if setting.method.reads_safety and setting.proxy else ""
+    return f"{named} with {label}{data}"
+
+
+def _in_short(option: Option) -> str:
+    parts = []
+    if refused := option.rates.get(REFUSED):
+        parts.append(f"{percent(refused.value.value)} refused")
+    for what, measured in (("safety loss", option.safety), ("task loss", option.task)):
+        if measured.change is not None:
+            parts.append(f"{what} {change_in_words(measured.change)}")
+    return ", ".join(parts)
+
+
+def _option(
+    setting: Setting, safety: Estimate, task: Estimate, points: Sequence[Point], rows: RowLosses
+) -> Option:
+    return Option(
+        setting,
+        Measured(_mean(setting, lambda one: one.alignment_loss or one.proxy_loss), safety),
+        Measured(_mean(setting, lambda one: one.capability_loss), task),
+        _rates(setting, points, rows),
+    )
+
+
+def _mean(setting: Setting, loss_of: Callable[[Point], Estimate | None]) -> Estimate:
+    return over_seeds([loss for one in setting.points if (loss := loss_of(one)) is not None])
+
+
+def _rates(setting: Setting, points: Sequence[Point], rows: RowLosses) -> dict[str, Measured]:
+    of_seeds = [
+        {one.what: one for one in rate_changes(point, points, rows)} for point in setting.points
+    ]
+    shared = [what for what in of_seeds[0] if all(what in each for each in of_seeds)]
+    found = {}
+    for what in shared:
+        each = [of_seed[what] for of_seed in of_seeds]
+        changes = [one.change for one in each if one.change is not None]
+        change = over_seeds(changes) if len(changes) == len(each) else None
+        found[what] = Measured(over_seeds([one.now for one in each]), change, each[0].prompts)
+    return found
+
+
+def _key(setting: Setting, on_original: bool) -> tuple[object, ...]:
+    # On the original data, a model that no proxy has touched is one row, not one for each proxy.
+    untouched = on_original and not setting.method.reads_safety
+    untouched = untouched or (on_original and setting.method is ALIGNED)
+    proxy = None if untouched else setting.proxy
+    return setting.method, setting.value, setting.task, proxy
+
+
+def _rank(option: Option) -> tuple[int, float]:
+    change = option.task.change
+    rank = {ALIGNED: 0, PLAIN: 1}.get(option.setting.method, 2)
+    return rank, change.value if change else 0.0
+
+
+def _most(values: Iterable[T]) -> T:
+    listed = list(values)
+    return max(dict.fromkeys(listed), key=listed.count)

@@ -1,0 +1,226 @@
+"""The first screen and the table below it: every model there is to choose, drawn and told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from trimtab.analysis.groups import Gap, Rate, Setting
+from trimtab.analysis.labels import change_in_words, nats, percent, shortened, unbroken
+from trimtab.analysis.overview import (
+    ANSWERED,
+    COMPLIED,
+    REFUSED,
+    Measured,
+    Option,
+    Overview,
+    points_in_words,
+)
+from trimtab.config.methods import ALIGNED, CASE_1, CASE_1_BUDGET, DIAL, PLAIN, Method
+from trimtab.report.chart import Ink, Panel
+from trimtab.report.palette import GREY, PLAIN_INK, START_INK, Palette, budget_ink, ink
+from trimtab.report.panels import Series, panel
+from trimtab.report.tables import Row, Table
+from trimtab.results.gaps import with_gaps
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Point
+
+DRAWN_APART = 6
+"""Of more lines than this, published methods are drawn as one."""
+OTHERS = "other methods"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One plane, and where each option stands in it; None where it is of another task or proxy."""
+
+    panel: Panel
+    places: tuple[tuple[float, float] | None, ...]
+
+
+def picture(found: Overview, points: Sequence[Point], rows: RowLosses) -> Picture | None:
+    """The start, plain fine-tuning and the choices: refusals if counted, else changes of losses."""
+    # With no entropies known, gaps are the changes from the start.
+    changed = {one.spec: one for one in with_gaps(points, {}, rows)}
+    settings = [
+        replace(one.setting, points=tuple(changed[point.spec] for point in one.setting.points))
+        for one in found.options
+    ]
+    x: Gap = "alignment gap" if found.on_original else "proxy gap"
+    y: Gap | Rate = "capability gap"
+    if found.unit == "refusals":
+        x, y = "capability gap", "refusal rate"
+    pictured = [
+        setting
+        for setting, option in zip(settings, found.options, strict=True)
+        if option in found.pictured
+    ]
+    better = "Upper left" if found.unit == "refusals" else "Lower left"
+    drawn = panel(
+        f"What each model gave up and gained on {shortened(found.task)}",
+        _series(pictured, Palette.of(points)),
+        x,
+        y,
+        note=f"{better} is better. Click a mark or choose a model to read all that is known of it.",
+    )
+    if drawn is None:
+        return None
+    places = []
+    for setting in settings:
+        at = setting.measured(x), setting.measured(y)
+        is_there = setting in pictured and at[0] is not None and at[1] is not None
+        places.append(
+            (drawn.x.place(at[0].value), drawn.y.place(at[1].value))
+            if is_there and at[0] and at[1]
+            else None
+        )
+    return Picture(drawn, tuple(places))
+
+
+def _series(settings: Sequence[Setting], palette: Palette) -> list[Series]:
+    is_crowded = len({_line(one) for one in settings}) > DRAWN_APART
+    lines: dict[tuple[Method | None, str | None], list[Setting]] = {}
+    first = {ALIGNED: 0, PLAIN: 1}
+    ordered = sorted(
+        settings, key=lambda one: (first.get(one.method, 2), one.method.tightness(one.value))
+    )
+    for setting in ordered:
+        is_one_of_many = is_crowded and setting.method.family is not None
+        lines.setdefault((None, None) if is_one_of_many else _line(setting), []).append(setting)
+    return [
+        Series(
+            _title(method, proxy),
+            _ink(method, proxy, line[0].task, palette, place),
+            tuple(line),
+            joined=method not in (None, ALIGNED),
+        )
+        for place, ((method, proxy), line) in enumerate(lines.items())
+    ]
+
+
+def _line(setting: Setting) -> tuple[Method | None, str | None]:
+    return setting.method, setting.proxy if _is_of_proxy(setting.method) else None
+
+
+def _is_of_proxy(method: Method) -> bool:
+    return method.reads_safety and method is not ALIGNED
+
+
+def _title(method: Method | None, proxy: str | None) -> str:
+    if method is None:
+        return OTHERS
+    if method is ALIGNED:
+        return "start: the aligned model θₛ"
+    return method.title if proxy is None else f"{method.title}, {shortened(proxy)}"
+
+
+def _ink(method: Method | None, proxy: str | None, task: str, palette: Palette, place: int) -> Ink:
+    if method is None:
+        return Ink(GREY, "diamond", "dot")
+    if method is ALIGNED:
+        return START_INK
+    if method is PLAIN:
+        return PLAIN_INK
+    colour = palette.task_colour(task) if proxy is None else palette.proxy_colour(proxy)
+    if method is CASE_1_BUDGET:
+        return budget_ink(colour)
+    if method in (CASE_1, DIAL):
+        return ink(colour, palette.proxies.index(proxy) if proxy else 0)
+    return ink(colour, place)
+
+
+def choices_table(found: Overview) -> Table:
+    """A row for each model: its answers, its losses, and how far both lie from the start."""
+    options = found.options
+    proxies = {one.setting.proxy for one in options if _is_of_proxy(one.setting.method)}
+    several_tasks = len({one.setting.task for one in options}) > 1
+    of_proxy = len(proxies) > 1 or not found.on_original
+    rates = {
+        name: what
+        for name, what in (
+            ("harmful refused", REFUSED),
+            ("harmful complied", COMPLIED),
+            ("benign answered", ANSWERED),
+        )
+        if any(what in one.rates for one in options)
+    }
+    names = (
+        "model",
+        *(("safety data",) if of_proxy else ()),
+        *(("task",) if several_tasks else ()),
+    )
+    columns = (
+        *names,
+        *(column for name in rates for column in (name, "change")),
+        *("safety loss", "change", "task loss", "change"),
+    )
+    rows = []
+    for one in options:
+        setting = one.setting
+        touched = _is_of_proxy(setting.method) or not found.on_original
+        cells = [one.name]
+        if of_proxy:
+            cells.append((setting.proxy or "–") if touched else "–")
+        if several_tasks:
+            cells.append(setting.task)
+        is_start = setting.method is ALIGNED
+        for what in rates.values():
+            cells += _rate(one.rates.get(what), is_start)
+        for loss in (one.safety, one.task):
+            cells += (nats(loss.value.value), "–" if is_start else _change(loss))
+        rows.append(Row(tuple(cells)))
+    data = "the original safety data" if found.on_original else "each row’s safety data"
+    caption = (
+        f"Losses on held-out rows in nats per token, lower is better; safety’s is on {data}. "
+        "A change is from the start θₛ on the same rows or prompts, with its 95 % interval."
+    )
+    return Table(caption, columns, len(names), tuple(rows))
+
+
+def _rate(rate: Measured | None, is_start: bool) -> tuple[str, str]:
+    if rate is None:
+        return "–", "–"
+    change = "–" if is_start or rate.change is None else unbroken(points_in_words(rate.change))
+    return percent(rate.value.value), change
+
+
+def _change(loss: Measured) -> str:
+    return "–" if loss.change is None else unbroken(change_in_words(loss.change))
+
+
+def for_script(found: Overview, shown: Picture | None) -> list[dict[str, Any]]:
+    """What the page's script knows of each option: its name, its mark, and what to read it with."""
+    options = found.options
+    several = len({one.setting.task for one in options}) > 1
+
+    def beside(option: Option, method: Method) -> int | None:
+        """Where the start or plain fine-tuning stands that this option is read beside."""
+        return next(
+            (
+                place
+                for place, other in enumerate(options)
+                if other.setting.method is method
+                and other.setting.task == option.setting.task
+                and (found.on_original or other.setting.proxy == option.setting.proxy)
+            ),
+            None,
+        )
+
+    return [
+        {
+            "name": _full_name(one, several),
+            "place": shown.places[place] if shown else None,
+            "start": beside(one, ALIGNED),
+            "plain": beside(one, PLAIN),
+            "models": [point.model for point in one.setting.points if point.model],
+        }
+        for place, one in enumerate(options)
+    ]
+
+
+def _full_name(option: Option, several_tasks: bool) -> str:
+    setting = option.setting
+    data = setting.proxy if _is_of_proxy(setting.method) else None
+    task = setting.task if several_tasks else None
+    return " · ".join(filter(None, (option.name, data, task)))
