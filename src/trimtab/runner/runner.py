@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -79,6 +81,7 @@ class Runner:
     def __init__(
         self, experiment: Experiment, roles: Roles, folder: Path, watcher: TrainingWatcher
     ) -> None:
+        _spare_imports()
         self.experiment = experiment
         self.folder = folder
         self.watcher = watcher
@@ -309,6 +312,13 @@ class Runner:
             self.tokenizer.save_pretrained(unfinished)
             name_base_portably(unfinished)
             write_checksums(unfinished)
+
+
+@cache
+def _spare_imports() -> None:
+    # Transformers collects garbage after every training; all that was imported is none.
+    gc.collect()
+    gc.freeze()
 
 
 def _counted(training: Training, rows: Dataset) -> Training:
