@@ -378,6 +378,24 @@ def test_any_terminal_will_do(terminal: dict[str, str], world: Path) -> None:
     assert b"Theorem" in shown.stdout
 
 
+def test_what_only_reads_results_waits_for_no_torch(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "done", tmp_path / "done")
+    commands = [["bounds"], ["suggest", "--budget", "9"], ["status"], ["report"]]
+    commands += [["export", "--csv", str(tmp_path / "points.csv")]]
+    program = (
+        "import json, sys\n"
+        "from typer.testing import CliRunner\n"
+        "from trimtab.cli import app\n"
+        "folder, commands = sys.argv[1], json.loads(sys.argv[2])\n"
+        "for name, *more in commands:\n"
+        "    shown = CliRunner().invoke(app, [name, folder, *more])\n"
+        "    assert shown.exit_code == 0, shown.output\n"
+        "    assert 'torch' not in sys.modules, name\n"
+    )
+    given = [sys.executable, "-c", program, str(tmp_path / "done"), json.dumps(commands)]
+    subprocess.run(given, check=True)
+
+
 def test_an_output_that_takes_nothing_is_one_line(world: Path) -> None:
     command = f"{sys.executable} -m trimtab.cli suggest {world / 'done'} --budget 9"
     for ending, statuses in (("> /dev/full", {2}), (">&-", {0}), ("| true", {0})):

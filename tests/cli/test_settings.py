@@ -16,6 +16,7 @@ import trimtab
 from tests.cli.test_one_line import assert_one_line, invoke, train
 from trimtab.cli.audit import audit as audit_command
 from trimtab.cli.commands import COMMANDS
+from trimtab.cli.evaluate import evaluate as evaluate_command
 from trimtab.cli.settings import help_of, named_values
 from trimtab.cli.train import train as train_command
 from trimtab.config.audit_settings import AuditSettings
@@ -23,6 +24,7 @@ from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Answers, Block, Dial, Experiment, Measuring, Training
 from trimtab.config.loading import Loading
 from trimtab.errors import UserError
+from trimtab.results.generations import Decoding
 
 EVERY_OPTION_OF_BEFORE = {
     "train": "model task safety out original penalty radius budget case task-where safety-where "
@@ -155,6 +157,12 @@ def test_the_options_of_an_audit_have_the_defaults_of_its_settings() -> None:
         assert options[one.name].default == one.default, one.name
     assert options["max_prompt"].default == Lengths.prompt
     assert options["max_response"].default == Lengths.response
+
+
+def test_the_options_of_an_evaluation_have_the_defaults_of_decoding() -> None:
+    options = signature(evaluate_command).parameters
+    for one in fields(Decoding):
+        assert options[one.name].default == one.default, one.name
 
 
 def test_the_package_runs_and_says_its_version() -> None:

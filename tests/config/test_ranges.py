@@ -26,6 +26,7 @@ MODULES = [
     "trimtab.config.data_source",
     "trimtab.config.experiment",
     "trimtab.config.audit_settings",
+    "trimtab.results.generations",
     "trimtab.train.objectives.alignment_loss",
     "trimtab.train.objectives.alignment_parameter",
     *(
@@ -33,7 +34,7 @@ MODULES = [
         for one in pkgutil.iter_modules(trimtab.train.baselines.__path__)
     ),
 ]
-NOT_CHOSEN = {"Row", "Step", "Adapter"}
+NOT_CHOSEN = {"Row", "Step", "Adapter", "AskedPrompt", "Generation"}
 """Dataclasses of these modules that hold what a program passes on, not what a person chooses."""
 NEEDED: dict[str, dict[str, Any]] = {
     "Block": {"case": "alignment-loss"},

@@ -83,7 +83,7 @@ def test_a_model_beside_itself_does_not_change(folder: Path, tmp_path: Path) -> 
         (["--judge", "phrases", "--judge", "phrases"], "one judge twice"),
         (["--judge", "no_such_module:judge"], "Give module:function"),
         (["--judge", "phrases", "--engine", "gpu"], "is no URL"),
-        (["--judge", "phrases", "--top-p", "0"], "--top-p is 0"),
+        (["--judge", "phrases", "--top-p", "0"], "--top-p is 0.0. Give a number above 0 to 1."),
         (["--judge", "phrases", "--harmful", "hex-phi"], "have no header"),
         (["--judge", "strongreject=http://127.0.0.1:9/v1/m", "--rows", "1"], "cannot be reached"),
     ],

@@ -16,7 +16,8 @@ from trimtab.measure.adapters import LowRankAdapter
 from trimtab.measure.distance import Displacement, LowRankPart, distance
 from trimtab.train.objectives.base import Objective
 from trimtab.train.objectives.proximal import shrink
-from trimtab.train.trainer import SafetyAwareSFTTrainer, TrainingDivergedError
+from trimtab.train.step_losses import TrainingDivergedError
+from trimtab.train.trainer import SafetyAwareSFTTrainer
 
 every_constraint = pytest.mark.parametrize("name", tiny.CONSTRAINTS)
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])

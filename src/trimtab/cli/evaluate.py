@@ -11,8 +11,10 @@ import typer
 
 from trimtab.cli.command import say
 from trimtab.cli.options import Out
-from trimtab.config.ranges import Count, From0, From0To1, Seed
+from trimtab.cli.settings import settings_as_options
+from trimtab.config.ranges import Count
 from trimtab.errors import UserError
+from trimtab.results.generations import Decoding
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from trimtab.stats import Estimate
 
 
+@settings_as_options
 def evaluate(
     models: Annotated[
         list[str],
@@ -41,16 +44,7 @@ def evaluate(
         ),
     ] = None,
     rows: Annotated[Count | None, typer.Option(help="At most as many prompts of a source.")] = None,
-    temperature: Annotated[
-        From0, typer.Option(help="Of the answers; at 0 the likeliest token is taken.")
-    ] = 0.0,
-    top_p: Annotated[
-        From0To1, typer.Option(help="Draw from the fewest tokens of this probability.")
-    ] = 1.0,
-    max_tokens: Annotated[Count, typer.Option(help="End answers at this many tokens.")] = 256,
-    max_prompt: Annotated[Count, typer.Option(help="Cut prompts to this many tokens.")] = 512,
-    batch_size: Annotated[Count, typer.Option(help="Prompts answered at once.")] = 16,
-    seed: Annotated[Seed, typer.Option(help="Of the prompts chosen and the answers.")] = 0,
+    decoding: Decoding = Decoding(),  # noqa: B008  # frozen
     engine: Annotated[
         str,
         typer.Option(help="Who answers: transformers, vllm, or the URL of a server, up to /v1."),
@@ -100,24 +94,23 @@ def evaluate(
     from trimtab.evaluate.named_judges import judge_named
     from trimtab.evaluate.prompt_sets import prompts_of
     from trimtab.models import quiet_libraries
-    from trimtab.results.generations import Decoding
 
-    if top_p == 0:
-        raise UserError("--top-p is 0. Give one above 0, and --temperature 0 for the likeliest.")
     if not harmful and not benign and judge:
         raise UserError("--judge has nothing to judge. Give --harmful or --benign too.")
     judges = [judge_named(one) for one in judge or DEFAULT_JUDGES]
     if lm_eval_path and not lm_eval_path.is_dir():
         raise UserError(f"--lm-eval-path {lm_eval_path} is no folder. Give one with tasks in YAML.")
-    lm_evals = LmEval(_tasks(lm_eval, "--lm-eval"), limit, lm_eval_path, batch_size)
-    inspects = Inspect(_tasks(inspect, "--inspect"), limit, out / "inspect-logs", batch_size)
+    lm_evals = LmEval(_tasks(lm_eval, "--lm-eval"), limit, lm_eval_path, decoding.batch_size)
+    inspects = Inspect(
+        _tasks(inspect, "--inspect"), limit, out / "inspect-logs", decoding.batch_size
+    )
     harnesses = [one for one in (lm_evals, inspects) if one.tasks]
     quiet_libraries()
     asked = [
         prompt
         for kind, given in (("harmful", harmful), ("benign", benign))
         for source in given or []
-        for prompt in prompts_of(DataSource(source, rows=rows), kind, seed)  # type: ignore[arg-type]
+        for prompt in prompts_of(DataSource(source, rows=rows), kind, decoding.seed)  # type: ignore[arg-type]
     ]
 
     def answers(model: str) -> AnswerEngine:
@@ -127,7 +120,6 @@ def evaluate(
             return VllmEngine(model)
         return EndpointEngine(Endpoint(engine, model))
 
-    decoding = Decoding(temperature, top_p, max_tokens, max_prompt, seed, batch_size)
     with watched_stages(True) as watcher:
         found = evaluated(
             models, asked, judges, out, watcher, decoding, answers, surprised, harnesses

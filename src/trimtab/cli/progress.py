@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,8 +30,10 @@ from trimtab.report import tables as report_tables
 from trimtab.results.result import Point
 from trimtab.results.store import Failure
 from trimtab.results.under_way import UnderWay
-from trimtab.runner.cost import Cost
 from trimtab.runner.status import Status
+
+if TYPE_CHECKING:
+    from trimtab.runner.cost import Cost
 
 _MARKS = {"holds": "[green]✔ holds[/]", "does not hold": "[red]✘ does not hold[/]"}
 _COLOURS = {"within": "green", "beyond": "red", "undecided": "yellow"}

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
+from trimtab.config.ranges import Count, From0, Range, Seed, check_ranges
 from trimtab.results.checksums import digest_of
 from trimtab.results.files import parsed_lines, write_json_lines
 
@@ -23,18 +24,23 @@ class Decoding:
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
 
-    temperature: float = 0.0
+    temperature: From0 = 0.0
     """What logits are divided by before a draw; at 0 the likeliest token is taken (greedy)."""
-    top_p: float = 1.0
+    top_p: Annotated[float, Range(above=0, at_most=1)] = 1.0
     """Draw from the fewest tokens that together have this probability."""
-    max_tokens: int = 256
+    max_tokens: Count = 256
     """Where an answer ends at the latest, in tokens."""
-    max_prompt: int = 512
+    max_prompt: Count = 512
     """A longer prompt loses its beginning, in tokens."""
-    seed: int = 0
-    """Of the draws; a batch's draw is a function of it and of the batch's first prompt."""
-    batch_size: int = 16
+    seed: Seed = 0
+    """Of the prompts chosen and of the draws; a batch's draw is a function of it and of the batch's
+    first prompt."""
+    batch_size: Count = 16
     """Prompts answered at once; part of the draw, as the batch is drawn together."""
+
+    def __post_init__(self) -> None:
+        """Hold the fields to their ranges. Raises UserError."""
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

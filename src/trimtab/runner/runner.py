@@ -46,7 +46,8 @@ from trimtab.train.settings import (
     rows_by_role,
     sft_config,
 )
-from trimtab.train.trainer import SafetyAwareSFTTrainer, TrainingDivergedError
+from trimtab.train.step_losses import TrainingDivergedError
+from trimtab.train.trainer import SafetyAwareSFTTrainer
 
 ALIGNED_FOLDER = ALIGNED = "aligned"
 DIAL_FOLDER = "dial"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl import SFTConfig
 
@@ -60,3 +61,8 @@ class SafetyAwareSFTConfig(SFTConfig):
     def __post_init__(self) -> None:
         check_ranges(self)
         super().__post_init__()
+
+
+def own_setting(args: SFTConfig, name: str) -> Any:
+    """One of the fields that are added here; its default where `args` is a plain `SFTConfig`."""
+    return getattr(args, name, getattr(SafetyAwareSFTConfig, name))

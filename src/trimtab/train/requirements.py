@@ -9,9 +9,9 @@ from accelerate.utils import DistributedType
 from torch.optim import Optimizer
 
 from trimtab.errors import UserError
-from trimtab.train.objectives.base import Objective
 
 if TYPE_CHECKING:
+    from trimtab.train.objectives.base import Objective
     from trimtab.train.trainer import SafetyAwareSFTTrainer
 
 
@@ -35,8 +35,7 @@ def require_rows_that_it_can_read(trainer: SafetyAwareSFTTrainer, objective: Obj
         raise UserError(
             f"{name} tells the rows of a batch apart: set padding_free=False and packing=False."
         )
-    chooses = type(objective).task_rows is not Objective.task_rows
-    if trainer.args.packing and chooses:
+    if trainer.args.packing and objective.chooses_rows:
         raise UserError(
             f"{name} chooses the rows to train on, and they are packed already: set packing=False."
         )

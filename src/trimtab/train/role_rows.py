@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, DatasetDict, IterableDataset
 from trl import SFTConfig, SFTTrainer
@@ -14,6 +14,12 @@ from trl.data_utils import is_conversational
 
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
+from trimtab.train.batches import sequences_per_row
+from trimtab.train.config import own_setting
+from trimtab.train.safety_stream import SafetyStream, safety_rows_per_batch
+
+if TYPE_CHECKING:
+    from trimtab.train.trainer import SafetyAwareSFTTrainer
 
 _IMAGES = ("image", "images")
 _CONVERSATIONS = ("messages", "conversations")
@@ -122,6 +128,24 @@ def prepared_rows(trainer: SFTTrainer, rows: Dataset, form: RowForm) -> Dataset:
         )
     whole = prepared if len(kept) == len(prepared) else prepared.select(kept)
     return whole.select_columns(["input_ids", "labels"])
+
+
+def open_safety_stream(trainer: SafetyAwareSFTTrainer, rows: Dataset | None) -> SafetyStream:
+    """The endless stream of a trainer's safety rows. Raises UserError: there are none to learn."""
+    if rows is None:
+        name = type(trainer.objective).__name__
+        raise UserError(f"{name} needs safety rows. Give safety_dataset.")
+    args = trainer.args
+    form = RowForm.of(rows, args, trainer._formatting_func)
+    prepared = prepared_rows(trainer, rows, form)
+    in_a_row = sequences_per_row(trainer.train_dataset) if trainer.padding_free else 1
+    sequences = round(args.per_device_train_batch_size * in_a_row)
+    return SafetyStream(
+        prepared,
+        trainer.data_collator,
+        safety_rows_per_batch(sequences, own_setting(args, "safety_share")),
+        args.data_seed if args.data_seed is not None else args.seed,
+    )
 
 
 def _require_dataset(rows: Any) -> Dataset:

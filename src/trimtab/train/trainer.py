@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
@@ -30,12 +29,12 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 from trl import SFTConfig, SFTTrainer
 
-from trimtab.errors import UserError
 from trimtab.measure.distance import DensePart, Displacement
-from trimtab.train.batches import Batch, sequences_per_row
-from trimtab.train.config import SafetyAwareSFTConfig
+from trimtab.train.batches import Batch
+from trimtab.train.config import own_setting
+from trimtab.train.context import context_of
 from trimtab.train.length_bucketing import BucketedModel, require_what_can_be_bucketed
-from trimtab.train.objectives.base import Objective, TrainingContext
+from trimtab.train.objectives.base import Objective
 from trimtab.train.reference import AlignedReference
 from trimtab.train.requirements import (
     is_sharded,
@@ -47,17 +46,13 @@ from trimtab.train.requirements import (
     require_whole_model,
 )
 from trimtab.train.role_batches import RoleBatches, step_tokens
-from trimtab.train.role_rows import RowForm, prepared_rows
-from trimtab.train.row_nll import MeasuredTogether
-from trimtab.train.safety_stream import SafetyStream, safety_rows_per_batch
+from trimtab.train.role_rows import open_safety_stream
+from trimtab.train.safety_stream import SafetyStream
 from trimtab.train.scoring import Scorer
+from trimtab.train.step_losses import StepLosses
 
 STATE_FILE = "objective.pt"
 """In a checkpoint: what the objective has learned."""
-
-
-class TrainingDivergedError(Exception):
-    """The loss of a step is no longer a finite number."""
 
 
 class SafetyAwareSFTTrainer(SFTTrainer):
@@ -141,13 +136,12 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         if self.accelerator.num_processes > 1:
             # Left to the end of the interpreter, a group of processes aborts it.
             atexit.register(_leave_process_group)
-        self.length_bucketing: bool = self._own("length_bucketing")
+        self.length_bucketing: bool = own_setting(self.args, "length_bucketing")
         self.safety_stream: SafetyStream | None = None
         self.displacement: Displacement | None = None
         self.reference: AlignedReference | None = None
         self._begun_on_shards = False
-        self._losses: list[Tensor] = []
-        self._parts: list[Tensor] = []
+        self._seen = StepLosses()
         self._tokens: Tensor
         if self.length_bucketing:
             require_what_can_be_bucketed(self)
@@ -182,11 +176,11 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             if is_sharded(self):
                 self.reference.require_none_beside_adapter()
         if objective.needs_safety:
-            self.safety_stream = self._open_safety_stream(safety_dataset)
-            rows = objective.safety_rows(self._context())
+            self.safety_stream = open_safety_stream(self, safety_dataset)
+            rows = objective.safety_rows(context_of(self))
             self.safety_stream = replace(self.safety_stream, rows=rows)
-        self.train_dataset = objective.task_rows(self._context())
-        objective.prepare(self._context())
+        self.train_dataset = objective.task_rows(context_of(self))
+        objective.prepare(context_of(self))
         if objective.needs_displacement:
             require_that_what_is_trained_is_evaluated(self, self.optimizer)
 
@@ -197,10 +191,10 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         if self.objective is not None and not is_sharded(self):  # the weights are those of θ_s
-            self.objective.begin(self._context())
+            self.objective.begin(context_of(self))
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         if self.objective is not None:
-            self.objective.end(self._context())
+            self.objective.end(context_of(self))
         return output
 
     def _prepare_for_training(
@@ -218,7 +212,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             if self.reference is not None:
                 self.reference.shard(self.accelerator)
             self._begun_on_shards = True
-        self.objective.begin(self._context())
+        self.objective.begin(context_of(self))
         if resume_from_checkpoint is not None:
             self._load_from_checkpoint(resume_from_checkpoint, self.model_wrapped)
             self._load_optimizer_and_scheduler(resume_from_checkpoint)
@@ -248,7 +242,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             return batches, tokens
         first = self.state.global_step * self._batches_per_step
         numbers = range(first, first + len(batches) * self.accelerator.num_processes)
-        objective.begin_step(self._context(), numbers)
+        objective.begin_step(context_of(self), numbers)
         if not objective.has_own_loss:
             return batches, tokens
         if objective.batch_roles(self.state.global_step) == "task":
@@ -295,11 +289,11 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             assert isinstance(num_items_in_batch, Tensor)
             step = self._scorer.step(objective, model, inputs, num_items_in_batch)
             loss = objective.loss(step)
-            self._parts.append(step.role_means(objective.compares))
+            self._seen.roles.append(step.role_means(objective.compares))
             self._tokens = num_items_in_batch
             if self.args.average_tokens_across_devices:
                 loss = loss * (self.accelerator.num_processes // self.get_tp_size())
-        self._losses.append(loss.detach())
+        self._seen.losses.append(loss.detach())
         return loss
 
     @property
@@ -326,103 +320,22 @@ class SafetyAwareSFTTrainer(SFTTrainer):
 
     def end_accumulation(self) -> None:
         """Look at the losses of a step's batches, once for all, before the optimizer moves."""
-        loss = sum(torch.stack(self._losses).tolist())
-        self._losses.clear()
-        if not math.isfinite(loss):
-            raise TrainingDivergedError(
-                f"the loss of step {self.state.global_step + 1} is {loss}. "
-                "Lower the learning rate or the penalty."
-            )
-        if not self._parts:
+        self._seen.require_finite(self.state.global_step + 1)
+        if not self._seen.roles:
             return
         assert self.objective is not None
-        parts = self.accelerator.gather(torch.stack(self._parts)[None]).sum(dim=0).tolist()
-        self._parts.clear()
-        task, safety = map(sum, zip(*parts, strict=True))
-        self.objective.observe(task, safety)
-        for name, value, count in zip(
-            ("task_loss", "safety_loss"), (task, safety), self._tokens.tolist(), strict=True
+        means = self._seen.of_roles(self.accelerator.gather)
+        self.objective.observe(*means)
+        for name, mean, tokens in zip(
+            ("task_loss", "safety_loss"), means, self._tokens.tolist(), strict=True
         ):
-            if count > 0:
-                self._metrics["train"][name].append(value)
+            if tokens > 0:
+                self._metrics["train"][name].append(mean)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.objective is not None and self.model.training:
-            logs.update(self.objective.logs(self._context()))
+            logs.update(self.objective.logs(context_of(self)))
         super().log(logs, start_time)
-
-    def _own(self, name: str) -> Any:
-        """One of our own settings; its default where the config is a plain `SFTConfig`."""
-        return getattr(self.args, name, getattr(SafetyAwareSFTConfig, name))
-
-    def _context(self, finished: int = 0) -> TrainingContext:
-        """The training as it stands, with `finished` more steps than the state counts."""
-        scheduler, optimizer = self.lr_scheduler, self.optimizer
-        pace = 1.0
-        if scheduler is not None and optimizer is not None:
-            highest = optimizer.param_groups[0].get("initial_lr", self.args.learning_rate)
-            pace = scheduler.get_last_lr()[0] / highest if highest else 0.0
-        return TrainingContext(
-            model=self.model,
-            args=self.args,
-            task_rows=self.train_dataset,
-            safety=self.safety_stream,
-            displacement=self.displacement,
-            step=self.state.global_step + finished,
-            steps=self.state.max_steps,
-            safety_batches=self._most_batches(),
-            validation_rows=self._own("validation_rows"),
-            safety_repeats=self._own("safety_repeats"),
-            pace=pace,
-            optimizer=optimizer,
-            mixed_precision=self.accelerator.mixed_precision,
-            collate=self.data_collator,
-            row_nll=self._row_nll,
-            sum_over_processes=self._sum_over_processes,
-            stop=self._stop,
-        )
-
-    def _stop(self) -> None:
-        self.control.should_training_stop = True
-
-    def _sum_over_processes(self, part: Tensor) -> Tensor:
-        if self.accelerator.num_processes == 1:
-            return part
-        summed: Tensor = self.accelerator.reduce(part, reduction="sum")
-        return summed
-
-    def _open_safety_stream(self, safety_dataset: Dataset | None) -> SafetyStream:
-        if safety_dataset is None:
-            raise UserError(
-                f"{type(self.objective).__name__} needs safety rows. Give safety_dataset."
-            )
-        form = RowForm.of(safety_dataset, self.args, self._formatting_func)
-        rows = prepared_rows(self, safety_dataset, form)
-        share = self._own("safety_share")
-        of_row = sequences_per_row(self.train_dataset) if self.padding_free else 1
-        sequences = self.args.per_device_train_batch_size * of_row
-        return SafetyStream(
-            rows,
-            self.data_collator,
-            safety_rows_per_batch(round(sequences), share),
-            self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-        )
-
-    @property
-    def _row_nll(self) -> MeasuredTogether:
-        tokens = self._own("measured_tokens_per_batch")
-        return MeasuredTogether(self.model, self.accelerator, is_sharded(self), tokens)
-
-    def _most_batches(self) -> int:
-        """Safety batches of the whole run, all processes together; never fewer than will be."""
-        rows = self.args.per_device_train_batch_size * self.accelerator.num_processes
-        if self.args.max_steps > 0:
-            steps = self.args.max_steps * self.args.gradient_accumulation_steps
-        else:
-            per_epoch = math.ceil(len(self.train_dataset) / rows)
-            per_epoch += self.args.gradient_accumulation_steps  # an epoch may end within a step
-            steps = math.ceil(self.args.num_train_epochs) * per_epoch
-        return steps * self.accelerator.num_processes
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
@@ -478,10 +391,10 @@ class _Hooks(TrainerCallback):
     ) -> None:
         self.trainer.end_accumulation()
         if self.trainer.objective is not None:
-            self.trainer.objective.before_optimizer_step(self.trainer._context())
+            self.trainer.objective.before_optimizer_step(context_of(self.trainer))
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **handles: Any
     ) -> None:
         if self.trainer.objective is not None:
-            self.trainer.objective.after_optimizer_step(self.trainer._context(finished=1))
+            self.trainer.objective.after_optimizer_step(context_of(self.trainer, finished=1))

@@ -27,8 +27,9 @@ from trimtab.train.baselines.lazy_safety_alignment import LazySafetyAlignment
 from trimtab.train.baselines.mixing import Mixing
 from trimtab.train.baselines.orthogonal_projection import OrthogonalProjection, projected
 from trimtab.train.baselines.orthogonal_subspace import OrthogonalSubspace
+from trimtab.train.context import TrainingContext, context_of
 from trimtab.train.methods import made_from
-from trimtab.train.objectives.base import Objective, TrainingContext, trained
+from trimtab.train.objectives.base import Objective, trained
 
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 
@@ -169,7 +170,7 @@ def test_l2_sp_adds_the_gradient_of_the_squared_distance(lora: bool, tmp_path: P
     moved(trainer.model)
     for weight in trained(trainer.model):
         weight.grad = None
-    learning.before_optimizer_step(trainer._context())
+    learning.before_optimizer_step(context_of(trainer))
     found = [weight.grad for weight in trained(trainer.model)]
     parts = []
     for part in displacement.parts:
@@ -201,7 +202,7 @@ def test_ewc_is_the_mean_squared_gradient_of_a_row_normalised(tmp_path: Path) ->
     assert all(weight.grad is None for weight in trained(trainer.model))  # none leaks
     start = [weight.detach().clone() for weight in trained(trainer.model)]
     moved(trainer.model)
-    learning.before_optimizer_step(trainer._context())
+    learning.before_optimizer_step(context_of(trainer))
     for weight, w, f in zip(trained(trainer.model), start, learning.fisher, strict=True):
         torch.testing.assert_close(weight.grad, f * (weight - w).detach())
 
@@ -224,7 +225,7 @@ def test_lazy_safety_alignment_pulls_to_where_the_other_state_was_left(tmp_path:
             after_safety = [weight.detach().clone() for weight in trained(trainer.model)]
         if step == 5:
             after_task = [weight.detach().clone() for weight in trained(trainer.model)]
-        learning.before_optimizer_step(trainer._context())
+        learning.before_optimizer_step(context_of(trainer))
         if step <= 1:
             assert not any(weight.grad.any() for weight in trained(trainer.model) if step < 1)
         if step == 4:

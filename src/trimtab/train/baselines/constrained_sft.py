@@ -12,7 +12,8 @@ from trimtab.config.ranges import From0
 from trimtab.data.encoding import IGNORED
 from trimtab.train.baselines.ewc import evaluated
 from trimtab.train.batches import Batch
-from trimtab.train.objectives.base import Objective, Step, TrainingContext
+from trimtab.train.context import TrainingContext
+from trimtab.train.objectives.base import Objective, Step
 from trimtab.train.scoring import label_log_probs
 
 FIRST, EARLY, EARLY_TOKENS = 5.0, 20.0, 5

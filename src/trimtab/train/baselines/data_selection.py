@@ -14,7 +14,8 @@ from trimtab.config.ranges import Above0, Count, Range
 from trimtab.data.encoding import IGNORED
 from trimtab.train.baselines.mixing import endless_orders
 from trimtab.train.batches import Batch
-from trimtab.train.objectives.base import Objective, Roles, TrainingContext, trained
+from trimtab.train.context import TrainingContext
+from trimtab.train.objectives.base import Objective, Roles, trained
 from trimtab.train.reference import copy_apart
 from trimtab.train.scoring import label_log_probs
 

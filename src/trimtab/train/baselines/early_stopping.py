@@ -10,7 +10,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from trimtab.config.ranges import Count, Range
-from trimtab.train.objectives.base import Objective, Roles, TrainingContext, snapshot, trained
+from trimtab.train.context import TrainingContext
+from trimtab.train.objectives.base import Objective, Roles, snapshot, trained
 
 
 @dataclass

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.config.ranges import Count, From0
+from trimtab.train.context import TrainingContext
 from trimtab.train.objectives.base import (
     Objective,
     Roles,
-    TrainingContext,
     add_to_gradient,
     snapshot,
     trained,

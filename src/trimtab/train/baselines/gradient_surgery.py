@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trimtab.config.ranges import From0
-from trimtab.train.objectives.base import Objective, Step, TrainingContext, trained
+from trimtab.train.context import TrainingContext
+from trimtab.train.objectives.base import Objective, Step, trained
 
 ROUNDING = 8.0
 """Measured at θ_s: 0.2 to 0.3 in float32, 0.4 to 0.6 in bfloat16."""

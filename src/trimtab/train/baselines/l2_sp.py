@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.config.ranges import From0
-from trimtab.train.objectives.base import Objective, TrainingContext, add_to_gradient
+from trimtab.train.context import TrainingContext
+from trimtab.train.objectives.base import Objective, add_to_gradient
 
 
 @dataclass

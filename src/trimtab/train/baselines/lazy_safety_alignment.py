@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from trimtab.config.ranges import Count, From0
+from trimtab.train.context import TrainingContext
 from trimtab.train.objectives.base import (
     Objective,
     Roles,
     Step,
-    TrainingContext,
     add_to_gradient,
     snapshot,
     trained,

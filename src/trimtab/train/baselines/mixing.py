@@ -9,7 +9,8 @@ import torch
 from datasets import Dataset, concatenate_datasets
 
 from trimtab.config.ranges import From0
-from trimtab.train.objectives.base import Objective, Roles, TrainingContext
+from trimtab.train.context import TrainingContext
+from trimtab.train.objectives.base import Objective, Roles
 
 
 @dataclass

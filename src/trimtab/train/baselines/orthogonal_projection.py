@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trimtab.config.ranges import Count, From0To1
-from trimtab.train.objectives.base import Objective, Roles, TrainingContext, trained
+from trimtab.train.context import TrainingContext
+from trimtab.train.objectives.base import Objective, Roles, trained
 from trimtab.train.safety_stream import SafetyStream
 from trimtab.train.scoring import label_log_probs
 

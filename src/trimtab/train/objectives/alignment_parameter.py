@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from trimtab.config.ranges import FiniteOrInfinity, From0, Radius, check_ranges
 from trimtab.errors import UserError
-from trimtab.train.objectives.base import Objective, TrainingContext
+from trimtab.train.context import TrainingContext
+from trimtab.train.objectives.base import Objective
 from trimtab.train.objectives.budget import RadiusBudget
 from trimtab.train.objectives.proximal import project_onto_ball, shrink
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,56 +12,14 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from peft import PeftConfig
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from trl import SFTConfig
 
 from trimtab.config.ranges import check_ranges
-from trimtab.measure.distance import Displacement
-from trimtab.train.safety_stream import SafetyStream
+from trimtab.train.context import TrainingContext
 
 Array = NDArray[np.float64]
 
 Roles = Literal["task", "both", "safety"]
 """Whose rows a step reads: the task's, safety rows beside them, or safety rows alone."""
-
-RowNLL = Callable[[Dataset], tuple[Array, Array]]
-"""−log P_θ(y|x) in nats of every row under the model as it is now, and the tokens of each y."""
-
-
-@dataclass(frozen=True)
-class TrainingContext:
-    """A training as it stands; made anew for every hook."""
-
-    model: Any
-    """θ, unwrapped, with its adapter if it has one."""
-    args: SFTConfig
-    task_rows: Dataset
-    safety: SafetyStream | None
-    """Proxy safety rows, where they were given."""
-    displacement: Displacement | None
-    """θ − θ_s, where the objective `needs_displacement`."""
-    step: int
-    """Optimizer steps that are done."""
-    steps: int
-    """Those of the whole run; 0 before it begins."""
-    safety_batches: int
-    """Safety batches of the whole run, all processes together; never fewer than will be."""
-    validation_rows: int
-    """How many different safety rows at most a budget keeps from training."""
-    safety_repeats: bool
-    """Whether safety rows are draws that may come again."""
-    pace: float
-    """The learning rate of this step as a share of the highest."""
-    optimizer: Optimizer | None
-    mixed_precision: str
-    """What the forward pass computes in, in Accelerate's words: "no", "bf16", "fp16"."""
-    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
-    """Rows to a padded batch."""
-    row_nll: RowNLL
-    """Measured by all processes together."""
-    sum_over_processes: Callable[[Tensor], Tensor]
-    stop: Callable[[], None]
-    """End the training after this step."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +125,11 @@ class Objective:
     def has_own_loss(self) -> bool:
         """Whether the loss is another than the mean over the task's tokens."""
         return type(self).loss is not Objective.loss
+
+    @property
+    def chooses_rows(self) -> bool:
+        """Whether it trains on other task rows than those given."""
+        return type(self).task_rows is not Objective.task_rows
 
     def started(self) -> Objective:
         """The objective of one training, with what it learns there."""

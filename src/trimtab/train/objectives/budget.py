@@ -16,7 +16,8 @@ from trimtab.errors import UserError
 from trimtab.measure.losses import PER_TOKEN, Array
 from trimtab.results.result import OUT_OF_REACH
 from trimtab.stats import Estimate, Verdict, verdict
-from trimtab.train.objectives.base import Objective, Roles, Step, TrainingContext
+from trimtab.train.context import TrainingContext
+from trimtab.train.objectives.base import Objective, Roles, Step
 from trimtab.train.objectives.multiplier import Multiplier
 from trimtab.train.objectives.paired_rows import PairedRows, distinct_rows, set_aside
 from trimtab.train.objectives.proximal import project_onto_ball

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from trimtab.config.experiment import Dial
 from trimtab.errors import UserError
+from trimtab.train.context import TrainingContext
 from trimtab.train.objectives.alignment_loss import Target
-from trimtab.train.objectives.base import Objective, Step, TrainingContext
+from trimtab.train.objectives.base import Objective, Step
 from trimtab.train.objectives.endpoints import DenseEndpoints, Endpoints, new_endpoints
 
 
