@@ -224,9 +224,9 @@ def _moved(what: str, change: Estimate | None) -> str:
 
 def _called(option: Option) -> str:
     setting = option.setting
-    knob = setting.method.hyperparameter.replace("_", " ")
+    hyperparameter = setting.method.hyperparameter.replace("_", " ")
     symbol = setting.method.symbol
-    label = f"{knob} {setting.label}" if symbol and len(symbol) == 1 else setting.label
+    label = f"{hyperparameter} {setting.label}" if symbol and len(symbol) == 1 else setting.label
     named = setting.method.short or setting.method.title
     if setting.value is None:
         return named

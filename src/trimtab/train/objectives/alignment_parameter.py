@@ -59,7 +59,7 @@ class AlignmentParameterConstraint(Objective):
     needs_whole_model = False
 
     def __post_init__(self) -> None:
-        if sum(knob is not None for knob in (self.penalty, self.radius, self.budget)) != 1:
+        if sum(one is not None for one in (self.penalty, self.radius, self.budget)) != 1:
             raise UserError(
                 "an alignment parameter constraint takes a penalty, a radius or a budget: one."
             )
