@@ -53,16 +53,16 @@ MUTATIONS = (
     ),
     Mutation(
         "a second batch repeats the safety rows of the first",
-        "train/trainer.py",
-        "own = numbers[self.accelerator.process_index :: processes]",
-        "own = [first] * len(batches)",
+        "train/role_batches.py",
+        "safety = [self.safety.batch(number) for number in numbers]",
+        "safety = [self.safety.batch(first) for number in numbers]",
         "tests/train/test_objectives_by_batches.py -k 'accumulation and loss-penalty'",
     ),
     Mutation(
         "the router's loss is left out",
         "train/trainer.py",
-        "return loss / self.current_gradient_accumulation_steps",
-        "return 0.0 * loss",
+        "self.router_aux_loss_coef / batches if self.aux_loss_enabled else None,",
+        "0.0 if self.aux_loss_enabled else None,",
         "tests/train/test_mixture_of_experts.py",
     ),
     Mutation(

@@ -100,7 +100,7 @@ def test_a_training_that_breaks_off_leaves_no_mark(
     error: type[BaseException],
 ) -> None:
     class BreaksOff(TrainerCallback):
-        def __init__(self, watcher: object) -> None:
+        def __init__(self, *given: object) -> None:
             pass
 
         def on_step_end(self, *args: Any, **handles: Any) -> None:
