@@ -24,6 +24,7 @@ from trimtab.config.yaml_io import EXPERIMENT_FILE
 from trimtab.data.splits import Roles
 from trimtab.errors import UserError, reason_of
 from trimtab.models import quiet_libraries
+from trimtab.results.metrics import Metrics
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.under_way import read_under_way
 from trimtab.runner.runner import ALIGNED_FOLDER, Made, Runner, TrainingWatcher
@@ -210,7 +211,7 @@ class RemoteRunners:
         under_way = read_under_way(self.folder)
         if set(under_way) != self._shown:
             self._shown = set(under_way)
-            several = f"{len(under_way)} trainings under way"
+            several = f"{len(under_way)} at a time"
             name = several if len(under_way) > 1 else "".join(under_way)
             self.watcher.training(name, sum(one.of for one in under_way.values()))
         self.watcher.stepped(sum(one.steps for one in under_way.values()), None)
@@ -262,7 +263,11 @@ class _Warnings:
 
     def training(self, name: str, steps: int) -> None: ...
 
+    def doing(self, what: str, steps: int | None = None) -> None: ...
+
     def stepped(self, steps: int, loss: float | None) -> None: ...
+
+    def logged(self, metrics: Metrics) -> None: ...
 
 
 def _start_measured(
