@@ -95,12 +95,11 @@ def lines(folder: Path) -> list[Metrics]:
     [
         (Block("alignment-loss", (0.0,)), {}),
         (Block("alignment-loss", (1.0,)), DROPPED),
-        (Block("alignment-loss", budgets=(0.05,)), {}),
         (Block("alignment-parameter", budgets=(0.001,)), DROPPED | {"length_bucketing": False}),
         (Block("dial", values=(0.5,)), {}),
         (Block("dial", values=(0.5,)), {"lora_rank": 2}),
     ],
-    ids=["plain", "lora-dropout", "loss-budget", "radius-budget-lora", "dial", "dial-lora"],
+    ids=["plain", "lora-dropout", "radius-budget-lora", "dial", "dial-lora"],
 )
 def test_looking_changes_no_weight(
     block: Block,
@@ -199,16 +198,15 @@ def test_a_resumed_training_has_each_step_once(experiment: Experiment, tmp_path:
     again = Watcher()
     sweep(one, tmp_path / "stopped", again)
     assert again.steps[0] == 4
-    sweep(one, tmp_path / "whole", Watcher())
-    resumed, whole = lines(tmp_path / "stopped"), lines(tmp_path / "whole")
+    resumed = lines(tmp_path / "stopped")
+    sweep(one, tmp_path / "stopped", Watcher(), restart=True)
+    whole = lines(tmp_path / "stopped")
     assert [replace(found, seconds=0) for found in resumed] == [
         replace(found, seconds=0) for found in whole
     ]
     assert resumed[:3] == before[:3]
     assert all(b.seconds > a.seconds for a, b in pairwise(resumed))
-    sweep(one, tmp_path / "stopped", Watcher(), restart=True)
-    aside = tmp_path / "stopped" / "before-restart-1" / "metrics"
-    assert len(list(aside.iterdir())) == 1
+    assert lines(tmp_path / "stopped" / "before-restart-1") == resumed
 
 
 def test_a_budget_at_risk_is_told_once_and_only_then(
@@ -239,14 +237,14 @@ def test_trackers_get_what_is_written(
 
     class Tracker(TrainerCallback):  # stands where those of report_to do, before all others
         def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
-            seen[state.global_step] = dict(logs)
+            seen.setdefault(state.global_step, dict(logs))
 
     class Tracked(SafetyAwareSFTTrainer):
         def __init__(self, *given: Any, callbacks: Any, **settings: Any) -> None:
             super().__init__(*given, callbacks=[Tracker(), *callbacks], **settings)
 
     monkeypatch.setattr(trimtab.runner.runner, "SafetyAwareSFTTrainer", Tracked)
-    sweep(experiment, tmp_path, Watcher())
+    runner_of(experiment, tmp_path).made(plan_of(experiment).runs[0])
     found = lines(tmp_path)
     assert [one.step for one in found] == [2, 4]
     for one in found:
