@@ -290,8 +290,8 @@ class Measuring:
     """Bootstrap resamples of the held-out rows behind a 95 % interval."""
     every: CountOrNone | None = None
     """While training, measure the change of every loss after so many steps, and so on; 0 never
-    does. When not given: after a quarter, half and three quarters of a run, on so few rows that
-    they cost 5 % of it at most, and never in a run so short that this would be under 10 rows."""
+    does. When not given: after a quarter, half and three quarters of a run, on so few rows
+    that they cost 5 % of it at most, and never in a run too short for that."""
     live_rows: Annotated[int, Range(at_least=10, at_most=1_000_000)] = 32
     """Held-out rows of each role, the same each time, to measure on while training; a role that
     has fewer than 10 is left out."""

@@ -170,7 +170,10 @@ class RemoteRunners:
         begun = {self._begun(_made, run): run for run in runs}
         for task in self._finished(begun.keys()):
             try:
-                yield begun[task], _result(task)
+                points, warnings = _result(task)
+                for warning in warnings:
+                    self.watcher.warned(warning)
+                yield begun[task], points
             except _LostError as lost:
                 yield begun[task], str(lost)
 
@@ -283,9 +286,11 @@ def _landscape_measured(work: list[Any], needed: list[Path]) -> dict[str, LocalG
     return _opened(*work)[0].measured_landscape()
 
 
-def _made(work: list[Any], needed: list[Path], run: Run) -> list[Point] | str:
+def _made(work: list[Any], needed: list[Path], run: Run) -> tuple[list[Point] | str, list[str]]:
     _require_seen(needed)
-    return _opened(*work)[0].tried(run)
+    runner, warnings = _opened(*work)
+    before = len(warnings.kept)
+    return runner.tried(run), warnings.kept[before:]
 
 
 def _require_seen(needed: list[Path]) -> None:

@@ -113,7 +113,7 @@ class LiveMeasurement(TrainerCallback):
             f"safety loss on {len(self.rows['safety'])} held-out rows is {change.value:+.3f} "
             f"[{change.low:+.3f}, {change.high:+.3f}] nats per token over the start, and "
             f"{allowed:.3f} is allowed there. Should it stay so, the end brings the model back at "
-            "the cost of the task: then lower the learning rate, or give more."
+            "the cost of the task: then lower the learning rate, or raise the budget."
         )
         self._has_warned = True
 
@@ -134,9 +134,11 @@ def steps_and_rows(
         return frozenset(), 0
     if measuring.every is not None:
         return frozenset(range(measuring.every, steps + 1, measuring.every)), most
-    looks = (len(_QUARTERS) + 1) * roles
-    affordable = int(_MOST_OF_THE_COST * steps * rows_per_step / (_PASS_FORWARD * looks))
-    if affordable < FEWEST_ROWS:
+    passes = (len(_QUARTERS) + 1) * roles
+    # What a pass may be as a multiple of a step's batch; a smaller one takes hardly less time.
+    batches = _MOST_OF_THE_COST * steps / (_PASS_FORWARD * passes)
+    affordable = int(batches * rows_per_step)
+    if batches < 1 or affordable < FEWEST_ROWS:
         return frozenset(), 0
     return frozenset(round(share * steps) for share in _QUARTERS), min(most, affordable)
 
