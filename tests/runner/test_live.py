@@ -327,6 +327,9 @@ def test_the_terminal_names_the_phase_and_shows_what_has_changed() -> None:
         assert shown.fields["told"].replace("\\", "") == (
             "loss 1.234, task −0.140 [−0.180, −0.100]"
         )
+        with (plain := Console(width=200)).capture() as drawn:
+            plain.print(watcher.progress.make_tasks_table(watcher.progress.tasks))
+        assert "loss 1.234, task −0.140 [−0.180, −0.100]" in drawn.get()
         watcher.logged(Metrics(21, 40, 1.1, loss=1.0))
         assert "loss 1.000, task −0.140" in watcher.progress.tasks[-1].fields["told"]
         watcher.doing("measuring one")
