@@ -59,6 +59,7 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 	$(BIN)/python benchmarks/budget.py
 	$(BIN)/python benchmarks/overlap_search.py
 	$(BIN)/python benchmarks/curvature.py
+	$(BIN)/python benchmarks/live.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/coverage.py

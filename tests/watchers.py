@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trimtab.config.grid import Plan
+from trimtab.results.metrics import Metrics
 from trimtab.results.result import Point
 from trimtab.results.store import Failure
 
@@ -13,12 +14,15 @@ class Watcher:
     def __init__(self) -> None:
         self.trainings: list[str] = []
         self.steps: list[int] = []
+        self.metrics: list[Metrics] = []
+        self.warnings: list[str] = []
         self.points: list[Point] = []
         self.failures: list[Failure] = []
 
     def planned(self, plan: Plan, left: Plan) -> None: ...
 
-    def warned(self, warning: str) -> None: ...
+    def warned(self, warning: str) -> None:
+        self.warnings.append(warning)
 
     def doing(self, what: str, steps: int | None = None) -> None: ...
 
@@ -29,6 +33,9 @@ class Watcher:
 
     def stepped(self, steps: int, loss: float | None) -> None:
         self.steps.append(steps)
+
+    def logged(self, metrics: Metrics) -> None:
+        self.metrics.append(metrics)
 
     def measured(self, points: list[Point]) -> None:
         self.points += points

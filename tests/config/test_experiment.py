@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from trimtab.config.data_source import DataSource
-from trimtab.config.experiment import Block, Experiment
+from trimtab.config.experiment import Block, Experiment, Measuring
 from trimtab.config.grid import plan_of
 from trimtab.config.methods import CASE_1, CASE_2_RADIUS
 from trimtab.config.yaml_io import (
@@ -123,6 +123,10 @@ def test_settings_of_trl_and_peft_survive_the_file() -> None:
 def test_differences_are_of_what_is_trained() -> None:
     recorded = to_yaml(EXPERIMENT)
     assert differences(recorded, replace(EXPERIMENT, data_root="/else", keep_models=True)) == []
+    watched = Measuring(every=5, live_rows=64)
+    assert differences(recorded, replace(EXPERIMENT, measure=watched)) == []
+    resampled = replace(EXPERIMENT, measure=Measuring(resamples=50))
+    assert differences(recorded, resampled) == ["-  resamples: 2000", "+  resamples: 50"]
     changed = replace(EXPERIMENT, seeds=(0, 2))
     assert differences(recorded, changed) == ["-- 1", "+- 2"]
 

@@ -130,7 +130,7 @@ def test_workers_make_what_one_process_makes(
     assert (folder / failures).read_bytes() == (serial / failures).read_bytes()
     assert len(watcher.failures) == 1
     assert not (folder / "unfinished").exists()
-    for kind in ("row-losses", "models"):
+    for kind in ("row-losses", "models", "metrics"):
         names = sorted(str(path.relative_to(serial)) for path in (serial / kind).rglob("*"))
         assert names == sorted(str(path.relative_to(folder)) for path in (folder / kind).rglob("*"))
     for path in (serial / "row-losses").glob("*.npz"):

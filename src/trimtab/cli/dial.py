@@ -31,7 +31,7 @@ from trimtab.cli.options import (
 from trimtab.cli.report import report
 from trimtab.cli.settings import Options, settings_as_options
 from trimtab.config.data_source import Lengths
-from trimtab.config.experiment import Dial, Training
+from trimtab.config.experiment import Dial, Measuring, Training
 from trimtab.config.loading import Loading
 from trimtab.config.ranges import CountOrNone, Finite, From0To1, Range, Seed
 
@@ -77,6 +77,9 @@ def train(
     ] = _TWICE_A_RUN,
     load: Loading = Loading(),  # noqa: B008
     lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
+    measuring: Annotated[
+        Measuring, Options(prefix="measure_", without=("landscape_rows",))
+    ] = Measuring(),  # noqa: B008
     held_out_rows: HeldOutRows = None,
     seed: Annotated[Seed, typer.Option(help="Order of rows and settings; new adapters.")] = 0,
     harmful: Harmful = None,
@@ -100,6 +103,7 @@ def train(
         grid=(),
         seeds=(seed,),
         lengths=lengths,
+        measure=measuring,
         answers=answers_of(harmful, benign, judge),
     )
     if dry_run:

@@ -11,8 +11,8 @@ import typer
 
 from trimtab.cli.settings import help_of
 from trimtab.config.data_source import DataSource
-from trimtab.config.experiment import Answers, Experiment
-from trimtab.config.ranges import Count
+from trimtab.config.experiment import Answers, Experiment, Measuring
+from trimtab.config.ranges import Count, CountOrNone
 from trimtab.errors import UserError
 
 Out = Annotated[Path, typer.Option("--out", help="The folder to write to.")]
@@ -43,6 +43,7 @@ OriginalWhere = Annotated[
     typer.Option(help="Keep original rows with this value; repeatable.", metavar="COLUMN=VALUE"),
 ]
 HeldOutRows = Annotated[Count | None, typer.Option(help=help_of(DataSource, "held_out_rows"))]
+MeasureEvery = Annotated[CountOrNone | None, typer.Option(help=help_of(Measuring, "every"))]
 DataRoot = Annotated[
     Path | None, typer.Option(help="Where relative paths of data start, if not as it says.")
 ]

@@ -20,13 +20,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from trimtab.analysis.labels import budget_in_words
+from trimtab.analysis.labels import budget_in_words, change_in_words
 from trimtab.config.grid import Plan
 from trimtab.config.methods import DIAL, OWN, PLAIN
 from trimtab.config.run_spec import RunSpec
 from trimtab.errors import printable
 from trimtab.report import Finding
 from trimtab.report import tables as report_tables
+from trimtab.results.metrics import Metrics, Role
 from trimtab.results.result import Point
 from trimtab.results.store import Failure
 from trimtab.results.under_way import UnderWay
@@ -75,10 +76,11 @@ class TerminalWatcher(Watcher):
     """The models and the steps of a sweep; elsewhere one line for each measured model."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__(console, TimeRemainingColumn())
-        self._models: TaskID = self.progress.add_task("models", total=None)
-        self._steps: TaskID = self.progress.add_task("loading", total=None)
+        super().__init__(console, TimeRemainingColumn(), TextColumn("[dim]{task.fields[told]}"))
+        self._models: TaskID = self.progress.add_task("models", total=None, told="")
+        self._steps: TaskID = self.progress.add_task("loading", total=None, told="")
         self._done = self._all = 0
+        self._changes = ""
 
     def planned(self, plan: Plan, left: Plan) -> None:
         self._all = len(plan.runs)
@@ -89,10 +91,29 @@ class TerminalWatcher(Watcher):
             self.console.print(f"Going on: {made} of {len(plan.specs)} points are there already.")
 
     def training(self, name: str, steps: int) -> None:
-        self.progress.reset(self._steps, total=steps, description=plain(name))
+        self.doing(f"training {name}", steps)
+
+    def doing(self, what: str, steps: int | None = None) -> None:
+        self.progress.remove_task(self._steps)  # as a reset one keeps its number of steps
+        self._steps = self.progress.add_task(plain(what), total=steps, told="")
+        self._changes = ""
 
     def stepped(self, steps: int, loss: float | None) -> None:
         self.progress.update(self._steps, completed=steps)
+
+    def logged(self, metrics: Metrics) -> None:
+        found = changes_so_far(metrics)
+        if found and self._all <= 1:  # of many models, what each became says enough
+            self.console.print(
+                f"[dim]step {metrics.step}/{metrics.of}[/] {plain(found)} [dim]nats per token over "
+                "the start[/]",
+                highlight=False,
+                soft_wrap=True,
+            )
+        self._changes = found or self._changes
+        loss = None if metrics.loss is None else f"loss {metrics.loss:.3f}"
+        told = ", ".join(filter(None, (loss, self._changes)))
+        self.progress.update(self._steps, told=plain(told))
 
     def measured(self, points: list[Point]) -> None:
         self._advance()
@@ -133,6 +154,20 @@ def describe(spec: RunSpec) -> str:
     data = f"{spec.proxy} → {spec.task}" if spec.method.reads_safety else f"→ {spec.task}"
     method = spec.method.short or spec.method.name
     return f"{method} {spec.label} {data}, seed {spec.seed}"
+
+
+def changes_so_far(metrics: Metrics) -> str:
+    """What a training has changed on held-out rows; empty where nothing was measured.
+
+    >>> changes_so_far(Metrics(5, 10, 0.1, safety_loss_change=0.021, safety_loss_change_low=0.009,
+    ...     safety_loss_change_high=0.033))
+    'safety +0.021 [+0.009, +0.033]'
+    """
+    roles: tuple[Role, ...] = ("safety", "original", "task")
+    changes = {role: metrics.change(role) for role in roles}
+    return ", ".join(
+        f"{role} {change_in_words(change)}" for role, change in changes.items() if change
+    )
 
 
 def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:

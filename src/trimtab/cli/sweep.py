@@ -16,6 +16,7 @@ from trimtab.cli.options import (
     DryRun,
     Harmful,
     JudgeNames,
+    MeasureEvery,
     Out,
     Restart,
     Retry,
@@ -37,6 +38,7 @@ def sweep(
     ],
     out: Out,
     data_root: DataRoot = None,
+    measure_every: MeasureEvery = None,
     harmful: Harmful = None,
     benign: Benign = None,
     judge: JudgeNames = None,
@@ -66,6 +68,8 @@ def sweep(
     read = read_experiment(experiment)
     if data_root is not None:
         read = replace(read, data_root=str(data_root.resolve()))
+    if measure_every is not None:
+        read = replace(read, measure=replace(read.measure, every=measure_every))
     if asked := answers_of(harmful, benign, judge):
         read = replace(read, answers=asked)
     if dry_run:

@@ -28,7 +28,7 @@ from trimtab.cli.options import (
 from trimtab.cli.settings import Options, settings_as_options
 from trimtab.cli.sweep import end_with_failures, print_plan, sweep_and_report
 from trimtab.config.data_source import Lengths
-from trimtab.config.experiment import Block, Training
+from trimtab.config.experiment import Block, Measuring, Training
 from trimtab.config.loading import Loading
 from trimtab.config.ranges import FiniteOrInfinity, From0, Radius, Seed
 
@@ -60,6 +60,7 @@ def train(
     training: Training = Training(),  # noqa: B008  # frozen
     load: Loading = Loading(),  # noqa: B008
     lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
+    measuring: Annotated[Measuring, Options(prefix="measure_")] = Measuring(),  # noqa: B008
     held_out_rows: HeldOutRows = None,
     seed: Annotated[Seed, typer.Option(help="Order of rows; a new adapter's weights.")] = 0,
     harmful: Harmful = None,
@@ -89,6 +90,7 @@ def train(
         grid=(block,),
         seeds=(seed,),
         lengths=lengths,
+        measure=measuring,
         answers=answers_of(harmful, benign, judge),
         keep_models=True,
     )

@@ -288,6 +288,13 @@ class Measuring:
     """Tokens in one forward pass, padding included: what bounds the memory of measuring."""
     resamples: Annotated[int, Range(at_least=20, at_most=1_000_000)] = 2000
     """Bootstrap resamples of the held-out rows behind a 95 % interval."""
+    every: CountOrNone | None = None
+    """While training, measure the change of every loss after so many steps, and so on; 0 never
+    does. When not given: after a quarter, half and three quarters of a run, on so few rows
+    that they cost 5 % of it at most, and never in a run too short for that."""
+    live_rows: Annotated[int, Range(at_least=10, at_most=1_000_000)] = 32
+    """Held-out rows of each role, the same each time, to measure on while training; a role that
+    has fewer than 10 is left out."""
     landscape_rows: CountOrNone = 0
     """Training rows of each data set on which to measure slope and curvature at the aligned model,
     for Theorems 3 and 4; about 100 passes over them. At 0 nothing is, and those are left out."""

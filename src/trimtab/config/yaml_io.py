@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from trimtab.config.experiment import SMOLLM2, Experiment
+from trimtab.config.experiment import SMOLLM2, Experiment, Measuring
 from trimtab.errors import UserError, reason_of
 
 EXPERIMENT_FILE = "experiment.yaml"
@@ -140,16 +140,19 @@ def to_yaml(experiment: Experiment) -> str:
 def differences(before: str, after: Experiment) -> list[str]:
     """The lines by which an experiment as recorded differs from one to be run; none when equal.
 
-    Where the data lies and whether models are kept may change; what is trained may not.
+    Where the data lies, whether models are kept and how they are watched in training may change;
+    what is trained may not.
     """
+
+    def told(one: Experiment) -> list[str]:
+        unwatched = replace(one.measure, every=Measuring.every, live_rows=Measuring.live_rows)
+        same = replace(one, data_root=".", keep_models=None, measure=unwatched)
+        return to_yaml(same).splitlines()
+
     recorded = parse_experiment(before, EXPERIMENT_FILE)
-    old, new = (
-        to_yaml(replace(one, data_root=".", keep_models=None)).splitlines()
-        for one in (recorded, after)
-    )
     return [
         line
-        for line in unified_diff(old, new, lineterm="", n=0)
+        for line in unified_diff(told(recorded), told(after), lineterm="", n=0)
         if line[:1] in "+-" and line[:3] not in ("+++", "---")
     ]
 

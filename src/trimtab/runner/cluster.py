@@ -24,6 +24,7 @@ from trimtab.config.yaml_io import EXPERIMENT_FILE
 from trimtab.data.splits import Roles
 from trimtab.errors import UserError, reason_of
 from trimtab.models import quiet_libraries
+from trimtab.results.metrics import Metrics
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.under_way import read_under_way
 from trimtab.runner.runner import ALIGNED_FOLDER, Made, Runner, TrainingWatcher
@@ -169,7 +170,10 @@ class RemoteRunners:
         begun = {self._begun(_made, run): run for run in runs}
         for task in self._finished(begun.keys()):
             try:
-                yield begun[task], _result(task)
+                points, warnings = _result(task)
+                for warning in warnings:
+                    self.watcher.warned(warning)
+                yield begun[task], points
             except _LostError as lost:
                 yield begun[task], str(lost)
 
@@ -210,7 +214,7 @@ class RemoteRunners:
         under_way = read_under_way(self.folder)
         if set(under_way) != self._shown:
             self._shown = set(under_way)
-            several = f"{len(under_way)} trainings under way"
+            several = f"{len(under_way)} at a time"
             name = several if len(under_way) > 1 else "".join(under_way)
             self.watcher.training(name, sum(one.of for one in under_way.values()))
         self.watcher.stepped(sum(one.steps for one in under_way.values()), None)
@@ -262,7 +266,11 @@ class _Warnings:
 
     def training(self, name: str, steps: int) -> None: ...
 
+    def doing(self, what: str, steps: int | None = None) -> None: ...
+
     def stepped(self, steps: int, loss: float | None) -> None: ...
+
+    def logged(self, metrics: Metrics) -> None: ...
 
 
 def _start_measured(
@@ -278,9 +286,11 @@ def _landscape_measured(work: list[Any], needed: list[Path]) -> dict[str, LocalG
     return _opened(*work)[0].measured_landscape()
 
 
-def _made(work: list[Any], needed: list[Path], run: Run) -> list[Point] | str:
+def _made(work: list[Any], needed: list[Path], run: Run) -> tuple[list[Point] | str, list[str]]:
     _require_seen(needed)
-    return _opened(*work)[0].tried(run)
+    runner, warnings = _opened(*work)
+    before = len(warnings.kept)
+    return runner.tried(run), warnings.kept[before:]
 
 
 def _require_seen(needed: list[Path]) -> None:

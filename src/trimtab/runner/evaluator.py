@@ -94,6 +94,8 @@ class Trained:
 class Evaluator:
     """Measures models against the aligned model θ_s, on the held-out rows of one experiment.
 
+    `doing` hears what takes time.
+
     Raises:
         UserError: the prompts to answer cannot be read, or there is no such judge.
     """
@@ -105,12 +107,14 @@ class Evaluator:
         aligned: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         folder: Path,
+        doing: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.experiment = experiment
         self.rows = rows
         self.aligned = aligned
         self.tokenizer = tokenizer
         self.row_losses = RowLosses(folder)
+        self.doing = doing
         self.answering = (
             Answering(experiment, experiment.answers, aligned, tokenizer, folder)
             if experiment.answers
@@ -128,12 +132,15 @@ class Evaluator:
         if not specs:
             return []
         model = trained.model
+        self.doing(f"measuring {name}")
         far = 0.0 if model is self.aligned else distance(model, self.aligned)
         original = self._loss(model, self.rows.original) if self.rows.original else None
         tasks = {spec.task: self._loss(model, self.rows.task[spec.task]) for spec in specs}
         proxies: dict[str | None, Loss] = {
             spec.proxy: self._loss(model, self.rows.safety[str(spec.proxy)]) for spec in specs
         }
+        if self.answering:
+            self.doing(f"answering: {name}")
         judged = self.answering.judged(name, model) if self.answering else Judged()
         measured = {
             "original": original,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -24,15 +25,18 @@ from trimtab.config.grid import Run
 from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.errors import UserError
+from trimtab.measure.losses import HeldOutRows
 from trimtab.measure.shared_weights import sharing_all
 from trimtab.models import is_quantised, limits_of, load_model, name_base_portably, to_device
 from trimtab.results.checksums import write_checksums
 from trimtab.results.files import full_disk_told, written_whole
+from trimtab.results.metrics import Metrics, MetricsFile, Role
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.under_way import UNFINISHED_FOLDER, Tracker
 from trimtab.runner.evaluator import EncodedRoles, Evaluator, Trained
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.checkpoints import newest_whole_checkpoint
+from trimtab.train.live import LiveMeasurement
 from trimtab.train.methods import made_from
 from trimtab.train.objectives.base import Objective, held_bytes
 from trimtab.train.objectives.budget import Budget, ImpossibleBudgetError
@@ -63,13 +67,19 @@ class TrainingWatcher(Protocol):
     """Someone who looks on while a model is trained."""
 
     def warned(self, warning: str) -> None:
-        """The data holds something the user should know."""
+        """The data holds something the user should know, or a training does."""
+
+    def doing(self, what: str, steps: int | None = None) -> None:
+        """What takes time next, where it is not a training, and in how many steps."""
 
     def training(self, name: str, steps: int) -> None:
         """A training of `steps` optimizer steps begins."""
 
     def stepped(self, steps: int, loss: float | None) -> None:
         """`steps` are done; `loss` is the objective, in nats per token, where it was logged."""
+
+    def logged(self, metrics: Metrics) -> None:
+        """A line of the training's metrics was written."""
 
 
 class Runner:
@@ -91,7 +101,9 @@ class Runner:
             roles, self.tokenizer, experiment.lengths, limits_of(self.aligned), watcher.warned
         )
         self._align()
-        self.evaluator = Evaluator(experiment, self.rows, self.aligned, self.tokenizer, folder)
+        self.evaluator = Evaluator(
+            experiment, self.rows, self.aligned, self.tokenizer, folder, watcher.doing
+        )
 
     def measured_start(self, specs: tuple[RunSpec, ...]) -> list[Point]:
         """The starting model's own points."""
@@ -100,7 +112,7 @@ class Runner:
     def measured_landscape(self) -> dict[str, LocalGeometry]:
         """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
         kind = "slopes and curvatures at the aligned model"
-        self.watcher.training(kind, len(self.evaluator.in_landscape))
+        self.watcher.doing(kind, len(self.evaluator.in_landscape))
         return self.evaluator.landscape(lambda done: self.watcher.stepped(done, None))
 
     def all_made(self, runs: Iterable[Run]) -> Iterator[Made]:
@@ -133,6 +145,7 @@ class Runner:
             run.training.seed,
             run.training.proxy,
             objective_of(run.training, self.experiment.train.safety_target),
+            self._held_out(run.training.task, run.specs[0].proxy),
         )
         if self.experiment.keeps_models:
             self._save(trained.model, self.folder / MODELS_FOLDER / run.name)
@@ -143,6 +156,15 @@ class Runner:
         for spec in edited:
             points += self._edited(spec, trained)
         return points
+
+    def _held_out(self, task: str, proxy: str | None) -> dict[Role, HeldOutRows]:
+        """What a training is measured on while it goes on."""
+        found: dict[Role, HeldOutRows] = {"task": self.rows.task[task].held_out}
+        if proxy is not None:
+            found["safety"] = self.rows.safety[proxy].held_out
+        if self.rows.original is not None:
+            found["original"] = self.rows.original.held_out
+        return found
 
     def _unfinished(self, name: str) -> Path:
         return self.folder / UNFINISHED_FOLDER / name
@@ -205,6 +227,7 @@ class Runner:
             spec.seed,
             spec.proxy,
             DialObjective(dial, training.safety_target),
+            self._held_out(spec.task, spec.proxy),
         )
         assert isinstance(trained.objective, DialObjective)
         endpoints = trained.objective.endpoints
@@ -272,6 +295,7 @@ class Runner:
         seed: int,
         proxy: str | None = None,
         objective: Objective | None = None,
+        held_out: Mapping[Role, HeldOutRows] = MappingProxyType({}),
     ) -> Trained:
         unfinished = self._unfinished(name)
         training = _counted(training, rows)
@@ -279,7 +303,7 @@ class Runner:
         args.safety_repeats = proxy is not None and self.experiment.safety[proxy].repeats
         rows_by_role(args, training, objective)
         started = perf_counter()
-        progress = _Progress(self.watcher, unfinished)
+        progress = _Progress(self.watcher, unfinished, MetricsFile(self.folder, name))
         trainer = SafetyAwareSFTTrainer(
             model,
             args=args,
@@ -291,6 +315,11 @@ class Runner:
             callbacks=[progress],
         )
         trainer.remove_callback(PrinterCallback)
+
+        def warned(warning: str) -> None:
+            self.watcher.warned(f"{name}: {warning}")
+
+        trainer.add_callback(LiveMeasurement(trainer, held_out, self.experiment.measure, warned))
         self.watcher.training(name, trainer.args.max_steps)
         checkpoint = newest_whole_checkpoint(unfinished)
         with full_disk_told(unfinished):
@@ -344,17 +373,27 @@ class TrainedDial:
 
 
 class _Progress(TrainerCallback):
-    def __init__(self, watcher: TrainingWatcher, folder: Path) -> None:
+    def __init__(self, watcher: TrainingWatcher, folder: Path, metrics: MetricsFile) -> None:
         self.watcher = watcher
         self.folder = folder
+        self.metrics = metrics
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
         self.tracker = Tracker(self.folder, state.max_steps)
         self.tracker.at(state.global_step)
+        self.begun = perf_counter() - self.metrics.begin(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
         self.tracker.at(state.global_step)
         self.watcher.stepped(state.global_step, None)
+        control.should_log = control.should_log or state.global_step == state.max_steps
 
     def on_log(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
-        self.watcher.stepped(state.global_step, state.log_history[-1].get("loss"))
+        logged = state.log_history[-1]
+        self.watcher.stepped(state.global_step, logged.get("loss"))
+        if "loss" not in logged:  # the summary at the end
+            return
+        seconds = perf_counter() - self.begun
+        metrics = Metrics.of_log(state.global_step, state.max_steps, seconds, logged)
+        self.metrics.add(metrics)
+        self.watcher.logged(metrics)

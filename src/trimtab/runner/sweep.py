@@ -27,6 +27,7 @@ from trimtab.results.checksums import sha256_of
 from trimtab.results.files import only_writer, write_atomically
 from trimtab.results.generations import GENERATIONS_FOLDER
 from trimtab.results.judgements import JUDGEMENTS_FOLDER
+from trimtab.results.metrics import METRICS_FOLDER
 from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.samples import SAMPLES_FILE
@@ -71,6 +72,7 @@ _RESULTS = (
     DIAL_FOLDER,
     UNFINISHED_FOLDER,
     ROW_LOSSES_FOLDER,
+    METRICS_FOLDER,
     GENERATIONS_FOLDER,
     JUDGEMENTS_FOLDER,
 )

@@ -185,6 +185,10 @@ class Objective:
     def after_optimizer_step(self, context: TrainingContext) -> None:
         """Change the weights, or end the training; `context.step` counts this step."""
 
+    def allowance(self, context: TrainingContext) -> float | None:
+        """What L_ŝ may have risen by as yet, nats per token; None where nothing limits it."""
+        return None
+
     def end(self, context: TrainingContext) -> None:
         """Change the trained model, after the last step."""
 

@@ -201,9 +201,12 @@ class Budget(Objective):
         change = self._safety_loss - float(nll / tokens)
         self.running.observe(change)
         gain = gain_at((context.step - 0.5) / context.steps, context.steps)
-        allowed = self.budget + max(self.budget, 0.0) * context.pace
+        allowed = self.allowance(context)
         unit = math.hypot(self.budget, math.sqrt(self.running.variance))
         self._move((change - allowed) / unit if unit > 0 else 0.0, gain, context)
+
+    def allowance(self, context: TrainingContext) -> float:
+        return self.budget + max(self.budget, 0.0) * context.pace
 
     def end(self, context: TrainingContext) -> None:
         validation, displacement = self._validation, context.displacement
