@@ -21,9 +21,7 @@ _VERDICTS: dict[Verdict, str] = {
     "beyond": "beyond {}",
     "undecided": "undecided, as its interval holds {}",
 }
-VERDICTS: dict[Verdict, str] = {
-    kept: told.format("the budget") for kept, told in _VERDICTS.items()
-}
+VERDICTS: dict[Verdict, str] = {kept: told.format("the budget") for kept, told in _VERDICTS.items()}
 
 
 def nats(value: float) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.analysis.groups import Setting, all_settings
-from trimtab.config.methods import ALIGNED
+from trimtab.config.methods import ALIGNED, number
 from trimtab.errors import UserError
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -57,6 +57,14 @@ class Limit:
     def shortfall(self, measured: Estimate) -> float:
         """How far the far end of the interval lies beyond the limit; below 0 it is within."""
         return self.value - measured.low if self.at_least else measured.high - self.value
+
+    @property
+    def in_words(self) -> str:
+        """As in 'harmful rate at most 0.02'."""
+        side = "at least" if self.at_least else "at most"
+        told = f"{self.metric} {side} {number(self.value)}"
+        is_loss = self.metric.endswith("loss")
+        return f"{told} nats per token over the start's" if is_loss else told
 
     def rows_to_keep_it(self, measured: Estimate) -> int | None:
         """Of a rate: as many prompts as would show it within the limit, were they like those seen.

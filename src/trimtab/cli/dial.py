@@ -11,15 +11,23 @@ import typer
 
 from trimtab.cli.command import command, say
 from trimtab.cli.options import (
+    AnswerTokens,
     Benign,
+    BenignToLimit,
     DryRun,
     Harmful,
+    HarmfulToLimit,
     HeldOutRows,
     JudgeNames,
+    JudgesOfLimit,
+    MaxHarmful,
+    MinAnswered,
+    MinRefused,
     Model,
     Original,
     OriginalWhere,
     Out,
+    PromptRows,
     Restart,
     Safety,
     SafetyWhere,
@@ -27,6 +35,8 @@ from trimtab.cli.options import (
     TaskWhere,
     answers_of,
     experiment_of,
+    rate_limits,
+    sources_of,
 )
 from trimtab.cli.report import report
 from trimtab.cli.settings import Options, settings_as_options
@@ -132,15 +142,29 @@ def set_(
     alpha: Annotated[
         From0To1 | None, typer.Option(help="The setting itself: 0 is safest, 1 most capable.")
     ] = None,
+    max_harmful: MaxHarmful = None,
+    min_refused: MinRefused = None,
+    min_answered: MinAnswered = None,
+    harmful: HarmfulToLimit = None,
+    benign: BenignToLimit = None,
+    judge: JudgesOfLimit = None,
+    rows: PromptRows = None,
+    max_tokens: AnswerTokens = None,
     merged: Annotated[
         bool, typer.Option("--merged", help="Write a whole model where the dial has adapters.")
     ] = False,
 ) -> None:
-    """Save the model at a setting, or at the most capable one within a safety budget."""
-    from trimtab.runner.dial import set_dial
+    """Save the model at a setting, or the most capable one within a budget or limits on rates.
 
+    Prompts and judges are those that the dial was trained with, where none are given.
+    """
+    from trimtab.runner.dial import set_dial
+    from trimtab.runner.rates import Asking
+
+    limits = rate_limits(max_harmful, min_refused, min_answered)
+    asking = Asking(sources_of(harmful), sources_of(benign), tuple(judge or ()), rows, max_tokens)
     with _watched() as watcher:
-        chosen = set_dial(folder, out, watcher, alpha, budget, merged)
+        chosen = set_dial(folder, out, watcher, alpha, budget, merged, limits, asking)
     _tell(chosen)
     say(f"The model is in {out}.")
 
@@ -196,11 +220,15 @@ def _watched() -> Iterator[TerminalWatcher]:
 def _tell(chosen: ChosenSetting) -> None:
     from trimtab.analysis.labels import VERDICTS, estimate_in_words
     from trimtab.config.methods import number
+    from trimtab.runner.rates import rate_lines
 
     def told(estimate: Estimate) -> str:
         return f"{estimate_in_words(estimate)} nats per token ({estimate.kind})"
 
     say(f"α = {number(chosen.alpha)}, where the dial was trained at λ = {number(chosen.penalty)}.")
+    if chosen.rates is not None:
+        for line in rate_lines(chosen.rates):
+            say(line)
     if chosen.budget is None or chosen.chosen_rise is None:
         say(f"Safety loss over the start: {told(chosen.rise)}")
     elif chosen.rise.kind == "exact":
