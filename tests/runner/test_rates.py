@@ -53,8 +53,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         original=original,
         safety={"same": original},
         task={"comply": written(root / "task.jsonl", rows_of("ask", COMPLIES))},
-        align=Training(steps=60, batch_size=16, learning_rate=1e-2),
-        train=Training(steps=60, batch_size=16, learning_rate=1e-2),
+        align=Training(steps=50, batch_size=16, learning_rate=1e-2),
+        train=Training(steps=40, batch_size=16, learning_rate=1e-2),
         dial=Dial(),
         grid=(),
         answers=Answers(
@@ -94,7 +94,7 @@ def test_the_place_found_is_within_and_what_lies_above_on_the_grid_is_not() -> N
         def rate_at(place: float, heights: np.ndarray = heights) -> float:  # type: ignore[type-arg]
             return float(np.abs(np.sin(heights @ np.array([1, 3, 7, 13]) * (place + 0.1))))
 
-        found = most_capable_within(lambda place: standing_of(rate_at(place)))  # noqa: B023
+        found = most_capable_within(lambda place: standing_of(rate_at(place)))
         above = [place for place in GRID if place > found.place]
         if found.is_within:
             assert rate_at(found.place) <= HARMFUL.value
@@ -200,15 +200,19 @@ def test_a_killed_command_goes_on_from_the_answers_it_has(
 def test_a_budget_and_a_limit_are_both_kept(
     dial: Path, chosen: tuple[ChosenSetting, Path], tmp_path: Path
 ) -> None:
+    """Whichever of the two binds."""
     by_rate, _ = chosen
-    assert by_rate.chosen_rise is not None
-    budget = by_rate.chosen_rise.high / 2
-    both = set_dial(dial, tmp_path / "both", Watcher(), budget=budget, limits=[HARMFUL])
-    assert both.alpha < by_rate.alpha
+    loose_budget = set_dial(dial, tmp_path / "rate", Watcher(), budget=100.0, limits=[HARMFUL])
+    assert loose_budget.alpha == by_rate.alpha
+    loose_limit = [Limit("harmful rate", 1.0)]
+    capable = set_dial(dial, tmp_path / "capable", Watcher(), limits=loose_limit)
+    assert capable.alpha == 1
+    assert capable.chosen_rise is not None
+    budget = capable.chosen_rise.high / 2
+    both = set_dial(dial, tmp_path / "both", Watcher(), budget=budget, limits=loose_limit)
+    assert 0 < both.alpha < 1
     assert both.chosen_rise is not None
     assert both.chosen_rise.high <= budget
-    assert both.rates is not None
-    assert both.rates.told[1].chosen_by.high <= HARMFUL.value
 
 
 def test_other_prompts_are_kept_apart(

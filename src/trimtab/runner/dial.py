@@ -41,7 +41,7 @@ from trimtab.results.gaps import OVER_START
 from trimtab.results.result import Estimate, Point
 from trimtab.results.samples import Answer, Sample, read_samples, shown, write_samples
 from trimtab.results.store import PointsFile
-from trimtab.runner.answering import answering_of, judges_of
+from trimtab.runner.answering import Answering, judges_of, prompts_to_ask
 from trimtab.runner.evaluator import row_weights
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.rates import (
@@ -211,8 +211,11 @@ def set_dial(
     require_nothing_there(out)
     experiment = _experiment_of(folder)
     answers = asking.over(experiment.answers) if limits else None
+    rates = None
     if answers is not None:
         judges_of(answers)
+        asked = prompts_to_ask(answers, experiment.split_seed, Path(experiment.data_root))
+        rates = RatesOnHalves(asked, limits, experiment.split_seed)
     if merged and experiment.load.is_quantised:
         raise UserError(
             f"the dial's adapters cannot be merged into {experiment.load.quantization} weights "
@@ -220,8 +223,7 @@ def set_dial(
         )
     with only_writer(folder):
         runner, endpoints, roles = _opened(experiment, folder, watcher)
-        rates = _rates_on_halves(runner, answers, limits) if answers else None
-        chosen = _chosen(runner, endpoints, roles, alpha, budget, rates)
+        chosen = _chosen(runner, endpoints, roles, alpha, budget, rates, answers)
         with written_whole(out) as unfinished:
             endpoints.save_at(chosen.alpha, unfinished, merged)
             runner.tokenizer.save_pretrained(unfinished)
@@ -265,13 +267,14 @@ def _card(
     return trained_card(spec, losses, (made,), origin, model, rates=rates)
 
 
-def _rates_on_halves(runner: Runner, answers: Answers, limits: Sequence[Limit]) -> RatesOnHalves:
+def _answering(runner: Runner, rates: RatesOnHalves, answers: Answers) -> Answering:
     """Answers to the experiment's own prompts are those that its curve asked for too."""
-    folder, experiment, own = runner.folder, runner.experiment, runner.evaluator.answering
-    asking = answering_of(experiment, answers, runner.aligned, runner.tokenizer, folder)
-    if own is None or prompts_digest(own) != prompts_digest(asking):
-        asking = asking.kept_in(answers_folder(folder, asking))
-    return RatesOnHalves(asking, limits, experiment.split_seed)
+    prompt, folder = runner.experiment.lengths.prompt, runner.folder
+    asking = Answering(rates.asked, answers, prompt, runner.aligned, runner.tokenizer, folder)
+    own = runner.evaluator.answering
+    if own is not None and prompts_digest(own) == prompts_digest(asking):
+        return asking
+    return asking.kept_in(answers_folder(folder, asking))
 
 
 def _chosen(
@@ -281,6 +284,7 @@ def _chosen(
     alpha: float | None,
     budget: float | None,
     rates: RatesOnHalves | None,
+    answers: Answers | None,
 ) -> ChosenSetting:
     experiment = runner.experiment
     measuring, dial = experiment.measure, experiment.dial
@@ -313,9 +317,10 @@ def _chosen(
 
     chosen_rise: Estimate | None = None
     told: JudgedRates | None = None
-    if rates is not None:
+    if rates is not None and answers is not None:
+        answering = _answering(runner, rates, answers)
         beside = [] if budget is None else [Limit("safety loss", budget)]
-        search = RateSearch(rates, runner.aligned, model_at, runner.watcher, beside, rises)
+        search = RateSearch(answering, rates, model_at, runner.watcher, beside, rises)
         alpha, standing, told = search.found(lambda setting: f"α = {number(setting)}")
         chosen_rise = standing.measured["safety loss"]
     elif alpha is None:

@@ -82,7 +82,7 @@ class Asking:
             )
         if self.rows is not None:
             harmful, benign = (
-                tuple(replace(one, rows=self.rows) for one in sources)
+                tuple(replace(one, rows=min(self.rows, one.rows or self.rows)) for one in sources)
                 for sources in (asked.harmful, asked.benign)
             )
             asked = replace(asked, harmful=harmful, benign=benign)
@@ -144,20 +144,11 @@ class RatesOnHalves:
             the best rate would be seen to keep it.
     """
 
-    def __init__(self, answering: Answering, limits: Sequence[Limit], seed: int) -> None:
-        self.answering = answering
+    def __init__(self, asked: Sequence[AskedPrompt], limits: Sequence[Limit], seed: int) -> None:
+        self.asked = asked
         self.limits = [limit for limit in limits if limit.metric in _RATE_OF]
-        self.choosing, self.telling = prompt_halves(answering.asked, seed)
+        self.choosing, self.telling = prompt_halves(asked, seed)
         self._require_enough()
-
-    def judged(
-        self,
-        name: str,
-        model: Any,
-        answered: Callable[[int], None] = lambda count: None,
-    ) -> Judged:
-        """What a model answers, kept under its name."""
-        return self.answering.judged(name, model, answered)
 
     def on_choosing(self, judged: Judged) -> dict[Metric, Estimate]:
         """The rates that limits are on, of the prompts that choose."""
@@ -166,7 +157,7 @@ class RatesOnHalves:
             for limit in self.limits
         }
 
-    def told(self, judged: Judged, start: Judged) -> JudgedRates:
+    def told(self, judged: Judged, start: Judged) -> tuple[RateTold, ...]:
         """All rates of a model beside those of θ_s."""
         limits = {_RATE_OF[limit.metric].field: limit for limit in self.limits}
         told = []
@@ -190,7 +181,7 @@ class RatesOnHalves:
                     limit.verdict(measured) if limit else None,
                 )
             )
-        return JudgedRates(tuple(one.name for one in self.answering.judges), tuple(told))
+        return tuple(told)
 
     def why_none(self, found: Found, place: str) -> str:
         """One line on the nearest place, and what would help.
@@ -258,7 +249,7 @@ class RatesOnHalves:
         return int(half[self._places(rate)].sum())
 
     def _places(self, rate: Rate) -> NDArray[np.intp]:
-        return np.flatnonzero([one.kind in rate.kinds for one in self.answering.asked])
+        return np.flatnonzero([one.kind in rate.kinds for one in self.asked])
 
 
 class RateSearch:
@@ -267,6 +258,7 @@ class RateSearch:
     θ_s is asked first, as its answers say what is coherent.
 
     Args:
+        answering: asks and judges the models.
         rates: of models on the two halves.
         model_at: the model at a place from 0 to 1, and the name that its answers are kept under.
         beside: other limits, such as one on the safety loss, and what is measured for them of the
@@ -275,20 +267,21 @@ class RateSearch:
 
     def __init__(
         self,
+        answering: Answering,
         rates: RatesOnHalves,
-        aligned: Any,
         model_at: Callable[[float], tuple[str, Any]],
         watcher: TrainingWatcher,
         limits_beside: Sequence[Limit] = (),
         beside: Callable[[float], Mapping[Metric, Estimate]] = lambda place: {},
     ) -> None:
+        self.answering = answering
         self.rates = rates
         self._model_at = model_at
         self._watcher = watcher
         self._limits = [*rates.limits, *limits_beside]
         self._beside = beside
         self._judged: dict[float, Judged] = {}
-        self._start = self._asked(ALIGNED.name, aligned)
+        self._start = self._asked(ALIGNED.name, answering.aligned)
 
     def found(self, in_words: Callable[[float], str]) -> tuple[float, Standing, JudgedRates]:
         """The place as `most_capable_within` finds it, how it stands on what chose it, and what
@@ -301,7 +294,9 @@ class RateSearch:
         if not found.is_within:
             raise UserError(self.rates.why_none(found, in_words(found.place)))
         judged = self._judged[found.place]
-        return found.place, found.standing, self.rates.told(judged, self._start)
+        told = self.rates.told(judged, self._start)
+        judges = tuple(one.name for one in self.answering.judges)
+        return found.place, found.standing, JudgedRates(judges, told)
 
     def _standing(self, place: float) -> Standing:
         name, model = self._model_at(place)
@@ -310,8 +305,8 @@ class RateSearch:
         return Standing.of({**measured, **self._beside(place)}, self._limits)
 
     def _asked(self, name: str, model: Any) -> Judged:
-        self._watcher.training(f"answers of {name}", len(self.rates.answering.asked))
-        return self.rates.judged(name, model, lambda count: self._watcher.stepped(count, None))
+        self._watcher.training(f"answers of {name}", len(self.answering.asked))
+        return self.answering.judged(name, model, lambda count: self._watcher.stepped(count, None))
 
 
 def prompt_halves(
