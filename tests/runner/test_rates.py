@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from itertools import product
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.watchers import Watcher
 from trimtab.analysis.line_search import GRID, most_capable_within
@@ -19,7 +21,7 @@ from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Answers, Dial, Experiment, Training
 from trimtab.errors import UserError
 from trimtab.measure import generation
-from trimtab.models import quiet_libraries, save_tiny_llama
+from trimtab.models import load_model, quiet_libraries, save_tiny_llama
 from trimtab.results.generations import AskedPrompt, read_generations
 from trimtab.runner.dial import ChosenSetting, set_dial, train_dial
 from trimtab.runner.rates import Asking, prompt_halves
@@ -292,6 +294,44 @@ def test_a_dial_without_prompts_says_what_is_missing(
     train_dial(other, tmp_path / "dial", Watcher(), restart=False)
     with pytest.raises(UserError, match="Give --harmful or --benign"):
         set_dial(tmp_path / "dial", tmp_path / "model", Watcher(), limits=[HARMFUL])
+
+
+def test_the_model_between_is_set_by_rate(
+    experiment: Experiment,
+    dial: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """WiSE-FT from the dial's capable end to θ_s, which refuses."""
+    data, tuned, aligned = Path(experiment.data_root), dial / "dial/task", dial / "aligned"
+    for name, kind in (("ask", "harmful"), ("tell", "benign")):
+        written(tmp_path / f"{kind}.jsonl", rows_of(name, "", 2))
+    command = f"repair wise-ft --model {tuned} --aligned {aligned} --max-harmful 0.5"
+    command += f" --harmful {tmp_path}/harmful.jsonl --benign {tmp_path}/benign.jsonl --rows 60"
+    command += f" --judge phrases --max-tokens 8 --out {tmp_path}"
+    assert status_of(f"{command}/m", monkeypatch) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out.splitlines()
+    kept = json.loads((tmp_path / "m/rates.json").read_text())
+    assert 0 < kept["share"] < 1
+    assert said[0] == f"The aligned model's share is {kept['share']:.4g}."
+    assert said[1].startswith("harmful complied ")
+    assert "of 25 prompts that took no part in the choice: " in said[1]
+    start, before, between = (
+        dict(load_model(str(one))[0].named_parameters()) for one in (aligned, tuned, tmp_path / "m")
+    )
+    for name, weight in between.items():
+        expected = torch.lerp(before[name], start[name], kept["share"])
+        torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-6)
+    card = (tmp_path / "m/README.md").read_text()
+    assert "## What it answers" in card
+    assert str(data) not in card
+    answers = sorted((tmp_path / "m-answers").rglob("*.jsonl"))
+    times = [path.stat().st_mtime_ns for path in answers]
+    shutil.rmtree(tmp_path / "m")
+    assert status_of(f"{command}/m", monkeypatch) == 0
+    assert [path.stat().st_mtime_ns for path in answers] == times
+    assert sorted((tmp_path / "m-answers").rglob("*.jsonl")) == answers
 
 
 def status_of(command: str, monkeypatch: pytest.MonkeyPatch) -> object:

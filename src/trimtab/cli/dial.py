@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimtab.cli.command import command, say
+from trimtab.cli.command import command, say, watched
 from trimtab.cli.options import (
     AnswerTokens,
     Benign,
@@ -46,7 +44,6 @@ from trimtab.config.loading import Loading
 from trimtab.config.ranges import CountOrNone, Finite, From0To1, Range, Seed
 
 if TYPE_CHECKING:
-    from trimtab.cli.progress import TerminalWatcher
     from trimtab.config.experiment import Experiment
     from trimtab.results.result import Estimate
     from trimtab.runner.dial import ChosenSetting
@@ -125,7 +122,7 @@ def curve(folder: Folder, settings: Settings = 11, samples: Samples = 4) -> None
     """Measure the frontier along a dial's settings, and write a page with a slider."""
     from trimtab.runner.dial import measure_curve
 
-    with _watched() as watcher:
+    with watched() as watcher:
         measure_curve(folder, settings, samples, watcher)
     report(folder)
 
@@ -163,7 +160,7 @@ def set_(
 
     limits = rate_limits(max_harmful, min_refused, min_answered)
     asking = Asking(sources_of(harmful), sources_of(benign), tuple(judge or ()), rows, max_tokens)
-    with _watched() as watcher:
+    with watched() as watcher:
         chosen = set_dial(folder, out, watcher, alpha, budget, merged, limits, asking)
     _tell(chosen)
     say(f"The model is in {out}.")
@@ -201,20 +198,8 @@ def demo(
 def _train(experiment: Experiment, out: Path, restart: bool) -> None:
     from trimtab.runner.dial import train_dial
 
-    with _watched() as watcher:
+    with watched() as watcher:
         train_dial(experiment, out, watcher, restart)
-
-
-@contextmanager
-def _watched() -> Iterator[TerminalWatcher]:
-    from rich.console import Console
-
-    from trimtab.cli.progress import TerminalWatcher
-    from trimtab.models import quiet_libraries
-
-    quiet_libraries()
-    with TerminalWatcher(Console(stderr=True)) as watcher:
-        yield watcher
 
 
 def _tell(chosen: ChosenSetting) -> None:
