@@ -209,8 +209,8 @@ def test_a_budget_and_a_limit_are_both_kept(
     loose_limit = [Limit("harmful rate", 1.0)]
     capable = set_dial(dial, tmp_path / "capable", Watcher(), limits=loose_limit)
     assert capable.alpha == 1
-    assert capable.chosen_rise is not None
-    budget = capable.chosen_rise.high / 2
+    assert capable.chosen_rise is None
+    budget = capable.rise.high / 2
     both = set_dial(dial, tmp_path / "both", Watcher(), budget=budget, limits=loose_limit)
     assert 0 < both.alpha < 1
     assert both.chosen_rise is not None

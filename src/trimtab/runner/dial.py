@@ -145,7 +145,7 @@ def measure_curve(folder: Path, settings: int, samples: int, watcher: Watcher) -
 class ChosenSetting:
     """A setting of the dial, and what was measured there.
 
-    `chosen_rise` is L_ŝ(θ(α)) − L_ŝ(θ_s) on the rows that α was chosen by; None where it was given.
+    `chosen_rise` is L_ŝ(θ(α)) − L_ŝ(θ_s) on the rows that α was chosen by; None without a budget.
     `rise` is the same on held-out rows that took no part, where `safety_loss`, `alignment_loss` and
     `task_loss` are measured too, so that the choice does not flatter them.
     """
@@ -159,7 +159,7 @@ class ChosenSetting:
     task_loss: Estimate
     alignment_loss: Estimate | None
     rates: JudgedRates | None = None
-    """What it answers, where the setting was chosen by limits on rates."""
+    """What it answers, where the setting was chosen by limits on rates; on prompts, not rows."""
 
     @property
     def verdict(self) -> Verdict | None:
@@ -295,16 +295,13 @@ def _chosen(
         rows = encode(half, runner.tokenizer, experiment.lengths)
         return HeldOutRows(rows, row_weights(tuple(half)))
 
-    def rows(split: Split) -> tuple[HeldOutRows, HeldOutRows]:
-        if alpha is not None:
-            return encoded(list(split.held_out)), encoded(list(split.held_out))
-        choosing, reporting = _halves(split, experiment.split_seed)
-        return encoded(choosing), encoded(reporting)
-
-    choosing, reporting = rows(safety)
-    start = held_out_loss(runner.aligned, choosing, measuring)
+    every = list(safety.held_out)
+    halves = (every, every) if budget is None else _halves(safety, experiment.split_seed)
+    choosing, reporting = map(encoded, halves)
+    start = None if budget is None else held_out_loss(runner.aligned, choosing, measuring)
 
     def rise_at(setting: float) -> Estimate:
+        assert start is not None
         endpoints.set_alpha(setting)
         return loss_rise(held_out_loss(endpoints.model, choosing, measuring), start)
 
@@ -313,7 +310,7 @@ def _chosen(
         return setting_name(setting), endpoints.model
 
     def rises(setting: float) -> dict[Metric, Estimate]:
-        return {"safety loss": rise_at(setting)}
+        return {} if budget is None else {"safety loss": rise_at(setting)}
 
     chosen_rise: Estimate | None = None
     told: JudgedRates | None = None
@@ -322,14 +319,14 @@ def _chosen(
         beside = [] if budget is None else [Limit("safety loss", budget)]
         search = RateSearch(answering, rates, model_at, runner.watcher, beside, rises)
         alpha, standing, told = search.found(lambda setting: f"α = {number(setting)}")
-        chosen_rise = standing.measured["safety loss"]
+        chosen_rise = standing.measured.get("safety loss")
     elif alpha is None:
         assert budget is not None
         alpha, chosen_rise = _bisected(rise_at, budget)
     before = held_out_loss(runner.aligned, reporting, measuring)
     endpoints.set_alpha(alpha)
     after = held_out_loss(endpoints.model, reporting, measuring)
-    original = rows(roles.original)[1] if roles.original else None
+    original = encoded(list(roles.original.held_out)) if roles.original else None
     return ChosenSetting(
         alpha=alpha,
         penalty=dial.penalty_at(alpha),
@@ -337,7 +334,7 @@ def _chosen(
         chosen_rise=chosen_rise,
         rise=loss_rise(after, before),
         safety_loss=after.per_token,
-        task_loss=held_out_loss(endpoints.model, rows(task)[1], measuring).per_token,
+        task_loss=held_out_loss(endpoints.model, encoded(list(task.held_out)), measuring).per_token,
         alignment_loss=held_out_loss(endpoints.model, original, measuring).per_token
         if original
         else None,
