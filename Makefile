@@ -71,6 +71,7 @@ docs: $(VENV)/installed  ## regenerate the numbers and the picture of the docume
 	$(BIN)/python benchmarks/frontier_from_one_run.py --docs
 	$(BIN)/python benchmarks/budget.py --docs
 	$(BIN)/python docs/dial/fonseca.py
+	$(BIN)/python docs/dial/by_answers.py
 	$(BIN)/python docs/comparison/write.py
 	$(BIN)/python docs/reproduction/write.py
 	$(BIN)/python docs/theory/worked_world.py

@@ -400,6 +400,25 @@ def exact_share(hits: int, count: int, unit: str) -> Estimate:
     return Estimate(hits / count, float(found.low), float(found.high), unit, "estimate")
 
 
+def rows_to_tell_share(value: float, limit: float) -> int | None:
+    """The fewest rows of which a share of `value` has its interval's upper end within `limit`.
+
+    The interval is that of `share`, solved for n: of 0 hits, (0.025)^(1/n) ≥ 1 − limit; else, as
+    Wilson's ends are where the normal test of the limit turns, n = z²·limit(1 − limit)/(limit −
+    value)². None where no number of rows is enough, as the share is not below the limit.
+
+    >>> rows_to_tell_share(0.0, 0.02), rows_to_tell_share(0.01, 0.02), rows_to_tell_share(0.1, 0.02)
+    (183, 753, None)
+    """
+    if not value < limit:
+        return None
+    if limit >= 1:
+        return 1
+    if value == 0:
+        return math.ceil(math.log(_TAIL) / math.log1p(-limit))
+    return math.ceil(_NORMAL**2 * limit * (1 - limit) / (limit - value) ** 2)
+
+
 def counted_by_row(flags: ArrayLike) -> Array:
     """Flags of shape (n,) as nats and tokens, shape (2, n), whose ratio is their share."""
     given = np.asarray(flags, dtype=float)

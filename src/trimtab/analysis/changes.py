@@ -17,6 +17,14 @@ SAFETY_LOSS, ORIGINAL_LOSS, TASK_LOSS = (
     "task loss",
 )
 
+RATES_IN_WORDS = {
+    "refusal_rate": "harmful prompts refused",
+    "harmful_rate": "harmful prompts complied with",
+    "answer_rate": "benign prompts answered",
+    "incoherence_rate": "answers incoherent",
+}
+"""What each rate of a result is a share of, by its field."""
+
 
 @dataclass(frozen=True)
 class LossChange:
@@ -76,12 +84,7 @@ def rate_changes(model: Point, points: Iterable[Point], rows: RowLosses) -> tupl
     """The changes of a model's judged rates; none where its answers were not judged."""
     start = next((one for one in points if one.method is ALIGNED), None)
     found = []
-    for what, field in (
-        ("harmful prompts refused", "refusal_rate"),
-        ("harmful prompts complied with", "harmful_rate"),
-        ("benign prompts answered", "answer_rate"),
-        ("answers incoherent", "incoherence_rate"),
-    ):
+    for field, what in RATES_IN_WORDS.items():
         now: Estimate | None = getattr(model, field)
         if now is None:
             continue

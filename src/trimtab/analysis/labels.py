@@ -16,11 +16,12 @@ from trimtab.stats import Estimate, Verdict, verdict
 LONGEST_NAME = 34
 MOST_UNSPENT = 0.5
 """Of a budget, a share spent below which a word is said."""
-VERDICTS: dict[Verdict, str] = {
-    "within": "within the budget",
-    "beyond": "beyond the budget",
-    "undecided": "undecided, as its interval holds the budget",
+_VERDICTS: dict[Verdict, str] = {
+    "within": "within {}",
+    "beyond": "beyond {}",
+    "undecided": "undecided, as its interval holds {}",
 }
+VERDICTS: dict[Verdict, str] = {kept: told.format("the budget") for kept, told in _VERDICTS.items()}
 
 
 def nats(value: float) -> str:
@@ -97,6 +98,24 @@ def percent(share: float) -> str:
     """
     value = 100 * share
     return f"{value:.0f} %" if value >= 1 or value == 0 else f"{value:.1g} %"
+
+
+def rate_in_words(rate: Estimate) -> str:
+    """A share and its interval in per cent, to a tenth.
+
+    >>> rate_in_words(Estimate(0.0123, 0.0031, 0.044, "share of harmful prompts", "estimate"))
+    '1.2 % (0.3 to 4.4)'
+    """
+    return f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+
+
+def limit_verdict(kept: Verdict, limit: float) -> str:
+    """How a rate keeps to a limit, a share.
+
+    >>> limit_verdict("within", 0.02), limit_verdict("undecided", 0.005)
+    ('within the limit of 2 %', 'undecided, as its interval holds the limit of 0.5 %')
+    """
+    return _VERDICTS[kept].format(f"the limit of {100 * limit:g} %")
 
 
 def budget_in_words(point: Point) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.analysis.groups import Setting, all_settings
-from trimtab.config.methods import ALIGNED
+from trimtab.config.methods import ALIGNED, number
 from trimtab.errors import UserError
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -22,6 +22,7 @@ from trimtab.stats import (
     note_on_rows,
     over_seeds,
     paired_difference,
+    rows_to_tell_share,
     share,
     statistic_over_seeds,
     verdict,
@@ -57,27 +58,38 @@ class Limit:
         """How far the far end of the interval lies beyond the limit; below 0 it is within."""
         return self.value - measured.low if self.at_least else measured.high - self.value
 
+    @property
+    def in_words(self) -> str:
+        """As in 'harmful rate at most 0.02'."""
+        side = "at least" if self.at_least else "at most"
+        told = f"{self.metric} {side} {number(self.value)}"
+        is_loss = self.metric.endswith("loss")
+        return f"{told} nats per token over the start's" if is_loss else told
+
+    def rows_to_keep_it(self, measured: Estimate) -> int | None:
+        """Of a rate: as many prompts as would show it within the limit, were they like those seen.
+
+        None where the rate itself is not within it.
+        """
+        if self.at_least:
+            return rows_to_tell_share(1 - measured.value, 1 - self.value)
+        return rows_to_tell_share(measured.value, self.value)
+
 
 @dataclass(frozen=True)
-class Candidate:
-    """One setting and what was measured of it, means over seeds.
+class Standing:
+    """What was measured of a model, and how it stands to limits.
 
     Losses are the rise over the aligned model in nats per token, paired with it by row.
     """
 
-    setting: Setting
     measured: Mapping[Metric, Estimate]
     verdicts: Mapping[Limit, Verdict]
 
-    @property
-    def rise(self) -> Estimate:
-        """Of the safety loss."""
-        return self.measured["safety loss"]
-
-    @property
-    def task_change(self) -> Estimate:
-        """Of the task loss; below 0 it has learned."""
-        return self.measured["task loss"]
+    @classmethod
+    def of(cls, measured: Mapping[Metric, Estimate], limits: Iterable[Limit]) -> Self:
+        """The verdict on each limit, by what was measured of its metric."""
+        return cls(measured, {limit: limit.verdict(measured[limit.metric]) for limit in limits})
 
     @property
     def verdict(self) -> Verdict:
@@ -91,6 +103,39 @@ class Candidate:
             limit.shortfall(self.measured[limit.metric]) / max(abs(limit.value), 0.01)
             for limit in self.verdicts
         )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting and how it stands to the limits, means over seeds."""
+
+    setting: Setting
+    standing: Standing
+
+    @property
+    def measured(self) -> Mapping[Metric, Estimate]:
+        """By metric."""
+        return self.standing.measured
+
+    @property
+    def verdicts(self) -> Mapping[Limit, Verdict]:
+        """On each limit."""
+        return self.standing.verdicts
+
+    @property
+    def verdict(self) -> Verdict:
+        """On all limits together."""
+        return self.standing.verdict
+
+    @property
+    def rise(self) -> Estimate:
+        """Of the safety loss."""
+        return self.measured["safety loss"]
+
+    @property
+    def task_change(self) -> Estimate:
+        """Of the task loss; below 0 it has learned."""
+        return self.measured["task loss"]
 
 
 @dataclass(frozen=True)
@@ -273,7 +318,7 @@ def _suggestion(
     chosen = (
         min(within, key=lambda one: one.task_change.value)
         if within
-        else min(candidates, key=lambda one: one.shortfall)
+        else min(candidates, key=lambda one: one.standing.shortfall)
     )
     halves = None
     if divided and whole is not None:
@@ -295,8 +340,7 @@ def _candidate(one: Setting, start: Point, limits: Sequence[Limit], rows: _Rows)
     for limit in limits:
         if limit.metric not in measured:
             measured[limit.metric] = _rate(one, limit.metric, rows)
-    verdicts = {limit: limit.verdict(measured[limit.metric]) for limit in limits}
-    return Candidate(one, measured, verdicts)
+    return Candidate(one, Standing.of(measured, limits))
 
 
 def _rate(one: Setting, metric: Metric, rows: _Rows) -> Estimate:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
-from typing import Any, NoReturn, ParamSpec, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, get_type_hints
 
 import typer
 from typer.models import OptionInfo
 
 from trimtab.config.ranges import in_range, stated
 from trimtab.errors import mistake, printable
+
+if TYPE_CHECKING:
+    from trimtab.cli.progress import TerminalWatcher
 
 _P = ParamSpec("_P")
 
@@ -50,6 +54,19 @@ def command(function: Callable[_P, None]) -> Callable[_P, None]:
 
     run.__annotations__ = hints
     return run
+
+
+@contextmanager
+def watched() -> Iterator[TerminalWatcher]:
+    """Someone who shows in the terminal how far a training or a measuring is."""
+    from rich.console import Console
+
+    from trimtab.cli.progress import TerminalWatcher
+    from trimtab.models import quiet_libraries
+
+    quiet_libraries()
+    with TerminalWatcher(Console(stderr=True)) as watcher:
+        yield watcher
 
 
 def _name_the_number(hint: Any) -> None:

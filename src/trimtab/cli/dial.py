@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimtab.cli.command import command, say
+from trimtab.cli.command import command, say, watched
 from trimtab.cli.options import (
+    AnswerTokens,
     Benign,
+    BenignToLimit,
     DryRun,
     Harmful,
+    HarmfulToLimit,
     HeldOutRows,
     JudgeNames,
+    JudgesOfLimit,
+    MaxHarmful,
+    MinAnswered,
+    MinRefused,
     Model,
     Original,
     OriginalWhere,
     Out,
+    PromptRows,
     Restart,
     Safety,
     SafetyWhere,
@@ -27,6 +33,8 @@ from trimtab.cli.options import (
     TaskWhere,
     answers_of,
     experiment_of,
+    rate_limits,
+    sources_of,
 )
 from trimtab.cli.report import report
 from trimtab.cli.settings import Options, settings_as_options
@@ -36,7 +44,6 @@ from trimtab.config.loading import Loading
 from trimtab.config.ranges import CountOrNone, Finite, From0To1, Range, Seed
 
 if TYPE_CHECKING:
-    from trimtab.cli.progress import TerminalWatcher
     from trimtab.config.experiment import Experiment
     from trimtab.results.result import Estimate
     from trimtab.runner.dial import ChosenSetting
@@ -119,7 +126,7 @@ def curve(folder: Folder, settings: Settings = 11, samples: Samples = 4) -> None
     """Measure the frontier along a dial's settings, and write a page with a slider."""
     from trimtab.runner.dial import measure_curve
 
-    with _watched() as watcher:
+    with watched() as watcher:
         measure_curve(folder, settings, samples, watcher)
     report(folder)
 
@@ -136,15 +143,29 @@ def set_(
     alpha: Annotated[
         From0To1 | None, typer.Option(help="The setting itself: 0 is safest, 1 most capable.")
     ] = None,
+    max_harmful: MaxHarmful = None,
+    min_refused: MinRefused = None,
+    min_answered: MinAnswered = None,
+    harmful: HarmfulToLimit = None,
+    benign: BenignToLimit = None,
+    judge: JudgesOfLimit = None,
+    rows: PromptRows = None,
+    max_tokens: AnswerTokens = None,
     merged: Annotated[
         bool, typer.Option("--merged", help="Write a whole model where the dial has adapters.")
     ] = False,
 ) -> None:
-    """Save the model at a setting, or at the most capable one within a safety budget."""
-    from trimtab.runner.dial import set_dial
+    """Save the model at a setting, or the most capable one within a budget or limits on rates.
 
-    with _watched() as watcher:
-        chosen = set_dial(folder, out, watcher, alpha, budget, merged)
+    Prompts and judges are those that the dial was trained with, where none are given.
+    """
+    from trimtab.runner.dial import set_dial
+    from trimtab.runner.rates import Asking
+
+    limits = rate_limits(max_harmful, min_refused, min_answered)
+    asking = Asking(sources_of(harmful), sources_of(benign), tuple(judge or ()), rows, max_tokens)
+    with watched() as watcher:
+        chosen = set_dial(folder, out, watcher, alpha, budget, merged, limits, asking)
     _tell(chosen)
     say(f"The model is in {out}.")
 
@@ -181,30 +202,22 @@ def demo(
 def _train(experiment: Experiment, out: Path, restart: bool) -> None:
     from trimtab.runner.dial import train_dial
 
-    with _watched() as watcher:
+    with watched() as watcher:
         train_dial(experiment, out, watcher, restart)
-
-
-@contextmanager
-def _watched() -> Iterator[TerminalWatcher]:
-    from rich.console import Console
-
-    from trimtab.cli.progress import TerminalWatcher
-    from trimtab.models import quiet_libraries
-
-    quiet_libraries()
-    with TerminalWatcher(Console(stderr=True)) as watcher:
-        yield watcher
 
 
 def _tell(chosen: ChosenSetting) -> None:
     from trimtab.analysis.labels import VERDICTS, estimate_in_words
     from trimtab.config.methods import number
+    from trimtab.runner.rates import rate_lines
 
     def told(estimate: Estimate) -> str:
         return f"{estimate_in_words(estimate)} nats per token ({estimate.kind})"
 
     say(f"α = {number(chosen.alpha)}, where the dial was trained at λ = {number(chosen.penalty)}.")
+    if chosen.rates is not None:
+        for line in rate_lines(chosen.rates):
+            say(line)
     if chosen.budget is None or chosen.chosen_rise is None:
         say(f"Safety loss over the start: {told(chosen.rise)}")
     elif chosen.rise.kind == "exact":

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from trimtab.cli.settings import help_of
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Answers, Experiment, Measuring
-from trimtab.config.ranges import Count, CountOrNone
+from trimtab.config.ranges import Count, CountOrNone, From0To1
 from trimtab.errors import UserError
+
+if TYPE_CHECKING:
+    from trimtab.analysis.selection import Limit
 
 Out = Annotated[Path, typer.Option("--out", help="The folder to write to.")]
 Restart = Annotated[
@@ -59,6 +62,38 @@ JudgeNames = Annotated[
     list[str] | None,
     typer.Option("--judge", help="Who judges the answers, as of 'trimtab evaluate'; repeatable."),
 ]
+MaxHarmful = Annotated[
+    From0To1 | None,
+    typer.Option(help="The most harmful prompts complied with, a share."),
+]
+MinRefused = Annotated[
+    From0To1 | None, typer.Option(help="The least harmful prompts refused, a share.")
+]
+MinAnswered = Annotated[
+    From0To1 | None, typer.Option(help="The least benign prompts answered, a share.")
+]
+HarmfulToLimit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--harmful", help="Prompts to refuse, for a limit: a known set or a file; repeatable."
+    ),
+]
+BenignToLimit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--benign", help="Prompts to answer, for a limit: a known set or a file; repeatable."
+    ),
+]
+JudgesOfLimit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge", help="Who judges, as of 'trimtab evaluate'; repeatable, the first counts."
+    ),
+]
+PromptRows = Annotated[Count | None, typer.Option(help="At most as many prompts of a source.")]
+AnswerTokens = Annotated[
+    Count | None, typer.Option(help="End answers at this many tokens, 64 where nothing says more.")
+]
 Folder = Annotated[Path, typer.Argument(help="Where the points are.")]
 
 
@@ -81,14 +116,28 @@ def answers_of(
         if judges:
             raise UserError("--judge has nothing to judge. Give --harmful or --benign too.")
         return None
-
-    def sources(given: list[str] | None) -> tuple[DataSource, ...]:
-        # Relative to here, wherever the experiment's data are.
-        paths = [Path(path) for path in given or []]
-        return tuple(DataSource(str(p.resolve()) if p.exists() else str(p)) for p in paths)
-
-    asked = Answers(sources(harmful), sources(benign))
+    asked = Answers(sources_of(harmful), sources_of(benign))
     return replace(asked, judges=tuple(judges)) if judges else asked
+
+
+def sources_of(given: list[str] | None) -> tuple[DataSource, ...]:
+    """Prompts by their names or files, which are relative to here wherever other data are."""
+    paths = [Path(path) for path in given or []]
+    return tuple(DataSource(str(p.resolve()) if p.exists() else str(p)) for p in paths)
+
+
+def rate_limits(
+    max_harmful: float | None, min_refused: float | None, min_answered: float | None
+) -> list[Limit]:
+    """The limits on judged rates that are given, shares of prompts."""
+    from trimtab.analysis.selection import Limit
+
+    given = (
+        Limit("harmful rate", max_harmful) if max_harmful is not None else None,
+        Limit("refusal rate", min_refused, at_least=True) if min_refused is not None else None,
+        Limit("answer rate", min_answered, at_least=True) if min_answered is not None else None,
+    )
+    return [limit for limit in given if limit is not None]
 
 
 def experiment_of(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trimtab.cli.command import say
-from trimtab.cli.options import Folder
-from trimtab.config.ranges import Finite, From0To1
+from trimtab.cli.options import Folder, MaxHarmful, MinAnswered, MinRefused, rate_limits
+from trimtab.config.ranges import Finite
 from trimtab.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,16 +26,9 @@ def suggest(
         Finite | None,
         typer.Option(help="What the safety loss may rise by, in nats per token."),
     ] = None,
-    max_harmful: Annotated[
-        From0To1 | None,
-        typer.Option(help="The most harmful prompts complied with, a share."),
-    ] = None,
-    min_refused: Annotated[
-        From0To1 | None, typer.Option(help="The least harmful prompts refused, a share.")
-    ] = None,
-    min_answered: Annotated[
-        From0To1 | None, typer.Option(help="The least benign prompts answered, a share.")
-    ] = None,
+    max_harmful: MaxHarmful = None,
+    min_refused: MinRefused = None,
+    min_answered: MinAnswered = None,
     max_task_loss: Annotated[
         Finite | None,
         typer.Option(help="What the task loss may lie over the start's; below 0 it has to learn."),
@@ -46,14 +39,11 @@ def suggest(
     from trimtab.results.per_row_losses import RowLosses
     from trimtab.results.store import read_points
 
-    given = (
-        Limit("safety loss", budget) if budget is not None else None,
-        Limit("harmful rate", max_harmful) if max_harmful is not None else None,
-        Limit("refusal rate", min_refused, at_least=True) if min_refused is not None else None,
-        Limit("answer rate", min_answered, at_least=True) if min_answered is not None else None,
-        Limit("task loss", max_task_loss) if max_task_loss is not None else None,
-    )
-    limits = [limit for limit in given if limit is not None]
+    limits = [
+        *([Limit("safety loss", budget)] if budget is not None else []),
+        *rate_limits(max_harmful, min_refused, min_answered),
+        *([Limit("task loss", max_task_loss)] if max_task_loss is not None else []),
+    ]
     found = suggestions(read_points(folder), limits, RowLosses(folder))
     if not found:
         raise UserError(f"{folder}: no trained model is here yet. Let 'trimtab sweep' make one.")
@@ -66,7 +56,7 @@ def _told(one: Suggestion, limits: list[Limit], folder: Path) -> list[str]:
     from trimtab.analysis.labels import nats
 
     told, setting = one.told, one.told.setting
-    asked = ", ".join(_in_words(limit) for limit in limits)
+    asked = ", ".join(limit.in_words for limit in limits)
     lines = [f"Task {one.task}, safety data {one.proxy}: {asked}."]
     if one.chosen_by.verdict == "within":
         lines.append(f"  {setting.name}")
@@ -100,15 +90,6 @@ def _told(one: Suggestion, limits: list[Limit], folder: Path) -> list[str]:
     if one.note is not None:
         lines.append(f"Few rows ({one.note}).")
     return lines
-
-
-def _in_words(limit: Limit) -> str:
-    from trimtab.config.methods import number
-
-    side = "at least" if limit.at_least else "at most"
-    if limit.metric.endswith("loss"):
-        return f"{limit.metric} {side} {number(limit.value)} nats per token over the start's"
-    return f"{limit.metric} {side} {number(limit.value)}"
 
 
 def _value(measured: Estimate) -> str:

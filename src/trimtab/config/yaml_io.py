@@ -133,8 +133,13 @@ def _size(node: yaml.Node, sizes: dict[int, float] | None = None) -> float:
 
 def to_yaml(experiment: Experiment) -> str:
     """The experiment with every default written out; `parse_experiment` reads it back."""
-    given = _EXPERIMENT.dump_python(experiment, mode="json", exclude_none=True)
-    return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(plain_values(experiment), sort_keys=False, allow_unicode=True)
+
+
+def plain_values(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as mappings, lists, texts and numbers, every default written out."""
+    given: dict[str, Any] = _EXPERIMENT.dump_python(experiment, mode="json", exclude_none=True)
+    return given
 
 
 def differences(before: str, after: Experiment) -> list[str]:

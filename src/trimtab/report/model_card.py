@@ -161,14 +161,18 @@ def repaired_card(
     unaligned: str | None,
     distance: float,
     folder: Path,
+    rates: Sequence[RateChange] = (),
+    judges: Sequence[str] = (),
 ) -> str:
     """The card of a model that was mended after its training.
 
     Args:
         distance: ‖θ − θ_s‖ of the result from the aligned model.
         folder: where the result's files are.
+        rates: what it answers, where that was judged, and by whom.
+        judges: the first one's are the rates.
     """
-    origin = Origin({"model": aligned})
+    origin = Origin({"model": aligned, "answers": {"judges": list(judges)}})
     before = "" if unaligned is None else f" --unaligned {portable_name(unaligned)}"
     command = (
         f"trimtab repair {method.name} --model {portable_name(model)} --aligned "
@@ -183,15 +187,19 @@ def repaired_card(
         f"```sh\n{command}\n```"
     )
     not_measured = (
-        "Its losses before and after: nothing was run on it.",
-        _NOT_JUDGED,
+        "Its losses before and after: no held-out rows were given.",
+        *(() if rates else (_NOT_JUDGED,)),
         *_never_measured(False),
     )
     return _card(
         _metadata(origin, folder),
         f"mended by {method.title}",
         lead,
-        {"What was done": done, "What was not measured": _bullets(not_measured)},
+        {
+            **({"What it answers": _answers(rates, origin)} if rates else {}),
+            "What was done": done,
+            "What was not measured": _bullets(not_measured),
+        },
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,14 +57,20 @@ class Answering:
     Answers are kept in `folder`/generations and judgements in `folder`/judgements, a file a model,
     from which an interrupted run goes on.
 
+    Args:
+        asked: the prompts, as of `prompts_to_ask`.
+        wanted: who judges, and where an answer ends.
+        max_prompt: where prompts are cut, in tokens.
+
     Raises:
-        UserError: the prompts cannot be read, or there is no such judge.
+        UserError: there is no such judge.
     """
 
     def __init__(
         self,
-        experiment: Experiment,
+        asked: Sequence[AskedPrompt],
         wanted: Answers,
+        max_prompt: int,
         aligned: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         folder: Path,
@@ -71,17 +78,32 @@ class Answering:
         self.aligned = aligned
         self.tokenizer = tokenizer
         self.folder = folder
-        self.asked = prompts_to_ask(experiment, wanted)
+        self.asked = asked
         self.judges = judges_of(wanted)
-        prompt, context = experiment.lengths.prompt, limits_of(aligned).context
-        room = wanted.tokens if context is None else max(1, context - prompt)
+        context = limits_of(aligned).context
+        room = wanted.tokens if context is None else max(1, context - max_prompt)
         self.decoding = Decoding(
-            max_tokens=min(wanted.tokens, room), max_prompt=prompt, batch_size=32
+            max_tokens=min(wanted.tokens, room), max_prompt=max_prompt, batch_size=32
         )
 
-    def judged(self, name: str, model: PreTrainedModel) -> Judged:
-        """What `model` answers, whose files are called `name`."""
-        generations = self._answers(name, model)
+    def kept_in(self, folder: Path) -> Answering:
+        """The same, with its answers kept in another folder."""
+        other = copy(self)
+        other.folder = folder
+        return other
+
+    def judged(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        answered: Callable[[int], None] = lambda count: None,
+    ) -> Judged:
+        """What `model` answers, whose files are called `name`.
+
+        Args:
+            answered: hears how many prompts have an answer.
+        """
+        generations = self._answers(name, model, answered)
         coherent = self._limits.coherent(self._measures(generations))
         path = self.folder / JUDGEMENTS_FOLDER / f"{name}.jsonl"
         first, *_ = (kept_judgements(judge, generations, coherent, path) for judge in self.judges)
@@ -95,10 +117,15 @@ class Answering:
             },
         )
 
-    def _answers(self, name: str, model: PreTrainedModel) -> list[Generation]:
+    def _answers(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        answered: Callable[[int], None] = lambda count: None,
+    ) -> list[Generation]:
         path = self.folder / GENERATIONS_FOLDER / f"{name}.jsonl"
         engine = LoadedEngine(name, model, self.tokenizer)
-        return kept_answers(engine, self.asked, self.decoding, path)
+        return kept_answers(engine, self.asked, self.decoding, path, answered)
 
     @cached_property
     def _limits(self) -> CoherenceLimits:
@@ -110,15 +137,34 @@ class Answering:
         return answer_measures(self.aligned, self.tokenizer, self.asked, texts, self.decoding)
 
 
-def prompts_to_ask(experiment: Experiment, wanted: Answers) -> list[AskedPrompt]:
-    """The prompts of every source, harmful ones first. Raises UserError: one cannot be read."""
+def answering_of(
+    experiment: Experiment,
+    wanted: Answers,
+    aligned: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+) -> Answering:
+    """Asks the models of an experiment. Raises UserError: prompts cannot be read, or no judge."""
+    asked = prompts_to_ask(wanted, experiment.split_seed, Path(experiment.data_root))
+    return Answering(asked, wanted, experiment.lengths.prompt, aligned, tokenizer, folder)
+
+
+def prompts_to_ask(wanted: Answers, seed: int, data_root: Path) -> list[AskedPrompt]:
+    """The prompts of every source, harmful ones first.
+
+    Args:
+        seed: which are chosen, where a source's `rows` limits how many.
+        data_root: where relative paths start.
+
+    Raises:
+        UserError: a source cannot be read.
+    """
     kinds: tuple[Kind, ...] = get_args(Kind)
-    root = Path(experiment.data_root)
     return [
         prompt
         for kind in kinds
         for source in getattr(wanted, kind)
-        for prompt in prompts_of(source, kind, experiment.split_seed, root)
+        for prompt in prompts_of(source, kind, seed, data_root)
     ]
 
 

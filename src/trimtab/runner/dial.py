@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trimtab.analysis.changes import ORIGINAL_LOSS, SAFETY_LOSS, TASK_LOSS, LossChange
 from trimtab.analysis.labels import VERDICTS
 from trimtab.analysis.results import read_data, read_settings
+from trimtab.analysis.selection import Limit, Metric
 from trimtab.config.data_source import Lengths
-from trimtab.config.experiment import Experiment
+from trimtab.config.experiment import Answers, Experiment
 from trimtab.config.grid import Plan, Run
 from trimtab.config.methods import ALIGNED, DIAL, number
 from trimtab.config.run_spec import RunSpec
-from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
+from trimtab.config.yaml_io import EXPERIMENT_FILE, plain_values, read_experiment
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
 from trimtab.data.splits import Roles, Split, split_rows
@@ -39,8 +41,19 @@ from trimtab.results.gaps import OVER_START
 from trimtab.results.result import Estimate, Point
 from trimtab.results.samples import Answer, Sample, read_samples, shown, write_samples
 from trimtab.results.store import PointsFile
+from trimtab.runner.answering import Answering, judges_of, prompts_to_ask
 from trimtab.runner.evaluator import row_weights
 from trimtab.runner.library_settings import check_library_settings
+from trimtab.runner.rates import (
+    Asking,
+    JudgedRates,
+    RateSearch,
+    RatesOnHalves,
+    answers_folder,
+    limit_lines,
+    prompts_digest,
+    require_rates,
+)
 from trimtab.runner.runner import DIAL_FOLDER, Runner, TrainedDial, forget_checkpoints
 from trimtab.runner.sweep import Watcher, claim, read_roles, record_data, require_one_process
 from trimtab.stats import Verdict, verdict
@@ -120,7 +133,7 @@ def measure_curve(folder: Path, settings: int, samples: int, watcher: Watcher) -
         dial = TrainedDial(endpoints, cost.train_tokens, cost.wall_seconds)
         written.add(runner.measured_start(left.aligned))
         for run in left.runs:
-            name = f"dial-{run.training.value:.6g}"
+            name = setting_name(run.training.value or 0.0)
             written.add(runner.setting_measured(name, dial, run.training))
             watcher.measured(written.points[-1:])
         if not answered:
@@ -132,7 +145,7 @@ def measure_curve(folder: Path, settings: int, samples: int, watcher: Watcher) -
 class ChosenSetting:
     """A setting of the dial, and what was measured there.
 
-    `chosen_rise` is L_ŝ(θ(α)) − L_ŝ(θ_s) on the rows that α was chosen by; None where it was given.
+    `chosen_rise` is L_ŝ(θ(α)) − L_ŝ(θ_s) on the rows that α was chosen by; None without a budget.
     `rise` is the same on held-out rows that took no part, where `safety_loss`, `alignment_loss` and
     `task_loss` are measured too, so that the choice does not flatter them.
     """
@@ -145,6 +158,8 @@ class ChosenSetting:
     safety_loss: Estimate
     task_loss: Estimate
     alignment_loss: Estimate | None
+    rates: JudgedRates | None = None
+    """What it answers, where the setting was chosen by limits on rates; on prompts, not rows."""
 
     @property
     def verdict(self) -> Verdict | None:
@@ -159,23 +174,48 @@ def set_dial(
     alpha: float | None = None,
     budget: float | None = None,
     merged: bool = False,
+    limits: Sequence[Limit] = (),
+    asking: Asking = Asking(),  # noqa: B008  # frozen
 ) -> ChosenSetting:
-    """Write θ(α) to `out`: α as given, or the largest one that is within the budget.
+    """Write θ(α) to `out`: α as given, or the largest one found within the budget and the limits.
 
-    It is where the 95 % interval of L_ŝ(θ(α)) − L_ŝ(θ_s) is. That α is found by bisection on one
-    half of the held-out safety rows, divided by prompt; all that is told of it is measured on the
-    other. Rows that enumerate a finite world are not divided.
+    Within the budget is where the 95 % interval of L_ŝ(θ(α)) − L_ŝ(θ_s) is. With a budget alone
+    that α is found by bisection on one half of the held-out safety rows, divided by prompt; all
+    that is told of it is measured on the other. Rows that enumerate a finite world are not divided.
+
+    Limits are on judged rates, and kept where a rate's 95 % interval is within. Models answer the
+    prompts and are judged, half of the prompts choose, and the others tell. What the search
+    guarantees says `most_capable_within`: the setting was itself measured, and is within. Answers
+    are kept in `folder`, so that another limit, or a run that was killed, asks for none again.
+
+    Args:
+        limits: on rates; with a budget, both have to be kept.
+        asking: prompts and judges in place of the experiment's `answers`.
 
     Raises:
-        UserError: not one of `alpha` and `budget` is given, no setting keeps the budget, `out` is
-            there already, or the folder holds no trained dial.
+        UserError: not one of `alpha` and what is to be kept is given, no setting keeps it, there
+            are no prompts or too few, `out` is there already, or the folder holds no trained dial.
     """
-    if (alpha is None) == (budget is None):
-        raise UserError("a dial is set to an alpha or to a budget. Give one of the two.")
+    if (alpha is None) == (budget is None and not limits):
+        raise UserError(
+            "a dial is set to an alpha, or to a budget and limits on rates. Give one of the two."
+        )
+    if not limits and asking != Asking():
+        raise UserError(
+            "prompts, judges and their options are for a limit on a rate. Give --max-harmful, "
+            "--min-refused or --min-answered."
+        )
+    require_rates(limits)
     if alpha is not None and not 0 <= alpha <= 1:
         raise UserError(f"alpha {alpha:g} must lie between 0, the safest, and 1.")
     require_nothing_there(out)
     experiment = _experiment_of(folder)
+    answers = asking.over(experiment.answers) if limits else None
+    rates = None
+    if answers is not None:
+        judges_of(answers)
+        asked = prompts_to_ask(answers, experiment.split_seed, Path(experiment.data_root))
+        rates = RatesOnHalves(asked, limits, experiment.split_seed)
     if merged and experiment.load.is_quantised:
         raise UserError(
             f"the dial's adapters cannot be merged into {experiment.load.quantization} weights "
@@ -183,18 +223,26 @@ def set_dial(
         )
     with only_writer(folder):
         runner, endpoints, roles = _opened(experiment, folder, watcher)
-        chosen = _chosen(runner, endpoints, roles, alpha, budget)
+        chosen = _chosen(runner, endpoints, roles, alpha, budget, rates, answers)
         with written_whole(out) as unfinished:
             endpoints.save_at(chosen.alpha, unfinished, merged)
             runner.tokenizer.save_pretrained(unfinished)
             name_base_portably(unfinished)
             write_atomically(unfinished / SETTING_FILE, json.dumps(asdict(chosen), indent=1) + "\n")
             write_checksums(unfinished)
-            write_atomically(unfinished / CARD_FILE, _card(chosen, experiment, folder, unfinished))
+            write_atomically(
+                unfinished / CARD_FILE, _card(chosen, experiment, folder, unfinished, answers)
+            )
     return chosen
 
 
-def _card(chosen: ChosenSetting, experiment: Experiment, folder: Path, model: Path) -> str:
+def _card(
+    chosen: ChosenSetting,
+    experiment: Experiment,
+    folder: Path,
+    model: Path,
+    answers: Answers | None,
+) -> str:
     spec = _spec(experiment, chosen.alpha)
     rise = replace(chosen.rise, unit=OVER_START)
     losses = [LossChange(SAFETY_LOSS, str(spec.proxy), None, chosen.safety_loss, rise)]
@@ -207,13 +255,36 @@ def _card(chosen: ChosenSetting, experiment: Experiment, folder: Path, model: Pa
             f" The setting was chosen for a safety budget of {number(chosen.budget)} nats per "
             f"token; on rows that took no part: {VERDICTS[chosen.verdict]}."
         )
-    alone = {"grid": [{"case": DIAL.name, "values": [chosen.alpha]}], "keep_models": True}
+    made += "".join(f" The setting was chosen for {line}." for line in limit_lines(chosen.rates))
+    alone: dict[str, Any] = {
+        "grid": [{"case": DIAL.name, "values": [chosen.alpha]}],
+        "keep_models": True,
+    }
+    if answers is not None:
+        alone["answers"] = plain_values(replace(experiment, answers=answers))["answers"]
     origin = Origin({**read_settings(folder), **alone}, read_data(folder))
-    return trained_card(spec, losses, (made,), origin, model)
+    rates = chosen.rates.changes if chosen.rates else ()
+    return trained_card(spec, losses, (made,), origin, model, rates=rates)
+
+
+def _answering(runner: Runner, rates: RatesOnHalves, answers: Answers) -> Answering:
+    """Answers to the experiment's own prompts are those that its curve asked for too."""
+    prompt, folder = runner.experiment.lengths.prompt, runner.folder
+    asking = Answering(rates.asked, answers, prompt, runner.aligned, runner.tokenizer, folder)
+    own = runner.evaluator.answering
+    if own is not None and prompts_digest(own) == prompts_digest(asking):
+        return asking
+    return asking.kept_in(answers_folder(folder, asking))
 
 
 def _chosen(
-    runner: Runner, endpoints: Endpoints, roles: Roles, alpha: float | None, budget: float | None
+    runner: Runner,
+    endpoints: Endpoints,
+    roles: Roles,
+    alpha: float | None,
+    budget: float | None,
+    rates: RatesOnHalves | None,
+    answers: Answers | None,
 ) -> ChosenSetting:
     experiment = runner.experiment
     measuring, dial = experiment.measure, experiment.dial
@@ -224,28 +295,38 @@ def _chosen(
         rows = encode(half, runner.tokenizer, experiment.lengths)
         return HeldOutRows(rows, row_weights(tuple(half)))
 
-    def rows(split: Split) -> tuple[HeldOutRows, HeldOutRows]:
-        if alpha is not None:
-            return encoded(list(split.held_out)), encoded(list(split.held_out))
-        choosing, reporting = _halves(split, experiment.split_seed)
-        return encoded(choosing), encoded(reporting)
-
-    choosing, reporting = rows(safety)
-    start = held_out_loss(runner.aligned, choosing, measuring)
+    every = list(safety.held_out)
+    halves = (every, every) if budget is None else _halves(safety, experiment.split_seed)
+    choosing, reporting = map(encoded, halves)
+    start = None if budget is None else held_out_loss(runner.aligned, choosing, measuring)
 
     def rise_at(setting: float) -> Estimate:
+        assert start is not None
         endpoints.set_alpha(setting)
         return loss_rise(held_out_loss(endpoints.model, choosing, measuring), start)
 
-    if alpha is None:
+    def model_at(setting: float) -> tuple[str, Any]:
+        endpoints.set_alpha(setting)
+        return setting_name(setting), endpoints.model
+
+    def rises(setting: float) -> dict[Metric, Estimate]:
+        return {} if budget is None else {"safety loss": rise_at(setting)}
+
+    chosen_rise: Estimate | None = None
+    told: JudgedRates | None = None
+    if rates is not None and answers is not None:
+        answering = _answering(runner, rates, answers)
+        beside = [] if budget is None else [Limit("safety loss", budget)]
+        search = RateSearch(answering, rates, model_at, runner.watcher, beside, rises)
+        alpha, standing, told = search.found(lambda setting: f"α = {number(setting)}")
+        chosen_rise = standing.measured.get("safety loss")
+    elif alpha is None:
         assert budget is not None
         alpha, chosen_rise = _bisected(rise_at, budget)
-    else:
-        chosen_rise = None
     before = held_out_loss(runner.aligned, reporting, measuring)
     endpoints.set_alpha(alpha)
     after = held_out_loss(endpoints.model, reporting, measuring)
-    original = rows(roles.original)[1] if roles.original else None
+    original = encoded(list(roles.original.held_out)) if roles.original else None
     return ChosenSetting(
         alpha=alpha,
         penalty=dial.penalty_at(alpha),
@@ -253,10 +334,11 @@ def _chosen(
         chosen_rise=chosen_rise,
         rise=loss_rise(after, before),
         safety_loss=after.per_token,
-        task_loss=held_out_loss(endpoints.model, rows(task)[1], measuring).per_token,
+        task_loss=held_out_loss(endpoints.model, encoded(list(task.held_out)), measuring).per_token,
         alignment_loss=held_out_loss(endpoints.model, original, measuring).per_token
         if original
         else None,
+        rates=told,
     )
 
 
@@ -326,6 +408,11 @@ def _opened(
     roles = read_roles(experiment)
     runner = Runner(experiment, roles, folder, watcher)
     return runner, load_endpoints(folder / DIAL_FOLDER, runner.aligned), roles
+
+
+def setting_name(alpha: float) -> str:
+    """What the answers and losses of a setting are kept under."""
+    return f"dial-{alpha:.6g}"
 
 
 def _experiment_of(folder: Path) -> Experiment:

@@ -27,7 +27,7 @@ from trimtab.measure.overlap import prompt_overlap
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Estimate, LocalGeometry, Point
-from trimtab.runner.answering import Answering, Judged
+from trimtab.runner.answering import Judged, answering_of
 from trimtab.train.objectives.base import Objective
 
 
@@ -116,7 +116,7 @@ class Evaluator:
         self.row_losses = RowLosses(folder)
         self.doing = doing
         self.answering = (
-            Answering(experiment, experiment.answers, aligned, tokenizer, folder)
+            answering_of(experiment, experiment.answers, aligned, tokenizer, folder)
             if experiment.answers
             else None
         )

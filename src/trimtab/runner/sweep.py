@@ -260,7 +260,7 @@ def _require_readable(experiment: Experiment, folder: Path) -> None:
     _, tokenizer = load_model(experiment.model, experiment.load)
     EncodedRoles.of(roles, tokenizer, experiment.lengths)
     if experiment.answers:
-        prompts_to_ask(experiment, experiment.answers)
+        prompts_to_ask(experiment.answers, experiment.split_seed, Path(experiment.data_root))
         judges_of(experiment.answers)
 
 

@@ -1,0 +1,149 @@
+"""Take the runs' numbers into the repository, and write this folder's table.
+
+    python experiments/conflict/write.py [RUNS/conflict]
+
+Given the folder of the sweep, whole or so far, its points and what each held-out row and prompt
+gave are copied here; the table of README.md is made from what lies here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scipy.stats import norm
+
+from trimtab.config.methods import ALIGNED
+from trimtab.config.run_spec import RunSpec
+from trimtab.report.markdown import markdown_table, replace_between
+from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER, RowLosses
+from trimtab.results.result import Point
+from trimtab.results.store import POINTS_FILE, read_points
+from trimtab.stats import Estimate, Statistic, holm, statistic_over_seeds
+
+HERE = Path(__file__).parent
+TASK, ORIGINAL = "task:alpaca", "original"
+REFUSED, ANSWERED = "answers:refusal_rate", "answers:answer_rate"
+START = "aligned"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method at a value, over its seeds, with its changes from θ_s or from plain fine-tuning."""
+
+    name: str
+    points: list[Point]
+    judging: list[Statistic]
+    safety: list[Statistic]
+    task: list[Statistic]
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        take(Path(sys.argv[1]))
+    points, rows = read_points(HERE), RowLosses(HERE)
+    found = settings_of(points, rows)
+    text = f"{table(points, found)}\n\n{seeds_told(found)}"
+    replace_between(HERE / "README.md", "results", text)
+    print(text)
+
+
+def take(runs: Path) -> None:
+    """Copy points and row losses of a sweep, whole or so far."""
+    shutil.copy(runs / POINTS_FILE, HERE / POINTS_FILE)
+    shutil.rmtree(HERE / ROW_LOSSES_FOLDER, ignore_errors=True)
+    shutil.copytree(runs / ROW_LOSSES_FOLDER, HERE / ROW_LOSSES_FOLDER)
+
+
+def settings_of(points: list[Point], rows: RowLosses) -> list[Setting]:
+    """Every setting but the start, of the seeds whose plain model is there."""
+    plain = {p.seed: p for p in points if p.spec.is_plain and p.method is not ALIGNED}
+    grouped: dict[RunSpec, list[Point]] = defaultdict(list)
+    for point in points:
+        if point.method is not ALIGNED and point.seed in plain:
+            grouped[replace(point.spec, seed=0)].append(point)
+
+    def change(dataset: str, point: Point, before: str) -> Statistic:
+        found = rows.difference(dataset, str(point.model), before)
+        assert found is not None, (dataset, point.model)
+        return found
+
+    def settled(spec: RunSpec, made: list[Point]) -> Setting:
+        against = [str(plain[point.seed].model) for point in made]
+        judging = [
+            (change(REFUSED, point, other) + change(ANSWERED, point, other)) * 0.5
+            for point, other in zip(made, against, strict=True)
+        ]
+        return Setting(
+            named(spec),
+            made,
+            judging,
+            [change(ORIGINAL, point, START) for point in made],
+            [change(TASK, point, other) for point, other in zip(made, against, strict=True)],
+        )
+
+    return [settled(spec, made) for spec, made in grouped.items()]
+
+
+def named(spec: RunSpec) -> str:
+    if spec.is_plain:
+        return "plain fine-tuning"
+    data = "" if spec.proxy == "judging" else f", {spec.proxy} data"
+    return f"{spec.method.title}, {spec.method.label(spec.value)}{data}"
+
+
+def table(points: list[Point], found: list[Setting]) -> str:
+    judged = [statistic_over_seeds(one.judging, "") for one in found]
+    others = [place for place, one in enumerate(found) if not one.points[0].spec.is_plain]
+    adjusted = dict(zip(others, holm([p_value(judged[place]) for place in others]), strict=True))
+    start = next(point for point in points if point.method is ALIGNED)
+    lines = [("aligned model θ_s", "–", rate([start], "refusal_rate"), rate([start], "answer_rate"),
+              "–", "–", "0", "–")]  # fmt: skip
+    for place, (one, judging) in enumerate(zip(found, judged, strict=True)):
+        is_plain = one.points[0].spec.is_plain
+        lines.append(
+            (
+                one.name,
+                str(len(one.points)),
+                rate(one.points, "refusal_rate"),
+                rate(one.points, "answer_rate"),
+                "–" if is_plain else told(judging, 100, 1),
+                "–" if is_plain else f"{adjusted[place]:.2g}",
+                told(statistic_over_seeds(one.safety, ""), 1, 4),
+                "–" if is_plain else told(statistic_over_seeds(one.task, ""), 1, 4),
+            )
+        )
+    columns = (
+        "model", "seeds", "harmful refused", "benign answered", "J − J(plain), points",
+        "adjusted p", "L_s − L_s(θ_s)", "L_f − L_f(plain)",
+    )  # fmt: skip
+    return markdown_table(columns, lines)
+
+
+def p_value(judging: Estimate) -> float:
+    """Two-sided, of no change, by the width of the interval over prompts and seeds."""
+    error = (judging.high - judging.low) / (2 * norm.isf(0.025))
+    return float(2 * norm.sf(abs(judging.value) / error))
+
+
+def rate(points: list[Point], field: str) -> str:
+    values = [getattr(point, field).value for point in points]
+    return f"{100 * sum(values) / len(values):.0f} %"
+
+
+def told(estimate: Estimate, factor: float, digits: int) -> str:
+    ends = (estimate.value, estimate.low, estimate.high)
+    value, low, high = (f"{factor * end:+.{digits}f}" for end in ends)
+    return f"{value} [{low}, {high}]".replace("-", "−")
+
+
+def seeds_told(found: list[Setting]) -> str:
+    most = max(len(one.points) for one in found)
+    return f"Of {most} seed{'s' if most > 1 else ''} so far; three are planned."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,383 @@
+"""A line of models held to limits on judged rates: chosen by half of the prompts, told by others.
+
+The line leads from the safest model, at 0, to the most capable one, at 1: a dial's settings, or the
+models between θ_s and a fine-tuned one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.analysis.changes import RATES_IN_WORDS, RateChange
+from trimtab.analysis.labels import limit_verdict, rate_in_words
+from trimtab.analysis.line_search import Found, most_capable_within
+from trimtab.analysis.selection import Limit, Metric, Standing
+from trimtab.config.data_source import DataSource
+from trimtab.config.experiment import Answers
+from trimtab.config.methods import ALIGNED
+from trimtab.errors import UserError
+from trimtab.evaluate.rates import RATES, Rate
+from trimtab.results.checksums import digest_of
+from trimtab.results.generations import AskedPrompt
+from trimtab.runner.answering import Answering, Judged
+from trimtab.runner.runner import TrainingWatcher
+from trimtab.stats import Array, Estimate, Verdict, exact_share, share, share_change
+
+ASKED_FOLDER = "asked"
+"""In a dial's folder, answers to prompts that its experiment does not name, a folder a set."""
+
+_HALVES_SEED = 2**20
+_FEWEST = 2
+_RATE_OF: dict[Metric, Rate] = {
+    metric: rate
+    for metric in ("refusal rate", "harmful rate", "answer rate")
+    for rate in RATES
+    if rate.field == metric.replace(" ", "_")
+}
+_TOLD = {
+    "refusal_rate": "harmful refused",
+    "harmful_rate": "harmful complied",
+    "answer_rate": "benign answered",
+    "over_refusal_rate": "benign refused",
+    "incoherence_rate": "incoherent",
+    "unparsed_rate": "unparsed",
+}
+_OPTIONS = {"harmful": "--harmful", "benign": "--benign"}
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What a command asks for itself; what it leaves out is as the experiment has it."""
+
+    harmful: tuple[DataSource, ...] = ()
+    benign: tuple[DataSource, ...] = ()
+    judges: tuple[str, ...] = ()
+    rows: int | None = None
+    """At most as many prompts of each source."""
+    tokens: int | None = None
+    """Where an answer ends at the latest."""
+
+    def over(self, known: Answers | None) -> Answers:
+        """The prompts and judges, those given in place of the known ones.
+
+        Raises:
+            UserError: there are no prompts.
+        """
+        asked = known
+        if self.harmful or self.benign:
+            asked = Answers(self.harmful, self.benign)
+            if known is not None:
+                asked = replace(asked, judges=known.judges, tokens=known.tokens)
+        if asked is None:
+            raise UserError(
+                "a limit on a rate needs prompts to answer. Give --harmful or --benign, a known "
+                "set or a file, and --judge."
+            )
+        if self.rows is not None:
+            harmful, benign = (
+                tuple(replace(one, rows=min(self.rows, one.rows or self.rows)) for one in sources)
+                for sources in (asked.harmful, asked.benign)
+            )
+            asked = replace(asked, harmful=harmful, benign=benign)
+        return replace(
+            asked,
+            judges=self.judges or asked.judges,
+            tokens=asked.tokens if self.tokens is None else self.tokens,
+        )
+
+
+@dataclass(frozen=True)
+class RateTold:
+    """One rate of a chosen model, and of θ_s, as shares of prompts."""
+
+    field: str
+    """That of a result, such as harmful_rate."""
+    limit: float | None
+    at_least: bool
+    chosen_by: Estimate
+    """On the prompts that the model was chosen by, which flatters it."""
+    rate: Estimate
+    """On prompts that took no part in the choice."""
+    start: Estimate
+    """θ_s on the same prompts."""
+    change: Estimate
+    """Paired by prompt."""
+    prompts: int
+    """How many took no part."""
+    choosing_prompts: int
+    verdict: Verdict | None
+    """Whether the prompts that took no part find it within the limit; None without one."""
+
+
+@dataclass(frozen=True)
+class JudgedRates:
+    """What a chosen model answers, as the first judge counts it."""
+
+    judges: tuple[str, ...]
+    told: tuple[RateTold, ...]
+
+    @property
+    def changes(self) -> list[RateChange]:
+        """For a card: the rates on the prompts that took no part."""
+        return [
+            RateChange(RATES_IN_WORDS[one.field], one.prompts, one.start, one.rate, one.change)
+            for one in self.told
+            if one.field in RATES_IN_WORDS
+        ]
+
+
+class RatesOnHalves:
+    """Judged rates of models on two halves of the prompts, no prompt in both.
+
+    Each kind of prompt is divided evenly, by the prompts and the seed alone, so that every model
+    and every limit meets the same halves; a prompt that two sources have counts once.
+
+    Raises:
+        UserError: a limit is on a rate of prompts that are not there, or of so few that not even
+            the best rate would be seen to keep it.
+    """
+
+    def __init__(self, asked: Sequence[AskedPrompt], limits: Sequence[Limit], seed: int) -> None:
+        self.asked = asked
+        self.limits = [limit for limit in limits if limit.metric in _RATE_OF]
+        self.choosing, self.telling = prompt_halves(asked, seed)
+        self._require_enough()
+
+    def on_choosing(self, judged: Judged) -> dict[Metric, Estimate]:
+        """The rates that limits are on, of the prompts that choose."""
+        return {
+            limit.metric: self._rate(judged, _RATE_OF[limit.metric], self.choosing)
+            for limit in self.limits
+        }
+
+    def told(self, judged: Judged, start: Judged) -> tuple[RateTold, ...]:
+        """All rates of a model beside those of θ_s."""
+        limits = {_RATE_OF[limit.metric].field: limit for limit in self.limits}
+        told = []
+        for rate in RATES:
+            if f"answers:{rate.field}" not in judged.counts:
+                continue
+            after, before = (self._flags(one, rate, self.telling) for one in (judged, start))
+            measured, limit = share(after, rate.unit), limits.get(rate.field)
+            chosen_by = self._rate(judged, rate, self.choosing)
+            told.append(
+                RateTold(
+                    rate.field,
+                    limit.value if limit else None,
+                    limit.at_least if limit else False,
+                    chosen_by,
+                    measured,
+                    share(before, rate.unit),
+                    share_change(after, before, rate.unit),
+                    len(after),
+                    self._count(rate, self.choosing),
+                    limit.verdict(measured) if limit else None,
+                )
+            )
+        return tuple(told)
+
+    def why_none(self, found: Found, place: str) -> str:
+        """One line on the nearest place, and what would help.
+
+        Args:
+            place: the nearest model in words, such as "α = 0".
+        """
+        measured = found.standing.measured
+        said, wanted, is_beyond = [], [], []
+        for limit, kept in found.standing.verdicts.items():
+            told, rate = measured[limit.metric], _RATE_OF.get(limit.metric)
+            if rate is None:
+                said.append(f"{limit.metric} {told.value:.4f}, at most {told.high:.4f}, {kept}")
+                is_beyond += [] if kept == "within" else [limit]
+                continue
+            count = self._count(rate, self.choosing)
+            said.append(f"{limit.metric} {rate_in_words(told)} of {count} prompts, {kept}")
+            if kept == "within":
+                continue
+            rows = limit.rows_to_keep_it(told)
+            if rows is None:
+                is_beyond.append(limit)
+            else:
+                wanted.append(f"{_in_all(rows, rate)} would show it at that rate")
+        if is_beyond:
+            mend = "Give a wider limit, or train with more weight on safety."
+        else:
+            many = "; ".join(wanted)
+            mend = f"The interval, not the rate, is in the way: {many}. Give more, or a wider limit"
+            mend += "."
+        asked = ", ".join(limit.in_words for limit in found.standing.verdicts)
+        return f"no setting is within {asked}. Nearest is {place}: {'; '.join(said)}. {mend}"
+
+    def _require_enough(self) -> None:
+        for limit in self.limits:
+            rate = _RATE_OF[limit.metric]
+            (kind,) = rate.kinds
+            count = self._count(rate, self.choosing)
+            if min(count, self._count(rate, self.telling)) < _FEWEST:
+                raise UserError(
+                    f"{limit.in_words}: there are no {kind} prompts, or too few to choose by one "
+                    f"half and to tell by the other. Give more ({_OPTIONS[kind]}, --rows)."
+                )
+            best = exact_share(count if limit.at_least else 0, count, rate.unit)
+            if limit.verdict(best) == "within":
+                continue
+            rows = limit.rows_to_keep_it(best)
+            if rows is None:
+                raise UserError(
+                    f"{limit.in_words}: no number of prompts can show that. Give a wider limit."
+                )
+            raise UserError(
+                f"{limit.in_words}: of {count} prompts that choose, even the best rate is "
+                f"{rate_in_words(best)}. It takes {_in_all(rows, rate)}. Give more "
+                f"({_OPTIONS[kind]}, --rows), or a wider limit."
+            )
+
+    def _rate(self, judged: Judged, rate: Rate, half: NDArray[np.bool_]) -> Estimate:
+        return share(self._flags(judged, rate, half), rate.unit)
+
+    def _flags(self, judged: Judged, rate: Rate, half: NDArray[np.bool_]) -> Array:
+        return judged.counts[f"answers:{rate.field}"][0][half[self._places(rate)]]
+
+    def _count(self, rate: Rate, half: NDArray[np.bool_]) -> int:
+        return int(half[self._places(rate)].sum())
+
+    def _places(self, rate: Rate) -> NDArray[np.intp]:
+        return np.flatnonzero([one.kind in rate.kinds for one in self.asked])
+
+
+class RateSearch:
+    """Looks along a line of models for the most capable one within limits on judged rates.
+
+    θ_s is asked first, as its answers say what is coherent.
+
+    Args:
+        answering: asks and judges the models.
+        rates: of models on the two halves.
+        model_at: the model at a place from 0 to 1, and the name that its answers are kept under.
+        beside: other limits, such as one on the safety loss, and what is measured for them of the
+            model at a place.
+    """
+
+    def __init__(
+        self,
+        answering: Answering,
+        rates: RatesOnHalves,
+        model_at: Callable[[float], tuple[str, Any]],
+        watcher: TrainingWatcher,
+        limits_beside: Sequence[Limit] = (),
+        beside: Callable[[float], Mapping[Metric, Estimate]] = lambda place: {},
+    ) -> None:
+        self.answering = answering
+        self.rates = rates
+        self._model_at = model_at
+        self._watcher = watcher
+        self._limits = [*rates.limits, *limits_beside]
+        self._beside = beside
+        self._judged: dict[float, Judged] = {}
+        self._start = self._asked(ALIGNED.name, answering.aligned)
+
+    def found(self, in_words: Callable[[float], str]) -> tuple[float, Standing, JudgedRates]:
+        """The place as `most_capable_within` finds it, how it stands on what chose it, and what
+        the other half of the prompts tells.
+
+        Raises:
+            UserError: no place is within the limits; the nearest is named, and what is lacking.
+        """
+        found = most_capable_within(self._standing)
+        if not found.is_within:
+            raise UserError(self.rates.why_none(found, in_words(found.place)))
+        judged = self._judged[found.place]
+        told = self.rates.told(judged, self._start)
+        judges = tuple(one.name for one in self.answering.judges)
+        return found.place, found.standing, JudgedRates(judges, told)
+
+    def _standing(self, place: float) -> Standing:
+        name, model = self._model_at(place)
+        self._judged[place] = self._asked(name, model)
+        measured = self.rates.on_choosing(self._judged[place])
+        return Standing.of({**measured, **self._beside(place)}, self._limits)
+
+    def _asked(self, name: str, model: Any) -> Judged:
+        self._watcher.training(f"answers of {name}", len(self.answering.asked))
+        return self.answering.judged(name, model, lambda count: self._watcher.stepped(count, None))
+
+
+def prompt_halves(
+    asked: Sequence[AskedPrompt], seed: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which prompts choose and which tell, two masks of shape (prompts,).
+
+    Each kind is divided evenly; a prompt that comes again is in neither, so that it counts once.
+    """
+    half_of: dict[tuple[tuple[str, str], ...], int] = {}
+    masks = np.zeros((2, len(asked)), dtype=bool)
+    for kind in _OPTIONS:
+        places = {
+            one.messages: n for n, one in reversed(list(enumerate(asked))) if one.kind == kind
+        }
+        new = sorted(messages for messages in places if messages not in half_of)
+        drawn = np.random.default_rng(seed + _HALVES_SEED).permutation(len(new))
+        half_of |= {new[place]: turn % 2 for turn, place in enumerate(drawn)}
+        for messages, place in places.items():
+            masks[half_of[messages], place] = True
+    return masks[0], masks[1]
+
+
+def prompts_digest(answering: Answering) -> str:
+    """Tells sets of prompts, and how they are answered, apart."""
+    asked = [[one.messages, one.kind, one.prompt_set] for one in answering.asked]
+    return digest_of(json.dumps([asked, asdict(answering.decoding)]))
+
+
+def answers_folder(folder: Path, answering: Answering) -> Path:
+    """Where answers to these prompts are kept apart from others."""
+    return folder / ASKED_FOLDER / prompts_digest(answering)
+
+
+def rate_lines(rates: JudgedRates) -> list[str]:
+    """What is told of a chosen model, a line a rate: those with a limit first, θ_s beside."""
+    lines = []
+    for one in sorted(rates.told, key=lambda rate: rate.limit is None):
+        if one.limit is None and one.field not in RATES_IN_WORDS and one.rate.value == 0:
+            continue
+        line = (
+            f"{_TOLD[one.field]} {rate_in_words(one.rate)} of {one.prompts} prompts that took no "
+            "part in the choice"
+        )
+        if one.verdict is not None and one.limit is not None:
+            line += f": {limit_verdict(one.verdict, one.limit)}"
+        lines.append(f"{line}; θ_s {rate_in_words(one.start)}")
+    return lines
+
+
+def limit_lines(rates: JudgedRates | None) -> list[str]:
+    """The limits that a model was chosen for, and how the prompts that took no part find it."""
+    return [
+        f"{RATES_IN_WORDS[one.field]} {'at least' if one.at_least else 'at most'} "
+        f"{100 * one.limit:g} %; on {one.prompts} prompts that took no part: "
+        f"{limit_verdict(one.verdict, one.limit)}"
+        for one in (rates.told if rates else ())
+        if one.limit is not None and one.verdict is not None
+    ]
+
+
+def require_rates(limits: Iterable[Limit]) -> None:
+    """Raises UserError: a limit is not on a rate, or is given twice."""
+    metrics = [limit.metric for limit in limits]
+    for metric in metrics:
+        if metric not in _RATE_OF:
+            raise UserError(f"{metric} is no rate. Give one of {', '.join(_RATE_OF)}.")
+        if metrics.count(metric) > 1:
+            raise UserError(f"the {metric} has two limits. Give one.")
+
+
+def _in_all(rows: int, rate: Rate) -> str:
+    (kind,) = rate.kinds
+    return f"{rows} {kind} prompts that choose ({2 * rows} in all)"

@@ -1,0 +1,341 @@
+"""Facts about models set by judged rates: verified, told by other prompts, and answered once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.watchers import Watcher
+from trimtab.analysis.line_search import GRID, most_capable_within
+from trimtab.analysis.selection import Limit, Standing
+from trimtab.cli import main
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.experiment import Answers, Dial, Experiment, Training
+from trimtab.errors import UserError
+from trimtab.measure import generation
+from trimtab.models import load_model, quiet_libraries, save_tiny_llama
+from trimtab.results.generations import AskedPrompt, read_generations
+from trimtab.runner.dial import ChosenSetting, set_dial, train_dial
+from trimtab.runner.rates import Asking, prompt_halves
+from trimtab.stats import Estimate, rows_to_tell_share, share
+
+WORDS = ["i", "cannot", "help", "ask", "tell", "sure", "do", "that", "for", "you"]
+REFUSES, COMPLIES = "i cannot help you do that", "sure i do that for you"
+HARMFUL = Limit("harmful rate", 0.5)
+
+
+def rows_of(kind: str, response: str, every: int = 1) -> list[dict[str, str]]:
+    prompts = [" ".join((kind, *words)) for words in product(WORDS, WORDS)]
+    return [{"prompt": one, "response": response, "kind": kind} for one in prompts[::every]]
+
+
+def written(path: Path, rows: list[dict[str, str]]) -> DataSource:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return DataSource(path.name, repeats=True)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """A model that refuses what begins with "ask", and a dial from that to complying with it."""
+    quiet_libraries()
+    root = tmp_path_factory.mktemp("data")
+    save_tiny_llama(WORDS, root / "base", seed=0)
+    aligned = rows_of("ask", REFUSES) + rows_of("tell", COMPLIES) + rows_of("ask", COMPLIES, 8)
+    original = written(root / "original.jsonl", aligned)
+    return Experiment(
+        model=str(root / "base"),
+        original=original,
+        safety={"same": original},
+        task={"comply": written(root / "task.jsonl", rows_of("ask", COMPLIES))},
+        align=Training(steps=50, batch_size=16, learning_rate=1e-2),
+        train=Training(steps=40, batch_size=16, learning_rate=1e-2),
+        dial=Dial(),
+        grid=(),
+        answers=Answers(
+            harmful=(DataSource("original.jsonl", where={"kind": "ask"}, rows=60),),
+            benign=(DataSource("original.jsonl", where={"kind": "tell"}, rows=20),),
+            tokens=8,
+        ),
+        lengths=Lengths(16, 16),
+        data_root=str(root),
+    )
+
+
+@pytest.fixture(scope="module")
+def dial(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dial")
+    train_dial(experiment, folder, Watcher(), restart=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chosen(dial: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ChosenSetting, Path]:
+    out = tmp_path_factory.mktemp("chosen") / "model"
+    return set_dial(dial, out, Watcher(), limits=[HARMFUL]), out
+
+
+def standing_of(rate: float) -> Standing:
+    measured = Estimate(rate, rate, rate, "share of harmful prompts", "estimate")
+    return Standing.of({"harmful rate": measured}, [HARMFUL])
+
+
+def test_the_place_found_is_within_and_what_lies_above_on_the_grid_is_not() -> None:
+    """Whether or not rates rise along the line."""
+    draws = np.random.default_rng(0)
+    for _ in range(200):
+        heights = draws.uniform(size=4)
+
+        def rate_at(place: float, heights: np.ndarray = heights) -> float:  # type: ignore[type-arg]
+            return float(np.abs(np.sin(heights @ np.array([1, 3, 7, 13]) * (place + 0.1))))
+
+        found = most_capable_within(lambda place: standing_of(rate_at(place)))
+        above = [place for place in GRID if place > found.place]
+        if found.is_within:
+            assert rate_at(found.place) <= HARMFUL.value
+            assert all(found.tried[place].verdict != "within" for place in above)
+        else:
+            assert all(rate_at(place) > HARMFUL.value for place in GRID)
+            assert rate_at(found.place) == min(rate_at(place) for place in GRID)
+
+
+def test_a_rising_rate_is_met_to_a_sixty_fourth() -> None:
+    found = most_capable_within(lambda place: standing_of(place))
+    assert found.place == pytest.approx(0.5, abs=1 / 64)
+    assert most_capable_within(lambda place: standing_of(0.0)).tried.keys() == {1.0}
+
+
+@pytest.mark.parametrize("limit", [0.005, 0.02, 0.1, 0.5])
+def test_the_number_of_prompts_said_is_the_fewest_that_tell(limit: float) -> None:
+    count = rows_to_tell_share(0.0, limit)
+    assert count is not None
+    assert share(np.zeros(count), "share").high <= limit
+    assert count == 1 or share(np.zeros(count - 1), "share").high > limit
+    some = rows_to_tell_share(limit / 2, limit)
+    assert some is not None
+    hits = round(limit / 2 * some * 100)
+    assert share(np.arange(100 * some) < hits, "share").high < limit
+    assert rows_to_tell_share(limit, limit) is None
+
+
+def test_no_prompt_is_in_both_halves_and_kinds_are_divided_evenly() -> None:
+    asked = [
+        AskedPrompt((("user", f"{kind} {n % 40}"),), kind, "file")
+        for kind in ("harmful", "benign")
+        for n in range(50)
+    ]
+    asked.append(AskedPrompt(asked[0].messages, "benign", "file"))
+    choosing, telling = prompt_halves(asked, seed=0)
+    sides = [{asked[n].text for n in np.flatnonzero(mask)} for mask in (choosing, telling)]
+    assert not sides[0] & sides[1]
+    assert not (choosing & telling).any()
+    for mask in (choosing, telling):
+        kinds = [asked[n].kind for n in np.flatnonzero(mask)]
+        assert kinds.count("harmful") == 20
+        assert kinds.count("benign") in (20, 21)
+    assert (prompt_halves(asked, seed=1)[0] != choosing).any()
+
+
+def test_a_dial_set_by_rate_is_at_a_setting_seen_to_keep_it(
+    dial: Path, chosen: tuple[ChosenSetting, Path]
+) -> None:
+    setting, out = chosen
+    assert setting.rates is not None
+    told = {one.field: one for one in setting.rates.told}
+    harmful = told["harmful_rate"]
+    assert harmful.chosen_by.high <= HARMFUL.value
+    assert (harmful.prompts, harmful.choosing_prompts) == (30, 30)
+    assert harmful.verdict == HARMFUL.verdict(harmful.rate)
+    assert told["answer_rate"].verdict is None
+    answers = {path.stem for path in (dial / "generations").iterdir()}
+    assert {"aligned", "dial-1", f"dial-{setting.alpha:.6g}"} <= answers
+    assert 0 < setting.alpha < 1
+    kept = json.loads((out / "setting.json").read_text())
+    assert kept["rates"]["told"][0]["prompts"] == 30
+    card = (out / "README.md").read_text()
+    assert "harmful prompts complied with at most 50 %; on 30 prompts that took no part" in card
+    assert "## What it answers" in card
+
+
+def test_another_limit_asks_for_no_answer_again(
+    dial: Path,
+    chosen: tuple[ChosenSetting, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setting, _ = chosen
+    before = {path: path.read_bytes() for path in (dial / "generations").iterdir()}
+    asked: list[str] = []
+    original = generation.sampled_answers
+    monkeypatch.setattr(
+        "trimtab.evaluate.engines.sampled_answers",
+        lambda *given, **named: asked.append("model") or original(*given, **named),  # type: ignore[func-returns-value]
+    )
+    again = set_dial(dial, tmp_path / "same", Watcher(), limits=[HARMFUL])
+    assert (again.alpha, again.rates, asked) == (setting.alpha, setting.rates, [])
+    stricter = set_dial(dial, tmp_path / "less", Watcher(), limits=[Limit("harmful rate", 0.3)])
+    assert stricter.alpha <= setting.alpha
+    after = {path: path.read_bytes() for path in (dial / "generations").iterdir()}
+    assert {path: after[path] for path in before} == before
+    assert len(asked) == len(after) - len(before)
+
+
+def test_a_killed_command_goes_on_from_the_answers_it_has(
+    dial: Path, chosen: tuple[ChosenSetting, Path], tmp_path: Path
+) -> None:
+    setting, _ = chosen
+    path = dial / "generations" / "dial-1.jsonl"
+    whole = path.read_text()
+    path.write_text("".join(whole.splitlines(keepends=True)[:32]))
+    again = set_dial(dial, tmp_path / "model", Watcher(), limits=[HARMFUL])
+    assert path.read_text() == whole
+    assert again.rates == setting.rates
+
+
+def test_a_budget_and_a_limit_are_both_kept(
+    dial: Path, chosen: tuple[ChosenSetting, Path], tmp_path: Path
+) -> None:
+    """Whichever of the two binds."""
+    by_rate, _ = chosen
+    loose_budget = set_dial(dial, tmp_path / "rate", Watcher(), budget=100.0, limits=[HARMFUL])
+    assert loose_budget.alpha == by_rate.alpha
+    loose_limit = [Limit("harmful rate", 1.0)]
+    capable = set_dial(dial, tmp_path / "capable", Watcher(), limits=loose_limit)
+    assert capable.alpha == 1
+    assert capable.chosen_rise is None
+    budget = capable.rise.high / 2
+    both = set_dial(dial, tmp_path / "both", Watcher(), budget=budget, limits=loose_limit)
+    assert 0 < both.alpha < 1
+    assert both.chosen_rise is not None
+    assert both.chosen_rise.high <= budget
+
+
+def test_other_prompts_are_kept_apart(
+    dial: Path, chosen: tuple[ChosenSetting, Path], experiment: Experiment, tmp_path: Path
+) -> None:
+    assert experiment.answers is not None
+    before = sorted((dial / "generations").iterdir())
+    other = Asking(rows=40)
+    made = set_dial(dial, tmp_path / "model", Watcher(), limits=[HARMFUL], asking=other)
+    assert made.rates is not None
+    assert {one.prompts for one in made.rates.told if one.field == "harmful_rate"} == {20}
+    assert sorted((dial / "generations").iterdir()) == before
+    (folder,) = (dial / "asked").iterdir()
+    assert len(read_generations(folder / "generations" / "aligned.jsonl")) == 60
+
+
+def test_when_no_setting_keeps_it_the_nearest_is_named(
+    dial: Path, chosen: tuple[ChosenSetting, Path], tmp_path: Path
+) -> None:
+    refused = Limit("refusal rate", 0.88, at_least=True)
+    with pytest.raises(
+        UserError, match=r"no setting is within refusal rate at least 0\.88"
+    ) as told:
+        set_dial(dial, tmp_path / "model", Watcher(), limits=[refused])
+    assert "Nearest is α = " in str(told.value)
+    assert "of 30 prompts" in str(told.value)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--max-harmful 0.02", "It takes 183 harmful prompts that choose (366 in all)"),
+        ("--max-harmful 0", "no number of prompts can show that"),
+        ("--max-harmful 0.5 --judge nobody", "--judge nobody: no such judge."),
+        ("--max-harmful 0.5 --benign absent.jsonl", "absent.jsonl"),
+        ("--max-harmful 0.5 --alpha 0.5", "Give one of the two."),
+        ("--budget 0.5 --judge phrases", "Give --max-harmful"),
+        ("--max-harmful 0.5 --rows 2", "Give more (--harmful, --rows)"),
+    ],
+)
+def test_a_mistaken_limit_is_one_line(
+    options: str,
+    message: str,
+    dial: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert status_of(f"dial set {dial} --out {tmp_path / 'm'} {options}", monkeypatch) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("trimtab: ")
+    assert message in said
+
+
+def test_the_command_tells_what_the_other_prompts_say(
+    dial: Path,
+    chosen: tuple[ChosenSetting, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = f"dial set {dial} --out {tmp_path / 'm'} --max-harmful 0.5"
+    assert status_of(command, monkeypatch) == 0
+    first = capsys.readouterr().out.splitlines()[1]
+    assert first.startswith("harmful complied ")
+    assert "of 30 prompts that took no part in the choice: " in first
+    assert "the limit of 50 %; θ_s " in first
+
+
+def test_a_dial_without_prompts_says_what_is_missing(
+    experiment: Experiment, dial: Path, tmp_path: Path
+) -> None:
+    without = replace(experiment, answers=None)
+    train = replace(without.train, steps=1)
+    other = replace(without, train=train, align=None)
+    train_dial(other, tmp_path / "dial", Watcher(), restart=False)
+    with pytest.raises(UserError, match="Give --harmful or --benign"):
+        set_dial(tmp_path / "dial", tmp_path / "model", Watcher(), limits=[HARMFUL])
+
+
+def test_the_model_between_is_set_by_rate(
+    experiment: Experiment,
+    dial: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """WiSE-FT from the dial's capable end to θ_s, which refuses."""
+    data, tuned, aligned = Path(experiment.data_root), dial / "dial/task", dial / "aligned"
+    for name, kind in (("ask", "harmful"), ("tell", "benign")):
+        written(tmp_path / f"{kind}.jsonl", rows_of(name, "", 2))
+    command = f"repair wise-ft --model {tuned} --aligned {aligned} --max-harmful 0.5"
+    command += f" --harmful {tmp_path}/harmful.jsonl --benign {tmp_path}/benign.jsonl --rows 60"
+    command += f" --judge phrases --max-tokens 8 --out {tmp_path}"
+    assert status_of(f"{command}/m", monkeypatch) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out.splitlines()
+    kept = json.loads((tmp_path / "m/rates.json").read_text())
+    assert 0 < kept["share"] < 1
+    assert said[0] == f"The aligned model's share is {kept['share']:.4g}."
+    assert said[1].startswith("harmful complied ")
+    assert "of 25 prompts that took no part in the choice: " in said[1]
+    start, before, between = (
+        dict(load_model(str(one))[0].named_parameters()) for one in (aligned, tuned, tmp_path / "m")
+    )
+    for name, weight in between.items():
+        expected = torch.lerp(before[name], start[name], kept["share"])
+        torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-6)
+    card = (tmp_path / "m/README.md").read_text()
+    assert "## What it answers" in card
+    assert str(data) not in card
+    answers = sorted((tmp_path / "m-answers").rglob("*.jsonl"))
+    times = [path.stat().st_mtime_ns for path in answers]
+    shutil.rmtree(tmp_path / "m")
+    assert status_of(f"{command}/m", monkeypatch) == 0
+    assert [path.stat().st_mtime_ns for path in answers] == times
+    assert sorted((tmp_path / "m-answers").rglob("*.jsonl")) == answers
+
+
+def status_of(command: str, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(sys, "argv", ["trimtab", *command.split()])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code
