@@ -26,7 +26,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import TrainOutput, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from trimtab.measure.distance import DensePart, Displacement
@@ -114,6 +114,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     ) -> None:
         plain = objective is None or objective.is_plain
         self.objective = None if plain or objective is None else objective.started()
+        # As SFTTrainer does: a new adapter's weights are drawn before it is called.
+        set_seed((SFTConfig if args is None else args).seed)
         placed = self.objective.placed_on(model, peft_config) if self.objective else None
         super().__init__(
             model if placed is None else placed,

@@ -96,6 +96,15 @@ def test_every_task_row_comes_before_one_comes_again(tmp_path: Path) -> None:
     assert [row for row in seen if row in set(expected)][: len(expected)] == expected
 
 
+def test_the_adapters_of_a_dial_are_drawn_by_its_seed_alone(tmp_path: Path) -> None:
+    drawn = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        trainer = dial_of(tiny.config(tmp_path), tmp_path, lora=True)
+        drawn.append({name: w.clone() for name, w in tiny.weights(trainer).items()})
+    tiny.assert_same(*drawn, by=0.0)
+
+
 @full_and_lora
 def test_every_setting_of_a_new_dial_is_the_aligned_model(lora: bool, tmp_path: Path) -> None:
     model, _ = tiny.tiny_llama(tmp_path / "model")
