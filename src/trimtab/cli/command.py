@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any, NoReturn, ParamSpec, get_type_hints
 
 import typer
@@ -49,6 +50,13 @@ def command(function: Callable[_P, None]) -> Callable[_P, None]:
             end(told, 2)
 
     run.__annotations__ = hints
+    # typer reads a signature, and would evaluate the function's own anew, without the numbers' names.
+    told = signature(function)
+    parameters = [
+        one.replace(annotation=hints.get(one.name, one.annotation))
+        for one in told.parameters.values()
+    ]
+    run.__signature__ = told.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run
 
 
