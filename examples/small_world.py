@@ -1,51 +1,50 @@
-"""What the other examples start from: the built-in world as rows, and a tiny model aligned on it.
+"""What three of the examples start from: the built-in world as rows, and training on them.
 
-The world has 32 prompts and 16 answers whose probabilities are all known. A proxy stands in for the
-original safety data; the task answers the same prompts in another way. Some seconds.
+The world has 32 prompts and 16 answers whose probabilities are known, so that losses are exact. Its
+proxy answers nearly as the original safety data does; its task answers the same prompts otherwise.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
-from datasets import Dataset, load_dataset
+import numpy as np
+from transformers import PrinterCallback
 
 from trimtab import SafetyAwareSFTConfig, SafetyAwareSFTTrainer
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.experiment import Measuring
+from trimtab.data.encoding import encode
+from trimtab.data.sources import read_rows
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
-from trimtab.models import quiet_libraries, save_tiny_llama
+from trimtab.measure.losses import HeldOutRows, held_out_loss
+from trimtab.models import load_model, load_tokenizer, quiet_libraries, save_tiny_llama
+
+quiet_libraries()
+FOLDER = Path(mkdtemp())
+ORIGINAL, PROXY, TASK = "original", "safety-near", "task-shared"
+write_data(make_world({"near": 0.1}, {"shared": 1.0}), FOLDER, rows=1000)
+save_tiny_llama([*CONTEXTS, *RESPONSES], FOLDER / "base", seed=0)
+TOKENIZER = load_tokenizer(str(FOLDER / "base"))
+ARGUMENTS = {"use_cpu": True, "bf16": False, "save_strategy": "no", "disable_tqdm": True}
 
 
-def rows_of(folder: Path) -> dict[str, Dataset]:
-    """2,000 draws each of `original`, `safety-near` (the proxy) and `task-shared`."""
-    write_data(make_world({"near": 0.1}, {"shared": 1.0}), folder, rows=2000)
-    return {
-        name: load_dataset("json", data_files=str(folder / f"data/{name}.jsonl"), split="train")
-        .rename_column("response", "completion")
-        .shuffle(seed=0)
-        for name in ("original", "safety-near", "task-shared")
-    }
+def encoded(name: str) -> HeldOutRows:
+    rows = read_rows(DataSource(str(FOLDER / f"data/{name}.jsonl")))
+    return HeldOutRows(encode(rows, TOKENIZER, Lengths()), np.array([row.weight for row in rows]))
 
 
-def settings(folder: Path, steps: int) -> SafetyAwareSFTConfig:
-    """The trainer's arguments, small enough for one CPU core."""
-    return SafetyAwareSFTConfig(
-        str(folder / "run"),
-        **{"max_steps": steps, "per_device_train_batch_size": 32, "learning_rate": 2e-3},
-        **{"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"},
-        **{"disable_tqdm": True, "logging_strategy": "no"},
-    )
+def trained(start: str, data: str, steps: int, **more: Any) -> SafetyAwareSFTTrainer:
+    batch = {"max_steps": steps, "per_device_train_batch_size": 32, "learning_rate": 2e-3}
+    args = SafetyAwareSFTConfig(str(FOLDER / "run"), safety_repeats=True, **batch, **ARGUMENTS)
+    rows = {"train_dataset": encoded(data).rows, "safety_dataset": encoded(PROXY).rows}
+    model, tokenizer = load_model(start)
+    trainer = SafetyAwareSFTTrainer(model, args=args, processing_class=tokenizer, **rows, **more)
+    trainer.remove_callback(PrinterCallback)
+    if steps:
+        trainer.train()
+    return trainer
 
 
-def aligned_model() -> tuple[Path, str, dict[str, Dataset]]:
-    """A new folder, the aligned model in it, and the rows."""
-    quiet_libraries()
-    folder = Path(mkdtemp())
-    rows = rows_of(folder)
-    save_tiny_llama([*CONTEXTS, *RESPONSES], folder / "base", seed=0)
-    trainer = SafetyAwareSFTTrainer(
-        str(folder / "base"), args=settings(folder, 150), train_dataset=rows["original"]
-    )
-    trainer.train()
-    trainer.save_model(str(folder / "aligned"))
-    return folder, str(folder / "aligned"), rows
+def loss(model: Any, name: str) -> float:
+    return held_out_loss(model, encoded(f"{name}-whole"), Measuring()).per_token.value

@@ -66,11 +66,11 @@ def papers_page() -> str:
     parts = [
         "# The papers behind each method",
         "",
-        "trimtab implements the framework of Chen, Shen, Das and Chen, *Fundamental Safety-Capability "
-        "Trade-offs in Fine-tuning Large Language Models*, 2025, "
-        "[arXiv 2503.20807](https://arxiv.org/abs/2503.20807); [Concepts](concepts.md) explains it. "
-        "Each name below is what an experiment's file calls the method. What is said of it, and its "
-        "source, stand in the docstring of its class.",
+        "trimtab implements the framework of Chen, Shen, Das and Chen, *Fundamental "
+        "Safety-Capability Trade-offs in Fine-tuning Large Language Models*, 2025, "
+        "[arXiv 2503.20807](https://arxiv.org/abs/2503.20807); [Concepts](concepts.md) explains "
+        "it. Each name below is what an experiment's file calls the method. What is said of it, "
+        "and its source, stand in the docstring of its class.",
         "",
         "## The two cases and what trimtab adds",
         "",
@@ -132,8 +132,8 @@ def examples_page() -> str:
     parts = [
         "# Examples",
         "",
-        "Short scripts on the built-in world, a small set of prompts and answers whose exact limits "
-        "are known. Nothing is downloaded. `make examples` runs them all. The notebook "
+        "Short scripts on the built-in world, a small set of prompts and answers whose exact "
+        "limits are known. Nothing is downloaded. `make examples` runs them all. The notebook "
         "`examples/exact_world.ipynb` draws the exact frontier of that world.",
         "",
     ]

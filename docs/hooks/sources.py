@@ -32,7 +32,9 @@ def on_page_markdown(markdown: str, page: Any, **handed: Any) -> str:
     def linked(match: re.Match[str]) -> str:
         here = page.file.src_uri
         path = _outside(here, match["target"])
-        inside = posixpath.normpath(posixpath.join("docs", posixpath.dirname(here), match["target"]))
+        inside = posixpath.normpath(
+            posixpath.join("docs", posixpath.dirname(here), match["target"])
+        )
         if (ROOT / (path or inside)).is_dir():
             return match["text"]
         if path is None:

@@ -50,7 +50,7 @@ def command(function: Callable[_P, None]) -> Callable[_P, None]:
             end(told, 2)
 
     run.__annotations__ = hints
-    # typer reads a signature, and would evaluate the function's own anew, without the numbers' names.
+    # typer reads a signature: the function's own, evaluated anew, lacks the numbers' names.
     told = signature(function)
     parameters = [
         one.replace(annotation=hints.get(one.name, one.annotation))
