@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from html import escape
 from typing import Any
+from unicodedata import normalize
 
 LETTERS = {
     **{"alpha": "α", "lambda": "λ", "mu": "μ", "rho": "ρ", "tau": "τ", "theta": "θ"},
@@ -142,7 +143,7 @@ class _Reader:
         if name == "sqrt":
             return f"<msqrt>{self._argument()}</msqrt>"
         if name == "hat":
-            return f'<mover accent="true">{self._argument()}<mo stretchy="false">^</mo></mover>'
+            return f"<mi>{normalize('NFC', self._words() + chr(0x302))}</mi>"
         if name == "underbrace":
             return f"<munder>{self._argument()}<mo>⏟</mo></munder>"
         if name == "mathbb":

@@ -56,7 +56,7 @@ def commands_page() -> str:
             if record is None or "--help" in parameter.opts or "completion" in record[0]:
                 continue
             told, text = (" ".join(part.split()) for part in record)
-            parts += [f"`{told}`", "", f":   {escaped(text) or '–'}", ""]
+            parts += [f"`{told}`", f":   {escaped(text) or '–'}", ""]
     return "\n".join(parts)
 
 
@@ -97,7 +97,7 @@ def _table(methods: list[Method]) -> list[str]:
             continue
         told = _docstring_of(method.home)
         first = escaped(" ".join(told.split("\n\n")[0].split()))
-        lines.append(f"| `{method.name}` {method.title} | {first} | {linked(source_of(told))} |")
+        lines.append(f"| `{method.name}`<br>{method.title} | {first} | {linked(source_of(told))} |")
     return [*lines, ""]
 
 

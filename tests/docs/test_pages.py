@@ -163,7 +163,7 @@ def test_the_site_has_every_command_and_every_method_with_its_source() -> None:
             if "completion" not in str(parameter.opts):
                 assert parameter.opts[0] in commands_page or parameter.opts[0] == "--help"
     for method in generated.PUBLISHED.values():
-        (line,) = re.findall(rf"^\| `{re.escape(method.name)}` .*$", papers, re.MULTILINE)
+        (line,) = re.findall(rf"^\| `{re.escape(method.name)}`<br>.*$", papers, re.MULTILINE)
         assert "arXiv" in line or method.name == "random-subset"
 
 
