@@ -1,7 +1,7 @@
 """Before any training: which proxy is nearer to the original safety data, which task overlaps it?
 
-Compares rows by their words, and prints what `trimtab audit` prints. Some seconds on a free CPU
-core.
+Compares rows by their words, and prints what `trimtab audit` prints. Half a minute of
+CPU time.
 """
 
 from __future__ import annotations

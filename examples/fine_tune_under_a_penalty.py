@@ -1,7 +1,7 @@
 """Case I: fine-tune on a task plus λ times the loss on safety data. What does each λ give up?
 
 Prints exact losses in nats per token: of the aligned model, of plain fine-tuning (λ = 0), of λ = 1.
-Some ten seconds on a free CPU core.
+Some 20 seconds of CPU time.
 """
 
 from small_world import FOLDER, ORIGINAL, TASK, loss, trained

@@ -1,7 +1,7 @@
 """A safety budget in place of λ: say what the safety loss may rise by, and let the run learn λ.
 
 Prints the λ that was learned, and the change of the safety loss on rows kept from training, with
-its 95 % interval: within the budget, beyond it, or undecided. Some ten seconds on a free CPU core.
+its 95 % interval: within the budget, beyond it, or undecided. Some 20 seconds of CPU time.
 """
 
 from small_world import FOLDER, ORIGINAL, TASK, loss, trained

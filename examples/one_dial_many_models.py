@@ -1,7 +1,7 @@
 """One training that holds every trade-off: turn the dial afterwards, without training again.
 
 Prints exact losses, in nats per token, at five settings α from 0, the safest, to 1, the most
-capable. Some ten seconds on a free CPU core.
+capable. Some 20 seconds of CPU time.
 """
 
 from small_world import FOLDER, ORIGINAL, TASK, loss, trained
