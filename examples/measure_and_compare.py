@@ -1,7 +1,7 @@
 """A small sweep: both cases over their hyperparameters, then the results as a table.
 
 Prints method, value, the two gaps and the distance of each model, and what keeps a budget at the
-least task loss. Half a minute on a free CPU core.
+least task loss. A minute of CPU time.
 """
 
 from __future__ import annotations
