@@ -7,7 +7,7 @@ INSTRUCTION_SETS := default $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && e
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test processors numerics mutations kills bad-input coverage check bench docs clean
+.PHONY: help demo test processors numerics mutations kills bad-input coverage check bench docs site examples clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -67,7 +67,7 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 	$(BIN)/python benchmarks/ray_kills.py
 	$(BIN)/python benchmarks/memory.py --data ../shared/data --write
 
-docs: $(VENV)/installed  ## regenerate the numbers and the picture of the documents
+docs: $(VENV)/installed  ## regenerate the numbers and pictures of the documents (the pages: make site)
 	$(BIN)/python benchmarks/frontier_from_one_run.py --docs
 	$(BIN)/python benchmarks/budget.py --docs
 	$(BIN)/python docs/dial/fonseca.py
@@ -82,8 +82,17 @@ docs: $(VENV)/installed  ## regenerate the numbers and the picture of the docume
 	PATH=$(BIN):$$PATH docs/audit/example.sh demo > docs/audit/example.txt
 	cp demo/audit.json docs/audit/example.json
 
-clean:  ## remove the virtual environment and the demo
-	rm -rf $(VENV) demo
+site: $(VENV)/documented-with  ## build the documents as a site, strictly, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html is built. Its search needs a server: python -m http.server -d site"
+
+examples: $(VENV)/installed  ## run every script of examples/
+	@for script in $(filter-out examples/small_world.py,$(wildcard examples/*.py)); do \
+	  echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; \
+	done
+
+clean:  ## remove the virtual environment, the demo and the site
+	rm -rf $(VENV) demo site
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -102,4 +111,8 @@ $(VENV)/tested-with: $(VENV)/installed
 
 $(VENV)/developed-with: $(VENV)/tested-with
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/documented-with: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, get_type_hints
 
 import typer
@@ -53,6 +54,13 @@ def command(function: Callable[_P, None]) -> Callable[_P, None]:
             end(told, 2)
 
     run.__annotations__ = hints
+    # typer reads a signature: the function's own, evaluated anew, lacks the numbers' names.
+    told = signature(function)
+    parameters = [
+        one.replace(annotation=hints.get(one.name, one.annotation))
+        for one in told.parameters.values()
+    ]
+    run.__signature__ = told.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run
 
 
