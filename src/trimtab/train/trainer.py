@@ -28,6 +28,7 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput, set_seed
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.utils import create_model_from_path
 
 from trimtab.measure.distance import DensePart, Displacement
 from trimtab.train.batches import Batch
@@ -116,7 +117,14 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         self.objective = None if plain or objective is None else objective.started()
         # As SFTTrainer does: a new adapter's weights are drawn before it is called.
         set_seed((SFTConfig if args is None else args).seed)
-        placed = self.objective.placed_on(model, peft_config) if self.objective else None
+        placed = None
+        if self.objective is not None and self.objective.replaces_model:
+            if isinstance(model, str):
+                given = (args.model_init_kwargs or {}) if args else {}
+                model = create_model_from_path(
+                    model, quantization_config=quantization_config, **given
+                )
+            placed = self.objective.placed_on(model, peft_config)
         super().__init__(
             model if placed is None else placed,
             args=args,

@@ -105,6 +105,19 @@ def test_the_adapters_of_a_dial_are_drawn_by_its_seed_alone(tmp_path: Path) -> N
     tiny.assert_same(*drawn, by=0.0)
 
 
+def test_a_dial_of_a_models_folder_is_that_of_the_model(tmp_path: Path) -> None:
+    trained = dial_of(tiny.config(tmp_path), tmp_path)
+    by_name = SafetyAwareSFTTrainer(
+        str(tmp_path / "model"),
+        args=tiny.config(tmp_path),
+        train_dataset=tiny.rows(64, seed=2),
+        safety_dataset=tiny.rows(40, seed=5),
+        objective=DialObjective(),
+    )
+    by_name.train()
+    tiny.assert_same(tiny.weights(trained), tiny.weights(by_name), by=0.0)
+
+
 @full_and_lora
 def test_every_setting_of_a_new_dial_is_the_aligned_model(lora: bool, tmp_path: Path) -> None:
     model, _ = tiny.tiny_llama(tmp_path / "model")

@@ -131,12 +131,17 @@ class Objective:
         """Whether it trains on other task rows than those given."""
         return type(self).task_rows is not Objective.task_rows
 
+    @property
+    def replaces_model(self) -> bool:
+        """Whether it trains another model in the place of the one given."""
+        return type(self).placed_on is not Objective.placed_on
+
     def started(self) -> Objective:
         """The objective of one training, with what it learns there."""
         return copy(self)
 
     def placed_on(self, model: Any, peft_config: PeftConfig | None) -> Any:
-        """The model to train in place of `model`; None leaves it, and its adapter, to TRL."""
+        """The model to train in place of a loaded `model`; None leaves it, and adapters, to TRL."""
         return None
 
     def optimized(self) -> nn.Module | None:
