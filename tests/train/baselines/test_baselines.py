@@ -367,7 +367,7 @@ def test_early_stopping_ends_within_its_budget_and_never_at_infinity(tmp_path: P
     assert stopped.state.global_step < 30
     learned = stopped.objective
     assert isinstance(learned, EarlyStopping)
-    assert learned._safety_loss(stopped._context()) <= learned.highest
+    assert learned._safety_loss(context_of(stopped)) <= learned.highest
 
 
 def test_data_selection_keeps_the_rows_that_go_with_safety(tmp_path: Path) -> None:
