@@ -14,6 +14,7 @@ from trimtab.config.experiment import Measuring
 from trimtab.measure.losses import PER_TOKEN, HeldOutRows
 from trimtab.results.metrics import Role, logged_change
 from trimtab.stats import Array, Estimate, paired_difference, verdict
+from trimtab.train.context import context_of
 from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
@@ -89,7 +90,8 @@ class LiveMeasurement(TrainerCallback):
     def _by_row(self) -> dict[Role, Array]:
         """Nats and tokens of every row, shape (2, rows), under the model as it is."""
         with self._at_middle():
-            return {role: np.stack(self.trainer._row_nll(rows)) for role, rows in self.rows.items()}
+            nll_of = context_of(self.trainer).row_nll
+            return {role: np.stack(nll_of(rows)) for role, rows in self.rows.items()}
 
     @contextmanager
     def _at_middle(self) -> Iterator[None]:
@@ -105,7 +107,7 @@ class LiveMeasurement(TrainerCallback):
 
     def _compare(self, change: Estimate, state: TrainerState) -> None:
         objective = self.trainer.objective
-        allowed = objective.allowance(self.trainer._context()) if objective else None
+        allowed = objective.allowance(context_of(self.trainer)) if objective else None
         if self._has_warned or allowed is None or verdict(change, allowed) != "beyond":
             return
         self.warned(
