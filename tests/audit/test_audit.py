@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.audit.aligned_world import LENGTHS, AlignedWorld, Recorder, aligned_world, write_rows
+from tests.watchers import Watcher
 from trimtab import UserError
 from trimtab.audit.audit import audit
 from trimtab.audit.own_proxy import write_own_proxy
@@ -83,9 +84,6 @@ def test_proxies_and_tasks_come_in_the_order_of_the_truth(
 def test_training_orders_the_proxies_as_forecast(
     there: AlignedWorld, made: dict[str, Any], tmp_path: Path
 ) -> None:
-    class Silent(Recorder):
-        planned = measured = failed = training = stepped = lambda *told: None
-
     plan = Experiment(
         model=there.model,
         original=DataSource(
@@ -97,7 +95,7 @@ def test_training_orders_the_proxies_as_forecast(
         grid=(Block("alignment-loss", (1.0,)),),
         measure=Measuring(tokens_per_batch=16_384),
     )
-    points = [point for point in sweep(plan, tmp_path, Silent()) if point.method is not ALIGNED]
+    points = [point for point in sweep(plan, tmp_path, Watcher()) if point.method is not ALIGNED]
     points.sort(key=lambda point: point.alignment_loss.value)
     assert [point.proxy for point in points] == made["forecast"]["proxies"]
 
