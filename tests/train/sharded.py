@@ -6,6 +6,7 @@ set as Accelerate sets it on accelerators, and every training asserts that its w
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -201,6 +202,7 @@ def told_of(objective: Objective, folder: Path, version: int = 2, **settings: An
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what was imported: Transformers collects garbage after every training
     out = Path(sys.argv[1])
     for name, kind in PAIRS:
         objective, settings = ON_SHARDS[name]

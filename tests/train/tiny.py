@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,7 @@ def weights(trainer: SFTTrainer) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what was imported: Transformers collects garbage after every training
     out, batch_size = Path(sys.argv[1]), int(sys.argv[2])
     settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2}
     arguments = config(out / "run", per_device_train_batch_size=batch_size, **settings)

@@ -10,7 +10,7 @@ from trimtab.analysis.limits import Limits
 from trimtab.analysis.methods import MethodResult
 from trimtab.config.methods import ALIGNED, CASE_1, METHODS, PLAIN, Family, Method
 from trimtab.report.chart import Figure, Panel
-from trimtab.report.palette import COLOURS, PLAIN_INK, SHAPES, START_INK, drawn, ink
+from trimtab.report.palette import COLOURS, PLAIN_INK, START_INK, drawn, ink
 from trimtab.report.panels import Series, panel
 from trimtab.results.result import Point
 
@@ -59,7 +59,7 @@ def _family(
     series = [
         Series(
             method.title,
-            ink(colours[method], place + place // len(SHAPES)),  # no pair of both comes twice
+            ink(colours[method], place),  # five colours by six shapes: no pair of both comes twice
             lines[method].settings,
         )
         for place, method in enumerate(shown)
