@@ -27,7 +27,7 @@ processors: $(VENV)/tested-with  ## the tests with each instruction set that is 
 
 # What depends on the instruction set is what computes with models; CI runs it on a second one.
 numerics: $(VENV)/tested-with  ## the tests that train or measure, without vector instructions
-	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=2 $(PYTEST) tests/measure tests/train/baselines \
+	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(PYTEST) tests/measure tests/train/baselines \
 	  tests/train/objectives tests/train/test_trainer.py tests/train/test_reference.py \
 	  --ignore tests/measure/test_overlap.py --ignore tests/measure/test_similarity.py \
 	  --deselect tests/train/baselines/test_post_hoc.py::test_a_mistaken_repair_is_one_line
