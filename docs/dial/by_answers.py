@@ -20,6 +20,7 @@ from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Answers, Dial, Experiment, Training
 from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.report.markdown import replace_between
+from trimtab.results.metrics import Metrics
 from trimtab.runner.dial import train_dial
 
 PAGE = Path(__file__).parents[1] / "dial.md"
@@ -39,9 +40,13 @@ class Silent:
 
     def warned(self, warning: str) -> None: ...
 
+    def doing(self, what: str, steps: int | None = None) -> None: ...
+
     def training(self, name: str, steps: int) -> None: ...
 
     def stepped(self, steps: int, loss: float | None) -> None: ...
+
+    def logged(self, metrics: Metrics) -> None: ...
 
 
 def rows(kind: str, response: str, first: int, every: int) -> list[dict[str, str]]:

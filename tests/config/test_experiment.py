@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from trimtab.config.data_source import DataSource
-from trimtab.config.experiment import Block, Experiment, Measuring
+from trimtab.config.experiment import Block, Experiment, Measuring, Training
 from trimtab.config.grid import plan_of
 from trimtab.config.methods import CASE_1, CASE_2_RADIUS
 from trimtab.config.yaml_io import (
@@ -118,6 +118,14 @@ def test_settings_of_trl_and_peft_survive_the_file() -> None:
     assert (read.train.epochs, read.train.lora_rank) == (2, 8)
     assert read.train.lora == {"target_modules": ["q_proj", "v_proj"]}
     assert parse_experiment(to_yaml(read), "e.yaml") == read
+
+
+def test_a_pack_holds_the_longest_row_or_is_refused() -> None:
+    with pytest.raises(UserError, match="train: packing is 1023 tokens, and a row may have 1024"):
+        replace(EXPERIMENT, train=Training(packing=1023))
+    assert replace(EXPERIMENT, train=Training(packing=1024)).train.packing == 1024
+    with pytest.raises(UserError, match="Give steps, or no packing"):
+        Training(packing=1024, epochs=1)
 
 
 def test_differences_are_of_what_is_trained() -> None:

@@ -392,7 +392,8 @@ class Experiment:
             if training and training.packing is not None and training.packing < longest:
                 raise UserError(
                     f"{section}: packing is {training.packing} tokens, and a row may have "
-                    f"{longest} (lengths.prompt and lengths.response). Give more, or cut rows."
+                    f"{longest} (lengths.prompt + lengths.response). Give at least that, or "
+                    "shorter lengths."
                 )
         if self.align and not self.original:
             raise UserError("align: there is nothing to align on. Give original, or no align.")
