@@ -46,11 +46,11 @@ from trimtab.models import load_model, quiet_libraries
 from trimtab.report.axes import linear_ticks
 from trimtab.report.chart import Axis, Figure, Line, Mark, Panel
 from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.report.palette import ink, star
+from trimtab.report.palette import START_INK, ink
 from trimtab.report.renderer import images
 from trimtab.results.files import write_atomically
 from trimtab.runner.demo import demo_experiment
-from trimtab.runner.runner import MODELS_FOLDER, Runner
+from trimtab.runner.runner import MODELS_FOLDER, Runner, TrainingWatcher
 from trimtab.runner.sweep import read_roles
 from trimtab.theory import hypervolume
 from trimtab.train.objectives.endpoints import load_endpoints
@@ -108,17 +108,9 @@ class Setting:
     """How many settings of the dial, and of WiSE-FT, are measured."""
 
 
-class Quiet:
+class Quiet(TrainingWatcher):
     def training(self, name: str, steps: int) -> None:
         print(f"  {name}, {steps} steps", flush=True)
-
-    def doing(self, what: str, steps: int | None = None) -> None: ...
-
-    def stepped(self, steps: int, loss: float | None) -> None: ...
-
-    def logged(self, metrics: object) -> None: ...
-
-    def warned(self, warning: str) -> None: ...
 
 
 def world(seed: int, *, confirms: bool = False) -> Setting:
@@ -355,7 +347,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         for place, method in enumerate(shown)
     ]
     start = Mark(*found["aligned"], None, None, (), joined=False)
-    lines.append(Line("aligned model θₛ", star(6), (start,)))
+    lines.append(Line("aligned model θₛ", START_INK, (start,)))
     x_axis, y_axis = (
         loss_axis(label, [getattr(mark, at) for line in lines for mark in line.marks])
         for label, at in (("safety", "x"), ("task", "y"))

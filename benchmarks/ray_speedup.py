@@ -20,34 +20,21 @@ import time
 from pathlib import Path
 
 from trimtab.config.experiment import Block, Experiment, Training
-from trimtab.config.grid import Plan
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.results.result import Point
 from trimtab.results.store import Failure
 from trimtab.runner.cluster import Cluster
-from trimtab.runner.sweep import sweep
+from trimtab.runner.sweep import Watcher, sweep
 
 RESULTS = Path(__file__).parent / "results" / "ray_speedup.json"
 
 
-class Clock:
+class Clock(Watcher):
     """When each run is finished."""
 
     def __init__(self) -> None:
         self.finished: list[float] = []
-
-    def planned(self, plan: Plan, left: Plan) -> None: ...
-
-    def warned(self, warning: str) -> None: ...
-
-    def training(self, name: str, steps: int) -> None: ...
-
-    def doing(self, what: str, steps: int | None = None) -> None: ...
-
-    def stepped(self, steps: int, loss: float | None) -> None: ...
-
-    def logged(self, metrics: object) -> None: ...
 
     def failed(self, failure: Failure) -> None:
         raise RuntimeError(failure.reason)

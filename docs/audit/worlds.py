@@ -32,9 +32,7 @@ from trimtab.measure.generation import sampled_answers
 from trimtab.measure.hidden_states import read_through
 from trimtab.measure.similarity import Sample, similarity
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
-from trimtab.results.result import Point
-from trimtab.results.store import Failure
-from trimtab.runner.sweep import sweep
+from trimtab.runner.sweep import Watcher, sweep
 from trimtab.stats import bounded_mean
 from trimtab.theory import gap, penalized_optimum, total_variation
 
@@ -49,24 +47,8 @@ TRAIN = Training(steps=100, batch_size=64, learning_rate=2e-3)
 PENALTY = 1.0
 
 
-class Silent:
+class Silent(Watcher):
     """A watcher that says nothing."""
-
-    def planned(self, plan: Any, left: Any) -> None: ...
-
-    def warned(self, warning: str) -> None: ...
-
-    def measured(self, points: list[Point]) -> None: ...
-
-    def failed(self, failure: Failure) -> None: ...
-
-    def training(self, name: str, steps: int) -> None: ...
-
-    def doing(self, what: str, steps: int | None = None) -> None: ...
-
-    def stepped(self, steps: int, loss: float | None) -> None: ...
-
-    def logged(self, metrics: object) -> None: ...
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Answers, Dial, Experiment, Training
 from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.report.markdown import replace_between
-from trimtab.results.metrics import Metrics
 from trimtab.runner.dial import train_dial
+from trimtab.runner.sweep import Watcher
 
 PAGE = Path(__file__).parents[1] / "dial.md"
 WORDS = ["i", "cannot", "help", "ask", "tell", "sure", "do", "that", "for", "you"]
@@ -35,18 +35,8 @@ COMMANDS = (
 )
 
 
-class Silent:
+class Silent(Watcher):
     """A watcher who says nothing."""
-
-    def warned(self, warning: str) -> None: ...
-
-    def doing(self, what: str, steps: int | None = None) -> None: ...
-
-    def training(self, name: str, steps: int) -> None: ...
-
-    def stepped(self, steps: int, loss: float | None) -> None: ...
-
-    def logged(self, metrics: Metrics) -> None: ...
 
 
 def rows(kind: str, response: str, first: int, every: int) -> list[dict[str, str]]:
@@ -81,7 +71,7 @@ def trained(folder: Path) -> None:
         lengths=Lengths(16, 16),
         data_root=str(folder),
     )
-    train_dial(experiment, folder / "dial", Silent(), restart=False)  # type: ignore[arg-type]
+    train_dial(experiment, folder / "dial", Silent(), restart=False)
 
 
 def main() -> None:

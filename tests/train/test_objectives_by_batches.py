@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from trl import pack_dataset
 
 from tests.train import tiny
 from tests.train.tiny import assert_same, full_and_lora
-from trimtab import UserError
+from trimtab import SafetyAwareSFTTrainer, UserError
 from trimtab.train.batches import unpacked
 
 BY_DEVICE_BATCH = "seal"
@@ -65,22 +66,29 @@ def test_the_gradient_does_not_depend_on_the_number_of_processes(
     assert_same(one, two, by=3e-6)
 
 
+def without_and_with(
+    setting: str, name: str, lora: bool, folder: Path, **more: Any
+) -> list[SafetyAwareSFTTrainer]:
+    """Two trainings of an objective, which a setting alone tells apart."""
+    settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2, **more}
+    return [
+        tiny.trained(
+            tiny.OBJECTIVES[name],
+            tiny.config(folder, **{setting: value}, **settings),
+            folder,
+            lora,
+        )
+        for value in (False, True)
+    ]
+
+
 @full_and_lora()
 def test_length_bucketing_is_the_same_training(
     name: str, lora: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Tiny rows are not worth a second call: cut wherever a row is spared.
     monkeypatch.setattr("trimtab.train.length_bucketing._PER_LAUNCH", {"cpu": 0.0})
-    settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2}
-    whole, cut = (
-        tiny.trained(
-            tiny.OBJECTIVES[name],
-            tiny.config(tmp_path, length_bucketing=bucketed, **settings),
-            tmp_path,
-            lora,
-        )
-        for bucketed in (False, True)
-    )
+    whole, cut = without_and_with("length_bucketing", name, lora, tmp_path)
     assert_same(tiny.weights(whole), tiny.weights(cut), by=2e-5)
 
 
@@ -88,16 +96,7 @@ def test_length_bucketing_is_the_same_training(
 def test_a_batch_without_padding_is_the_same_training(
     name: str, lora: bool, tmp_path: Path
 ) -> None:
-    settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2, "max_length": None}
-    padded, free = (
-        tiny.trained(
-            tiny.OBJECTIVES[name],
-            tiny.config(tmp_path, padding_free=without, **settings),
-            tmp_path,
-            lora,
-        )
-        for without in (False, True)
-    )
+    padded, free = without_and_with("padding_free", name, lora, tmp_path, max_length=None)
     assert_same(tiny.weights(padded), tiny.weights(free), by=2e-5)
     for one, other in zip(padded.state.log_history, free.state.log_history, strict=True):
         for loss in ("task_loss", "safety_loss"):

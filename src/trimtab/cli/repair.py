@@ -24,6 +24,8 @@ from trimtab.cli.options import (
 from trimtab.config.ranges import Finite
 from trimtab.errors import UserError
 
+_STRENGTH = 0.5
+
 
 def repair(
     method: Annotated[str, typer.Argument(help="wise-ft, resta or safe-lora.")],
@@ -35,7 +37,9 @@ def repair(
     ] = None,
     strength: Annotated[
         Finite | None,
-        typer.Option(help="wise-ft: the aligned share; resta: γ; safe-lora: τ. [default: 0.5]"),
+        typer.Option(
+            help=f"wise-ft: the aligned share; resta: γ; safe-lora: τ. [default: {_STRENGTH:g}]"
+        ),
     ] = None,
     max_harmful: MaxHarmful = None,
     min_refused: MinRefused = None,
@@ -53,18 +57,14 @@ def repair(
     from trimtab.config.methods import PUBLISHED, number
     from trimtab.models import quiet_libraries
     from trimtab.runner.post_hoc import interpolate_to_rates, repair_saved
-    from trimtab.runner.rates import Asking, rate_lines
+    from trimtab.runner.rates import Asking, rate_lines, require_limits_to_ask_for
 
     edit = [name for name, one in PUBLISHED.items() if one.stage == "after training"]
     if method not in edit:
         raise UserError(f"{method!r} mends no model. Give one of {', '.join(edit)}.")
     limits = rate_limits(max_harmful, min_refused, min_answered)
     asking = Asking(sources_of(harmful), sources_of(benign), tuple(judge or ()), rows, max_tokens)
-    if not limits and asking != Asking():
-        raise UserError(
-            "prompts, judges and their options are for a limit on a rate. Give --max-harmful, "
-            "--min-refused or --min-answered."
-        )
+    require_limits_to_ask_for(limits, asking)
     if limits:
         if method != "wise-ft" or strength is not None:
             raise UserError(
@@ -79,6 +79,6 @@ def repair(
         return
     quiet_libraries()
     moved = repair_saved(
-        method, 0.5 if strength is None else strength, model, aligned, unaligned, out
+        method, _STRENGTH if strength is None else strength, model, aligned, unaligned, out
     )
     say(f"The model is in {out}, at a distance of {moved:.4g} from the aligned one.")

@@ -52,6 +52,7 @@ from trimtab.runner.rates import (
     answers_folder,
     limit_lines,
     prompts_digest,
+    require_limits_to_ask_for,
     require_rates,
 )
 from trimtab.runner.runner import DIAL_FOLDER, Runner, TrainedDial, forget_checkpoints
@@ -200,11 +201,7 @@ def set_dial(
         raise UserError(
             "a dial is set to an alpha, or to a budget and limits on rates. Give one of the two."
         )
-    if not limits and asking != Asking():
-        raise UserError(
-            "prompts, judges and their options are for a limit on a rate. Give --max-harmful, "
-            "--min-refused or --min-answered."
-        )
+    require_limits_to_ask_for(limits, asking)
     require_rates(limits)
     if alpha is not None and not 0 <= alpha <= 1:
         raise UserError(f"alpha {alpha:g} must lie between 0, the safest, and 1.")

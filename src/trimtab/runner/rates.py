@@ -305,7 +305,7 @@ class RateSearch:
         return Standing.of({**measured, **self._beside(place)}, self._limits)
 
     def _asked(self, name: str, model: Any) -> Judged:
-        self._watcher.training(f"answers of {name}", len(self.answering.asked))
+        self._watcher.doing(f"answering: {name}", len(self.answering.asked))
         return self.answering.judged(name, model, lambda count: self._watcher.stepped(count, None))
 
 
@@ -366,6 +366,15 @@ def limit_lines(rates: JudgedRates | None) -> list[str]:
         for one in (rates.told if rates else ())
         if one.limit is not None and one.verdict is not None
     ]
+
+
+def require_limits_to_ask_for(limits: Iterable[Limit], asking: Asking) -> None:
+    """Raises UserError: prompts or judges are given, and no limit to look at them for."""
+    if not list(limits) and asking != Asking():
+        raise UserError(
+            "prompts, judges and their options are for a limit on a rate. Give --max-harmful, "
+            "--min-refused or --min-answered."
+        )
 
 
 def require_rates(limits: Iterable[Limit]) -> None:

@@ -115,10 +115,10 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     ) -> None:
         plain = objective is None or objective.is_plain
         self.objective = None if plain or objective is None else objective.started()
-        # As SFTTrainer does: a new adapter's weights are drawn before it is called.
-        set_seed((SFTConfig if args is None else args).seed)
         placed = None
         if self.objective is not None and self.objective.replaces_model:
+            # As SFTTrainer does: a new adapter's weights are drawn before its __init__ ends.
+            set_seed((SFTConfig if args is None else args).seed)
             if isinstance(model, str):
                 given = (args.model_init_kwargs or {}) if args else {}
                 model = create_model_from_path(
