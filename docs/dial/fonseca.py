@@ -3,9 +3,12 @@
     python docs/dial/fonseca.py
 
 f₁(x) = 1 − exp(−‖x − c‖²) and f₂(x) = 1 − exp(−‖x + c‖²) with c = (1/√n, …), n = 2. The frontier is
-the segment from c to −c and bulges outwards: of f₁ + λf₂ every point of it but the two ends is a
-saddle at most, so that runs at a fixed λ end at an end. A dial draws λ anew at every step, and its
-settings are a line between its two ends. Writes docs/dial/fonseca.json and the table of dial.md.
+the segment of points u·c, u from 1 to −1, and bulges outwards. Where f₁ + λf₂ is stationary on it,
+its second derivative along it is 4(2u² − 1)/(1 + u) times a positive number: below 0 for
+u² < ½, so that no λ has a minimum there, and runs at a fixed λ end near an end. A dial draws λ anew
+at every step, and its settings are a line between its two ends. Fine-tuning from near the safe end
+−c within a radius, or to a budget of f₂, reaches the whole of the frontier: a constraint needs no
+convexity to single a point out. Writes docs/dial/fonseca.json and the table of dial.md.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from trimtab.config.experiment import Dial
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.theory import hypervolume
+from trimtab.train.objectives.multiplier import Multiplier
 
 HERE = Path(__file__).parent
 Array = NDArray[np.float64]
@@ -59,6 +63,27 @@ def dial(start: Array, seed: int, settings: Dial) -> tuple[Array, Array]:
     return task, safe
 
 
+def within_radius(aligned: Array, radius: float) -> Array:
+    """Case II: the task's loss alone, projected onto the ball round θ_s after every step."""
+    x = aligned.copy()
+    for _ in range(STEPS):
+        x -= RATE * gradient(x, 0.0)
+        moved = x - aligned
+        x = aligned + moved * min(1.0, radius / max(float(np.linalg.norm(moved)), 1e-12))
+    return x
+
+
+def within_budget(aligned: Array, budget: float) -> Array:
+    """Case I by a budget: λ learned while training, then back towards θ_s until f₂ is kept."""
+    x, multiplier = aligned.copy(), Multiplier(0.3)
+    for _ in range(STEPS):
+        x -= RATE * gradient(x, multiplier.value)
+        multiplier.update(float(np.clip(losses(x)[1] / max(budget, 1e-9) - 1, -1, 1)), gain=0.05)
+    shares = np.linspace(0, 1, 1001)
+    kept = [share for share in shares if losses(aligned + share * (x - aligned))[1] <= budget]
+    return aligned + max(kept, default=0.0) * (x - aligned)
+
+
 def area(points: list[Array]) -> float:
     return hypervolume([losses(x) for x in points], CORNER)
 
@@ -76,6 +101,22 @@ def main() -> None:
                 line = [start + a * ends[0] + (1 - a) * ends[1] for a in np.linspace(0, 1, count)]
                 name = f"a dial from λ = {safest:g} to {capable:g}, {count} settings"
                 found.setdefault(name, []).append(area(line) / whole)
+        aligned = np.random.default_rng(seed).normal(0, 0.05, SIZE) - CENTRE
+        reach = float(np.linalg.norm(CENTRE - aligned))
+        from_aligned = {
+            "eight runs at λ from 100 to 0.01": [
+                separate_run(aligned, float(penalty)) for penalty in np.geomspace(100, 0.01, 8)
+            ],
+            "eight runs within a radius (Case II)": [
+                within_radius(aligned, radius) for radius in np.linspace(0, reach, 8)
+            ],
+            "eight runs to a budget of f₂ (Case I)": [
+                within_budget(aligned, budget)
+                for budget in (losses(u * CENTRE)[1] for u in np.linspace(-1, 1, 8))
+            ],
+        }
+        for name, points in from_aligned.items():
+            found.setdefault(f"{name}, from the safe end", []).append(area(points) / whole)
     (HERE / "fonseca.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     rows = [
         (
