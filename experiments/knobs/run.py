@@ -1,0 +1,89 @@
+"""One hyperparameter at a time round a centre, for two tasks and two kinds of safety data.
+
+    python experiments/conflict/data.py DATA RUNS/conflict-data
+    cp DATA/{alpaca,dolly-sensitive,do-not-answer-chatgpt,safety-prompts}.jsonl.gz \\
+      RUNS/conflict-data
+    python experiments/knobs/run.py RUNS/conflict-data RUNS/knobs
+
+Some two hours a seed on one core; stop it at any time, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from trimtab.cli.progress import TerminalWatcher
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.experiment import Answers, Block, Experiment, Measuring, Training
+from trimtab.models import quiet_libraries
+from trimtab.runner.sweep import sweep
+
+CENTRE = Training(
+    steps=16, batch_size=4, learning_rate=5e-4, lora_rank=16, equal_rows=True, checkpoint_every=8
+)
+PENALTIES = (0.0, 1.0, 0.3, 3.0)
+VARIANTS = {
+    "centre": CENTRE,
+    "safety-share-0.25": replace(CENTRE, safety_share=0.25),
+    "safety-share-0.75": replace(CENTRE, safety_share=0.75),
+    "learning-rate-0.0002": replace(CENTRE, learning_rate=2e-4),
+    "learning-rate-0.001": replace(CENTRE, learning_rate=1e-3),
+    "steps-8": replace(CENTRE, steps=8),
+    "steps-32": replace(CENTRE, steps=32),
+    "rank-4": replace(CENTRE, lora_rank=4),
+    "rank-64": replace(CENTRE, lora_rank=64),
+}
+SEEDS = (0, 1)
+
+
+def main() -> None:
+    data, runs = map(Path, sys.argv[1:3])
+    quiet_libraries()
+    for seed in SEEDS:
+        for name in VARIANTS:
+            with TerminalWatcher(Console(stderr=True)) as watcher:
+                sweep(experiment(name, seed, data, runs), runs / f"{name}-{seed}", watcher)
+
+
+def experiment(name: str, seed: int, data: Path, runs: Path) -> Experiment:
+    """The sweep of a variant; all start from the θ_s that the first one has aligned."""
+    training = VARIANTS[name]
+    first = f"{next(iter(VARIANTS))}-{SEEDS[0]}"
+    aligns = f"{name}-{seed}" == first
+    # With another share of safety rows plain fine-tuning is the centre's.
+    is_plain_the_same = replace(training, safety_share=CENTRE.safety_share) == CENTRE
+    penalties = PENALTIES if name == "centre" else (1.0,) if is_plain_the_same else (0.0, 1.0)
+    return Experiment(
+        model="smollm2" if aligns else str((runs / first / "aligned").resolve()),
+        original=DataSource("original.jsonl", held_out_rows=100),
+        safety={
+            "judging": DataSource("judging.jsonl", held_out_rows=16),
+            "refusing": DataSource(
+                "do-not-answer-chatgpt.jsonl.gz", where={"harmful": 0}, held_out_rows=16
+            ),
+        },
+        task={
+            "alpaca": DataSource("alpaca.jsonl.gz", held_out_rows=100),
+            "sensitive": DataSource("dolly-sensitive.jsonl.gz", held_out_rows=100),
+        },
+        align=replace(CENTRE, steps=100, batch_size=8, equal_rows=False) if aligns else None,
+        train=training,
+        grid=(Block("alignment-loss", penalties),),
+        answers=Answers(harmful=(answered("harmful"),), benign=(answered("benign"),), tokens=24),
+        measure=Measuring(every=0),
+        seeds=(seed,),
+        lengths=Lengths(prompt=48, response=64),
+        data_root=str(data.resolve()),
+    )
+
+
+def answered(category: str) -> DataSource:
+    return DataSource("safety-prompts.jsonl.gz", where={"category": category}, rows=60)
+
+
+if __name__ == "__main__":
+    main()
