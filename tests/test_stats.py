@@ -27,6 +27,7 @@ from trimtab.stats import (
     resampled_means,
     share,
     share_change,
+    share_with_variance,
     statistic_over_seeds,
     student_mean,
     student_p_value,
@@ -169,6 +170,24 @@ def test_a_share_of_all_or_none_has_the_exact_interval() -> None:
     assert none.high == pytest.approx(1 - 0.025 ** (1 / 20))
     assert (none.low, every.high) == (0.0, 1.0)
     assert every == exact_share(20, 20, "share")
+
+
+def test_a_share_of_few_clusters_is_covered_by_their_degrees_of_freedom() -> None:
+    clusters, size, draws = 8, 30, 1000
+    generator = np.random.default_rng(0)
+    shares = generator.binomial(size, generator.beta(3, 3, (draws, clusters))) / size
+    values, variances = shares.mean(axis=1), shares.var(axis=1, ddof=1) / clusters
+
+    def coverage(freedom: int) -> float:
+        found = [
+            share_with_variance(value, variance, clusters * size, "share", freedom)
+            for value, variance in zip(values, variances, strict=True)
+        ]
+        return float(np.mean([one.low <= 0.5 <= one.high for one in found]))
+
+    # Of 1000 intervals that cover 95 %, fewer than 0.93 hold in 0.3 % of runs.
+    assert 0.93 <= coverage(clusters - 1) <= 0.97
+    assert coverage(10_000) < 0.93
 
 
 def test_a_share_that_did_not_change_may_still() -> None:

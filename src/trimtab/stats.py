@@ -368,14 +368,17 @@ def share(flags: ArrayLike, unit: str) -> Estimate:
     return Estimate(hits / count, float(found.low), float(found.high), unit, "estimate")
 
 
-def share_with_variance(value: float, variance: float, count: int, unit: str) -> Estimate:
+def share_with_variance(
+    value: float, variance: float, count: int, unit: str, freedom: int
+) -> Estimate:
     """A share of n whose variance is not the binomial's: Wilson's interval with n_eff in n's place.
 
-    n_eff = p(1 − p)/variance, at most n. Where p is 0 or 1 it is the exact interval of n.
+    n_eff = (z/t)² p(1 − p)/variance, at most n, where t is Student's with the variance's degrees
+    of freedom. Where p is 0 or 1 it is the exact interval of n.
 
-    >>> plain, wider = (share_with_variance(0.5, v, 100, "share") for v in (0.0025, 0.01))
+    >>> plain, wider = (share_with_variance(0.5, v, 100, "share", 14) for v in (0.002, 0.01))
     >>> round(plain.low, 2), round(wider.low, 2)
-    (0.4, 0.32)
+    (0.4, 0.3)
 
     Source: the effective sample size, Kish, "Survey Sampling", 1965; intervals by it, Korn and
     Graubard, "Confidence Intervals for Proportions", 1998.
@@ -383,7 +386,8 @@ def share_with_variance(value: float, variance: float, count: int, unit: str) ->
     if value in (0.0, 1.0):
         return exact_share(round(value * count), count, unit)
     binomial = value * (1 - value)
-    effective = min(count, binomial / variance) if variance > 0 else count
+    inflated = variance * (float(student.isf(_TAIL, freedom)) / _NORMAL) ** 2
+    effective = min(count, binomial / inflated) if inflated > 0 else count
     z2 = _NORMAL**2 / effective
     centre = (value + z2 / 2) / (1 + z2)
     half = math.sqrt(z2 * binomial + z2**2 / 4) / (1 + z2)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -28,8 +28,8 @@ TASK_PROMPTS, SAFETY_PROMPTS = "share of task prompts", "share of safety prompts
 
 _SPLITS = 8
 """Cross-fits whose shares are averaged, so that the luck of one split does not show."""
-_HALVINGS = 16
-"""Halvings of the data that the interval rests on."""
+_BLOCKS, _BLOCKINGS = 8, 2
+"""Blocks that the data are cut into for the interval, and how often: each cut says 7 numbers."""
 _MOST_TRAINED = 2000
 """Prompts of either set that a classifier learns from; every prompt is scored."""
 _ROUNDING = 1e-9
@@ -90,17 +90,21 @@ def context_overlap(
     Returns:
         Both shares with 95 % intervals. They cover the long-run mean of this estimate over new
         draws of as many prompts of *both* sets, with classifiers that learn from the new draws:
-        their variance is mean((share₁ − share₂)²)/4 over sixteen halvings of the data, of what
-        either half says when it is split, taught and scored by itself. A half has fewer prompts
-        to learn from, so the intervals are rather too wide than too narrow. Whatever a better
-        classifier would tell apart they do not cover: a weak one, or one with few prompts to learn
-        from, sees too much overlap. Coverage by simulation: benchmarks/overlap_coverage.py.
+        what halves of the data say, each split, taught and scored by itself, tells how many
+        independent prompts the whole is worth, n_eff = 2h(1 − h)/var(share of a half), h the
+        halves' mean; the interval is that of a share of so many, at most n. A half has fewer
+        prompts to learn from and three splits for eight, so the intervals are rather too wide than
+        too narrow. Whatever a better classifier would tell apart they do not cover: a weak one, or
+        one with few prompts to learn from, sees too much overlap. Coverage by simulation:
+        benchmarks/overlap_coverage.py.
 
     Raises:
         UserError: too few different prompts to learn from.
 
     In Theorems 1 and 2 of Chen et al. 2025 (arXiv 2503.20807) they stand for the context overlaps
-    D_f(X_ŝ) and D_ŝ(X_f). The half-samples: McCarthy, "Pseudo-replication: Half Samples", 1969.
+    D_f(X_ŝ) and D_ŝ(X_f). The half-samples: McCarthy, "Pseudo-replication: Half Samples", 1969. An
+    effective number with Student's t: Korn and Graubard, "Confidence Intervals for Proportions",
+    1998.
     """
     vectors = _of_words(task, safety) if states is None else np.concatenate(states)
     kinds = np.repeat([0, 1], [len(task), len(safety)])
@@ -108,12 +112,14 @@ def context_overlap(
     generator = np.random.default_rng(seed)
     scores = [_cross_fitted(vectors, kinds, groups, generator) for _ in range(_SPLITS)]
     forth, back = np.mean([_shares(one, kinds) for one in scores], axis=0)
-    variances = _variances(vectors, kinds, groups, generator)
+    worth = _relative_variances(vectors, kinds, groups, generator)
+    variances = worth * [forth * (1 - forth), back * (1 - back)]
+    freedom = _BLOCKINGS * (_BLOCKS - 1)
     posterior = _calibrated(np.mean(scores, axis=0), kinds)
     among = np.mean([_among(one, kinds) for one in scores], axis=0) >= 0.5
     return Overlap(
-        share_with_variance(float(forth), float(variances[0]), len(task), TASK_PROMPTS),
-        share_with_variance(float(back), float(variances[1]), len(safety), SAFETY_PROMPTS),
+        share_with_variance(float(forth), variances[0], len(task), TASK_PROMPTS, freedom),
+        share_with_variance(float(back), variances[1], len(safety), SAFETY_PROMPTS, freedom),
         posterior[kinds == 0],
         posterior[kinds == 1],
         among,
@@ -212,61 +218,98 @@ def _cross_fitted(
     generator: np.random.Generator,
 ) -> Array:
     """The log-odds of safety of every prompt, by a classifier of the other half."""
-    classifier = (
-        make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced"))
-        if isinstance(vectors, np.ndarray)
-        else LogisticRegression(C=10, max_iter=300, class_weight="balanced")
-    )
-    second = _second_half(kinds, groups, generator)
+    second = _blocks(kinds, groups, 2, generator) == 0
     scores = np.empty(len(kinds))
     for tested in (second, ~second):
         training = _training(kinds, ~tested, generator)
-        taught, asked = vectors[training], vectors[tested]
-        if not isinstance(taught, np.ndarray):
-            # A word that no training prompt has weighs nothing, and most word pairs are such.
-            known = taught.getnnz(axis=0) > 0
-            taught, asked = taught[:, known], asked[:, known]
-        fitted = clone(classifier).fit(taught, kinds[training])
-        scores[tested] = fitted.decision_function(asked)
+        scores[tested] = _scored(vectors[tested], vectors[training], kinds[training])
     return scores
 
 
-def _variances(
+def _scored(asked: Vectors, taught: Vectors, kinds: NDArray[np.intp]) -> Array:
+    """The log-odds of safety of the prompts asked, by what the prompts of these kinds taught."""
+    if isinstance(taught, np.ndarray):
+        classifier = make_pipeline(
+            StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced")
+        )
+    else:
+        classifier = LogisticRegression(C=10, max_iter=300, class_weight="balanced")
+        # A word that no training prompt has weighs nothing, and most word pairs are such.
+        known = taught.getnnz(axis=0) > 0
+        taught, asked = taught[:, known], asked[:, known]
+    scores: Array = classifier.fit(taught, kinds).decision_function(asked)
+    return scores
+
+
+def _relative_variances(
     vectors: Vectors,
     kinds: NDArray[np.intp],
     groups: NDArray[np.intp],
     generator: np.random.Generator,
 ) -> Array:
-    """Of the two shares, shape (2,), over new draws of both sets, scored and learnt from.
+    """1/n_eff of the two shares, shape (2,): over new draws of both sets, scored and learnt from.
 
-    The difference of what two halves say by themselves has twice a half's variance, four times
-    that of the whole. A half is cross-fitted once, which counts the luck of a split as well: that
-    makes up for the few degrees of freedom of so many halvings.
+    The difference of what two halves say has twice a half's variance, four times that of the
+    whole. As h(1 − h) of the halves divides it, a half that tells less apart, and so overlaps
+    more, widens nothing by that alone.
     """
+    halves = np.array(
+        [_of_halves(vectors, kinds, groups, generator) for _ in range(_BLOCKINGS)]
+    )  # (_BLOCKINGS, 70, 2)
+    # In the order of combinations the i-th half and the i-th from last have no block in common.
+    variances = np.square(halves - halves[:, ::-1]).mean(axis=(0, 1)) / 4
+    means = halves.mean(axis=(0, 1))
+    binomial = means * (1 - means)
+    return np.divide(variances, binomial, out=np.zeros(2), where=binomial > 0)
 
-    def of_half(half: NDArray[np.bool_]) -> Array:
-        numbers = np.unique(groups[half], return_inverse=True)[1]
-        return _shares(_cross_fitted(vectors[half], kinds[half], numbers, generator), kinds[half])
 
-    halves = [_second_half(kinds, groups, generator) for _ in range(_HALVINGS)]
-    apart = np.array([of_half(half) - of_half(~half) for half in halves])
-    variances: Array = np.square(apart).mean(axis=0) / 4
-    return variances
+def _of_halves(
+    vectors: Vectors,
+    kinds: NDArray[np.intp],
+    groups: NDArray[np.intp],
+    generator: np.random.Generator,
+) -> Array:
+    """Both shares of each four of eight blocks by itself, the mean of its three splits: (70, 2).
+
+    A classifier of two blocks serves every half that holds them. So 28 fits give all halvings of
+    the blocks, three splits of each half, and with them all that eight blocks say of a variance.
+    """
+    blocks = _blocks(kinds, groups, _BLOCKS, generator)
+    scores = {}
+    for pair in combinations(range(_BLOCKS), 2):
+        training = _training(kinds, np.isin(blocks, pair), generator)
+        scores[pair] = _scored(vectors, vectors[training], kinds[training])
+
+    def of_half(a: int, b: int, c: int, d: int) -> Array:
+        half = np.isin(blocks, (a, b, c, d))
+        splits = (((a, b), (c, d)), ((a, c), (b, d)), ((a, d), (b, c)))
+        by_other = (
+            np.where(np.isin(blocks[half], one), scores[other][half], scores[one][half])
+            for one, other in splits
+        )
+        return np.mean([_shares(found, kinds[half]) for found in by_other], axis=0)
+
+    return np.array([of_half(*four) for four in combinations(range(_BLOCKS), _BLOCKS // 2)])
 
 
-def _second_half(
-    kinds: NDArray[np.intp], groups: NDArray[np.intp], generator: np.random.Generator
-) -> NDArray[np.bool_]:
-    """Half of the groups: of those of the task alone, of safety alone, and of both."""
+def _blocks(
+    kinds: NDArray[np.intp],
+    groups: NDArray[np.intp],
+    count: int,
+    generator: np.random.Generator,
+) -> NDArray[np.intp]:
+    """Which of `count` blocks every prompt is in, shape (n + m,), with no group in two of them.
+
+    Groups of the task alone, of safety alone and of both are dealt out each by themselves.
+    """
     found = np.zeros(groups.max() + 1, dtype=np.intp)
     np.bitwise_or.at(found, groups, 1 << kinds)
-    chosen = np.zeros(len(found), dtype=bool)
+    blocks = np.empty(len(found), dtype=np.intp)
     for whose in (1, 2, 3):
-        # Which half is given the odd one is drawn: else one would hold more of every kind.
         own = generator.permutation(np.flatnonzero(found == whose))
-        chosen[own[generator.integers(2) :: 2]] = True
-    half: NDArray[np.bool_] = chosen[groups]
-    return half
+        # Which block is given the odd one is drawn: else one would hold more of every kind.
+        blocks[own] = (np.arange(len(own)) + generator.integers(count)) % count
+    return blocks[groups]
 
 
 def _training(
