@@ -7,23 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trimtab.config.data_source import DataSource
-from trimtab.config.experiment import Block, Dial, Experiment, Training
+from trimtab.config.experiment import Block, Dial, Experiment, Measuring, Training
 from trimtab.config.grid import plan_of
 from trimtab.config.loading import Loading
 from trimtab.models import ModelSize
-from trimtab.runner.cost import peak_memory, weight_bytes
+from trimtab.runner.cost import BatchSize, largest_batch, peak_memory, weight_bytes
 from trimtab.train.settings import lora_config
 
 GIB = 2**30
 QLORA = Loading("bfloat16", "nf4")
-BATCH = 2 * 4 * 1024
-"""Four task rows of 1,024 tokens, and as many safety rows beside them."""
+BATCH = BatchSize(tokens=8 * 1024, labelled=8 * 512)
+"""Four task rows of 1,024 tokens, and as many safety rows beside them; a half is response."""
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +52,19 @@ def experiment(load: Loading, **training: Any) -> Experiment:
     )
 
 
-def memory(asked: Experiment, model: LlamaForCausalLM) -> int:
-    return peak_memory(asked, plan_of(asked), ModelSize.of(model), asked.load, BATCH)
+def memory(
+    asked: Experiment,
+    model: LlamaForCausalLM,
+    batch: BatchSize = BATCH,
+    device: str = "cuda",
+) -> int:
+    return peak_memory(asked, plan_of(asked), ModelSize.of(model), asked.load, batch, device)
 
 
 def test_llama_2_7b_in_4_bits_takes_what_people_use(llama_2_7b: LlamaForCausalLM) -> None:
     """The figures of docs/large-models.md and of the recipe."""
-    for load, told in ((QLORA, 11.0), (Loading("bfloat16"), 20.0), (Loading(), 34.5)):
-        asked = experiment(load, lora_rank=16, gradient_checkpointing=True)
+    for load, told in ((QLORA, 8.1), (Loading("bfloat16"), 17.0), (Loading(), 31.9)):
+        asked = experiment(load, lora_rank=16, gradient_checkpointing=True, precision="bfloat16")
         assert memory(asked, llama_2_7b) / GIB == pytest.approx(told, abs=0.05)
 
 
@@ -97,7 +103,11 @@ def test_checkpointing_costs_less_and_the_reference_and_a_dial_more(
     usual = memory(plain, llama_2_7b)
     assert memory(experiment(QLORA, lora_rank=16), llama_2_7b) > 3 * usual
     kl = replace(plain, train=replace(plain.train, safety_target="kl"))
-    assert memory(kl, llama_2_7b) > usual
+    everything = BatchSize(tokens=8 * 1024, labelled=8 * 1024)
+    mixed, mixed_kl = (
+        replace(one, train=replace(one.train, precision="bfloat16")) for one in (plain, kl)
+    )
+    assert memory(mixed_kl, llama_2_7b, everything) > memory(mixed, llama_2_7b, everything)
     dial = replace(plain, dial=Dial(), grid=(Block("dial", values=(0.5,)),))
     assert memory(dial, llama_2_7b) > usual
 
@@ -112,8 +122,48 @@ def test_all_weights_take_a_copy_of_the_start_and_four_of_what_is_trained(
     assert memory(penalised, llama_2_7b) - memory(asked, llama_2_7b) == weights
 
 
+def test_gradients_that_a_pass_leaves_stand_beside_the_next_one(
+    llama_2_7b: LlamaForCausalLM,
+) -> None:
+    once, twice = (
+        memory(experiment(Loading(), accumulation=passes), llama_2_7b) for passes in (1, 2)
+    )
+    weights = 4 * ModelSize.of(llama_2_7b).parameters
+    assert once < twice <= once + weights
+    adapter = {"lora_rank": 16, "gradient_checkpointing": True}
+    assert memory(experiment(QLORA, **adapter), llama_2_7b) == memory(
+        experiment(QLORA, accumulation=2, **adapter), llama_2_7b
+    )
+
+
+def test_triton_forms_no_float32_logits_and_pytorch_seven_tensors_of_them(
+    llama_2_7b: LlamaForCausalLM,
+) -> None:
+    asked = experiment(Loading(), lora_rank=16)
+    few = BatchSize(tokens=64, labelled=64)
+    more = replace(few, labelled=128)
+    for device, each in (("cuda", 4 * 32_768), ("cpu", 4 * 32_768 + 7 * 4 * 32_000)):
+        asked = replace(asked, measure=Measuring(tokens_per_batch=1))
+        grown = memory(asked, llama_2_7b, more, device) - memory(asked, llama_2_7b, few, device)
+        assert grown == pytest.approx(64 * each, abs=64 * 4096 * 200)
+
+
+def test_the_batch_counted_is_the_largest_that_a_training_draws() -> None:
+    training = Training(batch_size=2)
+    task = np.array([[10.0, 4.0], [100.0, 40.0]])
+    safety = np.array([[50.0, 5.0]])
+    assert largest_batch(training, task, None, 100, False) == BatchSize(200, 80)
+    assert largest_batch(training, task, safety, 100, False) == BatchSize(300, 90)
+    assert largest_batch(training, task, safety, 100, True) == BatchSize(400, 90)
+    assert largest_batch(training, task[:1], safety, 100, True) == BatchSize(200, 18)
+    equal = replace(training, equal_rows=True)
+    assert largest_batch(equal, task, None, 1000, False) == BatchSize(400, 160)
+    packed = replace(training, packing=100)
+    assert largest_batch(packed, task[1:], None, 100, True) == BatchSize(200, 80)
+
+
 def test_the_formula_is_within_its_factor_of_what_was_measured() -> None:
     """`make bench` measures: see benchmarks/memory.py."""
     file = Path(__file__).parents[2] / "benchmarks" / "results" / "memory.json"
     for line in json.loads(file.read_text()):
-        assert 1 / 2 < line["predicted"] / line["measured"] < 2, line
+        assert 0.8 < line["predicted"] / line["measured"] < 1.25, line

@@ -11,37 +11,40 @@ import torch
 from trimtab.config.experiment import Experiment, Training
 from trimtab.config.grid import Plan
 from trimtab.config.loading import Loading
-from trimtab.data.encoding import encode
+from trimtab.data.encoding import IGNORED, encode
 from trimtab.data.rows import Row
 from trimtab.data.splits import Roles, choose_rows
 from trimtab.models import ModelSize, device_name, kept_as, load_tokenizer, model_size
 from trimtab.runner.library_settings import check_library_settings
+from trimtab.stats import Array
 from trimtab.train.safety_stream import safety_rows_per_batch
 
 _SAMPLED_ROWS = 400
+_DRAWN_BATCHES = 1000
 
 # A kernel's launch is what a tiny model waits for: seconds per layer, forward and backward.
 _LATENCY = 1e-3
 
 _FLOAT = 4
+_HALVES = ("bfloat16", "float16")
 _OF_TRAINED = 4
 """What is trained, its gradient and Adam's two moments."""
 _TILE_TOKENS, _TILE_VOCABULARY = 4096, 32_768
-_OF_TILE = 5
-"""A tile of logits, in float32 once more, what becomes of it, and their gradients: measured."""
-_OF_LOGITS = 3
-"""Logits, their logarithms of probability, and one more while the one is made of the other."""
+_OF_TILE = 7
+"""Of a tile without Triton, all in float32: logits twice, log p, p, the gradient and two terms."""
+_OF_KL = 5
+"""log P_θs, log P_θ, P_θs, log P_θs − log P_θ and their product."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """An estimate: tokens to a few per cent, memory and time to about a factor of two."""
+    """An estimate: tokens to a few per cent, memory to a quarter, time to about a factor of two."""
 
     trainings: int
     train_tokens: int
     seconds: float
     memory: int
-    """Bytes at the peak, on the device that trains."""
+    """Bytes of tensors at the peak, on the device that trains."""
 
 
 def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
@@ -63,18 +66,23 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
     most = experiment.lengths.prompt + experiment.lengths.response
     may_be_too_long = size.limits.context is not None and most > size.limits.context
 
-    def mean_length(rows: tuple[Row, ...]) -> float:
+    def lengths(rows: tuple[Row, ...]) -> Array:
+        """Tokens, and those with a label, of shape (rows, 2)."""
         chosen = choose_rows(rows, None if may_be_too_long else _SAMPLED_ROWS, 0)
         sample = encode(chosen, tokenizer, experiment.lengths, size.limits)
-        return float(np.mean([len(ids) for ids in sample["input_ids"]]))
+        labelled = [sum(label != IGNORED for label in labels[1:]) for labels in sample["labels"]]
+        return np.array([[len(ids) for ids in sample["input_ids"]], labelled], dtype=float).T
 
-    task = {name: mean_length(split.train) for name, split in roles.task.items()}
-    safety = {name: mean_length(split.train) for name, split in roles.safety.items()}
+    def mean_length(rows: tuple[Row, ...]) -> float:
+        return float(lengths(rows)[:, 0].mean())
+
+    of_task = {name: lengths(split.train) for name, split in roles.task.items()}
+    of_safety = {name: lengths(split.train) for name, split in roles.safety.items()}
+    task = {name: float(found[:, 0].mean()) for name, found in of_task.items()}
+    safety = {name: float(found[:, 0].mean()) for name, found in of_safety.items()}
 
     def step_tokens(training: Training, task_length: float, safety_length: float) -> float:
-        rows = training.batch_size
-        if training.packing is not None:
-            rows = max(rows, round(rows * training.packing / task_length))
+        rows = _task_rows(training, task_length)
         riding = safety_rows_per_batch(rows, training.safety_share)
         if training.equal_rows and not safety_length:
             rows += riding
@@ -105,9 +113,27 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
         if split
     )
     seconds += (len(plan.runs) + 1) * 2 * size.parameters * held_out / _speed()
-    batch = max(steps, default=0.0) / train.accumulation
-    memory = peak_memory(experiment, plan, size, load, batch)
+    device = device_name()
+    batches = [
+        largest_batch(
+            train,
+            of_task[run.training.task],
+            of_safety.get(run.training.proxy or ""),
+            count * train.accumulation,
+            is_padded=device != "cpu" or not train.length_bucketing,
+        )
+        for count, run in zip(counts, plan.runs, strict=True)
+    ]
+    largest = max(batches, key=lambda one: one.tokens, default=BatchSize(0, 0))
+    memory = peak_memory(experiment, plan, size, load, largest, device)
     return Cost(len(plan.runs), round(tokens), seconds, memory)
+
+
+def _task_rows(training: Training, task_length: float) -> int:
+    """Those of one forward pass, in packs or not."""
+    if training.packing is None:
+        return training.batch_size
+    return max(training.batch_size, round(training.batch_size * training.packing / task_length))
 
 
 def _step_seconds(size: ModelSize, training: Training, tokens: float) -> float:
@@ -119,52 +145,158 @@ def _step_seconds(size: ModelSize, training: Training, tokens: float) -> float:
     )
 
 
+@dataclass(frozen=True)
+class BatchSize:
+    """Tokens of one forward pass in training, and how many of them have a label."""
+
+    tokens: float
+    labelled: float
+
+
+def largest_batch(
+    training: Training, task: Array, safety: Array | None, batches: int, is_padded: bool
+) -> BatchSize:
+    """The largest of as many batches as a training has, drawn from rows of these lengths.
+
+    The peak is of the batch whose rows are longest, not of one of mean length. `task` and `safety`
+    have shape (rows, 2), tokens and those with a label; `safety` is None where none are read. A
+    batch `is_padded` to its longest row but where it is computed in pieces, or packed.
+    """
+    rows = _task_rows(training, task[:, 0].mean())
+    riding = safety_rows_per_batch(rows, training.safety_share)
+    if safety is None and training.equal_rows:
+        rows += riding
+    random = np.random.default_rng(0)
+    count = min(batches, _DRAWN_BATCHES)
+    drawn = task[random.integers(len(task), size=(count, rows))]
+    if safety is not None:
+        beside = safety[random.integers(len(safety), size=(count, riding))]
+        drawn = np.concatenate([drawn, beside], axis=1)
+    labelled = drawn[..., 1].sum(axis=1)
+    if is_padded and training.packing is None:
+        tokens = drawn.shape[1] * drawn[..., 0].max(axis=1)
+    else:
+        tokens = drawn[..., 0].sum(axis=1)
+    return BatchSize(float(tokens.max()), float(labelled.max()))
+
+
 def peak_memory(
-    experiment: Experiment, plan: Plan, size: ModelSize, load: Loading, batch_tokens: float
+    experiment: Experiment,
+    plan: Plan,
+    size: ModelSize,
+    load: Loading,
+    batch: BatchSize,
+    device: str,
 ) -> int:
-    """Bytes at the peak: weights, what is trained, and the larger of a step's and of measuring.
+    """Bytes of tensors at the peak: what lies there throughout, and the largest of what comes.
 
-    With an adapter of rank r the weights lie in memory once, as `load` says: θ_s is the base with
-    the adapter off. The adapter has r·Σ(in + out) parameters, in float32 with its gradient and
-    Adam's two moments. Without one, θ_s lies beside weights, gradient and moments in float32. A
-    dial has two of what is trained.
+    **Throughout.** With an adapter of rank r the weights lie in memory once, as `load` says: θ_s is
+    the base with the adapter off. The adapter has r·Σ(in + out) parameters, in float32 with its
+    gradient and Adam's two moments. Without one, θ_s lies beside weights, gradient and moments in
+    float32, and once more where Case II or "kl" keeps a copy; a dial has two of what is trained.
+    4-bit weights are unpacked one layer at a time.
 
-    Activations are the inputs and outputs of the linear layers, 4 bytes each (an adapter reads its
-    layer's input in float32 whatever the base is in); with gradient checkpointing those of one
-    layer, and the hidden state before each. Logits are formed in TRL's tiles of 4,096 tokens by
-    32,768 words, and whole where the distribution of θ_s is asked for, and in measuring.
+    **A layer of a Llama's kind**, per token, with c bytes a number (2 where the base or the
+    precision has 16 bits) keeps for its backward pass
+
+        c·(Σ out + h + m) + inputs + 2h·(s − c) [+ 2h·s],
+
+    h the hidden and m the inner width: queries, keys and values, gate and branch, and the hidden
+    state behind attention and MLP (Σ out), what attention gives (h), the gate's activation (m);
+    the inputs of the linear layers, which blocks share, or which each adapter copies where it
+    reads another precision than its input has: PEFT to float32, autocast to 16 bits; and the
+    norms, which keep the hidden state in float32 (s = 4), and where they are trained what they
+    made of it.
+
+    **A step** first goes through the head, on labelled tokens alone: TRL forms logits in tiles of
+    4,096 tokens by 32,768 words, a buffer that is as wide for a smaller vocabulary, in which
+    Triton works on a GPU, and of which PyTorch makes seven tensors in float32 on a CPU. Then it
+    goes back through the layers, each with the gradient of its widest input three times: from the
+    adapter, from the base, and their sum (or, all weights trained, of an MLP's two branches and
+    their product). All layers' activations are there when it begins; with checkpointing only the
+    hidden state before each, and one layer's, computed again. Gradients of all weights grow while
+    activations go, so that either is counted with little of the other, but where a pass before has
+    left them: of accumulation, or of "kl", whose half of the loss goes back first. "kl" forms the
+    logits of safety rows whole, and five tensors of their labelled tokens' in float32.
+
+    **Measuring** forms logits whole, those with a label once more and their logarithms.
+
+    Not counted: a CUDA context, what an allocator keeps in reserve, and the T² scores of
+    attention="eager".
 
     Args:
         size: the model's.
         load: how its weights lie in memory, with nothing left to the folder.
-        batch_tokens: those of one forward pass in training, padding not counted.
+        batch: that of one forward pass in training.
+        device: "cuda" or "cpu".
     """
     training = experiment.train
     has_dial = any(run.training.method.one_training for run in plan.runs)
+    is_half = load.dtype in _HALVES
+    mixed = training.precision in _HALVES
+    kept = 2 if is_half or mixed else _FLOAT
+    stream = 2 if is_half else _FLOAT
+
+    gradient = 0.0
     if training.lora_rank is not None:
         adapter = training.lora_rank * size.linear_sides * (2 if has_dial else 1)
-        weights = weight_bytes(size, load) + _OF_TRAINED * _FLOAT * adapter
+        throughout = weight_bytes(size, load) + _OF_TRAINED * _FLOAT * adapter
+        if load.quantization == "nf4":
+            throughout += stream * size.largest_linear
     else:
-        # Beside θ_s: weights, gradient and Adam's two moments; a dial has three, three and four.
-        copies = 1 + (10 if has_dial else _OF_TRAINED)
+        # Beside θ_s: weights and Adam's two moments, and a gradient; a dial has three times that.
+        copies = 1 + (7 if has_dial else _OF_TRAINED - 1)
         copies += any(block.case == "alignment-parameter" for block in experiment.grid)
         copies += training.safety_target == "kl"
-        weights = _FLOAT * size.parameters * copies
-    of_a_layer = _FLOAT * batch_tokens * size.linear_sides / size.layers
-    is_half = load.dtype in ("bfloat16", "float16")
-    if training.gradient_checkpointing:
-        hidden = (2 if is_half else _FLOAT) * batch_tokens * size.hidden
-        activations = hidden * size.layers + of_a_layer
+        throughout = _FLOAT * size.parameters * copies
+        gradient = _FLOAT * size.parameters * (3 if has_dial else 1)
+        if mixed:
+            throughout += 2 * size.linear
+
+    per_layer = 1 / size.layers
+    if is_half == mixed or (is_half and mixed):
+        inputs = kept * size.linear_inputs_apart
     else:
-        activations = of_a_layer * size.layers
+        inputs = (2 if mixed else _FLOAT) * (size.linear_sides - size.linear_outputs)
+    in_layer = kept * (size.linear_outputs * per_layer + size.hidden + size.widest_input)
+    in_layer += inputs * per_layer + 2 * size.hidden * (_FLOAT - kept)
+    if training.lora_rank is None:
+        in_layer += 2 * size.hidden * _FLOAT
+    from_adapter: int = kept if is_half == mixed or mixed else _FLOAT
+    backward = batch.tokens * (from_adapter + 2 * kept) * size.widest_input
+    layer = batch.tokens * in_layer
+    if training.gradient_checkpointing:
+        before = stream * batch.tokens * size.hidden * (size.layers + 1)
+        last, first = before + layer, layer
+    else:
+        before = layer * size.layers
+        last, first = before, layer
+
     vocabulary = size.limits.vocabulary
-    tile = min(batch_tokens, _TILE_TOKENS) * min(vocabulary, _TILE_VOCABULARY)
-    activations += _OF_TILE * _FLOAT * tile
-    if training.safety_target == "kl":
-        asked = batch_tokens * training.safety_share
-        activations += _OF_LOGITS * _FLOAT * asked * vocabulary
-    measuring = _OF_LOGITS * _FLOAT * experiment.measure.tokens_per_batch * vocabulary
-    return round(weights + max(activations, measuring))
+    is_kl = training.safety_target == "kl"
+    share = training.safety_share if is_kl else 0.0
+    head = _head_bytes(batch.labelled * (1 - share), vocabulary, kept, device)
+    if gradient:
+        head += _FLOAT * vocabulary * size.hidden
+    divergence = kept * batch.tokens * share + _OF_KL * _FLOAT * batch.labelled * share
+    of_step = [before + head, before + divergence * vocabulary, last + backward]
+    if gradient and (is_kl or training.accumulation > 1):
+        of_step = [gradient + one for one in of_step]
+    elif gradient:
+        of_step.append(gradient + first + backward)
+    measured = experiment.measure.tokens_per_batch
+    labelled = measured * batch.labelled / batch.tokens if batch.tokens else measured
+    logits = stream * measured + (2 * _FLOAT + (_FLOAT if is_half else 0)) * labelled
+    return round(throughout + max(*of_step, logits * vocabulary))
+
+
+def _head_bytes(labelled: float, vocabulary: int, kept: int, device: str) -> float:
+    """Of a tile of logits."""
+    tokens = min(labelled, _TILE_TOKENS)
+    tile = kept * tokens * _TILE_VOCABULARY
+    if device == "cuda":
+        return tile
+    return tile + _OF_TILE * _FLOAT * tokens * min(vocabulary, _TILE_VOCABULARY)
 
 
 def weight_bytes(size: ModelSize, load: Loading) -> float:
