@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,12 @@ from trimtab.config.yaml_io import to_yaml
 from trimtab.models import quiet_libraries
 from trimtab.results.metrics import read_metrics
 from trimtab.results.store import read_failures, read_points
+from trimtab.results.under_way import read_under_way
 
 CLOSE = 1e-5
 """Relative, of float32 sums that are taken in another order, after some steps."""
+
+ROOT = Path(__file__).parents[2]
 
 LOSSES = ("alignment_loss", "proxy_loss", "capability_loss")
 
@@ -44,12 +50,14 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     )
 
 
-def launched(*given: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
+def launched(
+    *given: object, processes: int = 2, module: str = "trimtab"
+) -> subprocess.CompletedProcess[str]:
     """The command in so many processes, or without a launcher in one."""
-    run = [sys.executable, "-m", "trimtab", *map(str, given)]
+    run = [sys.executable, "-m", module, *map(str, given)]
     if processes > 1:
         run[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(run, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
 
 
 def sweep_command(experiment: Experiment, folder: Path) -> list[object]:
@@ -142,7 +150,6 @@ def test_train_in_two_processes_speaks_once(train: list[object], tmp_path: Path)
 def test_a_mistake_is_told_once_and_ends_all_processes(train: list[object], tmp_path: Path) -> None:
     line = one_line(launched(*train, "--task", tmp_path / "missing.jsonl"))
     assert "missing.jsonl" in line
-    assert "no such file" in one_line(launched(*train, "--model", tmp_path / "missing.gguf"))
 
 
 def test_rows_that_processes_cannot_share_are_one_line(train: list[object], tmp_path: Path) -> None:
@@ -150,7 +157,68 @@ def test_rows_that_processes_cannot_share_are_one_line(train: list[object], tmp_
     assert "2 processes cannot share a step" in line
 
 
-def test_what_one_process_does_is_refused_under_a_launcher(train: list[object]) -> None:
-    assert "trimtab audit is made by one process" in one_line(
-        launched("audit", *train[1:5], *train[9:])
+def test_what_one_process_does_is_refused_under_a_launcher(tmp_path: Path) -> None:
+    assert "trimtab report is run by one process" in one_line(launched("report", tmp_path))
+
+
+def test_what_one_process_alone_cannot_do_is_told_by_the_first(
+    train: list[object], tmp_path: Path
+) -> None:
+    model = Path(str(train[2]))
+    train[2] = model.name
+    in_its_own_folder = f"""[ $RANK = 0 ] && cd "{model.parent}"; exec "$@" """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["--no-python", "bash", "-c", in_its_own_folder, "bash"]
+    command += [sys.executable, "-m", "trimtab", *map(str, train)]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False
     )
+    line = one_line(shown)
+    assert line.startswith("trimtab: process 1 of 2: model 'base' cannot be loaded")
+    assert not (tmp_path / "out" / "points.jsonl").exists()
+
+
+def test_a_launched_sweep_whose_first_process_was_killed_goes_on(
+    experiment: Experiment, alone: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "trimtab", *map(str, sweep_command(experiment, tmp_path))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (under_way := read_under_way(tmp_path / "out")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    for one in under_way.values():
+        os.kill(one.process, signal.SIGKILL)
+    assert process.wait(timeout=300) != 0
+    assert_same_results(swept(experiment, tmp_path, 2), alone)
+
+
+@pytest.mark.parametrize("rank", [None, 4], ids=["full", "lora"])
+def test_a_sweep_on_sharded_weights_has_the_points_of_one_process(
+    rank: int | None, tmp_path: Path
+) -> None:
+    sft = {"adam_epsilon": 1e-3}  # Adam magnifies the rounding of gradients near 0
+    dial: dict[str, Any] = {} if rank is None else {"dial": Dial(steps=2)}
+    experiment = small_world(
+        tmp_path,
+        80,
+        align=Training(steps=2, batch_size=8, learning_rate=2e-3, sft=sft),
+        train=Training(steps=4, batch_size=8, learning_rate=2e-3, lora_rank=rank, sft=sft),
+        grid=(
+            Block("alignment-loss", (0.0, 1.0)),
+            Block("alignment-parameter", radii=(0.05,)),
+            *((Block("dial", values=(0.0, 1.0)),) if dial else ()),
+        ),
+        keep_models=True,
+        **dial,
+    )
+    folders = []
+    for module, processes in (("trimtab", 1), ("tests.runner.on_shards", 2)):
+        folder = tmp_path / module
+        given = sweep_command(experiment, folder)
+        shown = launched(*given, processes=processes, module=module)
+        assert shown.returncode == 0, shown.stderr
+        folders.append(folder / "out")
+    assert_same_results(folders[1], folders[0])
+    for model in (folders[0] / "models").iterdir():
+        assert (folders[1] / "models" / model.name).is_dir()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from time import monotonic
 from typing import Any, TypeVar
 
 from trimtab.errors import UserError, mistake, printable, reason_of
@@ -55,7 +56,11 @@ class Processes:
 
 
 class _LostError(Exception):
-    """Not all processes ended what they did together; those that did not wait for ever."""
+    """Not all processes ended what they did together: they wait for ever, or are gone."""
+
+    def __init__(self, is_waiting: bool) -> None:
+        super().__init__()
+        self.is_waiting = is_waiting
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,12 @@ class _Group:
         """
         import torch
 
+        patience, begun = _WORK if error is None else _GRACE, monotonic()
         try:
-            torch.distributed.monitored_barrier(self.group, _WORK if error is None else _GRACE)
+            torch.distributed.monitored_barrier(self.group, patience)
         except RuntimeError:
-            raise _LostError from error
+            is_waiting = monotonic() - begun > _GRACE.total_seconds() / 2  # a loss is seen at once
+            raise _LostError(is_waiting) from error
         every: list[str | None] = [None] * self.processes
         own = None if error is None else told_of(error)
         torch.distributed.all_gather_object(every, own, group=self.group)
@@ -151,10 +158,10 @@ class Leader(Processes):
         try:
             every = self.group.ended(error)
         except _LostError:
-            told = "another process ended before its time." if error is None else told_of(error)
+            told = "another process ended before its time" if error is None else told_of(error)
             raise UserError(
-                f"process 0 of {self.count}: {told} What is finished is kept; the same command "
-                "goes on."
+                f"process 0 of {self.count}: {told.rstrip('.')}. What is finished is kept; the "
+                "same command goes on."
             ) from error
         self.is_lost = False
         return every
@@ -180,7 +187,7 @@ def require_one_process(what: str = "a sweep in a script") -> None:
     """Raises UserError where a launcher started several processes, of which each would do it."""
     if launched() > 1:
         raise UserError(
-            f"{what} is made by one process, and a launcher started {launched()}. Start it without "
+            f"{what} is run by one process, and a launcher started {launched()}. Start it without "
             "torchrun or accelerate launch: they start trimtab train, sweep, compare and dial "
             "train, and scripts with SafetyAwareSFTTrainer."
         )
@@ -238,7 +245,7 @@ def follow() -> int:
             group.ended(error)
         group.leave()
     except _LostError as lost:
-        if isinstance(lost.__cause__, Exception):
+        if lost.is_waiting and isinstance(lost.__cause__, Exception):
             told = told_of(lost.__cause__)
             print(f"trimtab: process {group.index}: {told}", file=sys.stderr, flush=True)
         return 2

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from peft import get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
@@ -25,6 +26,7 @@ from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.errors import UserError
 from trimtab.measure.losses import HeldOutRows
+from trimtab.measure.sharded_weights import whole
 from trimtab.measure.shared_weights import sharing_all
 from trimtab.models import (
     is_quantised,
@@ -49,8 +51,10 @@ from trimtab.train.objectives.budget import Budget, ImpossibleBudgetError
 from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.objectives.endpoints import Endpoints
 from trimtab.train.reference import copy_apart
+from trimtab.train.requirements import is_sharded
 from trimtab.train.settings import (
     divide_among,
+    is_to_be_sharded,
     leaves_base_alone,
     lora_config,
     objective_of,
@@ -154,7 +158,9 @@ class Trainings:
             _Progress(watcher, unfinished, MetricsFile(self.folder, name)) if watcher else None
         )
         trainer = SafetyAwareSFTTrainer(
-            self.aligned if job.task is None else self._start_of(training),
+            self.aligned
+            if job.task is None and not is_to_be_sharded()
+            else self._start_of(training),
             args=args,
             train_dataset=rows,
             safety_dataset=self.rows.safety[proxy].train if proxy else None,
@@ -175,10 +181,10 @@ class Trainings:
         checkpoint = job.checkpoint
         with full_disk_told(unfinished):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        learned = trainer.objective
+        model, learned = self._whole(trainer, training, objective)
         outcome = learned.outcome if isinstance(learned, Budget) else None
         return Trained(
-            trainer.accelerator.unwrap_model(trainer.model),
+            model,
             trainer.state.num_input_tokens_seen + (learned.extra_tokens if learned else 0),
             perf_counter() - started,
             outcome.penalty if outcome else None,
@@ -186,6 +192,32 @@ class Trainings:
             outcome.rows_wanted if outcome else None,
             learned,
         )
+
+    def _whole(
+        self, trainer: SafetyAwareSFTTrainer, training: Training, objective: Objective | None
+    ) -> tuple[Any, Objective | None]:
+        """The model and what it learned, with all weights where they were divided among processes.
+
+        A process that only follows takes part in it, and gets no model.
+        """
+        trained, learned = trainer.accelerator.unwrap_model(trainer.model), trainer.objective
+        if not is_sharded(trainer):
+            return trained, learned
+        found: Any = None
+        if self.onlooker:
+            found, adapter = self._start_of(training), lora_config(training)
+            if learned is not None and learned.replaces_model and objective is not None:
+                learned = objective.started()
+                found = learned.placed_on(found, adapter)
+            elif adapter is not None:
+                found = get_peft_model(found, adapter)
+        with torch.no_grad():
+            for name, weight in trained.named_parameters():
+                if weight.requires_grad:
+                    values = whole(weight.detach())
+                    if found is not None:
+                        found.get_parameter(name).copy_(values)
+        return found, learned
 
     def _rows_of(self, task: str | None) -> Dataset:
         if task is not None:

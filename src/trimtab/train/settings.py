@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,16 @@ def sft_config(
     }
     given |= sft_settings(training)
     is_padded = not (given["packing"] or given.get("padding_free"))
-    given["length_bucketing"] = training.length_bucketing and is_padded
-    return SafetyAwareSFTConfig(**given)
+    given["length_bucketing"] = training.length_bucketing and is_padded and not is_to_be_sharded()
+    args = SafetyAwareSFTConfig(**given)
+    if not (args.bf16 or args.fp16):
+        args.mixed_precision = "no"  # which a launcher's configuration would else decide
+    return args
+
+
+def is_to_be_sharded() -> bool:
+    """Whether Accelerate was launched to divide weights among processes by FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def lora_config(training: Training) -> LoraConfig | None:
