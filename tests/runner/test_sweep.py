@@ -144,7 +144,7 @@ def test_an_interruption_is_one_line(experiment: Experiment, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("command", [sweep, train_dial])
-def test_a_command_that_a_launcher_starts_several_times_is_refused(
+def test_a_sweep_in_each_of_several_processes_is_refused(
     command: Callable[..., object],
     experiment: Experiment,
     tmp_path: Path,
@@ -152,7 +152,7 @@ def test_a_command_that_a_launcher_starts_several_times_is_refused(
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="a launcher started several"):
+    with pytest.raises(UserError, match="a launcher started 2"):
         command(experiment, tmp_path / "out", Watcher(), restart=False)
     assert not (tmp_path / "out").exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 
@@ -14,10 +15,15 @@ def main() -> None:
     try:
         # Here, so that an interruption of the import is a line too.
         from trimtab.cli.command import encode_what_can_be
-        from trimtab.cli.commands import app
+        from trimtab.runner.processes import follow, is_first, launched, leading
 
         encode_what_can_be()
-        app()
+        if not is_first():
+            sys.exit(follow())
+        from trimtab.cli.commands import app
+
+        with leading() if launched() > 1 else nullcontext():
+            app()
     except KeyboardInterrupt:
         print("trimtab: interrupted.", file=sys.stderr)
         sys.exit(130)

@@ -15,6 +15,7 @@ from typer.models import OptionInfo
 
 from trimtab.config.ranges import in_range, stated
 from trimtab.errors import mistake, printable
+from trimtab.runner.processes import require_one_process
 
 if TYPE_CHECKING:
     from trimtab.cli.progress import TerminalWatcher
@@ -24,11 +25,14 @@ _P = ParamSpec("_P")
 GOES_ON = "What is finished is kept; the same command goes on."
 
 
-def command(function: Callable[_P, None]) -> Callable[_P, None]:
+def command(function: Callable[_P, None], by_processes: bool = False) -> Callable[_P, None]:
     """The function as a command: a mistake or an interruption ends it with one line.
 
     Its numbers are held to the ranges that their annotations state. The exit status is 2 after a
     mistake, 130 after an interruption.
+
+    Args:
+        by_processes: whether a launcher may start several processes for it.
     """
     checked = in_range(function)
     hints = get_type_hints(function, include_extras=True)
@@ -38,6 +42,8 @@ def command(function: Callable[_P, None]) -> Callable[_P, None]:
     @wraps(function)
     def run(*given: _P.args, **named: _P.kwargs) -> None:
         try:
+            if not by_processes:
+                require_one_process(f"trimtab {function.__name__.rstrip('_')}")
             checked(*given, **named)
             if sys.stdout is not None:  # as where it was closed
                 sys.stdout.flush()

@@ -77,8 +77,10 @@ COMMANDS = {
 }
 """By what a person wants; `trimtab --help` shows them in this order."""
 
+_TRAINING = (train, sweep, compare, demo)
+
 for panel, functions in COMMANDS.items():
     for function in functions:
-        app.command(rich_help_panel=panel)(command(function))
+        app.command(rich_help_panel=panel)(command(function, by_processes=function in _TRAINING))
     if panel == "Train":
         app.add_typer(dial, name="dial", rich_help_panel=panel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,7 +68,7 @@ _TWICE_A_RUN = Training(steps=2 * Training.steps)
 
 
 @dial.command("train")
-@command
+@partial(command, by_processes=True)
 @settings_as_options
 def train(
     model: Model,

@@ -25,6 +25,7 @@ from trimtab.cli.options import (
 from trimtab.cli.report import report
 from trimtab.config.ranges import Count, From0
 from trimtab.errors import UserError
+from trimtab.runner.processes import require_one_process
 
 if TYPE_CHECKING:
     from trimtab.config.experiment import Experiment
@@ -87,6 +88,7 @@ def _cluster(workers: int | None, address: str | None, gpus: float | None) -> Cl
         return None
     from trimtab.runner.cluster import Cluster
 
+    require_one_process("a sweep with --workers or --ray")
     return Cluster(workers, address, gpus)
 
 

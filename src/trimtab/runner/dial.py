@@ -44,6 +44,7 @@ from trimtab.results.store import PointsFile
 from trimtab.runner.answering import Answering, judges_of, prompts_to_ask
 from trimtab.runner.evaluator import row_weights
 from trimtab.runner.library_settings import check_library_settings
+from trimtab.runner.processes import processes
 from trimtab.runner.rates import (
     Asking,
     JudgedRates,
@@ -56,7 +57,7 @@ from trimtab.runner.rates import (
     require_rates,
 )
 from trimtab.runner.runner import DIAL_FOLDER, Runner, TrainedDial, forget_checkpoints
-from trimtab.runner.sweep import Watcher, claim, read_roles, record_data, require_one_process
+from trimtab.runner.sweep import Watcher, claim, read_roles, record_data
 from trimtab.stats import Verdict, verdict
 from trimtab.train.objectives.endpoints import Endpoints, load_endpoints
 
@@ -84,7 +85,7 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
         UserError: the folder holds another experiment, is being written by another process, or
             the model or the data cannot be read.
     """
-    require_one_process()
+    processes()
     check_library_settings(experiment)
     with only_writer(folder):
         claim(experiment, folder, restart)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from time import perf_counter
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from peft import get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
@@ -26,14 +26,22 @@ from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.errors import UserError
 from trimtab.measure.losses import HeldOutRows
+from trimtab.measure.sharded_weights import whole
 from trimtab.measure.shared_weights import sharing_all
-from trimtab.models import is_quantised, limits_of, load_model, name_base_portably, to_device
+from trimtab.models import (
+    is_quantised,
+    limits_of,
+    load_model,
+    name_base_portably,
+    to_device,
+)
 from trimtab.results.checksums import write_checksums
 from trimtab.results.files import full_disk_told, written_whole
 from trimtab.results.metrics import Metrics, MetricsFile, Role
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.under_way import UNFINISHED_FOLDER, Tracker
 from trimtab.runner.evaluator import EncodedRoles, Evaluator, Trained
+from trimtab.runner.processes import processes
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.checkpoints import newest_whole_checkpoint
 from trimtab.train.live import LiveMeasurement
@@ -43,7 +51,10 @@ from trimtab.train.objectives.budget import Budget, ImpossibleBudgetError
 from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.objectives.endpoints import Endpoints
 from trimtab.train.reference import copy_apart
+from trimtab.train.requirements import is_sharded
 from trimtab.train.settings import (
+    divide_among,
+    is_to_be_sharded,
     leaves_base_alone,
     lora_config,
     objective_of,
@@ -82,8 +93,192 @@ class TrainingWatcher(Protocol):
         """A line of the training's metrics was written."""
 
 
-class Runner:
-    """The aligned model θ_s, loaded or made once, and the rows as token ids.
+@dataclass(frozen=True)
+class Job:
+    """One training, said in words that mean the same to every process that takes part in it."""
+
+    name: str
+    task: str | None
+    """Whose rows are trained on; None is the original data, on which θ_s itself is made."""
+    training: Training
+    seed: int
+    proxy: str | None = None
+    """Whose safety rows are read."""
+    objective: Objective | None = None
+    measured_proxy: str | None = None
+    """Whose held-out safety rows are measured on while it goes on."""
+    checkpoint: Path | None = None
+    """Where an interrupted one goes on from."""
+
+
+class Trainings:
+    """θ_s and the rows as token ids, as each process has them, and the trainings from there.
+
+    Args:
+        watcher: who looks on; None in a process that follows another, and writes nothing.
+
+    Raises:
+        UserError: the model cannot be loaded, or a response has no token.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        roles: Roles,
+        folder: Path,
+        watcher: TrainingWatcher | None = None,
+    ) -> None:
+        _spare_imports()
+        self.experiment = experiment
+        self.folder = folder
+        self.onlooker = watcher
+        self.aligned, self.tokenizer = self._loaded()
+        self.rows = EncodedRoles.of(
+            roles, self.tokenizer, experiment.lengths, limits_of(self.aligned), self._warned
+        )
+
+    def load_again(self) -> None:
+        """Read θ_s from where it was saved."""
+        del self.aligned  # before there is another in memory
+        self.aligned = self._loaded()[0]
+
+    def train(self, job: Job) -> Trained:
+        """Train as a job says; every process calls it with the same."""
+        unfinished, name, proxy = self._unfinished(job.name), job.name, job.proxy
+        rows = self._rows_of(job.task)
+        training = job.training.for_rows(len(rows))
+        objective = job.objective
+        args = sft_config(training, self.experiment.measure, unfinished, job.seed)
+        args.safety_repeats = proxy is not None and self.experiment.safety[proxy].repeats
+        rows_by_role(args, training, objective)
+        divide_among(PartialState().num_processes, args, training, objective)
+        started = perf_counter()
+        watcher = self.onlooker
+        progress = (
+            _Progress(watcher, unfinished, MetricsFile(self.folder, name)) if watcher else None
+        )
+        trainer = SafetyAwareSFTTrainer(
+            self.aligned
+            if job.task is None and not is_to_be_sharded()
+            else self._start_of(training),
+            args=args,
+            train_dataset=rows,
+            safety_dataset=self.rows.safety[proxy].train if proxy else None,
+            objective=objective,
+            processing_class=self.tokenizer,
+            peft_config=lora_config(training),
+            callbacks=[_LastLog(), *([progress] if progress else [])],
+        )
+        trainer.remove_callback(PrinterCallback)
+
+        def warned(warning: str) -> None:
+            self._warned(f"{name}: {warning}")
+
+        held_out = self._held_out(job.task, job.measured_proxy)
+        trainer.add_callback(LiveMeasurement(trainer, held_out, self.experiment.measure, warned))
+        if watcher:
+            watcher.training(name, trainer.args.max_steps)
+        checkpoint = job.checkpoint
+        with full_disk_told(unfinished):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        model, learned = self._whole(trainer, training, objective)
+        outcome = learned.outcome if isinstance(learned, Budget) else None
+        return Trained(
+            model,
+            trainer.state.num_input_tokens_seen + (learned.extra_tokens if learned else 0),
+            perf_counter() - started,
+            outcome.penalty if outcome else None,
+            held_bytes(trainer.extra_state()),
+            outcome.rows_wanted if outcome else None,
+            learned,
+        )
+
+    def _whole(
+        self, trainer: SafetyAwareSFTTrainer, training: Training, objective: Objective | None
+    ) -> tuple[Any, Objective | None]:
+        """The model and what it learned, with all weights where they were divided among processes.
+
+        A process that only follows takes part in it, and gets no model.
+        """
+        trained, learned = trainer.accelerator.unwrap_model(trainer.model), trainer.objective
+        if not is_sharded(trainer):
+            return trained, learned
+        found: Any = None
+        if self.onlooker:
+            found, adapter = self._start_of(training), lora_config(training)
+            if learned is not None and learned.replaces_model and objective is not None:
+                learned = objective.started()
+                found = learned.placed_on(found, adapter)
+            elif adapter is not None:
+                found = get_peft_model(found, adapter)
+        with torch.no_grad():
+            for name, weight in trained.named_parameters():
+                if weight.requires_grad:
+                    values = whole(weight.detach())
+                    if found is not None:
+                        found.get_parameter(name).copy_(values)
+        return found, learned
+
+    def _rows_of(self, task: str | None) -> Dataset:
+        if task is not None:
+            return self.rows.task[task].train
+        assert self.rows.original is not None
+        return self.rows.original.train
+
+    def _held_out(self, task: str | None, proxy: str | None) -> dict[Role, HeldOutRows]:
+        """What a training is measured on while it goes on; nothing while θ_s is made."""
+        if task is None:
+            return {}
+        found: dict[Role, HeldOutRows] = {"task": self.rows.task[task].held_out}
+        if proxy is not None:
+            found["safety"] = self.rows.safety[proxy].held_out
+        if self.rows.original is not None:
+            found["original"] = self.rows.original.held_out
+        return found
+
+    def _start_of(self, training: Training) -> PreTrainedModel:
+        """θ_s to train on: with an adapter that leaves it alone no weight of it is copied."""
+        shares = leaves_base_alone(lora_config(training))
+        return sharing_all(self.aligned) if shares else deepcopy(self.aligned)
+
+    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        finished = self.folder / ALIGNED_FOLDER
+        load = self.experiment.load
+        if finished.exists():
+            model, tokenizer = load_model(str(finished), replace(load, revision=None))
+        else:
+            model, tokenizer = load_model(self.experiment.model, load)
+            self._require_what_can_be_trained(model)
+        return to_device(model), tokenizer
+
+    def _require_what_can_be_trained(self, model: PreTrainedModel) -> None:
+        """As the experiment has it of what it asks for, of a folder that says it itself."""
+        align = self.experiment.align
+        if is_quantised(model) and align is not None:
+            raise UserError(
+                f"model {self.experiment.model!r} is quantised, and what align learns cannot be "
+                "merged into it without loss. Align the whole model first, in bfloat16."
+            )
+        is_small = any(weight.dtype != torch.float32 for weight in model.parameters())
+        every = (self.experiment.train, align)
+        if is_small and any(one and one.lora_rank is None for one in every):
+            raise UserError(
+                f"model {self.experiment.model!r} has weights in fewer than 32 bits, and all "
+                "weights are to be trained. Give lora_rank, or load: {dtype: float32}."
+            )
+
+    def _unfinished(self, name: str) -> Path:
+        return self.folder / UNFINISHED_FOLDER / name
+
+    def _warned(self, warning: str) -> None:
+        if self.onlooker:
+            self.onlooker.warned(warning)
+
+
+class Runner(Trainings):
+    """The aligned model θ_s, loaded or made once, and the runs that start from it.
+
+    Where a launcher started several processes, all of them train, and this one does the rest.
 
     Raises:
         UserError: the model cannot be loaded, or a response has no token.
@@ -92,13 +287,14 @@ class Runner:
     def __init__(
         self, experiment: Experiment, roles: Roles, folder: Path, watcher: TrainingWatcher
     ) -> None:
-        _spare_imports()
-        self.experiment = experiment
-        self.folder = folder
         self.watcher = watcher
-        self.aligned, self.tokenizer = self._loaded()
-        self.rows = EncodedRoles.of(
-            roles, self.tokenizer, experiment.lengths, limits_of(self.aligned), watcher.warned
+        self.processes = processes()
+        self.processes.make_together(
+            Trainings,
+            experiment,
+            roles,
+            folder.resolve(),
+            own=lambda: super(Runner, self).__init__(experiment, roles, folder, watcher),
         )
         self._align()
         self.evaluator = Evaluator(
@@ -138,14 +334,15 @@ class Runner:
         if run.training.method.one_training:
             return self._settings_of_dial(run)
         trained = self._trained(
-            run.name,
-            self._start_of(self.experiment.train),
-            self.rows.task[run.training.task].train,
-            self.experiment.train,
-            run.training.seed,
-            run.training.proxy,
-            objective_of(run.training, self.experiment.train.safety_target),
-            self._held_out(run.training.task, run.specs[0].proxy),
+            Job(
+                run.name,
+                run.training.task,
+                self.experiment.train,
+                run.training.seed,
+                run.training.proxy,
+                objective_of(run.training, self.experiment.train.safety_target),
+                run.specs[0].proxy,
+            )
         )
         if self.experiment.keeps_models:
             self._save(trained.model, self.folder / MODELS_FOLDER / run.name)
@@ -156,18 +353,6 @@ class Runner:
         for spec in edited:
             points += self._edited(spec, trained)
         return points
-
-    def _held_out(self, task: str, proxy: str | None) -> dict[Role, HeldOutRows]:
-        """What a training is measured on while it goes on."""
-        found: dict[Role, HeldOutRows] = {"task": self.rows.task[task].held_out}
-        if proxy is not None:
-            found["safety"] = self.rows.safety[proxy].held_out
-        if self.rows.original is not None:
-            found["original"] = self.rows.original.held_out
-        return found
-
-    def _unfinished(self, name: str) -> Path:
-        return self.folder / UNFINISHED_FOLDER / name
 
     def _edited(self, spec: RunSpec, trained: Trained) -> list[Point]:
         """What a method makes of the model of plain fine-tuning; nothing is trained."""
@@ -220,121 +405,42 @@ class Runner:
         assert dial is not None
         training = self.experiment.train
         trained = self._trained(
-            spec.folder,
-            self._start_of(training),
-            self.rows.task[spec.task].train,
-            training if dial.steps is None else replace(training, steps=dial.steps, epochs=None),
-            spec.seed,
-            spec.proxy,
-            DialObjective(dial, training.safety_target),
-            self._held_out(spec.task, spec.proxy),
+            Job(
+                spec.folder,
+                spec.task,
+                training
+                if dial.steps is None
+                else replace(training, steps=dial.steps, epochs=None),
+                spec.seed,
+                spec.proxy,
+                DialObjective(dial, training.safety_target),
+                spec.proxy,
+            )
         )
         assert isinstance(trained.objective, DialObjective)
         endpoints = trained.objective.endpoints
         return TrainedDial(endpoints, trained.train_tokens, trained.wall_seconds)
-
-    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        finished = self.folder / ALIGNED_FOLDER
-        load = self.experiment.load
-        if finished.exists():
-            model, tokenizer = load_model(str(finished), replace(load, revision=None))
-        else:
-            model, tokenizer = load_model(self.experiment.model, load)
-            self._require_what_can_be_trained(model)
-        return to_device(model), tokenizer
-
-    def _require_what_can_be_trained(self, model: PreTrainedModel) -> None:
-        """As the experiment has it of what it asks for, of a folder that says it itself."""
-        align = self.experiment.align
-        if is_quantised(model) and align is not None:
-            raise UserError(
-                f"model {self.experiment.model!r} is quantised, and what align learns cannot be "
-                "merged into it without loss. Align the whole model first, in bfloat16."
-            )
-        is_small = any(weight.dtype != torch.float32 for weight in model.parameters())
-        every = (self.experiment.train, align)
-        if is_small and any(one and one.lora_rank is None for one in every):
-            raise UserError(
-                f"model {self.experiment.model!r} has weights in fewer than 32 bits, and all "
-                "weights are to be trained. Give lora_rank, or load: {dtype: float32}."
-            )
 
     def _align(self) -> None:
         finished = self.folder / ALIGNED_FOLDER
         if self.experiment.align is None or finished.exists():
             forget_checkpoints(self.folder, _ALIGNING)
             return
-        assert self.rows.original is not None
-        trained = self._trained(
-            _ALIGNING,
-            self.aligned,
-            self.rows.original.train,
-            self.experiment.align,
-            self.experiment.seeds[0],
-        )
+        job = Job(_ALIGNING, None, self.experiment.align, self.experiment.seeds[0])
+        trained = self._trained(job)
         model = trained.model
         if self.experiment.align.lora_rank is not None:
             model = model.merge_and_unload()
         self._save(model, finished)
         forget_checkpoints(self.folder, _ALIGNING)
-        del self.aligned, trained, model  # before there is another in memory
+        del trained, model  # before there is another in memory
         # Back through the disk, so that a sweep that goes on starts from the very same model.
-        self.aligned = self._loaded()[0]
+        self.processes.call_together("load_again", own=self.load_again)
 
-    def _start_of(self, training: Training) -> PreTrainedModel:
-        """θ_s to train on: with an adapter that leaves it alone no weight of it is copied."""
-        shares = leaves_base_alone(lora_config(training))
-        return sharing_all(self.aligned) if shares else deepcopy(self.aligned)
-
-    def _trained(
-        self,
-        name: str,
-        model: PreTrainedModel,
-        rows: Dataset,
-        training: Training,
-        seed: int,
-        proxy: str | None = None,
-        objective: Objective | None = None,
-        held_out: Mapping[Role, HeldOutRows] = MappingProxyType({}),
-    ) -> Trained:
-        unfinished = self._unfinished(name)
-        training = _counted(training, rows)
-        args = sft_config(training, self.experiment.measure, unfinished, seed)
-        args.safety_repeats = proxy is not None and self.experiment.safety[proxy].repeats
-        rows_by_role(args, training, objective)
-        started = perf_counter()
-        progress = _Progress(self.watcher, unfinished, MetricsFile(self.folder, name))
-        trainer = SafetyAwareSFTTrainer(
-            model,
-            args=args,
-            train_dataset=rows,
-            safety_dataset=self.rows.safety[proxy].train if proxy else None,
-            objective=objective,
-            processing_class=self.tokenizer,
-            peft_config=lora_config(training),
-            callbacks=[progress],
-        )
-        trainer.remove_callback(PrinterCallback)
-
-        def warned(warning: str) -> None:
-            self.watcher.warned(f"{name}: {warning}")
-
-        trainer.add_callback(LiveMeasurement(trainer, held_out, self.experiment.measure, warned))
-        self.watcher.training(name, trainer.args.max_steps)
-        checkpoint = newest_whole_checkpoint(unfinished)
-        with full_disk_told(unfinished):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        learned = trainer.objective
-        outcome = learned.outcome if isinstance(learned, Budget) else None
-        return Trained(
-            trainer.accelerator.unwrap_model(trainer.model),
-            trainer.state.num_input_tokens_seen + (learned.extra_tokens if learned else 0),
-            perf_counter() - started,
-            outcome.penalty if outcome else None,
-            held_bytes(trainer.extra_state()),
-            outcome.rows_wanted if outcome else None,
-            learned,
-        )
+    def _trained(self, job: Job) -> Trained:
+        """What a training makes, of all processes together, from its newest whole checkpoint."""
+        job = replace(job, checkpoint=newest_whole_checkpoint(self._unfinished(job.name)))
+        return self.processes.call_together("train", job, own=lambda: self.train(job))
 
     def _save(self, model: Any, folder: Path) -> None:
         with written_whole(folder) as unfinished:
@@ -349,11 +455,6 @@ def _spare_imports() -> None:
     # Transformers collects garbage after every training; all that was imported is none.
     gc.collect()
     gc.freeze()
-
-
-def _counted(training: Training, rows: Dataset) -> Training:
-    """The training with its steps counted, also where it says epochs."""
-    return training.for_rows(len(rows), PartialState().num_processes)
 
 
 def forget_checkpoints(folder: Path, run_name: str) -> None:
@@ -372,7 +473,16 @@ class TrainedDial:
     wall_seconds: float
 
 
+class _LastLog(TrainerCallback):
+    """The last step is logged too; of all processes, as a log gathers the loss of each."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
+        control.should_log = control.should_log or state.global_step == state.max_steps
+
+
 class _Progress(TrainerCallback):
+    """What one process tells of a training: to a watcher, and in files."""
+
     def __init__(self, watcher: TrainingWatcher, folder: Path, metrics: MetricsFile) -> None:
         self.watcher = watcher
         self.folder = folder
@@ -386,7 +496,6 @@ class _Progress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
         self.tracker.at(state.global_step)
         self.watcher.stepped(state.global_step, None)
-        control.should_log = control.should_log or state.global_step == state.max_steps
 
     def on_log(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
         logged = state.log_history[-1]

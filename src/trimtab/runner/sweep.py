@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -46,6 +45,7 @@ from trimtab.results.under_way import UNFINISHED_FOLDER, forget_under_way
 from trimtab.runner.answering import judges_of, prompts_to_ask
 from trimtab.runner.evaluator import EncodedRoles, row_weights
 from trimtab.runner.library_settings import check_library_settings
+from trimtab.runner.processes import processes
 from trimtab.runner.runner import (
     ALIGNED_FOLDER,
     DIAL_FOLDER,
@@ -123,11 +123,12 @@ def sweep(
 
     Raises:
         UserError: the folder holds another experiment, is being written by another process, or
-            the model or the data cannot be read.
+            the model or the data cannot be read, or a launcher started several processes that do
+            not follow this one.
     """
     if not experiment.grid:
         raise UserError("grid: nothing is given. Give a grid, or train a dial: trimtab dial train.")
-    require_one_process()
+    processes()
     check_library_settings(experiment)
     with only_writer(folder):
         claim(experiment, folder, restart)
@@ -168,15 +169,6 @@ def sweep(
                     watcher.measured([one for one in written.points if one.spec in run.specs])
                 write_failures(folder, failures)
         return written.points
-
-
-def require_one_process() -> None:
-    """Raises UserError where a launcher started several processes, of which each would write."""
-    if "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "a command of trimtab is one process, and a launcher started several. Start it without "
-            "torchrun or accelerate launch, or train with SafetyAwareSFTTrainer in a script."
-        )
 
 
 def left_of(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:

@@ -67,7 +67,8 @@ class LiveMeasurement(TrainerCallback):
     def _rows_per_step(self) -> int:
         stream, args = self.trainer.safety_stream, self.trainer.args
         beside = stream.rows_per_batch if stream else 0
-        return int((args.per_device_train_batch_size + beside) * args.gradient_accumulation_steps)
+        batches = args.gradient_accumulation_steps * self.trainer.accelerator.num_processes
+        return int((args.per_device_train_batch_size + beside) * batches)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **handles: Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from peft import LoraConfig
 from trimtab.config.experiment import Measuring, Training
 from trimtab.config.methods import PLAIN
 from trimtab.config.run_spec import RunSpec
+from trimtab.errors import UserError
 from trimtab.train.config import SafetyAwareSFTConfig
 from trimtab.train.library_settings import lora_settings, sft_settings
 from trimtab.train.methods import made_from
@@ -37,6 +40,32 @@ def rows_by_role(
         rows += safety
     args.per_device_train_batch_size = rows
     args.safety_share = safety / (rows + safety)
+
+
+def divide_among(
+    processes: int, args: SafetyAwareSFTConfig, training: Training, objective: Objective | None
+) -> None:
+    """Give each of so many processes its part of a step, which stays that of one process.
+
+    They take the step's batches in turn, and divide each where there are fewer.
+
+    Raises:
+        UserError: a batch has not as many rows of each role for every process that shares it.
+    """
+    in_turn = math.gcd(args.gradient_accumulation_steps, processes)
+    sharing = processes // in_turn
+    rows = args.per_device_train_batch_size
+    safety = safety_rows_per_batch(rows, args.safety_share)
+    reads_safety = objective is not None and not objective.is_plain and objective.needs_safety
+    if rows % sharing or (reads_safety and safety % sharing):
+        beside = f" and {safety} of the safety data" if reads_safety else ""
+        raise UserError(
+            f"{processes} processes cannot share a step of {training.accumulation} batches of "
+            f"{rows} rows of the task{beside}: give a batch_size or an accumulation that "
+            f"{processes} divides, or start another number of processes."
+        )
+    args.gradient_accumulation_steps //= in_turn
+    args.per_device_train_batch_size = rows // sharing
 
 
 def objective_of(spec: RunSpec, target: Target) -> Objective | None:
@@ -83,8 +112,16 @@ def sft_config(
     }
     given |= sft_settings(training)
     is_padded = not (given["packing"] or given.get("padding_free"))
-    given["length_bucketing"] = training.length_bucketing and is_padded
-    return SafetyAwareSFTConfig(**given)
+    given["length_bucketing"] = training.length_bucketing and is_padded and not is_to_be_sharded()
+    args = SafetyAwareSFTConfig(**given)
+    if not (args.bf16 or args.fp16):
+        args.mixed_precision = "no"  # which a launcher's configuration would else decide
+    return args
+
+
+def is_to_be_sharded() -> bool:
+    """Whether Accelerate was launched to divide weights among processes by FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def lora_config(training: Training) -> LoraConfig | None:

@@ -25,9 +25,12 @@ class StepLosses:
     roles: list[Tensor] = field(default_factory=list)
     """L_f and L_ŝ of each batch, its parts of the step's means, shape (2,)."""
 
-    def require_finite(self, step: int) -> None:
-        """Raises TrainingDivergedError: the loss of step number `step` is no finite number."""
-        loss = sum(torch.stack(self.losses).tolist())
+    def require_finite(self, step: int, gather: Callable[[Tensor], Tensor]) -> None:
+        """Raises TrainingDivergedError: the loss of step number `step` is no finite number.
+
+        It is that of all processes, so that all of them end or none.
+        """
+        loss = sum(gather(torch.stack(self.losses)).tolist())
         self.losses.clear()
         if not math.isfinite(loss):
             raise TrainingDivergedError(

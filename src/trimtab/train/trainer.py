@@ -330,7 +330,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
 
     def end_accumulation(self) -> None:
         """Look at the losses of a step's batches, once for all, before the optimizer moves."""
-        self._seen.require_finite(self.state.global_step + 1)
+        self._seen.require_finite(self.state.global_step + 1, self.accelerator.gather)
         if not self._seen.roles:
             return
         assert self.objective is not None

@@ -1,0 +1,261 @@
+"""The processes that a launcher started for one command: the first leads, the others follow.
+
+The first runs the command: it reads the plan, writes every file and prints. The others run no
+command. They keep an object that the first had them make, and call its methods when it does, so
+that all train one model together. Nothing is asked of them that depends on what the disk holds.
+
+torch is imported here only where several processes were started.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from time import monotonic
+from typing import Any, TypeVar
+
+from trimtab.errors import UserError, mistake, printable, reason_of
+
+T = TypeVar("T")
+
+_WORK = timedelta(days=365)
+"""A follower waits while the first measures, however long that takes."""
+_TRAINING = timedelta(minutes=30)
+"""As Transformers has it: how long a process waits for another within a training."""
+_GRACE = timedelta(seconds=60)
+"""After an error, until the others are taken to have none: they wait where nobody comes."""
+
+
+def launched() -> int:
+    """How many processes a launcher started for this command, this one among them."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+
+
+def is_first() -> bool:
+    """Whether this process is alone, or the first of those that a launcher started."""
+    return launched() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+class Processes:
+    """The processes of this command: this one alone."""
+
+    count = 1
+
+    def make_together(self, kind: Callable[..., Any], *given: Any, own: Callable[[], T]) -> T:
+        """`own()` here, while each of the others makes and keeps `kind(*given)`."""
+        return own()
+
+    def call_together(self, method: str, *given: Any, own: Callable[[], T]) -> T:
+        """`own()` here, while each of the others calls this method of what it keeps."""
+        return own()
+
+
+class _LostError(Exception):
+    """Not all processes ended what they did together: they wait for ever, or are gone."""
+
+    def __init__(self, is_waiting: bool) -> None:
+        super().__init__()
+        self.is_waiting = is_waiting
+
+
+@dataclass(frozen=True)
+class _Make:
+    kind: Callable[..., Any]
+    given: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class _Call:
+    method: str
+    given: tuple[Any, ...]
+
+
+class _Group:
+    """What processes tell each other by, beside what trainings do: it waits as long as it takes."""
+
+    def __init__(self) -> None:
+        import torch
+        from accelerate import PartialState
+
+        # Also chooses this process's GPU, which what is loaded before a training goes to.
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=_TRAINING)
+        self.processes, self.index = state.num_processes, state.process_index
+        self.group = torch.distributed.new_group(backend="gloo", timeout=_WORK)
+
+    def told(self, message: Any = None) -> Any:
+        """What the first process says, on all of them."""
+        import torch
+
+        box = [message]
+        torch.distributed.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]
+
+    def ended(self, error: Exception | None) -> list[str | None]:
+        """What went wrong in each process, once all have ended what they did.
+
+        Raises:
+            _LostError: this one had an error, and not all others ended too.
+        """
+        import torch
+
+        patience, begun = _WORK if error is None else _GRACE, monotonic()
+        try:
+            torch.distributed.monitored_barrier(self.group, patience)
+        except RuntimeError:
+            is_waiting = monotonic() - begun > _GRACE.total_seconds() / 2  # a loss is seen at once
+            raise _LostError(is_waiting) from error
+        every: list[str | None] = [None] * self.processes
+        own = None if error is None else told_of(error)
+        torch.distributed.all_gather_object(every, own, group=self.group)
+        return every
+
+    def leave(self) -> None:
+        """Left to the end of the interpreter, a group of processes aborts it."""
+        import torch
+
+        torch.distributed.destroy_process_group()
+
+
+class Leader(Processes):
+    """The processes of this command, of which this is the first."""
+
+    def __init__(self) -> None:
+        self.group = _Group()
+        self.count = self.group.processes
+        self.is_lost = False
+        """Whether others wait where nobody will come, so that nothing reaches them."""
+
+    def make_together(self, kind: Callable[..., Any], *given: Any, own: Callable[[], T]) -> T:
+        return self._together(_Make(kind, given), own)
+
+    def call_together(self, method: str, *given: Any, own: Callable[[], T]) -> T:
+        return self._together(_Call(method, given), own)
+
+    def end(self) -> None:
+        """Let the others end."""
+        self.group.told(None)
+        self.group.leave()
+
+    def _together(self, message: _Make | _Call, own: Callable[[], T]) -> T:
+        self.is_lost = True  # until all have met, as after an interruption
+        self.group.told(message)
+        try:
+            found = own()
+        except Exception as error:
+            self._met(error)
+            raise
+        for process, failed in enumerate(self._met(None)):
+            if failed is not None:
+                raise UserError(f"process {process} of {self.count}: {failed}")
+        return found
+
+    def _met(self, error: Exception | None) -> list[str | None]:
+        try:
+            every = self.group.ended(error)
+        except _LostError:
+            told = "another process ended before its time" if error is None else told_of(error)
+            raise UserError(
+                f"process 0 of {self.count}: {told.rstrip('.')}. What is finished is kept; the "
+                "same command goes on."
+            ) from error
+        self.is_lost = False
+        return every
+
+
+_ALONE = Processes()
+_leader: Leader | None = None
+
+
+def processes() -> Processes:
+    """Those that make the runs of this command.
+
+    Raises:
+        UserError: a launcher started several, and they do not follow one of them.
+    """
+    if _leader is not None:
+        return _leader
+    require_one_process()
+    return _ALONE
+
+
+def require_one_process(what: str = "a sweep in a script") -> None:
+    """Raises UserError where a launcher started several processes, of which each would do it."""
+    if launched() > 1:
+        raise UserError(
+            f"{what} is run by one process, and a launcher started {launched()}. Start it without "
+            "torchrun or accelerate launch: they start trimtab train, sweep, compare and dial "
+            "train, and scripts with SafetyAwareSFTTrainer."
+        )
+
+
+@contextmanager
+def leading() -> Iterator[None]:
+    """While it lasts this process leads those that a launcher started, and then lets them end."""
+    global _leader
+    _leader = leader = Leader()
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or leader.is_lost:
+            _leave_at_once(error)
+        raise
+    finally:
+        _leader = None
+        leader.end()
+
+
+def _leave_at_once(error: BaseException) -> None:
+    """End as the interpreter would, but wait for no process that waits for this one."""
+    status = error.code if isinstance(error, SystemExit) else 1
+    if isinstance(error, KeyboardInterrupt):
+        status = 130
+    elif not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status if isinstance(status, int) else 1)
+
+
+def follow() -> int:
+    """Do what the first process says until it ends; the status to exit with.
+
+    Nothing is printed where the first can tell what went wrong.
+    """
+    from trimtab.models import quiet_libraries
+
+    quiet_libraries()
+    group = _Group()
+    kept: Any = None
+    try:
+        while (message := group.told()) is not None:
+            error = None
+            try:
+                if isinstance(message, _Make):
+                    kept = None  # before there is another in memory
+                    kept = message.kind(*message.given)
+                else:
+                    getattr(kept, message.method)(*message.given)
+            except Exception as raised:
+                error = raised
+            group.ended(error)
+        group.leave()
+    except _LostError as lost:
+        if lost.is_waiting and isinstance(lost.__cause__, Exception):
+            told = told_of(lost.__cause__)
+            print(f"trimtab: process {group.index}: {told}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except RuntimeError:  # the first has ended without a word to this one
+        return 1
+    return 0
+
+
+def told_of(error: Exception) -> str:
+    """An error in one line."""
+    return mistake(error) or printable(f"{type(error).__name__}: {reason_of(error)}")

@@ -1,0 +1,224 @@
+"""Facts about commands that a launcher starts in several processes: the results of one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.small_worlds import small_world
+from trimtab.config.experiment import Block, Dial, Experiment, Training
+from trimtab.config.yaml_io import to_yaml
+from trimtab.models import quiet_libraries
+from trimtab.results.metrics import read_metrics
+from trimtab.results.store import read_failures, read_points
+from trimtab.results.under_way import read_under_way
+
+CLOSE = 1e-5
+"""Relative, of float32 sums that are taken in another order, after some steps."""
+
+ROOT = Path(__file__).parents[2]
+
+LOSSES = ("alignment_loss", "proxy_loss", "capability_loss")
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """Every kind of run: plain with a repair of it, both cases, a dial, one that diverges."""
+    quiet_libraries()
+    training = Training(steps=4, batch_size=8, learning_rate=2e-3, checkpoint_every=2)
+    return small_world(
+        tmp_path_factory.mktemp("world"),
+        80,
+        align=Training(steps=2, batch_size=4, accumulation=2),
+        train=training,
+        dial=Dial(steps=2),
+        grid=(
+            Block("alignment-loss", (0.0, 1.0, 1e38)),
+            Block("alignment-loss", budgets=(0.01,)),
+            Block("alignment-parameter", radii=(0.5,)),
+            Block("dial", values=(0.0, 1.0)),
+            Block("method", method="wise-ft", values=(0.3,)),
+        ),
+        keep_models=True,
+    )
+
+
+def launched(
+    *given: object, processes: int = 2, module: str = "trimtab"
+) -> subprocess.CompletedProcess[str]:
+    """The command in so many processes, or without a launcher in one."""
+    run = [sys.executable, "-m", module, *map(str, given)]
+    if processes > 1:
+        run[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return subprocess.run(run, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+
+
+def sweep_command(experiment: Experiment, folder: Path) -> list[object]:
+    folder.mkdir(exist_ok=True)
+    (folder / "e.yaml").write_text(to_yaml(experiment))
+    return ["sweep", folder / "e.yaml", "--out", folder / "out"]
+
+
+def swept(experiment: Experiment, folder: Path, processes: int) -> Path:
+    shown = launched(*sweep_command(experiment, folder), processes=processes)
+    assert shown.returncode == 1, shown.stderr  # one run diverges
+    assert "trimtab: 1 point failed" in shown.stderr
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def alone(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return swept(experiment, tmp_path_factory.mktemp("alone"), 1)
+
+
+@pytest.fixture(scope="module")
+def together(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return swept(experiment, tmp_path_factory.mktemp("together"), 2)
+
+
+def assert_same_results(found: Path, expected: Path) -> None:
+    points, wanted = read_points(found), read_points(expected)
+    assert [one.spec for one in points] == [one.spec for one in wanted]
+    for one, other in zip(points, wanted, strict=True):
+        assert told(one) == pytest.approx(told(other), rel=CLOSE, abs=1e-6), one.spec
+        assert (one.model, one.train_tokens) == (other.model, other.train_tokens)
+
+
+def told(point: Any) -> dict[str, float]:
+    numbers = {name: getattr(point, name).value for name in LOSSES}
+    numbers |= {"distance": point.distance}
+    return numbers | ({} if point.multiplier is None else {"multiplier": point.multiplier})
+
+
+def test_a_sweep_in_two_processes_has_the_points_of_one(alone: Path, together: Path) -> None:
+    assert len(read_points(alone)) == 8
+    assert_same_results(together, alone)
+
+
+def test_two_processes_leave_the_files_of_one(alone: Path, together: Path) -> None:
+    files = [
+        sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+        for out in (alone, together)
+    ]
+    assert files[0] == files[1]
+    for path in (alone / "metrics").iterdir():
+        steps = [
+            [one.step for one in read_metrics(out / "metrics" / path.name)]
+            for out in (alone, together)
+        ]
+        assert steps[0] == steps[1]
+
+
+def test_a_training_that_diverges_ends_in_all_processes(alone: Path, together: Path) -> None:
+    (failed,), (expected,) = read_failures(together), read_failures(alone)
+    assert failed.spec == expected.spec
+    assert failed.reason.startswith("the loss of step 1 is")
+
+
+def one_line(shown: subprocess.CompletedProcess[str]) -> str:
+    assert shown.returncode != 0
+    (line,) = [one for one in shown.stderr.splitlines() if one.startswith("trimtab: ")]
+    return line
+
+
+@pytest.fixture
+def train(experiment: Experiment, tmp_path: Path) -> list[object]:
+    data = Path(experiment.data_root)
+    files = {
+        name: data / source.path for name, source in (experiment.task | experiment.safety).items()
+    }
+    given: list[object] = ["train", "--model", experiment.model, "--steps", 2, "--batch-size", 4]
+    given += ["--task", files["shared"], "--safety", files["near"]]
+    return [*given, "--out", tmp_path / "out"]
+
+
+def test_train_in_two_processes_speaks_once(train: list[object], tmp_path: Path) -> None:
+    shown = launched(*train)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("Safety loss") == 1
+    assert len(read_points(tmp_path / "out")) == 2
+    assert (tmp_path / "out" / "models").is_dir()
+
+
+def test_a_mistake_is_told_once_and_ends_all_processes(train: list[object], tmp_path: Path) -> None:
+    line = one_line(launched(*train, "--task", tmp_path / "missing.jsonl"))
+    assert "missing.jsonl" in line
+
+
+def test_rows_that_processes_cannot_share_are_one_line(train: list[object], tmp_path: Path) -> None:
+    line = one_line(launched(*train, "--batch-size", 3))
+    assert "2 processes cannot share a step" in line
+
+
+def test_what_one_process_does_is_refused_under_a_launcher(tmp_path: Path) -> None:
+    assert "trimtab report is run by one process" in one_line(launched("report", tmp_path))
+
+
+def test_what_one_process_alone_cannot_do_is_told_by_the_first(
+    train: list[object], tmp_path: Path
+) -> None:
+    model = Path(str(train[2]))
+    train[2] = model.name
+    in_its_own_folder = f"""[ $RANK = 0 ] && cd "{model.parent}"; exec "$@" """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["--no-python", "bash", "-c", in_its_own_folder, "bash"]
+    command += [sys.executable, "-m", "trimtab", *map(str, train)]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False
+    )
+    line = one_line(shown)
+    assert line.startswith("trimtab: process 1 of 2: model 'base' cannot be loaded")
+    assert not (tmp_path / "out" / "points.jsonl").exists()
+
+
+def test_a_launched_sweep_whose_first_process_was_killed_goes_on(
+    experiment: Experiment, alone: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "trimtab", *map(str, sweep_command(experiment, tmp_path))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (under_way := read_under_way(tmp_path / "out")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    for one in under_way.values():
+        os.kill(one.process, signal.SIGKILL)
+    assert process.wait(timeout=300) != 0
+    assert_same_results(swept(experiment, tmp_path, 2), alone)
+
+
+@pytest.mark.parametrize("rank", [None, 4], ids=["full", "lora"])
+def test_a_sweep_on_sharded_weights_has_the_points_of_one_process(
+    rank: int | None, tmp_path: Path
+) -> None:
+    sft = {"adam_epsilon": 1e-3}  # Adam magnifies the rounding of gradients near 0
+    dial: dict[str, Any] = {} if rank is None else {"dial": Dial(steps=2)}
+    experiment = small_world(
+        tmp_path,
+        80,
+        align=Training(steps=2, batch_size=8, learning_rate=2e-3, sft=sft),
+        train=Training(steps=4, batch_size=8, learning_rate=2e-3, lora_rank=rank, sft=sft),
+        grid=(
+            Block("alignment-loss", (0.0, 1.0)),
+            Block("alignment-parameter", radii=(0.05,)),
+            *((Block("dial", values=(0.0, 1.0)),) if dial else ()),
+        ),
+        keep_models=True,
+        **dial,
+    )
+    folders = []
+    for module, processes in (("trimtab", 1), ("tests.runner.on_shards", 2)):
+        folder = tmp_path / module
+        given = sweep_command(experiment, folder)
+        shown = launched(*given, processes=processes, module=module)
+        assert shown.returncode == 0, shown.stderr
+        folders.append(folder / "out")
+    assert_same_results(folders[1], folders[0])
+    for model in (folders[0] / "models").iterdir():
+        assert (folders[1] / "models" / model.name).is_dir()
