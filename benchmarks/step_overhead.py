@@ -48,18 +48,34 @@ class Turns(TrainerCallback):
 
     def __init__(self, turn: threading.Semaphore, next_turn: threading.Semaphore) -> None:
         self.turn, self.next_turn = turn, next_turn
-        self.started = 0.0
+        self.started, self.allocated = 0.0, 0
         self.seconds: list[float] = []
+        self.kept_bytes = 0
+        """What steps have left allocated on the device, such as the optimizer's moments."""
+        self.transient_bytes = 0
+        """The most that a step had allocated beside what was there before it."""
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.turn.acquire()
         finish_device()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self.allocated = allocated_bytes()
         self.started = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         finish_device()
         self.seconds.append(time.perf_counter() - self.started)
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated() - self.allocated
+            self.transient_bytes = max(self.transient_bytes, peak)
+        self.kept_bytes += allocated_bytes() - self.allocated
         self.next_turn.release()
+
+
+def allocated_bytes() -> int:
+    """Of tensors on the GPU; 0 where there is none."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
 def finish_device() -> None:
@@ -69,6 +85,11 @@ def finish_device() -> None:
 
 def interleaved_seconds(trainers: list[SFTTrainer]) -> list[list[float]]:
     """The seconds of every step of every trainer, the first two steps left out."""
+    return [clock.seconds[2:] for clock in interleaved(trainers)]
+
+
+def interleaved(trainers: list[SFTTrainer]) -> list[Turns]:
+    """Train all, a step of each in turn: what every one of them took."""
     turns = [threading.Semaphore(0) for _ in trainers]
     clocks = [Turns(turn, turns[(place + 1) % len(turns)]) for place, turn in enumerate(turns)]
     threads = []
@@ -80,7 +101,7 @@ def interleaved_seconds(trainers: list[SFTTrainer]) -> list[list[float]]:
     turns[0].release()
     for thread in threads:
         thread.join()
-    return [clock.seconds[2:] for clock in clocks]
+    return clocks
 
 
 def measure(name: str, model_name: str, lora: bool, batch: int, width: int, steps: int) -> None:

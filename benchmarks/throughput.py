@@ -35,7 +35,7 @@ from trl import SFTConfig, SFTTrainer
 
 from trimtab import AlignmentLossConstraint, SafetyAwareSFTTrainer
 from trimtab.config.data_source import DataSource, Lengths
-from trimtab.config.experiment import Training
+from trimtab.config.experiment import Measuring, Training
 from trimtab.data.encoding import encode
 from trimtab.data.sources import read_rows
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
@@ -94,11 +94,10 @@ class Bench:
         training = replace(self.training, **settings)
         return SafetyAwareSFTTrainer(
             model,
-            args=sft_config(training, Path(tempfile.mkdtemp()), seed=0),
+            args=sft_config(training, Measuring(), Path(tempfile.mkdtemp()), seed=0),
             train_dataset=self.task,
             safety_dataset=self.safety,
             objective=AlignmentLossConstraint(1.0) if joined else None,
-            length_bucketing=training.length_bucketing,
             processing_class=tokenizer,
             peft_config=lora_config(training),
         )
