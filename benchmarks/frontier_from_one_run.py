@@ -50,8 +50,8 @@ from trimtab.report.palette import START_INK, ink
 from trimtab.report.renderer import images
 from trimtab.results.files import write_atomically
 from trimtab.runner.demo import demo_experiment
-from trimtab.runner.runner import MODELS_FOLDER, Runner, TrainingWatcher
-from trimtab.runner.sweep import read_roles
+from trimtab.runner.runner import MODELS_FOLDER, Runner
+from trimtab.runner.sweep import SilentWatcher, read_roles
 from trimtab.theory import hypervolume
 from trimtab.train.objectives.endpoints import load_endpoints
 
@@ -108,7 +108,7 @@ class Setting:
     """How many settings of the dial, and of WiSE-FT, are measured."""
 
 
-class Quiet(TrainingWatcher):
+class Quiet(SilentWatcher):
     def training(self, name: str, steps: int) -> None:
         print(f"  {name}, {steps} steps", flush=True)
 
@@ -346,7 +346,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
         )
         for place, method in enumerate(shown)
     ]
-    start = Mark(*found["aligned"], None, None, (), joined=False)
+    safety, task = found["aligned"]
+    start = Mark(safety, task, None, None, (), joined=False)
     lines.append(Line("aligned model θₛ", START_INK, (start,)))
     x_axis, y_axis = (
         loss_axis(label, [getattr(mark, at) for line in lines for mark in line.marks])
@@ -391,11 +392,13 @@ def main() -> None:
         if time.monotonic() - started > 60 * given.minutes:
             raise OutOfTimeError
 
-    settings = [lambda: smollm2(given.smollm2)] if given.smollm2 else []
+    settings: list[Callable[[], Setting]] = []
+    if given.smollm2:
+        settings = [partial(smollm2, given.smollm2)]
     if given.confirm:
-        settings = [lambda seed=seed: world(seed, confirms=True) for seed in CONFIRMING]
+        settings = [partial(world, seed, confirms=True) for seed in CONFIRMING]
     elif not given.docs and not given.smollm2:
-        settings = [lambda seed=seed: world(seed) for seed in SEEDS]
+        settings = [partial(world, seed) for seed in SEEDS]
     try:
         for make in settings:
             setting = make()

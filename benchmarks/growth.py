@@ -83,11 +83,10 @@ def make_point(layers: int, rows: int) -> None:
         training = Training(steps=rows // BATCH, batch_size=BATCH)
         trainer = SafetyAwareSFTTrainer(
             model,
-            args=sft_config(training, Path(folder) / "run", seed=0),
+            args=sft_config(training, Measuring(), Path(folder) / "run", seed=0),
             train_dataset=task,
             safety_dataset=safety,
             objective=AlignmentLossConstraint(1.0),
-            length_bucketing=training.length_bucketing,
             processing_class=tokenizer,
         )
         started = time.perf_counter()

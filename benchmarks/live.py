@@ -122,8 +122,8 @@ def main() -> None:
         for name, bench in benches.items():
             found = bench.ratios(given.repeats)
             quartiles = {kind: statistics.quantiles(one, n=4) for kind, one in found.items()}
-            training = {key: asdict(bench.training)[key] for key in ("steps", "batch_size")}
-            record[name] = {**training, "width": bench.width, "× without": quartiles}
+            settings = {key: asdict(bench.training)[key] for key in ("steps", "batch_size")}
+            record[name] = {**settings, "width": bench.width, "× without": quartiles}
             print(name)
             for kind, (low, middle, high) in quartiles.items():
                 print(f"  {kind:9s} {middle:.3f} × without  [{low:.3f}, {high:.3f}]  aim {AIM}")

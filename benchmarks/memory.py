@@ -194,7 +194,7 @@ def measured(case: Case, data: Path | None) -> dict[str, int]:
     from trimtab.models import quiet_libraries, save_tiny_llama
     from trimtab.runner.cost import estimate_cost
     from trimtab.runner.runner import Runner
-    from trimtab.runner.sweep import read_roles
+    from trimtab.runner.sweep import SilentWatcher, read_roles
 
     quiet_libraries()
     with tempfile.TemporaryDirectory() as name:
@@ -230,7 +230,7 @@ def measured(case: Case, data: Path | None) -> dict[str, int]:
             plan = plan_of(experiment)
             predicted = estimate_cost(experiment, roles, plan).memory
             with LiveTensors() as tensors:
-                runner = Runner(experiment, roles, out, _Nobody())
+                runner = Runner(experiment, roles, out, SilentWatcher())
                 for run in plan.runs:
                     runner.made(run)
             return {"predicted": predicted, "measured": tensors.peak}
@@ -283,11 +283,6 @@ def _widen(folder: Path, hidden: int, layers: int) -> None:
     )
     LlamaForCausalLM(config).save_pretrained(folder / "wide")
     tokenizer.save_pretrained(folder / "wide")
-
-
-class _Nobody:
-    def __getattr__(self, name: str) -> Any:
-        return lambda *given: None
 
 
 if __name__ == "__main__":

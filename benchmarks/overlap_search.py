@@ -15,8 +15,10 @@ import argparse
 import json
 import multiprocessing
 import resource
+from collections.abc import Callable
 from importlib.util import find_spec
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +70,7 @@ def states(count: int) -> dict[str, float]:
 
 
 def states_by_faiss(count: int) -> dict[str, float]:
-    import faiss
+    import faiss  # type: ignore[import-not-found]
 
     points, known = _dense(count)
 
@@ -80,7 +82,7 @@ def states_by_faiss(count: int) -> dict[str, float]:
     return _measured(search)
 
 
-def _measured(search) -> dict[str, float]:  # noqa: ANN001
+def _measured(search: Callable[[], np.ndarray]) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = perf_counter()
     cosines = search()
@@ -89,7 +91,7 @@ def _measured(search) -> dict[str, float]:  # noqa: ANN001
     return {"seconds": seconds, "memory": memory, "mean_cosine": float(np.mean(cosines))}
 
 
-def _sparse(count: int):  # noqa: ANN202
+def _sparse(count: int) -> tuple[Any, Any]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     generator = np.random.default_rng(0)
@@ -113,7 +115,7 @@ def _dense(count: int) -> list[np.ndarray]:
     return [rows[:count], rows[count:]]
 
 
-def _in_a_process(method, count: int) -> dict[str, float]:  # noqa: ANN001
+def _in_a_process(method: Callable[[int], dict[str, float]], count: int) -> dict[str, float]:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(method, (count,))
 

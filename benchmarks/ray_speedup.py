@@ -25,12 +25,12 @@ from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.results.result import Point
 from trimtab.results.store import Failure
 from trimtab.runner.cluster import Cluster
-from trimtab.runner.sweep import Watcher, sweep
+from trimtab.runner.sweep import SilentWatcher, sweep
 
 RESULTS = Path(__file__).parent / "results" / "ray_speedup.json"
 
 
-class Clock(Watcher):
+class Clock(SilentWatcher):
     """When each run is finished."""
 
     def __init__(self) -> None:

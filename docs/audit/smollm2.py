@@ -36,11 +36,12 @@ def compared(folder: Path) -> dict[str, Any]:
     intervals: dict[str, list[tuple[float, float]]] = defaultdict(list)
     plain, aligned = {}, None
     for point in points:
+        assert point.alignment_loss
         if point.method is ALIGNED:
             aligned = point.alignment_loss.value
         elif point.spec.is_plain:
             plain[point.seed] = point.alignment_loss.value
-        else:
+        elif point.proxy:
             losses[point.proxy][point.seed] = point.alignment_loss.value
             intervals[point.proxy].append((point.alignment_loss.low, point.alignment_loss.high))
     shared = sorted(set.intersection(*(set(by_seed) for by_seed in losses.values())))

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
@@ -32,7 +32,7 @@ from trimtab.measure.generation import sampled_answers
 from trimtab.measure.hidden_states import read_through
 from trimtab.measure.similarity import Sample, similarity
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
-from trimtab.runner.sweep import Watcher, sweep
+from trimtab.runner.sweep import SilentWatcher, sweep
 from trimtab.stats import bounded_mean
 from trimtab.theory import gap, penalized_optimum, total_variation
 
@@ -45,10 +45,6 @@ LENGTHS = Lengths(prompt=8, response=8)
 ALIGN = Training(steps=200, batch_size=64, learning_rate=2e-3)
 TRAIN = Training(steps=100, batch_size=64, learning_rate=2e-3)
 PENALTY = 1.0
-
-
-class Silent(Watcher):
-    """A watcher that says nothing."""
 
 
 def main() -> None:
@@ -91,7 +87,7 @@ def one_world(number: int) -> dict[str, Any]:
             measure=Measuring(tokens_per_batch=16_384),
             data_root=str(folder),
         )
-        points = sweep(plan, folder / "out", Silent())
+        points = sweep(plan, folder / "out", SilentWatcher())
         model, tokenizer = load_model(str(folder / "out" / "aligned"))
 
         def read(source: DataSource) -> Sample:
@@ -101,17 +97,20 @@ def one_world(number: int) -> dict[str, Any]:
                 read_through(model, encode(rows, tokenizer, LENGTHS), 16_384),
             )
 
-        ours = read(original)
+        ours, (start, *_) = read(original), points
+        assert start.alignment_gap
         record: dict[str, Any] = {
             "world": number,
             "overlap": overlap,
-            "aligned_gap": points[0].alignment_gap.value,
+            "aligned_gap": start.alignment_gap.value,
             "proxies": [],
         }
         for name in names:
             theirs = read(safety[name])
             found = similarity(ours, theirs, (ours.reading.responses, theirs.reading.responses))
             point = next(p for p in points if p.proxy == name and p.method is CASE_1)
+            assert point.alignment_gap
+            assert point.capability_gap
             optimum = penalized_optimum(world.task["task"], world.safety[name], PENALTY)
             record["proxies"].append(
                 {
@@ -153,15 +152,18 @@ def own_proxy(
     itself = replace(original, path="data/original.jsonl")
     after = replace(plan, model=str(folder / "out" / "aligned"), align=None)
     found: dict[str, Any] = {}
-    for name, target, source in (
+    variants: tuple[tuple[str, Literal["response", "kl"], DataSource], ...] = (
         ("original itself", "response", itself),
         ("near proxy, d = 0.1", "response", near),
         ("own answers", "response", own),
         ("own answers, KL", "kl", own),
-    ):
+    )
+    for name, target, source in variants:
         variant = replace(after, safety={"it": source}, train=replace(TRAIN, safety_target=target))
-        points = sweep(variant, folder / f"{name}.out", Silent())
+        points = sweep(variant, folder / f"{name}.out", SilentWatcher())
         point = next(p for p in points if p.method is CASE_1)
+        assert point.alignment_gap
+        assert point.capability_gap
         found[name] = {
             "alignment_gap": point.alignment_gap.value,
             "capability_gap": point.capability_gap.value,

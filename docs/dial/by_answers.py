@@ -21,7 +21,7 @@ from trimtab.config.experiment import Answers, Dial, Experiment, Training
 from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.report.markdown import replace_between
 from trimtab.runner.dial import train_dial
-from trimtab.runner.sweep import Watcher
+from trimtab.runner.sweep import SilentWatcher
 
 PAGE = Path(__file__).parents[1] / "dial.md"
 WORDS = ["i", "cannot", "help", "ask", "tell", "sure", "do", "that", "for", "you"]
@@ -33,10 +33,6 @@ COMMANDS = (
     "repair wise-ft --model dial/dial/task --aligned dial/aligned --max-harmful 0.1 "
     "--harmful harmful.jsonl --benign benign.jsonl --max-tokens 8 --judge phrases --out between",
 )
-
-
-class Silent(Watcher):
-    """A watcher who says nothing."""
 
 
 def rows(kind: str, response: str, first: int, every: int) -> list[dict[str, str]]:
@@ -71,7 +67,7 @@ def trained(folder: Path) -> None:
         lengths=Lengths(16, 16),
         data_root=str(folder),
     )
-    train_dial(experiment, folder / "dial", Silent(), restart=False)
+    train_dial(experiment, folder / "dial", SilentWatcher(), restart=False)
 
 
 def main() -> None:

@@ -62,7 +62,8 @@ def commands_page() -> str:
 
 def papers_page() -> str:
     """The paper, then each method with the source that its docstring names."""
-    judges = [(judge.name, inspect.getdoc(judge) or "") for judge in (*MODEL_JUDGES, PhraseJudge)]
+    kinds: tuple[Any, ...] = (*MODEL_JUDGES, PhraseJudge)
+    judges = [(judge.name, inspect.getdoc(judge) or "") for judge in kinds]
     parts = [
         "# The papers behind each method",
         "",

@@ -122,12 +122,17 @@ class Run:
         return of_rows or Statistic(measured.value, {})
 
 
+def common_values(one: Iterable[float | None], other: Iterable[float | None]) -> list[float]:
+    """The penalties of both lines, from the least; a plain run has none."""
+    return sorted({value for value in one if value is not None} & set(other))
+
+
 def nearer_proxy_is_safer(run: Run) -> Statistic | None:
     """Mean over λ > 0 of L_s(far proxy) − L_s(near proxy), the task with high overlap."""
     task = run.roles.high_overlap
     near = {p.spec.value: run.safety(p) for p in run.case_1(run.roles.near, task)}
     far = {p.spec.value: run.safety(p) for p in run.case_1(run.roles.far, task)}
-    common = sorted(near.keys() & far.keys(), key=float)
+    common = common_values(near, far)
     if not common:
         return None
     return _mean([far[penalty] - near[penalty] for penalty in common])
@@ -155,7 +160,7 @@ def overlap_costs_capability(run: Run) -> Statistic | None:
         {p.spec.value: p for p in run.case_1(run.roles.near, task)}
         for task in (run.roles.high_overlap, run.roles.low_overlap)
     ]
-    common = sorted(lines[0].keys() & lines[1].keys(), key=float)
+    common = common_values(*lines)
     for line in lines:
         risen = _ends([line[penalty] for penalty in common], run.task, falls=False)
         if risen is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def main() -> None:
         print(f"{out / name}: {count} rows of each kind")
 
 
-def rows_of(file: Path) -> list[dict]:
+def rows_of(file: Path) -> list[dict[str, Any]]:
     return read_records(DataSource(str(file)))
 
 

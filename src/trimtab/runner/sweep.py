@@ -26,7 +26,7 @@ from trimtab.results.checksums import sha256_of
 from trimtab.results.files import only_writer, write_atomically
 from trimtab.results.generations import GENERATIONS_FOLDER
 from trimtab.results.judgements import JUDGEMENTS_FOLDER
-from trimtab.results.metrics import METRICS_FOLDER
+from trimtab.results.metrics import METRICS_FOLDER, Metrics
 from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.samples import SAMPLES_FILE
@@ -92,6 +92,26 @@ class Watcher(TrainingWatcher, Protocol):
 
     def failed(self, failure: Failure) -> None:
         """A training could not be finished; the sweep goes on."""
+
+
+class SilentWatcher(Watcher):
+    """Says nothing: what a script overrides, it looks at."""
+
+    def planned(self, plan: Plan, left: Plan) -> None: ...
+
+    def warned(self, warning: str) -> None: ...
+
+    def doing(self, what: str, steps: int | None = None) -> None: ...
+
+    def training(self, name: str, steps: int) -> None: ...
+
+    def stepped(self, steps: int, loss: float | None) -> None: ...
+
+    def logged(self, metrics: Metrics) -> None: ...
+
+    def measured(self, points: list[Point]) -> None: ...
+
+    def failed(self, failure: Failure) -> None: ...
 
 
 class Maker(Protocol):
