@@ -18,8 +18,7 @@ def _sft_config_on_shards(*given: Any) -> Any:
     return args
 
 
-os.environ["ACCELERATE_USE_FSDP"] = "true"  # as the launcher has it
-runner.sft_config = _sft_config_on_shards
-
 if __name__ == "__main__":
+    os.environ["ACCELERATE_USE_FSDP"] = "true"  # as the launcher has it
+    runner.sft_config = _sft_config_on_shards
     main()

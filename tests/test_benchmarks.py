@@ -1,0 +1,50 @@
+"""Facts about the benchmark that only a GPU can answer: what of it runs without one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARK), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_a_case_takes_steps_of_both_trainers_in_turn() -> None:
+    case = {"model": "tiny", "first": "plain", "second": "Case I", "is_packed": True, "steps": 8}
+    ended = run("--case", json.dumps(case))
+    assert not ended.returncode, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found.items() >= case.items()
+    assert min(found["tokens_per_second"]) > 0
+    assert found["ratio_quartiles"][0] <= found["ratio"] <= found["ratio_quartiles"][1]
+
+
+def test_what_is_there_is_not_measured_again(tmp_path: Path) -> None:
+    sys.path.insert(0, str(BENCHMARK.parent))
+    try:
+        from gpu import MODELS, asdict, cases
+    finally:
+        sys.path.pop(0)
+    wanted = list(cases(["tiny"], 4))
+    assert len(wanted) == len(set(wanted)) == 10
+    assert len(list(cases(list(MODELS), 4))) == 30
+    results = tmp_path / "gpu.jsonl"
+    results.write_text("".join(json.dumps(asdict(case)) + "\n" for case in wanted))
+    ended = run("--models", "tiny", "--steps", "4", "--results", str(results))
+    assert ended.stdout.splitlines() == ["gpu: all 10 cases are there."], ended.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_a_real_model_is_refused_in_one_line() -> None:
+    ended = run("--models", "llama-2-7b")
+    assert ended.returncode
+    assert ended.stderr.strip().splitlines()[-1].startswith("gpu: there is no GPU here.")
