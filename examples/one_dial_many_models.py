@@ -12,9 +12,8 @@ from trimtab import DialObjective
 def main(steps: int = 120, aligning: int = 100) -> None:
     start = str(FOLDER / "aligned")
     trained(str(FOLDER / "base"), ORIGINAL, aligning).save_model(start)
-    objective = DialObjective()
-    trained(start, TASK, steps, objective=objective)
-    dial = objective.endpoints
+    trainer = trained(start, TASK, steps, objective=DialObjective())
+    dial = trainer.objective.endpoints
     print("setting   task loss   safety loss")
     for alpha in (0.0, 0.25, 0.5, 0.75, 1.0):
         dial.set_alpha(alpha)

@@ -40,6 +40,7 @@ from trimtab.stats import share_change
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "reproduction.md"
+README = HERE.parents[1] / "README.md"
 RECIPES = {
     "smollm2": Roles("gpt4-0613", "alpaca-7b", high_overlap="alpaca", low_overlap="code"),
     "smollm2-safety": Roles("chatgpt", "llama2-chat", high_overlap="alpaca", low_overlap=""),
@@ -64,6 +65,7 @@ def main() -> None:
     replace_between(PAGE, "audit", audit_table())
     if "smollm2-safety" in recipes:
         replace_between(PAGE, "refusals", refusals_table(HERE / "smollm2-safety"))
+        replace_between(README, "loss is not refusal", rows_for_readme(HERE / "smollm2-safety"))
 
 
 def take_all(data: Path, runs: Path) -> None:
@@ -197,6 +199,33 @@ def refusals_table(folder: Path) -> str:
     )
     told = correlation_in_words(list(shown.values()))
     return f"{markdown_table(columns, rows)}\n\n{told}"
+
+
+def rows_for_readme(folder: Path) -> str:
+    """Models whose order by loss is not that by refusals, the start and plain fine-tuning."""
+    wanted = {
+        "aligned model θ_s": "the start",
+        "plain fine-tuning, alpaca": "plain fine-tuning",
+        "Case I, λ = 0.3, chatgpt, alpaca": "safety data of ChatGPT, λ = 0.3",
+        "Case I, λ = 10, llama2-chat, alpaca": "safety data of Llama-2-chat, λ = 10",
+        "Case II, ε = 0.3, alpaca": "no safety data, weights within ε = 0.3",
+    }
+    found = {described(point): point for point in read_points(folder)}
+    rows = [
+        (
+            name,
+            estimate_in_words(found[model].alignment_gap),
+            estimate_in_words(found[model].capability_gap),
+            rate_in_words(found[model].refusal_rate),
+            rate_in_words(found[model].answer_rate),
+        )
+        for model, name in wanted.items()
+    ]
+    columns = (
+        "model", "safety loss over the start", "task loss over the start", "harmful refused",
+        "benign answered",
+    )  # fmt: skip
+    return markdown_table(columns, rows)
 
 
 def correlation_in_words(points: Sequence[Point]) -> str:

@@ -13,12 +13,18 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from scipy.stats import norm
 
 from trimtab.config.methods import ALIGNED
 from trimtab.config.run_spec import RunSpec
+from trimtab.report.axes import linear_ticks
+from trimtab.report.chart import Axis, Figure, Line, Mark, Panel
 from trimtab.report.markdown import markdown_table, replace_between
+from trimtab.report.palette import PLAIN_INK, START_INK, ink
+from trimtab.report.renderer import images
+from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER, RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import POINTS_FILE, read_points
@@ -28,6 +34,8 @@ HERE = Path(__file__).parent
 TASK, ORIGINAL = "task:alpaca", "original"
 REFUSED, ANSWERED = "answers:refusal_rate", "answers:answer_rate"
 START = "aligned"
+LABELLED = "Case I (alignment loss)"
+"""The line whose values stand in the figure; all would hide each other."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ def main() -> None:
         take(Path(sys.argv[1]))
     points, rows = read_points(HERE), RowLosses(HERE)
     found = settings_of(points, rows)
+    write_atomically(HERE / "answers.png", images(figure(points, found, rows))[0])
     text = f"{table(points, found)}\n\n{seeds_told(found)}"
     replace_between(HERE / "README.md", "results", text)
     print(text)
@@ -67,9 +76,7 @@ def settings_of(points: list[Point], rows: RowLosses) -> list[Setting]:
             grouped[replace(point.spec, seed=0)].append(point)
 
     def change(dataset: str, point: Point, before: str) -> Statistic:
-        found = rows.difference(dataset, str(point.model), before)
-        assert found is not None, (dataset, point.model)
-        return found
+        return difference(rows, dataset, point, before)
 
     def settled(spec: RunSpec, made: list[Point]) -> Setting:
         against = [str(plain[point.seed].model) for point in made]
@@ -121,6 +128,83 @@ def table(points: list[Point], found: list[Setting]) -> str:
         "adjusted p", "L_s − L_s(θ_s)", "L_f − L_f(plain)",
     )  # fmt: skip
     return markdown_table(columns, lines)
+
+
+def figure(points: list[Point], found: list[Setting], rows: RowLosses) -> Figure:
+    """What every setting answers, and what its task loss is: means over the seeds."""
+    start = next(point for point in points if point.method is ALIGNED)
+    gained = {
+        id(one): [difference(rows, TASK, point, START) for point in one.points] for one in found
+    }
+    by_method: dict[str, list[Setting]] = defaultdict(list)
+    for one in found:
+        by_method[line_of(one)].append(one)
+    answered, learned = [], []
+    for place, (name, settings) in enumerate(by_method.items()):
+        is_plain = settings[0].points[0].spec.is_plain
+        ink_of = PLAIN_INK if is_plain else ink(place, place)
+        marks: tuple[list[Mark], list[Mark]] = [], []
+        for one in settings:
+            refused, helped = (
+                statistic_over_seeds(
+                    [known(rows.loss(which, str(point.model))) for point in one.points], ""
+                )
+                for which in (REFUSED, ANSWERED)
+            )
+            lost = statistic_over_seeds(gained[id(one)], "")
+            for into, x in zip(marks, (helped, lost), strict=True):
+                into.append(mark(x, refused, label_of(one) if name == LABELLED else ""))
+        answered.append(Line(name, ink_of, tuple(marks[0])))
+        learned.append(Line(name, ink_of, tuple(marks[1])))
+    assert start.refusal_rate
+    assert start.answer_rate
+    none = Estimate(0.0, 0.0, 0.0, "", "estimate")
+    for lines, x in ((answered, start.answer_rate), (learned, none)):
+        lines.append(Line("the start θₛ", START_INK, (mark(x, start.refusal_rate, ""),)))
+    upright = axis_over("harmful prompts refused (share)", answered, "y")
+    across = (
+        axis_over("benign prompts answered (share)", answered, "x"),
+        axis_over("task loss over the start’s (nats per token)", learned, "x"),
+    )
+    titles = ("What is answered", "And what was learned")
+    panels = tuple(
+        Panel(title, x, upright, tuple(lines))
+        for title, x, lines in zip(titles, across, (answered, learned), strict=True)
+    )
+    return Figure(1, "", panels, ())
+
+
+def axis_over(label: str, lines: list[Line], side: Literal["x", "y"]) -> Axis:
+    """From the lowest end of an interval to the highest, with room for a label."""
+    marks = [one for line in lines for one in line.marks]
+    found = [one.x_interval if side == "x" else one.y_interval for one in marks]
+    ends = [end for interval in found if interval for end in interval]
+    margin = 0.08 * (max(ends) - min(ends))
+    low, high = min(ends) - margin, max(ends) + margin
+    return Axis(label, False, low, high, linear_ticks(low, high))
+
+
+def mark(x: Estimate, y: Estimate, label: str) -> Mark:
+    return Mark(x.value, y.value, (x.low, x.high), (y.low, y.high), (), True, label or None)
+
+
+def line_of(one: Setting) -> str:
+    spec = one.points[0].spec
+    return one.name if spec.is_plain else one.name.replace(f", {label_of(one)}", "")
+
+
+def label_of(one: Setting) -> str:
+    spec = one.points[0].spec
+    return spec.method.label(spec.value)
+
+
+def difference(rows: RowLosses, dataset: str, point: Point, before: str) -> Statistic:
+    return known(rows.difference(dataset, str(point.model), before))
+
+
+def known(found: Statistic | None) -> Statistic:
+    assert found is not None
+    return found
 
 
 def p_value(judging: Estimate) -> float:
