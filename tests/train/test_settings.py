@@ -5,8 +5,9 @@ import pytest
 from tests.train import tiny
 from trimtab import AlignmentLossConstraint, SafetyAwareSFTConfig
 from trimtab.config.experiment import Measuring, Training
+from trimtab.errors import UserError
 from trimtab.train.safety_stream import safety_rows_per_batch
-from trimtab.train.settings import rows_by_role, sft_config
+from trimtab.train.settings import divide_among, rows_by_role, sft_config
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
@@ -39,3 +40,25 @@ def test_a_batch_without_padding_is_left_whole(tmp_path: Path) -> None:
     assert not args(Training(sft={"padding_free": True})).length_bucketing
     packed = args(Training(packing=64))
     assert (packed.packing, packed.max_length, packed.length_bucketing) == (True, 64, False)
+
+
+@pytest.mark.parametrize(
+    ("processes", "accumulation", "expected"), [(1, 3, (8, 3)), (2, 4, (8, 2)), (4, 2, (4, 1))]
+)
+def test_processes_take_batches_in_turn_and_divide_what_is_left(
+    processes: int, accumulation: int, expected: tuple[int, int], tmp_path: Path
+) -> None:
+    training = Training(steps=1, batch_size=8, accumulation=accumulation)
+    args = sft_config(training, Measuring(), tmp_path, 0)
+    objective = AlignmentLossConstraint(1.0)
+    rows_by_role(args, training, objective)
+    divide_among(processes, args, training, objective)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == expected
+    assert safety_rows_per_batch(expected[0], args.safety_share) == expected[0]
+
+
+def test_rows_that_processes_cannot_share_are_one_line(tmp_path: Path) -> None:
+    training = Training(steps=1, batch_size=3)
+    args = sft_config(training, Measuring(), tmp_path, 0)
+    with pytest.raises(UserError, match="2 processes cannot share a step of 1 batches of 3 rows"):
+        divide_among(2, args, training, None)
