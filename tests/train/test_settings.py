@@ -7,7 +7,12 @@ from trimtab import AlignmentLossConstraint, SafetyAwareSFTConfig
 from trimtab.config.experiment import Measuring, Training
 from trimtab.errors import UserError
 from trimtab.train.safety_stream import safety_rows_per_batch
-from trimtab.train.settings import divide_among, rows_by_role, sft_config
+from trimtab.train.settings import (
+    divide_among,
+    require_whole_loading,
+    rows_by_role,
+    sft_config,
+)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
@@ -62,3 +67,21 @@ def test_rows_that_processes_cannot_share_are_one_line(tmp_path: Path) -> None:
     args = sft_config(training, Measuring(), tmp_path, 0)
     with pytest.raises(UserError, match="2 processes cannot share a step of 1 batches of 3 rows"):
         divide_among(2, args, training, None)
+
+
+@pytest.mark.parametrize(("sharded", "spared"), [("true", "false"), ("false", "true")])
+def test_processes_that_all_load_the_model_may_train(
+    sharded: str, spared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", sharded)
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", spared)
+    require_whole_loading()
+
+
+def test_shards_of_which_only_the_first_process_has_weights_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    with pytest.raises(UserError, match="fsdp_cpu_ram_efficient_loading: true"):
+        require_whole_loading()

@@ -15,7 +15,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from trimtab.config.experiment import Experiment, Measuring, Training
 from trimtab.errors import UserError, reason_of
 from trimtab.models import model_shape
-from trimtab.train.settings import lora_config, sft_config
+from trimtab.train.settings import lora_config, require_whole_loading, sft_config
 
 
 def check_library_settings(experiment: Experiment) -> None:
@@ -23,7 +23,9 @@ def check_library_settings(experiment: Experiment) -> None:
 
     Raises:
         UserError: a name, a type, a value or a module is not theirs; one line with its full path.
+            Or a launcher's configuration is such that not every process has the model.
     """
+    require_whole_loading()
     for section, training in (("align", experiment.align), ("train", experiment.train)):
         if training is not None and training.sft:
             _check(training, f"{section}.", "sft", _configure)

@@ -121,7 +121,23 @@ def sft_config(
 
 def is_to_be_sharded() -> bool:
     """Whether Accelerate was launched to divide weights among processes by FSDP."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return _is_set("ACCELERATE_USE_FSDP")
+
+
+def require_whole_loading() -> None:
+    """Raises UserError where a launcher has every process but the first load no weights.
+
+    θ_s lies beside what is trained, and each process divides a copy that it loaded itself.
+    """
+    if is_to_be_sharded() and _is_set("FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        raise UserError(
+            "accelerate's configuration has fsdp_cpu_ram_efficient_loading: true, by which only "
+            "the first process has weights to start from. Set it to false."
+        )
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("true", "1")
 
 
 def lora_config(training: Training) -> LoraConfig | None:
