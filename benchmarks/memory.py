@@ -6,9 +6,9 @@ Each line is a process of its own, forked from one that has trained tiny models,
 measures one point, in two steps: what `runner.cost.peak_memory` says of it, and the bytes of all
 tensors that were alive at the peak, from before the model was loaded. That is what a GPU's
 allocator counts. The resident memory of a process on a CPU is no measure of it: it grows by half
-as much again, by what malloc was given back and keeps, and by what matrix products work in. Without
---data SmolLM2 is left out. `--write` keeps the numbers in benchmarks/results/memory.json, which a
-test holds to 0.8 to 1.25, and puts them into docs/large-models.md.
+as much again, most likely by what malloc was given back and keeps, and by what products work in.
+Without --data SmolLM2 is left out. `--write` keeps the numbers in benchmarks/results/memory.json,
+which a test holds to 0.8 to 1.25, and puts them into docs/large-models.md.
 """
 
 from __future__ import annotations
