@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimtab.cli.command import command, say, watched
+from trimtab.cli.command import Command, command, say, watched
 from trimtab.cli.options import (
     AnswerTokens,
     Benign,
@@ -67,7 +67,7 @@ Samples = Annotated[
 _TWICE_A_RUN = Training(steps=2 * Training.steps)
 
 
-@dial.command("train")
+@dial.command("train", cls=Command)
 @partial(command, by_processes=True)
 @settings_as_options
 def train(
@@ -121,7 +121,7 @@ def train(
     say(f"The dial is in {out}. Next: trimtab dial curve {out}")
 
 
-@dial.command("curve")
+@dial.command("curve", cls=Command)
 @command
 def curve(folder: Folder, settings: Settings = 11, samples: Samples = 4) -> None:
     """Measure the frontier along a dial's settings, and write a page with a slider."""
@@ -132,7 +132,7 @@ def curve(folder: Folder, settings: Settings = 11, samples: Samples = 4) -> None
     report(folder)
 
 
-@dial.command("set")
+@dial.command("set", cls=Command)
 @command
 def set_(
     folder: Folder,
@@ -171,7 +171,7 @@ def set_(
     say(f"The model is in {out}.")
 
 
-@dial.command("demo")
+@dial.command("demo", cls=Command)
 @command
 def demo(
     out: Out = Path("dial-demo"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +12,7 @@ import typer
 from trimtab.cli.settings import help_of
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Answers, Experiment, Measuring
+from trimtab.config.model_names import is_missing_folder
 from trimtab.config.ranges import Count, CountOrNone, From0To1
 from trimtab.errors import UserError
 
@@ -97,6 +98,13 @@ AnswerTokens = Annotated[
 Folder = Annotated[Path, typer.Argument(help="Where the points are.")]
 
 
+def require_there(model: str, files: Iterable[tuple[str, str]]) -> None:
+    """Raises UserError: a model's folder or files of data are not there; each by its option."""
+    from trimtab.data.files import require_files
+
+    require_files(files, folders=[("--model", model)] if is_missing_folder(model) else [])
+
+
 def conditions_of(given: list[str] | None) -> dict[str, list[str]]:
     """Values by column of options such as harmful=0. Raises UserError."""
     conditions: dict[str, list[str]] = {}
@@ -151,6 +159,8 @@ def experiment_of(
 
     Raises UserError.
     """
+    given = {**{f"--{role}": path for role, (path, _) in roles.items()}, "--original": original[0]}
+    require_there(model, ((option, path) for option, path in given.items() if path))
 
     def source(path: str, where: list[str] | None) -> DataSource:
         return DataSource(path, where=conditions_of(where), held_out_rows=held_out_rows)

@@ -31,6 +31,7 @@ from trimtab.config.data_source import Lengths
 from trimtab.config.experiment import Block, Measuring, Training
 from trimtab.config.loading import Loading
 from trimtab.config.ranges import FiniteOrInfinity, From0, Radius, Seed
+from trimtab.errors import UserError
 
 
 @settings_as_options
@@ -72,7 +73,18 @@ def train(
     """Fine-tune, measure and save one model."""
     from trimtab.config.grid import plan_of
 
-    if penalty is None and radius is None and budget is None:
+    constraints = {"--penalty": penalty, "--radius": radius, "--budget": budget}
+    given = [option for option, value in constraints.items() if value is not None]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} are given. Give one of {', '.join(constraints)}.")
+    if radius is not None and case == "alignment-loss":
+        raise UserError("--radius is for --case alignment-parameter. Give --penalty or --budget.")
+    if case == "alignment-parameter" and budget is not None and not budget > 0:
+        raise UserError(
+            f"--budget is {budget:g}, and with --case alignment-parameter has to be above 0. To "
+            "ask for more safety than the model has, take --case alignment-loss."
+        )
+    if not given:
         penalty = 1.0
     block = Block(
         case or ("alignment-loss" if radius is None else "alignment-parameter"),
