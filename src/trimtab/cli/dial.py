@@ -37,6 +37,7 @@ from trimtab.cli.options import (
     rate_limits,
     sources_of,
 )
+from trimtab.cli.panels import TRAINING
 from trimtab.cli.report import report
 from trimtab.cli.settings import Options, settings_as_options
 from trimtab.config.data_source import Lengths
@@ -89,7 +90,10 @@ def train(
         Measuring, Options(prefix="measure_", without=("landscape_rows",))
     ] = Measuring(),  # noqa: B008
     held_out_rows: HeldOutRows = None,
-    seed: Annotated[Seed, typer.Option(help="Order of rows and settings; new adapters.")] = 0,
+    seed: Annotated[
+        Seed,
+        typer.Option(help="Order of rows and settings; new adapters.", rich_help_panel=TRAINING),
+    ] = 0,
     harmful: Harmful = None,
     benign: Benign = None,
     judge: JudgeNames = None,

@@ -13,6 +13,7 @@ import typer
 import yaml
 from pydantic import TypeAdapter
 
+from trimtab.cli.panels import panel_of
 from trimtab.config.ranges import stated
 from trimtab.errors import UserError
 
@@ -94,7 +95,11 @@ def _option(kind: Any, name: str, option: str, base: Any) -> Parameter:
         hint, default, metavar = list[str] | None, None, "NAME=VALUE"
         repeatable = " Repeatable."
     assert default is not MISSING, f"{kind.__name__}.{name}: an option without a default"
-    told = typer.Option(help=help_of(kind, name) + repeatable, metavar=metavar)
+    told = typer.Option(
+        help=help_of(kind, name) + repeatable,
+        metavar=metavar,
+        rich_help_panel=panel_of(kind, name),
+    )
     return Parameter(
         option, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, told]
     )
