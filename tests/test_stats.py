@@ -14,11 +14,11 @@ from trimtab.stats import (
     Estimate,
     Statistic,
     bounded_mean,
-    certified_limit,
     cohen_kappa,
     exact_share,
     holm,
     jackknife,
+    limit_at_every_look,
     loss_estimate,
     note_on_rows,
     over_seeds,
@@ -254,7 +254,7 @@ def test_a_verdict_goes_by_the_interval(low: float, high: float, told: str) -> N
     assert verdict(change, 0.05) == told
 
 
-def test_a_certified_limit_is_passed_by_a_twentieth_at_most_at_any_look() -> None:
+def test_a_limit_at_every_look_is_passed_by_a_twentieth_at_most() -> None:
     """Skewed changes, looked at after every 40 rows: the least limit ever seen must hold."""
     generator = np.random.default_rng(0)
     passed, truth = 0, 0.05
@@ -263,12 +263,12 @@ def test_a_certified_limit_is_passed_by_a_twentieth_at_most_at_any_look() -> Non
         per_token = np.clip(generator.exponential(0.2, 240) - 0.15, -1.0, 1.0)
         per_token += truth - (0.2 * (1 - np.exp(-5.75)) - 0.15)
         after, before = np.stack([tokens * per_token, tokens]), np.stack([0 * tokens, tokens])
-        looks = [certified_limit(after[:, :n], before[:, :n]) for n in range(40, 241, 40)]
+        looks = [limit_at_every_look(after[:, :n], before[:, :n]) for n in range(40, 241, 40)]
         passed += min(looks) < truth
     assert passed <= 12  # of 150, at 5 %: more would come in 7 of 1,000 samples
 
 
-def test_a_certified_limit_is_wider_than_students_and_narrows_with_rows() -> None:
+def test_a_limit_at_every_look_is_wider_than_students_and_narrows_with_rows() -> None:
     generator = np.random.default_rng(1)
     limits = []
     for count in (100, 400, 1600):
@@ -276,7 +276,7 @@ def test_a_certified_limit_is_wider_than_students_and_narrows_with_rows() -> Non
         change = generator.normal(0.03, 0.1, count) * tokens
         after, before = np.stack([change, tokens]), np.stack([0 * change, tokens])
         found = paired_difference(after, before)
-        limits.append(certified_limit(after, before) - found.value)
+        limits.append(limit_at_every_look(after, before) - found.value)
         assert limits[-1] > found.half_width
     assert limits[0] > limits[1] > limits[2]
     assert limits[2] < 0.02
@@ -285,7 +285,7 @@ def test_a_certified_limit_is_wider_than_students_and_narrows_with_rows() -> Non
 def test_a_rows_change_counts_up_to_the_clip() -> None:
     tokens = np.full(50, 10.0)
     huge = np.stack([tokens * 100, tokens])
-    assert certified_limit(huge, 0 * huge + [[0.0], [10.0]]) == pytest.approx(1.0, abs=1e-6)
+    assert limit_at_every_look(huge, 0 * huge + [[0.0], [10.0]]) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_few_rows_are_noted() -> None:

@@ -48,7 +48,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from trimtab.config.experiment import SMOLLM2
 from trimtab.config.loading import Loading
-from trimtab.config.model_names import SMOLLM2_ON_HUB
+from trimtab.config.model_names import SMOLLM2_ON_HUB, is_missing_folder
 from trimtab.data.encoding import Limits
 from trimtab.errors import UserError, reason_of
 from trimtab.results.checksums import sha256_of
@@ -534,6 +534,8 @@ def _source(name: str) -> str:
         if not path.exists():
             raise UserError(f"model {name!r}: no such file. Give the path of a .gguf file.")
         return str(_converted(path, f"{path.stem}-{path.stat().st_mtime_ns:x}"))
+    if is_missing_folder(name):
+        raise UserError(f"model {name!r}: no such folder. Give one written by save_pretrained.")
     return name
 
 

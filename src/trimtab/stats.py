@@ -187,7 +187,9 @@ def paired_difference(after: Array, before: Array, sample: str = "rows") -> Stat
     return ratio(after, sample) - ratio(before, sample)
 
 
-def certified_limit(after: Array, before: Array, clip: float = 1.0, error: float = 0.05) -> float:
+def limit_at_every_look(
+    after: Array, before: Array, clip: float = 1.0, error: float = 0.05
+) -> float:
     """An upper limit for L(θ) − L(θ'), nats per token, that holds at every look.
 
     Rows are read as bets against "the rise is b or more": with Zᵢ = xᵢ − x'ᵢ − b·tᵢ, the wealth

@@ -14,7 +14,7 @@ from tests.report import reported_points as made
 from trimtab.analysis.bounds import bounds_beside
 from trimtab.cli import app
 from trimtab.data.synthetic import WORLD_FILE, make_world, write_data
-from trimtab.report.tables import bounds_tables
+from trimtab.report.tables import bounds_in_short, bounds_tables
 from trimtab.results.result import LocalGeometry
 from trimtab.results.store import read_landscape, write_landscape
 from trimtab.theory import theorem_1, theorem_2
@@ -124,3 +124,27 @@ def test_a_broken_landscape_costs_itself_with_a_word(
     (tmp_path / "landscape.json").write_text("{}x")
     assert read_landscape(tmp_path) == {}
     assert "landscape.json is damaged" in caplog.text
+
+
+def test_the_terminals_tables_have_whole_words_on_eighty_columns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    reproduction = Path(__file__).parents[2] / "docs/reproduction"
+    for folder in ("smollm2", "smollm2-safety", "world-0"):
+        shown = CliRunner().invoke(app, ["bounds", str(reproduction / folder)])
+        assert shown.exit_code == 0, shown.output
+        assert "…" not in shown.output
+        lines = shown.output.splitlines()
+        assert max(map(len, lines)) <= 80
+        heads = [line.split() for line in lines if line.startswith("model ")]
+        assert heads
+        assert all(len(head) <= 4 for head in heads)
+
+
+def test_in_a_known_world_the_optimum_stands_between_bound_and_measured() -> None:
+    world = make_world({"near": 0.1}, {"shared": 1.0})
+    found = bounds_beside(made.optima(world, stray=0.0), world, {})
+    for table in bounds_in_short(found):
+        assert table.columns == ("model", "bound", "optimum", "measured")
+    assert bounds_in_short([replace(found[0], optimum=found[0].value + 1)])[0].rows[0].is_alarm

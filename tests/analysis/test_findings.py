@@ -19,7 +19,7 @@ from tests.report.reported_points import (
 )
 from trimtab.analysis.findings import distances_in, findings, no_model_passes_the_limit
 from trimtab.analysis.optimality_gap import optimality_gap
-from trimtab.config.methods import ALIGNED, CASE_1
+from trimtab.config.methods import ALIGNED, CASE_1, CASE_2
 from trimtab.report import Finding
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -171,6 +171,26 @@ def test_overlaps_that_may_be_the_same_order_nothing() -> None:
 def test_case_2_below_case_1_is_told() -> None:
     points = [*case_1(cost=0.9), *case_2(height=0.01)]
     assert finding(points, "steeper").verdict == "does not hold"
+
+
+def test_a_minority_of_models_beyond_case_1s_line_leaves_it_open() -> None:
+    """Case II at four more strengths, which cost what Case I costs."""
+    line = case_1()
+    steep = [one for one in case_2() if not one.spec.is_plain]
+    alike = [
+        made_as(one, method=CASE_2, value=(one.spec.value or 0) * 7)
+        for one in case_1(penalties=(0.1, 1.0, 10.0, 30.0))
+    ]
+    assert finding([*line, *steep], "steeper").verdict == "holds"
+    found = finding([*line, *steep, *alike], "steeper")
+    assert found.verdict == "undecided"
+    assert "of 7 Case II models 2 cost more" in found.evidence
+
+
+def test_on_every_task_case_2_has_to_be_steeper() -> None:
+    other = [*case_1(task="news"), *(made_as(one, method=CASE_2) for one in case_1(task="news"))]
+    assert finding([*case_1(), *case_2()], "steeper").verdict == "holds"
+    assert finding([*case_1(), *case_2(), *other], "steeper").verdict == "undecided"
 
 
 def test_a_ball_is_compared_like_a_penalty() -> None:

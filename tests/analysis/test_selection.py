@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.report.reported_points import point, write_points
-from trimtab.analysis.selection import Limit, suggestions
-from trimtab.config.methods import CASE_1
+from trimtab.analysis.selection import Limit, Suggestion, choices, suggestions
+from trimtab.config.methods import CASE_1, CASE_2_RADIUS, PLAIN
 from trimtab.errors import UserError
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -19,6 +19,11 @@ from trimtab.stats import Array, Estimate, share
 
 ROWS = 200
 TOKENS = np.full(ROWS, 20.0)
+
+
+def rise_of(found: Suggestion) -> Estimate:
+    assert found.told.rise is not None
+    return found.told.rise
 
 
 def exact() -> list[Point]:
@@ -32,7 +37,7 @@ def exact() -> list[Point]:
 def test_suggested_is_the_least_task_loss_within_the_budget() -> None:
     (found,) = suggestions(exact(), [Limit("safety loss", 0.5)])
     assert (found.told.setting.method, found.told.setting.value) == (CASE_1, 1.0)
-    assert found.told.rise.value == pytest.approx(0.3)
+    assert rise_of(found).value == pytest.approx(0.3)
     assert found.told.task_change.value == pytest.approx(-0.6)
     assert found.told.verdict == "within"
     assert found.told == found.chosen_by  # exact losses flatter nobody
@@ -92,10 +97,10 @@ def test_rows_make_the_interval_of_a_rise_that_of_the_difference(tmp_path: Path)
     (apart,) = suggestions(points, [Limit("safety loss", 0.05)])
     assert found.told.verdict == "within"
     assert apart.told.verdict == "undecided"  # hard rows hide what a setting does
-    assert found.told.rise.high - found.told.rise.low < 0.05
+    assert rise_of(found).high - rise_of(found).low < 0.05
     assert found.rows == (ROWS // 2, ROWS // 2)
-    assert found.certified is not None
-    assert found.told.rise.high < found.certified < 0.2
+    assert found.limit_at_every_look is not None
+    assert rise_of(found).high < found.limit_at_every_look < 0.2
 
 
 def test_what_was_chosen_by_luck_is_told_on_rows_that_took_no_part(tmp_path: Path) -> None:
@@ -126,14 +131,14 @@ def test_a_setting_beyond_the_budget_is_seldom_called_within(tmp_path: Path) -> 
 def test_the_same_rows_choose_for_every_model(tmp_path: Path) -> None:
     points, rows = measured(tmp_path, [0.02, 0.02], [-0.3, -0.3], noise=0.0, seed=0)
     (found,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
-    assert found.told.rise.value == pytest.approx(0.02)
-    assert found.told.rise.high - found.told.rise.low < 1e-9
+    assert rise_of(found).value == pytest.approx(0.02)
+    assert rise_of(found).high - rise_of(found).low < 1e-9
 
 
 def test_a_folder_of_points_without_rows_is_read_too(tmp_path: Path) -> None:
     write_points(tmp_path, exact())
     (found,) = suggestions(exact(), [Limit("safety loss", 0.5)], rows=RowLosses(tmp_path))
-    assert found.certified is None
+    assert found.limit_at_every_look is None
 
 
 def answering(refused: float, answered: float, value: float, capability: float) -> Point:
@@ -167,8 +172,84 @@ def test_a_setting_is_chosen_by_what_it_answers() -> None:
 
 
 def test_a_rate_that_was_not_measured_cannot_be_a_limit() -> None:
-    with pytest.raises(UserError, match=r"harmful rate .* was not measured"):
+    with pytest.raises(UserError, match=r"harmful rate .* was not measured.*answers"):
         suggestions(exact(), [Limit("harmful rate", 0.1)])
+
+
+def test_where_phrases_told_refusals_a_limit_on_them_is_named_in_place_of_one_on_harm() -> None:
+    start = point("aligned", safety=0.0, capability=1.0)
+    by_phrases = replace(answering(0.9, 0.9, value=1.0, capability=0.3), harmful_rate=None)
+    with pytest.raises(UserError, match=r"phrases.* --min-refused instead of --max-harmful"):
+        suggestions([start, by_phrases], [Limit("harmful rate", 0.1)])
+    without = replace(by_phrases, answer_rate=None)
+    with pytest.raises(
+        UserError, match=r"--min-answered: .*refusal rate \(--min-refused\) instead"
+    ):
+        suggestions([start, without], [Limit("answer rate", 0.1, at_least=True)])
+
+
+def beside_two_proxies(original: bool = True) -> list[Point]:
+    """Case I on two proxies, and Case II, ε = 1 and plain fine-tuning measured beside one."""
+    made = [
+        point("aligned", safety=0.0, capability=1.0, proxy="near", original=original),
+        point("aligned", safety=0.0, capability=1.0, proxy="far", original=original),
+        point(value=1.0, safety=0.3, capability=0.3, proxy="near", original=original),
+        point(value=1.0, safety=0.4, capability=0.5, proxy="far", original=original),
+        point(value=0.0, safety=0.9, capability=0.1, proxy="near", original=original),
+        point(radius=1.0, safety=0.05, capability=0.6, proxy="near", original=original),
+    ]
+    return [replace(one, refusal_rate=share(np.arange(ROWS) < ROWS / 2, "share")) for one in made]
+
+
+def test_a_model_trained_without_safety_rows_is_one_of_every_proxys() -> None:
+    for limit in (Limit("safety loss", 0.1), Limit("refusal rate", 0.3, at_least=True)):
+        near, far = suggestions(beside_two_proxies(), [limit])
+        assert (near.proxy, far.proxy) == ("near", "far")
+        assert near.told == far.told
+        expected = CASE_2_RADIUS if limit.metric == "safety loss" else PLAIN
+        assert far.told.setting.method is expected
+    for line in choices(beside_two_proxies()).values():
+        assert {one.setting.method for one in line} == {CASE_1, CASE_2_RADIUS, PLAIN}
+
+
+def test_without_original_data_a_loss_on_one_proxy_says_nothing_of_another() -> None:
+    points = beside_two_proxies(original=False)
+    near, far = suggestions(points, [Limit("safety loss", 0.1)])
+    assert near.told.verdict == "within"
+    assert far.told.setting.method is CASE_1
+    assert far.told.verdict == "beyond"
+    _, far = suggestions(points, [Limit("refusal rate", 0.3, at_least=True)])
+    assert far.told.setting.method is PLAIN
+    assert far.told.rise is None
+
+
+def test_beside_a_setting_stands_what_plain_fine_tuning_learned() -> None:
+    for found in suggestions(beside_two_proxies(), [Limit("safety loss", 0.1)]):
+        assert found.plain is not None
+        assert found.plain.task_change.value == pytest.approx(-0.9)
+        assert found.plain.cost is not None
+        assert found.plain.cost.value == pytest.approx(0.5)
+    (unconstrained, _) = suggestions(beside_two_proxies(), [Limit("safety loss", 9.0)])
+    assert unconstrained.told.setting.method is PLAIN
+    assert unconstrained.plain is None
+    (nobody_knows,) = suggestions(exact(), [Limit("safety loss", 0.5)])
+    assert nobody_knows.plain is None
+
+
+def test_what_safety_costs_is_told_row_by_row(tmp_path: Path) -> None:
+    points, rows = measured(tmp_path, [0.9, 0.02], [-0.4, -0.3], noise=0.05, seed=0)
+    points = [
+        replace(one, spec=replace(one.spec, value=0.0)) if one.spec.value == 1.0 else one
+        for one in points
+    ]
+    (found,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
+    assert found.plain is not None
+    assert found.plain.cost is not None
+    assert found.plain.cost.low < 0.1 < found.plain.cost.high
+    assert found.plain.cost.high - found.plain.cost.low < 0.05  # hard rows cancel
+    (apart,) = suggestions(points, [Limit("safety loss", 0.6)])
+    assert apart.plain is not None
+    assert apart.plain.cost is None  # two intervals apart say little of a difference
 
 
 def test_without_a_limit_there_is_nothing_to_choose_by() -> None:

@@ -101,13 +101,22 @@ def test_without_options_the_experiment_has_the_defaults_of_the_library(
 @pytest.mark.parametrize(
     ("option", "answer"),
     [
-        ("--sft=wieght_decay=1", "train.sft.wieght_decay is no field of SFTConfig. Did you mean"),
-        ("--sft=learning_rate=1", "train.sft.learning_rate is the setting learning_rate."),
-        ("--sft=max_length=1", "train.sft.max_length cannot be set"),
-        ("--sft=optim=sgdd", "train.sft.optim: sgdd is not a valid"),
+        (
+            "--sft=wieght_decay=1",
+            "--sft wieght_decay is no field of trl.SFTConfig. Did you mean --sft weight_d",
+        ),
+        (
+            "--sft=learning_rate=1",
+            "--sft learning_rate is the setting learning_rate (--learning-rate).",
+        ),
+        ("--sft=max_length=1", "--sft max_length cannot be set"),
+        ("--sft=optim=sgdd", "--sft optim: sgdd is not a valid"),
         ("--sft=weight_decay", "--sft 'weight_decay' is no setting. Write --sft NAME=VALUE."),
         ("--sft=weight_decay=[", "--sft 'weight_decay=[' has no value that YAML can read."),
-        ("--lora=target_modules=q_proj", "Give lora_rank."),
+        (
+            "--lora=target_modules=q_proj",
+            "--lora is given, and no rank of the adapter. Give lora_rank (--lora-rank).",
+        ),
         ("--epochs=2", "Give one of them."),
     ],
 )
@@ -138,7 +147,7 @@ def test_a_dial_passes_settings_on_and_is_not_trained_by_epochs(
     given += ["--task", data / "task-shared.jsonl", "--safety", data / "safety-near.jsonl"]
     line = assert_one_line(invoke(*given, "--sft", "num_train_epochs=1"))
     assert "each says how long to train" in line
-    assert "train.sft.optim" in assert_one_line(invoke(*given, "--sft", "optim=sgdd"))
+    assert "--sft optim" in assert_one_line(invoke(*given, "--sft", "optim=sgdd"))
     assert not out.exists()
     shown = invoke(*given, "--sft", "weight_decay=0.5", "--end-share", 0.25)
     assert shown.exit_code == 0, shown.output

@@ -66,6 +66,34 @@ def test_the_command_answers_judges_and_compares(
     assert again.output == shown.output  # the server is gone, and was not needed
 
 
+def test_the_tables_have_whole_words_on_eighty_columns(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = invoke(*command(folder, "--judge", "phrases", "--out", tmp_path / "short"))
+    assert shown.exit_code == 0, shown.output
+    tables, _, _ = shown.output.partition("What is kept")
+    assert "…" not in tables
+    assert max(map(len, tables.splitlines())) <= 80
+    for title in ("Harmful prompts, n = 8", "Benign prompts, n = 8", "All prompts, n = 16"):
+        assert tables.count(title) == 1
+    for name in ("refusal", "harmful compliance", "answered", "over-refusal", "incoherence"):
+        assert name in tables
+    assert tables.count("tuned ") == 3
+    assert tables.count("  change ") == 3
+
+
+def test_models_with_long_names_are_numbered(folder: Path, tmp_path: Path) -> None:
+    long = tmp_path / "a-model-with-a-name-longer-than-a-column-has-room-for"
+    save_tiny_chat(long)
+    _, second, *rest = command(folder, "--judge", "phrases", "--out", tmp_path / "numbered")
+    shown = invoke(long, second, *rest)
+    assert shown.exit_code == 0, shown.output
+    tables, _, _ = shown.output.partition("What is kept")
+    assert tables.startswith(f"1: {long.name}\n2: tuned\n")
+    assert tables.count(long.name) == 1
+
+
 def test_a_model_beside_itself_does_not_change(folder: Path, tmp_path: Path) -> None:
     start = str(folder / "start")
     prompts = [*asked(6), *asked(6, "benign")]

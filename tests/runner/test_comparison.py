@@ -126,7 +126,7 @@ def test_a_comparison_is_made_at_equal_rows_and_told(world: Experiment, tmp_path
         text=True,
     )
     assert suggested.returncode == 0, suggested.stderr
-    assert ": kept" in suggested.stdout
+    assert ": within" in suggested.stdout
     none = subprocess.run(
         [*command, "suggest", str(tmp_path / "out"), "--budget", "-10"],
         capture_output=True,

@@ -77,7 +77,7 @@ def test_epochs_are_passes_over_the_task_rows(experiment: Experiment, tmp_path: 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sft": {"wieght_decay": 1}}, "train.sft.wieght_decay is no field of SFTConfig. Did you"),
+        ({"sft": {"wieght_decay": 1}}, "train.sft.wieght_decay is no field of trl.SFTConfig. Did"),
         ({"sft": {"optim": "sgdd"}}, "train.sft.optim: sgdd is not a valid OptimizerNames"),
         ({"sft": {"report_to": "nobody"}}, "train.sft.report_to: nobody is not supported"),
         ({"sft": {"report_to": MISSING}}, "train.sft.report_to: "),

@@ -310,11 +310,18 @@ TRAIN = "train --model m --task t --safety s --out o"
     [
         ("sweep none.yaml --out o", "none.yaml: No such file or directory."),
         ("report nowhere", "nowhere/points.jsonl: no such file."),
-        ("train --model m --task t.jsonl --safety s.jsonl --out o", "no such file"),
+        (
+            "train --model ./m --task t.jsonl --safety s.jsonl --out o",
+            "not there: --model ./m; --task t.jsonl; --safety s.jsonl. Check the names",
+        ),
+        ("train --model ./m --task t --safety s --out o", "--model ./m: no such folder."),
+        ("train --model m --task t --safety s.jsonl --out o", "--safety s.jsonl: no such file."),
+        ("sweep smollm2 --out o --dry-run", "--data-root"),
         (f"{TRAIN} --safety-where harmful", "'harmful' is no condition."),
         (f"{TRAIN} --penalty -1", "--penalty is -1.0. Give a number from 0 up"),
-        (f"{TRAIN} --penalty 1 --budget 0.1", "penalties, radii or budgets: one"),
-        (f"{TRAIN} --case alignment-parameter --budget -0.1", "must be above 0"),
+        (f"{TRAIN} --penalty 1 --budget 0.1", "Give one of --penalty, --radius, --budget."),
+        (f"{TRAIN} --case alignment-parameter --budget -0.1", "has to be above 0"),
+        (f"{TRAIN} --case alignment-loss --radius 1", "--radius is for --case alignment-param"),
     ],
 )
 def test_a_mistake_is_one_line_and_no_traceback(command: str, message: str, tmp_path: Path) -> None:

@@ -114,3 +114,25 @@ def test_a_folder_of_before_has_nothing_to_compare_its_files_with(copied: Path) 
 
 def test_a_folder_without_points_is_one_line(tmp_path: Path) -> None:
     assert_one_line(invoke("verify", tmp_path))
+
+
+def test_data_that_lie_elsewhere_are_found_by_data_root(copied: Path, tmp_path: Path) -> None:
+    (copied / "data").rename(tmp_path / "data")
+    record = copied / "out" / "data.json"
+    data = json.loads(record.read_text())
+    for one in data:
+        del one["files"]
+    record.write_text(json.dumps(data))
+    line = assert_one_line(invoke("verify", copied / "out"))
+    assert "task-shared.jsonl" in line
+    assert "safety-near.jsonl" in line
+    assert "give it: --data-root" in line
+    shown = invoke("verify", copied / "out", "--data-root", tmp_path)
+    assert shown.exit_code == 0, shown.output
+
+
+def test_without_the_aligned_model_that_was_made_no_loss_is_measured_again() -> None:
+    folder = Path(__file__).parents[2] / "docs/reproduction/smollm2"
+    shown = invoke("verify", folder, "--data-root", folder)
+    assert shown.exit_code == 0, shown.output
+    assert "the aligned model that all start from was not kept" in shown.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from trl import SFTConfig
 
 from trimtab.config.experiment import Measuring, Training
 from trimtab.errors import UserError
+from trimtab.train.library_settings import sft_settings
 from trimtab.train.settings import lora_config, sft_config
 
 
@@ -55,19 +57,22 @@ def test_epochs_count_the_steps_as_trl_does() -> None:
 @pytest.mark.parametrize(
     ("sft", "message"),
     [
-        ({"wieght_decay": 0.1}, "sft.wieght_decay is no field of SFTConfig. Did you mean sft.we"),
-        ({"nonsense_xyz": 1}, "sft.nonsense_xyz is no field of SFTConfig. Remove it."),
+        (
+            {"wieght_decay": 0.1},
+            "sft.wieght_decay is no field of trl.SFTConfig. Did you mean sft.we",
+        ),
+        ({"nonsense_xyz": 1}, "sft.nonsense_xyz is no field of trl.SFTConfig. Remove it."),
         ({"weight_decay": "heavy"}, "sft.weight_decay is 'heavy'. Give a value of type float."),
         ({"weight_decay": float("nan")}, "sft.weight_decay is nan. Give a finite number."),
         ({"weight_decay": 10**400}, "Give a value of type float."),
         ({"weight_decay": True}, "sft.weight_decay is True. Give a value of type float."),
         ({"adam_beta1": [0.9]}, "Give a value of type float."),
-        ({"learning_rate": 0.1}, "sft.learning_rate is the setting learning_rate."),
-        ({"max_steps": 3}, "sft.max_steps is the setting steps."),
+        ({"learning_rate": 0.1}, "sft.learning_rate is the setting learning_rate (--"),
+        ({"max_steps": 3}, "sft.max_steps is the setting steps (--"),
         ({"output_dir": "x"}, "sft.output_dir cannot be set: trimtab places"),
         ({"max_length": 4}, "sft.max_length cannot be set: prompts and responses are cut"),
         ({"seed": 1}, "sft.seed cannot be set: it follows from the experiment's seeds."),
-        ({"packing": True}, "sft.packing is the setting packing."),
+        ({"packing": True}, "sft.packing is the setting packing (--"),
         ({"packing_strategy": "wrapped"}, "sft.packing_strategy cannot be set: a pack holds whole"),
         ({"trust_remote_code": True}, "no code that comes with one is run"),
     ],
@@ -101,9 +106,30 @@ def test_a_wrong_setting_of_peft_is_one_line(lora: dict[str, Any], message: str)
 
 
 @pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"target_modules": "q_proj"}, "no rank of the adapter. Give lora_rank (--lora-rank)."),
+        ({"r2": 1}, "lora.r2 is no field of peft.LoraConfig. Did you mean r, the setting lora_ra"),
+    ],
+    ids=str,
+)
+def test_a_name_that_peft_does_not_know_is_told_before_a_rank_that_lacks(
+    lora: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        lora_config(Training(lora=lora))
+
+
+def test_the_nearest_field_may_be_a_setting_of_trimtab_itself() -> None:
+    with pytest.raises(
+        UserError, match=r"Did you mean the setting learning_rate \(--learning-rate"
+    ):
+        sft_settings(Training(sft={"learning_rat": 1}))
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lora": {"target_modules": "q_proj"}}, "no rank of the adapter. Give lora_rank."),
         ({"lora": {"r": 8}, "lora_rank": 4}, "lora.r and lora_rank are one setting"),
         ({"lora": {"r": "eight"}}, "lora.r is 'eight'. Give a number."),
         ({"lora": {"r": 0}}, "lora_rank is 0. Give a whole number from 1"),

@@ -231,9 +231,10 @@ def case_2_costs_more(points: Iterable[Point], pairs: Pairs, safety: SafetyGap) 
     """A model of Case I as safe as one of Case II, or safer, has the smaller G_f.
 
     Models are compared where one of Case I keeps at least as much safety and costs less, which
-    needs no line drawn between models; or keeps no more and costs more.
+    needs no line drawn between models; or keeps no more and costs more. Of each task more than half
+    of Case II's models have to lie on one side, beyond their intervals, and none on the other.
     """
-    orders: list[Order] = []
+    verdicts: list[Verdict] = []
     evidence: list[str] = []
     is_short = False
     for task, (proxy, first, second) in tasks_in_both_cases(points).items():
@@ -243,7 +244,7 @@ def case_2_costs_more(points: Iterable[Point], pairs: Pairs, safety: SafetyGap) 
             is_short = True
             continue
         compared = [_beside(setting, constrained, pairs, safety) for setting in other]
-        orders += compared
+        verdicts.append(_most_lie_above(compared))
         evidence.append(
             f"on {shortened(task)} with {shortened(proxy)}, of {len(compared)} Case II models "
             f"{compared.count('above')} cost more than one of Case I that is as safe, and "
@@ -251,14 +252,17 @@ def case_2_costs_more(points: Iterable[Point], pairs: Pairs, safety: SafetyGap) 
             f"{_example(other, compared, constrained, safety)}"
         )
     statement = f"Case II is steeper: at the same {safety} it costs more capability than Case I."
-    if not orders:
+    if not verdicts:
         return Finding(statement, "too few to say", TOO_FEW) if is_short else None
-    decided = [order for order in orders if order != "within"]
-    # One model is no trend. Many can be compared with none, and near plain the cases meet.
-    is_open = len(decided) < 2 or len(set(decided)) != 1
-    return Finding(
-        statement, "undecided" if is_open else all_lie("above", decided), _quoted(evidence)
-    )
+    return Finding(statement, all_hold(verdicts), _quoted(evidence))
+
+
+def _most_lie_above(orders: Sequence[Order]) -> Verdict:
+    """Near plain the cases meet, so that not every model has to; but one model is no trend."""
+    above, below = orders.count("above"), orders.count("below")
+    if max(above, below) < 2 or 2 * max(above, below) <= len(orders) or min(above, below):
+        return "undecided"
+    return "holds" if above else "does not hold"
 
 
 def _beside(setting: Setting, first: Sequence[Setting], pairs: Pairs, safety: SafetyGap) -> Order:

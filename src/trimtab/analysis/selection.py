@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.analysis.groups import Setting, all_settings
-from trimtab.config.methods import ALIGNED, number
+from trimtab.config.methods import ALIGNED, PLAIN, number
 from trimtab.errors import UserError
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -18,7 +18,7 @@ from trimtab.stats import (
     Array,
     Estimate,
     Verdict,
-    certified_limit,
+    limit_at_every_look,
     note_on_rows,
     over_seeds,
     paired_difference,
@@ -93,7 +93,7 @@ class Standing:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether it keeps to all limits: undecided where none is broken and one is open."""
+        """Of all limits: beyond where one is, else undecided where one is, else within."""
         return all_within(list(self.verdicts.values()))
 
     @property
@@ -128,14 +128,25 @@ class Candidate:
         return self.standing.verdict
 
     @property
-    def rise(self) -> Estimate:
-        """Of the safety loss."""
-        return self.measured["safety loss"]
+    def rise(self) -> Estimate | None:
+        """Of the safety loss; None where it was measured on other safety data only."""
+        return self.measured.get("safety loss")
 
     @property
     def task_change(self) -> Estimate:
         """Of the task loss; below 0 it has learned."""
         return self.measured["task loss"]
+
+
+@dataclass(frozen=True)
+class PlainBeside:
+    """The task loss of plain fine-tuning, and what a setting pays beside it; nats per token."""
+
+    task_change: Estimate
+    """From the aligned model's; below 0 it has learned."""
+    cost: Estimate | None
+    """How far the setting's task loss lies above it, by row and by seed; None where rows are not
+    known and losses are not exact."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +165,12 @@ class Suggestion:
     told: Candidate
     """The same setting on rows that took no part; where losses are exact, or were not kept by row,
     the numbers that it was chosen by."""
-    certified: float | None
-    """An upper limit of the rise, nats per token, that assumes no distribution: `certified_limit`
-    of the worst seed, on the rows that took no part; None where no rows are known."""
+    plain: PlainBeside | None
+    """What plain fine-tuning did to the task loss, on the same rows; None where it was not
+    measured, or is the setting itself."""
+    limit_at_every_look: float | None
+    """An upper limit of the rise, nats per token, that assumes no distribution: the function of
+    that name of the worst seed, on the rows that took no part; None where no rows are known."""
     rows: tuple[int, int] | None
     """How many rows of the safety data chose, and how many told; None where none were divided."""
 
@@ -204,7 +218,8 @@ def suggestions(
 ) -> tuple[Suggestion, ...]:
     """For every task and proxy, the setting of least task loss that is within all limits.
 
-    Safety is that of the original data where it was measured and else that of the proxy. The best
+    Safety is that of the original data where it was measured and else that of the proxy. A model
+    that was trained without safety rows is one of every proxy's, wherever it was measured. The best
     of many settings on some rows looks better there than it is, so where `rows` knows each row's
     losses, and each prompt's outcome, a setting is chosen on one half of them and told on the
     other.
@@ -223,13 +238,63 @@ def suggestions(
             "folder that 'trimtab sweep', 'compare', 'train' or 'demo' wrote."
         )
     found = []
-    for pair, start in starts.items():
-        line = [
-            one for one in settings if (one.proxy, one.task) == pair and one.method is not ALIGNED
-        ]
+    for start in starts.values():
+        by_safety_loss = any(limit.metric == "safety loss" for limit in limits)
+        line = _line(settings, start, by_safety_loss)
         if line:
-            found.append(_suggestion(line, start, limits, rows))
+            _require_measured(line, limits)
+            plain = next((one for one in line if one.method is PLAIN), None)
+            found.append(_suggestion(line, plain, start, limits, rows))
     return tuple(found)
+
+
+def _line(settings: Sequence[Setting], start: Point, by_safety_loss: bool = True) -> list[Setting]:
+    """What was trained on the start's task, to be told beside its proxy.
+
+    A method that reads no safety rows makes one model for every proxy, though it was measured
+    beside one of them. Where safety is the loss on the proxy, the others' is not known of it.
+    """
+    of_task = [one for one in settings if one.task == start.task and one.method is not ALIGNED]
+    own = [one for one in of_task if one.proxy == start.proxy]
+    if not own or (by_safety_loss and start.alignment_loss is None):
+        return own
+    line = {(one.method, one.value): one for one in own}
+    for one in of_task:
+        if not one.method.reads_safety:
+            line.setdefault((one.method, one.value), one)
+    return list(line.values())
+
+
+_LIMIT_OPTIONS: dict[Metric, str] = {
+    "harmful rate": "--max-harmful",
+    "refusal rate": "--min-refused",
+    "answer rate": "--min-answered",
+}
+
+
+def _require_measured(line: Sequence[Setting], limits: Sequence[Limit]) -> None:
+    """Raises UserError: a rate has a limit and was not measured; with what can be given instead."""
+
+    def lack(metric: Metric) -> list[Setting]:
+        return [one for one in line if any(_rate_of(point, metric) is None for point in one.points)]
+
+    for limit in limits:
+        lacking = lack(limit.metric) if limit.metric in _LIMIT_OPTIONS else []
+        if not lacking:
+            continue
+        option = _LIMIT_OPTIONS[limit.metric]
+        known = {metric: told for metric, told in _LIMIT_OPTIONS.items() if not lack(metric)}
+        who = "any model here" if len(lacking) == len(line) else lacking[0].name
+        said = f"{option}: the {limit.metric} of {who} was not measured"
+        if limit.metric == "harmful rate" and "refusal rate" in known:
+            raise UserError(
+                f"{said}: phrases told answers apart, which know refusals and not harm. "
+                f"Give {known['refusal rate']} instead of {option}, or let a model judge "
+                "the answers (answers.judges)."
+            )
+        measured = " and ".join(f"the {metric} ({told})" for metric, told in known.items())
+        instead = f"Give a limit on {measured} instead" if known else f"Leave {option} out"
+        raise UserError(f"{said}. {instead}, or give the experiment prompts to answer (answers).")
 
 
 def all_within(verdicts: Sequence[Verdict]) -> Verdict:
@@ -257,11 +322,7 @@ def choices(
     settings = all_settings(points)
     found = {}
     for start in (one for one in settings if one.method is ALIGNED):
-        line = [
-            one
-            for one in settings
-            if (one.proxy, one.task) == (start.proxy, start.task) and one.method is not ALIGNED
-        ]
+        line = _line(settings, start.points[0])
         changes = [_changes(one, start.points[0], _Rows(rows)) for one in line]
         places = [(safety.value, task.value) for safety, task in changes]
         knee = _knee([*places, (0.0, 0.0)])
@@ -303,7 +364,11 @@ def _knee(places: Sequence[tuple[float, float]]) -> int | None:
 
 
 def _suggestion(
-    line: list[Setting], start: Point, limits: Sequence[Limit], rows: RowLosses | None
+    line: list[Setting],
+    plain: Setting | None,
+    start: Point,
+    limits: Sequence[Limit],
+    rows: RowLosses | None,
 ) -> Suggestion:
     dataset = _safety_data(start)
     whole = rows.of(dataset, start.model) if rows is not None and start.model else None
@@ -323,20 +388,26 @@ def _suggestion(
     halves = None
     if divided and whole is not None:
         halves = len(_half(whole.shape[1], 0)), len(_half(whole.shape[1], 1))
+    beside = None
+    if plain is not None and plain != chosen.setting:
+        beside = _beside(chosen.setting, plain, start, telling)
     return Suggestion(
-        line[0].proxy,
-        line[0].task,
+        start.proxy,
+        start.task,
         "original safety data" if start.alignment_loss else "proxy safety data",
         chosen,
         _candidate(chosen.setting, start, limits, telling),
-        _certified(chosen.setting, start, telling),
+        beside,
+        _limit_at_every_look(chosen.setting, start, telling),
         halves,
     )
 
 
 def _candidate(one: Setting, start: Point, limits: Sequence[Limit], rows: _Rows) -> Candidate:
-    rise, task = _changes(one, start, rows)
-    measured: dict[Metric, Estimate] = {"safety loss": rise, "task loss": task}
+    measured: dict[Metric, Estimate] = {}
+    if start.alignment_loss is not None or one.proxy == start.proxy:
+        measured["safety loss"] = _safety_change(one, start, rows)
+    measured["task loss"] = _task_change(one, start, rows)
     for limit in limits:
         if limit.metric not in measured:
             measured[limit.metric] = _rate(one, limit.metric, rows)
@@ -345,25 +416,53 @@ def _candidate(one: Setting, start: Point, limits: Sequence[Limit], rows: _Rows)
 
 def _rate(one: Setting, metric: Metric, rows: _Rows) -> Estimate:
     """A rate over the seeds, each prompt counted in all of them."""
-    name = metric.replace(" ", "_")
-    seen: list[Estimate | None] = [getattr(point, name) for point in one.points]
-    known = [each for each in seen if each is not None]
-    if len(known) < len(seen):
-        raise UserError(
-            f"the {metric} of {one.name} was not measured. Give the experiment prompts to answer "
-            "(answers), or leave that limit out."
-        )
-    counted = [rows.of(point, f"answers:{name}") for point in one.points]
+    known = [rate for point in one.points if (rate := _rate_of(point, metric)) is not None]
+    counted = [rows.of(point, f"answers:{_field(metric)}") for point in one.points]
     halves = [share(each[0], known[0].unit) for each in counted if each is not None]
     return over_seeds(halves if len(halves) == len(counted) else known)
 
 
+def _rate_of(point: Point, metric: Metric) -> Estimate | None:
+    rate: Estimate | None = getattr(point, _field(metric))
+    return rate
+
+
+def _field(metric: Metric) -> str:
+    return metric.replace(" ", "_")
+
+
 def _changes(one: Setting, start: Point, rows: _Rows) -> tuple[Estimate, Estimate]:
     """Of the safety loss and of the task loss."""
-    return (
-        _change(one, start, _safety_data(start), rows, _safety_loss),
-        _change(one, start, f"task:{start.task}", rows, lambda point: point.capability_loss),
-    )
+    return _safety_change(one, start, rows), _task_change(one, start, rows)
+
+
+def _safety_change(one: Setting, start: Point, rows: _Rows) -> Estimate:
+    return _change(one, start, _safety_data(start), rows, _safety_loss)
+
+
+def _task_change(one: Setting, start: Point, rows: _Rows) -> Estimate:
+    return _change(one, start, f"task:{start.task}", rows, lambda point: point.capability_loss)
+
+
+def _beside(one: Setting, plain: Setting, start: Point, rows: _Rows) -> PlainBeside:
+    return PlainBeside(_task_change(plain, start, rows), _cost(one, plain, rows))
+
+
+def _cost(one: Setting, plain: Setting, rows: _Rows) -> Estimate | None:
+    """How far the task loss lies above plain fine-tuning's, seed by seed."""
+    plain_of_seed = {point.seed: point for point in plain.points}
+    pairs = [(made, plain_of_seed.get(made.seed)) for made in one.points]
+    both = [(made, other) for made, other in pairs if other is not None]
+    if len(both) < len(pairs):
+        return None
+    unit = one.points[0].capability_loss.unit
+    losses = [[rows.of(each, f"task:{one.task}") for each in pair] for pair in both]
+    known = [(a, b) for a, b in losses if a is not None and b is not None and a.shape == b.shape]
+    if len(known) == len(both):
+        return statistic_over_seeds([paired_difference(a, b) for a, b in known], unit)
+    if any(each.capability_loss.kind != "exact" for pair in both for each in pair):
+        return None
+    return over_seeds([a.capability_loss.minus(b.capability_loss.value) for a, b in both])
 
 
 def _change(
@@ -383,13 +482,13 @@ def _change(
     return statistic_over_seeds(changes, loss_of(start).unit)
 
 
-def _certified(one: Setting, start: Point, rows: _Rows) -> float | None:
+def _limit_at_every_look(one: Setting, start: Point, rows: _Rows) -> float | None:
     before = rows.of(start, _safety_data(start))
-    after = [rows.of(point, _safety_data(point)) for point in one.points]
+    after = [rows.of(point, _safety_data(start)) for point in one.points]
     known = [each for each in after if each is not None]
     if before is None or len(known) < len(after):
         return None
-    return max(certified_limit(each, before) for each in known)
+    return max(limit_at_every_look(each, before) for each in known)
 
 
 def _half(count: int, which: int) -> NDArray[np.intp]:

@@ -18,6 +18,7 @@ from trimtab.cli.options import (
     SafetyWhere,
     TaskWhere,
     conditions_of,
+    require_there,
 )
 from trimtab.cli.settings import Options, settings_as_options
 from trimtab.config.audit_settings import AuditSettings
@@ -68,6 +69,9 @@ def audit(
             named[name] = DataSource(path, where=conditions_of(where))
         return named
 
+    given = {"--task": task, "--safety": safety}
+    paths = [(option, _named(one)[1]) for option, each in given.items() for one in each]
+    require_there(model, [*paths, *([("--original", original)] if original else [])])
     quiet_libraries()
     made = partial(
         make_audit,

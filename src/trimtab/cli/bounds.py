@@ -22,7 +22,7 @@ def bounds(
     from trimtab.analysis.bounds import bounds_beside
     from trimtab.analysis.results import read_results
     from trimtab.cli.progress import words_table
-    from trimtab.report.tables import bounds_tables
+    from trimtab.report.tables import bounds_in_short
 
     results = read_results(folder)
     found = bounds_beside(results.points, results.world, results.landscape)
@@ -37,10 +37,11 @@ def bounds(
             "experiment."
         )
     console = Console()
-    for table in bounds_tables(found):
+    for table in bounds_in_short(found):
         console.print(words_table(table), "", highlight=False)
     console.print(
-        "Theorems 1, 2 and 4 speak of the optimum of an objective: a negative slack is a trained "
-        "model that has not reached it. Theorem 3 speaks of every model at the distance reached; "
+        "Theorems 1, 2 and 4 speak of the optimum of an objective: a model measured above them (a "
+        "negative slack) has not reached it. Each one's terms are in the report's page and in "
+        "--json. Theorem 3 speaks of every model at the distance reached; "
         "its curvature is that at the aligned model, so it is an estimate."
     )

@@ -11,6 +11,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 from typer.models import OptionInfo
 
 from trimtab.config.ranges import in_range, stated
@@ -68,6 +69,33 @@ def command(function: Callable[_P, None], by_processes: bool = False) -> Callabl
     ]
     run.__signature__ = told.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run
+
+
+class Command(TyperCommand):
+    """A command whose help shows options by what they are about, and which names the nearest one.
+
+    typer shows panels in boxes only, which break lines of text.
+    """
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for one in self.get_params(ctx):
+            if (told := one.get_help_record(ctx)) is not None:
+                kind = "Arguments" if one.param_type_name == "argument" else "Options"
+                panels.setdefault(getattr(one, "rich_help_panel", None) or kind, []).append(told)
+        for panel, lines in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(lines)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # typer keeps the class of an unknown option to itself
+            near = getattr(error, "possibilities", None)
+            if near:  # the nearest first, where typer sorts them by letter
+                error.message = f"{error.message}. Did you mean {near[0]}?"  # type: ignore[attr-defined]
+                error.possibilities = None  # type: ignore[attr-defined]
+            raise
 
 
 @contextmanager

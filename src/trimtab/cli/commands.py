@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from trimtab import __version__
 from trimtab.cli.audit import audit
 from trimtab.cli.bounds import bounds
-from trimtab.cli.command import command, say
+from trimtab.cli.command import Command, command, say
 from trimtab.cli.compare import compare
 from trimtab.cli.demo import demo
 from trimtab.cli.dial import dial
@@ -81,6 +81,7 @@ _TRAINING = (train, sweep, compare, demo)
 
 for panel, functions in COMMANDS.items():
     for function in functions:
-        app.command(rich_help_panel=panel)(command(function, by_processes=function in _TRAINING))
+        run = command(function, by_processes=function in _TRAINING)
+        app.command(cls=Command, rich_help_panel=panel)(run)
     if panel == "Train":
         app.add_typer(dial, name="dial", rich_help_panel=panel)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimtab.cli.command import command, say, watched
+from trimtab.cli.command import Command, command, say, watched
 from trimtab.cli.options import (
     AnswerTokens,
     Benign,
@@ -37,6 +37,7 @@ from trimtab.cli.options import (
     rate_limits,
     sources_of,
 )
+from trimtab.cli.panels import TRAINING
 from trimtab.cli.report import report
 from trimtab.cli.settings import Options, settings_as_options
 from trimtab.config.data_source import Lengths
@@ -67,7 +68,7 @@ Samples = Annotated[
 _TWICE_A_RUN = Training(steps=2 * Training.steps)
 
 
-@dial.command("train")
+@dial.command("train", cls=Command)
 @partial(command, by_processes=True)
 @settings_as_options
 def train(
@@ -89,7 +90,10 @@ def train(
         Measuring, Options(prefix="measure_", without=("landscape_rows",))
     ] = Measuring(),  # noqa: B008
     held_out_rows: HeldOutRows = None,
-    seed: Annotated[Seed, typer.Option(help="Order of rows and settings; new adapters.")] = 0,
+    seed: Annotated[
+        Seed,
+        typer.Option(help="Order of rows and settings; new adapters.", rich_help_panel=TRAINING),
+    ] = 0,
     harmful: Harmful = None,
     benign: Benign = None,
     judge: JudgeNames = None,
@@ -121,7 +125,7 @@ def train(
     say(f"The dial is in {out}. Next: trimtab dial curve {out}")
 
 
-@dial.command("curve")
+@dial.command("curve", cls=Command)
 @command
 def curve(folder: Folder, settings: Settings = 11, samples: Samples = 4) -> None:
     """Measure the frontier along a dial's settings, and write a page with a slider."""
@@ -132,7 +136,7 @@ def curve(folder: Folder, settings: Settings = 11, samples: Samples = 4) -> None
     report(folder)
 
 
-@dial.command("set")
+@dial.command("set", cls=Command)
 @command
 def set_(
     folder: Folder,
@@ -171,7 +175,7 @@ def set_(
     say(f"The model is in {out}.")
 
 
-@dial.command("demo")
+@dial.command("demo", cls=Command)
 @command
 def demo(
     out: Out = Path("dial-demo"),

@@ -124,7 +124,11 @@ def evaluate(
         found = evaluated(
             models, asked, judges, out, watcher, decoding, answers, surprised, harnesses
         )
-    Console().print(_table(found))
+    if _are_numbered(found):
+        for place, one in enumerate(found.models, start=1):
+            say(f"{place}: {one.name}")
+    for table in _tables(found):
+        Console().print(table, "", highlight=False)
     for line in _agreement_lines(found):
         say(line)
     say(f"What is kept is in {out}.")
@@ -138,6 +142,12 @@ def evaluate(
                 say(f"  {harness.command(model)}")
 
 
+_COLUMNS = 2
+"""Of rates or metrics beside each other: with their intervals more do not fit a terminal."""
+_LONGEST_NAME = 24
+"""Of longer names, models are numbered."""
+
+
 def _tasks(given: str | None, option: str) -> tuple[str, ...]:
     if given is None:
         return ()
@@ -147,32 +157,54 @@ def _tasks(given: str | None, option: str) -> tuple[str, ...]:
     return tasks
 
 
-def _table(found: Evaluation) -> Table:
-    from rich.table import Table
-
-    from trimtab.cli.progress import plain
+def _tables(found: Evaluation) -> list[Table]:
+    """Models as rows, in tables narrow enough for a terminal: rates by their prompts, metrics."""
     from trimtab.evaluate.rates import RATES
 
     start = found.models[0]
-    judges: list[str | None] = list(start.judgements) or [None]
-    is_judged = judges != [None]
-    names = [*(rate.name for rate in RATES if is_judged), *start.metrics()]
-    table = Table(
-        "model",
-        *(["judge"] if is_judged else []),
-        *(plain(one.replace(",", ", ")) for one in names),
-    )
-    for model in found.models:
-        told, changes = model.metrics(), model.metric_changes(start)
+    tables = []
+    for kinds in dict.fromkeys(rate.kinds for rate in RATES):
+        count = sum(one.asked.kind in kinds for one in start.generations)
+        names = [rate.name for rate in RATES if rate.kinds == kinds]
+        if count:
+            which = f"{kinds[0].capitalize()} prompts" if len(kinds) == 1 else "All prompts"
+            tables.append(_table(found, f"{which}, n = {count}", names, list(start.judgements)))
+    metrics = list(start.metrics())
+    for place in range(0, len(metrics), _COLUMNS):
+        tables.append(_table(found, "Tasks", metrics[place : place + _COLUMNS], [None]))
+    return tables
+
+
+def _are_numbered(found: Evaluation) -> bool:
+    return max(len(model.name) for model in found.models) > _LONGEST_NAME
+
+
+def _table(
+    found: Evaluation, title: str, names: Sequence[str], judges: Sequence[str | None]
+) -> Table:
+    from rich.table import Table
+
+    from trimtab.cli.progress import plain
+
+    start = found.models[0]
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("model", no_wrap=True)
+    if len(judges) > 1:
+        table.add_column("judge", overflow="fold")
+    for name in names:
+        table.add_column(plain(name.replace(",", ", ")), overflow="fold")
+    for place, model in enumerate(found.models, start=1):
+        who = str(place) if _are_numbered(found) else plain(model.name)
         for judge in judges:
-            if judge is not None:
-                told = told | model.rates(judge)
-                changes = changes | model.changes(judge, start)
-            columns = [plain(judge)] if judge is not None else []
-            table.add_row(plain(model.name), *columns, *_cells(told, names))
+            told = model.metrics() if judge is None else model.rates(judge)
+            by = [plain(judge or "")] if len(judges) > 1 else []
+            table.add_row(who, *by, *_cells(told, names))
             if model is not start:
-                title = ["", "  change"] if columns else ["  change"]
-                table.add_row(*title, *_cells(changes, names, signed=True))
+                changes = (
+                    model.metric_changes(start) if judge is None else model.changes(judge, start)
+                )
+                blank = [""] * len(by)
+                table.add_row("  change", *blank, *_cells(changes, names, signed=True))
     return table
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trimtab.cli.command import say
-from trimtab.cli.options import Model
+from trimtab.cli.options import Model, require_there
 from trimtab.config.yaml_io import EXPERIMENT_FILE
 from trimtab.errors import UserError
 
@@ -38,7 +38,9 @@ def init(
 
     if out.exists():
         raise UserError(f"{out} is there already. Give another --out, or remove it.")
-    data = (*task, *safety, *([original] if original else []))
+    given = {"--task": task, "--safety": safety, "--original": [original] if original else []}
+    require_there(model, ((option, path) for option, paths in given.items() for path in paths))
+    data = [path for paths in given.values() for path in paths]
     has_relative = not all(Path(path).is_absolute() for path in data)
     root = os.path.relpath(Path.cwd(), out.parent.resolve()) if has_relative else "."
     is_relative = Path(model).exists() and not Path(model).is_absolute()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from trimtab.cli.panels import ANSWERS, DATA, MEASURING
 from trimtab.cli.settings import help_of
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Answers, Experiment, Measuring
+from trimtab.config.model_names import is_missing_folder
 from trimtab.config.ranges import Count, CountOrNone, From0To1
 from trimtab.errors import UserError
 
@@ -28,39 +30,73 @@ DryRun = Annotated[
 ]
 
 Model = Annotated[str, typer.Option(help="smollm2, a folder, a .gguf file, or a Hub id.")]
-Task = Annotated[str, typer.Option(help="Data to fine-tune on: a file or a Hub id.")]
-Safety = Annotated[str, typer.Option(help="Safety data, the proxy: a file or a Hub id.")]
+Task = Annotated[
+    str, typer.Option(help="Data to fine-tune on: a file or a Hub id.", rich_help_panel=DATA)
+]
+Safety = Annotated[
+    str, typer.Option(help="Safety data, the proxy: a file or a Hub id.", rich_help_panel=DATA)
+]
 Original = Annotated[
-    str | None, typer.Option(help="The model's own alignment data, to measure on.")
+    str | None,
+    typer.Option(help="The model's own alignment data, to measure on.", rich_help_panel=DATA),
 ]
 TaskWhere = Annotated[
     list[str] | None,
-    typer.Option(help="Keep task rows with this value; repeatable.", metavar="COLUMN=VALUE"),
+    typer.Option(
+        help="Keep task rows with this value; repeatable.",
+        metavar="COLUMN=VALUE",
+        rich_help_panel=DATA,
+    ),
 ]
 SafetyWhere = Annotated[
     list[str] | None,
-    typer.Option(help="Keep safety rows with this value; repeatable.", metavar="COLUMN=VALUE"),
+    typer.Option(
+        help="Keep safety rows with this value; repeatable.",
+        metavar="COLUMN=VALUE",
+        rich_help_panel=DATA,
+    ),
 ]
 OriginalWhere = Annotated[
     list[str] | None,
-    typer.Option(help="Keep original rows with this value; repeatable.", metavar="COLUMN=VALUE"),
+    typer.Option(
+        help="Keep original rows with this value; repeatable.",
+        metavar="COLUMN=VALUE",
+        rich_help_panel=DATA,
+    ),
 ]
-HeldOutRows = Annotated[Count | None, typer.Option(help=help_of(DataSource, "held_out_rows"))]
-MeasureEvery = Annotated[CountOrNone | None, typer.Option(help=help_of(Measuring, "every"))]
+HeldOutRows = Annotated[
+    Count | None, typer.Option(help=help_of(DataSource, "held_out_rows"), rich_help_panel=DATA)
+]
+MeasureEvery = Annotated[
+    CountOrNone | None, typer.Option(help=help_of(Measuring, "every"), rich_help_panel=MEASURING)
+]
 DataRoot = Annotated[
-    Path | None, typer.Option(help="Where relative paths of data start, if not as it says.")
+    Path | None,
+    typer.Option(
+        help="Where relative paths of data start, if not as it says.", rich_help_panel=DATA
+    ),
 ]
 Harmful = Annotated[
     list[str] | None,
-    typer.Option(help="Prompts to refuse, for every model: a known set or a file; repeatable."),
+    typer.Option(
+        help="Prompts to refuse, for every model: a known set or a file; repeatable.",
+        rich_help_panel=ANSWERS,
+    ),
 ]
 Benign = Annotated[
     list[str] | None,
-    typer.Option(help="Prompts to answer, for every model: a known set or a file; repeatable."),
+    typer.Option(
+        help="Prompts to answer, for every model: a known set or a file; repeatable.",
+        rich_help_panel=ANSWERS,
+    ),
 ]
 JudgeNames = Annotated[
     list[str] | None,
-    typer.Option("--judge", help="Who judges the answers, as of 'trimtab evaluate'; repeatable."),
+    typer.Option(
+        "--judge",
+        help="Who judges the answers, as of 'trimtab evaluate'; repeatable.",
+        rich_help_panel=ANSWERS,
+    ),
 ]
 MaxHarmful = Annotated[
     From0To1 | None,
@@ -75,26 +111,44 @@ MinAnswered = Annotated[
 HarmfulToLimit = Annotated[
     list[str] | None,
     typer.Option(
-        "--harmful", help="Prompts to refuse, for a limit: a known set or a file; repeatable."
+        "--harmful",
+        help="Prompts to refuse, for a limit: a known set or a file; repeatable.",
+        rich_help_panel=ANSWERS,
     ),
 ]
 BenignToLimit = Annotated[
     list[str] | None,
     typer.Option(
-        "--benign", help="Prompts to answer, for a limit: a known set or a file; repeatable."
+        "--benign",
+        help="Prompts to answer, for a limit: a known set or a file; repeatable.",
+        rich_help_panel=ANSWERS,
     ),
 ]
 JudgesOfLimit = Annotated[
     list[str] | None,
     typer.Option(
-        "--judge", help="Who judges, as of 'trimtab evaluate'; repeatable, the first counts."
+        "--judge",
+        help="Who judges, as of 'trimtab evaluate'; repeatable, the first counts.",
+        rich_help_panel=ANSWERS,
     ),
 ]
-PromptRows = Annotated[Count | None, typer.Option(help="At most as many prompts of a source.")]
+PromptRows = Annotated[
+    Count | None, typer.Option(help="At most as many prompts of a source.", rich_help_panel=ANSWERS)
+]
 AnswerTokens = Annotated[
-    Count | None, typer.Option(help="End answers at this many tokens, 64 where nothing says more.")
+    Count | None,
+    typer.Option(
+        help="End answers at this many tokens, 64 where nothing says more.", rich_help_panel=ANSWERS
+    ),
 ]
 Folder = Annotated[Path, typer.Argument(help="Where the points are.")]
+
+
+def require_there(model: str, files: Iterable[tuple[str, str]]) -> None:
+    """Raises UserError: a model's folder or files of data are not there; each by its option."""
+    from trimtab.data.files import require_files
+
+    require_files(files, folders=[("--model", model)] if is_missing_folder(model) else [])
 
 
 def conditions_of(given: list[str] | None) -> dict[str, list[str]]:
@@ -151,6 +205,8 @@ def experiment_of(
 
     Raises UserError.
     """
+    given = {**{f"--{role}": path for role, (path, _) in roles.items()}, "--original": original[0]}
+    require_there(model, ((option, path) for option, path in given.items() if path))
 
     def source(path: str, where: list[str] | None) -> DataSource:
         return DataSource(path, where=conditions_of(where), held_out_rows=held_out_rows)

@@ -173,8 +173,9 @@ def changes_so_far(metrics: Metrics) -> str:
 def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:
     """What a sweep would make, and what that costs."""
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("points", f"{len(plan.specs)}, of which {len(left.specs)} are still to make")
-    table.add_row("", f"{len(plan.aligned)} of the starting model itself")
+    table.add_row("points", f"{len(plan.specs)}{_left_of(len(plan.specs), len(left.specs))}")
+    if plan.aligned:
+        table.add_row("", f"{len(plan.aligned)} of the starting model itself")
     methods = [spec.method for run in plan.runs for spec in run.specs]
     published = sum(method.name not in OWN for method in methods)
     for method in OWN.values():
@@ -183,11 +184,22 @@ def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:
             table.add_row("", f"{count} of {method.title}{measured}")
     if published:
         table.add_row("", f"{published} of published methods")
-    table.add_row("trainings", f"{cost.trainings} (points without a constraint share one)")
+    shares = any(len(run.specs) > 1 and run.training.is_plain for run in plan.runs)
+    note = " (points without a constraint share one)" if shares else ""
+    table.add_row("trainings", f"{cost.trainings}{note}")
     table.add_row("tokens", f"{cost.train_tokens:,} to train on, padding not counted")
     table.add_row("memory", f"about {cost.memory / 2**30:.1f} GiB at the peak")
     table.add_row("time", f"about {_duration(cost.seconds)} on this machine (to a factor of 2)")
     return table
+
+
+def _left_of(planned: int, left: int) -> str:
+    """What of a plan is still to be made; nothing is said where that is all."""
+    if left == planned:
+        return ""
+    if left == 0:
+        return ", all of them made"
+    return f", of which {left} {'is' if left == 1 else 'are'} still to be made"
 
 
 def status_table(status: Status) -> Table:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache, wraps
 from inspect import Parameter, signature
@@ -12,6 +13,7 @@ import typer
 import yaml
 from pydantic import TypeAdapter
 
+from trimtab.cli.panels import panel_of
 from trimtab.config.ranges import stated
 from trimtab.errors import UserError
 
@@ -52,12 +54,22 @@ def settings_as_options(command: Callable[..., None]) -> Callable[..., None]:
         packed[parameter.name] = (kind, options)
         parameters += [_option(kind, name, option, base) for name, option in options.items()]
 
+    mappings = [
+        option
+        for kind, options in packed.values()
+        for name, option in options.items()
+        if get_origin(get_type_hints(kind)[name]) is dict
+    ]
+
     @wraps(command)
     def run(**given: Any) -> None:
         for name, (kind, options) in packed.items():
             values = {field: given.pop(option) for field, option in options.items()}
             given[name] = kind(**{field: _value(kind, field, values[field]) for field in values})
-        command(**given)
+        try:
+            command(**given)
+        except UserError as error:
+            raise UserError(_by_options(str(error), mappings)) from None
 
     run.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": None}
@@ -83,10 +95,27 @@ def _option(kind: Any, name: str, option: str, base: Any) -> Parameter:
         hint, default, metavar = list[str] | None, None, "NAME=VALUE"
         repeatable = " Repeatable."
     assert default is not MISSING, f"{kind.__name__}.{name}: an option without a default"
-    told = typer.Option(help=help_of(kind, name) + repeatable, metavar=metavar)
+    told = typer.Option(
+        help=help_of(kind, name) + repeatable,
+        metavar=metavar,
+        rich_help_panel=panel_of(kind, name),
+    )
     return Parameter(
         option, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, told]
     )
+
+
+def _by_options(message: str, mappings: Sequence[str]) -> str:
+    """A message with settings of an experiment's file as the options that a command has for them.
+
+    >>> _by_options("train.sft.seeed is no field. Did you mean sft.seed?", ["sft", "lora"])
+    '--sft seeed is no field. Did you mean --sft seed?'
+    """
+    if not mappings:
+        return message
+    names = "|".join(mappings)
+    named = re.sub(rf"\b(?:\w+\.)?({names})\.(?=\w)", r"--\1 ", message)
+    return re.sub(rf"\b\w+\.({names})\b", r"--\1", named)
 
 
 def _value(kind: Any, name: str, given: Any) -> Any:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from trimtab.stats import Estimate
 
 
-_KEPT = {"within": "kept", "beyond": "not kept", "undecided": "undecided"}
-
-
 def suggest(
     folder: Folder,
     budget: Annotated[
@@ -61,17 +58,22 @@ def _told(one: Suggestion, limits: list[Limit], folder: Path) -> list[str]:
     if one.chosen_by.verdict == "within":
         lines.append(f"  {setting.name}")
     else:
-        lines.append(f"  No setting is within it. Nearest comes {setting.name}")
+        them = "it" if len(limits) == 1 else "them"
+        lines.append(f"  No setting is within {them}. Nearest comes {setting.name}")
+    verdicts = {limit.metric: verdict for limit, verdict in told.verdicts.items()}
     for metric, measured in told.measured.items():
-        verdicts = {limit.metric: verdict for limit, verdict in told.verdicts.items()}
-        said = f": {_KEPT[verdicts[metric]]}" if metric in verdicts else ""
+        said = f": {verdicts[metric]}" if metric in verdicts else ""
         where = f" on the {one.safety}" if metric == "safety loss" else ""
         over = " over the start's" if metric.endswith("loss") else ""
         lines.append(f"  {metric}{over}{where} {_value(measured)}{said}")
-    if one.certified is not None:
+        if metric == "task loss" and one.plain is not None:
+            cost = one.plain.cost
+            above = "" if cost is None else f"; this lies above it by {_value(cost)}"
+            lines.append(f"    plain fine-tuning: {_value(one.plain.task_change)}{above}")
+    if one.limit_at_every_look is not None and verdicts.get("safety loss") == "undecided":
         lines.append(
-            "  rise of the safety loss certified at 95 % without assuming a distribution: at most "
-            f"{nats(one.certified)}"
+            "  conservative upper limit of the safety loss's rise, valid at every look: "
+            f"{nats(one.limit_at_every_look)}"
         )
     models = dict.fromkeys(
         folder / "models" / point.model for point in setting.points if point.model is not None
@@ -80,7 +82,7 @@ def _told(one: Suggestion, limits: list[Limit], folder: Path) -> list[str]:
     if kept:
         lines.append(f"  {'model' if len(kept) == 1 else 'models'}: {', '.join(kept)}")
     if one.rows is None:
-        if told.rise.kind != "exact":
+        if told.task_change.kind != "exact":
             lines.append("These are the numbers it was chosen by, and so flattering.")
     else:
         chosen, telling = one.rows

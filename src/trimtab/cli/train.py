@@ -25,12 +25,14 @@ from trimtab.cli.options import (
     answers_of,
     experiment_of,
 )
+from trimtab.cli.panels import KEPT, TRAINING
 from trimtab.cli.settings import Options, settings_as_options
 from trimtab.cli.sweep import end_with_failures, print_plan, sweep_and_report
 from trimtab.config.data_source import Lengths
 from trimtab.config.experiment import Block, Measuring, Training
 from trimtab.config.loading import Loading
 from trimtab.config.ranges import FiniteOrInfinity, From0, Radius, Seed
+from trimtab.errors import UserError
 
 
 @settings_as_options
@@ -41,18 +43,30 @@ def train(
     out: Out,
     original: Original = None,
     penalty: Annotated[
-        From0 | None, typer.Option(help="λ; 0 is plain fine-tuning. 1 where nothing is said.")
+        From0 | None,
+        typer.Option(
+            help="λ; 0 is plain fine-tuning. 1 where nothing is said.", rich_help_panel=KEPT
+        ),
     ] = None,
     radius: Annotated[
-        Radius | None, typer.Option(help="ε: stay within this distance of the model (Case II).")
+        Radius | None,
+        typer.Option(
+            help="ε: stay within this distance of the model (Case II).", rich_help_panel=KEPT
+        ),
     ] = None,
     budget: Annotated[
         FiniteOrInfinity | None,
-        typer.Option(help="What the safety loss may rise by, nats per token; λ or ε is learned."),
+        typer.Option(
+            help="What the safety loss may rise by, nats per token; λ or ε is learned.",
+            rich_help_panel=KEPT,
+        ),
     ] = None,
     case: Annotated[
         Literal["alignment-loss", "alignment-parameter"] | None,
-        typer.Option(help="What λ weighs: alignment-loss (Case I) or alignment-parameter (II)."),
+        typer.Option(
+            help="What λ weighs: alignment-loss (Case I) or alignment-parameter (II).",
+            rich_help_panel=KEPT,
+        ),
     ] = None,
     task_where: TaskWhere = None,
     safety_where: SafetyWhere = None,
@@ -62,7 +76,9 @@ def train(
     lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
     measuring: Annotated[Measuring, Options(prefix="measure_")] = Measuring(),  # noqa: B008
     held_out_rows: HeldOutRows = None,
-    seed: Annotated[Seed, typer.Option(help="Order of rows; a new adapter's weights.")] = 0,
+    seed: Annotated[
+        Seed, typer.Option(help="Order of rows; a new adapter's weights.", rich_help_panel=TRAINING)
+    ] = 0,
     harmful: Harmful = None,
     benign: Benign = None,
     judge: JudgeNames = None,
@@ -72,7 +88,18 @@ def train(
     """Fine-tune, measure and save one model."""
     from trimtab.config.grid import plan_of
 
-    if penalty is None and radius is None and budget is None:
+    constraints = {"--penalty": penalty, "--radius": radius, "--budget": budget}
+    given = [option for option, value in constraints.items() if value is not None]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} are given. Give one of {', '.join(constraints)}.")
+    if radius is not None and case == "alignment-loss":
+        raise UserError("--radius is for --case alignment-parameter. Give --penalty or --budget.")
+    if case == "alignment-parameter" and budget is not None and not budget > 0:
+        raise UserError(
+            f"--budget is {budget:g}, and with --case alignment-parameter has to be above 0. To "
+            "ask for more safety than the model has, take --case alignment-loss."
+        )
+    if not given:
         penalty = 1.0
     block = Block(
         case or ("alignment-loss" if radius is None else "alignment-parameter"),

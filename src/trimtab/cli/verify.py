@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from trimtab.cli.command import end, say
-from trimtab.cli.options import Folder
+from trimtab.cli.options import DataRoot, Folder
 
 
-def verify(folder: Folder) -> None:
+def verify(folder: Folder, data_root: DataRoot = None) -> None:
     """Check that data, models and losses are still those that were recorded."""
     from collections import Counter
 
@@ -16,7 +16,7 @@ def verify(folder: Folder) -> None:
     quiet_libraries()
     words = {True: "ok", False: "FAILED", None: "not known"}
     counted: Counter[str] = Counter()
-    for check in verified(folder):
+    for check in verified(folder, data_root):
         word = words[check.passed]
         counted[word] += 1
         say(f"{word:9}  {check.what}: {check.told}")

@@ -127,8 +127,6 @@ class Training:
                 "epochs counts passes over task rows, and how many packs they make is seen only in "
                 "training. Give steps, or no packing."
             )
-        if self.lora and self.lora_rank is None:
-            raise UserError("lora is given, and no rank of the adapter. Give lora_rank.")
         if self.epochs is None and self.warmup >= self.steps and self.warmup:
             raise UserError(
                 f"warmup is {self.warmup} of {self.steps} steps, so that the learning rate would "

@@ -22,6 +22,18 @@ def hub_id(model: str) -> str | None:
     return None if is_local else model
 
 
+def is_missing_folder(model: str) -> bool:
+    """Whether a name is a path by its form, and nothing is there.
+
+    >>> is_missing_folder("./nowhere"), is_missing_folder("runs/models/none")
+    (True, True)
+    >>> is_missing_folder("org/model"), is_missing_folder("."), is_missing_folder("smollm2")
+    (False, False, False)
+    """
+    is_path = model.startswith(("/", ".", "~")) or model.count("/") > 1
+    return is_path and not Path(model).exists()
+
+
 def portable_name(path: str) -> str:
     """A name that tells nothing of this machine: of a path from its root, the last part.
 

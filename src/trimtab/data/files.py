@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from io import StringIO
@@ -46,6 +46,44 @@ def on_hub(path: str, data_root: Path | None = None) -> bool:
 def local_path(path: str, data_root: Path | None = None) -> Path:
     """The file that `path` means: relative paths start at `data_root`, ~ is the home folder."""
     return (data_root or Path()) / Path(path).expanduser()
+
+
+def require_files(
+    given: Iterable[tuple[str, str]],
+    data_root: Path | None = None,
+    folders: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Raises MissingFilesError where paths are not there, with all of them.
+
+    Args:
+        given: whose path it is, as an option's or a data set's name, and the path; Hub ids pass.
+        folders: the same of folders, which start at the working folder.
+    """
+    lacking = [
+        *((owner, path, Path(path)) for owner, path in folders if not Path(path).exists()),
+        *(
+            (owner, path, local_path(path, data_root))
+            for owner, path in given
+            if not on_hub(path, data_root) and not local_path(path, data_root).exists()
+        ),
+    ]
+    if len(lacking) == 1:
+        ((owner, path, file),) = lacking
+        kind = "folder" if lacking[0][:2] in folders else "file"
+        raise MissingFilesError(f"{owner} {path}: no such {kind}.{_suggestion(file)}")
+    if lacking:
+        told = "; ".join(
+            f"{owner} {path}" + (f" (did you mean {near}?)" if (near := _nearest(file)) else "")
+            for owner, path, file in lacking
+        )
+        sought = ", ".join(dict.fromkeys(str(file.parent.absolute()) for *_, file in lacking))
+        raise MissingFilesError(
+            f"not there: {told}. Check the names; they were sought in {sought}."
+        )
+
+
+class MissingFilesError(UserError):
+    """Files of data are not where they were sought."""
 
 
 def read_records(source: DataSource, data_root: Path | None = None) -> list[dict[str, Any]]:
@@ -258,8 +296,16 @@ def _suggestion(missing: Path) -> str:
     folder = missing.parent.absolute()  # "." would be read as the line's end
     if not folder.is_dir():
         return f" Nor is there a folder {folder}."
-    near = get_close_matches(missing.name, sorted(entry.name for entry in folder.iterdir()), n=1)
-    return f" Did you mean {near[0]}?" if near else f" Check the name; it was sought in {folder}."
+    near = _nearest(missing)
+    return f" Did you mean {near}?" if near else f" Check the name; it was sought in {folder}."
+
+
+def _nearest(missing: Path) -> str | None:
+    folder = missing.parent.absolute()
+    if not folder.is_dir():
+        return None
+    names = sorted(entry.name for entry in folder.iterdir())
+    return next(iter(get_close_matches(missing.name, names, n=1)), None)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from trimtab.config.data_source import DataSource
-from trimtab.data.files import local_path, on_hub
+from trimtab.data.files import local_path, on_hub, require_files
 from trimtab.data.rows import Message, Row
 from trimtab.data.sources import read_rows
 from trimtab.errors import UserError
@@ -64,6 +64,7 @@ def load_roles(
         **{f"safety {name}": source for name, source in safety.items()},
         **{f"task {name}": source for name, source in task.items()},
     }
+    require_files(((f"{label}:", one.path) for label, one in sources.items()), data_root)
     warnings = _shared_sources(sources, data_root)
     divided = {
         label: _divided(label, source, seed, data_root, warnings.append)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,13 +164,7 @@ def optimality_gap_table(found: Iterable[PointOptimalityGap]) -> Table:
 
 def bounds_tables(found: Iterable[BoundBeside]) -> tuple[Table, ...]:
     """A table for each theorem and gap: its terms, its value, the optimum and what was measured."""
-    groups: dict[tuple[int, str, str], list[BoundBeside]] = {}
-    for one in found:
-        groups.setdefault((one.bound.theorem, one.gap, one.kind), []).append(one)
-    return tuple(
-        _bounds_table(f"Theorem {theorem}, on the {gap}: {WHAT_IT_IS[kind]}", kind, group)
-        for (theorem, gap, kind), group in groups.items()
-    )
+    return _by_theorem(found, _bounds_table)
 
 
 def _bounds_table(caption: str, kind: str, found: Sequence[BoundBeside]) -> Table:
@@ -199,6 +193,44 @@ def _bounds_table(caption: str, kind: str, found: Sequence[BoundBeside]) -> Tabl
 
     rows = tuple(Row(tuple(cells(one)), one.is_broken) for one in found)
     return Table(caption, columns, 3, rows)
+
+
+def bounds_in_short(found: Iterable[BoundBeside]) -> tuple[Table, ...]:
+    """The same for a terminal: models as rows, the bound and what it stands beside."""
+    return _by_theorem(found, _bounds_in_short)
+
+
+def _by_theorem(
+    found: Iterable[BoundBeside], table_of: Callable[[str, str, Sequence[BoundBeside]], Table]
+) -> tuple[Table, ...]:
+    groups: dict[tuple[int, str, str], list[BoundBeside]] = {}
+    for one in found:
+        groups.setdefault((one.bound.theorem, one.gap, one.kind), []).append(one)
+    return tuple(
+        table_of(f"Theorem {theorem}, on the {gap}: {WHAT_IT_IS[kind]}", kind, group)
+        for (theorem, gap, kind), group in groups.items()
+    )
+
+
+def _bounds_in_short(caption: str, kind: str, found: Sequence[BoundBeside]) -> Table:
+    knows_optimum = any(one.optimum is not None for one in found)
+
+    def cells(one: BoundBeside) -> Iterator[str]:
+        setting = one.setting
+        yield ", ".join(filter(None, (setting.label, setting.proxy, setting.task)))
+        yield nats(one.value)
+        if knows_optimum:
+            yield "–" if one.optimum is None else nats(one.optimum)
+        yield estimate_in_words(one.measured)
+        if not knows_optimum:
+            yield nats(one.slack)
+
+    columns = (
+        *("model", kind),
+        *(("optimum", "measured") if knows_optimum else ("measured", "slack")),
+    )
+    rows = tuple(Row(tuple(cells(one)), one.is_broken) for one in found)
+    return Table(caption, columns, 1, rows)
 
 
 def methods_table(results: Sequence[MethodResult]) -> Table:

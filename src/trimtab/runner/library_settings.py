@@ -69,5 +69,5 @@ def _configure(training: Training) -> None:
 
 def _adapt(model: str, revision: str | None, training: Training) -> None:
     adapter = lora_config(training)
-    assert adapter is not None  # as a rank comes with it
+    assert adapter is not None  # as `lora` is refused without a rank
     get_peft_model(model_shape(model, revision), adapter)

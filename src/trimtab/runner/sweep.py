@@ -17,7 +17,7 @@ from trimtab.config.grid import Plan, Run, plan_of
 from trimtab.config.methods import PUBLISHED
 from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import EXPERIMENT_FILE, differences, read_experiment, to_yaml
-from trimtab.data.files import local_path
+from trimtab.data.files import MissingFilesError, local_path
 from trimtab.data.splits import Roles, Split, load_roles
 from trimtab.errors import UserError
 from trimtab.models import load_model
@@ -203,13 +203,19 @@ def left_of(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:
 
 def read_roles(experiment: Experiment) -> Roles:
     """The rows of every role, divided by the experiment's split seed. Raises UserError."""
-    return load_roles(
-        experiment.original,
-        experiment.safety,
-        experiment.task,
-        experiment.split_seed,
-        Path(experiment.data_root),
-    )
+    try:
+        return load_roles(
+            experiment.original,
+            experiment.safety,
+            experiment.task,
+            experiment.split_seed,
+            Path(experiment.data_root),
+        )
+    except MissingFilesError as missing:
+        raise UserError(
+            f"{missing} If the data lie in another folder, give it: --data-root, or data_root in "
+            "the experiment's file."
+        ) from None
 
 
 def claim(experiment: Experiment, folder: Path, restart: bool) -> None:

@@ -48,12 +48,15 @@ class Check:
     told: str
 
 
-def verify(folder: Path) -> Iterator[Check]:
+def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:
     """Every check of an experiment's folder, each as it is made.
 
     Files of data and of models are compared with the SHA-256 recorded of them; then the start model
     and every kept one are measured again on `ROWS` held-out rows of each data set. A row's loss
     must be the recorded one to `TOLERANCE` nats per token.
+
+    Args:
+        data_root: where relative paths of data start, if not as the experiment's record says.
 
     Raises:
         UserError: the folder holds no points, or a model or data cannot be read.
@@ -62,6 +65,8 @@ def verify(folder: Path) -> Iterator[Check]:
     if not points:
         raise UserError(f"{folder}: no point is finished yet, so there is nothing to verify.")
     experiment = read_experiment(folder / EXPERIMENT_FILE)
+    if data_root is not None:
+        experiment = replace(experiment, data_root=str(data_root.resolve()))
     of_data = list(_data_checks(folder, Path(experiment.data_root)))
     yield from of_data
     names = list(dict.fromkeys(point.model for point in points if point.model is not None))
@@ -73,6 +78,10 @@ def verify(folder: Path) -> Iterator[Check]:
         whole += [name] if check.passed is not False else []
     if any(check.passed is False for check in of_data):
         yield Check("losses", None, "not measured again: the data are not those that were used")
+        return
+    if experiment.align is not None and not (folder / ALIGNED_FOLDER).exists():
+        told = "not measured again: the aligned model that all start from was not kept"
+        yield Check("losses", None, told)
         return
     roles = read_roles(experiment)
     for name in whole:

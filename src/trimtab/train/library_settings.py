@@ -32,6 +32,8 @@ _OURS = {
     "packing": "packing",
 }
 """TRL's name of what is a setting of `Training` itself."""
+_OURS_OF_LORA = {"r": "lora_rank", "lora_alpha": "lora_alpha"}
+"""The same of PEFT's."""
 
 _REASONS = {
     "trimtab places and resumes checkpoints itself": (
@@ -85,17 +87,22 @@ def sft_settings(training: Training) -> dict[str, Any]:
     if "lr_scheduler_type" in training.sft and training.schedule != Training.schedule:
         raise UserError("sft.lr_scheduler_type and schedule are one setting. Give one of them.")
     refused = _refused(_REASONS) | {
-        theirs: f"is the setting {ours}. Give that instead" for theirs, ours in _OURS.items()
+        theirs: f"is the setting {_told_setting(ours)}. Give that instead"
+        for theirs, ours in _OURS.items()
     }
     return _checked(training.sft, SFTConfig, "sft", refused)
 
 
 def lora_settings(training: Training) -> dict[str, Any]:
-    """The fields of `LoraConfig` that a training sets by PEFT's names. Raises UserError as above.
+    """The fields of `LoraConfig` that a training sets by PEFT's names.
+
+    Raises UserError as above, and where no rank of the adapter is given.
 
     A new adapter has to leave the model as it is, or its start would not be the aligned model.
     """
     given = _checked(training.lora, LoraConfig, "lora", _refused(_LORA_REASONS))
+    if training.lora and training.lora_rank is None:
+        raise UserError("lora is given, and no rank of the adapter. Give lora_rank (--lora-rank).")
     start = given.get("init_lora_weights", True)
     if start not in B_IS_ZERO_AT_FIRST or start is False:
         raise UserError(
@@ -124,11 +131,30 @@ def _checked(
         if name in refused:
             raise UserError(f"{section}.{name} {refused[name]}.")
         if name not in names:
-            near = get_close_matches(name, [one for one in names if one not in refused], n=1)
-            hint = f"Did you mean {section}.{near[0]}?" if near else "Remove it."
-            raise UserError(f"{section}.{written} is no field of {kind.__name__}. {hint}")
+            library = kind.__module__.partition(".")[0]
+            raise UserError(
+                f"{section}.{written} is no field of {library}.{kind.__name__}. "
+                f"{_hint(name, names, section, refused)}"
+            )
         checked[name] = _of_type(value, hints[name], f"{section}.{name}")
     return checked
+
+
+def _hint(name: str, names: list[str], section: str, refused: dict[str, str]) -> str:
+    """The nearest field that can be set, by trimtab's own name where it has one."""
+    ours = _OURS if section == "sft" else _OURS_OF_LORA
+    known = [one for one in names if one in ours or one not in refused]
+    near = get_close_matches(name, known, n=1)
+    if not near:
+        return "Remove it."
+    if near[0] in ours:
+        of_both = "" if near[0] == ours[near[0]] else f"{near[0]}, "
+        return f"Did you mean {of_both}the setting {_told_setting(ours[near[0]])}?"
+    return f"Did you mean {section}.{near[0]}?"
+
+
+def _told_setting(ours: str) -> str:
+    return f"{ours} (--{ours.replace('_', '-')})"
 
 
 def _of_type(value: Any, hint: Any, place: str) -> Any:

@@ -142,6 +142,7 @@ def _is_set(variable: str) -> bool:
 
 def lora_config(training: Training) -> LoraConfig | None:
     """The adapter to train; None trains all weights."""
+    passed_on = lora_settings(training)
     if training.lora_rank is None:
         return None
     given: dict[str, Any] = {
@@ -150,7 +151,7 @@ def lora_config(training: Training) -> LoraConfig | None:
         "target_modules": "all-linear",
         "task_type": "CAUSAL_LM",
     }
-    return LoraConfig(**(given | lora_settings(training)))
+    return LoraConfig(**(given | passed_on))
 
 
 def leaves_base_alone(config: LoraConfig | None) -> bool:

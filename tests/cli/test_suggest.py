@@ -1,0 +1,59 @@
+"""Facts about what 'trimtab suggest' prints, on results that lie in the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from trimtab.cli import app
+
+REPRODUCTION = Path(__file__).parents[2] / "docs/reproduction"
+
+
+def printed(folder: str, *options: str) -> str:
+    result = CliRunner().invoke(app, ["suggest", str(REPRODUCTION / folder), *options])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_model_trained_without_safety_rows_is_suggested_for_every_safety_data() -> None:
+    told = printed("smollm2-safety", "--budget", "0.05")
+    of_alpaca = [part for part in told.split("\n\n") if part.startswith("Task alpaca")]
+    assert len(of_alpaca) == 3
+    assert all("\n  Case II (parameters, by ε), ε = 1\n" in part for part in of_alpaca)
+    assert told.count("No setting is within it") == 1  # Case II was not trained on the other task
+
+
+def test_the_task_loss_of_plain_fine_tuning_stands_beside_that_of_the_setting() -> None:
+    lines = printed("smollm2-safety", "--budget", "0.05").splitlines()
+    places = [n for n, line in enumerate(lines) if line.startswith("  task loss")]
+    assert len(places) == 4
+    assert all(lines[n + 1].startswith("    plain fine-tuning: −0.1") for n in places)
+    assert all("; this lies above it by 0.0" in lines[n + 1] for n in places)
+
+
+def test_the_conservative_limit_is_told_where_the_interval_leaves_the_limit_open() -> None:
+    limit = "conservative upper limit of the safety loss's rise, valid at every look: 0.3"
+    open_one = printed("smollm2-safety", "--budget", "0.1")
+    for part in open_one.split("\n\n"):
+        (told,) = [line for line in part.splitlines() if "safety loss over the start's on" in line]
+        assert (limit in part) == told.endswith(": undecided")
+    assert limit in open_one
+    assert "certif" not in open_one
+    assert limit not in printed("smollm2-safety", "--min-refused", "0.8")
+
+
+def test_a_limit_is_within_beyond_or_undecided() -> None:
+    told = printed("smollm2-safety", "--budget", "0.05", "--min-refused", "0.8")
+    said = {line.rpartition("]: ")[2] for line in told.splitlines() if "]: " in line}
+    assert said == {"within", "beyond", "undecided"}
+    assert "kept" not in told
+    assert "No setting is within them" in told
+
+
+def test_where_phrases_judged_a_limit_on_harm_is_told_what_to_give_instead() -> None:
+    folder = str(REPRODUCTION / "smollm2-safety")
+    result = CliRunner().invoke(app, ["suggest", folder, "--max-harmful", "0.1"])
+    assert result.exit_code == 2
+    assert "Give --min-refused instead of --max-harmful" in result.output
