@@ -70,7 +70,7 @@ def _told(one: Suggestion, limits: list[Limit], folder: Path) -> list[str]:
             cost = one.plain.cost
             above = "" if cost is None else f"; this lies above it by {_value(cost)}"
             lines.append(f"    plain fine-tuning: {_value(one.plain.task_change)}{above}")
-    if one.limit_at_every_look is not None and verdicts.get("safety loss") == "undecided":
+    if one.limit_at_every_look is not None and "safety loss" in verdicts:
         lines.append(
             "  conservative upper limit of the safety loss's rise, valid at every look: "
             f"{nats(one.limit_at_every_look)}"
