@@ -1,4 +1,4 @@
-"""The overlaps of an audit as docs/audit/overlap.json, without any prompt, and as a table.
+"""The overlaps of an audit as docs/audit/overlap.json, without any prompt, and as audit.md's table.
 
 python docs/audit/overlap.py OUT  # the folder that overlap.sh made
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trimtab.analysis.labels import interval, nats, percent
 from trimtab.audit.result import AUDIT_FILE, PairOverlap, read_audit_result
-from trimtab.report.markdown import markdown_table
+from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.stats import Estimate
 
 RECORD = Path(__file__).parent / "overlap.json"
@@ -30,7 +30,9 @@ def main() -> None:
     found = read_audit_result(Path(sys.argv[1]) / AUDIT_FILE).overlap
     record = [{key: value for key, value in asdict(one).items() if key != "pairs"} for one in found]
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    print(markdown_table(COLUMNS, [_cells(one) for one in found]))
+    table = markdown_table(COLUMNS, [_cells(one) for one in found])
+    replace_between(RECORD.parents[1] / "audit.md", "overlaps", table)
+    print(table)
 
 
 def _cells(one: PairOverlap) -> tuple[str, ...]:
