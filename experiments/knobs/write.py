@@ -1,4 +1,4 @@
-"""Take the runs' numbers into the repository, and write the tables of docs/guides/which-knob.md.
+"""Take the runs' numbers into the repository, and write this folder's tables.
 
     python experiments/knobs/write.py [RUNS/knobs]
 
@@ -25,7 +25,7 @@ from trimtab.results.store import POINTS_FILE, read_points
 from trimtab.stats import Estimate, Statistic, statistic_over_seeds
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "guides" / "which-knob.md"
+PAGE = HERE / "README.md"
 REFUSED, ANSWERED = "answers:refusal_rate", "answers:answer_rate"
 PER_TOKEN, POINTS = "nats per token", "points of a hundred"
 CENTRE = "centre"
