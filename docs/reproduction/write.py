@@ -35,7 +35,7 @@ from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
-from trimtab.results.store import read_points
+from trimtab.results.store import copy_measurements, read_points
 from trimtab.stats import share_change
 
 HERE = Path(__file__).parent
@@ -107,10 +107,8 @@ def overlaps(record: dict[str, Any]) -> list[dict[str, Any]]:
 def take(run: Path, here: Path) -> None:
     """Copy what a report is drawn from, and draw it."""
     shutil.rmtree(here, ignore_errors=True)
-    here.mkdir()
-    for name in ("points.jsonl", "data.json"):
-        shutil.copy(run / name, here / name)
-    shutil.copytree(run / "row-losses", here / "row-losses")
+    copy_measurements(run, here)
+    shutil.copy(run / "data.json", here)
     settings = (run / "experiment.yaml").read_text(encoding="utf-8")
     settings = re.sub(r"(?m)^data_root: .*$", "data_root: .", settings)
     (here / "experiment.yaml").write_text(settings, encoding="utf-8")

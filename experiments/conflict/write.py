@@ -8,7 +8,6 @@ gave are copied here; the table of README.md is made from what lies here.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -25,9 +24,9 @@ from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import PLAIN_INK, START_INK, ink
 from trimtab.report.renderer import images
 from trimtab.results.files import write_atomically
-from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER, RowLosses
+from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
-from trimtab.results.store import POINTS_FILE, read_points
+from trimtab.results.store import copy_measurements, read_points
 from trimtab.stats import Estimate, Statistic, holm, statistic_over_seeds
 
 HERE = Path(__file__).parent
@@ -51,20 +50,13 @@ class Setting:
 
 def main() -> None:
     if len(sys.argv) > 1:
-        take(Path(sys.argv[1]))
+        copy_measurements(Path(sys.argv[1]), HERE)
     points, rows = read_points(HERE), RowLosses(HERE)
     found = settings_of(points, rows)
     write_atomically(HERE / "answers.png", images(figure(points, found, rows))[0])
     text = f"{table(points, found)}\n\n{seeds_told(found)}"
     replace_between(HERE / "README.md", "results", text)
     print(text)
-
-
-def take(runs: Path) -> None:
-    """Copy points and row losses of a sweep, whole or so far."""
-    shutil.copy(runs / POINTS_FILE, HERE / POINTS_FILE)
-    shutil.rmtree(HERE / ROW_LOSSES_FOLDER, ignore_errors=True)
-    shutil.copytree(runs / ROW_LOSSES_FOLDER, HERE / ROW_LOSSES_FOLDER)
 
 
 def settings_of(points: list[Point], rows: RowLosses) -> list[Setting]:

@@ -8,8 +8,6 @@ gave are copied here; the tables are made from what lies here.
 
 from __future__ import annotations
 
-import math
-import shutil
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -19,9 +17,9 @@ from run import SEEDS, VARIANTS
 
 from trimtab.config.methods import ALIGNED
 from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER, RowLosses
+from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
-from trimtab.results.store import POINTS_FILE, read_points
+from trimtab.results.store import POINTS_FILE, copy_measurements, read_points
 from trimtab.stats import Estimate, Statistic, statistic_over_seeds
 
 HERE = Path(__file__).parent
@@ -63,10 +61,7 @@ def take(runs: Path) -> None:
         for seed in SEEDS:
             folder = runs / f"{name}-{seed}"
             if (folder / POINTS_FILE).exists():
-                kept = HERE / "results" / folder.name
-                shutil.rmtree(kept, ignore_errors=True)
-                shutil.copytree(folder / ROW_LOSSES_FOLDER, kept / ROW_LOSSES_FOLDER)
-                shutil.copy(folder / POINTS_FILE, kept)
+                copy_measurements(folder, HERE / "results" / folder.name)
 
 
 def settings_of(task: str, kind: str) -> dict[str, Setting]:
@@ -154,7 +149,7 @@ def quotient(above: Statistic, below: Statistic) -> Statistic:
 
 def told(estimate: Estimate, digits: int) -> str:
     ends = (estimate.value, estimate.low, estimate.high)
-    value, low, high = (f"{end:+.{digits}f}" if math.isfinite(end) else "–" for end in ends)
+    value, low, high = (f"{end:+.{digits}f}" for end in ends)
     return f"{value} [{low}, {high}]".replace("-", "−")
 
 

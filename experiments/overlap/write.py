@@ -8,7 +8,6 @@ table of README.md is made from what lies here.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -16,8 +15,8 @@ from pathlib import Path
 from trimtab.analysis.verdicts import Verdict
 from trimtab.config.methods import ALIGNED
 from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER, RowLosses
-from trimtab.results.store import POINTS_FILE, read_points
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.store import copy_measurements, read_points
 from trimtab.stats import Estimate, Statistic, statistic_over_seeds
 
 HERE = Path(__file__).parent
@@ -29,7 +28,7 @@ TASK = "task:alpaca"
 
 def main() -> None:
     if len(sys.argv) > 1:
-        take(Path(sys.argv[1]))
+        copy_measurements(Path(sys.argv[1]), HERE)
     costs = costs_by_context()
     seeds = sorted(set(costs[SAME]) & set(costs[OTHER]))
     rows = [
@@ -50,13 +49,6 @@ def main() -> None:
     text = f"{table}\n\nThe finding **{verdict(difference)}**, with {len(seeds)} seeds."
     replace_between(HERE / "README.md", "results", text)
     print(text)
-
-
-def take(runs: Path) -> None:
-    """Copy points and row losses of a sweep, whole or so far."""
-    shutil.copy(runs / POINTS_FILE, HERE / POINTS_FILE)
-    shutil.rmtree(HERE / ROW_LOSSES_FOLDER, ignore_errors=True)
-    shutil.copytree(runs / ROW_LOSSES_FOLDER, HERE / ROW_LOSSES_FOLDER)
 
 
 def costs_by_context() -> dict[str, dict[int, Statistic]]:

@@ -38,7 +38,7 @@ class AuditSettings:
     budget: Above0 = 0.1
     """The rise of the safety loss that is allowed, in nats per token: suggestions are for it."""
     drop: From0Below1 = 0.05
-    """The share of the task rows looked at that may be left out because they lower the safety."""
+    """The share of the task rows looked at that may be left out: those that lower safety most."""
     landscape: Landscape = "lora"
     """The weights of the landscape: where a LoRA adapter starts, all, or no landscape."""
     landscape_rank: Rank = 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from trimtab.results.files import (
     write_json_lines,
 )
 from trimtab.results.gaps import with_gaps
-from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER, RowLosses
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.stats import Estimate
 
@@ -28,6 +29,14 @@ log = logging.getLogger(__name__)
 POINTS_FILE = "points.jsonl"
 FAILURES_FILE = "failures.jsonl"
 LANDSCAPE_FILE = "landscape.json"
+
+
+def copy_measurements(source: Path, target: Path) -> None:
+    """Points and what each held-out row cost, of a folder whole or so far, without its models."""
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source / POINTS_FILE, target)
+    shutil.rmtree(target / ROW_LOSSES_FOLDER, ignore_errors=True)
+    shutil.copytree(source / ROW_LOSSES_FOLDER, target / ROW_LOSSES_FOLDER)
 
 
 def read_points(folder: Path) -> list[Point]:

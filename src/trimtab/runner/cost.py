@@ -254,7 +254,7 @@ def peak_memory(
             throughout += 2 * size.linear
 
     per_layer = 1 / size.layers
-    if is_half == mixed or (is_half and mixed):
+    if is_half == mixed:
         inputs = kept * size.linear_inputs_apart
     else:
         inputs = (2 if mixed else _FLOAT) * (size.linear_sides - size.linear_outputs)
@@ -262,15 +262,14 @@ def peak_memory(
     in_layer += inputs * per_layer + 2 * size.hidden * (_FLOAT - kept)
     if training.lora_rank is None:
         in_layer += 2 * size.hidden * _FLOAT
-    from_adapter: int = kept if is_half == mixed or mixed else _FLOAT
+    from_adapter = _FLOAT if is_half and not mixed else kept
     backward = batch.tokens * (from_adapter + 2 * kept) * size.widest_input
     layer = batch.tokens * in_layer
     if training.gradient_checkpointing:
         before = stream * batch.tokens * size.hidden * (size.layers + 1)
-        last, first = before + layer, layer
+        last = before + layer
     else:
-        before = layer * size.layers
-        last, first = before, layer
+        before = last = layer * size.layers
 
     vocabulary = size.limits.vocabulary
     is_kl = training.safety_target == "kl"
@@ -283,7 +282,7 @@ def peak_memory(
     if gradient and (is_kl or training.accumulation > 1):
         of_step = [gradient + one for one in of_step]
     elif gradient:
-        of_step.append(gradient + first + backward)
+        of_step.append(gradient + layer + backward)
     measured = experiment.measure.tokens_per_batch
     labelled = measured * batch.labelled / batch.tokens if batch.tokens else measured
     logits = stream * measured + (2 * _FLOAT + (_FLOAT if is_half else 0)) * labelled

@@ -28,13 +28,7 @@ from trimtab.errors import UserError
 from trimtab.measure.losses import HeldOutRows
 from trimtab.measure.sharded_weights import whole
 from trimtab.measure.shared_weights import sharing_all
-from trimtab.models import (
-    is_quantised,
-    limits_of,
-    load_model,
-    name_base_portably,
-    to_device,
-)
+from trimtab.models import is_quantised, limits_of, load_model, name_base_portably, to_device
 from trimtab.results.checksums import write_checksums
 from trimtab.results.files import full_disk_told, written_whole
 from trimtab.results.metrics import Metrics, MetricsFile, Role
