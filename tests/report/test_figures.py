@@ -158,13 +158,13 @@ def test_without_original_data_the_proxy_gap_is_drawn_and_named() -> None:
 
 def test_a_single_point_is_a_figure_of_one_mark() -> None:
     (first, *_) = figures([point(penalty=1.0)], None)
-    assert [len(list(marks(panel))) for panel in first.panels] == [1, 1]
+    assert [len(list(marks(panel))) for panel in first.panels] == [1]
 
 
 def test_plain_fine_tuning_alone_has_no_place_on_an_axis_of_penalties() -> None:
     (first, *_) = figures([point(penalty=0.0)], None)
     assert [panel.x.label for panel in first.panels] == ["alignment gap (nats per token)"]
-    assert "penalty above 0" in first.missing[0]
+    assert "one above 0" in first.missing[0]
 
 
 def test_zero_penalty_stands_past_a_break_left_of_all_others() -> None:
@@ -353,3 +353,15 @@ def test_plain_is_on_the_axis_where_no_other_gap_is_above_zero() -> None:
     axis = gap_axis("gap", [estimate(-0.1), estimate(0.0)], [estimate(3.0)], may_be_log=False)
     assert axis.strip is None
     assert axis.low <= -0.1 <= 3.0 <= axis.high
+
+
+def test_one_penalty_is_no_curve_over_penalties() -> None:
+    first, *_ = figures([point("aligned"), point(penalty=1.0)], None)
+    assert [panel.title for panel in first.panels] == ["Case I: capability against safety"]
+    assert "several penalties" in first.missing[0]
+
+
+def test_one_radius_is_no_curve_over_radii() -> None:
+    _, second, *_ = figures([point("aligned"), point(radius=0.5)], None)
+    assert second.panels == ()
+    assert "several values" in second.missing[0]

@@ -129,7 +129,8 @@ class _Atlas:
         missing = (
             None
             if panels[0]
-            else f"Figure 1 left needs a penalty above 0: add to the grid {CASE_1_BLOCK}."
+            else f"Figure 1 left needs several penalties, one above 0: add to the "
+            f"grid {CASE_1_BLOCK}."
         )
         caption = (
             f"The {self.safety} under an alignment loss constraint against its penalty λ, by proxy "
@@ -160,14 +161,17 @@ class _Atlas:
         right = self._both_cases()
         missing = (
             None
+            if any(left)
+            else f"Figure 2 left needs several values of λ or ε: add to the grid {CASE_2_BLOCK}.",
+            None
             if right
-            else f"Figure 2 right needs one task in both cases: add to the grid {CASE_1_BLOCK}."
+            else f"Figure 2 right needs one task in both cases: add to the grid {CASE_1_BLOCK}.",
         )
         caption = (
             f"The {self.safety} under an alignment parameter constraint, by task (left), and both "
             "cases in the plane of what each gave up (right)."
         )
-        return Figure(2, caption, _there([*left, right]), _there([missing]))
+        return Figure(2, caption, _there([*left, right]), _there(missing))
 
     def figure_3(self) -> Figure:
         """The trade-off of one proxy with tasks of several context overlaps."""

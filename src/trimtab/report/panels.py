@@ -28,7 +28,7 @@ LABELS: dict[Coordinate, str] = {
 }
 LABELS_OVER_START: dict[Coordinate, str] = {
     "alignment gap": "safety loss, change from θₛ (nats per token)",
-    "proxy gap": "proxy’s safety loss, change from θₛ (nats per token)",
+    "proxy gap": "proxy’s loss, change from θₛ (nats per token)",
     "capability gap": "task loss, change from θₛ (nats per token)",
 }
 SEVERAL_LIMITS = (
@@ -67,13 +67,15 @@ def panel(
     curves: Sequence[Curve] = (),
     note: str = "",
 ) -> Panel | None:
-    """The panel of these series, or None where none of them has both coordinates."""
+    """The panel of these series; None where none has both coordinates, or all the one strength."""
     series = [replace(one, settings=_with(one.settings, x, y)) for one in series]
     series = [one for one in series if one.settings]
     if not any(one.joined for one in series):
         return None
     settings = [setting for one in series for setting in one.settings]
     against_strength = x in ("penalty", "radius")
+    if against_strength and len({setting.value for setting in settings}) < 2:
+        return None
     x_axis = _axis(x, settings, may_be_log=False)
     y_axis = _axis(y, settings, may_be_log=against_strength)
     if x_axis is None or y_axis is None:
