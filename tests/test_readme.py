@@ -1,4 +1,4 @@
-"""The README's examples, run as they stand."""
+"""The README's examples, and the page's that describes an experiment's file, as they stand."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from trimtab.config.yaml_io import parse_experiment
 from trimtab.models import save_tiny_llama
 
 README = Path(__file__).parent.parent / "README.md"
+EXPERIMENT = README.parent / "docs" / "reference" / "experiment.md"
 
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,14 +33,14 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_experiments_file_is_read_with_what_may_be_added() -> None:
-    experiment, *more = re.findall(r"```yaml\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    experiment, *more = re.findall(r"```yaml\n(.*?)```", EXPERIMENT.read_text("utf-8"), re.DOTALL)
     whole = yaml.safe_load(experiment)
     for block in more:
         for section, settings in yaml.safe_load(block).items():
             whole[section] = whole.get(section, {}) | settings
     del whole["train"]["steps"]  # one block says how many epochs instead
     del whole["train"]["lora_rank"]  # and the adapter's rank in PEFT's words
-    read = parse_experiment(yaml.safe_dump(whole), "README.md")
+    read = parse_experiment(yaml.safe_dump(whole), EXPERIMENT.name)
     assert read.answers is not None
     assert read.answers.judges == ("qwen3guard", "granite-guardian")
     assert read.train.epochs == 2

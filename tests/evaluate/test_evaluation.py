@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_the_command_answers_judges_and_compares(
             record = json.loads(line)
             assert record["phrases"] != record["strongreject"]
     again = invoke(*given, "--judge", f"strongreject={url}/tiny")
-    assert again.output == shown.output  # the server is gone, and was not needed
+    assert again.stdout == shown.stdout  # the server is gone, and was not needed
 
 
 def test_the_tables_have_whole_words_on_eighty_columns(
@@ -72,7 +73,7 @@ def test_the_tables_have_whole_words_on_eighty_columns(
     monkeypatch.setenv("COLUMNS", "80")
     shown = invoke(*command(folder, "--judge", "phrases", "--out", tmp_path / "short"))
     assert shown.exit_code == 0, shown.output
-    tables, _, _ = shown.output.partition("What is kept")
+    tables, _, _ = shown.stdout.partition("What is kept")
     assert "…" not in tables
     assert max(map(len, tables.splitlines())) <= 80
     for title in ("Harmful prompts, n = 8", "Benign prompts, n = 8", "All prompts, n = 16"):
@@ -83,13 +84,39 @@ def test_the_tables_have_whole_words_on_eighty_columns(
     assert tables.count("  change ") == 3
 
 
+def by_length(prompt: str, answer: str) -> str:
+    return "refused" if len(answer) % 2 else "answered harmlessly"
+
+
+def test_the_tables_of_two_judges_fit_eighty_columns(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    long = tmp_path / "penalty-1--task--seed-0"
+    save_tiny_chat(long)
+    monkeypatch.setitem(sys.modules, "own_judges", sys.modules[__name__])
+    first, _, *rest = command(folder, "--judge", "phrases", "--judge", "own_judges:by_length")
+    shown = invoke(first, long, *rest, "--out", tmp_path / "two")
+    assert shown.exit_code == 0, shown.output
+    tables, _, _ = shown.stdout.partition("\n1: phrases and own_judges:by_length: ")
+    assert tables.startswith(f"1: start\n2: {long.name}\n")
+    assert max(map(len, tables.splitlines())) <= 80
+    assert tables.count("1         own_judges:by_length") + tables.count("1         phrases") == 6
+
+
+def test_the_stages_are_told_where_there_is_no_terminal(folder: Path, tmp_path: Path) -> None:
+    shown = invoke(*command(folder, "--judge", "phrases", "--out", tmp_path / "told"))
+    for line in ("answering: start", "answering: tuned", "phrases judges tuned"):
+        assert shown.stderr.splitlines().count(line) == 1
+
+
 def test_models_with_long_names_are_numbered(folder: Path, tmp_path: Path) -> None:
     long = tmp_path / "a-model-with-a-name-longer-than-a-column-has-room-for"
     save_tiny_chat(long)
     _, second, *rest = command(folder, "--judge", "phrases", "--out", tmp_path / "numbered")
     shown = invoke(long, second, *rest)
     assert shown.exit_code == 0, shown.output
-    tables, _, _ = shown.output.partition("What is kept")
+    tables, _, _ = shown.stdout.partition("What is kept")
     assert tables.startswith(f"1: {long.name}\n2: tuned\n")
     assert tables.count(long.name) == 1
 

@@ -32,7 +32,7 @@ def test_the_answer_is_what_plain_fine_tuning_cost_and_the_safest_other(tmp_path
     # λ = 10 loses more than half of the 0.5 that was learned.
     assert found.best is not None
     assert found.best.setting.value == 1.0
-    assert "penalty λ = 1 on near" in best
+    assert "penalty λ = 1 on safety data near" in best
 
 
 def test_a_change_that_may_be_none_is_not_called_one(tmp_path: Path) -> None:

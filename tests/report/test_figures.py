@@ -69,6 +69,37 @@ def test_figure_1_has_a_line_per_proxy_on_the_task_with_the_most() -> None:
     }
 
 
+def test_each_start_of_a_plane_is_told_apart() -> None:
+    starts = [
+        point("aligned", task=task, capability=0.3 + 0.2 * place)
+        for place, task in enumerate(("chat", "news", "a-task-with-a-very-long-name"))
+    ]
+    lines = [
+        line
+        for task in ("chat", "news", "a-task-with-a-very-long-name")
+        for line in case_1("near", task)
+    ]
+    _, plane = figures([*starts, *lines], None)[0].panels
+    line = plane.lines[-1]
+    assert line.name == "aligned model θₛ, on each task"
+    assert [mark.label for mark in line.marks] == ["θₛ, chat", "θₛ, news", "θₛ, a-task-…-long-name"]
+
+
+def test_the_start_of_one_task_is_named_alone() -> None:
+    _, plane = figures([point("aligned", capability=0.3), *case_1()], None)[0].panels
+    assert plane.lines[-1].name == "aligned model θₛ"
+    assert [mark.label for mark in plane.lines[-1].marks] == ["θₛ"]
+
+
+def test_no_label_stands_out_of_its_axes() -> None:
+    points = [point("aligned", capability=0.9, safety=0.0), *case_1(), *optima(world())]
+    for panel in panels(points):
+        for mark in (mark for line in panel.lines for mark in line.marks if mark.label):
+            width = 0.019 * len(mark.label)
+            end = panel.x.share(mark.x) + (width if mark.label_side == "right" else -width)
+            assert -0.01 < end < 1.1
+
+
 def test_figure_2_has_a_line_per_task_and_sets_the_cases_side_by_side() -> None:
     left, right = figures(sweep(), None)[1].panels
     assert [line.name for line in left.lines] == ["chat", "news"]
@@ -127,13 +158,13 @@ def test_without_original_data_the_proxy_gap_is_drawn_and_named() -> None:
 
 def test_a_single_point_is_a_figure_of_one_mark() -> None:
     (first, *_) = figures([point(penalty=1.0)], None)
-    assert [len(list(marks(panel))) for panel in first.panels] == [1, 1]
+    assert [len(list(marks(panel))) for panel in first.panels] == [1]
 
 
 def test_plain_fine_tuning_alone_has_no_place_on_an_axis_of_penalties() -> None:
     (first, *_) = figures([point(penalty=0.0)], None)
     assert [panel.x.label for panel in first.panels] == ["alignment gap (nats per token)"]
-    assert "penalty above 0" in first.missing[0]
+    assert "one above 0" in first.missing[0]
 
 
 def test_zero_penalty_stands_past_a_break_left_of_all_others() -> None:
@@ -322,3 +353,15 @@ def test_plain_is_on_the_axis_where_no_other_gap_is_above_zero() -> None:
     axis = gap_axis("gap", [estimate(-0.1), estimate(0.0)], [estimate(3.0)], may_be_log=False)
     assert axis.strip is None
     assert axis.low <= -0.1 <= 3.0 <= axis.high
+
+
+def test_one_penalty_is_no_curve_over_penalties() -> None:
+    first, *_ = figures([point("aligned"), point(penalty=1.0)], None)
+    assert [panel.title for panel in first.panels] == ["Case I: capability against safety"]
+    assert "several penalties" in first.missing[0]
+
+
+def test_one_radius_is_no_curve_over_radii() -> None:
+    _, second, *_ = figures([point("aligned"), point(radius=0.5)], None)
+    assert second.panels == ()
+    assert "several values" in second.missing[0]

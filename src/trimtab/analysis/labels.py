@@ -145,15 +145,15 @@ def budget_in_words(point: Point) -> str:
     )
 
 
-def shortened(name: str) -> str:
+def shortened(name: str, longest: int = LONGEST_NAME) -> str:
     """A name that fits a legend: the middle of a long one gives way.
 
     >>> shortened("an-organisation/a-data-set-with-a-very-long-name")
     'an-organisation/…th-a-very-long-name'
     """
-    if len(name) <= LONGEST_NAME:
+    if len(name) <= longest:
         return name
-    half = LONGEST_NAME // 2
+    half = longest // 2
     return f"{name[: half - 1]}…{name[-half - 2 :]}"
 
 

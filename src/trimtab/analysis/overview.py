@@ -148,11 +148,12 @@ def overview(points: Sequence[Point], rows: RowLosses) -> Overview | None:
 def answer_in_words(found: Overview) -> tuple[str, ...]:
     """The answer in two or three sentences, for a reader who knows none of the symbols."""
     shown = found.plain or next(one for one in found.pictured if one.setting.method is not ALIGNED)
-    who = "Plain fine-tuning" if found.plain else f"Fine-tuning by {_called(shown)}"
+    how = f" by {_called(shown)}" if found.plain is None else ""
+    who = f"{'Fine-tuning' if how else 'Plain fine-tuning'} on {found.task}{how}"
     seeds = len(shown.setting.points)
     mean = f" (means over {seeds} seeds)" if seeds > 1 else ""
     losses = (
-        f"{who} on {found.task} {_moved('the safety loss', shown.safety.change)} and "
+        f"{who} {_moved('the safety loss', shown.safety.change)} and "
         f"{_moved('the task loss', shown.task.change)}, in nats per token{mean}."
     )
     told = [losses]
@@ -230,8 +231,8 @@ def _called(option: Option) -> str:
     named = setting.method.short or setting.method.title
     if setting.value is None:
         return named
-    data = f" on {setting.proxy}" if setting.method.reads_safety and setting.proxy else ""
-    return f"{named} with {label}{data}"
+    reads = setting.method.reads_safety and setting.proxy
+    return f"{named} with {label}{f' on safety data {setting.proxy}' if reads else ''}"
 
 
 def _in_short(option: Option) -> str:

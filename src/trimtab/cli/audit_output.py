@@ -13,14 +13,18 @@ from trimtab.report import audit_tables
 
 
 class StageWatcher(Watcher):
-    """The stage of an audit at hand; elsewhere warnings alone."""
+    """The stage of an audit at hand; elsewhere one line for each stage."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._stage = self.progress.add_task("reading data", total=None)
+        self._told = ""
 
     def doing(self, what: str, steps: int | None = None) -> None:
         self.progress.reset(self._stage, total=steps, description=plain(what))
+        if not self.console.is_terminal and what != self._told:
+            self.console.print(plain(what), highlight=False, soft_wrap=True)
+            self._told = what
 
     def done(self, steps: int) -> None:
         self.progress.advance(self._stage, steps)

@@ -144,8 +144,8 @@ def evaluate(
 
 _COLUMNS = 2
 """Of rates or metrics beside each other: with their intervals more do not fit a terminal."""
-_LONGEST_NAME = 24
-"""Of longer names, models are numbered."""
+_LONGEST_NAME, _LONGEST_BESIDE_JUDGES = 24, 12
+"""Of longer names, models are numbered; there is less room where a column names the judge."""
 
 
 def _tasks(given: str | None, option: str) -> tuple[str, ...]:
@@ -176,7 +176,9 @@ def _tables(found: Evaluation) -> list[Table]:
 
 
 def _are_numbered(found: Evaluation) -> bool:
-    return max(len(model.name) for model in found.models) > _LONGEST_NAME
+    several = len(found.models[0].judgements) > 1
+    longest = _LONGEST_BESIDE_JUDGES if several else _LONGEST_NAME
+    return max(len(model.name) for model in found.models) > longest
 
 
 def _table(
@@ -223,14 +225,15 @@ def _cell(told: Estimate, signed: bool) -> str:
 
 def _agreement_lines(found: Evaluation) -> list[str]:
     lines = []
-    for model in found.models:
+    for place, model in enumerate(found.models, start=1):
         for one in model.agreements():
-            who = f"{model.name}: {one.first} and {one.second}"
+            who = f"{place if _are_numbered(found) else model.name}: {one.first} and {one.second}"
             if one.kappa is None:
                 lines.append(f"{who}: agreement is not known on {one.answers} answers.")
                 continue
             value, low, high = (
-                f"{end:.2f}" for end in (one.kappa.value, one.kappa.low, one.kappa.high)
+                f"{end:.2f}".replace("-0.00", "0.00")
+                for end in (one.kappa.value, one.kappa.low, one.kappa.high)
             )
             lines.append(
                 f"{who}: agreement is {one.in_words}, κ = {value} ({low} to {high}) on "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -105,7 +104,7 @@ class _Atlas:
             name = f"{shortened(p)} – {shortened(t)}, by budget"
             line = tuple(self.budgets_1.get((p, t), ()))
             right.append(Series(name, budget_ink(self.palette.proxy_colour(p)), line))
-        right += self._starts([task for _, task in keys[:MOST_LINES]], by_task=False)
+        right.append(self._starts(task for _, task in keys[:MOST_LINES]))
         note = self.note
         if len(keys) > MOST_LINES:
             note = f"{note} {MOST_LINES} of {len(keys)} pairs are drawn.".strip()
@@ -130,7 +129,8 @@ class _Atlas:
         missing = (
             None
             if panels[0]
-            else f"Figure 1 left needs a penalty above 0: add to the grid {CASE_1_BLOCK}."
+            else f"Figure 1 left needs several penalties, one above 0: add to the "
+            f"grid {CASE_1_BLOCK}."
         )
         caption = (
             f"The {self.safety} under an alignment loss constraint against its penalty λ, by proxy "
@@ -161,14 +161,17 @@ class _Atlas:
         right = self._both_cases()
         missing = (
             None
+            if any(left)
+            else f"Figure 2 left needs several values of λ or ε: add to the grid {CASE_2_BLOCK}.",
+            None
             if right
-            else f"Figure 2 right needs one task in both cases: add to the grid {CASE_1_BLOCK}."
+            else f"Figure 2 right needs one task in both cases: add to the grid {CASE_1_BLOCK}.",
         )
         caption = (
             f"The {self.safety} under an alignment parameter constraint, by task (left), and both "
             "cases in the plane of what each gave up (right)."
         )
-        return Figure(2, caption, _there([*left, right]), _there([missing]))
+        return Figure(2, caption, _there([*left, right]), _there(missing))
 
     def figure_3(self) -> Figure:
         """The trade-off of one proxy with tasks of several context overlaps."""
@@ -183,7 +186,7 @@ class _Atlas:
         for task, (share, exact) in tasks.items():
             name = f"{shortened(task)}, overlap {'' if exact else '≈ '}{percent(share)}"
             series.append(Series(name, self._task_ink(task), tuple(self.case_1[proxy, task])))
-        series += self._starts(tasks)
+        series.append(self._starts(tasks))
         pairs = [(proxy, task) for task in tasks]
         plane = panel(
             f"Case I, safety data {shortened(proxy)}",
@@ -260,7 +263,7 @@ class _Atlas:
                 series.append(Series(name, of_budgets, line))
         if not series:
             return None
-        series += self._starts(task for _, task in compared)
+        series.append(self._starts(task for _, task in compared))
         proxies = ", ".join(dict.fromkeys(shortened(proxy) for proxy, _ in compared))
         return panel(
             f"Case I (safety data {proxies}) and Case II",
@@ -271,29 +274,18 @@ class _Atlas:
             self.note,
         )
 
-    def _starts(self, tasks: Iterable[str], *, by_task: bool = True) -> list[Series]:
+    def _starts(self, tasks: Iterable[str]) -> Series:
         """θ_s in the plane of each task, which is the same whatever the proxy.
 
-        In the colours of the tasks, or where colours are the proxies' all in black. Changes from
-        θ_s have it at 0 for every task, and one mark stands for all.
+        Changes from θ_s have it at 0 for every task, and one mark stands for all.
         """
         first = {one.task: one for one in reversed(settings_of(self.points, ALIGNED))}
-        names = [task for task in dict.fromkeys(tasks) if task in first]
-        gaps = [first[task].measured("capability gap") for task in names]
+        starts = tuple(first[task] for task in dict.fromkeys(tasks) if task in first)
+        gaps = [start.measured("capability gap") for start in starts]
         if any(gap is not None and gap.unit == OVER_START for gap in gaps):
-            names = names[:1]
-        if not by_task or len(names) == 1:
-            starts = tuple(first[task] for task in names)
-            return [Series("aligned model θₛ", START_INK, starts, joined=False)]
-        return [
-            Series(
-                f"aligned model θₛ, {shortened(task)}",
-                replace(START_INK, colour=self._task_ink(task).colour),
-                (first[task],),
-                joined=False,
-            )
-            for task in names
-        ]
+            starts = starts[:1]
+        name = "aligned model θₛ" if len(starts) < 2 else "aligned model θₛ, on each task"
+        return Series(name, START_INK, starts, joined=False)
 
     def _task_with_most_proxies(self) -> str:
         tasks = [task for _, task in self.case_1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from trimtab.analysis.groups import Gap, Rate, Setting
-from trimtab.analysis.labels import estimate_in_words, hover
+from trimtab.analysis.labels import estimate_in_words, hover, shortened
 from trimtab.config.methods import ALIGNED, CASE_1, NO_VALUE, PLAIN
 from trimtab.report.axes import gap_axis, penalty_axis, radius_axis, rate_axis
 from trimtab.report.chart import Axis, Curve, Ink, Line, Mark, Panel
@@ -28,7 +28,7 @@ LABELS: dict[Coordinate, str] = {
 }
 LABELS_OVER_START: dict[Coordinate, str] = {
     "alignment gap": "safety loss, change from θₛ (nats per token)",
-    "proxy gap": "proxy’s safety loss, change from θₛ (nats per token)",
+    "proxy gap": "proxy’s loss, change from θₛ (nats per token)",
     "capability gap": "task loss, change from θₛ (nats per token)",
 }
 SEVERAL_LIMITS = (
@@ -37,6 +37,11 @@ SEVERAL_LIMITS = (
 )
 LABEL_ROOM = (0.17, 0.075)
 """How far a label must stay from other marks and labels, as shares of the panel."""
+LETTER, BESIDE_MARK, OVERHANG = 0.019, 0.03, 0.06
+"""The width of a label's letter, how far from its mark it starts, and how far it may stand out of
+the axes on the right, as shares of the panel."""
+LONGEST_TASK = 16
+"""In letters, beside a mark."""
 FINEST_STEP = 0.004
 """Points of a curve nearer than this share of the panel are drawn as one."""
 ANCHORS = ("θₛ", "plain")
@@ -62,18 +67,23 @@ def panel(
     curves: Sequence[Curve] = (),
     note: str = "",
 ) -> Panel | None:
-    """The panel of these series, or None where none of them has both coordinates."""
+    """The panel of these series; None where none has both coordinates, or all the one strength."""
     series = [replace(one, settings=_with(one.settings, x, y)) for one in series]
     series = [one for one in series if one.settings]
     if not any(one.joined for one in series):
         return None
     settings = [setting for one in series for setting in one.settings]
     against_strength = x in ("penalty", "radius")
+    if against_strength and len({setting.value for setting in settings}) < 2:
+        return None
     x_axis = _axis(x, settings, may_be_log=False)
     y_axis = _axis(y, settings, may_be_log=against_strength)
     if x_axis is None or y_axis is None:
         return None
     lines = tuple(_line(one, x, y, x_axis, y_axis) for one in series)
+    starts = {setting.task for setting in settings if setting.method is ALIGNED}
+    if len(starts) > 1:
+        lines = tuple(_told_apart(line, one) for line, one in zip(lines, series, strict=True))
     if against_strength:
         lines = tuple(_unlabelled(line) for line in lines)
     else:
@@ -179,6 +189,17 @@ def _mean_hover(setting: Setting) -> tuple[str, ...]:
     )
 
 
+def _told_apart(line: Line, series: Series) -> Line:
+    """Where tasks have starts of their own, each start is labelled with its task."""
+    marks = tuple(
+        replace(mark, label=f"{ANCHORS[0]}, {shortened(setting.task, LONGEST_TASK)}")
+        if setting.method is ALIGNED
+        else mark
+        for mark, setting in zip(line.marks, series.settings, strict=True)
+    )
+    return replace(line, marks=marks)
+
+
 def _unlabelled(line: Line) -> Line:
     return replace(line, marks=tuple(replace(mark, label=None) for mark in line.marks))
 
@@ -189,25 +210,31 @@ def _labelled(lines: tuple[Line, ...], x_axis: Axis, y_axis: Axis) -> tuple[Line
     The two that every plane is read by, the start and plain fine-tuning, are labelled before all
     and keep their label, however crowded.
     """
-    taken = [_share(mark, x_axis, y_axis) for line in lines for mark in line.marks]
+    taken = [(_share(mark, x_axis, y_axis), 0.0) for line in lines for mark in line.marks]
     places = [(line, number) for line in lines for number in _ends(line)]
-    places.sort(key=lambda place: place[0].marks[place[1]].label not in ANCHORS)
+    places.sort(key=lambda place: not _is_anchor(place[0].marks[place[1]]))
     kept: dict[tuple[int, int], Literal["left", "right"]] = {}
     for line, number in places:
         mark = line.marks[number]
         here = _share(mark, x_axis, y_axis)
+        room = max(LABEL_ROOM[0], LETTER * len(mark.label or ""))
         sides: tuple[Literal["left", "right"], ...] = ("right", "left")
         for side in sides[::-1] if here[0] > FAR_RIGHT else sides:
             towards = 1 if side == "right" else -1
-            beside = (here[0] + towards * LABEL_ROOM[0] / 2, here[1] + LABEL_ROOM[1] / 2)
-            in_the_way = any(_near(beside, other) for other in taken if other != here)
-            outside = not 0 <= here[0] + towards * LABEL_ROOM[0] / 2 <= 1
+            beside = (here[0] + towards * room / 2, here[1] + LABEL_ROOM[1] / 2)
+            in_the_way = any(
+                _near(beside, other, max(LABEL_ROOM[0], (room + its_room) / 2))
+                for other, its_room in taken
+                if other != here
+            )
+            end = here[0] + towards * (BESIDE_MARK + LETTER * len(mark.label or ""))
+            outside = not 0 <= end <= 1 + OVERHANG
             if not (in_the_way or outside):
                 break
         else:
-            if mark.label not in ANCHORS:
+            if not _is_anchor(mark):
                 continue
-        taken.append(beside)
+        taken.append((beside, room))
         kept[id(line), number] = side
     return tuple(
         replace(
@@ -236,8 +263,12 @@ def _share(mark: Mark, x_axis: Axis, y_axis: Axis) -> tuple[float, float]:
     return x_axis.share(mark.x), y_axis.share(mark.y)
 
 
-def _near(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return abs(one[0] - other[0]) < LABEL_ROOM[0] and abs(one[1] - other[1]) < LABEL_ROOM[1]
+def _is_anchor(mark: Mark) -> bool:
+    return mark.label is not None and mark.label.startswith(ANCHORS)
+
+
+def _near(one: tuple[float, float], other: tuple[float, float], room: float) -> bool:
+    return abs(one[0] - other[0]) < room and abs(one[1] - other[1]) < LABEL_ROOM[1]
 
 
 def _cut(curve: Curve, x_axis: Axis, y_axis: Axis) -> Curve:

@@ -61,7 +61,7 @@ class Table:
 
 
 def points_table(points: Iterable[Point]) -> Table:
-    """Every measured model."""
+    """Every measured model; a number that none of them has is no column."""
     columns = (
         *NAMES,
         "alignment loss",
@@ -96,7 +96,17 @@ def points_table(points: Iterable[Point]) -> Table:
         for point in points
     )
     caption = "Every measured model. Losses and gaps in nats per token, with 95 % intervals."
-    return Table(caption, columns, 5, rows)
+    shown = [
+        place
+        for place in range(len(columns))
+        if place < len(NAMES) or any(row.cells[place] != "–" for row in rows)
+    ]
+    return Table(
+        caption,
+        tuple(columns[place] for place in shown),
+        len(NAMES),
+        tuple(Row(tuple(row.cells[place] for place in shown)) for row in rows),
+    )
 
 
 def budgets_table(points: Iterable[Point]) -> Table | None:
