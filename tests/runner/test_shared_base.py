@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
+from tests.live_tensors import live_bytes
 from tests.small_worlds import small_world
 from tests.watchers import Watcher
 from trimtab.config.experiment import Block, Dial, Experiment, Training
@@ -176,17 +176,6 @@ def test_tied_weights_stay_tied_and_flags_are_the_copys_own() -> None:
     assert model.config.use_cache
     tuned = sharing_frozen(copy)
     assert tuned.lm_head.weight is copy.lm_head.weight
-
-
-def live_bytes() -> int:
-    """The bytes of all tensors alive, each storage once."""
-    gc.collect()
-    storages = {}
-    for one in gc.get_objects():
-        if isinstance(one, torch.Tensor) and one.device.type == "cpu":
-            storage = one.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
 
 
 @contextmanager
