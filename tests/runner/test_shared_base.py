@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from tests.live_tensors import live_bytes
@@ -231,3 +233,33 @@ def test_the_base_is_in_memory_once(
     assert len(training_bytes) >= 2
     assert len(measuring_bytes) >= 3
     assert max(training_bytes + measuring_bytes) - elsewhere < 1.3 * base
+
+
+@pytest.mark.parametrize("kind", ["case I", "diverges", "dial", "wise-ft"])
+@pytest.mark.parametrize("rank", [None, 4])
+def test_nothing_of_a_run_is_alive_after_it(
+    experiment: Experiment,
+    tmp_path: Path,
+    kind: str,
+    rank: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor its trainer and the optimizer's state while its model is measured: garbage counts."""
+    grid = GRIDS.get(kind, (Block("alignment-loss", (1e38, 1.0)),))
+    asked = replace(experiment, grid=grid, train=replace(LORA, lora_rank=rank), seeds=(0, 1))
+    runner = opened(asked, tmp_path)
+    before = live_bytes()
+    after, at_once = [], []
+
+    def measured(*given: Any) -> Any:
+        at_once.append(sum(isinstance(one, Optimizer) for one in gc.get_objects()))
+        return real(*given)
+
+    real = runner.evaluator._loss
+    monkeypatch.setattr(runner.evaluator, "_loss", measured)
+    for run in plan_of(asked).runs:
+        runner.tried(run)
+        after.append(live_bytes(collected=False) - before)
+    assert len(after) >= 2
+    assert max(after) < 1000
+    assert not any(at_once)

@@ -138,6 +138,11 @@ class Trainings:
 
     def train(self, job: Job) -> Trained:
         """Train as a job says; every process calls it with the same."""
+        trained = self._left_by_trainer(job)
+        gc.collect()  # a trainer is a cycle, and holds the optimizer's state
+        return trained
+
+    def _left_by_trainer(self, job: Job) -> Trained:
         unfinished, name, proxy = self._unfinished(job.name), job.name, job.proxy
         rows = self._rows_of(job.task)
         training = job.training.for_rows(len(rows))
@@ -318,6 +323,8 @@ class Runner(Trainings):
             return str(error)
         except torch.OutOfMemoryError:
             return "out of memory. Lower batch_size, or set gradient_checkpointing: true."
+        finally:
+            gc.collect()  # a trained model is a cycle too, by what TRL and PEFT put on it
 
     def made(self, run: Run) -> list[Point]:
         """Train and measure one model, or a dial at each of its settings.
