@@ -263,3 +263,15 @@ def test_nothing_of_a_run_is_alive_after_it(
     assert len(after) >= 2
     assert max(after) < 1000
     assert not any(at_once)
+
+
+def test_what_a_run_freed_goes_back_to_the_system(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(runner_module, "_give_back_memory", lambda: given_back.append(1))
+    runner = opened(experiment, tmp_path)
+    runs = plan_of(experiment).runs
+    for run in runs:
+        runner.tried(run)
+    assert len(given_back) == len(runs)
