@@ -139,9 +139,13 @@ def train(experiment: Experiment, tmp_path: Path) -> list[object]:
     return [*given, "--out", tmp_path / "out"]
 
 
-def test_train_in_two_processes_speaks_once(train: list[object], tmp_path: Path) -> None:
-    shown = launched(*train)
+@pytest.mark.parametrize("adapter", [(), ("--lora-rank", 2)])
+def test_train_in_two_processes_speaks_once(
+    adapter: tuple[object, ...], train: list[object], tmp_path: Path
+) -> None:
+    shown = launched(*train, *adapter)
     assert shown.returncode == 0, shown.stderr
+    assert "find_unused_parameters" not in shown.stderr
     assert shown.stdout.count("Safety loss") == 1
     assert len(read_points(tmp_path / "out")) == 2
     assert (tmp_path / "out" / "models").is_dir()

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
+from tests.live_tensors import live_bytes
 from tests.small_worlds import small_world
 from tests.watchers import Watcher
 from trimtab.config.experiment import Block, Dial, Experiment, Training
@@ -178,17 +180,6 @@ def test_tied_weights_stay_tied_and_flags_are_the_copys_own() -> None:
     assert tuned.lm_head.weight is copy.lm_head.weight
 
 
-def live_bytes() -> int:
-    """The bytes of all tensors alive, each storage once."""
-    gc.collect()
-    storages = {}
-    for one in gc.get_objects():
-        if isinstance(one, torch.Tensor) and one.device.type == "cpu":
-            storage = one.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
-
-
 @contextmanager
 def watched_at(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> Iterator[list[int]]:
     """The live bytes whenever a function is called."""
@@ -242,3 +233,45 @@ def test_the_base_is_in_memory_once(
     assert len(training_bytes) >= 2
     assert len(measuring_bytes) >= 3
     assert max(training_bytes + measuring_bytes) - elsewhere < 1.3 * base
+
+
+@pytest.mark.parametrize("kind", ["case I", "diverges", "dial", "wise-ft"])
+@pytest.mark.parametrize("rank", [None, 4])
+def test_nothing_of_a_run_is_alive_after_it(
+    experiment: Experiment,
+    tmp_path: Path,
+    kind: str,
+    rank: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor its trainer and the optimizer's state while its model is measured: garbage counts."""
+    grid = GRIDS.get(kind, (Block("alignment-loss", (1e38, 1.0)),))
+    asked = replace(experiment, grid=grid, train=replace(LORA, lora_rank=rank), seeds=(0, 1))
+    runner = opened(asked, tmp_path)
+    before = live_bytes()
+    after, at_once = [], []
+
+    def measured(*given: Any) -> Any:
+        at_once.append(sum(isinstance(one, Optimizer) for one in gc.get_objects()))
+        return real(*given)
+
+    real = runner.evaluator._loss
+    monkeypatch.setattr(runner.evaluator, "_loss", measured)
+    for run in plan_of(asked).runs:
+        runner.tried(run)
+        after.append(live_bytes(collected=False) - before)
+    assert len(after) >= 2
+    assert max(after) < 1000
+    assert not any(at_once)
+
+
+def test_what_a_run_freed_goes_back_to_the_system(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(runner_module, "_give_back_memory", lambda: given_back.append(1))
+    runner = opened(experiment, tmp_path)
+    runs = plan_of(experiment).runs
+    for run in runs:
+        runner.tried(run)
+    assert len(given_back) == len(runs)

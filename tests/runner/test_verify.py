@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.cli.test_one_line import assert_one_line, invoke
 from tests.conftest import Nobody
+from tests.train import tiny
 from trimtab.config.experiment import Block, Training
 from trimtab.config.yaml_io import read_experiment, to_yaml
+from trimtab.models import load_model
 from trimtab.results.files import read_arrays, write_arrays
 from trimtab.runner.sweep import sweep
+from trimtab.runner.verify import _Models, verify
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +64,44 @@ def test_what_is_as_it_was_passes(copied: Path) -> None:
     # Two files of data, one model's files, and two models on two data sets.
     assert total == "7 ok, 0 FAILED, 0 not known."
     assert all(line.startswith("ok ") for line in lines)
+
+
+def test_the_start_is_loaded_once_for_itself_and_every_adapter(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted(*given: Any) -> Any:
+        loaded.append(given[0])
+        return load_model(*given)
+
+    loaded: list[str] = []
+    monkeypatch.setattr("trimtab.runner.verify.load_model", counted)
+    checks = list(verify(copied / "out"))
+    assert sum(check.what.startswith("losses of") for check in checks) == 4
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize("bias", ["none", "all"])
+def test_an_adapter_leaves_no_mark_on_the_start(bias: str, copied: Path, tmp_path: Path) -> None:
+    tiny.tiny_llama(tmp_path / "model")
+    config = LlamaConfig.from_pretrained(tmp_path / "model", attention_bias=True)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    experiment = replace(
+        read_experiment(copied / "out/experiment.yaml"), model=str(tmp_path / "model")
+    )
+    models = _Models(experiment, tmp_path)
+    before = {name: one.clone() for name, one in models.start.named_parameters()}
+    adapted: Any = get_peft_model(
+        deepcopy(models.start), LoraConfig(bias=bias, task_type="CAUSAL_LM")
+    )
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight.add_(1.0)
+    adapted.save_pretrained(tmp_path / "models" / "adapter")
+    found = models.loaded("adapter").state_dict()
+    assert all(torch.equal(found[name], one) for name, one in adapted.state_dict().items())
+    for name, one in models.start.named_parameters():
+        assert torch.equal(one, before[name])
 
 
 def change_data(folder: Path) -> None:

@@ -108,3 +108,11 @@ def test_a_budget_keeps_the_routers_share_of_the_loss(tmp_path: Path) -> None:
     run = trained(tmp_path, AlignmentLossConstraint(budget=0.1), **WITH_ROUTER)
     assert isinstance(run.objective, Budget)
     assert run.objective.outcome is not None
+
+
+def test_processes_look_for_unused_weights_only_among_experts(tmp_path: Path) -> None:
+    arguments = tiny.config(tmp_path, **STEP, gradient_accumulation_steps=1)
+    assert tiny.trained(None, arguments, tmp_path).args.ddp_find_unused_parameters is False
+    assert trained(tmp_path, None).args.ddp_find_unused_parameters is None
+    asked = trained(tmp_path, None, ddp_find_unused_parameters=True)
+    assert asked.args.ddp_find_unused_parameters is True

@@ -59,20 +59,14 @@ def read_through(
     model.eval()
     try:
         for places, inputs, targets in padded_batches(model, rows, tokens_per_batch):
-            outputs: Any = model(**inputs, output_hidden_states=True)
-            middle = outputs.hidden_states[len(outputs.hidden_states) // 2]
-            top = outputs.hidden_states[-1]
-            answered = targets != IGNORED
-            asked = inputs["attention_mask"].bool() & ~answered
-            prompt = _mean_over(middle, asked)
-            response = torch.cat([_mean_over(middle, answered), _mean_over(top, answered)], dim=1)
+            loss, prompt, response = _read(model, inputs, targets)
             if prompts is None or responses is None:
                 prompts = np.empty((count, prompt.shape[1]), dtype=np.float32)
                 responses = np.empty((count, response.shape[1]), dtype=np.float32)
-            nll[places] = summed_nll(outputs.logits, targets).double().cpu().numpy()
+            nll[places] = loss
             tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
-            prompts[places] = prompt.float().cpu().numpy()
-            responses[places] = response.float().cpu().numpy()
+            prompts[places] = prompt
+            responses[places] = response
             progress(len(places))
     finally:
         model.train(was_training)
@@ -84,6 +78,23 @@ def read_through(
             "measured on it. Give a model whose weights are whole, in float32 if need be."
         )
     return Reading(nll, tokens, prompts, responses)
+
+
+def _read(
+    model: nn.Module, inputs: dict[str, Tensor], targets: Tensor
+) -> tuple[Array, States, States]:
+    """Summed losses and mean states of one batch, whose logits and states end with the call."""
+    outputs: Any = model(**inputs, output_hidden_states=True)
+    middle = outputs.hidden_states[len(outputs.hidden_states) // 2]
+    top = outputs.hidden_states[-1]
+    answered = targets != IGNORED
+    asked = inputs["attention_mask"].bool() & ~answered
+    response = torch.cat([_mean_over(middle, answered), _mean_over(top, answered)], dim=1)
+    return (
+        summed_nll(outputs.logits, targets).double().cpu().numpy(),
+        _mean_over(middle, asked).float().cpu().numpy(),
+        response.float().cpu().numpy(),
+    )
 
 
 def _mean_over(states: Tensor, mask: Tensor) -> Tensor:

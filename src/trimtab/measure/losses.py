@@ -88,8 +88,8 @@ def response_nll(
     was_training = model.training
     model.eval()
     for places, inputs, targets in padded_batches(model, rows, tokens_per_batch):
-        logits = model(**inputs).logits
-        nll[places] = summed_nll(logits, targets).double().cpu().numpy()
+        # No name for the logits: it would hold them while the next batch's are computed.
+        nll[places] = summed_nll(model(**inputs).logits, targets).double().cpu().numpy()
         tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
         passes -= 1
     for _ in range(passes):

@@ -82,9 +82,7 @@ class TokenLoss:
         total = [torch.zeros_like(weight) for weight in self.weights]
         with _evaluating(self.model):
             for batch in self.batches:
-                found = torch.autograd.grad(self._summed(*batch), self.weights)
-                for kept, new in zip(total, found, strict=True):
-                    kept.add_(new, alpha=1 / self.tokens)
+                self._add(total, torch.autograd.grad(self._summed(*batch), self.weights))
         return total
 
     def curvature_along(self, direction: Direction) -> Direction:
@@ -93,15 +91,7 @@ class TokenLoss:
         # The fast attention kernels have no second derivative.
         with _evaluating(self.model), sdpa_kernel(SDPBackend.MATH):
             for batch in self.batches:
-                first = torch.autograd.grad(
-                    self._summed(*batch), self.weights, create_graph=True, materialize_grads=True
-                )
-                along = inner(first, direction)
-                second = torch.autograd.grad(
-                    along, self.weights, allow_unused=True, materialize_grads=True
-                )
-                for kept, new in zip(total, second, strict=True):
-                    kept.add_(new, alpha=1 / self.tokens)
+                self._add(total, self._summed_curvature(direction, *batch))
         return total
 
     @contextmanager
@@ -121,6 +111,21 @@ class TokenLoss:
     def _summed(self, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
         logits: Any = self.model(**inputs).logits
         return summed_nll(logits, targets).sum()
+
+    def _summed_curvature(
+        self, direction: Direction, inputs: dict[str, Tensor], targets: Tensor
+    ) -> tuple[Tensor, ...]:
+        # The first derivative holds the batch's activations, and ends with the call.
+        first = torch.autograd.grad(
+            self._summed(inputs, targets), self.weights, create_graph=True, materialize_grads=True
+        )
+        return torch.autograd.grad(
+            inner(first, direction), self.weights, allow_unused=True, materialize_grads=True
+        )
+
+    def _add(self, total: Direction, summed: Sequence[Tensor]) -> None:
+        for kept, new in zip(total, summed, strict=True):
+            kept.add_(new, alpha=1 / self.tokens)
 
 
 def inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:

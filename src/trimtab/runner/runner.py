@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import shutil
 from collections.abc import Iterable, Iterator
@@ -138,6 +139,11 @@ class Trainings:
 
     def train(self, job: Job) -> Trained:
         """Train as a job says; every process calls it with the same."""
+        trained = self._left_by_trainer(job)
+        gc.collect()  # a trainer is a cycle, and holds the optimizer's state
+        return trained
+
+    def _left_by_trainer(self, job: Job) -> Trained:
         unfinished, name, proxy = self._unfinished(job.name), job.name, job.proxy
         rows = self._rows_of(job.task)
         training = job.training.for_rows(len(rows))
@@ -318,6 +324,9 @@ class Runner(Trainings):
             return str(error)
         except torch.OutOfMemoryError:
             return "out of memory. Lower batch_size, or set gradient_checkpointing: true."
+        finally:
+            gc.collect()  # a trained model is a cycle too, by what TRL and PEFT put on it
+            _give_back_memory()
 
     def made(self, run: Run) -> list[Point]:
         """Train and measure one model, or a dial at each of its settings.
@@ -449,6 +458,12 @@ def _spare_imports() -> None:
     # Transformers collects garbage after every training; all that was imported is none.
     gc.collect()
     gc.freeze()
+
+
+def _give_back_memory() -> None:
+    # glibc keeps what was freed between what is in use: more after every run of a sweep.
+    with suppress(OSError, AttributeError):  # another C library has no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def forget_checkpoints(folder: Path, run_name: str) -> None:

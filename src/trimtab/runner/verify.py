@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import json
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.analysis.results import read_data
 from trimtab.config.experiment import Experiment
@@ -19,6 +23,7 @@ from trimtab.data.files import local_path
 from trimtab.data.splits import Roles, Split
 from trimtab.errors import UserError
 from trimtab.measure.losses import response_nll
+from trimtab.measure.shared_weights import sharing_all
 from trimtab.models import limits_of, load_model, load_tokenizer, to_device, with_adapter
 from trimtab.results.checksums import changed_files, sha256_of
 from trimtab.results.per_row_losses import RowLosses
@@ -26,6 +31,7 @@ from trimtab.results.store import read_points
 from trimtab.runner.runner import ALIGNED, ALIGNED_FOLDER, MODELS_FOLDER
 from trimtab.runner.sweep import read_roles
 from trimtab.stats import Array
+from trimtab.train.objectives.endpoints import ADAPTER_FILE
 
 ROWS = 8
 """Held-out rows of a data set that are measured again, evenly spread over all of them."""
@@ -84,8 +90,9 @@ def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:
         yield Check("losses", None, told)
         return
     roles = read_roles(experiment)
+    models = _Models(experiment, folder)
     for name in whole:
-        yield from _loss_checks(experiment, roles, folder, name)
+        yield from _loss_checks(experiment, roles, folder, name, models)
 
 
 def _data_checks(folder: Path, root: Path) -> Iterator[Check]:
@@ -112,7 +119,9 @@ def _model_check(model: Path) -> Check:
     return Check(f"model {model.name}", True, "every file has the SHA-256 recorded")
 
 
-def _loss_checks(experiment: Experiment, roles: Roles, folder: Path, name: str) -> Iterator[Check]:
+def _loss_checks(
+    experiment: Experiment, roles: Roles, folder: Path, name: str, models: _Models
+) -> Iterator[Check]:
     recorded = RowLosses(folder)
     every = {
         **({"original": roles.original} if roles.original else {}),
@@ -123,11 +132,10 @@ def _loss_checks(experiment: Experiment, roles: Roles, folder: Path, name: str) 
     if all(rows is None for rows in known.values()):
         yield Check(f"losses of {name}", None, "none were recorded by row")
         return
-    model = _loaded(experiment, folder, name)
-    tokenizer = load_tokenizer(_start_of(experiment, folder), experiment.load.revision)
+    model = models.loaded(name)
     for data, rows in known.items():
         if rows is not None:
-            yield _loss_check(experiment, model, tokenizer, name, data, every[data], rows)
+            yield _loss_check(experiment, model, models.tokenizer, name, data, every[data], rows)
 
 
 def _loss_check(
@@ -164,15 +172,30 @@ def _start_of(experiment: Experiment, folder: Path) -> str:
     return str(aligned) if aligned.exists() else experiment.model
 
 
-def _loaded(experiment: Experiment, folder: Path, name: str) -> Any:
-    """The start model, or a kept one: an adapter on the start as it was loaded for training."""
-    start, kept = _start_of(experiment, folder), folder / MODELS_FOLDER / name
-    here = start != experiment.model
-    load = replace(experiment.load, revision=None) if here else experiment.load
-    if name == ALIGNED:
-        model: Any = load_model(start, load)[0]
-    elif (kept / "adapter_config.json").exists():
-        model = with_adapter(load_model(start, load)[0], start, str(kept))
-    else:
-        model = load_model(str(kept), replace(experiment.load, revision=None))[0]
-    return to_device(model)
+class _Models:
+    """The start model and the kept ones, of which each adapter stands on the one start."""
+
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
+        self.experiment, self.folder = experiment, folder
+        self.name = _start_of(experiment, folder)
+        self.tokenizer = load_tokenizer(self.name, experiment.load.revision)
+
+    @cached_property
+    def start(self) -> PreTrainedModel:
+        """As it was loaded for training."""
+        load, here = self.experiment.load, self.name != self.experiment.model
+        return to_device(load_model(self.name, replace(load, revision=None) if here else load)[0])
+
+    def loaded(self, name: str) -> Any:
+        """One of them; the start is as it was whatever becomes of it."""
+        kept = self.folder / MODELS_FOLDER / name
+        if name == ALIGNED:
+            return self.start
+        if (kept / ADAPTER_FILE).exists():
+            trains_bias = json.loads((kept / ADAPTER_FILE).read_bytes()).get("bias") != "none"
+            # Biases are read into the base itself.
+            own = deepcopy(self.start) if trains_bias else sharing_all(self.start)
+            return with_adapter(own, self.name, str(kept))
+        self.__dict__.pop("start", None)  # before there is another in memory
+        gc.collect()
+        return to_device(load_model(str(kept), replace(self.experiment.load, revision=None))[0])

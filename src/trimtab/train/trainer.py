@@ -159,6 +159,14 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         if self.objective is not None:
             self._take_up(self.objective, safety_dataset)
 
+    def _build_accelerator_args(self, **given: Any) -> dict[str, Any]:
+        """As Transformers does; processes look for unused weights only where there can be some."""
+        args = self.args
+        if args.ddp_find_unused_parameters is None and not _may_leave_weights_out(self.model):
+            args.ddp_find_unused_parameters = False
+        built: dict[str, Any] = super()._build_accelerator_args(**given)
+        return built
+
     def extra_state(self) -> tuple[Any, ...]:
         """What is kept in memory beyond plain fine-tuning."""
         parts = self.displacement.parts if self.displacement else []
@@ -371,6 +379,15 @@ def _keep_adapters_whole(model: nn.Module) -> None:
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
+
+
+def _may_leave_weights_out(model: nn.Module) -> bool:
+    """Whether a batch may pass by some weights: experts it chose none of, a tower for images."""
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        return True
+    has_experts = any("expert" in name for name in config.get_text_config().to_dict())
+    return has_experts or config.get_text_config() is not config
 
 
 def _leave_process_group() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.config.ranges import Count, From0
+from trimtab.train.batches import Batch
 from trimtab.train.context import TrainingContext
 from trimtab.train.objectives.base import (
     Objective,
@@ -59,17 +60,20 @@ class EWC(Objective):
         with evaluated(context.model) as model:
             weights = trained(model)
             for number in range(count):
-                row = {name: x.to(model.device) for name, x in one_by_one.batch(number).items()}
-                logits = model(row["input_ids"], attention_mask=row["attention_mask"]).logits
-                nll = -label_log_probs(logits, row["labels"]).sum()
-                gradient = torch.autograd.grad(nll, weights, allow_unused=True)
-                for total, part in zip(self.fisher, gradient, strict=True):
-                    if part is not None:
-                        total.add_(part.square())
-                self.extra_tokens += int(row["attention_mask"].sum())
+                self._add(model, weights, one_by_one.batch(number))
         mean = sum(float(f.sum()) for f in self.fisher) / sum(f.numel() for f in self.fisher)
         for f in self.fisher:
             f.div_(mean)
+
+    def _add(self, model: Any, weights: list[nn.Parameter], batch: Batch) -> None:
+        row = {name: x.to(model.device) for name, x in batch.items()}
+        logits = model(row["input_ids"], attention_mask=row["attention_mask"]).logits
+        nll = -label_log_probs(logits, row["labels"]).sum()
+        gradient = torch.autograd.grad(nll, weights, allow_unused=True)
+        for total, part in zip(self.fisher, gradient, strict=True):
+            if part is not None:
+                total.add_(part.square())
+        self.extra_tokens += int(row["attention_mask"].sum())
 
     @torch.no_grad()
     def before_optimizer_step(self, context: TrainingContext) -> None:
