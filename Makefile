@@ -58,7 +58,7 @@ kills: $(VENV)/tested-with  ## kill every command, and fill its disk, at every f
 bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 	$(BIN)/python benchmarks/exact_frontier.py
 	$(BIN)/python benchmarks/step_overhead.py
-	$(BIN)/python benchmarks/budget.py
+	$(BIN)/python benchmarks/one_rule.py
 	$(BIN)/python benchmarks/overlap_search.py
 	$(BIN)/python benchmarks/curvature.py
 	$(BIN)/python benchmarks/live.py
@@ -71,7 +71,7 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 
 docs: $(VENV)/installed  ## regenerate the numbers and pictures of the documents (the pages: make site)
 	$(BIN)/python benchmarks/frontier_from_one_run.py --docs
-	$(BIN)/python benchmarks/budget.py --docs
+	$(BIN)/python benchmarks/one_rule.py --docs
 	$(BIN)/python docs/dial/fonseca.py
 	$(BIN)/python docs/dial/by_answers.py
 	$(BIN)/python docs/comparison/write.py

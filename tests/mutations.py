@@ -73,13 +73,6 @@ MUTATIONS = (
         "tests/train/test_objectives.py -k 'last_checkpoint and loss-penalty'",
     ),
     Mutation(
-        "a budget's step is not divided by 1 + λ",
-        "train/objectives/budget.py",
-        "return (step.task_loss + penalty * step.safety_loss) / (1 + penalty)",
-        "return step.task_loss + penalty * step.safety_loss",
-        "tests/train/objectives/test_budget.py",
-    ),
-    Mutation(
         "safety rows are read by the form of the task's",
         "train/role_rows.py",
         "trainer.completion_only_loss = form.completion_only_loss",
@@ -150,11 +143,11 @@ MUTATIONS = (
         "tests/train/objectives/test_budget.py -k verdict",
     ),
     Mutation(
-        "a budget's gain stays as it is to the end",
+        "the setting within a budget is found by the change, and not by its interval",
         "train/objectives/budget.py",
-        "* 6 * share * (1 - share)",
-        "* 1.5",
-        "tests/train/objectives/test_budget.py -k gain",
+        'if verdict(at, budget) == "within":\n            low',
+        "if at.value <= budget:\n            low",
+        "tests/train/objectives/test_budget.py -k binding",
     ),
     Mutation(
         "a torn checkpoint counts as whole",

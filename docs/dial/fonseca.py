@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from trimtab.config.experiment import Dial
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.theory import hypervolume
-from trimtab.train.objectives.multiplier import Multiplier
 
 HERE = Path(__file__).parent
 Array = NDArray[np.float64]
@@ -74,11 +73,14 @@ def within_radius(aligned: Array, radius: float) -> Array:
 
 
 def within_budget(aligned: Array, budget: float) -> Array:
-    """Case I by a budget: λ learned while training, then back towards θ_s until f₂ is kept."""
-    x, multiplier = aligned.copy(), Multiplier(0.3)
+    """Case I with λ learned for a budget (νPI on log λ), then back towards θ_s until f₂ is kept."""
+    x, penalty, mean = aligned.copy(), 0.3, None
     for _ in range(STEPS):
-        x -= RATE * gradient(x, multiplier.value)
-        multiplier.update(float(np.clip(losses(x)[1] / max(budget, 1e-9) - 1, -1, 1)), gain=0.05)
+        x -= RATE * gradient(x, penalty)
+        error = float(np.clip(losses(x)[1] / max(budget, 1e-9) - 1, -1, 1))
+        before = error if mean is None else mean
+        mean = 0.8 * before + 0.2 * error
+        penalty = float(np.clip(penalty * np.exp(0.05 * (error + 5 * (mean - before))), 1e-4, 1e4))
     shares = np.linspace(0, 1, 1001)
     kept = [share for share in shares if losses(aligned + share * (x - aligned))[1] <= budget]
     return aligned + max(kept, default=0.0) * (x - aligned)
@@ -110,7 +112,7 @@ def main() -> None:
             "eight runs within a radius (Case II)": [
                 within_radius(aligned, radius) for radius in np.linspace(0, reach, 8)
             ],
-            "eight runs to a budget of f₂ (Case I)": [
+            "eight runs with λ learned for a budget of f₂": [
                 within_budget(aligned, budget)
                 for budget in (losses(u * CENTRE)[1] for u in np.linspace(-1, 1, 8))
             ],

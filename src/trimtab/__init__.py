@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         AlignmentParameterConstraint as AlignmentParameterConstraint,
     )
     from trimtab.train.objectives.base import Objective as Objective
+    from trimtab.train.objectives.budget import Budget as Budget
     from trimtab.train.objectives.dial import DialObjective as DialObjective
     from trimtab.train.trainer import SafetyAwareSFTTrainer as SafetyAwareSFTTrainer
 
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AlignmentLossConstraint": "trimtab.train.objectives.alignment_loss",
     "AlignmentParameterConstraint": "trimtab.train.objectives.alignment_parameter",
+    "Budget": "trimtab.train.objectives.budget",
     "Dial": "trimtab.config.experiment",
     "DialObjective": "trimtab.train.objectives.dial",
     "Estimate": "trimtab.stats",

@@ -15,7 +15,6 @@ from trimtab.config.methods import (
     CASE_1,
     CASE_1_BUDGET,
     CASE_2,
-    CASE_2_BUDGET,
     CASE_2_RADIUS,
     DIAL,
     METHODS,
@@ -60,7 +59,6 @@ FIRST_VERSION: list[tuple[dict[str, Any], RunSpec]] = [
     ({"case": "alignment-loss", "budget": "inf"}, spec(CASE_1_BUDGET, math.inf)),
     ({"case": "alignment-parameter", "penalty": 1.0}, spec(CASE_2, 1.0)),
     ({"case": "alignment-parameter", "radius": "inf"}, spec(CASE_2_RADIUS, math.inf)),
-    ({"case": "alignment-parameter", "budget": 0.1}, spec(CASE_2_BUDGET, 0.1)),
     ({"case": "dial", "alpha": 0.5, "penalty": 1.0}, spec(DIAL, 0.5)),
     ({"case": "method", "method": "ewc", "knob": 3.0}, spec(PUBLISHED["ewc"], 3.0)),
 ]

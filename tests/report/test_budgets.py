@@ -16,21 +16,16 @@ from trimtab.report.tables import budgets_table
 from trimtab.results.result import Point
 
 
-def with_budget(
-    budget: float, change: float, case: str = "alignment-loss", half_width: float = 0.0
-) -> Point:
-    made = point(f"{case}-budget", value=budget, safety=0.1 + change, capability=0.2 - change)
-    return replace(
-        made,
-        multiplier=0.8 if case == "alignment-loss" else None,
-        safety_change=estimate(change, half_width),
+def with_budget(budget: float, change: float, half_width: float = 0.0) -> Point:
+    made = point(
+        "alignment-loss-budget", value=budget, safety=0.1 + change, capability=0.2 - change
     )
+    return replace(made, multiplier=0.8, safety_change=estimate(change, half_width))
 
 
 def test_a_budget_line_stands_beside_its_case_and_in_no_finding() -> None:
     sweep = [*case_1(), *case_2()]
     budgets = [with_budget(0.05, 0.049), with_budget(0.1, 0.1)]
-    budgets += [with_budget(0.05, 0.05, "alignment-parameter")]
     points = [*sweep, *budgets]
     assert lines_of(points, CASE_1) == lines_of(sweep, CASE_1)
     assert findings(points) == findings(sweep)
@@ -40,7 +35,7 @@ def test_a_budget_line_stands_beside_its_case_and_in_no_finding() -> None:
     names = {one.name: one.ink for panel in first.panels for one in panel.lines}
     assert "near – chat, by budget" in names
     inks = {one.name: one.ink for one in second.panels[-1].lines}
-    assert inks["Case I by budget, chat"] != inks["Case II by budget, chat"]
+    assert inks["Case I by budget, chat"] != inks["Case I, chat"]
 
 
 def test_budgets_alone_fill_the_plane() -> None:

@@ -95,11 +95,11 @@ def lines(folder: Path) -> list[Metrics]:
     [
         (Block("alignment-loss", (0.0,)), {}),
         (Block("alignment-loss", (1.0,)), DROPPED),
-        (Block("alignment-parameter", budgets=(0.001,)), DROPPED | {"length_bucketing": False}),
+        (Block("alignment-loss", budgets=(0.001,)), DROPPED | {"length_bucketing": False}),
         (Block("dial", values=(0.5,)), {}),
         (Block("dial", values=(0.5,)), {"lora_rank": 2}),
     ],
-    ids=["plain", "lora-dropout", "radius-budget-lora", "dial", "dial-lora"],
+    ids=["plain", "lora-dropout", "budget-lora", "dial", "dial-lora"],
 )
 def test_looking_changes_no_weight(
     block: Block,
@@ -142,7 +142,7 @@ def test_a_line_holds_the_change_of_every_role_at_its_step(
     assert (second.lr, fourth.lr) == pytest.approx((2e-3 * 3 / 4, 2e-3 / 4))
     assert second.loss == pytest.approx((second.task_loss or 0) + (second.safety_loss or 0))
     assert second.task_loss_change != fourth.task_loss_change
-    assert (second.distance, second.penalty, second.radius) == (None, None, None)
+    assert second.distance is None
 
     assert runner.rows.original is not None
     held_out = {
@@ -166,21 +166,10 @@ def test_a_line_holds_the_change_of_every_role_at_its_step(
         assert change.low < change.value < change.high
 
 
-def test_a_budget_tells_its_penalty_and_how_far_it_is(
-    experiment: Experiment, tmp_path: Path
-) -> None:
-    for case, learned, other in (
-        ("alignment-loss", "penalty", "radius"),
-        ("alignment-parameter", "radius", "penalty"),
-    ):
-        block = Block(case, budgets=(1e-6,))  # type: ignore[arg-type]
-        one = replace(experiment, grid=(block,))
-        runner_of(one, tmp_path / case).made(plan_of(one).runs[0])
-        last = lines(tmp_path / case)[-1]
-        assert asdict(last)[learned] > 0
-        assert asdict(last)[other] is None
-        assert last.distance is not None
-        assert last.distance > 0
+def test_a_case_two_training_tells_its_distance(experiment: Experiment, tmp_path: Path) -> None:
+    one = replace(experiment, grid=(Block("alignment-parameter", radii=(1e-3,)),))
+    runner_of(one, tmp_path).made(plan_of(one).runs[0])
+    assert 0 < (lines(tmp_path)[-1].distance or 0) <= 1e-3 * (1 + 1e-5)
 
 
 def test_a_resumed_training_has_each_step_once(experiment: Experiment, tmp_path: Path) -> None:
@@ -215,20 +204,20 @@ def test_a_budget_at_risk_is_told_once_and_only_then(
 ) -> None:
     training = replace(experiment.train, steps=12, learning_rate=1e-2, schedule="constant")
     told = {}
-    for budget in (0.001, 50.0):
-        block = Block("alignment-parameter", budgets=(budget,))
+    for budget in (-0.4, 50.0):
+        block = Block("alignment-loss", budgets=(budget,))
         one = replace(experiment, train=training, grid=(block,))
         watcher = Watcher()
         sweep(one, tmp_path / str(budget), watcher)
         told[budget] = [line for line in watcher.warnings if "at risk" in line]
     assert told[50.0] == []
-    (line,) = told[0.001]
-    measured = [one for one in lines(tmp_path / "0.001") if one.safety_loss_change is not None]
-    first = next(one for one in measured if (one.safety_loss_change_low or 0) > 0.002)
-    assert line.startswith(plan_of(one).runs[0].name.replace("50", "0.001"))
+    (line,) = told[-0.4]
+    measured = [one for one in lines(tmp_path / "-0.4") if one.safety_loss_change is not None]
+    first = next(one for one in measured if (one.safety_loss_change_low or 0) > -0.4)
+    assert line.startswith(plan_of(one).runs[0].name)
     assert f"after {first.step} of 12 steps" in line
     assert f"{first.safety_loss_change:+.3f} [{first.safety_loss_change_low:+.3f}" in line
-    assert "0.002 is allowed there" in line
+    assert "the budget is -0.4. Should it stay so, no setting keeps to it" in line
 
 
 def test_trackers_get_what_is_written(

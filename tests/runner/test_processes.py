@@ -192,19 +192,32 @@ def test_a_launched_sweep_whose_first_process_was_killed_goes_on(
     assert_same_results(swept(experiment, tmp_path, 2), alone)
 
 
-def test_a_sweep_on_sharded_weights_has_the_points_of_one_process(tmp_path: Path) -> None:
-    """All weights while θ_s is made, adapters and a dial after it."""
+@pytest.mark.parametrize(
+    ("lora_rank", "grid"),
+    [
+        (
+            4,
+            (
+                Block("alignment-loss", (0.0, 1.0)),
+                Block("alignment-parameter", radii=(0.05,)),
+                Block("dial", values=(0.0, 1.0)),
+            ),
+        ),
+        (None, (Block("alignment-loss", budgets=(0.5,)), Block("dial", values=(0.0, 1.0)))),
+    ],
+    ids=("adapters", "dials-of-all-weights"),
+)
+def test_a_sweep_on_sharded_weights_has_the_points_of_one_process(
+    lora_rank: int | None, grid: tuple[Block, ...], tmp_path: Path
+) -> None:
+    """All weights while θ_s is made."""
     sft = {"adam_epsilon": 1e-3}  # Adam magnifies the rounding of gradients near 0
     experiment = small_world(
         tmp_path,
         80,
         align=Training(steps=2, batch_size=8, learning_rate=2e-3, sft=sft),
-        train=Training(steps=4, batch_size=8, learning_rate=2e-3, lora_rank=4, sft=sft),
-        grid=(
-            Block("alignment-loss", (0.0, 1.0)),
-            Block("alignment-parameter", radii=(0.05,)),
-            Block("dial", values=(0.0, 1.0)),
-        ),
+        train=Training(steps=4, batch_size=8, learning_rate=2e-3, lora_rank=lora_rank, sft=sft),
+        grid=grid,
         dial=Dial(steps=2),
         keep_models=True,
     )

@@ -34,7 +34,7 @@ LORA = Training(steps=3, batch_size=8, learning_rate=2e-3, lora_rank=4)
 GRIDS: dict[str, tuple[Block, ...]] = {
     "case I": (Block("alignment-loss", (0.0, 1.0)),),
     "case II": (Block("alignment-parameter", radii=(0.2,)),),
-    "budget": (Block("alignment-parameter", budgets=(0.05,)),),
+    "budget": (Block("alignment-loss", budgets=(0.05, 0.1)),),
     "dial": (Block("dial", values=(0.0, 1.0)),),
     "wise-ft": (Block("method", method="wise-ft", values=(0.3, 0.7)),),
     "safe-lora": (Block("method", method="safe-lora", values=(1.0,)),),

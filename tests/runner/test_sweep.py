@@ -17,6 +17,7 @@ import yaml
 
 from tests.small_worlds import small_world
 from tests.watchers import Watcher
+from trimtab.analysis.labels import budget_in_words
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
@@ -26,9 +27,12 @@ from trimtab.data.rows import Message, Row
 from trimtab.data.splits import Roles, Split
 from trimtab.errors import UserError
 from trimtab.models import load_model, quiet_libraries
+from trimtab.report.model_card import has_card
+from trimtab.results.checksums import changed_files
 from trimtab.results.store import read_failures, read_points
 from trimtab.runner.dial import train_dial
 from trimtab.runner.sweep import record_data, sweep
+from trimtab.runner.verify import verify
 from trimtab.stats import verdict
 
 MEASURED = ("alignment_loss", "proxy_loss", "capability_loss", "distance", "train_tokens")
@@ -216,23 +220,20 @@ def test_dry_run_prints_the_plan_and_trains_nothing(experiment: Experiment, tmp_
 def test_budgets_are_points_that_say_whether_they_were_met(
     experiment: Experiment, tmp_path: Path
 ) -> None:
-    grid = (
-        Block("alignment-loss", budgets=(0.05, -9.0), proxies=("near",)),
-        Block("alignment-parameter", budgets=(0.05, float("inf"))),
-    )
+    grid = (Block("alignment-loss", budgets=(0.05, -9.0, float("inf")), proxies=("near",)),)
     watcher = Watcher()
-    points = sweep(replace(experiment, align=None, grid=grid), tmp_path, watcher)
-    made = {
-        (point.method.name.removesuffix("-budget"), point.budget): point
-        for point in points
-        if point.method is not ALIGNED
-    }
-    first, second = made["alignment-loss", 0.05], made["alignment-parameter", 0.05]
-    plain = made["alignment-parameter", float("inf")]
+    one = replace(experiment, align=None, grid=grid, keep_models=True)
+    points = sweep(one, tmp_path, watcher)
+    made = {point.budget: point for point in points if point.method is not ALIGNED}
+    first, never, plain = made[0.05], made[-9.0], made[float("inf")]
+    assert len(watcher.trainings) == 2  # one dial for all budgets, and plain fine-tuning
     assert first.multiplier is not None
-    assert second.multiplier is plain.multiplier is None
+    assert never.multiplier == 100.0
+    assert plain.multiplier is None
+    assert never.budget_verdict == "beyond"
+    assert "out of reach" in budget_in_words(never)
     (aligned,) = (point for point in points if point.method is ALIGNED)
-    for point in (first, second, plain):
+    for point in (first, never, plain):
         assert point.safety_change is not None
         assert point.proxy_loss is not None
         assert aligned.proxy_loss is not None
@@ -240,13 +241,15 @@ def test_budgets_are_points_that_say_whether_they_were_met(
         assert point.safety_change.value == pytest.approx(risen)
         assert point.budget_verdict == verdict(point.safety_change, float(str(point.budget)))
     # Forward passes for the budget are counted too, and an infinite budget is plain fine-tuning.
-    assert min(first.train_tokens, second.train_tokens) > plain.train_tokens
-    (failure,) = watcher.failures
-    assert failure.spec.value == -9.0
-    assert "no loss is below 0" in failure.reason
+    assert min(first.train_tokens, never.train_tokens) > plain.train_tokens
+    # Each is kept as a plain model, which is the one that was measured.
+    folder = tmp_path / "models" / str(first.model)
+    assert has_card(folder)
+    assert changed_files(folder) == []
     again = Watcher()
-    sweep(replace(experiment, align=None, grid=grid), tmp_path, again)
+    assert sweep(one, tmp_path, again) == points
     assert again.trainings == []
+    assert all(check.passed is not False for check in verify(tmp_path))
 
 
 def test_train_with_a_budget_says_how_it_ended(experiment: Experiment, tmp_path: Path) -> None:
@@ -254,9 +257,9 @@ def test_train_with_a_budget_says_how_it_ended(experiment: Experiment, tmp_path:
     command = ["train", "--model", experiment.model, "--out", str(tmp_path), "--budget", "0.3"]
     command += ["--task", str(root / "data/task-shared.jsonl"), "--steps", "2"]
     command += ["--safety", str(root / "data/safety-near.jsonl")]
-    command += ["--case", "alignment-parameter"]
     made = run(*command)
     assert made.returncode == 0, made.stderr
+    assert "the model is in " in made.stdout
     (line,) = (line for line in made.stderr.splitlines() if line.startswith("budget 0.3: "))
     assert "held-out change of the safety loss" in line
     assert "nats per token, an estimate: within the budget" in line
@@ -320,7 +323,10 @@ TRAIN = "train --model m --task t --safety s --out o"
         (f"{TRAIN} --safety-where harmful", "'harmful' is no condition."),
         (f"{TRAIN} --penalty -1", "--penalty is -1.0. Give a number from 0 up"),
         (f"{TRAIN} --penalty 1 --budget 0.1", "Give one of --penalty, --radius, --budget."),
-        (f"{TRAIN} --case alignment-parameter --budget -0.1", "has to be above 0"),
+        (
+            f"{TRAIN} --case alignment-parameter --budget 0.1",
+            "--budget is for --case",
+        ),
         (f"{TRAIN} --case alignment-loss --radius 1", "--radius is for --case alignment-param"),
     ],
 )

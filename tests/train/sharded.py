@@ -25,6 +25,7 @@ from tests.train import tiny
 from trimtab import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
+    Budget,
     DialObjective,
     Objective,
     SafetyAwareSFTConfig,
@@ -32,6 +33,7 @@ from trimtab import (
 )
 from trimtab.errors import UserError
 from trimtab.measure.distance import DensePart
+from trimtab.measure.sharded_weights import reshard
 
 ON_SHARDS: dict[str, tuple[Objective, dict[str, Any]]] = {
     **{
@@ -48,34 +50,38 @@ ON_SHARDS: dict[str, tuple[Objective, dict[str, Any]]] = {
             "dial-kl",
         )
     },
-    # What is learned magnifies rounding: steps are small and budgets are not.
-    "loss-budget": (
-        AlignmentLossConstraint(budget=0.3),
-        {"optim": "sgd", "learning_rate": 0.05, "validation_rows": 20},
-    ),
-    "parameter-budget": (
-        AlignmentParameterConstraint(budget=0.05),
+    "budget": (
+        Budget(budget=0.05, keeps_ends=True),
         {"optim": "sgd", "learning_rate": 0.5, "validation_rows": 20},
     ),
     "adam": (
         AlignmentParameterConstraint(penalty=0.3),
         {"adam_epsilon": 1e-3, "max_grad_norm": 0.5, "gradient_accumulation_steps": 2},
     ),
+    "dial-adam": (
+        DialObjective(),
+        {
+            "adam_epsilon": 1e-3,
+            "max_grad_norm": 0.5,
+            "gradient_accumulation_steps": 2,
+            "weight_decay": 0.1,
+            "eval_strategy": "steps",
+            "eval_steps": 4,
+        },
+    ),
 }
 """Objectives that train sharded weights, and the settings that show it."""
 
-PAIRS = [
-    (name, kind)
-    for name, (objective, _) in ON_SHARDS.items()
-    for kind in ("full", "lora")
-    if kind == "lora" or not isinstance(objective, DialObjective)
-]
+PAIRS = [(name, kind) for name in ON_SHARDS for kind in ("full", "lora")]
 
 RESUMED = [
     ("parameter-penalty", "full", "FULL_STATE_DICT"),
-    ("parameter-budget", "full", "SHARDED_STATE_DICT"),
-    ("loss-budget", "lora", "FULL_STATE_DICT"),
+    ("kl-penalty", "full", "SHARDED_STATE_DICT"),
+    ("budget", "lora", "FULL_STATE_DICT"),
     ("parameter-radius", "lora", "SHARDED_STATE_DICT"),
+    ("dial", "full", "FULL_STATE_DICT"),
+    ("dial-kl", "full", "SHARDED_STATE_DICT"),
+    ("budget", "full", "FULL_STATE_DICT"),
 ]
 """Resumed trainings: an objective, what it trains, and how Accelerate saves it."""
 
@@ -119,8 +125,11 @@ def trained_on_shards(
 ) -> SafetyAwareSFTTrainer:
     shard_what_is_trained_next(saved=saved)
     trainer = tiny.trained(objective, arguments, folder, lora, resume)
+    reshard(trainer.model)  # an evaluation leaves weights gathered
     weights = [one for one in trainer.model.parameters() if one.requires_grad]
     parts = trainer.displacement.parts if trainer.displacement else []
+    if trainer.objective is not None:
+        weights += [one for copies in trainer.objective.copies() for one in copies]
     weights += [part.start for part in parts if isinstance(part, DensePart)]
     if trainer.reference is not None and trainer.reference.copy is not None:
         weights += trainer.reference.copy.parameters()
@@ -171,7 +180,7 @@ def through_and_resumed(name: str, kind: str, saved: str, folder: Path) -> list[
 NOT_ON_SHARDS = {
     name: objective
     for name, objective in tiny.OBJECTIVES.items()
-    if name not in ON_SHARDS or isinstance(objective, DialObjective)
+    if name not in ON_SHARDS and not isinstance(objective, DialObjective)
 }
 
 
@@ -179,6 +188,7 @@ def refusals(folder: Path) -> dict[str, str]:
     """What is said of each training that does not go with sharded weights."""
     told = {name: told_of(objective, folder) for name, objective in NOT_ON_SHARDS.items()}
     told["FSDP 1"] = told_of(AlignmentParameterConstraint(radius=1.0), folder, version=1)
+    told["dial on FSDP 1"] = told_of(DialObjective(), folder, version=1)
     told["bucketed"] = told_of(AlignmentLossConstraint(), folder, length_bucketing=True)
     return told
 
@@ -207,7 +217,12 @@ if __name__ == "__main__":
     for name, kind in PAIRS:
         objective, settings = ON_SHARDS[name]
         arguments = config(out / "run", 2, **settings)
-        found = record(trained_on_shards(objective, arguments, out, kind == "lora"))
+        trainer = trained_on_shards(objective, arguments, out, kind == "lora")
+        found = record(trainer)
+        if (name, kind) == ("dial", "full"):
+            dial = trainer.objective
+            assert isinstance(dial, DialObjective)
+            dial.endpoints.save(out / "ends", trainer.processing_class)
         if arguments.process_index == 0:
             torch.save(found, out / f"{name}-{kind}.pt")
     for name, kind, saved in RESUMED:

@@ -105,7 +105,7 @@ def test_the_routers_loss_joins_published_methods(name: str, tmp_path: Path) -> 
 
 
 def test_a_budget_keeps_the_routers_share_of_the_loss(tmp_path: Path) -> None:
-    run = trained(tmp_path, AlignmentLossConstraint(budget=0.1), **WITH_ROUTER)
+    run = trained(tmp_path, Budget(budget=0.1), **WITH_ROUTER)
     assert isinstance(run.objective, Budget)
     assert run.objective.outcome is not None
 

@@ -111,7 +111,7 @@ def test_an_objective_that_tells_rows_apart_says_so(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("name", ["loss-penalty", "kl-penalty", "loss-budget", "dial", "safegrad"])
+@pytest.mark.parametrize("name", ["loss-penalty", "kl-penalty", "budget", "dial", "safegrad"])
 def test_packed_rows_are_the_same_training(name: str, lora: bool, tmp_path: Path) -> None:
     """A pack is many rows in one: here all of them are read in every step, packed and apart."""
     settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2}

@@ -17,6 +17,7 @@ from trl import SFTConfig, SFTTrainer
 from trimtab import (
     AlignmentLossConstraint,
     AlignmentParameterConstraint,
+    Budget,
     DialObjective,
     Objective,
     SafetyAwareSFTConfig,
@@ -43,8 +44,6 @@ CONSTRAINTS: dict[str, Objective] = {
     "kl-penalty": AlignmentLossConstraint(penalty=0.7, target="kl"),
     "parameter-penalty": AlignmentParameterConstraint(penalty=0.3),
     "parameter-radius": AlignmentParameterConstraint(radius=0.05),
-    "loss-budget": AlignmentLossConstraint(budget=0.05),
-    "parameter-budget": AlignmentParameterConstraint(budget=1e-4),
 }
 
 BASELINES: dict[str, Objective] = {
@@ -75,6 +74,7 @@ OBJECTIVES: dict[str, Objective] = {
     **CONSTRAINTS,
     "dial": DialObjective(),
     "dial-kl": DialObjective(target="kl"),
+    "budget": Budget(budget=0.05),
     **BASELINES,
 }
 
@@ -133,6 +133,7 @@ def trained(
         model,
         args=arguments,
         train_dataset=rows(64, seed=2) if task is None else task,
+        eval_dataset=rows(16, seed=9) if arguments.eval_strategy != "no" else None,
         safety_dataset=rows(40, seed=5),
         objective=objective,
         processing_class=tokenizer,

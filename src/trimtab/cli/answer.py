@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trimtab.analysis.selection import Choice
     from trimtab.config.experiment import Experiment
     from trimtab.results.result import Point
+    from trimtab.stats import Estimate
 
 MOST_CHOICES = 20
 """Lines of a table that a terminal shows; the page has them all."""
@@ -41,6 +42,27 @@ def answer_of_one(experiment: Experiment, out: Path, name: str) -> None:
     say(f"Open {out / 'report.html'} for the figures.")
     if not rates:
         say(f"To have its answers judged: {_evaluate_command(experiment, out, model)}")
+
+
+def tell_budget(budget: float, chosen_rise: Estimate, rise: Estimate) -> None:
+    """Say how a model that was chosen for a budget keeps to it, on the rows that took no part."""
+    from trimtab.analysis.labels import VERDICTS
+    from trimtab.stats import verdict
+
+    if rise.kind == "exact":
+        say(f"Safety loss over the start, budget {budget:g}: {told(rise)}")
+        return
+    say(f"Safety loss over the start, budget {budget:g}:")
+    say(f"  on the rows it was chosen by: {told(chosen_rise)}")
+    say(f"  on held-out rows besides:     {told(rise)}")
+    say(f"  {VERDICTS[verdict(rise, budget)]}.")
+
+
+def told(estimate: Estimate) -> str:
+    """A loss, or a change of one, with its interval, its unit and its kind."""
+    from trimtab.analysis.labels import estimate_in_words
+
+    return f"{estimate_in_words(estimate)} nats per token ({estimate.kind})"
 
 
 def _told(one: LossChange) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trimtab.cli.answer import tell_budget, told
 from trimtab.cli.command import Command, command, say, watched
 from trimtab.cli.options import (
     AnswerTokens,
@@ -47,7 +48,6 @@ from trimtab.config.ranges import CountOrNone, Finite, From0To1, Range, Seed
 
 if TYPE_CHECKING:
     from trimtab.config.experiment import Experiment
-    from trimtab.results.result import Estimate
     from trimtab.runner.dial import ChosenSetting
 
 dial = typer.Typer(
@@ -212,12 +212,8 @@ def _train(experiment: Experiment, out: Path, restart: bool) -> None:
 
 
 def _tell(chosen: ChosenSetting) -> None:
-    from trimtab.analysis.labels import VERDICTS, estimate_in_words
     from trimtab.config.methods import number
     from trimtab.runner.rates import rate_lines
-
-    def told(estimate: Estimate) -> str:
-        return f"{estimate_in_words(estimate)} nats per token ({estimate.kind})"
 
     say(f"α = {number(chosen.alpha)}, where the dial was trained at λ = {number(chosen.penalty)}.")
     if chosen.rates is not None:
@@ -225,13 +221,8 @@ def _tell(chosen: ChosenSetting) -> None:
             say(line)
     if chosen.budget is None or chosen.chosen_rise is None:
         say(f"Safety loss over the start: {told(chosen.rise)}")
-    elif chosen.rise.kind == "exact":
-        say(f"Safety loss over the start, budget {chosen.budget:g}: {told(chosen.rise)}")
     else:
-        say(f"Safety loss over the start, budget {chosen.budget:g}:")
-        say(f"  on the rows it was chosen by: {told(chosen.chosen_rise)}")
-        say(f"  on held-out rows besides:     {told(chosen.rise)}")
-        say(f"  {VERDICTS[chosen.verdict or 'undecided']}.")
+        tell_budget(chosen.budget, chosen.chosen_rise, chosen.rise)
     say(f"Safety loss there: {told(chosen.safety_loss)}")
     say(f"Task loss there: {told(chosen.task_loss)}")
     if chosen.alignment_loss is not None:

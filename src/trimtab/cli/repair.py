@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trimtab.cli.answer import tell_budget
 from trimtab.cli.command import say, watched
 from trimtab.cli.options import (
     AnswerTokens,
@@ -18,10 +19,13 @@ from trimtab.cli.options import (
     MinRefused,
     Out,
     PromptRows,
+    SafetyWhere,
+    conditions_of,
     rate_limits,
     sources_of,
 )
-from trimtab.config.ranges import Finite
+from trimtab.config.data_source import DataSource
+from trimtab.config.ranges import Above0, Finite
 from trimtab.errors import UserError
 
 _STRENGTH = 0.5
@@ -41,6 +45,15 @@ def repair(
             help=f"wise-ft: the aligned share; resta: γ; safe-lora: τ. [default: {_STRENGTH:g}]"
         ),
     ] = None,
+    budget: Annotated[
+        Above0 | None,
+        typer.Option(help="wise-ft: what the safety loss may rise by, in nats per token."),
+    ] = None,
+    safety: Annotated[
+        str | None,
+        typer.Option(help="With a budget: safety rows; half of them choose, half tell."),
+    ] = None,
+    safety_where: SafetyWhere = None,
     max_harmful: MaxHarmful = None,
     min_refused: MinRefused = None,
     min_answered: MinAnswered = None,
@@ -52,11 +65,16 @@ def repair(
 ) -> None:
     """Mend the safety of a fine-tuned model, after the fact.
 
-    With limits on judged rates, wise-ft finds the least aligned share that keeps to them.
+    With a budget, or with limits on judged rates, wise-ft finds the least aligned share that keeps
+    to it.
     """
     from trimtab.config.methods import PUBLISHED, number
     from trimtab.models import quiet_libraries
-    from trimtab.runner.post_hoc import interpolate_to_rates, repair_saved
+    from trimtab.runner.post_hoc import (
+        interpolate_to_budget,
+        interpolate_to_rates,
+        repair_saved,
+    )
     from trimtab.runner.rates import Asking, rate_lines, require_limits_to_ask_for
 
     edit = [name for name, one in PUBLISHED.items() if one.stage == "after training"]
@@ -65,20 +83,36 @@ def repair(
     limits = rate_limits(max_harmful, min_refused, min_answered)
     asking = Asking(sources_of(harmful), sources_of(benign), tuple(judge or ()), rows, max_tokens)
     require_limits_to_ask_for(limits, asking)
-    if limits:
-        if method != "wise-ft" or strength is not None:
-            raise UserError(
-                "limits on rates choose the strength of wise-ft. Leave out --strength, or them."
-            )
+    if (budget is None) != (safety is None):
+        raise UserError("a budget is kept on safety rows. Give both --budget and --safety.")
+    if limits and budget is not None:
+        raise UserError("a budget and limits on rates are given. Give one of the two.")
+    if (limits or budget is not None) and (method != "wise-ft" or strength is not None):
+        raise UserError(
+            "a budget, or limits on rates, choose the strength of wise-ft. Leave out --strength, "
+            "or them."
+        )
+    if budget is not None and safety is not None:
+        source = DataSource(safety, where=conditions_of(safety_where))
+        quiet_libraries()
+        found = interpolate_to_budget(model, aligned, out, budget, source)
+    elif limits:
         with watched() as watcher:
             found = interpolate_to_rates(model, aligned, out, limits, asking, watcher)
-        say(f"The aligned model's share is {number(found.share)}.")
+    else:
+        quiet_libraries()
+        share = _STRENGTH if strength is None else strength
+        moved = repair_saved(method, share, model, aligned, unaligned, out)
+        _tell_where(out, moved)
+        return
+    say(f"The aligned model's share is {number(found.share)}.")
+    if found.rise is not None:
+        tell_budget(found.rise.budget, found.rise.chosen_rise, found.rise.rise)
+    if found.rates is not None:
         for line in rate_lines(found.rates):
             say(line)
-        say(f"The model is in {out}, at a distance of {found.distance:.4g} from the aligned one.")
-        return
-    quiet_libraries()
-    moved = repair_saved(
-        method, _STRENGTH if strength is None else strength, model, aligned, unaligned, out
-    )
+    _tell_where(out, found.distance)
+
+
+def _tell_where(out: Path, moved: float) -> None:
     say(f"The model is in {out}, at a distance of {moved:.4g} from the aligned one.")

@@ -57,7 +57,7 @@ def train(
     budget: Annotated[
         FiniteOrInfinity | None,
         typer.Option(
-            help="What the safety loss may rise by, nats per token; λ or ε is learned.",
+            help="What the safety loss may rise by, nats per token; a dial is set to it.",
             rich_help_panel=KEPT,
         ),
     ] = None,
@@ -94,11 +94,8 @@ def train(
         raise UserError(f"{' and '.join(given)} are given. Give one of {', '.join(constraints)}.")
     if radius is not None and case == "alignment-loss":
         raise UserError("--radius is for --case alignment-parameter. Give --penalty or --budget.")
-    if case == "alignment-parameter" and budget is not None and not budget > 0:
-        raise UserError(
-            f"--budget is {budget:g}, and with --case alignment-parameter has to be above 0. To "
-            "ask for more safety than the model has, take --case alignment-loss."
-        )
+    if case == "alignment-parameter" and budget is not None:
+        raise UserError("--budget is for --case alignment-loss. Give --penalty or --radius.")
     if not given:
         penalty = 1.0
     block = Block(
@@ -127,4 +124,5 @@ def train(
         sweep_and_report(one, out, restart)
         end_with_failures(out, "--restart")
         (run,) = plan_of(one).runs
-        answer_of_one(one, out, run.name)
+        (model,) = run.models
+        answer_of_one(one, out, model)

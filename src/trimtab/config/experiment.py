@@ -15,7 +15,6 @@ from trimtab.config.methods import (
     CASE_1,
     CASE_1_BUDGET,
     CASE_2,
-    CASE_2_BUDGET,
     CASE_2_RADIUS,
     DIAL,
     Method,
@@ -87,7 +86,7 @@ class Training:
     safety_target: Literal["response", "kl"] = "response"
     """What Case I asks of safety rows: their response, or the aligned model's distribution (kl)."""
     validation_rows: Count = 256
-    """With a budget: how many safety rows are kept from training to bring the model to it."""
+    """With a budget: how many safety rows at most are kept from training to set the dial by."""
     equal_rows: bool = False
     """Let a step that reads no safety rows take as many more task rows, so that all are equal."""
     lora_rank: Rank | None = None
@@ -174,7 +173,8 @@ class Block:
     radii: tuple[Radius, ...] = ()
     """In Case II instead of penalties, every ε: L_f within ‖θ − θ_s‖ ≤ ε. .inf is plain."""
     budgets: tuple[FiniteOrInfinity, ...] = ()
-    """Instead of penalties, what L_ŝ may rise by, in nats per token: λ or ε is then learned."""
+    """In Case I instead of penalties, what L_ŝ may rise by, in nats per token: one dial is trained
+    and set to each."""
     proxies: tuple[str, ...] | None = None
     """Names of safety data; all in Case I, and in Case II (measured only) the first."""
     tasks: tuple[str, ...] | None = None
@@ -212,10 +212,9 @@ class Block:
             )
         if self.radii and self.case == "alignment-loss":
             raise UserError("grid: radii are for case alignment-parameter. Give penalties.")
-        if self.case == "alignment-parameter" and any(not budget > 0 for budget in self.budgets):
+        if self.budgets and self.case == "alignment-parameter":
             raise UserError(
-                f"grid: budgets {list(self.budgets)} of case alignment-parameter must be above 0. "
-                "To ask for more safety than the model has, take case alignment-loss."
+                "grid: budgets are for case alignment-loss, whose dial is set to them. Give radii."
             )
 
     @property
@@ -226,7 +225,7 @@ class Block:
         return (
             *((CASE_1 if is_case_1 else CASE_2, value) for value in self.penalties),
             *((CASE_2_RADIUS, value) for value in self.radii),
-            *((CASE_1_BUDGET if is_case_1 else CASE_2_BUDGET, value) for value in self.budgets),
+            *((CASE_1_BUDGET, value) for value in self.budgets),
             *((given, value) for value in self.values),
         )
 
@@ -396,12 +395,6 @@ class Experiment:
         if self.align and not self.original:
             raise UserError("align: there is nothing to align on. Give original, or no align.")
         self._require_adapters_on_small_weights()
-        if self.train.safety_target == "kl" and any(
-            block.budgets and block.case == "alignment-loss" for block in self.grid
-        ):
-            raise UserError(
-                "grid: a budget is for the loss on safety rows. Set safety_target: response."
-            )
         for block in self.grid:
             if block.case == "dial" and self.dial is None:
                 raise UserError("grid: case dial needs a dial to train. Give dial, as in dial: {}.")

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Protocol, TypeVar
 
 from trimtab.config.experiment import Block, Experiment
-from trimtab.config.methods import ALIGNED
+from trimtab.config.methods import ALIGNED, CASE_1_BUDGET
 from trimtab.config.run_spec import RunSpec
 
 
@@ -35,6 +35,13 @@ class Run:
     def name(self) -> str:
         """A name for people and for folders, which no other training of a plan has."""
         return self.training.folder
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models that it keeps: of a dial its ends, set to budgets each model."""
+        if self.training.method is CASE_1_BUDGET:
+            return tuple(spec.folder for spec in self.specs)
+        return (self.name,)
 
 
 @dataclass(frozen=True)

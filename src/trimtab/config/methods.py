@@ -108,7 +108,6 @@ _TASK_ROWS: Family = "Methods on task rows, or on time"
 _DECADES = (0.03, 0.1, 0.3, 1.0, 3.0)
 _LOWER_DECADES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
-_CASE_1 = "objectives.alignment_loss:AlignmentLossConstraint"
 _CASE_2 = "objectives.alignment_parameter:AlignmentParameterConstraint"
 
 ALIGNED = Method("aligned", "aligned model θₛ, untrained", None, None, short="θₛ", stage="start")
@@ -117,7 +116,7 @@ CASE_1 = Method(
     "alignment-loss",
     "Case I (alignment loss)",
     None,
-    _CASE_1,
+    "objectives.alignment_loss:AlignmentLossConstraint",
     hyperparameter="penalty",
     symbol="λ",
     short="Case I",
@@ -128,11 +127,13 @@ CASE_1_BUDGET = Method(
     "alignment-loss-budget",
     "Case I by a budget",
     "Case I otherwise",
-    _CASE_1,
+    "objectives.budget:Budget",
     hyperparameter="budget",
     short="Case I",
     plain_at=math.inf,
     tightest="smallest",
+    takes_target=True,
+    one_training=True,
 )
 CASE_2 = Method(
     "alignment-parameter",
@@ -157,16 +158,6 @@ CASE_2_RADIUS = Method(
     tightest="smallest",
     reads_safety=False,
 )
-CASE_2_BUDGET = Method(
-    "alignment-parameter-budget",
-    "Case II by a budget",
-    "Methods on weights",
-    _CASE_2,
-    hyperparameter="budget",
-    short="Case II",
-    plain_at=math.inf,
-    tightest="smallest",
-)
 DIAL = Method(
     "dial",
     "dial",
@@ -187,7 +178,6 @@ OWN = {
         CASE_1_BUDGET,
         CASE_2,
         CASE_2_RADIUS,
-        CASE_2_BUDGET,
         DIAL,
     )
 }

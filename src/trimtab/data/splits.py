@@ -15,6 +15,9 @@ from trimtab.data.rows import Message, Row
 from trimtab.data.sources import read_rows
 from trimtab.errors import UserError
 
+_HALVES_SEED = 2**20
+_FEWEST_IN_A_HALF = 4
+
 
 @dataclass(frozen=True)
 class Split:
@@ -102,6 +105,22 @@ def split_rows(
         [row for row, out in zip(rows, held, strict=True) if not out],
         [row for row, out in zip(rows, held, strict=True) if out],
     )
+
+
+def halves_by_prompt(rows: Sequence[Row], seed: int, label: str) -> tuple[list[Row], list[Row]]:
+    """Rows to choose by and rows to tell what was chosen, about as many, no prompt in both.
+
+    Raises:
+        UserError: there are too few for both; `label` says of what.
+    """
+    # Another seed than that which held rows out: below its share every one of them lies.
+    first, second = split_rows(rows, 0.5, seed + _HALVES_SEED)
+    if min(len(first), len(second)) < _FEWEST_IN_A_HALF:
+        raise UserError(
+            f"{label}: {len(rows)} rows are too few to choose by one half and to measure on the "
+            "other. Give, or hold out, more."
+        )
+    return first, second
 
 
 def choose_rows(rows: Sequence[Row], limit: int | None, seed: int) -> list[Row]:

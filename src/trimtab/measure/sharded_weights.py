@@ -31,6 +31,14 @@ def whole(tensor: Tensor) -> Tensor:
     return gathered
 
 
+def shard_of(tensor: Tensor) -> Tensor:
+    """What a process has of a tensor, however it is divided; a view."""
+    if not is_sharded(tensor):
+        return tensor
+    shard: Tensor = tensor.to_local()
+    return shard
+
+
 def own_part(tensor: Tensor, dim: int) -> Tensor:
     """What a process has of a tensor that is divided along `dim`; a view where it is already."""
     if not is_sharded(tensor):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -31,6 +31,37 @@ def sharing_frozen(model: Model) -> Model:
     """
     frozen = [weight for weight in model.parameters() if not weight.requires_grad]
     return _copied(model, ((weight, weight) for weight in frozen))
+
+
+def without_weights(model: Model) -> Model:
+    """A copy of a model that takes no memory for weights until `fill` gives it some."""
+    return _copied(model, ((weight, _without_values(weight)) for weight in model.parameters()))
+
+
+def fill(
+    copy: nn.Module, model: nn.Module, values_of: Callable[[Tensor], Tensor] = torch.clone
+) -> None:
+    """Give a copy weights and buffers of its own, with the values, places and shards of `model`'s.
+
+    Weights that are tied in the model are tied in the copy. `values_of` makes the copy's weight of
+    the model's.
+    """
+    made: dict[int, nn.Parameter] = {}
+    for name, _ in list(copy.named_parameters(remove_duplicate=False)):
+        weight = model.get_parameter(name)
+        if id(weight) not in made:
+            values = values_of(weight.detach())
+            made[id(weight)] = nn.Parameter(values, requires_grad=weight.requires_grad)
+        module, _, last = name.rpartition(".")
+        setattr(copy.get_submodule(module), last, made[id(weight)])
+    for name, _ in list(copy.named_buffers(remove_duplicate=False)):
+        module, _, last = name.rpartition(".")
+        setattr(copy.get_submodule(module), last, model.get_buffer(name).clone())
+
+
+def _without_values(weight: nn.Parameter) -> nn.Parameter:
+    empty = torch.empty_like(weight, device="meta")
+    return nn.Parameter(empty, requires_grad=weight.requires_grad)
 
 
 def _over_the_same_memory(weight: nn.Parameter) -> nn.Parameter:

@@ -24,7 +24,6 @@ from trimtab.config.methods import (
     CASE_1,
     CASE_1_BUDGET,
     CASE_2,
-    CASE_2_BUDGET,
     CASE_2_RADIUS,
     DIAL,
 )
@@ -77,10 +76,9 @@ class _Atlas:
         self.safety = safety
         self.limits = limits
         self.note = "" if safety == "alignment gap" else PROXY_NOTE
-        self.budgets_1 = lines_of(points, CASE_1_BUDGET)
-        self.budgets_2 = lines_of(points, CASE_2_BUDGET)
+        self.budgets = lines_of(points, CASE_1_BUDGET)
         self.case_1 = lines_of(points, CASE_1)
-        for pair in self.budgets_1:
+        for pair in self.budgets:
             self.case_1.setdefault(pair, [])
         self.dials = lines_of(points, DIAL)
         self.palette = Palette.of(points)
@@ -102,7 +100,7 @@ class _Atlas:
         ]
         for p, t in keys[:MOST_LINES]:
             name = f"{shortened(p)} – {shortened(t)}, by budget"
-            line = tuple(self.budgets_1.get((p, t), ()))
+            line = tuple(self.budgets.get((p, t), ()))
             right.append(Series(name, budget_ink(self.palette.proxy_colour(p)), line))
         right.append(self._starts(task for _, task in keys[:MOST_LINES]))
         note = self.note
@@ -256,11 +254,9 @@ class _Atlas:
             for shape, (method, line) in enumerate(by_method.items(), start=1):
                 case = f"Case II by {method.symbol}" if all(by_method.values()) else "Case II"
                 series.append(Series(f"{case}, {shortened(task)}", ink(colour, shape), line))
-            for case, lines in (("Case I", self.budgets_1), ("Case II", self.budgets_2)):
-                name = f"{case} by budget, {shortened(task)}"
-                line = tuple(lines.get((proxy, task), ()))
-                of_budgets = budget_ink(colour, case_1=lines is self.budgets_1)
-                series.append(Series(name, of_budgets, line))
+            name = f"Case I by budget, {shortened(task)}"
+            line = tuple(self.budgets.get((proxy, task), ()))
+            series.append(Series(name, budget_ink(colour), line))
         if not series:
             return None
         series.append(self._starts(task for _, task in compared))

@@ -110,7 +110,7 @@ def points_card(points: Sequence[Point], results: Results, model: Path) -> str:
         f"those of the start model, {percent(point.relative_distance)} of their norm."
     ]
     if point.multiplier is not None:
-        made.append(f"The multiplier λ came to {number(point.multiplier)}.")
+        made.append(f"It is the setting of a dial trained at λ = {number(point.multiplier)} there.")
     if point.budget_verdict is not None:
         made.append(f"By held-out rows: {budget_in_words(point)}.")
     changes = loss_changes(points, results.points, results.rows)
@@ -163,6 +163,7 @@ def repaired_card(
     folder: Path,
     rates: Sequence[RateChange] = (),
     judges: Sequence[str] = (),
+    losses: Sequence[LossChange] = (),
 ) -> str:
     """The card of a model that was mended after its training.
 
@@ -171,6 +172,7 @@ def repaired_card(
         folder: where the result's files are.
         rates: what it answers, where that was judged, and by whom.
         judges: the first one's are the rates.
+        losses: those that were measured before and after.
     """
     origin = Origin({"model": aligned, "answers": {"judges": list(judges)}})
     before = "" if unaligned is None else f" --unaligned {portable_name(unaligned)}"
@@ -187,7 +189,7 @@ def repaired_card(
         f"```sh\n{command}\n```"
     )
     not_measured = (
-        "Its losses before and after: no held-out rows were given.",
+        *(() if losses else ("Its losses before and after: no held-out rows were given.",)),
         *(() if rates else (_NOT_JUDGED,)),
         *_never_measured(False),
     )
@@ -196,6 +198,7 @@ def repaired_card(
         f"mended by {method.title}",
         lead,
         {
+            **({"Before and after": _before_and_after(losses)} if losses else {}),
             **({"What it answers": _answers(rates, origin)} if rates else {}),
             "What was done": done,
             "What was not measured": _bullets(not_measured),

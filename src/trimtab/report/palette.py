@@ -38,9 +38,9 @@ def ink(colour: int, shape: int) -> Ink:
     return Ink(COLOURS[colour % len(COLOURS)], marker, dash)
 
 
-def budget_ink(colour: int, *, case_1: bool = True) -> Ink:
+def budget_ink(colour: int) -> Ink:
     """The ink of models trained to a budget, in the colour of the line they belong to."""
-    return Ink(COLOURS[colour % len(COLOURS)], "cross" if case_1 else "diamond", "dot")
+    return Ink(COLOURS[colour % len(COLOURS)], "cross", "dot")
 
 
 START_INK = Ink(BLACK, "star", "solid")

@@ -15,7 +15,7 @@ from trimtab.analysis.labels import (
 from trimtab.analysis.methods import MethodResult
 from trimtab.analysis.optimality_gap import OptimalityGap, PointOptimalityGap
 from trimtab.analysis.results import DataSummary
-from trimtab.config.methods import CASE_1, CASE_2_RADIUS, number
+from trimtab.config.methods import CASE_1, number
 from trimtab.config.run_spec import RunSpec
 from trimtab.results.result import Point
 from trimtab.results.store import Failure
@@ -116,7 +116,7 @@ def budgets_table(points: Iterable[Point]) -> Table | None:
         "verdict",
         "change of the safety loss",
         "over the budget",
-        "λ or ε learned",
+        "λ there",
         "capability loss",
         "tokens",
     )
@@ -127,7 +127,7 @@ def budgets_table(points: Iterable[Point]) -> Table | None:
                 point.budget_verdict or "–",
                 estimate_in_words(point.safety_change),
                 nats(point.over_budget),
-                _learned(point),
+                CASE_1.label(point.multiplier),
                 estimate_in_words(point.capability_loss),
                 f"{point.train_tokens:,}",
             ),
@@ -332,13 +332,6 @@ def names_of(spec: RunSpec) -> tuple[str, ...]:
     """Method, hyperparameter, safety data, task and seed, in words."""
     named = spec.method.short or spec.method.title
     return named, spec.label, spec.proxy or "–", spec.task, str(spec.seed)
-
-
-def _learned(point: Point) -> str:
-    """The λ or the ε that a budget came to."""
-    if point.multiplier:
-        return CASE_1.label(point.multiplier)
-    return CASE_2_RADIUS.label(point.distance)
 
 
 def _beside_limit(near: OptimalityGap | None) -> tuple[str, str, str]:

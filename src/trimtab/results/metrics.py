@@ -27,7 +27,8 @@ class Metrics:
     """One line: a training at one step; what is not known or not finite is left out.
 
     Losses are in nats per token. A change is L(θ) − L(θ_s) on the same held-out rows, `low` and
-    `high` the ends of its 95 % interval, paired by row; a dial's is that of α = ½.
+    `high` the ends of its 95 % interval, paired by row; a dial's is that of α = ½,
+    with a budget of α = 0.
     """
 
     step: int
@@ -55,10 +56,6 @@ class Metrics:
     original_loss_change_high: float | None = None
     distance: float | None = None
     """‖θ − θ_s‖, where the objective asks for it."""
-    penalty: float | None = None
-    """λ of a budget."""
-    radius: float | None = None
-    """ε of a budget in Case II, from when there is one."""
 
     @classmethod
     def of_log(cls, step: int, of: int, seconds: float, logged: Mapping[str, Any]) -> Metrics:

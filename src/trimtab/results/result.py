@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
-from trimtab.config.methods import CASE_1_BUDGET, CASE_2_BUDGET, DIAL, Method
+from trimtab.config.methods import CASE_1_BUDGET, DIAL, Method
 from trimtab.config.run_spec import RunSpec
 from trimtab.stats import Estimate as Estimate
 from trimtab.stats import Kind as Kind
@@ -28,7 +28,7 @@ _ADDED_LATER = (
 """Fields that points written by an earlier version lack."""
 
 OUT_OF_REACH = 100.0
-"""A multiplier at which the task hardly counts: a budget still missed cannot be had."""
+"""A λ at which the task hardly counts: a budget still missed cannot be had."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,9 @@ class Point:
     `wall_seconds` are those of making the trainer and training; where a run was interrupted, since
     it went on.
 
-    Of a method with a budget, `safety_change` is the held-out L_ŝ(θ) − L_ŝ(θ_s), and what was
-    learned is `multiplier`, the λ of Case I, or `distance`, the ε of Case II;
-    `validation_rows_wanted` would let four fifths of the budget be spent. Of a dial, `multiplier`
-    is the λ(α) that the setting was trained at.
+    Of a dial, and of one set to a budget, `multiplier` is the λ(α) that the setting was trained at.
+    With a budget, `safety_change` is the held-out L_ŝ(θ) − L_ŝ(θ_s), and `validation_rows_wanted`
+    would let four fifths of the budget be spent.
     """
 
     spec: RunSpec
@@ -112,8 +111,7 @@ class Point:
     @property
     def budget(self) -> float | None:
         """What L_ŝ may rise by, where the model was trained to that."""
-        is_budget = self.method in (CASE_1_BUDGET, CASE_2_BUDGET)
-        return self.spec.value if is_budget else None
+        return self.spec.value if self.method is CASE_1_BUDGET else None
 
     @property
     def over_budget(self) -> float | None:

@@ -25,7 +25,6 @@ CASES: tuple[Block, ...] = (
     Block("alignment-loss", penalties=(0.0, 0.03, 0.1, 0.3, 1.0, 3.0)),
     Block("alignment-loss", budgets=(0.05, 0.1, 0.2, 0.3, 0.4)),
     Block("alignment-parameter", penalties=(0.01, 0.03, 0.1, 0.3, 1.0)),
-    Block("alignment-parameter", budgets=(0.05, 0.1, 0.2, 0.3, 0.4)),
 )
 DIAL_BLOCK = Block("dial", values=(0.0, 0.25, 0.5, 0.75, 1.0))
 

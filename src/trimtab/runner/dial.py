@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import EXPERIMENT_FILE, plain_values, read_experiment
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
-from trimtab.data.splits import Roles, Split, split_rows
+from trimtab.data.splits import Roles, Split, halves_by_prompt
 from trimtab.errors import UserError
 from trimtab.measure.generation import sampled_answers
 from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
@@ -59,15 +59,13 @@ from trimtab.runner.rates import (
 from trimtab.runner.runner import DIAL_FOLDER, Runner, TrainedDial, forget_checkpoints
 from trimtab.runner.sweep import Watcher, claim, read_roles, record_data
 from trimtab.stats import Verdict, verdict
+from trimtab.train.objectives.budget import largest_within
 from trimtab.train.objectives.endpoints import Endpoints, load_endpoints
 
 SETTING_FILE = "setting.json"
 SAMPLED_SETTINGS = (0.0, 0.5, 1.0)
 
 _COST_FILE = "training.json"
-_HALVES_SEED = 2**20
-_FEWEST_ROWS = 4
-_BISECTIONS = 8
 _ANSWER_TOKENS = 48
 
 
@@ -320,7 +318,8 @@ def _chosen(
         chosen_rise = standing.measured.get("safety loss")
     elif alpha is None:
         assert budget is not None
-        alpha, chosen_rise = _bisected(rise_at, budget)
+        alpha, chosen_rise = largest_within(rise_at, budget)
+        _require_within(chosen_rise, budget)
     before = held_out_loss(runner.aligned, reporting, measuring)
     endpoints.set_alpha(alpha)
     after = held_out_loss(endpoints.model, reporting, measuring)
@@ -340,42 +339,20 @@ def _chosen(
     )
 
 
-def _bisected(rise_at: Callable[[float], Estimate], budget: float) -> tuple[float, Estimate]:
-    """The largest α found within the budget, and the rise there."""
-    low, at_low = 0.0, rise_at(0.0)
-    if verdict(at_low, budget) != "within":
+def _require_within(rise: Estimate, budget: float) -> None:
+    if verdict(rise, budget) != "within":
         raise UserError(
             f"no setting is within a budget of {budget:g} nats per token: at α = 0, the safest, "
-            f"the safety loss is {at_low.value:.4f} above that of the aligned model, and by its "
-            f"interval at most {at_low.high:.4f}. Give a budget above {at_low.high:.4f}, hold out "
+            f"the safety loss is {rise.value:.4f} above that of the aligned model, and by its "
+            f"interval at most {rise.high:.4f}. Give a budget above {rise.high:.4f}, hold out "
             "more rows, or train the dial for more steps."
         )
-    at_high = rise_at(1.0)
-    if verdict(at_high, budget) == "within":
-        return 1.0, at_high
-    high = 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        rise = rise_at(middle)
-        if verdict(rise, budget) == "within":
-            low, at_low = middle, rise
-        else:
-            high = middle
-    return low, at_low
 
 
 def _halves(split: Split, split_seed: int) -> tuple[list[Row], list[Row]]:
-    rows = list(split.held_out)
     if row_weights(split.held_out) is not None:
-        return rows, rows
-    # Another seed than that which held these rows out: below its share every one of them lies.
-    first, second = split_rows(rows, 0.5, split_seed + _HALVES_SEED)
-    if min(len(first), len(second)) < _FEWEST_ROWS:
-        raise UserError(
-            f"{split.label}: {len(rows)} held-out rows are too few to choose by one half and to "
-            "measure on the other. Hold out more rows, or give --alpha."
-        )
-    return first, second
+        return list(split.held_out), list(split.held_out)
+    return halves_by_prompt(split.held_out, split_seed, split.label)
 
 
 def _sampled(runner: Runner, endpoints: Endpoints, roles: Roles, count: int) -> Iterator[Sample]:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trimtab.analysis.changes import SAFETY_LOSS, LossChange
 from trimtab.analysis.selection import Limit
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.experiment import Measuring
 from trimtab.config.methods import number, published
+from trimtab.data.encoding import encode
+from trimtab.data.sources import read_rows
+from trimtab.data.splits import halves_by_prompt
 from trimtab.errors import UserError
 from trimtab.measure.distance import distance
+from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
 from trimtab.models import limits_of, load_model, name_base_portably, to_device, with_adapter
 from trimtab.report.model_card import repaired_card
 from trimtab.results.checksums import CARD_FILE, digest_of, sha256_of, write_checksums
@@ -25,6 +32,7 @@ from trimtab.results.files import (
     write_atomically,
     written_whole,
 )
+from trimtab.results.gaps import OVER_START
 from trimtab.runner.answering import Answering, judges_of, prompts_to_ask
 from trimtab.runner.rates import (
     Asking,
@@ -35,11 +43,13 @@ from trimtab.runner.rates import (
     require_rates,
 )
 from trimtab.runner.runner import TrainingWatcher
+from trimtab.stats import Estimate, Verdict, verdict
 from trimtab.train.baselines.interpolation import Interpolation
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.methods import made_from
+from trimtab.train.objectives.budget import largest_within
 
-RATES_FILE = "rates.json"
+RATES_FILE, BUDGET_FILE = "rates.json", "budget.json"
 
 
 def repair_saved(
@@ -75,14 +85,33 @@ def repair_saved(
 
 
 @dataclass(frozen=True)
+class RiseOnHalves:
+    """How far the safety loss of a chosen model rose over θ_s, nats per token."""
+
+    budget: float
+    chosen_rise: Estimate
+    """On the rows that it was chosen by."""
+    rise: Estimate
+    """On those that took no part."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the rows that took no part find it within the budget."""
+        return verdict(self.rise, self.budget)
+
+
+@dataclass(frozen=True)
 class Interpolated:
-    """The model (1 − a)·θ + a·θ_s that was chosen by its answers."""
+    """The model (1 − a)·θ + a·θ_s that was chosen, and by what."""
 
     share: float
     """a, the aligned model's share."""
     distance: float
     """From the aligned model."""
-    rates: JudgedRates
+    rates: JudgedRates | None = None
+    """What it answers, where it was chosen by that."""
+    rise: RiseOnHalves | None = None
+    """Of its safety loss, where it was chosen by a budget."""
 
 
 def interpolate_to_rates(
@@ -149,6 +178,75 @@ def interpolate_to_rates(
             unfinished,
             told.changes,
             told.judges,
+        )
+        write_atomically(unfinished / CARD_FILE, card)
+    return found
+
+
+def interpolate_to_budget(
+    model: Path,
+    aligned: str,
+    out: Path,
+    budget: float,
+    safety: DataSource,
+    lengths: Lengths = Lengths(),  # noqa: B008  # frozen
+    measuring: Measuring = Measuring(),  # noqa: B008
+) -> Interpolated:
+    """Save the model between θ_s and θ (WiSE-FT) that spends a budget of safety loss.
+
+    It is the one with the least share of θ_s that is found at which the 95 % interval of
+    L_ŝ − L_ŝ(θ_s) ends within the budget, on one half of the safety rows, divided by prompt; what
+    is told of it is measured on the other half.
+
+    Args:
+        budget: above 0, nats per token.
+        safety: rows that neither model was trained on.
+
+    Raises:
+        UserError: the budget is not above 0, the rows are too few, `out` holds something, or a
+            model cannot be loaded or does not fit the other.
+    """
+    if not budget > 0:
+        raise UserError(
+            f"budget {budget:g} must be above 0: between the aligned model and another the safety "
+            "loss is at best unchanged. A dial can lower it: trimtab dial train."
+        )
+    _require_out(out, model)
+    rows = read_rows(safety)
+    start, tokenizer, tuned = _loaded(model, aligned)
+    start, tuned = to_device(start), to_device(tuned)
+    choosing, telling = (
+        HeldOutRows(encode(half, tokenizer, lengths, limits_of(start)))
+        for half in halves_by_prompt(rows, 0, f"safety {safety.path}")
+    )
+    before = held_out_loss(start, choosing, measuring)
+
+    def at(place: float) -> Any:
+        return Interpolation(1 - place).apply(deepcopy(tuned), start)
+
+    def rise_at(place: float) -> Estimate:
+        return loss_rise(held_out_loss(at(place), choosing, measuring), before)
+
+    place, chosen_by = largest_within(rise_at, budget)
+    mended = at(place)
+    first, last = (held_out_loss(one, telling, measuring) for one in (start, mended))
+    rise = RiseOnHalves(budget, chosen_by, loss_rise(last, first))
+    found = Interpolated(1 - place, distance(mended, start), rise=rise)
+    over_start = replace(rise.rise, unit=OVER_START)
+    change = LossChange(SAFETY_LOSS, safety.path, first.per_token, last.per_token, over_start)
+    with written_whole(out) as unfinished:
+        _save(mended, tokenizer, unfinished)
+        write_atomically(unfinished / BUDGET_FILE, json.dumps(asdict(found), indent=1) + "\n")
+        write_checksums(unfinished)
+        card = repaired_card(
+            published("wise-ft"),
+            found.share,
+            str(model),
+            aligned,
+            None,
+            found.distance,
+            unfinished,
+            losses=[change],
         )
         write_atomically(unfinished / CARD_FILE, card)
     return found

@@ -7,9 +7,9 @@ import gc
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -21,12 +21,13 @@ from peft import get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from trimtab.config.experiment import Experiment, Training
+from trimtab.config.experiment import Dial, Experiment, Training
 from trimtab.config.grid import Run
+from trimtab.config.methods import CASE_1_BUDGET, DIAL
 from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.errors import UserError
-from trimtab.measure.losses import HeldOutRows
+from trimtab.measure.losses import HeldOutRows, response_nll
 from trimtab.measure.sharded_weights import whole
 from trimtab.measure.shared_weights import sharing_all
 from trimtab.models import is_quantised, limits_of, load_model, name_base_portably, to_device
@@ -41,7 +42,7 @@ from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.checkpoints import newest_whole_checkpoint
 from trimtab.train.live import LiveMeasurement
 from trimtab.train.methods import made_from
-from trimtab.train.objectives.base import Objective, held_bytes
+from trimtab.train.objectives.base import Objective, Target, held_bytes
 from trimtab.train.objectives.budget import Budget, ImpossibleBudgetError
 from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.objectives.endpoints import Endpoints
@@ -181,20 +182,17 @@ class Trainings:
         checkpoint = job.checkpoint
         with full_disk_told(unfinished):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        model, learned = self._whole(trainer, training, objective)
-        outcome = learned.outcome if isinstance(learned, Budget) else None
+        model, learned = self._whole(trainer, training)
         return Trained(
             model,
             trainer.state.num_input_tokens_seen + (learned.extra_tokens if learned else 0),
             perf_counter() - started,
-            outcome.penalty if outcome else None,
-            held_bytes(trainer.extra_state()),
-            outcome.rows_wanted if outcome else None,
-            learned,
+            extra_bytes=held_bytes(trainer.extra_state()),
+            objective=learned,
         )
 
     def _whole(
-        self, trainer: SafetyAwareSFTTrainer, training: Training, objective: Objective | None
+        self, trainer: SafetyAwareSFTTrainer, training: Training
     ) -> tuple[Any, Objective | None]:
         """The model and what it learned, with all weights where they were divided among processes.
 
@@ -206,17 +204,18 @@ class Trainings:
         found: Any = None
         if self.onlooker:
             found, adapter = self._start_of(training), lora_config(training)
-            if learned is not None and learned.replaces_model and objective is not None:
-                learned = objective.started()
+            if learned is not None and learned.replaces_model:
+                learned = copy(learned)
                 found = learned.placed_on(found, adapter)
             elif adapter is not None:
                 found = get_peft_model(found, adapter)
+        moved, moved_here = _moved(trained, trainer.objective), _moved(found, learned)
         with torch.no_grad():
-            for name, weight in trained.named_parameters():
+            for name, weight in moved.named_parameters():
                 if weight.requires_grad:
                     values = whole(weight.detach())
                     if found is not None:
-                        found.get_parameter(name).copy_(values)
+                        moved_here.get_parameter(name).copy_(values)
         return found, learned
 
     def _rows_of(self, task: str | None) -> Dataset:
@@ -329,13 +328,15 @@ class Runner(Trainings):
             _give_back_memory()
 
     def made(self, run: Run) -> list[Point]:
-        """Train and measure one model, or a dial at each of its settings.
+        """Train and measure one model, or a dial at each of its settings or set to each budget.
 
         Its checkpoints stay until `forget_checkpoints`, so that whoever is interrupted before the
         points are written trains nothing again.
         """
-        if run.training.method.one_training:
+        if run.training.method is DIAL:
             return self._settings_of_dial(run)
+        if run.training.method is CASE_1_BUDGET:
+            return self._set_to_budgets(run)
         trained = self._trained(
             Job(
                 run.name,
@@ -386,43 +387,70 @@ class Runner(Trainings):
             points += self.setting_measured(f"{run.name}-{spec.value:.6g}", dial, spec, extra)
         return points
 
+    def _set_to_budgets(self, run: Run) -> list[Point]:
+        """One dial for all budgets; each model is kept as a plain one."""
+        loosest = max(spec.value or 0.0 for spec in run.specs)
+        made = self._trained_ends(
+            run.training, Budget(self._dial, self._target, loosest, keeps_ends=True)
+        )
+        budget, model = made.objective, made.model
+        assert isinstance(budget, Budget)
+        tokens_per_batch = self.experiment.measure.tokens_per_batch
+        row_nll = partial(response_nll, model, tokens_per_batch=tokens_per_batch)
+        points = []
+        for spec in run.specs:
+            assert spec.value is not None
+            reached = budget.turned_to(spec.value, row_nll)
+            trained = replace(
+                made,
+                train_tokens=made.train_tokens + reached.tokens,
+                multiplier=reached.penalty,
+                extra_bytes=budget.endpoints.extra_bytes(),
+                validation_rows_wanted=reached.rows_wanted,
+            )
+            points += self.evaluator.points(spec.folder, trained, (spec,))
+            if self.experiment.keeps_models:
+                with written_whole(self.folder / MODELS_FOLDER / spec.folder) as unfinished:
+                    budget.endpoints.save_at(reached.alpha, unfinished, merged=False)
+                    self._complete(unfinished)
+        return points
+
     def setting_measured(
         self, name: str, dial: TrainedDial, spec: RunSpec, extra_bytes: int | None = None
     ) -> list[Point]:
         """The point of one setting of a dial; `name` is that of its model."""
-        assert self.experiment.dial is not None
         assert spec.value is not None
         dial.endpoints.set_alpha(spec.value)
         trained = Trained(
             dial.endpoints.model,
             dial.train_tokens,
             dial.wall_seconds,
-            self.experiment.dial.penalty_at(spec.value),
+            self._dial.penalty_at(spec.value),
             extra_bytes,
         )
         return self.evaluator.points(name, trained, (spec,))
 
     def trained_dial(self, spec: RunSpec) -> TrainedDial:
         """Train both ends of the experiment's dial at once."""
-        dial = self.experiment.dial
-        assert dial is not None
+        made = self._trained_ends(spec, DialObjective(self._dial, self._target))
+        assert isinstance(made.objective, DialObjective)
+        return TrainedDial(made.objective.endpoints, made.train_tokens, made.wall_seconds)
+
+    def _trained_ends(self, spec: RunSpec, objective: DialObjective) -> Trained:
         training = self.experiment.train
-        trained = self._trained(
-            Job(
-                spec.folder,
-                spec.task,
-                training
-                if dial.steps is None
-                else replace(training, steps=dial.steps, epochs=None),
-                spec.seed,
-                spec.proxy,
-                DialObjective(dial, training.safety_target),
-                spec.proxy,
-            )
+        if self._dial.steps is not None:
+            training = replace(training, steps=self._dial.steps, epochs=None)
+        return self._trained(
+            Job(spec.folder, spec.task, training, spec.seed, spec.proxy, objective, spec.proxy)
         )
-        assert isinstance(trained.objective, DialObjective)
-        endpoints = trained.objective.endpoints
-        return TrainedDial(endpoints, trained.train_tokens, trained.wall_seconds)
+
+    @property
+    def _dial(self) -> Dial:
+        return self.experiment.dial or Dial()
+
+    @property
+    def _target(self) -> Target:
+        return self.experiment.train.safety_target
 
     def _align(self) -> None:
         finished = self.folder / ALIGNED_FOLDER
@@ -448,9 +476,19 @@ class Runner(Trainings):
     def _save(self, model: Any, folder: Path) -> None:
         with written_whole(folder) as unfinished:
             model.save_pretrained(unfinished)
-            self.tokenizer.save_pretrained(unfinished)
-            name_base_portably(unfinished)
-            write_checksums(unfinished)
+            self._complete(unfinished)
+
+    def _complete(self, model: Path) -> None:
+        """Lay beside a model's weights what makes them a model to load."""
+        self.tokenizer.save_pretrained(model)
+        name_base_portably(model)
+        write_checksums(model)
+
+
+def _moved(model: Any, objective: Objective | None) -> Any:
+    """The module whose weights an optimizer moves."""
+    own = objective.optimized() if objective else None
+    return model if own is None else own
 
 
 @cache

@@ -163,8 +163,9 @@ def sweep(
         for run in plan.runs:
             if made.issuperset(run.specs):  # it was interrupted between its points and this
                 forget_checkpoints(folder, run.name)
-                if not has_card(folder / MODELS_FOLDER / run.name):
-                    write_model_card(folder, run.name)
+                for model in run.models:
+                    if not has_card(folder / MODELS_FOLDER / model):
+                        write_model_card(folder, model)
         watcher.planned(plan, left)
         if left.specs:
             roles = read_roles(experiment)
@@ -185,7 +186,8 @@ def sweep(
                 else:
                     written.add(points)
                     forget_checkpoints(folder, run.name)
-                    write_model_card(folder, run.name)
+                    for model in run.models:
+                        write_model_card(folder, model)
                     watcher.measured([one for one in written.points if one.spec in run.specs])
                 write_failures(folder, failures)
         return written.points
@@ -288,7 +290,8 @@ def _move_aside(folder: Path) -> None:
         runs = plan_of(read_experiment(folder / EXPERIMENT_FILE)).runs
     except UserError:
         runs = ()  # a damaged record: which models are trimtab's is not known
-    names = [*_RESULTS, *(f"{MODELS_FOLDER}/{run.name}" for run in runs), EXPERIMENT_FILE]
+    models = [f"{MODELS_FOLDER}/{model}" for run in runs for model in run.models]
+    names = [*_RESULTS, *models, EXPERIMENT_FILE]
     numbered = (folder / f"before-restart-{number}" for number in count(1))
     aside = next(path for path in numbered if not path.exists())
     for name in names:

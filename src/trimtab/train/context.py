@@ -51,8 +51,6 @@ class TrainingContext:
     """How many different safety rows at most a budget keeps from training."""
     safety_repeats: bool
     """Whether safety rows are draws that may come again."""
-    pace: float
-    """The learning rate of this step as a share of the highest."""
     optimizer: Optimizer | None
     mixed_precision: str
     """What the forward pass computes in, in Accelerate's words: "no", "bf16", "fp16"."""
@@ -89,7 +87,6 @@ def context_of(trainer: SafetyAwareSFTTrainer, finished: int = 0) -> TrainingCon
         safety_batches=_most_batches(trainer),
         validation_rows=own_setting(args, "validation_rows"),
         safety_repeats=own_setting(args, "safety_repeats"),
-        pace=_pace(trainer),
         optimizer=trainer.optimizer,
         mixed_precision=accelerator.mixed_precision,
         collate=trainer.data_collator,
@@ -102,14 +99,6 @@ def context_of(trainer: SafetyAwareSFTTrainer, finished: int = 0) -> TrainingCon
         sum_over_processes=sum_over_processes,
         stop=stop,
     )
-
-
-def _pace(trainer: SafetyAwareSFTTrainer) -> float:
-    scheduler, optimizer = trainer.lr_scheduler, trainer.optimizer
-    if scheduler is None or optimizer is None:
-        return 1.0
-    highest = optimizer.param_groups[0].get("initial_lr", trainer.args.learning_rate)
-    return scheduler.get_last_lr()[0] / highest if highest else 0.0
 
 
 def _most_batches(trainer: SafetyAwareSFTTrainer) -> int:

@@ -25,7 +25,6 @@ _QUARTERS = (0.25, 0.5, 0.75)
 _MOST_OF_THE_COST = 0.05
 _PASS_FORWARD = 0.5
 """Of what a step on a row costs; about a third where all weights are trained, so this is more."""
-_MIDDLE = 0.5
 
 
 class LiveMeasurement(TrainerCallback):
@@ -34,10 +33,10 @@ class LiveMeasurement(TrainerCallback):
     Both models answer for the same rows, in evaluation mode, without gradient and in the precision
     of the training, so that nothing of it changes: the weights are the same, bit for bit. What was
     found joins that step's log, by the names of `logged_change`, and with it every tracker that
-    `report_to` names. A dial is measured at α = ½: it is set there, and set back.
+    `report_to` names. A dial is measured at the setting it names (α = ½; with a
+    budget α = 0, the safest): it is set there, and set back.
 
-    When a budget's change is beyond what it allows by then, by its whole interval, `warned` is told
-    so, once.
+    Where the whole interval of the change is beyond the budget even there, `warned` is told once.
 
     Args:
         trainer: before its first step, or before what it resumes is loaded: its model is θ_s.
@@ -90,17 +89,17 @@ class LiveMeasurement(TrainerCallback):
 
     def _by_row(self) -> dict[Role, Array]:
         """Nats and tokens of every row, shape (2, rows), under the model as it is."""
-        with self._at_middle():
+        with self._at_its_setting():
             nll_of = context_of(self.trainer).row_nll
             return {role: np.stack(nll_of(rows)) for role, rows in self.rows.items()}
 
     @contextmanager
-    def _at_middle(self) -> Iterator[None]:
+    def _at_its_setting(self) -> Iterator[None]:
         objective = self.trainer.objective
         if not isinstance(objective, DialObjective):
             yield
             return
-        objective.endpoints.set_alpha(_MIDDLE)
+        objective.endpoints.set_alpha(objective.looked_at)
         try:
             yield
         finally:
@@ -108,15 +107,15 @@ class LiveMeasurement(TrainerCallback):
 
     def _compare(self, change: Estimate, state: TrainerState) -> None:
         objective = self.trainer.objective
-        allowed = objective.allowance(context_of(self.trainer)) if objective else None
+        allowed = objective.allowance if objective else None
         if self._has_warned or allowed is None or verdict(change, allowed) != "beyond":
             return
         self.warned(
             f"the budget is at risk: after {state.global_step} of {state.max_steps} steps the "
-            f"safety loss on {len(self.rows['safety'])} held-out rows is {change.value:+.3f} "
-            f"[{change.low:+.3f}, {change.high:+.3f}] nats per token over the start, and "
-            f"{allowed:.3f} is allowed there. Should it stay so, the end brings the model back at "
-            "the cost of the task: then lower the learning rate, or raise the budget."
+            f"safety loss of the safest setting is {change.value:+.3f} [{change.low:+.3f}, "
+            f"{change.high:+.3f}] nats per token over the start on {len(self.rows['safety'])} "
+            f"held-out rows, and the budget is {allowed:g}. Should it stay so, no setting keeps to "
+            "it: then lower the learning rate, or raise the budget."
         )
         self._has_warned = True
 

@@ -52,7 +52,7 @@ def require_whole_model(trainer: SafetyAwareSFTTrainer) -> None:
         name = type(trainer.objective).__name__
         raise UserError(
             f"{name} needs the whole model on every process: launch with plain data parallelism. "
-            "FSDP2 shards alignment loss and parameter constraints, and a dial with LoRA."
+            "FSDP2 shards alignment loss and parameter constraints, and dials."
         )
 
 
@@ -60,14 +60,14 @@ def require_shards_that_are_tensors(trainer: SafetyAwareSFTTrainer) -> None:
     """Raises UserError where weights are sharded otherwise than FSDP2 does, each by its rows."""
     if trainer.accelerator.distributed_type is DistributedType.DEEPSPEED:
         raise UserError(
-            "DeepSpeed keeps weights in buffers of its own, where the distance from the aligned "
-            "model cannot be read: shard with FSDP2 (fsdp_version: 2), or launch with plain data "
-            "parallelism."
+            "DeepSpeed keeps weights in buffers of its own, where they cannot be compared with the "
+            "aligned model's or copied: shard with FSDP2 (fsdp_version: 2), or launch with plain "
+            "data parallelism."
         )
     if is_sharded(trainer) and not trainer.accelerator.is_fsdp2:
         raise UserError(
-            "FSDP 1 flattens weights, so that the distance from the aligned model cannot be read: "
-            "set fsdp_version: 2."
+            "FSDP 1 flattens weights, so that they cannot be compared with the aligned model's or "
+            "copied: set fsdp_version: 2."
         )
 
 

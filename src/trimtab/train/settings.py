@@ -17,8 +17,7 @@ from trimtab.errors import UserError
 from trimtab.train.config import SafetyAwareSFTConfig
 from trimtab.train.library_settings import lora_settings, sft_settings
 from trimtab.train.methods import made_from
-from trimtab.train.objectives.alignment_loss import Target
-from trimtab.train.objectives.base import Objective
+from trimtab.train.objectives.base import Objective, Target
 from trimtab.train.safety_stream import safety_rows_per_batch
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -90,6 +91,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     """
 
     completion_only_loss: bool
+    model: Any
 
     _tag_names: ClassVar[list[str]] = ["trl", "sft", "trimtab"]
 
@@ -182,7 +184,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             self.model_accepts_loss_kwargs = True
         if objective.needs_whole_model:
             require_whole_model(self)
-        if objective.compares is not None or objective.needs_displacement:
+        if objective.compares or objective.needs_displacement or objective.moves_copies:
             require_shards_that_are_tensors(self)
         if objective.needs_displacement:
             require_float32_weights(self)
@@ -223,7 +225,10 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             return super()._prepare_for_training(
                 max_steps, train_dataloader, resume_from_checkpoint
             )
+        if self._begun_on_shards:
+            self._optimize(copies=False)  # Accelerate knows the model's weights alone
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        self._optimize(copies=True)
         if not self._begun_on_shards:
             if self.objective.needs_displacement:
                 self.displacement = Displacement(self.model)
@@ -232,10 +237,40 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             self._begun_on_shards = True
         self.objective.begin(context_of(self))
         if resume_from_checkpoint is not None:
-            self._load_from_checkpoint(resume_from_checkpoint, self.model_wrapped)
-            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+            with self._copies_as_model() as saved:
+                self._load_from_checkpoint(resume_from_checkpoint, saved)
+                self._load_optimizer_and_scheduler(resume_from_checkpoint)
             self._load_scaler(resume_from_checkpoint)
         return prepared
+
+    def _optimize(self, copies: bool) -> None:
+        """Hand the optimizer of shards the copies that the objective moves, or take them back."""
+        assert self.objective is not None
+        if not self.objective.moves_copies:
+            return
+        instead: dict[Tensor, list[nn.Parameter]] = {}
+        for weight, *others in self.objective.copies():
+            if copies:
+                instead[weight] = others
+            else:
+                instead |= {other: [] for other in others}
+                instead[others[0]] = [weight]
+        for group in self.optimizer.param_groups:
+            group["params"] = [
+                one for weight in group["params"] for one in instead.get(weight, [weight])
+            ]
+
+    @contextmanager
+    def _copies_as_model(self) -> Iterator[nn.Module]:
+        """Of shards, a checkpoint holds what the optimizer moves in the place of the model."""
+        if not self._begun_on_shards or self.objective is None or not self.objective.moves_copies:
+            yield self.model_wrapped
+            return
+        model, self.model = self.model, self.objective.optimized()
+        try:
+            yield self.model
+        finally:
+            self.model = model
 
     def _run_epoch(self, *args: Any, **settings: Any) -> None:
         is_over = self.objective is not None and self.objective.is_over
@@ -245,7 +280,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         super()._run_epoch(*args, **settings)
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        own = self.objective.optimized() if self.objective else None
+        own = self.objective.optimized() if self.objective and not is_sharded(self) else None
         optimizer = super().create_optimizer(model if own is None else own)
         if self.displacement is not None:
             require_that_what_is_trained_is_evaluated(self, optimizer)
@@ -371,6 +406,14 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             file = Path(resume_from_checkpoint) / STATE_FILE
             found = torch.load(file, "cpu", weights_only=True) if file.exists() else {}
             self.objective.load_state_dict(found)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        with self._copies_as_model():
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_best_model(self) -> None:
+        with self._copies_as_model():
+            super()._load_best_model()
 
 
 def _keep_adapters_whole(model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,11 @@ from safetensors.torch import load_file, save_file
 from tests.architectures import gpt2, llama
 from tests.train import tiny
 from trimtab import UserError
+from trimtab.analysis.labels import change_in_words
+from trimtab.config.data_source import DataSource
 from trimtab.models import load_model, save_tiny_llama
-from trimtab.runner.post_hoc import repair_saved
+from trimtab.results.checksums import changed_files
+from trimtab.runner.post_hoc import Interpolated, interpolate_to_budget, repair_saved
 from trimtab.train.baselines.interpolation import Interpolation
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.baselines.resta import RESTA, dropped
@@ -186,11 +190,78 @@ def test_an_adapter_whose_weights_do_not_fit_is_not_mended(
     assert not (tmp_path / "out").exists()
 
 
+def safety_rows(file: Path, count: int) -> Path:
+    """Rows whose prompts differ."""
+    words = tiny.WORDS
+    rows = [
+        {"prompt": f"{words[n % 30]} {words[n // 30]}", "response": words[(7 * n) % 30]}
+        for n in range(count)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_a_trained_model_is_brought_back_to_a_budget(
+    kind: str, models: Models, tmp_path: Path
+) -> None:
+    safety = DataSource(str(safety_rows(tmp_path / "safety.jsonl", 120)))
+    start, tuned = str(models.folder / "model"), models.folder / kind
+
+    def brought_to(budget: float) -> Interpolated:
+        return interpolate_to_budget(tuned, start, tmp_path / f"at-{budget:g}", budget, safety)
+
+    whole = brought_to(50.0)
+    assert whole.share == 0.0
+    assert whole.rise is not None
+    limit = 0.5 * whole.rise.chosen_rise.high
+    assert limit > 0
+    kept = brought_to(limit)
+    assert 0 < kept.share < 1
+    assert kept.distance < whole.distance
+    assert kept.rise is not None
+    assert 0.8 * limit < kept.rise.chosen_rise.high <= limit
+    folder = tmp_path / f"at-{limit:g}"
+    assert changed_files(folder) == []
+    card = (folder / "README.md").read_text()
+    assert "## Before and after" in card
+    assert change_in_words(kept.rise.rise) in card
+    again = interpolate_to_budget(folder, start, tmp_path / "again", 50.0, safety)
+    assert again.rise is not None
+    assert again.rise.rise.value == pytest.approx(kept.rise.rise.value, abs=1e-5)
+
+
+def test_a_budget_says_what_it_found(models: Models, tmp_path: Path) -> None:
+    safety = safety_rows(tmp_path / "safety.jsonl", 40)
+    pair = ["--model", str(models.folder / "full"), "--aligned", str(models.folder / "model")]
+    options = ["--budget", "50", "--safety", str(safety), "--out", str(tmp_path / "out")]
+    shown = command("wise-ft", *pair, *options)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("The aligned model's share is 0.\n")
+    assert "  within the budget.\n" in shown.stdout
+    few = safety_rows(tmp_path / "few.jsonl", 5)
+    shown = command(
+        "wise-ft", *pair, "--budget", "1", "--safety", str(few), "--out", str(tmp_path / "o")
+    )
+    assert shown.returncode == 2
+    assert "5 rows are too few to choose by one half" in shown.stderr
+
+
+WISE_FT = ["wise-ft", "--model", "m", "--aligned", "a", "--out", "o"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nothing", "--model", "m", "--aligned", "a", "--out", "o"], "mends no model"),
         (["resta", "--model", "m", "--aligned", "a", "--out", "o"], "--unaligned"),
+        ([*WISE_FT, "--budget", "0.1"], "Give both --budget and --safety"),
+        (
+            [*WISE_FT, "--budget", "0", "--safety", "s.jsonl"],
+            "--budget is 0.0. Give",
+        ),
+        ([*WISE_FT, "--budget", "0.1", "--safety", "s.jsonl", "--strength", "1"], "--strength"),
+        ([*WISE_FT, "--budget", "0.1", "--safety", "none.jsonl"], "none.jsonl: no such file."),
     ],
 )
 def test_a_mistaken_repair_is_one_line(arguments: list[str], message: str) -> None:

@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import math
+import shutil
 from copy import deepcopy
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 from transformers.trainer_callback import PrinterCallback
 
 from tests.train import tiny
 from tests.watchers import Watcher
-from trimtab import (
-    AlignmentLossConstraint,
-    AlignmentParameterConstraint,
-    SafetyAwareSFTTrainer,
-    UserError,
-)
+from trimtab import Budget, SafetyAwareSFTTrainer, UserError
 from trimtab.config.experiment import Block, Experiment, Measuring, Training
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
-from trimtab.measure.losses import held_out_loss
+from trimtab.measure.losses import held_out_loss, response_nll
 from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import read_roles
 from trimtab.stats import Estimate
+from trimtab.train.context import context_of
 from trimtab.train.objectives.base import Objective
 from trimtab.train.objectives.budget import (
-    Budget,
     BudgetOutcome,
     ImpossibleBudgetError,
-    RunningChange,
-    gain_at,
+    largest_within,
 )
 from trimtab.train.objectives.paired_rows import PairedRows, distinct_rows, set_aside
-from trimtab.train.objectives.scaling import scale_to_budget
-from trimtab.train.trainer import STATE_FILE
 
 STEPS = 60
 
@@ -95,129 +90,123 @@ def trained(
     return trainer, after - before
 
 
+def outcome_of(trainer: SafetyAwareSFTTrainer) -> BudgetOutcome:
+    assert isinstance(trainer.objective, Budget)
+    assert trainer.objective.outcome is not None
+    return trainer.objective.outcome
+
+
 @pytest.fixture(scope="module")
 def plain_change(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> float:
     return trained(runner, None, tmp_path_factory.mktemp("plain"))[1]
 
 
-@pytest.mark.parametrize(
-    "constraint",
-    [
-        AlignmentLossConstraint(budget=0.1),
-        AlignmentParameterConstraint(budget=0.2),
-    ],
-    ids=str,
-)
 def test_a_binding_budget_is_spent_and_not_overspent(
-    constraint: Objective, runner: Runner, plain_change: float, tmp_path: Path
+    runner: Runner, plain_change: float, tmp_path: Path
 ) -> None:
-    trainer, change = trained(runner, constraint, tmp_path)
-    assert isinstance(trainer.objective, Budget)
-    outcome = trainer.objective.outcome
-    assert outcome is not None
+    budget = 0.15
+    trainer, change = trained(runner, Budget(budget=budget), tmp_path)
+    outcome = outcome_of(trainer)
     assert outcome.verdict == "within"
-    assert constraint.budget is not None
     # Validation rows are draws: the exact change is theirs to within their error.
     half_width = outcome.change.high - outcome.change.value
     assert change == pytest.approx(outcome.change.value, abs=1.5 * half_width)
-    assert 0.85 * constraint.budget < change < 1.08 * constraint.budget
-    assert plain_change > 1.2 * constraint.budget
-    logged = trainer.state.log_history[-2]
-    knob = "penalty" if isinstance(constraint, AlignmentLossConstraint) else "radius"
-    assert {knob, "safety_change", "safety_change_error", "feasible"} <= set(logged)
+    assert 0.5 * budget < change < 1.08 * budget
+    assert plain_change > 1.2 * budget
+    assert outcome.rows_wanted is not None
 
 
-def test_a_budget_beyond_plain_training_leaves_the_model_as_it_is(
+def test_a_budget_that_does_not_bind_leaves_the_dial_at_its_capable_end(
     runner: Runner, plain_change: float, tmp_path: Path
 ) -> None:
-    trainer, change = trained(runner, AlignmentParameterConstraint(budget=5.0), tmp_path)
-    assert change == plain_change
-    assert isinstance(trainer.objective, Budget)
-    assert trainer.objective.outcome is not None
-    assert trainer.objective.outcome.scale == 1.0
+    trainer, change = trained(runner, Budget(budget=5.0), tmp_path)
+    outcome = outcome_of(trainer)
+    assert (outcome.alpha, outcome.rows_wanted) == (1.0, None)
+    assert change == pytest.approx(plain_change, rel=0.5)
 
 
-def test_a_smaller_budget_learns_a_larger_multiplier(runner: Runner, tmp_path: Path) -> None:
-    learned = []
-    for budget in (0.02, 0.3):
-        trainer, _ = trained(runner, AlignmentLossConstraint(budget=budget), tmp_path)
-        assert isinstance(trainer.objective, Budget)
-        learned.append(trainer.objective.multiplier.value)
-    assert learned[0] > 10 * learned[1]
+def test_a_smaller_budget_is_a_safer_setting(runner: Runner, tmp_path: Path) -> None:
+    """One dial is set to both, and each is the model that a dial of its own would be."""
+    budget = Budget(budget=0.3, keeps_ends=True)
+    trainer, _ = trained(runner, budget, tmp_path)
+    kept = trainer.objective
+    assert isinstance(kept, Budget)
+    row_nll = context_of(trainer).row_nll
+    tight, loose = (kept.turned_to(budget, row_nll) for budget in (0.05, 0.3))
+    assert tight.alpha < loose.alpha
+    assert tight.penalty > loose.penalty
+    assert tight.change.high <= 0.05
+    alone, _ = trained(runner, Budget(budget=0.05), tmp_path)
+    assert outcome_of(alone) == tight
+    kept.turned_to(0.05, row_nll)
+    for name, weight in alone.model.named_parameters():
+        assert torch.equal(weight, trainer.model.get_parameter(name)), name
 
 
 def test_safety_out_of_reach_is_said_plainly(runner: Runner, tmp_path: Path) -> None:
-    trainer, change = trained(runner, AlignmentLossConstraint(budget=-0.5), tmp_path)
-    assert isinstance(trainer.objective, Budget)
-    outcome = trainer.objective.outcome
-    assert outcome is not None
-    assert outcome.verdict != "within"
-    assert outcome.penalty is not None
-    assert outcome.penalty > 10  # all that there was to do was done
-    assert min(change, outcome.change.value) > -0.1
+    trainer, change = trained(runner, Budget(budget=-0.5), tmp_path)
+    outcome = outcome_of(trainer)
+    assert outcome.verdict == "beyond"
+    assert (outcome.alpha, outcome.penalty) == (0.0, 100.0)  # all that there was to do was done
+    assert change > -0.1
 
 
 def test_a_loss_below_zero_is_impossible(tmp_path: Path) -> None:
     with pytest.raises(ImpossibleBudgetError, match=r"no loss is below 0\. Give a budget above -3"):
-        tiny.trained(AlignmentLossConstraint(budget=-10.0), tiny.config(tmp_path), tmp_path)
+        tiny.trained(Budget(budget=-10.0), tiny.config(tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("change", "penalty", "verdict"),
-    [
-        (0.03, 1.0, "within"),
-        (0.041, 1.0, "undecided"),
-        (0.059, 150.0, "undecided"),
-        (0.061, None, "beyond"),
-        (0.2, 150.0, "beyond"),
-    ],
+    ("change", "verdict"), [(0.03, "within"), (0.041, "undecided"), (0.061, "beyond")]
 )
-def test_verdict_goes_by_the_interval(change: float, penalty: float | None, verdict: str) -> None:
+def test_verdict_goes_by_the_interval(change: float, verdict: str) -> None:
     seen = Estimate(change, change - 0.01, change + 0.01, "nats", "estimate")
-    outcome = BudgetOutcome(0.05, penalty, 1.0, 1.0, seen, None)
-    assert outcome.verdict == verdict
-    assert outcome.is_out_of_reach == (penalty == 150.0)
+    assert BudgetOutcome(0.05, 0.5, 1.0, seen, None, 0).verdict == verdict
 
 
-def test_a_checkpoint_without_a_budget_is_refused(tmp_path: Path) -> None:
-    saving = tiny.config(tmp_path / "run", save_strategy="steps", save_steps=2)
-    tiny.trained(AlignmentLossConstraint(0.5), saving, tmp_path)
-    with pytest.raises(UserError, match="holds no multiplier"):
-        tiny.trained(AlignmentLossConstraint(budget=0.05), saving, tmp_path, resume=True)
+@pytest.mark.parametrize("lora", [False, True])
+def test_what_is_left_is_a_plain_model_at_the_setting(lora: bool, tmp_path: Path) -> None:
+    """What `save_model` writes is loaded by libraries that know no dial."""
+    rows = tiny.rows(40, seed=3)
+    trainer = tiny.trained(Budget(budget=0.02), tiny.config(tmp_path / "run"), tmp_path, lora)
+    expected = context_of(trainer).row_nll(rows)[0]
+    trainer.save_model(str(tmp_path / "saved"))
+    if not lora:
+        again: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    else:
+        assert trainer.model.peft_config.keys() == {"default"}
+        assert trainer.model.peft_config["default"].r == 2 * tiny.lora_config().r
+        start = tiny.tiny_llama(tmp_path / "model")[0]
+        again = PeftModel.from_pretrained(start, str(tmp_path / "saved"))
+    np.testing.assert_allclose(response_nll(again, rows, 4096)[0], expected, rtol=1e-5)
+
+
+def test_an_interrupted_budget_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    whole = tiny.trained(Budget(budget=0.02), tiny.config(tmp_path / "a", **settings), tmp_path)
+    half = tiny.config(tmp_path / "b", **settings)
+    tiny.trained(Budget(budget=0.02), half, tmp_path)
+    shutil.rmtree(tmp_path / "b" / "checkpoint-4")
+    resumed = tiny.trained(Budget(budget=0.02), half, tmp_path, resume=True)
+    assert outcome_of(resumed) == outcome_of(whole)
 
 
 def test_budgets_out_of_range_are_refused() -> None:
-    with pytest.raises(UserError, match="above 0"):
-        AlignmentParameterConstraint(budget=0.0)
     with pytest.raises(UserError, match="number"):
-        AlignmentLossConstraint(budget=math.nan)
-    with pytest.raises(UserError, match="above 0"):
-        AlignmentLossConstraint(penalty=0.0, budget=0.1)
-    with pytest.raises(UserError, match="target='response'"):
-        AlignmentLossConstraint(budget=0.1, target="kl")
-    with pytest.raises(UserError, match="one"):
-        AlignmentParameterConstraint(radius=1.0, budget=0.1)
+        Budget(budget=math.nan)
 
 
-def test_multiplier_is_in_the_checkpoint(tmp_path: Path) -> None:
-    saving = tiny.config(tmp_path / "run", save_strategy="steps", save_steps=2, max_steps=4)
-    trainer = tiny.trained(AlignmentLossConstraint(budget=0.05), saving, tmp_path)
-    kept = torch.load(tmp_path / "run" / "checkpoint-4" / STATE_FILE, weights_only=True)
-    assert isinstance(trainer.objective, Budget)
-    assert kept["multiplier"]["value"] == trainer.objective.multiplier.value != 1.0
-    assert 0 < kept["extra_tokens"] <= trainer.objective.extra_tokens
-    assert (tmp_path / "run" / "checkpoint-4" / "trainer_state.json").exists()
+@pytest.mark.parametrize("order", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("end", [0.04, 0.06, 0.3, 2.0])
+def test_the_largest_setting_is_found_along_any_power(order: float, end: float) -> None:
+    alpha, rise = largest_within(lambda a: Estimate.exact(end * a**order, "nats"), 0.05)
+    assert rise.value <= 0.05
+    assert alpha == 1.0 or end * (alpha + 1 / 64) ** order > 0.05
 
 
-def test_a_large_multiplier_does_not_lengthen_the_gradient(tmp_path: Path) -> None:
-    each = tiny.config(tmp_path / "run", logging_steps=1, max_steps=4)
-    trainer = tiny.trained(AlignmentLossConstraint(50.0, budget=0.05), each, tmp_path)
-    steps = [record for record in trainer.state.log_history if "safety_loss" in record]
-    assert len(steps) == 4
-    for before, step in pairwise(steps):
-        penalty = before["penalty"]  # what is logged is the λ of the coming step
-        whole = step["task_loss"] + penalty * step["safety_loss"]
-        assert step["loss"] == pytest.approx(whole / (1 + penalty), rel=1e-4)
+def test_where_no_setting_is_within_the_safest_is_told() -> None:
+    alpha, rise = largest_within(lambda a: Estimate.exact(1 + a, "nats"), 0.05)
+    assert (alpha, rise.value) == (0.0, 1.0)
 
 
 def test_validation_rows_are_never_trained_on() -> None:
@@ -300,45 +289,3 @@ def test_the_error_of_a_paired_change_is_that_of_the_difference() -> None:
     bootstrap = lost[resampled].sum(axis=1) / tokens[resampled].sum(axis=1)
     half_width = (change.high - change.low) / 2
     assert half_width == pytest.approx(1.966 * bootstrap.std(), rel=0.1)
-
-
-@pytest.mark.parametrize("steps", [2, 8, 9, 100, 5000])
-def test_the_gain_rises_from_nothing_falls_to_nothing_and_adds_up(steps: int) -> None:
-    gains = [gain_at((step + 0.5) / steps, steps) for step in range(steps)]
-    assert sum(gains) == pytest.approx(min(4.0, 0.5 * steps), rel=0.15)
-    assert gains == pytest.approx(gains[::-1])
-    assert gain_at(0.0, steps) == gain_at(1.0, steps) == 0.0
-    assert max(gains) == pytest.approx(gain_at(0.5, steps), rel=0.3)
-
-
-def test_running_change_knows_its_noise() -> None:
-    generator = np.random.default_rng(0)
-    ends = []
-    for _ in range(300):
-        running = RunningChange()
-        for change in generator.normal(0.3, 0.1, 80):
-            running.observe(change)
-        ends.append((running.mean, running.standard_error))
-    means, errors = np.array(ends).T
-    assert means.mean() == pytest.approx(0.3, abs=0.01)
-    assert errors.mean() == pytest.approx(means.std(), rel=0.2)
-
-
-@pytest.mark.parametrize("order", [1.0, 1.5, 2.0, 3.0])
-@pytest.mark.parametrize("end", [0.04, 0.06, 0.3, 2.0])
-def test_scaling_meets_the_budget_along_any_power(order: float, end: float) -> None:
-    scale, change = scale_to_budget(lambda a: Estimate.exact(end * a**order, "nats"), 0.05)
-    assert change.value <= 0.05 * 1.01
-    assert change.value >= 0.05 * 0.99 or scale == 1.0
-
-
-def test_scaling_leaves_alone_what_keeps_its_budget_and_what_it_cannot_mend() -> None:
-    looked: list[float] = []
-
-    def change_at(scale: float) -> Estimate:
-        looked.append(scale)
-        return Estimate.exact(0.04 * scale, "nats")
-
-    assert scale_to_budget(change_at, 0.05)[0] == 1.0
-    assert scale_to_budget(change_at, -0.05)[0] == 1.0
-    assert looked == [1.0, 1.0]

@@ -128,6 +128,19 @@ def test_every_setting_of_a_new_dial_is_the_aligned_model(lora: bool, tmp_path: 
         torch.testing.assert_close(logits(endpoints.model), start, atol=0, rtol=0)
 
 
+def test_ends_are_tied_where_the_model_is_and_no_memory_of_it(tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    model.lm_head.weight = model.model.embed_tokens.weight
+    endpoints = new_endpoints(model, None)
+    endpoints.set_alpha(0.3)  # before there are ends
+    places = [{weight.data_ptr() for weight in model.parameters()}]
+    for end in endpoints.trained().children():
+        assert end.lm_head.weight is end.model.embed_tokens.weight
+        tiny.assert_same(dict(end.named_parameters()), dict(model.named_parameters()), by=0.0)
+        places.append({weight.data_ptr() for weight in end.parameters()})
+    assert not places[0] & places[1] | places[0] & places[2] | places[1] & places[2]
+
+
 def test_gradient_moves_the_task_end_by_alpha_and_the_safe_end_by_the_rest(tmp_path: Path) -> None:
     model, _ = tiny.tiny_llama(tmp_path / "model")
     start = {name: weight.detach().clone() for name, weight in model.named_parameters()}

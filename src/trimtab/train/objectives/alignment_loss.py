@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor
 
-from trimtab.config.ranges import FiniteOrInfinity, From0, check_ranges
+from trimtab.config.ranges import From0, check_ranges
 from trimtab.errors import UserError
-from trimtab.train.objectives.base import Objective, Step
-from trimtab.train.objectives.budget import LossBudget
-
-Target = Literal["response", "kl"]
+from trimtab.train.objectives.base import Objective, Step, Target
 
 
 @dataclass(frozen=True)
 class AlignmentLossConstraint(Objective):
-    """Case I: minimise L_f(θ) + λ·L_ŝ(θ), or L_f(θ) subject to L_ŝ(θ) ≤ L_ŝ(θ_s) + budget.
+    """Case I: minimise L_f(θ) + λ·L_ŝ(θ).
 
     L_f and L_ŝ are each a mean over the completion tokens of their own rows in an optimizer step,
     so neither the share of safety rows in a batch nor the lengths of responses change what λ means.
@@ -30,16 +26,11 @@ class AlignmentLossConstraint(Objective):
     entropy of θ_s, and "kl" has the smaller variance.
 
     Args:
-        penalty: λ ≥ 0. 0 is plain fine-tuning: safety rows are then not even read. With a budget,
-            λ > 0 at the first step, from where it is learned.
+        penalty: λ ≥ 0. 0 is plain fine-tuning: safety rows are then not even read.
         target: what safety rows ask for, their "response" or the aligned model's "kl".
-        budget: what L_ŝ may rise by, in nats per token, in place of a λ: see `Budget`. Below
-            0 safety has to improve, which more safety training often attains; infinity is plain
-            fine-tuning.
 
     Raises:
-        UserError: the penalty is negative or not finite, or the target is another word; with a
-            budget, the penalty is 0 or the target is "kl".
+        UserError: the penalty is negative or not finite, or the target is another word.
 
     Source: alignment loss constraint, Chen et al. 2025, arXiv 2503.20807; a response-free target
     by KL to the aligned model, as in SafeGrad, arXiv 2508.07172.
@@ -47,7 +38,6 @@ class AlignmentLossConstraint(Objective):
 
     penalty: From0 = 1.0
     target: Target = "response"
-    budget: FiniteOrInfinity | None = None
     needs_safety = True
     needs_whole_model = False
 
@@ -55,23 +45,14 @@ class AlignmentLossConstraint(Objective):
         check_ranges(self)
         if self.target not in get_args(Target):
             raise UserError(f"target {self.target!r} is none of {', '.join(get_args(Target))}.")
-        if self.budget is None:
-            return
-        if self.penalty == 0:
-            raise UserError("a budget learns λ from a start above 0. Leave penalty out.")
-        if self.target == "kl":
-            raise UserError("a budget is for the loss on safety rows: set target='response'.")
 
     @property
     def is_plain(self) -> bool:
-        return self.penalty == 0 or self.budget == math.inf
+        return self.penalty == 0
 
     @property
     def compares(self) -> Literal["safety"] | None:
         return "safety" if self.target == "kl" else None
-
-    def started(self) -> Objective:
-        return self if self.budget is None else LossBudget(self.budget, self.penalty)
 
     def loss(self, step: Step) -> Tensor:
         safety = step.safety_loss if self.target == "response" else step.divergence_on_safety

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from trimtab.config.ranges import FiniteOrInfinity, From0, Radius, check_ranges
+from trimtab.config.ranges import From0, Radius, check_ranges
 from trimtab.errors import UserError
 from trimtab.train.context import TrainingContext
 from trimtab.train.objectives.base import Objective
-from trimtab.train.objectives.budget import RadiusBudget
 from trimtab.train.objectives.proximal import project_onto_ball, shrink
 
 
 @dataclass(frozen=True)
 class AlignmentParameterConstraint(Objective):
-    """Case II: minimise L_f(θ) + λ‖θ − θ_s‖², or L_f(θ) within ‖θ − θ_s‖ ≤ ε; a budget sets ε.
+    """Case II: minimise L_f(θ) + λ‖θ − θ_s‖², or L_f(θ) within ‖θ − θ_s‖ ≤ ε.
 
     θ_s is the model as the trainer received it; the norm is `Displacement.norm`, over all trained
     tensors together, LoRA modules by their product (α/r)BA.
@@ -40,10 +39,7 @@ class AlignmentParameterConstraint(Objective):
 
     Args:
         penalty: λ ≥ 0; 0 is plain fine-tuning.
-        radius: ε > 0; infinity is plain fine-tuning.
-        budget: > 0, what L_ŝ may rise by, in nats per token. It sets ε: see `Budget`. The
-            ball only holds the model near θ_s, so it cannot make it safer than that; infinity is
-            plain fine-tuning. Give one of the three.
+        radius: ε > 0; infinity is plain fine-tuning. Give one of the two.
 
     Raises:
         UserError: not exactly one is given, or one is out of range.
@@ -55,31 +51,23 @@ class AlignmentParameterConstraint(Objective):
 
     penalty: From0 | None = None
     radius: Radius | None = None
-    budget: FiniteOrInfinity | None = None
     needs_whole_model = False
 
     def __post_init__(self) -> None:
-        if sum(one is not None for one in (self.penalty, self.radius, self.budget)) != 1:
+        if (self.penalty is None) == (self.radius is None):
             raise UserError(
-                "an alignment parameter constraint takes a penalty, a radius or a budget: one."
+                "an alignment parameter constraint takes a penalty or a radius. Give one of the "
+                "two."
             )
         check_ranges(self)
-        if self.budget is not None and not self.budget > 0:
-            raise UserError(
-                f"budget {self.budget} must be above 0: near the model its safety loss is at best "
-                "unchanged. Give an alignment loss constraint, which can lower it."
-            )
 
     @property
     def is_plain(self) -> bool:
-        return self.penalty == 0 or math.inf in (self.radius, self.budget)
+        return self.penalty == 0 or self.radius == math.inf
 
     @property
     def needs_displacement(self) -> bool:
         return True
-
-    def started(self) -> Objective:
-        return self if self.budget is None else RadiusBudget(self.budget)
 
     def after_optimizer_step(self, context: TrainingContext) -> None:
         assert context.displacement is not None

@@ -18,6 +18,9 @@ from trimtab.train.context import TrainingContext
 
 Array = NDArray[np.float64]
 
+Target = Literal["response", "kl"]
+"""What is asked of safety rows: their own responses, or θ_s's distribution there."""
+
 Roles = Literal["task", "both", "safety"]
 """Whose rows a step reads: the task's, safety rows beside them, or safety rows alone."""
 
@@ -89,6 +92,8 @@ class Objective:
     """Whether it tells a batch's rows apart, so that none may follow another in one row."""
     needs_whole_model: bool = True
     """Whether every process needs all weights: of an objective not tested on shards, it does."""
+    moves_copies: bool = False
+    """Whether the optimizer moves copies of the trained weights, and not those of the model."""
     extra_tokens: int = 0
     """Tokens it passed through the model outside the optimizer's steps."""
 
@@ -115,6 +120,11 @@ class Objective:
     def needs_displacement(self) -> bool:
         """Whether it asks how far the weights have moved, and so needs them in float32."""
         return False
+
+    @property
+    def allowance(self) -> float | None:
+        """What L_ŝ may rise by, nats per token; None where nothing limits it."""
+        return None
 
     @property
     def safety_share(self) -> float | None:
@@ -147,6 +157,10 @@ class Objective:
     def optimized(self) -> nn.Module | None:
         """The module whose parameters the optimizer moves, where it is not the model."""
         return None
+
+    def copies(self) -> list[tuple[nn.Parameter, ...]]:
+        """Trained weights of the model, each with its copies; where it `moves_copies`."""
+        return []
 
     def task_rows(self, context: TrainingContext) -> Dataset:
         """The rows to train on."""
@@ -189,10 +203,6 @@ class Objective:
 
     def after_optimizer_step(self, context: TrainingContext) -> None:
         """Change the weights, or end the training; `context.step` counts this step."""
-
-    def allowance(self, context: TrainingContext) -> float | None:
-        """What L_ŝ may have risen by as yet, nats per token; None where nothing limits it."""
-        return None
 
     def end(self, context: TrainingContext) -> None:
         """Change the trained model, after the last step."""

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from trimtab.config.experiment import Dial
 from trimtab.errors import UserError
 from trimtab.train.context import TrainingContext
-from trimtab.train.objectives.alignment_loss import Target
-from trimtab.train.objectives.base import Objective, Step
+from trimtab.train.objectives.base import Objective, Step, Target
 from trimtab.train.objectives.endpoints import DenseEndpoints, Endpoints, new_endpoints
 
 
@@ -45,14 +44,15 @@ class DialObjective(Objective):
             callbacks, peft_config: as for `SafetyAwareSFTTrainer`.
 
     Raises:
-        UserError: an adapter other than plain LoRA; all weights, where they are sharded over
-            processes or the gradient is in float16.
+        UserError: an adapter other than plain LoRA; all weights, where the gradient is in float16.
 
     Source: Dimitriadis, Frossard and Fleuret, "Pareto Low-Rank Adapters: Efficient Multi-Task
     Learning with Preferences", ICLR 2025, arXiv 2407.08056; learning a line of models, Wortsman et
     al., "Learning Neural Network Subspaces", ICML 2021, arXiv 2102.10472. The penalty along the
     dial, the normalisation and the sequence of settings are this project's.
     """
+
+    needs_whole_model = False
 
     dial: Dial = field(default_factory=Dial)
     target: Target = "response"
@@ -64,25 +64,31 @@ class DialObjective(Objective):
         self.endpoints: Endpoints
 
     @property
+    def looked_at(self) -> float:
+        """The setting at which it is measured while it is trained."""
+        return 0.5
+
+    @property
     def compares(self) -> Literal["safety"] | None:
         return "safety" if self.target == "kl" else None
 
     def placed_on(self, model: Any, peft_config: PeftConfig | None) -> Any:
         self.endpoints = new_endpoints(model, peft_config)
-        # The optimizer moves both copies of a dense dial, and FSDP2 shards the model alone.
-        self.needs_whole_model = isinstance(self.endpoints, DenseEndpoints)
+        self.moves_copies = isinstance(self.endpoints, DenseEndpoints)
         return self.endpoints.model
 
     def optimized(self) -> nn.Module:
         return self.endpoints.trained()
 
+    def copies(self) -> list[tuple[nn.Parameter, ...]]:
+        return self.endpoints.copies()
+
     def prepare(self, context: TrainingContext) -> None:
-        if context.args.fp16 and isinstance(self.endpoints, DenseEndpoints):
+        if context.args.fp16 and self.moves_copies:
             raise UserError(
                 "a dial over all weights shares its gradient unscaled: set bf16=True for fp16, or "
                 "give a LoRA configuration."
             )
-        self.endpoints.to(context.args.device)
 
     def safety_share_at(self, step: int, seed: int) -> float:
         penalty = self.dial.penalty_at(self.dial.setting_of_step(seed, step))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate import PartialState
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.errors import UserError
 from trimtab.measure.adapters import B_IS_ZERO_AT_FIRST
-from trimtab.measure.shared_weights import sharing_all
+from trimtab.measure.sharded_weights import is_sharded, reshard, shard_of, whole
+from trimtab.measure.shared_weights import fill, sharing_all, without_weights
 from trimtab.models import load_model
 from trimtab.train.objectives.base import held_bytes
 
@@ -24,6 +27,9 @@ ADAPTER_FILE = "adapter_config.json"
 
 _OPTIMIZER_STATES = 2
 """Adam's, for each weight."""
+
+_SUM = "default"
+"""PEFT writes the adapter of this name into a folder itself, others into one below it."""
 
 
 class Endpoints(Protocol):
@@ -38,14 +44,14 @@ class Endpoints(Protocol):
     def trained(self) -> nn.Module:
         """The module whose parameters the optimizer moves."""
 
+    def copies(self) -> list[tuple[nn.Parameter, ...]]:
+        """Trained weights of the model, each with those that the optimizer moves in its place."""
+
     def share_gradient(self, alpha: float) -> None:
         """Hand the gradient at θ(α) on to the ends: α of it to θ_task, 1 − α to θ_safe."""
 
     def extra_bytes(self) -> int:
         """Memory beyond plain fine-tuning, with an optimizer that keeps two numbers per weight."""
-
-    def to(self, device: torch.device) -> None:
-        """Move the ends to the device of the model."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint of the model lacks of the endpoints."""
@@ -54,34 +60,67 @@ class Endpoints(Protocol):
         """Complete the model that was loaded from a checkpoint."""
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write both endpoints, each a plain model or adapter, into a new folder."""
+        """Write both endpoints, each a plain model or adapter, into a new folder.
+
+        Every process calls it where ends of all weights are sharded; the first one writes.
+        """
 
     def save_at(self, alpha: float, folder: Path, merged: bool) -> None:
         """Write θ(α) as one plain model or, where it is an adapter and not `merged`, as one."""
 
+    def settle(self, alpha: float) -> None:
+        """Make the model a plain one, θ(α), for good."""
+
 
 class DenseEndpoints:
-    """θ(α) = θ_safe + α(θ_task − θ_safe), all weights; the ends are two copies of the model."""
+    """θ(α) = θ_safe + α(θ_task − θ_safe), all weights; the ends are two copies of the model.
+
+    They get their weights when they are first asked for. By then FSDP2 has divided those of the
+    model, where it does, and each process copies what it has of them.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, task: PreTrainedModel, safe: PreTrainedModel
+        self, model: PreTrainedModel, ends: dict[str, PreTrainedModel] | None = None
     ) -> None:
         self.model = model
-        self.task, self.safe = task, safe
-        self.endpoints = nn.ModuleDict({TASK: task, SAFE: safe})
-        self._places = [
-            (weight, task.get_parameter(name), safe.get_parameter(name))
-            for name, weight in model.named_parameters()
+        self._has_ends = ends is not None
+        self._ends = ends or {end: without_weights(model) for end in (TASK, SAFE)}
+
+    @property
+    def ends(self) -> dict[str, PreTrainedModel]:
+        """θ_task and θ_safe, by name."""
+        if not self._has_ends:
+            for end in self._ends.values():
+                fill(end, self.model)
+            self._has_ends = True
+        return self._ends
+
+    @cached_property
+    def _places(self) -> list[tuple[nn.Parameter, nn.Parameter, nn.Parameter]]:
+        task, safe = self.ends[TASK], self.ends[SAFE]
+        return [
+            (self.model.get_parameter(name), weight, safe.get_parameter(name))
+            for name, weight in task.named_parameters()
             if weight.requires_grad
         ]
 
+    @property
+    def _is_sharded(self) -> bool:
+        return any(is_sharded(weight) for weight in self.ends[TASK].parameters())
+
     @torch.no_grad()
     def set_alpha(self, alpha: float) -> None:
+        if not self._has_ends:  # the model is θ_s, which is θ(α) for every α
+            return
         for weight, task, safe in self._places:
-            torch.lerp(safe, task, alpha, out=weight)
+            torch.lerp(shard_of(safe), shard_of(task), alpha, out=shard_of(weight))
+        reshard(self.model)
 
     def trained(self) -> nn.Module:
-        return self.endpoints
+        return nn.ModuleDict(self.ends)
+
+    def copies(self) -> list[tuple[nn.Parameter, ...]]:
+        return list(self._places)
 
     def share_gradient(self, alpha: float) -> None:
         for weight, task, safe in self._places:
@@ -89,25 +128,33 @@ class DenseEndpoints:
                 task.grad, safe.grad = alpha * weight.grad, (1 - alpha) * weight.grad
 
     def extra_bytes(self) -> int:
-        return (2 + _OPTIMIZER_STATES) * held_bytes(self.task)
-
-    def to(self, device: torch.device) -> None:
-        self.endpoints.to(device)
+        return (2 + _OPTIMIZER_STATES) * held_bytes(self.ends[TASK])
 
     def state_dict(self) -> dict[str, Any]:
-        return self.endpoints.state_dict()
+        # Shards are in the checkpoint of the optimizer's weights already.
+        return {} if self._is_sharded else self.trained().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.endpoints.load_state_dict(state)
+        if not self._is_sharded:
+            self.trained().load_state_dict(state)
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        for name, end in ((TASK, self.task), (SAFE, self.safe)):
-            end.save_pretrained(folder / name)
+        for name, end in self.ends.items():
+            written = end
+            if self._is_sharded:
+                written = without_weights(end)
+                fill(written, end, _whole_in_the_first_process)
+                if not PartialState().is_main_process:
+                    continue
+            written.save_pretrained(folder / name)
             tokenizer.save_pretrained(folder / name)
 
     def save_at(self, alpha: float, folder: Path, merged: bool) -> None:
         self.set_alpha(alpha)
         self.model.save_pretrained(folder)
+
+    def settle(self, alpha: float) -> None:
+        self.set_alpha(alpha)
 
 
 class LowRankEndpoints:
@@ -129,15 +176,15 @@ class LowRankEndpoints:
     def trained(self) -> nn.Module:
         return self.model
 
+    def copies(self) -> list[tuple[nn.Parameter, ...]]:
+        return []
+
     def share_gradient(self, alpha: float) -> None:
         """The scales have shared it already."""
 
     def extra_bytes(self) -> int:
         both = sum(held_bytes(weight) for weight in self.model.parameters() if weight.requires_grad)
         return (1 + _OPTIMIZER_STATES) * both // 2
-
-    def to(self, device: torch.device) -> None:
-        """The adapters move with the model."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}  # a checkpoint of the model holds both adapters
@@ -156,12 +203,20 @@ class LowRankEndpoints:
             # A merge writes into the weights below the adapter, which are not the dial's alone.
             deepcopy(self.model).merge_and_unload().save_pretrained(folder)
             return
-        # PEFT writes the adapter of this name into the folder itself, others into one below it.
-        name = "default"
-        self.model.add_weighted_adapter([TASK, SAFE], [1.0, 1.0], name, combination_type="cat")
-        self.model.save_pretrained(folder, selected_adapters=[name])
-        self.model.delete_adapter(name)
+        self._add_sum()
+        self.model.save_pretrained(folder, selected_adapters=[_SUM])
+        self.model.delete_adapter(_SUM)
         self._activate()
+
+    def settle(self, alpha: float) -> None:
+        self.set_alpha(alpha)
+        self._add_sum()
+        self.model.set_adapter(_SUM)
+        for end in (TASK, SAFE):
+            self.model.delete_adapter(end)
+
+    def _add_sum(self) -> None:
+        self.model.add_weighted_adapter([TASK, SAFE], [1.0, 1.0], _SUM, combination_type="cat")
 
     def _activate(self) -> None:
         self.model.base_model.set_adapter([TASK, SAFE])
@@ -180,7 +235,7 @@ def new_endpoints(model: PreTrainedModel, peft_config: PeftConfig | None) -> End
             "model = model.merge_and_unload(), and give a peft_config."
         )
     if peft_config is None:
-        return DenseEndpoints(model, deepcopy(model), deepcopy(model))
+        return DenseEndpoints(model)
     _require_what_adds_up(peft_config)
     peft_model = get_peft_model(model, peft_config, adapter_name=TASK)
     peft_model.add_adapter(SAFE, replace(peft_config))
@@ -195,8 +250,13 @@ def load_endpoints(folder: Path, aligned_model: PreTrainedModel) -> Endpoints:
         model.load_adapter(str(folder / SAFE), SAFE)
         return LowRankEndpoints(model)
     device = aligned_model.device
-    task, safe = (load_model(str(folder / name))[0].to(device) for name in (TASK, SAFE))
-    return DenseEndpoints(deepcopy(aligned_model), task, safe)
+    ends = {name: load_model(str(folder / name))[0].to(device) for name in (TASK, SAFE)}
+    return DenseEndpoints(deepcopy(aligned_model), ends)
+
+
+def _whole_in_the_first_process(shard: Tensor) -> Tensor:
+    values = whole(shard)
+    return values.cpu() if PartialState().is_main_process else values.new_empty(0)
 
 
 def _require_what_adds_up(config: PeftConfig) -> None:
