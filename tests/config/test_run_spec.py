@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimtab.config.grid import Run
 from trimtab.config.methods import (
     ALIGNED,
     CASE_1,
     CASE_1_BUDGET,
     CASE_2,
+    CASE_2_BUDGET,
     CASE_2_RADIUS,
     DIAL,
     METHODS,
@@ -59,6 +61,7 @@ FIRST_VERSION: list[tuple[dict[str, Any], RunSpec]] = [
     ({"case": "alignment-loss", "budget": "inf"}, spec(CASE_1_BUDGET, math.inf)),
     ({"case": "alignment-parameter", "penalty": 1.0}, spec(CASE_2, 1.0)),
     ({"case": "alignment-parameter", "radius": "inf"}, spec(CASE_2_RADIUS, math.inf)),
+    ({"case": "alignment-parameter", "budget": 0.1}, spec(CASE_2_BUDGET, 0.1)),
     ({"case": "dial", "alpha": 0.5, "penalty": 1.0}, spec(DIAL, 0.5)),
     ({"case": "method", "method": "ewc", "knob": 3.0}, spec(PUBLISHED["ewc"], 3.0)),
 ]
@@ -95,6 +98,14 @@ def test_what_reads_no_safety_rows_is_trained_once_for_all_proxies() -> None:
 
 def test_a_dial_is_one_training_for_all_its_settings() -> None:
     assert spec(DIAL, 0.2).training == spec(DIAL, 0.8).training
+
+
+def test_budgets_are_one_training_and_each_keeps_a_model() -> None:
+    tight, loose = spec(CASE_1_BUDGET, 0.05), spec(CASE_1_BUDGET, 0.1)
+    assert tight.training == loose.training
+    run = Run(tight.training, (tight, loose))
+    assert run.models == (tight.folder, loose.folder)
+    assert run.name not in run.models
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)

@@ -345,7 +345,20 @@ PUBLISHED: dict[str, Method] = {
     )
 }
 
-METHODS = OWN | PUBLISHED
+CASE_2_BUDGET = Method(
+    "alignment-parameter-budget",
+    "Case II by a budget",
+    "Methods on weights",
+    None,
+    hyperparameter="budget",
+    short="Case II",
+    plain_at=math.inf,
+    tightest="smallest",
+)
+RETIRED = {CASE_2_BUDGET.name: CASE_2_BUDGET}
+"""Methods of earlier versions: nothing is trained by them, and what was is still read."""
+
+METHODS = OWN | PUBLISHED | RETIRED
 
 
 def _known(name: str) -> Method:

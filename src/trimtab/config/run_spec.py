@@ -14,6 +14,7 @@ from trimtab.config.methods import (
     CASE_1,
     CASE_1_BUDGET,
     CASE_2,
+    CASE_2_BUDGET,
     CASE_2_RADIUS,
     DIAL,
     METHODS,
@@ -110,7 +111,7 @@ def _of_first_version(record: Mapping[str, Any]) -> tuple[Method, Any]:
     in_case = (
         {"penalty": CASE_1, "budget": CASE_1_BUDGET}
         if case == CASE_1.name
-        else {"penalty": CASE_2, "radius": CASE_2_RADIUS}
+        else {"penalty": CASE_2, "radius": CASE_2_RADIUS, "budget": CASE_2_BUDGET}
     )
     for name, method in in_case.items():
         if record.get(name) is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
-from trimtab.config.methods import CASE_1_BUDGET, DIAL, Method
+from trimtab.config.methods import CASE_1_BUDGET, CASE_2_BUDGET, DIAL, Method
 from trimtab.config.run_spec import RunSpec
 from trimtab.stats import Estimate as Estimate
 from trimtab.stats import Kind as Kind
@@ -111,7 +111,8 @@ class Point:
     @property
     def budget(self) -> float | None:
         """What L_ŝ may rise by, where the model was trained to that."""
-        return self.spec.value if self.method is CASE_1_BUDGET else None
+        is_budget = self.method in (CASE_1_BUDGET, CASE_2_BUDGET)
+        return self.spec.value if is_budget else None
 
     @property
     def over_budget(self) -> float | None:
