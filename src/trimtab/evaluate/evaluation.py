@@ -13,7 +13,7 @@ from trimtab.evaluate.agreement import Agreement, agreement, disagreements
 from trimtab.evaluate.answers import kept_answers
 from trimtab.evaluate.coherence import CoherenceLimits, answer_measures, limits_of_start
 from trimtab.evaluate.engines import AnswerEngine, TransformersEngine
-from trimtab.evaluate.harnesses.base import Harness, kept_samples
+from trimtab.evaluate.harnesses.base import Harness, installed_version, kept_samples
 from trimtab.evaluate.harnesses.metrics import metric_changes, metrics
 from trimtab.evaluate.judges.base import Judge
 from trimtab.evaluate.judging import kept_judgements
@@ -121,6 +121,8 @@ def evaluate(
         )
     if len({judge.name for judge in judges}) < len(judges):
         raise UserError("--judge gives one judge twice. Give each once.")
+    for harness in harnesses:
+        installed_version(harness)  # one that lacks is told before anything is begun
     decoding, named = decoding or Decoding(), result_names(models)
     with only_writer(out):
         samples = _harnessed(harnesses, named, out, watcher)

@@ -73,7 +73,9 @@ def kept_samples(
             model, other weights or other settings gave.
     """
     path = out / HARNESS_FOLDER / harness.name / f"{name}.jsonl"
-    run = HarnessRun(harness.name, _version(harness), model, weights_sha256(model), harness.limit)
+    run = HarnessRun(
+        harness.name, installed_version(harness), model, weights_sha256(model), harness.limit
+    )
     kept = read_harness_samples(path)
     for sample in kept:
         _require_same(sample.run, run, path)
@@ -96,7 +98,8 @@ def kept_samples(
     return [sample for task in harness.tasks for sample in kept if sample.task == task]
 
 
-def _version(harness: Harness) -> str:
+def installed_version(harness: Harness) -> str:
+    """The version of its package. Raises UserError: it is not installed."""
     try:
         return version(harness.package)
     except PackageNotFoundError:
