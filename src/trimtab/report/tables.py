@@ -115,18 +115,16 @@ def budgets_table(points: Iterable[Point]) -> Table | None:
         *NAMES,
         "verdict",
         "change of the safety loss",
-        "over the budget",
         "λ there",
-        "capability loss",
+        "task loss",
         "tokens",
     )
     rows = tuple(
         Row(
             (
                 *names_of(point.spec),
-                point.budget_verdict or "–",
+                str(point.budget_verdict),
                 estimate_in_words(point.safety_change),
-                nats(point.over_budget),
                 CASE_1.label(point.multiplier),
                 estimate_in_words(point.capability_loss),
                 f"{point.train_tokens:,}",
@@ -134,7 +132,7 @@ def budgets_table(points: Iterable[Point]) -> Table | None:
             point.budget_verdict == "beyond",
         )
         for point in points
-        if point.over_budget is not None
+        if point.budget_verdict is not None
     )
     caption = (
         "Models trained to a budget. The change is that of the loss on held-out safety rows from "

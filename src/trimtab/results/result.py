@@ -115,13 +115,6 @@ class Point:
         return self.spec.value if is_budget else None
 
     @property
-    def over_budget(self) -> float | None:
-        """How far the held-out change of L_ŝ lies above the budget; below 0 it is within."""
-        if self.budget is None or self.safety_change is None:
-            return None
-        return self.safety_change.value - self.budget
-
-    @property
     def budget_verdict(self) -> Verdict | None:
         """Whether the held-out change of L_ŝ keeps to the budget, by its interval."""
         if self.budget is None or self.safety_change is None:
