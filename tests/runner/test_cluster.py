@@ -6,16 +6,20 @@ import json
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.cli.test_one_line import assert_one_line, invoke
+from tests.runner.test_processes import ROOT, assert_same_results, sweep_command
 from tests.small_worlds import small_world
 from tests.watchers import Watcher
 from trimtab.config.experiment import Block, Dial, Experiment, Training
@@ -196,8 +200,11 @@ def test_a_status_of_no_sweep_is_one_line(tmp_path: Path) -> None:
     [
         (["--workers", "0"], "--workers"),
         (["--workers", "2", "--ray", "auto"], "either a number of workers"),
-        (["--workers", "2", "--gpus-per-run", "2"], "1 GPU at most"),
+        (["--workers", "2", "--gpus-per-run", "1.5"], "or several whole ones"),
+        (["--workers", "2", "--gpus-per-run", "4", "--processes-per-run", "2"], "run 2 or 0"),
+        (["--workers", "2", "--gpus-per-run", "0.5", "--processes-per-run", "2"], "run 2 or 0"),
         (["--gpus-per-run", "1"], "has nothing to divide"),
+        (["--processes-per-run", "2"], "has nothing to divide"),
         (["--ray", "nowhere"], "--ray nowhere: there is no such cluster"),
         (["--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: there is no such cluster"),
     ],
@@ -211,6 +218,29 @@ def test_what_no_cluster_can_do_is_one_line(
     assert not (out / "points.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--gpus-per-run", "4"], "--gpus-per-run 4: Ray finds 2 GPUs here"),
+        (["--processes-per-run", "3"], "--processes-per-run 3: Ray finds 2 GPUs here"),
+        (["--processes-per-run", "5", "--gpus-per-run", "0"], "Ray finds 4 CPUs here"),
+    ],
+)
+def test_a_run_that_no_cluster_has_room_for_is_one_line(
+    options: list[str],
+    told: str,
+    experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", lambda *given, **named: None)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 2.0})
+    (tmp_path / "e.yaml").write_text(to_yaml(experiment))
+    given = [tmp_path / "e.yaml", "--out", tmp_path / "out", "--ray", "auto", *options]
+    assert told in assert_one_line(invoke("sweep", *given))
+
+
 def test_without_ray_one_line_says_what_to_install(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,3 +248,97 @@ def test_without_ray_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     shown = invoke("sweep", tmp_path / "e.yaml", "--out", tmp_path / "out", "--workers", 2)
     assert "pip install 'trimtab[ray]'" in assert_one_line(shown)
+
+
+@pytest.fixture(scope="module")
+def of_two_runs(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    pytest.importorskip("ray")
+    return small_world(
+        tmp_path_factory.mktemp("of-two-runs"),
+        60,
+        align=Training(steps=2, batch_size=4),
+        train=Training(
+            steps=STEPS, batch_size=4, learning_rate=2e-3, checkpoint_every=CHECKPOINT, lora_rank=2
+        ),
+        dial=Dial(),
+        grid=(Block("alignment-loss", (1.0,)), Block("dial", values=(0.0, 1.0))),
+    )
+
+
+def group_of(leader: int) -> list[psutil.Process]:
+    """The processes that make runs beside one, itself among them: Ray's, begun by this process."""
+    started = [one.children() for one in psutil.Process().children()]
+    siblings = next(every for every in started if leader in [one.pid for one in every])
+    return [one for one in siblings if "_Member" in " ".join(one.cmdline())]
+
+
+class GroupKiller(threading.Thread):
+    """Kills a process that follows, then one that leads, each when its run has a checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.folder = folder
+        self.killed: list[tuple[str, int]] = []
+        """The run, and the process that led it."""
+        self.went_on: dict[str, int] = {}
+        """From which step, by run."""
+
+    def run(self) -> None:
+        end = time.monotonic() + 240
+        while len(self.went_on) < 2 and time.monotonic() < end:
+            time.sleep(0.002)
+            for name, record in read_under_way(self.folder).items():
+                checkpoints = (self.folder / "unfinished" / name).glob("checkpoint-*")
+                led = dict(self.killed).get(name)
+                if led is None and record.steps == 0 and any(map(is_whole, checkpoints)):
+                    self._kill(name, record.process)
+                elif led is not None and record.process != led:
+                    self.went_on.setdefault(name, record.steps)
+
+    def _kill(self, name: str, leader: int) -> None:
+        if self.killed:
+            os.kill(leader, signal.SIGKILL)
+        else:
+            (follower,) = [one for one in group_of(leader) if one.pid != leader]
+            follower.kill()
+        self.killed.append((name, leader))
+
+
+def test_runs_of_two_processes_have_the_points_of_one_whichever_is_killed(
+    of_two_runs: Experiment, tmp_path: Path
+) -> None:
+    sweep(of_two_runs, tmp_path / "alone", Watcher())
+    folder = tmp_path / "together"
+    killer = GroupKiller(folder)
+    killer.start()
+    with Cluster(workers=1, processes_per_run=2) as cluster:
+        sweep(of_two_runs, folder, Watcher(), maker_of=cluster)
+    killer.join(timeout=5)
+    assert len(killer.went_on) == 2
+    assert min(killer.went_on.values()) >= CHECKPOINT
+    assert_same_results(folder, tmp_path / "alone")
+    assert not (folder / "unfinished").exists()
+
+
+def test_an_interruption_ends_all_processes_of_all_runs(
+    of_two_runs: Experiment, tmp_path: Path
+) -> None:
+    long = replace(of_two_runs, train=replace(of_two_runs.train, steps=10**5))
+    command = [*sweep_command(long, tmp_path), "--workers", 2, "--processes-per-run", 2]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trimtab", *map(str, command)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    while len(read_under_way(tmp_path / "out")) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    started = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.count("trimtab: interrupted.") == 1
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive

@@ -58,7 +58,16 @@ def sweep(
     ] = None,
     gpus_per_run: Annotated[
         From0 | None,
-        typer.Option(help="GPUs of a run beside --workers or --ray, 0 to 1; 1 if there are any."),
+        typer.Option(
+            help="GPUs of a run beside --workers or --ray: a share of one, or several whole ones."
+        ),
+    ] = None,
+    processes_per_run: Annotated[
+        Count | None,
+        typer.Option(
+            help="Processes that train a run together, beside --workers or --ray; else one, or one "
+            "for each GPU of --gpus-per-run."
+        ),
     ] = None,
 ) -> None:
     """Make every point of an experiment's grid."""
@@ -76,20 +85,24 @@ def sweep(
     if dry_run:
         print_plan(read, out)
     else:
-        sweep_and_report(read, out, restart, retry, _cluster(workers, ray, gpus_per_run))
+        cluster = _cluster(workers, ray, gpus_per_run, processes_per_run)
+        sweep_and_report(read, out, restart, retry, cluster)
         answer_of_many(out)
         end_with_failures(out, "--retry")
 
 
-def _cluster(workers: int | None, address: str | None, gpus: float | None) -> Cluster | None:
+def _cluster(
+    workers: int | None, address: str | None, gpus: float | None, processes: int | None
+) -> Cluster | None:
     if workers is None and address is None:
-        if gpus is not None:
-            raise UserError("--gpus-per-run has nothing to divide. Give --workers or --ray too.")
+        for option, given in (("--gpus-per-run", gpus), ("--processes-per-run", processes)):
+            if given is not None:
+                raise UserError(f"{option} has nothing to divide. Give --workers or --ray too.")
         return None
     from trimtab.runner.cluster import Cluster
 
     require_one_process("a sweep with --workers or --ray")
-    return Cluster(workers, address, gpus)
+    return Cluster(workers, address, gpus, processes)
 
 
 def sweep_and_report(

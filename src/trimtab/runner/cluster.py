@@ -1,15 +1,15 @@
 """The runs of a sweep in other processes, on this machine or on many, scheduled by Ray.
 
-Ray is imported here and nowhere else, and only when something is to be made.
+Ray is imported here and in `groups` alone, and only when something is to be made.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -27,13 +27,19 @@ from trimtab.models import quiet_libraries
 from trimtab.results.metrics import Metrics
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.under_way import read_under_way
+from trimtab.runner.groups import (
+    LOOK_EVERY,
+    RETRIES,
+    SECONDS_TO_END,
+    Groups,
+    Lost,
+    LostError,
+    result_of,
+)
 from trimtab.runner.runner import ALIGNED_FOLDER, Made, Runner, TrainingWatcher
 
-RETRIES = 10
-"""How often a run whose process or node was lost is begun again, from its newest checkpoint."""
-
-_LOOK_EVERY = 1.0
-_SECONDS_TO_END = 10.0
+_OF_ACCELERATE = ("ACCELERATE_", "FSDP_")
+"""How the names begin of what its launcher says in the environment."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +47,18 @@ class Cluster:
     """Where runs are made: so many at a time on this machine, or on the cluster at an address.
 
     Within it, Ray is started or joined when a sweep first has something to make, and left at the
-    end. A run takes one CPU and `gpus_per_run` GPUs (where not given, 1 if there are any), which
-    it has to itself; a share below 1 lets runs have a GPU together.
+    end. A run is made by `processes_per_run` processes together (where not given, one for each of
+    several GPUs, else 1), each with one CPU. It has `gpus_per_run` GPUs (where not given, one for
+    each process if there are any) to itself; a share below 1 lets runs have a GPU together.
 
     Raises:
-        UserError: Ray is not installed, or a run is given more than one GPU.
+        UserError: Ray is not installed, or GPUs cannot be divided among processes so.
     """
 
     workers: int | None = None
     address: str | None = None
     gpus_per_run: float | None = None
+    processes_per_run: int | None = None
 
     def __post_init__(self) -> None:
         if (self.workers is None) == (self.address is None):
@@ -58,11 +66,7 @@ class Cluster:
                 "give either a number of workers on this machine or a cluster's address: "
                 "--workers or --ray."
             )
-        if self.gpus_per_run is not None and not 0 <= self.gpus_per_run <= 1:
-            raise UserError(
-                f"--gpus-per-run {self.gpus_per_run:g}: a run has one process, and so 1 GPU at "
-                "most. Give 0 to 1."
-            )
+        self._require_gpus_to_be_divided()
         if find_spec("ray") is None:
             raise UserError(
                 "runs in several processes need the package ray. Install it with pip install "
@@ -87,8 +91,13 @@ class Cluster:
     ) -> RemoteRunners:
         """Who makes the runs of one sweep. Raises UserError: no cluster, or too few GPUs in it."""
         self._join()
-        work = _Work(experiment, roles, folder.resolve(), Path.cwd(), self._threads)
-        return RemoteRunners(work, self._gpus(), watcher)
+        gpus = self._gpus()
+        self._require_cpus()
+        environment = {
+            name: value for name, value in os.environ.items() if name.startswith(_OF_ACCELERATE)
+        }
+        work = _Work(experiment, roles, folder.resolve(), Path.cwd(), self._threads, environment)
+        return RemoteRunners(work, self._processes, gpus, watcher)
 
     def _join(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -96,7 +105,9 @@ class Cluster:
 
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
         if self.address is None:
-            ray.init("local", num_cpus=self.workers, include_dashboard=False, **quiet)
+            assert self.workers is not None
+            cpus = self.workers * self._processes
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
             return
         try:
             if self.address != "auto":
@@ -109,24 +120,68 @@ class Cluster:
             ) from None
 
     @property
+    def _processes(self) -> int:
+        """Of each run."""
+        if self.processes_per_run is not None:
+            return self.processes_per_run
+        return max(1, int(self.gpus_per_run or 1))
+
+    @property
     def _threads(self) -> int | None:
-        """Of each run, where the user has not said: this machine's cores, divided."""
+        """Of each process, where the user has not said: this machine's cores, divided."""
         if self.workers is None or "OMP_NUM_THREADS" in os.environ:
             return None
-        return max(1, (os.cpu_count() or 1) // self.workers)
+        return max(1, (os.cpu_count() or 1) // (self.workers * self._processes))
+
+    def _require_gpus_to_be_divided(self) -> None:
+        gpus, processes = self.gpus_per_run, self.processes_per_run
+        if gpus is None:
+            return
+        if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+            raise UserError(
+                f"--gpus-per-run {gpus:g}: a run has a share of one GPU, or several whole ones. "
+                "Give 0 to 1, or a whole number."
+            )
+        if processes is not None and gpus not in (0, processes) and not (processes == 1 > gpus):
+            raise UserError(
+                f"--gpus-per-run {gpus:g} with --processes-per-run {processes}: each process of a "
+                f"run has one GPU, or none has. Give --gpus-per-run {processes} or 0."
+            )
 
     def _gpus(self) -> float:
+        """Of each process."""
         import ray
 
         there = ray.cluster_resources().get("GPU", 0.0)
         if self.gpus_per_run is None:
-            return min(1.0, there)
-        if self.gpus_per_run > there:
-            raise UserError(
-                f"--gpus-per-run {self.gpus_per_run:g}: Ray finds no GPU here. Give 0, or a "
-                "cluster that has some."
+            wanted = float(self._processes) if there else 0.0
+        else:
+            wanted = self.gpus_per_run
+        if wanted > there:
+            option, most = (
+                (f"--processes-per-run {self._processes}", 0)
+                if self.gpus_per_run is None
+                else (f"--gpus-per-run {wanted:g}", there)
             )
-        return self.gpus_per_run
+            raise UserError(
+                f"{option}: Ray finds {_counted(there, 'GPU')} here. Give --gpus-per-run {most:g}, "
+                "or a cluster that has more."
+            )
+        return wanted / self._processes
+
+    def _require_cpus(self) -> None:
+        import ray
+
+        there = ray.cluster_resources().get("CPU", 0.0)
+        if self._processes > there:
+            raise UserError(
+                f"a run of {self._processes} processes: Ray finds {_counted(there, 'CPU')} here, "
+                "and each process takes one. Give fewer, or a cluster that has more."
+            )
+
+
+def _counted(number: float, what: str) -> str:
+    return f"{number:g} {what}s" if number > 1 else f"{'1' if number else 'no'} {what}"
 
 
 def _require_listener(address: str) -> None:
@@ -139,23 +194,30 @@ class RemoteRunners:
     """Runners in processes of Ray's, each of which keeps θ_s and the rows from run to run.
 
     Every run of a plan is one task: models that share a training share the run, so that no two
-    tasks write one folder. θ_s is made by a first task, which the others wait for.
+    tasks write one folder. θ_s is made by a first task, which the others wait for. A run of
+    several processes is made by the first of a group, whose others follow it.
     """
 
-    def __init__(self, work: _Work, gpus: float, watcher: TrainingWatcher) -> None:
+    def __init__(self, work: _Work, processes: int, gpus: float, watcher: TrainingWatcher) -> None:
         import ray
 
         self.folder = work.folder
         self.watcher = watcher
         self._shown: set[str] = set()
-        self._work = ray.put(work)
+        # In a list, so that each process reads it once and not each task.
+        self._work = [ray.put(work)]
         self._needed = [work.folder / EXPERIMENT_FILE, work.started_in]
         self._start = [work.folder / ALIGNED_FOLDER] if work.experiment.align else []
-        self._resources = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES}
+        prepare = partial(_prepared, self._work, tuple(self._needed))
+        self._makers: _Tasks | Groups = (
+            _Tasks(gpus, self._show_progress)
+            if processes == 1
+            else Groups(prepare, processes, gpus, self._show_progress)
+        )
 
     def measured_start(self, specs: tuple[RunSpec, ...]) -> list[Point]:
         """The starting model's own points, once it is made."""
-        points, warnings = self._only(self._begun(_start_measured, specs))
+        points, warnings = self._only(_start_measured, specs)
         self._needed += self._start
         for warning in warnings:
             self.watcher.warned(warning)
@@ -163,52 +225,27 @@ class RemoteRunners:
 
     def measured_landscape(self) -> dict[str, LocalGeometry]:
         """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
-        return self._only(self._begun(_landscape_measured))
+        return self._only(_landscape_measured)
 
     def all_made(self, runs: Iterable[Run]) -> Iterator[Made]:
         """Every run as it is finished, with its points, or with why it has none."""
-        begun = {self._begun(_made, run): run for run in runs}
-        for task in self._finished(begun.keys()):
-            try:
-                points, warnings = _result(task)
-                for warning in warnings:
-                    self.watcher.warned(warning)
-                yield begun[task], points
-            except _LostError as lost:
-                yield begun[task], str(lost)
+        every = list(runs)
+        given = [(self._work, self._needed, run) for run in every]
+        for number, made in self._makers.finished(_made, given, are_last=True):
+            if isinstance(made, Lost):
+                yield every[number], str(made)
+                continue
+            points, warnings = made
+            for warning in warnings:
+                self.watcher.warned(warning)
+            yield every[number], points
 
-    def _begun(self, function: Any, *given: object) -> Any:
-        import ray
-
-        # In a list, so that each process reads it once and not each task.
-        return (
-            ray.remote(function)
-            .options(**self._resources)
-            .remote([self._work], self._needed, *given)
-        )
-
-    def _only(self, task: Any) -> Any:
-        for finished in self._finished([task]):
-            try:
-                return _result(finished)
-            except _LostError as lost:
-                raise UserError(f"the aligned model: {lost}") from None
-
-    def _finished(self, tasks: Iterable[Any]) -> Iterator[Any]:
-        """Tasks as they finish; those that are left are ended if nobody asks for more."""
-        import ray
-
-        left = list(tasks)
-        try:
-            while left:
-                done, left = ray.wait(left, timeout=_LOOK_EVERY)
-                yield from done
-                self._show_progress()
-        finally:
-            for task in left:
-                ray.cancel(task, force=True)
-            if left:  # what goes on in this folder next must not meet them
-                ray.wait(left, num_returns=len(left), timeout=_SECONDS_TO_END)
+    def _only(self, function: Callable[..., Any], *given: object) -> Any:
+        every = [(self._work, self._needed, *given)]
+        ((_, made),) = self._makers.finished(function, every, are_last=False)
+        if isinstance(made, Lost):
+            raise UserError(f"the aligned model: {made}.")
+        return made
 
     def _show_progress(self) -> None:
         under_way = read_under_way(self.folder)
@@ -220,24 +257,42 @@ class RemoteRunners:
         self.watcher.stepped(sum(one.steps for one in under_way.values()), None)
 
 
-class _LostError(Exception):
-    """A task was lost more often than it is begun again."""
+class _Tasks:
+    """Calls as tasks of Ray's, each in one process; Ray begins again what was lost.
 
+    Args:
+        gpus: of each task.
+        look: called every second while something is made.
+    """
 
-def _result(task: Any) -> Any:
-    """What a finished task returned; what it raised is raised here."""
-    import ray
-    from ray.exceptions import RayError, RayTaskError
+    def __init__(self, gpus: float, look: Callable[[], None]) -> None:
+        self._resources = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES}
+        self._look = look
 
-    try:
-        return ray.get(task)
-    except RayTaskError as error:
-        raise error.cause from None
-    except RayError as error:
-        raise _LostError(
-            f"its process was lost {RETRIES + 1} times ({reason_of(error)}). Look at the memory "
-            "of the machine, and at Ray's logs"
-        ) from None
+    def finished(
+        self, function: Callable[..., Any], every: list[tuple[Any, ...]], are_last: bool
+    ) -> Iterator[tuple[int, Any]]:
+        """As `Groups.finished`; those that are left are ended if nobody asks for more."""
+        import ray
+
+        task_of = ray.remote(function).options(**self._resources)
+        begun = {task_of.remote(*given): number for number, given in enumerate(every)}
+        left = list(begun)
+        try:
+            while left:
+                done, left = ray.wait(left, timeout=LOOK_EVERY)
+                for task in done:
+                    try:
+                        made = result_of(task)
+                    except LostError as lost:
+                        made = Lost(str(lost))
+                    yield begun[task], made
+                self._look()
+        finally:
+            for task in left:
+                ray.cancel(task, force=True)
+            if left:  # what goes on in this folder next must not meet them
+                ray.wait(left, num_returns=len(left), timeout=SECONDS_TO_END)
 
 
 # What follows runs in the processes that Ray starts.
@@ -253,6 +308,8 @@ class _Work:
     started_in: Path
     """Where paths in the experiment start, and judges of one's own are found."""
     threads: int | None
+    environment: dict[str, str]
+    """What Accelerate's launcher would say."""
 
 
 @dataclass
@@ -293,7 +350,7 @@ def _made(work: list[Any], needed: list[Path], run: Run) -> tuple[list[Point] | 
     return runner.tried(run), warnings.kept[before:]
 
 
-def _require_seen(needed: list[Path]) -> None:
+def _require_seen(needed: Iterable[Path]) -> None:
     for path in needed:
         if not path.exists():
             raise UserError(
@@ -308,9 +365,22 @@ def _opened(work: Any) -> tuple[Runner, _Warnings]:
     import ray
 
     given: _Work = ray.get(work)
+    _prepare(given)
+    warnings = _Warnings()
+    return Runner(given.experiment, given.roles, given.folder, warnings), warnings
+
+
+def _prepared(work: list[Any], needed: Iterable[Path]) -> None:
+    """Make this process one that can follow another."""
+    import ray
+
+    _require_seen(needed)
+    _prepare(ray.get(work[0]))
+
+
+def _prepare(given: _Work) -> None:
     os.chdir(given.started_in)
+    os.environ.update(given.environment)
     quiet_libraries()
     if given.threads is not None:
         torch.set_num_threads(given.threads)
-    warnings = _Warnings()
-    return Runner(given.experiment, given.roles, given.folder, warnings), warnings

@@ -55,6 +55,10 @@ class Processes:
         return own()
 
 
+class LostProcessError(UserError):
+    """Another process ended before its time."""
+
+
 class _LostError(Exception):
     """Not all processes ended what they did together: they wait for ever, or are gone."""
 
@@ -157,9 +161,10 @@ class Leader(Processes):
     def _met(self, error: Exception | None) -> list[str | None]:
         try:
             every = self.group.ended(error)
-        except _LostError:
+        except _LostError as lost:
             told = "another process ended before its time" if error is None else told_of(error)
-            raise UserError(
+            kind = UserError if error is not None and lost.is_waiting else LostProcessError
+            raise kind(
                 f"process 0 of {self.count}: {told.rstrip('.')}. What is finished is kept; the "
                 "same command goes on."
             ) from error
@@ -226,6 +231,25 @@ def follow() -> int:
 
     Nothing is printed where the first can tell what went wrong.
     """
+    try:
+        take_part()
+    except LostProcessError:
+        return 1
+    except UserError as error:
+        print(f"trimtab: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def take_part() -> None:
+    """Do what the first process says until it ends.
+
+    Raises:
+        LostProcessError: another process has ended before its time.
+        UserError: an error that the first process cannot tell of, as it waits for this one.
+    """
     from trimtab.models import quiet_libraries
 
     quiet_libraries()
@@ -246,14 +270,10 @@ def follow() -> int:
         group.leave()
     except _LostError as lost:
         if lost.is_waiting and isinstance(lost.__cause__, Exception):
-            told = told_of(lost.__cause__)
-            print(f"trimtab: process {group.index}: {told}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except RuntimeError:  # the first has ended without a word to this one
-        return 1
-    return 0
+            raise UserError(f"process {group.index}: {told_of(lost.__cause__)}") from lost
+        raise LostProcessError("another process ended before its time") from lost
+    except RuntimeError:
+        raise LostProcessError("the first process ended without a word") from None
 
 
 def told_of(error: Exception) -> str:
