@@ -133,11 +133,12 @@ class Groups:
                 self._end(group)
 
     def _begin(self, function: Callable[..., Any], waiting: deque[_Call], are_last: bool) -> None:
-        """Give calls to the groups that have none; one more group is always asked for."""
+        """Give calls to the groups that have none; one group more is asked for, while one helps."""
         for group in self._groups:
             if waiting and group.is_ready and not group.call:
                 group.begin(function, waiting.popleft())
-        if waiting and all(group.is_ready for group in self._groups):
+        starting = [group for group in self._groups if not group.is_ready]
+        if len(waiting) > len(starting) and all(group.is_placed for group in starting):
             self._groups.append(_Group(self._prepare, self._processes, self._gpus))
         if are_last and not waiting:
             for group in [one for one in self._groups if not one.call]:
@@ -174,11 +175,14 @@ class _Group:
             for index in range(processes)
         ]
         places = [one.place.remote() for one in self._members]
+        self._placed = places[0]
         first, *others = self._members
         self._joined = first.join.remote(prepare, 0, *places)
         self._following = [
             one.follow.remote(prepare, rank, *places) for rank, one in enumerate(others, start=1)
         ]
+        self.is_placed = False
+        """Whether the cluster has room for it."""
         self.is_ready = False
         """Whether its processes have started."""
         self.call: _Call | None = None
@@ -188,9 +192,11 @@ class _Group:
     @property
     def expected(self) -> list[Any]:
         """What ends when there is something to look at."""
-        if not self.is_ready:
-            return [self._joined, *self._following]
-        return [self._task, *self._following] if self.call else self._following
+        if self.is_ready:
+            own = [self._task] if self.call else []
+        else:
+            own = [self._joined] if self.is_placed else [self._placed, self._joined]
+        return [*own, *self._following]
 
     def begin(self, function: Callable[..., Any], call: _Call) -> None:
         self.call = call
@@ -214,6 +220,7 @@ class _Group:
             result_of(one)
             if one in self._following:
                 raise LostError("a process ended before its time")
+        self.is_placed = self.is_placed or self._placed in ended
         self.is_ready = self.is_ready or self._joined in ended
         return []
 
