@@ -9,15 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner, Result
 
 from tests.small_worlds import small_world
 from tests.watchers import Watcher
 from trimtab.analysis.labels import budget_in_words
+from trimtab.cli import app
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
@@ -65,13 +68,9 @@ def finished(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-def run(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "trimtab.cli", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-    )
+def run(*arguments: str, folder: Path | None = None) -> Result:
+    with chdir(folder or Path.cwd()):
+        return CliRunner().invoke(app, arguments)
 
 
 def measured(folder: Path) -> dict[object, list[object]]:
@@ -122,7 +121,7 @@ def test_a_killed_sweep_goes_on_to_the_same_points(
     assert killed > 0
     assert 0 < len(read_points(out)) < len(plan_of(experiment).specs)
     last = run("sweep", str(tmp_path / "e.yaml"), "--out", str(out))
-    assert last.returncode == 0, last.stderr
+    assert last.exit_code == 0, last.stderr
     assert "Going on" in last.stderr
     assert measured(out) == measured(finished)
     assert (out / "report.html").exists()
@@ -211,7 +210,7 @@ def test_a_point_does_not_depend_on_the_points_before_it(
 def test_dry_run_prints_the_plan_and_trains_nothing(experiment: Experiment, tmp_path: Path) -> None:
     (tmp_path / "e.yaml").write_text(to_yaml(experiment))
     shown = run("sweep", str(tmp_path / "e.yaml"), "--out", str(tmp_path / "out"), "--dry-run")
-    assert shown.returncode == 0, shown.stderr
+    assert shown.exit_code == 0, shown.stderr
     for word in ("points", "tokens", "memory", "time"):
         assert word in shown.stdout
     assert not (tmp_path / "out").exists()
@@ -258,7 +257,7 @@ def test_train_with_a_budget_says_how_it_ended(experiment: Experiment, tmp_path:
     command += ["--task", str(root / "data/task-shared.jsonl"), "--steps", "2"]
     command += ["--safety", str(root / "data/safety-near.jsonl")]
     made = run(*command)
-    assert made.returncode == 0, made.stderr
+    assert made.exit_code == 0, made.stderr
     assert "the model is in " in made.stdout
     (line,) = (line for line in made.stderr.splitlines() if line.startswith("budget 0.3: "))
     assert "held-out change of the safety loss" in line
@@ -274,7 +273,7 @@ def test_train_with_an_impossible_budget_fails_in_one_line(
     command += ["--safety", str(root / "data/safety-near.jsonl")]
     for _ in range(2):
         made = run(*command)
-        assert made.returncode == 1
+        assert made.exit_code == 1
         last = made.stderr.splitlines()[-1]
         assert last.startswith("trimtab: 1 point failed (budget -9 is impossible")
         assert "The model is in" not in made.stdout
@@ -297,12 +296,12 @@ def test_train_saves_a_model_that_loads(experiment: Experiment, tmp_path: Path) 
     command += ["--task", str(root / "data/task-shared.jsonl"), "--steps", "2"]
     command += ["--safety", str(root / "data/safety-near.jsonl")]
     made = run(*command)
-    assert made.returncode == 0, made.stderr
+    assert made.exit_code == 0, made.stderr
     (folder,) = (tmp_path / "models").iterdir()
     load_model(str(folder))
     assert {point.spec.value for point in read_points(tmp_path)} == {None, 0.4}
     again = run(*command)
-    assert again.returncode == 0, again.stderr
+    assert again.exit_code == 0, again.stderr
 
 
 TRAIN = "train --model m --task t --safety s --out o"
@@ -332,7 +331,7 @@ TRAIN = "train --model m --task t --safety s --out o"
 )
 def test_a_mistake_is_one_line_and_no_traceback(command: str, message: str, tmp_path: Path) -> None:
     shown = run(*command.split(), folder=tmp_path)
-    assert shown.returncode == 2
+    assert shown.exit_code == 2
     assert shown.stderr.startswith("trimtab: ")
     assert message in shown.stderr
     assert shown.stderr.count("\n") == 1

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,13 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
 
 from tests.architectures import gpt2, llama
 from tests.train import tiny
 from trimtab import UserError
 from trimtab.analysis.labels import change_in_words
+from trimtab.cli import app
 from trimtab.config.data_source import DataSource
 from trimtab.models import load_model, save_tiny_llama
 from trimtab.results.checksums import changed_files
@@ -143,10 +143,8 @@ def test_a_model_of_another_shape_is_an_error(models: Models, tmp_path: Path) ->
         Interpolation().apply(deepcopy(models.full), other)
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "trimtab.cli", "repair", *arguments], capture_output=True, text=True
-    )
+def command(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["repair", *arguments])
 
 
 @full_and_lora
@@ -157,7 +155,7 @@ def test_repair_mends_what_was_saved(models: Models, lora: bool, tmp_path: Path)
         "wise-ft", "--model", str(saved), "--aligned", aligned, "--out", str(tmp_path / "m"),
         "--strength", "0.3",
     )  # fmt: skip
-    assert made.returncode == 0, made.stderr
+    assert made.exit_code == 0, made.stderr
     model: Any = load_model(aligned)[0]
     if lora:
         model = PeftModel.from_pretrained(model, str(tmp_path / "m"))
@@ -236,14 +234,14 @@ def test_a_budget_says_what_it_found(models: Models, tmp_path: Path) -> None:
     pair = ["--model", str(models.folder / "full"), "--aligned", str(models.folder / "model")]
     options = ["--budget", "50", "--safety", str(safety), "--out", str(tmp_path / "out")]
     shown = command("wise-ft", *pair, *options)
-    assert shown.returncode == 0, shown.stderr
+    assert shown.exit_code == 0, shown.stderr
     assert shown.stdout.startswith("The aligned model's share is 0.\n")
     assert "  within the budget.\n" in shown.stdout
     few = safety_rows(tmp_path / "few.jsonl", 5)
     shown = command(
         "wise-ft", *pair, "--budget", "1", "--safety", str(few), "--out", str(tmp_path / "o")
     )
-    assert shown.returncode == 2
+    assert shown.exit_code == 2
     assert "5 rows are too few to choose by one half" in shown.stderr
 
 
@@ -266,7 +264,7 @@ WISE_FT = ["wise-ft", "--model", "m", "--aligned", "a", "--out", "o"]
 )
 def test_a_mistaken_repair_is_one_line(arguments: list[str], message: str) -> None:
     shown = command(*arguments)
-    assert shown.returncode == 2
+    assert shown.exit_code == 2
     assert message in shown.stderr
     assert shown.stderr.count("\n") == 1
 
