@@ -122,61 +122,6 @@ def test_a_training_that_diverges_ends_in_all_processes(alone: Path, together: P
     assert failed.reason.startswith("the loss of step 1 is")
 
 
-def one_line(shown: subprocess.CompletedProcess[str]) -> str:
-    assert shown.returncode != 0
-    (line,) = [one for one in shown.stderr.splitlines() if one.startswith("trimtab: ")]
-    return line
-
-
-@pytest.fixture
-def train(experiment: Experiment, tmp_path: Path) -> list[object]:
-    data = Path(experiment.data_root)
-    files = {
-        name: data / source.path for name, source in (experiment.task | experiment.safety).items()
-    }
-    given: list[object] = ["train", "--model", experiment.model, "--steps", 2, "--batch-size", 4]
-    given += ["--task", files["shared"], "--safety", files["near"]]
-    return [*given, "--out", tmp_path / "out"]
-
-
-@pytest.mark.parametrize("adapter", [(), ("--lora-rank", 2)])
-def test_train_in_two_processes_speaks_once(
-    adapter: tuple[object, ...], train: list[object], tmp_path: Path
-) -> None:
-    shown = launched(*train, *adapter)
-    assert shown.returncode == 0, shown.stderr
-    assert "find_unused_parameters" not in shown.stderr
-    assert shown.stdout.count("Safety loss") == 1
-    assert len(read_points(tmp_path / "out")) == 2
-    assert (tmp_path / "out" / "models").is_dir()
-
-
-def test_a_mistake_is_told_once_and_ends_all_processes(train: list[object], tmp_path: Path) -> None:
-    line = one_line(launched(*train, "--task", tmp_path / "missing.jsonl"))
-    assert "missing.jsonl" in line
-
-
-def test_what_one_process_does_is_refused_under_a_launcher(tmp_path: Path) -> None:
-    assert "trimtab report is run by one process" in one_line(launched("report", tmp_path))
-
-
-def test_what_one_process_alone_cannot_do_is_told_by_the_first(
-    train: list[object], tmp_path: Path
-) -> None:
-    model = Path(str(train[2]))
-    train[2] = model.name
-    in_its_own_folder = f"""[ $RANK = 0 ] && cd "{model.parent}"; exec "$@" """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["--no-python", "bash", "-c", in_its_own_folder, "bash"]
-    command += [sys.executable, "-m", "trimtab", *map(str, train)]
-    shown = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False
-    )
-    line = one_line(shown)
-    assert line.startswith("trimtab: process 1 of 2: model 'base' cannot be loaded")
-    assert not (tmp_path / "out" / "points.jsonl").exists()
-
-
 def test_a_launched_sweep_whose_first_process_was_killed_goes_on(
     experiment: Experiment, alone: Path, tmp_path: Path
 ) -> None:
