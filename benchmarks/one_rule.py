@@ -276,7 +276,7 @@ def bisected(path: PathOfModels, world: World, counts: Array, budget: float) -> 
 def upper_limits(difference: Array, tokens: Array, counts: Array) -> Array:
     """Upper ends of the paired 95 % intervals of rows that come `counts` times: (settings,).
 
-    As `trimtab.stats.paired_difference` has it, which a test of this script compares it with.
+    As `trimtab.stats.paired_difference` has it, of all settings at once; a test compares the two.
     """
     rows = counts.sum()
     length = counts @ tokens / rows

@@ -1,14 +1,18 @@
-"""Facts about the benchmark that only a GPU can answer: what of it runs without one."""
+"""Facts about benchmarks: what of the one for a GPU runs without one, and a rule told twice."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from trimtab.stats import paired_difference
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
@@ -48,3 +52,19 @@ def test_without_a_gpu_a_real_model_is_refused_in_one_line() -> None:
     ended = run("--models", "llama-2-7b")
     assert ended.returncode
     assert ended.stderr.strip().splitlines()[-1].startswith("gpu: there is no GPU here.")
+
+
+def test_the_rule_of_a_budget_has_the_limit_of_a_paired_difference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARK.parent))
+    upper_limits = importlib.import_module("one_rule").upper_limits
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(1, 9, 40).astype(float)
+    before = generator.gamma(2.0, 1.0, 40)
+    after = before + generator.normal(0.2, 0.5, (3, 40))
+    counts = generator.multinomial(300, np.full(40, 1 / 40))
+    found = upper_limits(after - before, tokens, counts.astype(float))
+    for row, limit in zip(after, found, strict=True):
+        pair = (np.repeat(np.stack([nats, tokens]), counts, axis=1) for nats in (row, before))
+        assert limit == pytest.approx(paired_difference(*pair).estimate("nats").high)

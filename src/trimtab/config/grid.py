@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Protocol, TypeVar
 
 from trimtab.config.experiment import Block, Experiment
-from trimtab.config.methods import ALIGNED, CASE_1_BUDGET
+from trimtab.config.methods import ALIGNED
 from trimtab.config.run_spec import RunSpec
 
 
@@ -38,8 +38,8 @@ class Run:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The names of the models that it keeps: of a dial its ends, set to budgets each model."""
-        if self.training.method is CASE_1_BUDGET:
+        """The names of what it keeps: a model, the two ends of a dial, or a model for each spec."""
+        if self.training.method.keeps_each:
             return tuple(spec.folder for spec in self.specs)
         return (self.name,)
 

@@ -62,6 +62,8 @@ class Method:
     """Whether it heeds `train.safety_target`."""
     one_training: bool = False
     """Whether one training makes the models of all values."""
+    keeps_each: bool = False
+    """Of one training for all values: whether a model is kept for each, and not what makes them."""
 
     def label(self, value: float | None) -> str:
         """A value of the hyperparameter, in words.
@@ -134,6 +136,7 @@ CASE_1_BUDGET = Method(
     tightest="smallest",
     takes_target=True,
     one_training=True,
+    keeps_each=True,
 )
 CASE_2 = Method(
     "alignment-parameter",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from trimtab.runner.rates import (
     require_rates,
 )
 from trimtab.runner.runner import TrainingWatcher
-from trimtab.stats import Estimate, Verdict, verdict
+from trimtab.stats import Estimate
 from trimtab.train.baselines.interpolation import Interpolation
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.methods import made_from
@@ -74,13 +75,9 @@ def repair_saved(
     start, tokenizer, tuned = _loaded(model, aligned)
     before = load_model(unaligned)[0] if unaligned else None
     mended = repair.apply(tuned, start, before)
-    with written_whole(out) as unfinished:
-        _save(mended, tokenizer, unfinished)
-        write_checksums(unfinished)
-        moved = distance(mended, start)
-        edit = published(method)
-        card = repaired_card(edit, value, str(model), aligned, unaligned, moved, unfinished)
-        write_atomically(unfinished / CARD_FILE, card)
+    moved = distance(mended, start)
+    card = partial(repaired_card, published(method), value, str(model), aligned, unaligned, moved)
+    _write(mended, tokenizer, out, card)
     return moved
 
 
@@ -93,11 +90,6 @@ class RiseOnHalves:
     """On the rows that it was chosen by."""
     rise: Estimate
     """On those that took no part."""
-
-    @property
-    def verdict(self) -> Verdict:
-        """Whether the rows that took no part find it within the budget."""
-        return verdict(self.rise, self.budget)
 
 
 @dataclass(frozen=True)
@@ -112,6 +104,13 @@ class Interpolated:
     """What it answers, where it was chosen by that."""
     rise: RiseOnHalves | None = None
     """Of its safety loss, where it was chosen by a budget."""
+
+    def card(self, model: str, aligned: str, folder: Path, **measured: Any) -> str:
+        """The card of θ, `model`, brought so near to `aligned`; its files are in `folder`."""
+        edit = published("wise-ft")
+        return repaired_card(
+            edit, self.share, model, aligned, None, self.distance, folder, **measured
+        )
 
 
 def interpolate_to_rates(
@@ -164,22 +163,8 @@ def interpolate_to_rates(
         place, _, told = search.found(lambda place: f"a share of {number(1 - place)} of θ_s")
     mended = at(place)
     found = Interpolated(1 - place, distance(mended, start), told)
-    with written_whole(out) as unfinished:
-        _save(mended, tokenizer, unfinished)
-        write_atomically(unfinished / RATES_FILE, json.dumps(asdict(found), indent=1) + "\n")
-        write_checksums(unfinished)
-        card = repaired_card(
-            published("wise-ft"),
-            found.share,
-            str(model),
-            aligned,
-            None,
-            found.distance,
-            unfinished,
-            told.changes,
-            told.judges,
-        )
-        write_atomically(unfinished / CARD_FILE, card)
+    card = partial(found.card, str(model), aligned, rates=told.changes, judges=told.judges)
+    _write(mended, tokenizer, out, card, {RATES_FILE: found})
     return found
 
 
@@ -234,21 +219,8 @@ def interpolate_to_budget(
     found = Interpolated(1 - place, distance(mended, start), rise=rise)
     over_start = replace(rise.rise, unit=OVER_START)
     change = LossChange(SAFETY_LOSS, safety.path, first.per_token, last.per_token, over_start)
-    with written_whole(out) as unfinished:
-        _save(mended, tokenizer, unfinished)
-        write_atomically(unfinished / BUDGET_FILE, json.dumps(asdict(found), indent=1) + "\n")
-        write_checksums(unfinished)
-        card = repaired_card(
-            published("wise-ft"),
-            found.share,
-            str(model),
-            aligned,
-            None,
-            found.distance,
-            unfinished,
-            losses=[change],
-        )
-        write_atomically(unfinished / CARD_FILE, card)
+    card = partial(found.card, str(model), aligned, losses=[change])
+    _write(mended, tokenizer, out, card, {BUDGET_FILE: found})
     return found
 
 
@@ -269,10 +241,22 @@ def _loaded(
     return start, tokenizer, load_model(str(model))[0]
 
 
-def _save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    name_base_portably(folder)
+def _write(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    card: Callable[[Path], str],
+    found: Mapping[str, Interpolated] = {},  # read alone
+) -> None:
+    """Write a model whole, with what was found of it by file, checksums and its card."""
+    with written_whole(out) as unfinished:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        name_base_portably(unfinished)
+        for name, one in found.items():
+            write_atomically(unfinished / name, json.dumps(asdict(one), indent=1) + "\n")
+        write_checksums(unfinished)
+        write_atomically(unfinished / CARD_FILE, card(unfinished))
 
 
 def _digest(model: Path) -> str:

@@ -23,7 +23,6 @@ from transformers.trainer_callback import PrinterCallback
 
 from trimtab.config.experiment import Dial, Experiment, Training
 from trimtab.config.grid import Run
-from trimtab.config.methods import CASE_1_BUDGET, DIAL
 from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.errors import UserError
@@ -333,10 +332,9 @@ class Runner(Trainings):
         Its checkpoints stay until `forget_checkpoints`, so that whoever is interrupted before the
         points are written trains nothing again.
         """
-        if run.training.method is DIAL:
-            return self._settings_of_dial(run)
-        if run.training.method is CASE_1_BUDGET:
-            return self._set_to_budgets(run)
+        method = run.training.method
+        if method.one_training:
+            return self._set_to_budgets(run) if method.keeps_each else self._settings_of_dial(run)
         trained = self._trained(
             Job(
                 run.name,

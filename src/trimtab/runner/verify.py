@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.analysis.results import read_data
@@ -32,6 +32,7 @@ from trimtab.runner.runner import ALIGNED, ALIGNED_FOLDER, MODELS_FOLDER
 from trimtab.runner.sweep import read_roles
 from trimtab.stats import Array
 from trimtab.train.objectives.endpoints import ADAPTER_FILE
+from trimtab.train.settings import leaves_base_alone
 
 ROWS = 8
 """Held-out rows of a data set that are measured again, evenly spread over all of them."""
@@ -192,9 +193,10 @@ class _Models:
         if name == ALIGNED:
             return self.start
         if (kept / ADAPTER_FILE).exists():
-            trains_bias = json.loads((kept / ADAPTER_FILE).read_bytes()).get("bias") != "none"
+            adapter = LoraConfig.from_pretrained(str(kept))
             # Biases are read into the base itself.
-            own = deepcopy(self.start) if trains_bias else sharing_all(self.start)
+            shares = leaves_base_alone(adapter)
+            own = sharing_all(self.start) if shares else deepcopy(self.start)
             return with_adapter(own, self.name, str(kept))
         self.__dict__.pop("start", None)  # before there is another in memory
         gc.collect()
