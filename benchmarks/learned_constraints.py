@@ -16,12 +16,12 @@ import math
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from torch import Tensor
 
 from trimtab.train.context import TrainingContext
 from trimtab.train.objectives.base import Objective, Roles, Step
-from trimtab.train.objectives.paired_rows import set_aside
+from trimtab.train.objectives.paired_rows import distinct_rows, set_aside
 from trimtab.train.objectives.proximal import project_onto_ball
 
 _TRAVEL, _FASTEST = 4.0, 0.5
@@ -50,6 +50,7 @@ class Controller(Objective):
         self.change: float | None = None
         self.variance = 0.0
         self.before = np.empty((2, 0))
+        self.validation: Dataset | None = None
         self.places: list[int] = []
         self.safety_loss = 0.0
 
@@ -61,17 +62,21 @@ class Controller(Objective):
         stream = context.safety
         assert stream is not None
         drawn = context.safety_batches * stream.rows_per_batch
-        kept = context.validation_rows
-        return set_aside(stream.rows, kept, drawn, stream.seed, context.safety_repeats)[0]
+        rows, self.validation = set_aside(
+            stream.rows, context.validation_rows, drawn, stream.seed, context.safety_repeats
+        )
+        return rows
 
     def begin(self, context: TrainingContext) -> None:
-        stream = context.safety
+        stream, validation = context.safety, self.validation
         assert stream is not None
+        assert validation is not None
         drawn = context.safety_batches * stream.rows_per_batch
         places = stream.places(0, min(drawn, len(stream.rows)))
+        rows, which = distinct_rows(concatenate_datasets([stream.rows.select(places), validation]))
+        found = np.stack(context.row_nll(rows))
         self.before = np.full((2, len(stream.rows)), np.nan)
-        rows = stream.rows.select(places)
-        self.before[:, places] = context.row_nll(rows)
+        self.before[:, places] = found[:, which[: len(places)]]
         self.extra_tokens += sum(map(len, rows["input_ids"]))
 
     def begin_step(self, context: TrainingContext, safety_batches: range) -> None:

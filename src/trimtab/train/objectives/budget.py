@@ -59,8 +59,8 @@ class Budget(DialObjective):
     What is left is the model at that setting and nothing of a dial: with LoRA one plain adapter of
     twice the rank. Or, with `keeps_ends`, a dial that `turned_to` sets to one budget after another.
 
-    A λ learned along the way (a controller, dual ascent, a barrier) and a radius learned alike cost
-    a run for each budget and come to a higher task loss: benchmarks/one_rule.py.
+    A λ learned along the way costs a run for each budget and comes no closer over all of them; a
+    radius learned so comes less close: benchmarks/one_rule.py.
 
     Args:
         budget: what L_ŝ may rise by, in nats per token. Below 0 safety has to improve; infinity is
