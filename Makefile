@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 INSTRUCTION_SETS := default $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && echo avx2) \
   $(shell grep -qw avx512f /proc/cpuinfo 2>/dev/null && echo avx512)
 export TOKENIZERS_PARALLELISM := false
@@ -103,13 +103,13 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/tested-with: $(VENV)/installed
+$(VENV)/tested-with: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	       && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
 	  || echo "no chromium found: the browser test will be skipped"
-	@touch $@
+	@touch $(VENV)/installed $@
 
 $(VENV)/developed-with: $(VENV)/tested-with
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

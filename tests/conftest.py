@@ -16,6 +16,30 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="trimtab-test-hf-")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
+_LONGEST_FIRST = (
+    "tests/runner/test_cluster.py",
+    "tests/runner/test_processes.py",
+    "tests/runner/test_launched_commands.py",
+    "tests/train/test_sharded_weights.py",
+    "tests/runner/test_sweep.py",
+    "tests/cli/test_one_line.py",
+    "tests/train/test_objectives_by_batches.py",
+    "tests/train/baselines/test_post_hoc.py",
+    "tests/audit/test_audit.py",
+    "tests/runner/test_shared_base.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no core waits at the end for another's file."""
+
+    def place(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        return _LONGEST_FIRST.index(file) if file in _LONGEST_FIRST else len(_LONGEST_FIRST)
+
+    items.sort(key=place)
+
+
 def pytest_collection_finish() -> None:
     """Spare what was imported: Transformers collects garbage after every training."""
     gc.collect()

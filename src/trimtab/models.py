@@ -51,7 +51,7 @@ from trimtab.config.loading import Loading
 from trimtab.config.model_names import SMOLLM2_ON_HUB, is_missing_folder
 from trimtab.data.encoding import Limits
 from trimtab.errors import UserError, reason_of
-from trimtab.results.checksums import sha256_of
+from trimtab.results.checksums import ADAPTER_FILE, sha256_of
 from trimtab.results.files import write_atomically
 
 _BASE_FILE = "trimtab_base.json"
@@ -438,7 +438,7 @@ def name_base_portably(folder: Path) -> None:
     it is a 4-bit copy of; a file beside says what trimtab itself is to load, the very weights that
     were trained on.
     """
-    for path in folder.rglob("adapter_config.json"):
+    for path in folder.rglob(ADAPTER_FILE):
         config = json.loads(path.read_bytes())
         if config.get("base_model_name_or_path") == str(cache_folder() / SMOLLM2):
             config["base_model_name_or_path"] = SMOLLM2_ON_HUB

@@ -26,7 +26,7 @@ from trimtab.config.model_names import hub_id, portable_name
 from trimtab.config.run_spec import RunSpec
 from trimtab.data.files import on_hub
 from trimtab.report.markdown import markdown_table
-from trimtab.results.checksums import CARD_FILE
+from trimtab.results.checksums import ADAPTER_FILE, CARD_FILE
 from trimtab.results.files import write_atomically
 from trimtab.results.result import Point
 from trimtab.stats import Estimate
@@ -215,7 +215,7 @@ def _card(metadata: ModelCardData, title: str, lead: str, sections: Mapping[str,
 
 def _metadata(origin: Origin, model: Path) -> ModelCardData:
     """What the Hub reads. A licence is not known here, and so is left out."""
-    is_adapter = (model / "adapter_config.json").exists()
+    is_adapter = (model / ADAPTER_FILE).exists()
     root = Path(str(origin.settings.get("data_root", ".")))
     datasets = list(dict.fromkeys(one.path for one in origin.data if on_hub(one.path, root)))
     return ModelCardData(

@@ -12,6 +12,9 @@ CHECKSUMS_FILE = "SHA256SUMS"
 
 CARD_FILE = "README.md"
 
+ADAPTER_FILE = "adapter_config.json"
+"""In the folder of an adapter, and of no model by itself."""
+
 _EDITED_LATER = (CHECKSUMS_FILE, CARD_FILE)
 
 

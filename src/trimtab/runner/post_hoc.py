@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from trimtab.analysis.changes import SAFETY_LOSS, LossChange
 from trimtab.analysis.selection import Limit
@@ -24,7 +23,7 @@ from trimtab.data.splits import halves_by_prompt
 from trimtab.errors import UserError
 from trimtab.measure.distance import distance
 from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
-from trimtab.models import limits_of, load_model, name_base_portably, to_device, with_adapter
+from trimtab.models import limits_of, load_model, name_base_portably, to_device
 from trimtab.report.model_card import repaired_card
 from trimtab.results.checksums import CARD_FILE, digest_of, sha256_of, write_checksums
 from trimtab.results.files import (
@@ -44,6 +43,7 @@ from trimtab.runner.rates import (
     require_rates,
 )
 from trimtab.runner.runner import TrainingWatcher
+from trimtab.runner.saved_models import adapter_on, is_adapter
 from trimtab.stats import Estimate
 from trimtab.train.baselines.interpolation import Interpolation
 from trimtab.train.baselines.post_hoc import PostHocMethod
@@ -72,12 +72,12 @@ def repair_saved(
     if repair.needs_unaligned and unaligned is None:
         raise UserError(f"{method} needs the model from before it was aligned. Give --unaligned.")
     _require_out(out, model)
-    start, tokenizer, tuned = _loaded(model, aligned)
+    pair = _Pair(model, aligned)
     before = load_model(unaligned)[0] if unaligned else None
-    mended = repair.apply(tuned, start, before)
-    moved = distance(mended, start)
+    mended = repair.apply(pair.tuned(base_of_its_own=repair.merges), pair.start, before)
+    moved = distance(mended, pair.start)
     card = partial(repaired_card, published(method), value, str(model), aligned, unaligned, moved)
-    _write(mended, tokenizer, out, card)
+    _write(mended, pair.tokenizer, out, card)
     return moved
 
 
@@ -143,28 +143,24 @@ def interpolate_to_rates(
     judges_of(answers)
     rates = RatesOnHalves(prompts_to_ask(answers, 0, Path()), limits, 0)
     _require_out(out, model)
-    start, tokenizer, tuned = _loaded(model, aligned)
-    start, tuned = to_device(start), to_device(tuned)
-    context = limits_of(start).context
+    pair = _Pair(model, aligned)
+    context = limits_of(pair.start).context
     prompt = max_prompt if context is None else min(max_prompt, max(1, context - answers.tokens))
 
-    def at(place: float) -> Any:
-        return Interpolation(1 - place).apply(deepcopy(tuned), start)
-
     def named(place: float) -> tuple[str, Any]:
-        return f"wise-ft-{1 - place:.6g}", at(place)
+        return f"wise-ft-{1 - place:.6g}", pair.at(place)
 
     kept = out.with_name(f"{out.name}-answers")
     with only_writer(kept):
-        answering = Answering(rates.asked, answers, prompt, start, tokenizer, kept)
+        answering = Answering(rates.asked, answers, prompt, pair.start, pair.tokenizer, kept)
         made_of = digest_of(f"{_digest(model)} {_digest(Path(aligned))}")
         answering = answering.kept_in(answers_folder(kept / made_of, answering))
         search = RateSearch(answering, rates, named, watcher)
         place, _, told = search.found(lambda place: f"a share of {number(1 - place)} of θ_s")
-    mended = at(place)
-    found = Interpolated(1 - place, distance(mended, start), told)
+    mended = pair.at(place)
+    found = Interpolated(1 - place, distance(mended, pair.start), told)
     card = partial(found.card, str(model), aligned, rates=told.changes, judges=told.judges)
-    _write(mended, tokenizer, out, card, {RATES_FILE: found})
+    _write(mended, pair.tokenizer, out, card, {RATES_FILE: found})
     return found
 
 
@@ -198,29 +194,25 @@ def interpolate_to_budget(
         )
     _require_out(out, model)
     rows = read_rows(safety)
-    start, tokenizer, tuned = _loaded(model, aligned)
-    start, tuned = to_device(start), to_device(tuned)
+    pair = _Pair(model, aligned)
     choosing, telling = (
-        HeldOutRows(encode(half, tokenizer, lengths, limits_of(start)))
+        HeldOutRows(encode(half, pair.tokenizer, lengths, limits_of(pair.start)))
         for half in halves_by_prompt(rows, 0, f"safety {safety.path}")
     )
-    before = held_out_loss(start, choosing, measuring)
-
-    def at(place: float) -> Any:
-        return Interpolation(1 - place).apply(deepcopy(tuned), start)
+    before = held_out_loss(pair.start, choosing, measuring)
 
     def rise_at(place: float) -> Estimate:
-        return loss_rise(held_out_loss(at(place), choosing, measuring), before)
+        return loss_rise(held_out_loss(pair.at(place), choosing, measuring), before)
 
     place, chosen_by = largest_within(rise_at, budget)
-    mended = at(place)
-    first, last = (held_out_loss(one, telling, measuring) for one in (start, mended))
+    mended = pair.at(place)
+    first, last = (held_out_loss(one, telling, measuring) for one in (pair.start, mended))
     rise = RiseOnHalves(budget, chosen_by, loss_rise(last, first))
-    found = Interpolated(1 - place, distance(mended, start), rise=rise)
+    found = Interpolated(1 - place, distance(mended, pair.start), rise=rise)
     over_start = replace(rise.rise, unit=OVER_START)
     change = LossChange(SAFETY_LOSS, safety.path, first.per_token, last.per_token, over_start)
     card = partial(found.card, str(model), aligned, losses=[change])
-    _write(mended, tokenizer, out, card, {BUDGET_FILE: found})
+    _write(mended, pair.tokenizer, out, card, {BUDGET_FILE: found})
     return found
 
 
@@ -230,15 +222,24 @@ def _require_out(out: Path, model: Path) -> None:
     require_nothing_there(out)
 
 
-def _loaded(
-    model: Path, aligned: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PreTrainedModel | PeftModel]:
-    """θ_s with its tokenizer, and the fine-tuned model."""
-    start, tokenizer = load_model(aligned)
-    if (model / "adapter_config.json").exists():
-        base, _ = load_model(aligned)
-        return start, tokenizer, with_adapter(base, aligned, str(model))
-    return start, tokenizer, load_model(str(model))[0]
+class _Pair:
+    """θ_s, and the model θ that was fine-tuned from it."""
+
+    def __init__(self, model: Path, aligned: str) -> None:
+        self.model, self.aligned = model, aligned
+        start, self.tokenizer = load_model(aligned)
+        self.start = to_device(start)
+        self._whole = None if is_adapter(model) else to_device(load_model(str(model))[0])
+
+    def tuned(self, base_of_its_own: bool = False) -> Any:
+        """θ to write into, anew each time; an adapter lies on θ_s itself, unless it is to merge."""
+        if self._whole is not None:
+            return deepcopy(self._whole)
+        return adapter_on(self.start, self.aligned, self.model, base_of_its_own)
+
+    def at(self, place: float) -> Any:
+        """The model at a place between θ_s, at 0, and θ, at 1."""
+        return Interpolation(1 - place).apply(self.tuned(), self.start)
 
 
 def _write(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.analysis.results import read_data
@@ -23,16 +21,14 @@ from trimtab.data.files import local_path
 from trimtab.data.splits import Roles, Split
 from trimtab.errors import UserError
 from trimtab.measure.losses import response_nll
-from trimtab.measure.shared_weights import sharing_all
-from trimtab.models import limits_of, load_model, load_tokenizer, to_device, with_adapter
+from trimtab.models import limits_of, load_model, load_tokenizer, to_device
 from trimtab.results.checksums import changed_files, sha256_of
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_points
 from trimtab.runner.runner import ALIGNED, ALIGNED_FOLDER, MODELS_FOLDER
+from trimtab.runner.saved_models import adapter_on, is_adapter
 from trimtab.runner.sweep import read_roles
 from trimtab.stats import Array
-from trimtab.train.objectives.endpoints import ADAPTER_FILE
-from trimtab.train.settings import leaves_base_alone
 
 ROWS = 8
 """Held-out rows of a data set that are measured again, evenly spread over all of them."""
@@ -192,12 +188,8 @@ class _Models:
         kept = self.folder / MODELS_FOLDER / name
         if name == ALIGNED:
             return self.start
-        if (kept / ADAPTER_FILE).exists():
-            adapter = LoraConfig.from_pretrained(str(kept))
-            # Biases are read into the base itself.
-            shares = leaves_base_alone(adapter)
-            own = sharing_all(self.start) if shares else deepcopy(self.start)
-            return with_adapter(own, self.name, str(kept))
+        if is_adapter(kept):
+            return adapter_on(self.start, self.name, kept)
         self.__dict__.pop("start", None)  # before there is another in memory
         gc.collect()
         return to_device(load_model(str(kept), replace(self.experiment.load, revision=None))[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig
 
 from trimtab.config.experiment import Measuring, Training
 from trimtab.config.methods import PLAIN
@@ -153,6 +153,6 @@ def lora_config(training: Training) -> LoraConfig | None:
     return LoraConfig(**(given | passed_on))
 
 
-def leaves_base_alone(config: LoraConfig | None) -> bool:
-    """Whether training writes nothing into the weights below the adapter: biases it may train."""
-    return config is not None and config.bias == "none"
+def leaves_base_alone(config: PeftConfig | None) -> bool:
+    """Whether an adapter writes nothing into the weights below it: biases it may train there."""
+    return config is not None and getattr(config, "bias", "none") == "none"

@@ -22,7 +22,7 @@ from trimtab.cli import app
 from trimtab.config.data_source import DataSource
 from trimtab.models import load_model, save_tiny_llama
 from trimtab.results.checksums import changed_files
-from trimtab.runner.post_hoc import Interpolated, interpolate_to_budget, repair_saved
+from trimtab.runner.post_hoc import Interpolated, _Pair, interpolate_to_budget, repair_saved
 from trimtab.train.baselines.interpolation import Interpolation
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.baselines.resta import RESTA, dropped
@@ -227,6 +227,24 @@ def test_a_trained_model_is_brought_back_to_a_budget(
     again = interpolate_to_budget(folder, start, tmp_path / "again", 50.0, safety)
     assert again.rise is not None
     assert again.rise.rise.value == pytest.approx(kept.rise.rise.value, abs=1e-5)
+
+
+def test_models_between_two_lie_on_one_base(models: Models) -> None:
+    """At 7B there is room for no copy of it at each look."""
+    pair = _Pair(models.folder / "lora", str(models.folder / "model"))
+    before = [weight.clone() for weight in pair.start.parameters()]
+    own = {weight.data_ptr() for weight in pair.start.parameters()}
+    halfway, whole = pair.at(0.5), pair.at(1.0)
+    for one in (halfway, whole):
+        base = [weight for name, weight in one.named_parameters() if "lora_" not in name]
+        assert {weight.data_ptr() for weight in base} == own
+    for name, there in whole.named_parameters():
+        if "lora_B" in name:
+            torch.testing.assert_close(halfway.get_parameter(name), 0.5 * there)
+    merged = pair.tuned(base_of_its_own=True).merge_and_unload()
+    assert own.isdisjoint(weight.data_ptr() for weight in merged.parameters())
+    for weight, kept in zip(pair.start.parameters(), before, strict=True):
+        assert torch.equal(weight, kept)
 
 
 def test_a_budget_says_what_it_found(models: Models, tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ from trimtab.measure.adapters import B_IS_ZERO_AT_FIRST
 from trimtab.measure.sharded_weights import is_sharded, reshard, shard_of, whole
 from trimtab.measure.shared_weights import fill, sharing_all, without_weights
 from trimtab.models import load_model
+from trimtab.results.checksums import ADAPTER_FILE
 from trimtab.train.objectives.base import held_bytes
 
 TASK, SAFE = "task", "safe"
-ADAPTER_FILE = "adapter_config.json"
 
 _OPTIMIZER_STATES = 2
 """Adam's, for each weight."""
