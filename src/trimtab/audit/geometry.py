@@ -31,11 +31,12 @@ from trimtab.audit.stage_cache import StageCache
 from trimtab.config.audit_settings import AuditSettings
 from trimtab.data.rows import Row
 from trimtab.data.splits import choose_rows
-from trimtab.measure.geometry import Landscape, landscape
+from trimtab.measure.geometry import Landscape, curvature, landscape
 from trimtab.measure.influence import Influence, endangering_rows
 from trimtab.measure.overlap import context_overlap
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.files import write_atomically
+from trimtab.stats import Estimate
 
 _SHOWN = 10
 _SURPRISING = 0.9
@@ -65,12 +66,22 @@ def landscape_and_rows(
                 encoded = extractor.encoded(rows, one.label)
                 return TokenLoss.over(model, weights, encoded, settings.tokens_per_batch)
 
+            def curvature_of(name: str, loss: TokenLoss) -> Estimate:
+                what = f"curvature of {name}"
+
+                def settled() -> dict[str, Any]:
+                    watcher.doing(what)
+                    return asdict(curvature(loss, lambda: watcher.done(1)))
+
+                return part(Estimate, stages.result(what, settled))
+
             safety = loss(reference)
             found = landscape(
                 safety,
                 {name: loss(one) for name, one in data.task.items()},
                 seed=settings.seed,
                 progress=watcher.doing,
+                curvature_of=curvature_of,
             )
             rates = {
                 name: _rates(model, safety, found, name, one, extractor, watcher.doing)
