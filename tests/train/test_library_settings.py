@@ -50,7 +50,6 @@ def test_a_librarys_name_for_a_setting_of_ours_is_that_setting() -> None:
 def test_epochs_count_the_steps_as_trl_does() -> None:
     assert Training(batch_size=4, epochs=2).for_rows(10).steps == 6
     assert Training(batch_size=4, epochs=2, accumulation=2).for_rows(10).steps == 4
-    assert Training(batch_size=4, epochs=1).for_rows(10, processes=2).steps == 2
     assert Training(batch_size=4).for_rows(10).steps == 200
 
 

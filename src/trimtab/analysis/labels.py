@@ -136,7 +136,9 @@ def budget_in_words(point: Point) -> str:
     spent = change.value / budget
     if spent >= MOST_UNSPENT:
         return told
-    told = f"{told}; {percent(max(spent, 0.0))} of it is spent"
+    if spent <= 0:
+        return f"{told}; none of it is spent"
+    told = f"{told}; {percent(spent)} of it is spent"
     if point.validation_rows_wanted is None:
         return told
     return (

@@ -132,7 +132,7 @@ class Training:
                 "never reach its highest. Give fewer."
             )
 
-    def for_rows(self, rows: int, processes: int = 1) -> Training:
+    def for_rows(self, rows: int) -> Training:
         """The training with its steps counted, where it says epochs, over so many task rows.
 
         >>> Training(batch_size=4, epochs=1.5).for_rows(10).steps
@@ -140,7 +140,7 @@ class Training:
         """
         if self.epochs is None:
             return self
-        batches = math.ceil(rows / (self.batch_size * processes))
+        batches = math.ceil(rows / self.batch_size)
         per_epoch = math.ceil(batches / self.accumulation)
         return replace(self, steps=math.ceil(self.epochs * per_epoch), epochs=None)
 
