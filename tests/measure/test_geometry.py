@@ -142,9 +142,10 @@ def test_near_the_model_theorem_3_holds_and_down_the_gradient_the_loss_falls(
         found = landscape(loss, {"same": loss}, random_directions=1)
         assert found.tasks["same"].cosine.value == pytest.approx(1, abs=1e-4)
         g, h = found.safety_slope.value, abs(found.safety_curvature.value)
-        down, aside = found.loss_profile_down("same"), found.walks[1]
-        assert down.losses[1] < down.losses[0]
-        for walk in (down, aside):
+        down, up, aside = found.walks
+        assert down.losses[1] < down.losses[0] < up.losses[1]
+        assert up.losses[1] > aside.losses[1]
+        for walk in found.walks:
             for step, value in zip(walk.distances[:4], walk.losses[:4], strict=True):
                 assert value - walk.losses[0] <= g * step + 0.5 * h * step**2 + 1e-5
 

@@ -54,7 +54,9 @@ def test_words_say_whether_and_by_how_much() -> None:
     little = replace(with_budget(0.05, 0.02, half_width=0.01), validation_rows_wanted=270)
     told = "40 % of it is spent, as validation rows allow: 270 would let four fifths be spent"
     assert budget_in_words(little).endswith(told)
-    assert budget_in_words(with_budget(0.05, -0.01)).endswith("within the budget; none of it is spent")
+    assert budget_in_words(with_budget(0.05, -0.01)).endswith(
+        "within the budget; none of it is spent"
+    )
     never = replace(with_budget(-0.5, -0.1), multiplier=300.0)
     assert budget_in_words(never).endswith("out of reach: at λ = 300 the task hardly counts")
 

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from transformers import TrainerCallback
 
-import trimtab.runner.runner
+import trimtab.runner.trainings
 from tests.cli.test_settings import help_text
 from tests.small_worlds import small_world
 from tests.watchers import Watcher
@@ -233,7 +233,7 @@ def test_trackers_get_what_is_written(
         def __init__(self, *given: Any, callbacks: Any, **settings: Any) -> None:
             super().__init__(*given, callbacks=[Tracker(), *callbacks], **settings)
 
-    monkeypatch.setattr(trimtab.runner.runner, "SafetyAwareSFTTrainer", Tracked)
+    monkeypatch.setattr(trimtab.runner.trainings, "SafetyAwareSFTTrainer", Tracked)
     runner_of(experiment, tmp_path).made(plan_of(experiment).runs[0])
     found = lines(tmp_path)
     assert [one.step for one in found] == [2, 4]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.small_worlds import small_world
-from trimtab.config.experiment import Block, Dial, Experiment, Training
+from trimtab.config.data_source import DataSource, Lengths
+from trimtab.config.experiment import Answers, Block, Dial, Experiment, Training
 from trimtab.config.yaml_io import to_yaml
+from trimtab.data.synthetic import CONTEXTS
 from trimtab.models import quiet_libraries
+from trimtab.results.generations import GENERATIONS_FOLDER, read_generations
 from trimtab.results.metrics import read_metrics
 from trimtab.results.store import read_failures, read_points
 from trimtab.results.under_way import read_under_way
@@ -33,7 +38,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """Every kind of run: plain with a repair of it, both cases, a dial, one that diverges."""
     quiet_libraries()
     training = Training(steps=4, batch_size=8, learning_rate=2e-3, checkpoint_every=2)
-    return small_world(
+    made = small_world(
         tmp_path_factory.mktemp("world"),
         80,
         align=Training(steps=2, batch_size=4, accumulation=2),
@@ -48,6 +53,13 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         ),
         keep_models=True,
     )
+    prompts = [{"prompt": f"{one} {CONTEXTS[0]}"} for one in CONTEXTS]
+    for name, many in (("harmful", 32), ("benign", 20)):
+        lines = "".join(json.dumps(prompt) + "\n" for prompt in prompts[:many])
+        (Path(made.data_root) / f"{name}.jsonl").write_text(lines)
+    harmful, benign = (DataSource(f"{name}.jsonl") for name in ("harmful", "benign"))
+    asked = Answers(harmful=(harmful,), benign=(benign,), tokens=3)
+    return replace(made, answers=asked, lengths=Lengths(16, 16))
 
 
 def launched(
@@ -114,6 +126,15 @@ def test_two_processes_leave_the_files_of_one(alone: Path, together: Path) -> No
             for out in (alone, together)
         ]
         assert steps[0] == steps[1]
+
+
+def test_answers_of_several_processes_are_those_of_one(alone: Path, together: Path) -> None:
+    asked = [read_generations(path) for path in (alone / GENERATIONS_FOLDER).iterdir()]
+    assert len(asked) == 8
+    assert all(len(one) > one[0].decoding.batch_size for one in asked)  # more than a share
+    for path in (alone / GENERATIONS_FOLDER).iterdir():
+        found = read_generations(together / GENERATIONS_FOLDER / path.name)
+        assert found == read_generations(path)
 
 
 def test_a_training_that_diverges_ends_in_all_processes(alone: Path, together: Path) -> None:

@@ -25,6 +25,7 @@ from trimtab.config.grid import plan_of
 from trimtab.measure.shared_weights import sharing_all, sharing_frozen
 from trimtab.models import load_tokenizer, quiet_libraries
 from trimtab.runner import runner as runner_module
+from trimtab.runner import trainings as trainings_module
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import read_roles
 from trimtab.train.settings import leaves_base_alone, lora_config
@@ -110,7 +111,7 @@ def test_a_training_that_breaks_off_leaves_no_mark(
 
     runner = opened(experiment, tmp_path)
     before = marks(runner.aligned)
-    monkeypatch.setattr(runner_module, "_Progress", BreaksOff)
+    monkeypatch.setattr(trainings_module, "_Progress", BreaksOff)
     with pytest.raises(error):
         runner.made(plan_of(experiment).runs[0])
     assert marks(runner.aligned) == before
@@ -156,7 +157,7 @@ def test_points_are_those_of_a_copied_base(
 
     asked = replace(experiment, grid=GRIDS[kind])
     shared = measured(tmp_path / "shared")
-    monkeypatch.setattr(runner_module, "sharing_all", deepcopy)
+    monkeypatch.setattr(trainings_module, "sharing_all", deepcopy)
     assert measured(tmp_path / "copied") == shared
 
 
@@ -225,7 +226,7 @@ def test_the_base_is_in_memory_once(
     runner = opened(asked, tmp_path / "out")
     base = sum(weight.nbytes for weight in runner.aligned.parameters())
     with (
-        watched_at(monkeypatch, runner_module._Progress, "on_step_end") as training_bytes,
+        watched_at(monkeypatch, trainings_module._Progress, "on_step_end") as training_bytes,
         watched_at(monkeypatch, runner.evaluator, "_loss") as measuring_bytes,
     ):
         for run in plan_of(asked).runs:

@@ -102,6 +102,34 @@ class LoadedEngine(TransformersEngine):
         return template_hash(self.loaded[1])
 
 
+class DividedEngine(LoadedEngine):
+    """A model that several processes have in memory, of which each answers a batch at a time.
+
+    Args:
+        answers_from: the answers to as many batches as there are processes, from a place on; of
+            each batch those that one process alone would give.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        answers_from: Callable[[Sequence[AskedPrompt], Decoding, int], list[str]],
+    ) -> None:
+        super().__init__(name, model, tokenizer)
+        self._answers_from = answers_from
+
+    def answer(
+        self, asked: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
+    ) -> None:
+        place = first
+        while place < len(asked):
+            for answer in self._answers_from(asked, decoding, place):
+                finished(place, answer)
+                place += 1
+
+
 class VllmEngine:
     """A model in vLLM, given the same token ids; a prompt's draw is a function of seed and place.
 

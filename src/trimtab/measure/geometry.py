@@ -83,7 +83,8 @@ class TaskSide:
 class Landscape:
     """What Theorems 3 and 4 take from a model, on one space of weights, per token.
 
-    `walks` are the safety loss as measured along each task's downhill and random directions.
+    `walks` are the safety loss as measured down each task's gradient, up its own, which is the
+    worst direction at first, and along random ones.
     """
 
     weights: int
@@ -187,9 +188,10 @@ def landscape(
 ) -> Landscape:
     """Slopes, curvatures and the basin at θ_s, over the same weights for every loss.
 
-    The walks go down each task's gradient, which is where plain fine-tuning sets out to, and along
-    random directions: from the ε that Theorem 3 allows for the smaller of `budgets` by factors of
-    2 to where the safety loss has risen by the larger, in at most 12 steps.
+    The walks go down each task's gradient, which is where plain fine-tuning sets out to, up the
+    safety loss's own, which is the worst at first, and along random directions: from the ε that
+    Theorem 3 allows for the smaller of `budgets` by factors of 2 to where the safety loss has risen
+    by the larger, in at most 12 steps.
 
     Args:
         curvature_of: the `curvature` of a loss by its name, which takes most of the time, for who
@@ -214,6 +216,8 @@ def landscape(
     del safety_parts
     safety_curvature = curvature_of("the safety loss", safety)
     directions = {_downhill(name): side.downhill for name, side in sides.items()}
+    worst = scaled(safety_slope.gradient, 1 / max(length(safety_slope.gradient), 1e-30))
+    directions["up the gradient of the safety loss"] = worst
     for number in range(random_directions):
         directions[f"random direction {number + 1}"] = random_direction(
             safety.weights, seed + number

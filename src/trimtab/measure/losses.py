@@ -54,8 +54,15 @@ def held_out_loss(
     in training. The interval is the studentised bootstrap over rows.
     """
     nll, tokens = response_nll(model, held_out.rows, measuring.tokens_per_batch)
-    if held_out.weights is not None:
-        weights = held_out.weights / held_out.weights.sum()
+    return loss_of_rows(nll, tokens, held_out.weights, measuring, seed)
+
+
+def loss_of_rows(
+    nll: Array, tokens: Array, weights: Array | None, measuring: Measuring, seed: int = 0
+) -> Loss:
+    """The same, where −log P_θ(y|x) in nats and the length of each y are known: shape (rows,)."""
+    if weights is not None:
+        weights = weights / weights.sum()
         nats, length = float(weights @ nll), float(weights @ tokens)
         return Loss(Estimate.exact(nats / length, PER_TOKEN), Estimate.exact(nats, PER_RESPONSE))
     return Loss(

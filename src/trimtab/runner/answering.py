@@ -21,7 +21,7 @@ from trimtab.evaluate.coherence import (
     answer_measures,
     limits_of_start,
 )
-from trimtab.evaluate.engines import LoadedEngine
+from trimtab.evaluate.engines import AnswerEngine, LoadedEngine
 from trimtab.evaluate.judges.base import Judge
 from trimtab.evaluate.judging import kept_judgements
 from trimtab.evaluate.named_judges import judge_named
@@ -37,6 +37,8 @@ from trimtab.results.generations import (
 )
 from trimtab.results.judgements import JUDGEMENTS_FOLDER
 from trimtab.stats import Array, Estimate, counted_by_row, share
+
+EngineOf = Callable[[str, PreTrainedModel, PreTrainedTokenizerBase], AnswerEngine]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Answering:
         asked: the prompts, as of `prompts_to_ask`.
         wanted: who judges, and where an answer ends.
         max_prompt: where prompts are cut, in tokens.
+        engine_of: who answers for a model in memory, by its name and with the tokenizer.
 
     Raises:
         UserError: there is no such judge.
@@ -74,10 +77,12 @@ class Answering:
         aligned: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         folder: Path,
+        engine_of: EngineOf = LoadedEngine,
     ) -> None:
         self.aligned = aligned
         self.tokenizer = tokenizer
         self.folder = folder
+        self.engine_of = engine_of
         self.asked = asked
         self.judges = judges_of(wanted)
         context = limits_of(aligned).context
@@ -124,7 +129,7 @@ class Answering:
         answered: Callable[[int], None] = lambda count: None,
     ) -> list[Generation]:
         path = self.folder / GENERATIONS_FOLDER / f"{name}.jsonl"
-        engine = LoadedEngine(name, model, self.tokenizer)
+        engine = self.engine_of(name, model, self.tokenizer)
         return kept_answers(engine, self.asked, self.decoding, path, answered)
 
     @cached_property
@@ -143,10 +148,12 @@ def answering_of(
     aligned: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
+    engine_of: EngineOf = LoadedEngine,
 ) -> Answering:
     """Asks the models of an experiment. Raises UserError: prompts cannot be read, or no judge."""
     asked = prompts_to_ask(wanted, experiment.split_seed, Path(experiment.data_root))
-    return Answering(asked, wanted, experiment.lengths.prompt, aligned, tokenizer, folder)
+    prompt = experiment.lengths.prompt
+    return Answering(asked, wanted, prompt, aligned, tokenizer, folder, engine_of)
 
 
 def prompts_to_ask(wanted: Answers, seed: int, data_root: Path) -> list[AskedPrompt]:

@@ -36,7 +36,8 @@ from trimtab.runner.groups import (
     LostError,
     result_of,
 )
-from trimtab.runner.runner import ALIGNED_FOLDER, Made, Runner, TrainingWatcher
+from trimtab.runner.runner import Made, Runner
+from trimtab.runner.trainings import ALIGNED_FOLDER, TrainingWatcher
 
 _OF_ACCELERATE = ("ACCELERATE_", "FSDP_")
 """How the names begin of what its launcher says in the environment."""

@@ -22,12 +22,13 @@ from trimtab.data.rows import Row
 from trimtab.data.splits import Roles, Split
 from trimtab.measure.distance import distance, norm
 from trimtab.measure.geometry import curvature, slope
-from trimtab.measure.losses import HeldOutRows, Loss, held_out_loss
+from trimtab.measure.losses import HeldOutRows, Loss, loss_of_rows
 from trimtab.measure.overlap import prompt_overlap
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Estimate, LocalGeometry, Point
-from trimtab.runner.answering import Judged, answering_of
+from trimtab.runner.answering import EngineOf, Judged, answering_of
+from trimtab.stats import Array
 from trimtab.train.objectives.base import Objective
 
 
@@ -76,6 +77,14 @@ class EncodedRoles:
             {name: split(one) for name, one in roles.task.items()},
         )
 
+    def held_out(self, dataset: str) -> HeldOutRows:
+        """Those of `original`, `safety:NAME` or `task:NAME`."""
+        role, _, name = dataset.partition(":")
+        if role == "original":
+            assert self.original is not None
+            return self.original.held_out
+        return (self.safety if role == "safety" else self.task)[name].held_out
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -94,7 +103,11 @@ class Trained:
 class Evaluator:
     """Measures models against the aligned model θ_s, on the held-out rows of one experiment.
 
-    `doing` hears what takes time.
+    Args:
+        row_nll: −log P_θ(y|x) and the length of y, of a model on the held-out rows of a data set
+            by its name.
+        engine_of: who answers for a model.
+        doing: hears what takes time.
 
     Raises:
         UserError: the prompts to answer cannot be read, or there is no such judge.
@@ -107,8 +120,11 @@ class Evaluator:
         aligned: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         folder: Path,
+        row_nll: Callable[[nn.Module, str], tuple[Array, Array]],
+        engine_of: EngineOf,
         doing: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self.row_nll = row_nll
         self.experiment = experiment
         self.rows = rows
         self.aligned = aligned
@@ -116,7 +132,7 @@ class Evaluator:
         self.row_losses = RowLosses(folder)
         self.doing = doing
         self.answering = (
-            answering_of(experiment, experiment.answers, aligned, tokenizer, folder)
+            answering_of(experiment, experiment.answers, aligned, tokenizer, folder, engine_of)
             if experiment.answers
             else None
         )
@@ -134,10 +150,10 @@ class Evaluator:
         model = trained.model
         self.doing(f"measuring {name}")
         far = 0.0 if model is self.aligned else distance(model, self.aligned)
-        original = self._loss(model, self.rows.original) if self.rows.original else None
-        tasks = {spec.task: self._loss(model, self.rows.task[spec.task]) for spec in specs}
+        original = self._loss(model, "original") if self.rows.original else None
+        tasks = {spec.task: self._loss(model, f"task:{spec.task}") for spec in specs}
         proxies: dict[str | None, Loss] = {
-            spec.proxy: self._loss(model, self.rows.safety[str(spec.proxy)]) for spec in specs
+            spec.proxy: self._loss(model, f"safety:{spec.proxy}") for spec in specs
         }
         if self.answering:
             self.doing(f"answering: {name}")
@@ -179,8 +195,9 @@ class Evaluator:
             for spec in specs
         ]
 
-    def _loss(self, model: nn.Module, split: EncodedSplit) -> Loss:
-        return held_out_loss(model, split.held_out, self.experiment.measure)
+    def _loss(self, model: nn.Module, dataset: str) -> Loss:
+        weights = self.rows.held_out(dataset).weights
+        return loss_of_rows(*self.row_nll(model, dataset), weights, self.experiment.measure)
 
     @cached_property
     def _aligned_norm(self) -> float:

@@ -42,8 +42,8 @@ from trimtab.runner.rates import (
     answers_folder,
     require_rates,
 )
-from trimtab.runner.runner import TrainingWatcher
 from trimtab.runner.saved_models import adapter_on, is_adapter
+from trimtab.runner.trainings import TrainingWatcher
 from trimtab.stats import Estimate
 from trimtab.train.baselines.interpolation import Interpolation
 from trimtab.train.baselines.post_hoc import PostHocMethod

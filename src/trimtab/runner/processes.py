@@ -24,7 +24,7 @@ from trimtab.errors import UserError, mistake, printable, reason_of
 T = TypeVar("T")
 
 _WORK = timedelta(days=365)
-"""A follower waits while the first measures, however long that takes."""
+"""A follower waits while the first judges or writes, however long that takes."""
 _TRAINING = timedelta(minutes=30)
 """As Transformers has it: how long a process waits for another within a training."""
 _GRACE = timedelta(seconds=60)
@@ -54,6 +54,13 @@ class Processes:
         """`own()` here, while each of the others calls this method of what it keeps."""
         return own()
 
+    def each_of(self, method: str, *given: Any, own: Callable[[], T]) -> list[T]:
+        """`own()` here, then what this method of what each of the others keeps returns.
+
+        What is returned goes from process to process.
+        """
+        return [own()]
+
 
 class LostProcessError(UserError):
     """Another process ended before its time."""
@@ -77,6 +84,16 @@ class _Make:
 class _Call:
     method: str
     given: tuple[Any, ...]
+    returns: bool = False
+    """Whether the first process wants what it returns."""
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a process ended what all did."""
+
+    error: str | None
+    found: Any = None
 
 
 class _Group:
@@ -99,8 +116,8 @@ class _Group:
         torch.distributed.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
-    def ended(self, error: Exception | None) -> list[str | None]:
-        """What went wrong in each process, once all have ended what they did.
+    def ended(self, error: Exception | None, found: Any = None) -> list[_End]:
+        """How each process ended what they all did, once all have.
 
         Raises:
             _LostError: this one had an error, and not all others ended too.
@@ -113,8 +130,8 @@ class _Group:
         except RuntimeError:
             is_waiting = monotonic() - begun > _GRACE.total_seconds() / 2  # a loss is seen at once
             raise _LostError(is_waiting) from error
-        every: list[str | None] = [None] * self.processes
-        own = None if error is None else told_of(error)
+        every: list[_End] = [_End(None)] * self.processes
+        own = _End(None if error is None else told_of(error), found)
         torch.distributed.all_gather_object(every, own, group=self.group)
         return every
 
@@ -135,17 +152,21 @@ class Leader(Processes):
         """Whether others wait where nobody will come, so that nothing reaches them."""
 
     def make_together(self, kind: Callable[..., Any], *given: Any, own: Callable[[], T]) -> T:
-        return self._together(_Make(kind, given), own)
+        return self._together(_Make(kind, given), own)[0]
 
     def call_together(self, method: str, *given: Any, own: Callable[[], T]) -> T:
-        return self._together(_Call(method, given), own)
+        return self._together(_Call(method, given), own)[0]
+
+    def each_of(self, method: str, *given: Any, own: Callable[[], T]) -> list[T]:
+        own_result, others = self._together(_Call(method, given, returns=True), own)
+        return [own_result, *others]
 
     def end(self) -> None:
         """Let the others end."""
         self.group.told(None)
         self.group.leave()
 
-    def _together(self, message: _Make | _Call, own: Callable[[], T]) -> T:
+    def _together(self, message: _Make | _Call, own: Callable[[], T]) -> tuple[T, list[Any]]:
         self.is_lost = True  # until all have met, as after an interruption
         self.group.told(message)
         try:
@@ -153,12 +174,13 @@ class Leader(Processes):
         except Exception as error:
             self._met(error)
             raise
-        for process, failed in enumerate(self._met(None)):
-            if failed is not None:
-                raise UserError(f"process {process} of {self.count}: {failed}")
-        return found
+        ends = self._met(None)
+        for process, end in enumerate(ends):
+            if end.error is not None:
+                raise UserError(f"process {process} of {self.count}: {end.error}")
+        return found, [end.found for end in ends[1:]]
 
-    def _met(self, error: Exception | None) -> list[str | None]:
+    def _met(self, error: Exception | None) -> list[_End]:
         try:
             every = self.group.ended(error)
         except _LostError as lost:
@@ -257,16 +279,18 @@ def take_part() -> None:
     kept: Any = None
     try:
         while (message := group.told()) is not None:
-            error = None
+            error = found = None
             try:
                 if isinstance(message, _Make):
                     kept = None  # before there is another in memory
                     kept = message.kind(*message.given)
                 else:
-                    getattr(kept, message.method)(*message.given)
+                    returned = getattr(kept, message.method)(*message.given)
+                    found = returned if message.returns else None
+                    del returned  # a model, perhaps, of which another is made next
             except Exception as raised:
                 error = raised
-            group.ended(error)
+            group.ended(error, found)
         group.leave()
     except _LostError as lost:
         if lost.is_waiting and isinstance(lost.__cause__, Exception):

@@ -27,7 +27,7 @@ from trimtab.evaluate.rates import RATES, Rate
 from trimtab.results.checksums import digest_of
 from trimtab.results.generations import AskedPrompt
 from trimtab.runner.answering import Answering, Judged
-from trimtab.runner.runner import TrainingWatcher
+from trimtab.runner.trainings import TrainingWatcher
 from trimtab.stats import Array, Estimate, Verdict, exact_share, share, share_change
 
 ASKED_FOLDER = "asked"

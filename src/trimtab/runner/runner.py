@@ -1,65 +1,52 @@
-"""What every training of one experiment shares: the aligned model, the data, the settings."""
+"""The runs of one experiment, each from the aligned model to its points."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from copy import copy, deepcopy
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
-from accelerate import PartialState
-from datasets import Dataset
-from peft import get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_callback import PrinterCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimtab.config.experiment import Dial, Experiment, Training
+from trimtab.config.experiment import Dial, Experiment
 from trimtab.config.grid import Run
 from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
-from trimtab.errors import UserError
-from trimtab.measure.losses import HeldOutRows, response_nll
-from trimtab.measure.sharded_weights import whole
-from trimtab.measure.shared_weights import sharing_all
-from trimtab.models import is_quantised, limits_of, load_model, name_base_portably, to_device
+from trimtab.evaluate.engines import AnswerEngine, DividedEngine, LoadedEngine
+from trimtab.measure.losses import response_nll
+from trimtab.models import load_model, name_base_portably
 from trimtab.results.checksums import write_checksums
-from trimtab.results.files import full_disk_told, written_whole
-from trimtab.results.metrics import Metrics, MetricsFile, Role
+from trimtab.results.files import written_whole
+from trimtab.results.generations import AskedPrompt, Decoding
 from trimtab.results.result import LocalGeometry, Point
-from trimtab.results.under_way import UNFINISHED_FOLDER, Tracker
-from trimtab.runner.evaluator import EncodedRoles, Evaluator, Trained
+from trimtab.results.under_way import UNFINISHED_FOLDER
+from trimtab.runner.evaluator import Evaluator, Trained
 from trimtab.runner.processes import processes
+from trimtab.runner.trainings import ALIGNED_FOLDER, Held, Job, Trainings, TrainingWatcher
+from trimtab.stats import Array
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.checkpoints import newest_whole_checkpoint
-from trimtab.train.live import LiveMeasurement
 from trimtab.train.methods import made_from
-from trimtab.train.objectives.base import Objective, Target, held_bytes
+from trimtab.train.objectives.base import Target
 from trimtab.train.objectives.budget import Budget, ImpossibleBudgetError
 from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.objectives.endpoints import Endpoints
 from trimtab.train.reference import copy_apart
-from trimtab.train.requirements import is_sharded
-from trimtab.train.settings import (
-    divide_among,
-    is_to_be_sharded,
-    leaves_base_alone,
-    lora_config,
-    objective_of,
-    rows_by_role,
-    sft_config,
-)
+from trimtab.train.settings import objective_of
 from trimtab.train.step_losses import TrainingDivergedError
-from trimtab.train.trainer import SafetyAwareSFTTrainer
 
-ALIGNED_FOLDER = ALIGNED = "aligned"
+ALIGNED = ALIGNED_FOLDER
+"""What the files of the aligned model itself are called."""
+
 DIAL_FOLDER = "dial"
 MODELS_FOLDER = "models"
 
@@ -69,214 +56,11 @@ Made = tuple[Run, list[Point] | str]
 """A run, and its points or why it has none."""
 
 
-class TrainingWatcher(Protocol):
-    """Someone who looks on while a model is trained."""
-
-    def warned(self, warning: str) -> None:
-        """The data holds something the user should know, or a training does."""
-
-    def doing(self, what: str, steps: int | None = None) -> None:
-        """What takes time next, where it is not a training, and in how many steps."""
-
-    def training(self, name: str, steps: int) -> None:
-        """A training of `steps` optimizer steps begins."""
-
-    def stepped(self, steps: int, loss: float | None) -> None:
-        """`steps` are done; `loss` is the objective, in nats per token, where it was logged."""
-
-    def logged(self, metrics: Metrics) -> None:
-        """A line of the training's metrics was written."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training, said in words that mean the same to every process that takes part in it."""
-
-    name: str
-    task: str | None
-    """Whose rows are trained on; None is the original data, on which θ_s itself is made."""
-    training: Training
-    seed: int
-    proxy: str | None = None
-    """Whose safety rows are read."""
-    objective: Objective | None = None
-    measured_proxy: str | None = None
-    """Whose held-out safety rows are measured on while it goes on."""
-    checkpoint: Path | None = None
-    """Where an interrupted one goes on from."""
-
-
-class Trainings:
-    """θ_s and the rows as token ids, as each process has them, and the trainings from there.
-
-    Args:
-        watcher: who looks on; None in a process that follows another, and writes nothing.
-
-    Raises:
-        UserError: the model cannot be loaded, or a response has no token.
-    """
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        roles: Roles,
-        folder: Path,
-        watcher: TrainingWatcher | None = None,
-    ) -> None:
-        _spare_imports()
-        self.experiment = experiment
-        self.folder = folder
-        self.onlooker = watcher
-        self.aligned, self.tokenizer = self._loaded()
-        self.rows = EncodedRoles.of(
-            roles, self.tokenizer, experiment.lengths, limits_of(self.aligned), self._warned
-        )
-
-    def load_again(self) -> None:
-        """Read θ_s from where it was saved."""
-        del self.aligned  # before there is another in memory
-        self.aligned = self._loaded()[0]
-
-    def train(self, job: Job) -> Trained:
-        """Train as a job says; every process calls it with the same."""
-        trained = self._left_by_trainer(job)
-        gc.collect()  # a trainer is a cycle, and holds the optimizer's state
-        return trained
-
-    def _left_by_trainer(self, job: Job) -> Trained:
-        unfinished, name, proxy = self._unfinished(job.name), job.name, job.proxy
-        rows = self._rows_of(job.task)
-        training = job.training.for_rows(len(rows))
-        objective = job.objective
-        args = sft_config(training, self.experiment.measure, unfinished, job.seed)
-        args.safety_repeats = proxy is not None and self.experiment.safety[proxy].repeats
-        rows_by_role(args, training, objective)
-        divide_among(PartialState().num_processes, args, training, objective)
-        started = perf_counter()
-        watcher = self.onlooker
-        progress = (
-            _Progress(watcher, unfinished, MetricsFile(self.folder, name)) if watcher else None
-        )
-        trainer = SafetyAwareSFTTrainer(
-            self.aligned
-            if job.task is None and not is_to_be_sharded()
-            else self._start_of(training),
-            args=args,
-            train_dataset=rows,
-            safety_dataset=self.rows.safety[proxy].train if proxy else None,
-            objective=objective,
-            processing_class=self.tokenizer,
-            peft_config=lora_config(training),
-            callbacks=[_LastLog(), *([progress] if progress else [])],
-        )
-        trainer.remove_callback(PrinterCallback)
-
-        def warned(warning: str) -> None:
-            self._warned(f"{name}: {warning}")
-
-        held_out = self._held_out(job.task, job.measured_proxy)
-        trainer.add_callback(LiveMeasurement(trainer, held_out, self.experiment.measure, warned))
-        if watcher:
-            watcher.training(name, trainer.args.max_steps)
-        checkpoint = job.checkpoint
-        with full_disk_told(unfinished):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        model, learned = self._whole(trainer, training)
-        return Trained(
-            model,
-            trainer.state.num_input_tokens_seen + (learned.extra_tokens if learned else 0),
-            perf_counter() - started,
-            extra_bytes=held_bytes(trainer.extra_state()),
-            objective=learned,
-        )
-
-    def _whole(
-        self, trainer: SafetyAwareSFTTrainer, training: Training
-    ) -> tuple[Any, Objective | None]:
-        """The model and what it learned, with all weights where they were divided among processes.
-
-        A process that only follows takes part in it, and gets no model.
-        """
-        trained, learned = trainer.accelerator.unwrap_model(trainer.model), trainer.objective
-        if not is_sharded(trainer):
-            return trained, learned
-        found: Any = None
-        if self.onlooker:
-            found, adapter = self._start_of(training), lora_config(training)
-            if learned is not None and learned.replaces_model:
-                learned = copy(learned)
-                found = learned.placed_on(found, adapter)
-            elif adapter is not None:
-                found = get_peft_model(found, adapter)
-        moved, moved_here = _moved(trained, trainer.objective), _moved(found, learned)
-        with torch.no_grad():
-            for name, weight in moved.named_parameters():
-                if weight.requires_grad:
-                    values = whole(weight.detach())
-                    if found is not None:
-                        moved_here.get_parameter(name).copy_(values)
-        return found, learned
-
-    def _rows_of(self, task: str | None) -> Dataset:
-        if task is not None:
-            return self.rows.task[task].train
-        assert self.rows.original is not None
-        return self.rows.original.train
-
-    def _held_out(self, task: str | None, proxy: str | None) -> dict[Role, HeldOutRows]:
-        """What a training is measured on while it goes on; nothing while θ_s is made."""
-        if task is None:
-            return {}
-        found: dict[Role, HeldOutRows] = {"task": self.rows.task[task].held_out}
-        if proxy is not None:
-            found["safety"] = self.rows.safety[proxy].held_out
-        if self.rows.original is not None:
-            found["original"] = self.rows.original.held_out
-        return found
-
-    def _start_of(self, training: Training) -> PreTrainedModel:
-        """θ_s to train on: with an adapter that leaves it alone no weight of it is copied."""
-        shares = leaves_base_alone(lora_config(training))
-        return sharing_all(self.aligned) if shares else deepcopy(self.aligned)
-
-    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        finished = self.folder / ALIGNED_FOLDER
-        load = self.experiment.load
-        if finished.exists():
-            model, tokenizer = load_model(str(finished), replace(load, revision=None))
-        else:
-            model, tokenizer = load_model(self.experiment.model, load)
-            self._require_what_can_be_trained(model)
-        return to_device(model), tokenizer
-
-    def _require_what_can_be_trained(self, model: PreTrainedModel) -> None:
-        """As the experiment has it of what it asks for, of a folder that says it itself."""
-        align = self.experiment.align
-        if is_quantised(model) and align is not None:
-            raise UserError(
-                f"model {self.experiment.model!r} is quantised, and what align learns cannot be "
-                "merged into it without loss. Align the whole model first, in bfloat16."
-            )
-        is_small = any(weight.dtype != torch.float32 for weight in model.parameters())
-        every = (self.experiment.train, align)
-        if is_small and any(one and one.lora_rank is None for one in every):
-            raise UserError(
-                f"model {self.experiment.model!r} has weights in fewer than 32 bits, and all "
-                "weights are to be trained. Give lora_rank, or load: {dtype: float32}."
-            )
-
-    def _unfinished(self, name: str) -> Path:
-        return self.folder / UNFINISHED_FOLDER / name
-
-    def _warned(self, warning: str) -> None:
-        if self.onlooker:
-            self.onlooker.warned(warning)
-
-
 class Runner(Trainings):
     """The aligned model θ_s, loaded or made once, and the runs that start from it.
 
-    Where a launcher started several processes, all of them train, and this one does the rest.
+    Where a launcher started several processes, all of them train and measure, and this
+    one does the rest.
 
     Raises:
         UserError: the model cannot be loaded, or a response has no token.
@@ -296,7 +80,14 @@ class Runner(Trainings):
         )
         self._align()
         self.evaluator = Evaluator(
-            experiment, self.rows, self.aligned, self.tokenizer, folder, watcher.doing
+            experiment,
+            self.rows,
+            self.aligned,
+            self.tokenizer,
+            folder,
+            self._row_nll,
+            self._engine_of,
+            watcher.doing,
         )
 
     def measured_start(self, specs: tuple[RunSpec, ...]) -> list[Point]:
@@ -323,6 +114,7 @@ class Runner(Trainings):
         except torch.OutOfMemoryError:
             return "out of memory. Lower batch_size, or set gradient_checkpointing: true."
         finally:
+            self.last = None
             gc.collect()  # a trained model is a cycle too, by what TRL and PEFT put on it
             _give_back_memory()
 
@@ -399,6 +191,7 @@ class Runner(Trainings):
         for spec in run.specs:
             assert spec.value is not None
             reached = budget.turned_to(spec.value, row_nll)
+            self._turn(budget.endpoints, reached.alpha)
             trained = replace(
                 made,
                 train_tokens=made.train_tokens + reached.tokens,
@@ -418,7 +211,7 @@ class Runner(Trainings):
     ) -> list[Point]:
         """The point of one setting of a dial; `name` is that of its model."""
         assert spec.value is not None
-        dial.endpoints.set_alpha(spec.value)
+        self._turn(dial.endpoints, spec.value)
         trained = Trained(
             dial.endpoints.model,
             dial.train_tokens,
@@ -441,6 +234,48 @@ class Runner(Trainings):
         return self._trained(
             Job(spec.folder, spec.task, training, spec.seed, spec.proxy, objective, spec.proxy)
         )
+
+    def _turn(self, endpoints: Endpoints, alpha: float) -> None:
+        """Set a dial, which all processes have if it was trained last."""
+        learned = self.last.objective if self.last else None
+        if isinstance(learned, DialObjective) and learned.endpoints is endpoints:
+            self.processes.call_together("turn", alpha, own=lambda: self.turn(alpha))
+        else:
+            endpoints.set_alpha(alpha)
+
+    def _held_by_all(self, model: Any) -> Held | None:
+        """Which of the models that each process has it is; None of one that is here alone."""
+        if model is self.aligned:
+            return "start"
+        return "last" if self.last is not None and model is self.last.model else None
+
+    def _row_nll(self, model: Any, dataset: str) -> tuple[Array, Array]:
+        which, rows = self._held_by_all(model), self.rows.held_out(dataset).rows
+        if which is None:
+            return response_nll(model, rows, self.experiment.measure.tokens_per_batch)
+        shares = self.processes.each_of(
+            "nll_of_share", which, dataset, own=lambda: self.nll_of_share(which, dataset)
+        )
+        found = np.empty((2, len(rows)))
+        for place, share in enumerate(shares):
+            found[:, place :: len(shares)] = share
+        return found[0], found[1]
+
+    def _engine_of(
+        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> AnswerEngine:
+        which = self._held_by_all(model)
+        if which is None:
+            return LoadedEngine(name, model, tokenizer)
+
+        def answers_from(asked: Sequence[AskedPrompt], decoding: Decoding, first: int) -> list[str]:
+            given = which, asked, decoding, first
+            shares = self.processes.each_of(
+                "answers_of_share", *given, own=lambda: self.answers_of_share(*given)
+            )
+            return [answer for share in shares for answer in share]
+
+        return DividedEngine(name, model, tokenizer, answers_from)
 
     @property
     def _dial(self) -> Dial:
@@ -483,19 +318,6 @@ class Runner(Trainings):
         write_checksums(model)
 
 
-def _moved(model: Any, objective: Objective | None) -> Any:
-    """The module whose weights an optimizer moves."""
-    own = objective.optimized() if objective else None
-    return model if own is None else own
-
-
-@cache
-def _spare_imports() -> None:
-    # Transformers collects garbage after every training; all that was imported is none.
-    gc.collect()
-    gc.freeze()
-
-
 def _give_back_memory() -> None:
     # glibc keeps what was freed between what is in use: more after every run of a sweep.
     with suppress(OSError, AttributeError):  # another C library has no such function
@@ -516,38 +338,3 @@ class TrainedDial:
     endpoints: Endpoints
     train_tokens: int
     wall_seconds: float
-
-
-class _LastLog(TrainerCallback):
-    """The last step is logged too; of all processes, as a log gathers the loss of each."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
-        control.should_log = control.should_log or state.global_step == state.max_steps
-
-
-class _Progress(TrainerCallback):
-    """What one process tells of a training: to a watcher, and in files."""
-
-    def __init__(self, watcher: TrainingWatcher, folder: Path, metrics: MetricsFile) -> None:
-        self.watcher = watcher
-        self.folder = folder
-        self.metrics = metrics
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
-        self.tracker = Tracker(self.folder, state.max_steps)
-        self.tracker.at(state.global_step)
-        self.begun = perf_counter() - self.metrics.begin(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
-        self.tracker.at(state.global_step)
-        self.watcher.stepped(state.global_step, None)
-
-    def on_log(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
-        logged = state.log_history[-1]
-        self.watcher.stepped(state.global_step, logged.get("loss"))
-        if "loss" not in logged:  # the summary at the end
-            return
-        seconds = perf_counter() - self.begun
-        metrics = Metrics.of_log(state.global_step, state.max_steps, seconds, logged)
-        self.metrics.add(metrics)
-        self.watcher.logged(metrics)

@@ -47,14 +47,13 @@ from trimtab.runner.evaluator import EncodedRoles, row_weights
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.processes import processes
 from trimtab.runner.runner import (
-    ALIGNED_FOLDER,
     DIAL_FOLDER,
     MODELS_FOLDER,
     Made,
     Runner,
-    TrainingWatcher,
     forget_checkpoints,
 )
+from trimtab.runner.trainings import ALIGNED_FOLDER, TrainingWatcher
 from trimtab.stats import note_on_rows
 from trimtab.train.methods import made_from
 
