@@ -45,8 +45,9 @@ RECIPES = {
     "smollm2": Roles("gpt4-0613", "alpaca-7b", high_overlap="alpaca", low_overlap="code"),
     "smollm2-safety": Roles("chatgpt", "llama2-chat", high_overlap="alpaca", low_overlap=""),
 }
-CONFLICT = HERE.parents[1] / "experiments" / "conflict"
-"""SmolLM2 that judges, in what it was aligned on; one kind of safety data, so no far proxy."""
+CONFLICT, GEMMA = (HERE.parents[1] / "experiments" / name for name in ("conflict", "gemma"))
+"""A model that judges, in what it was aligned on; one kind of safety data, so no far proxy."""
+JUDGING = Roles("judging", "", "alpaca", "")
 WORLD = Roles("near", "far", high_overlap="shared", low_overlap="separate")
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
 OPENING_WORDS = 24
@@ -62,7 +63,8 @@ def main() -> None:
     measured = {
         "built-in world": Measured(sorted(HERE.glob("world-*")), WORLD),
         **{name: Measured([HERE / name], RECIPES[name]) for name in recipes},
-        "a conflict": Measured([CONFLICT], Roles("judging", "", "alpaca", "")),
+        "a conflict": Measured([CONFLICT], JUDGING),
+        "Gemma 3 270M": Measured([GEMMA], JUDGING),
     }
     replace_between(PAGE, "findings", findings_table(measured))
     replace_between(PAGE, "audit", audit_table())

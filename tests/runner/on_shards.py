@@ -7,9 +7,9 @@ from typing import Any
 
 from tests.train.sharded import shard_what_is_trained_next
 from trimtab.cli import main
-from trimtab.runner import runner
+from trimtab.runner import trainings
 
-_sft_config = runner.sft_config
+_sft_config = trainings.sft_config
 
 
 def _sft_config_on_shards(*given: Any) -> Any:
@@ -20,5 +20,5 @@ def _sft_config_on_shards(*given: Any) -> Any:
 
 if __name__ == "__main__":
     os.environ["ACCELERATE_USE_FSDP"] = "true"  # as the launcher has it
-    runner.sft_config = _sft_config_on_shards
+    trainings.sft_config = _sft_config_on_shards
     main()
