@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 
 from trimtab.analysis.labels import estimate_in_words
-from trimtab.config.methods import ALIGNED
+from trimtab.config.methods import ALIGNED, CASE_2_RADIUS
 from trimtab.report.markdown import markdown_table, replace_between
+from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import copy_measurements, read_points
 
@@ -24,9 +25,28 @@ def main() -> None:
     if len(sys.argv) > 1:
         copy_measurements(Path(sys.argv[1]), HERE)
     columns = ("model", "safety loss", "over θ_s", "task loss", "over θ_s")
-    text = markdown_table(columns, [told(point) for point in read_points(HERE)])
-    replace_between(HERE / "README.md", "results", f"{text}\n\nLosses in nats per token.")
+    points = read_points(HERE)
+    table = markdown_table(columns, [told(point) for point in points])
+    text = f"{table}\n\nLosses in nats per token.\n\n{beside_the_ball(points)}"
+    replace_between(HERE / "README.md", "results", text)
     print(text)
+
+
+def beside_the_ball(points: list[Point]) -> str:
+    """The loosest ball of Case II minus each model without one, row by row."""
+    rows = RowLosses(HERE)
+    ball = max((p for p in points if p.method is CASE_2_RADIUS), key=lambda p: p.spec.value or 0.0)
+    others = [p for p in points if p.method not in (CASE_2_RADIUS, ALIGNED)]
+    lines = []
+    for other in others:
+        changes = []
+        for data in ("original", f"task:{ball.task}"):
+            change = rows.difference(data, str(ball.model), str(other.model))
+            assert change is not None
+            changes.append(estimate_in_words(change.estimate("nats per token")))
+        lines.append((named(other), *changes))
+    columns = (f"{named(ball)}, minus", "safety loss", "task loss")
+    return markdown_table(columns, lines)
 
 
 def told(point: Point) -> tuple[str, ...]:
