@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from trimtab.analysis.verdicts import Verdict
@@ -18,7 +17,7 @@ from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
-from trimtab.stats import Estimate, Statistic, statistic_over_seeds
+from trimtab.stats import Estimate, Statistic, height_above, statistic_over_seeds
 
 
 @dataclass(frozen=True)
@@ -190,18 +189,9 @@ def case_2_is_steeper(run: Run) -> Statistic | None:
     line = [*([plain] if plain else []), *run.case_1(run.roles.near, task)]
     if len(line) < 2:
         return None
-    ends = sorted(((run.safety(p), run.task(p)) for p in line), key=lambda pair: pair[0].value)
-    above = []
-    for point in run.case_2(task):
-        at, height = run.safety(point), run.task(point)
-        for (x0, y0), (x1, y1) in pairwise(ends):
-            if x0.value <= at.value <= x1.value and x0.value < x1.value:
-                slope = (y1.value - y0.value) / (x1.value - x0.value)
-                share = (at.value - x0.value) / (x1.value - x0.value)
-                # The delta method: an end that moves sideways lifts the line by its slope.
-                moved = (at - x0 * (1 - share) - x1 * share) * slope
-                above.append(height - y0 * (1 - share) - y1 * share - moved)
-                break
+    ends = [(run.safety(point), run.task(point)) for point in line]
+    heights = [height_above(ends, run.safety(p), run.task(p)) for p in run.case_2(task)]
+    above = [height for height in heights if height is not None]
     return _mean(above) if above else None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -185,6 +186,28 @@ def paired_difference(after: Array, before: Array, sample: str = "rows") -> Stat
     0.3
     """
     return ratio(after, sample) - ratio(before, sample)
+
+
+def height_above(
+    line: Sequence[tuple[Statistic, Statistic]], x: Statistic, y: Statistic
+) -> Statistic | None:
+    """How far y lies above a line at x: the points of the line joined in the order of their x.
+
+    None beyond its ends. Which two points x lies between is decided once; what makes a row hard for
+    all cancels, and an end that moves sideways lifts the line by its slope (the delta method).
+
+    >>> at = lambda x, y: (Statistic(x, {}), Statistic(y, {}))
+    >>> height_above([at(1, 0), at(0, 2)], *at(0.25, 1.75)).value
+    0.25
+    """
+    ends = sorted(line, key=lambda point: point[0].value)
+    for (x0, y0), (x1, y1) in pairwise(ends):
+        if x0.value <= x.value <= x1.value and x0.value < x1.value:
+            slope = (y1.value - y0.value) / (x1.value - x0.value)
+            share = (x.value - x0.value) / (x1.value - x0.value)
+            moved = (x - x0 * (1 - share) - x1 * share) * slope
+            return y - y0 * (1 - share) - y1 * share - moved
+    return None
 
 
 def limit_at_every_look(
