@@ -16,16 +16,16 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="trimtab-test-hf-")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-_LONGEST_FIRST = (
+_LONGEST_FIRST = (  # those that start several processes beside others that do not
     "tests/runner/test_cluster.py",
-    "tests/runner/test_processes.py",
-    "tests/runner/test_launched_commands.py",
-    "tests/train/test_sharded_weights.py",
     "tests/runner/test_sweep.py",
+    "tests/runner/test_processes.py",
     "tests/cli/test_one_line.py",
+    "tests/train/test_sharded_weights.py",
+    "tests/audit/test_audit.py",
+    "tests/runner/test_launched_commands.py",
     "tests/train/test_objectives_by_batches.py",
     "tests/train/baselines/test_post_hoc.py",
-    "tests/audit/test_audit.py",
     "tests/runner/test_shared_base.py",
 )
 

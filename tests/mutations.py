@@ -208,8 +208,8 @@ MUTATIONS = (
     Mutation(
         "rows of a finite distribution count alike",
         "measure/losses.py",
-        "weights = held_out.weights / held_out.weights.sum()",
-        "weights = np.full(len(held_out.weights), 1 / len(held_out.weights))",
+        "weights = weights / weights.sum()",
+        "weights = np.full(len(weights), 1 / len(weights))",
         "tests/measure/test_losses.py",
     ),
     Mutation(

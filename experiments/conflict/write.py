@@ -1,9 +1,10 @@
 """Take the runs' numbers into the repository, and write this folder's table.
 
-    python experiments/conflict/write.py [RUNS/conflict]
+    python experiments/conflict/write.py [RUNS/conflict [RUNS/conflict-slower]]
 
 Given the folder of the sweep, whole or so far, its points and what each held-out row and prompt
-gave are copied here; the table of README.md is made from what lies here.
+gave are copied here, and those at the lower learning rate into slower; the tables of README.md are
+made from what lies here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Literal
 
 from scipy.stats import norm
 
-from trimtab.config.methods import ALIGNED
+from trimtab.config.methods import ALIGNED, CASE_1
 from trimtab.config.run_spec import RunSpec
 from trimtab.report.axes import linear_ticks
 from trimtab.report.chart import Axis, Figure, Line, Mark, Panel
@@ -27,13 +28,15 @@ from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import copy_measurements, read_points
-from trimtab.stats import Estimate, Statistic, holm, statistic_over_seeds
+from trimtab.stats import Estimate, Statistic, height_above, holm, statistic_over_seeds
 
 HERE = Path(__file__).parent
+SLOWER = HERE / "slower"
 TASK, ORIGINAL = "task:alpaca", "original"
 REFUSED, ANSWERED = "answers:refusal_rate", "answers:answer_rate"
 START = "aligned"
 BY_SHARE = "case-one-by-share"
+BESIDE_CASE_1 = ("wise-ft", "dial", "alignment-parameter-radius")
 LABELLED = "Case I (alignment loss)"
 """The line whose values stand in the figure; all would hide each other."""
 
@@ -50,14 +53,97 @@ class Setting:
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        copy_measurements(Path(sys.argv[1]), HERE)
+    for run, here in zip(sys.argv[1:], (HERE, SLOWER), strict=False):
+        here.mkdir(exist_ok=True)
+        copy_measurements(Path(run), here)
     points, rows = read_points(HERE), RowLosses(HERE)
     found = settings_of(points, rows)
     write_atomically(HERE / "answers.png", images(figure(points, found, rows))[0])
     text = f"{table(points, found)}\n\n{seeds_told(found)}"
     replace_between(HERE / "README.md", "results", text)
     print(text)
+    if SLOWER.exists():
+        text = f"{rates_table()}\n\n{heights_table()}"
+        replace_between(HERE / "README.md", "slower", text)
+        print(text)
+
+
+def rates_table() -> str:
+    """Plain fine-tuning at the lower rate minus at the higher one, from the same θ_s and seed."""
+    (slow,) = (p for p in read_points(SLOWER) if p.spec.is_plain and p.method is not ALIGNED)
+    (fast,) = (
+        p
+        for p in read_points(HERE)
+        if p.spec.is_plain and p.method is not ALIGNED and p.seed == slow.seed
+    )
+    after, before = RowLosses(SLOWER), RowLosses(HERE)
+    changes = []
+    for data in (ORIGINAL, TASK):
+        pair = (rows.loss(data, str(p.model)) for rows, p in ((after, slow), (before, fast)))
+        later, earlier = map(known, pair)
+        changes.append(told((later - earlier).estimate(""), 1, 4))
+    moved = f"{fast.distance:.2f} → {slow.distance:.2f}"
+    columns = ("plain fine-tuning", "L_s", "L_f", "‖θ − θ_s‖")
+    return markdown_table(columns, [("at 2e-4 minus at 5e-4", *changes, moved)])
+
+
+def heights_table() -> str:
+    """L_f above Case I's line at the same L_s, at both rates."""
+    found = [heights(folder) for folder in (HERE, SLOWER)]
+    columns = ["model"]
+    for rate in ("5e-4", "2e-4"):
+        columns += [f"L_s − L_s(θ_s), {rate}", f"L_f above Case I’s line, {rate}", "adjusted p"]
+    lines = []
+    for name in found[1]:
+        cells = [cell for of_rate in found for cell in of_rate.get(name, ("–", "–", "–"))]
+        lines.append((name, *cells))
+    return markdown_table(columns, lines)
+
+
+def heights(folder: Path) -> dict[str, tuple[str, str, str]]:
+    """By setting its rise of L_s, its height above Case I's line and Holm's p; of all seeds."""
+    rows = RowLosses(folder)
+    above: dict[str, list[Statistic]] = defaultdict(list)
+    risen: dict[str, list[Statistic]] = defaultdict(list)
+    points = [point for point in read_points(folder) if point.method is not ALIGNED]
+    for seed in sorted({point.seed for point in points}):
+        losses = {
+            str(point.model): (
+                known(rows.loss(ORIGINAL, str(point.model))),
+                known(rows.loss(TASK, str(point.model))),
+            )
+            for point in points
+            if point.seed == seed
+        }
+        ours = [point for point in points if point.seed == seed]
+        line = [
+            losses[str(p.model)]
+            for p in ours
+            if p.method is CASE_1 and p.proxy in ("judging", None)
+        ]
+        for point in ours:
+            name = named(point.spec)
+            if point.method is CASE_1 or point.method.name not in BESIDE_CASE_1:
+                continue
+            height = height_above(line, *losses[str(point.model)])
+            risen[name].append(difference(rows, ORIGINAL, point, START))
+            if height is not None:
+                above[name].append(height)
+    # Of some seeds alone it would be another line's: told where every seed has it.
+    whole = {
+        name: statistic_over_seeds(found, "")
+        for name, found in above.items()
+        if len(found) == len(risen[name])
+    }
+    adjusted = dict(zip(whole, holm([p_value(one) for one in whole.values()]), strict=True))
+    return {
+        name: (
+            told(statistic_over_seeds(changes, ""), 1, 4),
+            told(whole[name], 1, 4) if name in whole else "beyond its ends",
+            f"{adjusted[name]:.2g}" if name in whole else "–",
+        )
+        for name, changes in risen.items()
+    }
 
 
 def settings_of(points: list[Point], rows: RowLosses) -> list[Setting]:
