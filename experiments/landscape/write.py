@@ -18,7 +18,7 @@ import numpy as np
 
 from trimtab.analysis.labels import estimate_in_words
 from trimtab.audit.result import LandscapeResult, ProfileRecord, part, read_audit_result
-from trimtab.config.methods import ALIGNED
+from trimtab.config.methods import ALIGNED, CASE_1, CASE_2_RADIUS
 from trimtab.report.axes import log_ticks
 from trimtab.report.chart import Axis, Curve, Figure, Line, Mark, Panel
 from trimtab.report.markdown import markdown_table, replace_between
@@ -32,6 +32,7 @@ HERE = Path(__file__).parent
 CONFLICT = HERE.parent / "conflict"
 KEPT = HERE / "landscape.json"
 TASK = "alpaca"
+TRAINED_INKS = {"plain fine-tuning": PLAIN_INK, "Case I": ink(4, 4), "Case II": ink(5, 5)}
 
 
 def main() -> None:
@@ -56,6 +57,13 @@ def theorem_3(found: LandscapeResult, distance: float) -> float:
     """g·ε + ½·H·ε², of the safety loss, nats per token."""
     slope, bend = found.safety_slope.value, abs(found.safety_curvature.value)
     return slope * distance + 0.5 * bend * distance**2
+
+
+def theorem_4(found: LandscapeResult, radius: float) -> float:
+    """g·t − ½·H·t² at t = min(ε, g/H): by how much the best model of the ball lowers L_f."""
+    slope, bend = found.tasks[TASK].slope.value, abs(found.tasks[TASK].curvature.value)
+    step = min(radius, slope / bend)
+    return slope * step - 0.5 * bend * step**2
 
 
 def terrain_table(found: LandscapeResult) -> str:
@@ -100,7 +108,7 @@ def walks_table(found: LandscapeResult) -> str:
     rows.append(
         (
             "Theorem 3 at most",
-            *(f"{theorem_3(found, distance):.3g}" for distance in (0.5, 1.0, 3.5)),
+            *(f"{theorem_3(found, distance):.4f}" for distance in (0.5, 1.0, 3.5)),
             "–",
         )
     )
@@ -113,7 +121,7 @@ def told_rise(walk: ProfileRecord, found: LandscapeResult, distance: float) -> s
     if distance > walk.distances[-1]:
         return "–"
     rise = np.interp(distance, walk.distances, walk.losses) - found.safety_loss
-    return f"{rise:.3g}".replace("-", "−")
+    return f"{rise:.4f}".replace("-", "−")
 
 
 def trained_table(found: LandscapeResult, points: list[Point]) -> str:
@@ -123,8 +131,16 @@ def trained_table(found: LandscapeResult, points: list[Point]) -> str:
         distance = float(np.mean([point.distance for point in made]))
         risen = float(np.mean([rise_of(point) for point in made]))
         most = theorem_3(found, distance)
-        rows.append((name, f"{distance:.3g}", f"{risen:.3g}", f"{most:.3g}", f"{risen / most:.2g}"))
-    columns = ("trained model", "‖θ − θ_s‖", "rise of L_s", "Theorem 3 at most", "share of it")
+        fallen = -float(np.mean([fall_of(point) for point in made]))
+        is_ball = made[0].method is CASE_2_RADIUS
+        least = f"{theorem_4(found, distance):.3g}" if is_ball else "–"
+        share = f"{100 * risen / most:.1f} %"
+        measured = (f"{distance:.3g}", f"{risen:.3g}", f"{most:.3g}", share, f"{fallen:.3g}", least)
+        rows.append((name, *measured))
+    columns = (
+        "trained model", "‖θ − θ_s‖", "rise of L_s", "Theorem 3 at most", "share of it",
+        "fall of L_f", "Theorem 4 at least",
+    )  # fmt: skip
     return markdown_table(columns, rows)
 
 
@@ -134,7 +150,7 @@ def grouped(points: list[Point]) -> dict[str, list[Point]]:
     for point in points:
         if point.spec.is_plain:
             found["plain fine-tuning"].append(point)
-        elif point.method.name in ("alignment-loss", "alignment-parameter-radius"):
+        elif point.method in (CASE_1, CASE_2_RADIUS):
             data = "" if point.proxy in ("judging", None) else f", {point.proxy} data"
             found[f"{point.method.short}, {point.spec.label}{data}"].append(point)
     return found
@@ -145,6 +161,11 @@ def rise_of(point: Point) -> float:
     return point.alignment_gap.value
 
 
+def fall_of(point: Point) -> float:
+    assert point.capability_gap is not None
+    return point.capability_gap.value
+
+
 def figure(found: LandscapeResult, points: list[Point]) -> Figure:
     lines = []
     for place, walk in enumerate(found.walks):
@@ -153,13 +174,12 @@ def figure(found: LandscapeResult, points: list[Point]) -> Figure:
             for distance, loss in zip(walk.distances[1:], walk.losses[1:], strict=True)
             if loss > found.safety_loss
         ]
-        lines.append(Line(f"walk {walk.direction}", ink(place, place), tuple(risen)))
+        lines.append(Line(f"walk: {walk.direction}", ink(place, place), tuple(risen)))
     by_case: dict[str, list[Mark]] = defaultdict(list)
     for name, made in grouped(points).items():
         by_case[name.split(",")[0]].extend(mark(p.distance, rise_of(p), False) for p in made)
-    for place, (name, marks) in enumerate(by_case.items(), start=len(lines)):
-        of_name = PLAIN_INK if name.startswith("plain") else ink(place, place)
-        lines.append(Line(f"trained: {name}", of_name, tuple(marks)))
+    for name, marks in by_case.items():
+        lines.append(Line(f"trained: {name}", TRAINED_INKS[name], tuple(marks)))
     every = [one for line in lines for one in line.marks]
     x, y = (axis(label, [getattr(one, side) for one in every]) for label, side in (
         ("distance from θₛ", "x"), ("rise of the safety loss (nats per token)", "y")
