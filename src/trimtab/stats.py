@@ -191,16 +191,21 @@ def paired_difference(after: Array, before: Array, sample: str = "rows") -> Stat
 def height_above(
     line: Sequence[tuple[Statistic, Statistic]], x: Statistic, y: Statistic
 ) -> Statistic | None:
-    """How far y lies above a line at x: the points of the line joined in the order of their x.
+    """How far y lies above a front at x: the points of the line joined in the order of their x.
 
-    None beyond its ends. Which two points x lies between is decided once; what makes a row hard for
-    all cancels, and an end that moves sideways lifts the line by its slope (the delta method).
+    Those that another point beats in both are left out, as nobody would choose them. None beyond
+    the ends. Which points are the front, and which two x lies between, is decided once; what makes
+    a row hard for all cancels, and an end that moves sideways lifts the line by its slope (the
+    delta method).
 
     >>> at = lambda x, y: (Statistic(x, {}), Statistic(y, {}))
-    >>> height_above([at(1, 0), at(0, 2)], *at(0.25, 1.75)).value
+    >>> height_above([at(1, 0), at(0, 2), at(0.1, 9)], *at(0.25, 1.75)).value
     0.25
     """
-    ends = sorted(line, key=lambda point: point[0].value)
+    ends: list[tuple[Statistic, Statistic]] = []
+    for point in sorted(line, key=lambda point: (point[0].value, point[1].value)):
+        if not ends or point[1].value < ends[-1][1].value:
+            ends.append(point)
     for (x0, y0), (x1, y1) in pairwise(ends):
         if x0.value <= x.value <= x1.value and x0.value < x1.value:
             slope = (y1.value - y0.value) / (x1.value - x0.value)

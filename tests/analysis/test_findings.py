@@ -187,6 +187,15 @@ def test_a_minority_of_models_beyond_case_1s_line_leaves_it_open() -> None:
     assert "of 7 Case II models 2 cost more" in found.evidence
 
 
+def test_a_setting_that_another_beats_in_both_is_no_part_of_case_1s_line() -> None:
+    """Or a penalty that is too large would make Case II look the cheaper one."""
+    beaten = replace(
+        made_as(case_1()[-1], value=77.0), alignment_gap=estimate(9.0), capability_gap=estimate(9.0)
+    )
+    points = [*case_1(), *case_2(), beaten]
+    assert finding(points, "steeper").verdict == "holds"
+
+
 def test_on_every_task_case_2_has_to_be_steeper() -> None:
     other = [*case_1(task="news"), *(made_as(one, method=CASE_2) for one in case_1(task="news"))]
     assert finding([*case_1(), *case_2()], "steeper").verdict == "holds"

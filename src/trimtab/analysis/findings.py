@@ -243,7 +243,8 @@ def case_2_costs_more(points: Iterable[Point], pairs: Pairs, safety: SafetyGap) 
         if not speaks(constrained) or not speaks(other):
             is_short = True
             continue
-        compared = [_beside(setting, constrained, pairs, safety) for setting in other]
+        chosen = _unbeaten(constrained, safety)
+        compared = [_beside(setting, chosen, pairs, safety) for setting in other]
         verdicts.append(_most_lie_above(compared))
         evidence.append(
             f"on {shortened(task)} with {shortened(proxy)}, of {len(compared)} Case II models "
@@ -255,6 +256,20 @@ def case_2_costs_more(points: Iterable[Point], pairs: Pairs, safety: SafetyGap) 
     if not verdicts:
         return Finding(statement, "too few to say", TOO_FEW) if is_short else None
     return Finding(statement, all_hold(verdicts), _quoted(evidence))
+
+
+def _unbeaten(settings: Sequence[Setting], safety: SafetyGap) -> list[Setting]:
+    """Those that no other beats in both gaps: what another beats, nobody would choose."""
+    gaps = [
+        (setting, at.value, cost.value)
+        for setting in settings
+        if (at := setting.measured(safety)) and (cost := setting.measured("capability gap"))
+    ]
+    return [
+        setting
+        for setting, at, cost in gaps
+        if not any(one < at and other < cost for _, one, other in gaps)
+    ]
 
 
 def _most_lie_above(orders: Sequence[Order]) -> Verdict:
