@@ -23,6 +23,7 @@ from trimtab.config.experiment import Block, Training
 from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.models import load_model
 from trimtab.results.files import read_arrays, write_arrays
+from trimtab.runner.saved_models import adapter_on
 from trimtab.runner.sweep import sweep
 from trimtab.runner.verify import _Models, verify
 
@@ -102,6 +103,20 @@ def test_an_adapter_leaves_no_mark_on_the_start(bias: str, copied: Path, tmp_pat
     assert all(torch.equal(found[name], one) for name, one in adapted.state_dict().items())
     for name, one in models.start.named_parameters():
         assert torch.equal(one, before[name])
+
+
+def test_an_adapter_whose_file_holds_embeddings_leaves_no_mark_on_the_start(tmp_path: Path) -> None:
+    start, _ = tiny.tiny_llama(tmp_path / "model")
+    lora = LoraConfig(target_modules=["embed_tokens", "q_proj"], task_type="CAUSAL_LM")
+    adapted: Any = get_peft_model(deepcopy(start), lora)
+    with torch.no_grad():
+        adapted.get_input_embeddings().weight.add_(1.0)
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    before = [weight.clone() for weight in start.parameters()]
+    found = adapter_on(start, str(tmp_path / "model"), tmp_path / "adapter")
+    assert torch.equal(found.get_input_embeddings().weight, adapted.get_input_embeddings().weight)
+    for weight, kept in zip(start.parameters(), before, strict=True):
+        assert torch.equal(weight, kept)
 
 
 def change_data(folder: Path) -> None:

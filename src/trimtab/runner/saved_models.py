@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from pathlib import Path
 
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, load_peft_weights
 from transformers import PreTrainedModel
 
 from trimtab.measure.shared_weights import sharing_all
@@ -24,11 +24,25 @@ def adapter_on(
 ) -> PeftModel:
     """The adapter in `folder` on `start`, which was loaded from `base` and stays as it is.
 
-    The weights below the adapter are those of `start`, not copied, unless it writes into them or
-    somebody will: then it has a `base_of_its_own`.
+    The weights below the adapter are those of `start`, not copied, unless its file holds some of
+    them too (biases, embeddings) or somebody will write there: then it has a `base_of_its_own`.
 
     Raises:
         UserError: the adapter's weights are not those of its configuration on this model.
     """
-    shares = leaves_base_alone(PeftConfig.from_pretrained(str(folder))) and not base_of_its_own
+    shares = not base_of_its_own and not _holds_weights_of(start, folder)
     return with_adapter(sharing_all(start) if shares else deepcopy(start), base, str(folder))
+
+
+def _holds_weights_of(start: PreTrainedModel, folder: Path) -> bool:
+    """Whether an adapter's file has weights that would be read into the model below it."""
+    config = PeftConfig.from_pretrained(str(folder))
+    if not leaves_base_alone(config):
+        return True
+    copied = tuple(f"{module}." for module in getattr(config, "modules_to_save", None) or ())
+    own = {name for name, _ in start.named_parameters(remove_duplicate=False)}
+    held = {
+        name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        for name in load_peft_weights(str(folder), device="cpu")
+    }
+    return any(not any(module in name for module in copied) for name in held & own)
