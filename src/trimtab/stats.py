@@ -188,24 +188,37 @@ def paired_difference(after: Array, before: Array, sample: str = "rows") -> Stat
     return ratio(after, sample) - ratio(before, sample)
 
 
+def front(places: Sequence[tuple[float, float]]) -> list[int]:
+    """Which places (x, y), both better the lower, no other is as good as in both and better in one.
+
+    In the order of their x.
+
+    >>> front([(0.9, 0.9), (1.0, 0.0), (0.1, 0.2), (0.0, 1.0)])
+    [3, 2, 1]
+    """
+    return [
+        place
+        for place in sorted(range(len(places)), key=places.__getitem__)
+        if not any(
+            other != places[place] and other[0] <= places[place][0] and other[1] <= places[place][1]
+            for other in places
+        )
+    ]
+
+
 def height_above(
     line: Sequence[tuple[Statistic, Statistic]], x: Statistic, y: Statistic
 ) -> Statistic | None:
-    """How far y lies above a front at x: the points of the line joined in the order of their x.
+    """How far y lies above the line's `front` at x, its points joined; None beyond its ends.
 
-    Those that another point beats in both are left out, as nobody would choose them. None beyond
-    the ends. Which points are the front, and which two x lies between, is decided once; what makes
-    a row hard for all cancels, and an end that moves sideways lifts the line by its slope (the
-    delta method).
+    Which points are the front, and which two x lies between, is decided once; what makes a row hard
+    for all cancels, and an end that moves sideways lifts the line by its slope (the delta method).
 
     >>> at = lambda x, y: (Statistic(x, {}), Statistic(y, {}))
     >>> height_above([at(1, 0), at(0, 2), at(0.1, 9)], *at(0.25, 1.75)).value
     0.25
     """
-    ends: list[tuple[Statistic, Statistic]] = []
-    for point in sorted(line, key=lambda point: (point[0].value, point[1].value)):
-        if not ends or point[1].value < ends[-1][1].value:
-            ends.append(point)
+    ends = [line[place] for place in front([(one.value, other.value) for one, other in line])]
     for (x0, y0), (x1, y1) in pairwise(ends):
         if x0.value <= x.value <= x1.value and x0.value < x1.value:
             slope = (y1.value - y0.value) / (x1.value - x0.value)

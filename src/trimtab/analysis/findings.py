@@ -39,7 +39,7 @@ from trimtab.config.methods import CASE_1, CASE_2, CASE_2_RADIUS, number
 from trimtab.data.synthetic import World
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
-from trimtab.stats import Estimate
+from trimtab.stats import Estimate, front
 from trimtab.theory import total_variation
 
 UNIT = "nats per token"
@@ -259,17 +259,13 @@ def case_2_costs_more(points: Iterable[Point], pairs: Pairs, safety: SafetyGap) 
 
 
 def _unbeaten(settings: Sequence[Setting], safety: SafetyGap) -> list[Setting]:
-    """Those that no other beats in both gaps: what another beats, nobody would choose."""
-    gaps = [
-        (setting, at.value, cost.value)
+    """Those on the front of both gaps: what another beats, nobody would choose."""
+    measured = [
+        (setting, (at.value, cost.value))
         for setting in settings
         if (at := setting.measured(safety)) and (cost := setting.measured("capability gap"))
     ]
-    return [
-        setting
-        for setting, at, cost in gaps
-        if not any(one < at and other < cost for _, one, other in gaps)
-    ]
+    return [measured[place][0] for place in front([gaps for _, gaps in measured])]
 
 
 def _most_lie_above(orders: Sequence[Order]) -> Verdict:

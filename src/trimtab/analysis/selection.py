@@ -18,6 +18,7 @@ from trimtab.stats import (
     Array,
     Estimate,
     Verdict,
+    front,
     limit_at_every_look,
     note_on_rows,
     over_seeds,
@@ -340,14 +341,7 @@ def _knee(places: Sequence[tuple[float, float]]) -> int | None:
     >>> _knee([(0.0, 1.0), (0.1, 0.2), (1.0, 0.0), (0.9, 0.9)]), _knee([(0.0, 1.0), (1.0, 0.0)])
     (1, None)
     """
-    frontier = [
-        place
-        for place in sorted(range(len(places)), key=places.__getitem__)
-        if not any(
-            other != places[place] and other[0] <= places[place][0] and other[1] <= places[place][1]
-            for other in places
-        )
-    ]
+    frontier = front(places)
     if len(frontier) < 3:
         return None
     (left, top), (right, bottom) = places[frontier[0]], places[frontier[-1]]

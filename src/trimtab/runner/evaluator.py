@@ -150,37 +150,32 @@ class Evaluator:
         model = trained.model
         self.doing(f"measuring {name}")
         far = 0.0 if model is self.aligned else distance(model, self.aligned)
-        original = self._loss(model, "original") if self.rows.original else None
-        tasks = {spec.task: self._loss(model, f"task:{spec.task}") for spec in specs}
-        proxies: dict[str | None, Loss] = {
-            spec.proxy: self._loss(model, f"safety:{spec.proxy}") for spec in specs
-        }
+        datasets = [
+            *(["original"] if self.rows.original else []),
+            *(f"safety:{spec.proxy}" for spec in specs),
+            *(f"task:{spec.task}" for spec in specs),
+        ]
+        measured = {one: self._loss(model, one) for one in dict.fromkeys(datasets)}
         if self.answering:
             self.doing(f"answering: {name}")
         judged = self.answering.judged(name, model) if self.answering else Judged()
-        measured = {
-            "original": original,
-            **{f"safety:{proxy}": loss for proxy, loss in proxies.items()},
-            **{f"task:{task}": loss for task, loss in tasks.items()},
-        }
         self.row_losses.save(
             name,
-            {
-                dataset: loss.by_row
-                for dataset, loss in measured.items()
-                if loss is not None and loss.by_row is not None
-            }
+            {dataset: loss.by_row for dataset, loss in measured.items() if loss.by_row is not None}
             | dict(judged.counts),
         )
-        return [
-            Point(
+        original = measured.get("original")
+
+        def point(spec: RunSpec) -> Point:
+            safety, task = measured[f"safety:{spec.proxy}"], measured[f"task:{spec.task}"]
+            return Point(
                 spec=spec,
                 alignment_loss=original.per_token if original else None,
                 alignment_loss_per_response=original.per_response if original else None,
-                proxy_loss=proxies[spec.proxy].per_token,
-                proxy_loss_per_response=proxies[spec.proxy].per_response,
-                capability_loss=tasks[spec.task].per_token,
-                capability_loss_per_response=tasks[spec.task].per_response,
+                proxy_loss=safety.per_token,
+                proxy_loss_per_response=safety.per_response,
+                capability_loss=task.per_token,
+                capability_loss_per_response=task.per_response,
                 context_overlap=self._overlap(spec.task, str(spec.proxy)),
                 distance=far,
                 relative_distance=far / self._aligned_norm,
@@ -192,8 +187,8 @@ class Evaluator:
                 extra_bytes=trained.extra_bytes,
                 **judged.rates,
             )
-            for spec in specs
-        ]
+
+        return [point(spec) for spec in specs]
 
     def _loss(self, model: nn.Module, dataset: str) -> Loss:
         weights = self.rows.held_out(dataset).weights

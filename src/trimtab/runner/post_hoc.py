@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -229,13 +228,12 @@ class _Pair:
         self.model, self.aligned = model, aligned
         start, self.tokenizer = load_model(aligned)
         self.start = to_device(start)
-        self._whole = None if is_adapter(model) else to_device(load_model(str(model))[0])
 
     def tuned(self, base_of_its_own: bool = False) -> Any:
-        """θ to write into, anew each time; an adapter lies on θ_s itself, unless it is to merge."""
-        if self._whole is not None:
-            return deepcopy(self._whole)
-        return adapter_on(self.start, self.aligned, self.model, base_of_its_own)
+        """θ to write into, read anew; an adapter lies on θ_s itself, unless it is to merge."""
+        if is_adapter(self.model):
+            return adapter_on(self.start, self.aligned, self.model, base_of_its_own)
+        return to_device(load_model(str(self.model))[0])
 
     def at(self, place: float) -> Any:
         """The model at a place between θ_s, at 0, and θ, at 1."""
