@@ -5,20 +5,39 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from torch.distributed.tensor import DTensor
+
 from tests.train.sharded import shard_what_is_trained_next
 from trimtab.cli import main
-from trimtab.runner import trainings
+from trimtab.runner import cluster, trainings
+from trimtab.train.trainer import SafetyAwareSFTTrainer
 
-_sft_config = trainings.sft_config
+
+def shard_every_training() -> None:
+    """From now on, in this process."""
+    sft_config, train = trainings.sft_config, SafetyAwareSFTTrainer.train
+
+    def on_shards(*given: Any) -> Any:
+        args = sft_config(*given)
+        shard_what_is_trained_next()
+        return args
+
+    def seen(self: SafetyAwareSFTTrainer, *given: Any, **named: Any) -> Any:
+        trained = train(self, *given, **named)
+        assert all(isinstance(weight, DTensor) for weight in self.model.parameters())
+        return trained
+
+    trainings.sft_config = on_shards
+    SafetyAwareSFTTrainer.train = seen  # type: ignore[method-assign]
 
 
-def _sft_config_on_shards(*given: Any) -> Any:
-    args = _sft_config(*given)
-    shard_what_is_trained_next()
-    return args
+def prepared_on_shards(*given: Any) -> None:
+    """A process of a group of Ray's."""
+    shard_every_training()
+    cluster._prepared(*given)
 
 
 if __name__ == "__main__":
     os.environ["ACCELERATE_USE_FSDP"] = "true"  # as the launcher has it
-    trainings.sft_config = _sft_config_on_shards
+    shard_every_training()
     main()

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from tests.cli.test_one_line import assert_one_line, invoke
+from tests.runner import on_shards
 from tests.runner.test_processes import ROOT, assert_same_results, sweep_command
 from tests.small_worlds import small_world
 from tests.watchers import Watcher
@@ -318,6 +319,21 @@ def test_runs_of_two_processes_have_the_points_of_one_whichever_is_killed(
     assert min(killer.went_on.values()) >= CHECKPOINT
     assert_same_results(folder, tmp_path / "alone")
     assert not (folder / "unfinished").exists()
+
+
+def test_groups_divide_weights_as_accelerate_was_told_and_have_the_points_of_one_process(
+    of_two_runs: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = replace(of_two_runs.train, steps=4, lora_rank=None)
+    in_a_ball = replace(
+        of_two_runs, train=short, grid=(Block("alignment-parameter", radii=(0.1,)),)
+    )
+    sweep(in_a_ball, tmp_path / "alone", Watcher())
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setattr("trimtab.runner.cluster._prepared", on_shards.prepared_on_shards)
+    with Cluster(workers=1, processes_per_run=2) as maker_of:
+        sweep(in_a_ball, tmp_path / "together", Watcher(), maker_of=maker_of)
+    assert_same_results(tmp_path / "together", tmp_path / "alone")
 
 
 def test_an_interruption_ends_all_processes_of_all_runs(
