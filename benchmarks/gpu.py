@@ -35,30 +35,18 @@ from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
-from step_overhead import allocated_bytes, interleaved
+from step_overhead import OBJECTIVES, PLAIN, allocated_bytes, interleaved
 from throughput import Tokens
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTTrainer
 
-from trimtab import (
-    AlignmentLossConstraint,
-    AlignmentParameterConstraint,
-    SafetyAwareSFTTrainer,
-)
+from trimtab import SafetyAwareSFTTrainer
 from trimtab.config.experiment import Measuring, Training
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
-from trimtab.train.objectives.base import Objective
-from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.settings import lora_config, sft_config
 
 RESULTS = Path(__file__).parent / "results" / "gpu.jsonl"
-TRL, PLAIN = "trl.SFTTrainer", "plain"
-OBJECTIVES: dict[str, Objective] = {
-    "Case I": AlignmentLossConstraint(1.0),
-    "Case II": AlignmentParameterConstraint(penalty=0.1),
-    "Case I, kl": AlignmentLossConstraint(1.0, target="kl"),
-    "dial": DialObjective(),
-}
+TRL = "trl.SFTTrainer"
 BATCH = 4
 FIRST_STEPS = 2
 """Left out: they allocate, and choose kernels."""
@@ -125,7 +113,7 @@ class Bench:
         """TRL's, ours, or ours with an objective; all see as many rows of the same two sets."""
         model, tokenizer = self._model()
         task, safety = (self._rows(seed, model.config.vocab_size) for seed in (0, 1))
-        objective = OBJECTIVES.get(name)
+        objective = OBJECTIVES[name]() if name in OBJECTIVES else None
         reads_both = objective is not None and objective.batch_roles(0) == "both"
         training = self.training if reads_both else replace(self.training, batch_size=2 * BATCH)
         args = sft_config(training, Measuring(), Path(tempfile.mkdtemp()), seed=0)

@@ -1,12 +1,12 @@
-"""What does a constraint cost per optimizer step, beside plain `trl.SFTTrainer` on the same tokens?
+"""What does an objective cost per optimizer step, beside plain `trl.SFTTrainer` on the same tokens?
 
-    python benchmarks/step_overhead.py [--model smollm2] [--steps 12]
+    python benchmarks/step_overhead.py [--model smollm2] [--steps 60]
 
-Four trainers take single steps in turn, so that a noisy machine disturbs all alike: plain, Case I,
-Case II, and plain once more, as a control that should read 1. Printed is the median over the rounds
-of a step's time over the plain step's of its round, with the quartiles. Case I carries safety rows
-beside the task rows, so the others are given the same rows, all of them as task rows: the same
-tokens in every step.
+Trainers take single steps in turn, so that a noisy machine disturbs all alike: plain, one of every
+objective, and plain once more, as a control that should read 1. Printed is the median over the
+rounds of a step's time over the plain step's of its round, with the quartiles. Case I and a dial
+carry safety rows beside the task rows, so the others are given the same rows, all of them as task
+rows: the same tokens in every step. With `kl` a step also runs θ_s on the safety rows, forward.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,17 @@ from trimtab import (
     SafetyAwareSFTTrainer,
 )
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
+from trimtab.train.objectives.base import Objective
+from trimtab.train.objectives.dial import DialObjective
 
 AIM = 1.05
+OBJECTIVES: dict[str, Callable[[], Objective]] = {
+    "Case I": partial(AlignmentLossConstraint, 1.0),
+    "Case II": partial(AlignmentParameterConstraint, penalty=0.1),
+    "Case I, kl": partial(AlignmentLossConstraint, 1.0, target="kl"),
+    "dial": DialObjective,
+}
+PLAIN, CONTROL = "plain", "plain again"
 
 
 def rows(count: int, width: int, vocabulary: int, seed: int) -> Dataset:
@@ -110,10 +121,11 @@ def measure(name: str, model_name: str, lora: bool, batch: int, width: int, step
 
     def trainer(kind: str) -> SFTTrainer:
         model, tokenizer = load_model(model_name)
-        whole = kind == "case one"
+        objective = OBJECTIVES[kind]() if kind in OBJECTIVES else None
+        reads_both = objective is not None and objective.batch_roles(0) == "both"
         arguments = SFTConfig(
             output_dir=tempfile.mkdtemp(),
-            per_device_train_batch_size=batch if whole else 2 * batch,
+            per_device_train_batch_size=batch if reads_both else 2 * batch,
             max_steps=steps,
             learning_rate=1e-4,
             max_grad_norm=0.0,
@@ -128,27 +140,24 @@ def measure(name: str, model_name: str, lora: bool, batch: int, width: int, step
         )
         settings: dict[str, Any] = {
             "args": arguments,
-            "train_dataset": task if whole else concatenate_datasets([task, safety]),
+            "train_dataset": task if reads_both else concatenate_datasets([task, safety]),
             "processing_class": tokenizer,
             "peft_config": LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
             if lora
             else None,
         }
-        if kind in ("plain", "control"):
+        if objective is None:
             return SFTTrainer(model, **settings)
-        constraint = (
-            AlignmentLossConstraint(1.0) if whole else AlignmentParameterConstraint(penalty=0.1)
-        )
-        return SafetyAwareSFTTrainer(model, safety_dataset=safety, objective=constraint, **settings)
+        return SafetyAwareSFTTrainer(model, safety_dataset=safety, objective=objective, **settings)
 
-    kinds = ["plain", "case one", "case two", "control"]
+    kinds = [PLAIN, *OBJECTIVES, CONTROL]
     seconds = dict(zip(kinds, interleaved_seconds([trainer(kind) for kind in kinds]), strict=True))
-    print(f"{name}: plain step {statistics.median(seconds['plain']):.3f} s")
+    print(f"\n{name}: plain step {statistics.median(seconds[PLAIN]):.3f} s, {steps - 2} rounds")
     for kind in kinds[1:]:
-        ratios = [mine / plain for mine, plain in zip(seconds[kind], seconds["plain"], strict=True)]
+        ratios = [mine / plain for mine, plain in zip(seconds[kind], seconds[PLAIN], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         verdict = "within" if middle <= AIM else "misses"
-        print(f"  {kind:9s} {middle:.3f} × plain  [{low:.3f}, {high:.3f}]  {verdict} {AIM}")
+        print(f"  {kind:11s} {middle:.3f} × plain  [{low:.3f}, {high:.3f}]  {verdict} {AIM}")
 
 
 if __name__ == "__main__":
