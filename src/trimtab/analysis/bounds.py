@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trimtab.analysis.groups import Gap, Setting, settings_of
+from trimtab.config.data_names import ORIGINAL, safety_data, task_data
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.data.synthetic import World
 from trimtab.results.gaps import OVER_START
@@ -204,9 +205,9 @@ def _from_estimates(setting: Setting) -> list[BoundBeside]:
 def _from_local_geometry(
     setting: Setting, start: Setting, landscape: Mapping[str, LocalGeometry]
 ) -> list[BoundBeside]:
-    safety_gap: Gap = "alignment gap" if "original" in landscape else "proxy gap"
-    safety = landscape.get("original") or landscape.get(f"safety:{setting.proxy}")
-    task = landscape.get(f"task:{setting.task}")
+    safety_gap: Gap = "alignment gap" if ORIGINAL in landscape else "proxy gap"
+    safety = landscape.get(ORIGINAL) or landscape.get(safety_data(setting.proxy))
+    task = landscape.get(task_data(setting.task))
     found = []
     if (
         safety

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.analysis.groups import Setting, all_settings
+from trimtab.config.data_names import ORIGINAL, safety_data, task_data
 from trimtab.config.methods import ALIGNED, PLAIN, number
 from trimtab.errors import UserError
 from trimtab.results.per_row_losses import RowLosses
@@ -435,7 +436,7 @@ def _safety_change(one: Setting, start: Point, rows: _Rows) -> Estimate:
 
 
 def _task_change(one: Setting, start: Point, rows: _Rows) -> Estimate:
-    return _change(one, start, f"task:{start.task}", rows, lambda point: point.capability_loss)
+    return _change(one, start, task_data(start.task), rows, lambda point: point.capability_loss)
 
 
 def _beside(one: Setting, plain: Setting, start: Point, rows: _Rows) -> PlainBeside:
@@ -450,7 +451,7 @@ def _cost(one: Setting, plain: Setting, rows: _Rows) -> Estimate | None:
     if len(both) < len(pairs):
         return None
     unit = one.points[0].capability_loss.unit
-    losses = [[rows.of(each, f"task:{one.task}") for each in pair] for pair in both]
+    losses = [[rows.of(each, task_data(one.task)) for each in pair] for pair in both]
     known = [(a, b) for a, b in losses if a is not None and b is not None and a.shape == b.shape]
     if len(known) == len(both):
         return statistic_over_seeds([paired_difference(a, b) for a, b in known], unit)
@@ -492,7 +493,7 @@ def _half(count: int, which: int) -> NDArray[np.intp]:
 
 
 def _safety_data(point: Point) -> str:
-    return "original" if point.alignment_loss else f"safety:{point.proxy}"
+    return ORIGINAL if point.alignment_loss else safety_data(point.proxy)
 
 
 def _safety_loss(point: Point) -> Estimate:

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Literal, TypeVar
 
 from trimtab.analysis.groups import Gap, Setting, measured_of
+from trimtab.config.data_names import ORIGINAL, safety_data, task_data
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.stats import Estimate, Statistic, over_seeds, statistic_over_seeds
@@ -158,8 +159,8 @@ def _dataset(point: Point, which: Gap) -> str:
     """The name under which the losses behind a gap are kept."""
     match which:
         case "alignment gap":
-            return "original"
+            return ORIGINAL
         case "proxy gap":
-            return f"safety:{point.proxy}"
+            return safety_data(point.proxy)
         case "capability gap":
-            return f"task:{point.task}"
+            return task_data(point.task)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
+from trimtab.config.data_names import by_data_name
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.loading import Loading
 from trimtab.config.methods import (
@@ -440,14 +441,9 @@ class Experiment:
     @property
     def known_entropies(self) -> dict[str, float]:
         """L*_D by dataset, where a source states it; nats per token."""
-        sources = {
-            **({"original": self.original} if self.original else {}),
-            **{f"safety:{name}": source for name, source in self.safety.items()},
-            **{f"task:{name}": source for name, source in self.task.items()},
-        }
         return {
             name: source.lowest_loss
-            for name, source in sources.items()
+            for name, source in by_data_name(self.original, self.safety, self.task).items()
             if source.lowest_loss is not None
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from trimtab.config.data_names import ORIGINAL, safety_data, task_data
 from trimtab.config.methods import ALIGNED
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -79,7 +80,7 @@ def with_gaps(
 
 def _losses(point: Point) -> dict[str, Estimate | None]:
     return {
-        "original": point.alignment_loss,
-        f"safety:{point.proxy}": point.proxy_loss,
-        f"task:{point.task}": point.capability_loss,
+        ORIGINAL: point.alignment_loss,
+        safety_data(point.proxy): point.proxy_loss,
+        task_data(point.task): point.capability_loss,
     }

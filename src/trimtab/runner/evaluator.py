@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.audit_settings import FEWEST_ROWS
+from trimtab.config.data_names import ORIGINAL, by_data_name, safety_data, task_data
 from trimtab.config.data_source import Lengths
 from trimtab.config.experiment import Experiment
 from trimtab.config.run_spec import RunSpec
@@ -79,11 +80,7 @@ class EncodedRoles:
 
     def held_out(self, dataset: str) -> HeldOutRows:
         """Those of `original`, `safety:NAME` or `task:NAME`."""
-        role, _, name = dataset.partition(":")
-        if role == "original":
-            assert self.original is not None
-            return self.original.held_out
-        return (self.safety if role == "safety" else self.task)[name].held_out
+        return by_data_name(self.original, self.safety, self.task)[dataset].held_out
 
 
 @dataclass(frozen=True)
@@ -151,9 +148,9 @@ class Evaluator:
         self.doing(f"measuring {name}")
         far = 0.0 if model is self.aligned else distance(model, self.aligned)
         datasets = [
-            *(["original"] if self.rows.original else []),
-            *(f"safety:{spec.proxy}" for spec in specs),
-            *(f"task:{spec.task}" for spec in specs),
+            *([ORIGINAL] if self.rows.original else []),
+            *(safety_data(spec.proxy) for spec in specs),
+            *(task_data(spec.task) for spec in specs),
         ]
         measured = {one: self._loss(model, one) for one in dict.fromkeys(datasets)}
         if self.answering:
@@ -164,10 +161,10 @@ class Evaluator:
             {dataset: loss.by_row for dataset, loss in measured.items() if loss.by_row is not None}
             | dict(judged.counts),
         )
-        original = measured.get("original")
+        original = measured.get(ORIGINAL)
 
         def point(spec: RunSpec) -> Point:
-            safety, task = measured[f"safety:{spec.proxy}"], measured[f"task:{spec.task}"]
+            safety, task = measured[safety_data(spec.proxy)], measured[task_data(spec.task)]
             return Point(
                 spec=spec,
                 alignment_loss=original.per_token if original else None,
@@ -213,11 +210,11 @@ class Evaluator:
     @cached_property
     def in_landscape(self) -> dict[str, Dataset]:
         """The rows of every loss that Theorems 3 and 4 speak of, by the data set's name."""
-        wanted = {f"task:{name}": self.rows.task[name] for name in self.experiment.tasks_in_case_2}
+        wanted = {task_data(name): self.rows.task[name] for name in self.experiment.tasks_in_case_2}
         if self.rows.original:
-            wanted["original"] = self.rows.original
+            wanted[ORIGINAL] = self.rows.original
         else:
-            wanted |= {f"safety:{name}": split for name, split in self.rows.safety.items()}
+            wanted |= by_data_name(None, self.rows.safety, {})
         most = self.experiment.measure.landscape_rows
         return {
             name: split.train.shuffle(seed=0).select(range(min(most, len(split.train))))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.analysis.results import read_data
+from trimtab.config.data_names import by_data_name
 from trimtab.config.experiment import Experiment
 from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
 from trimtab.data.encoding import encode
@@ -121,11 +122,7 @@ def _loss_checks(
     experiment: Experiment, roles: Roles, folder: Path, name: str, models: _Models
 ) -> Iterator[Check]:
     recorded = RowLosses(folder)
-    every = {
-        **({"original": roles.original} if roles.original else {}),
-        **{f"safety:{one}": split for one, split in roles.safety.items()},
-        **{f"task:{one}": split for one, split in roles.task.items()},
-    }
+    every = by_data_name(roles.original, roles.safety, roles.task)
     known = {data: recorded.of(data, name) for data in every}
     if all(rows is None for rows in known.values()):
         yield Check(f"losses of {name}", None, "none were recorded by row")

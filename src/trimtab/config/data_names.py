@@ -1,0 +1,35 @@
+"""What data sets are called in results: "original", "safety:NAME" and "task:NAME"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+Held = TypeVar("Held")
+
+ORIGINAL = "original"
+
+
+def safety_data(name: str | None) -> str:
+    """The name of a safety data set."""
+    return f"safety:{name}"
+
+
+def task_data(name: str) -> str:
+    """The name of a task's data set."""
+    return f"task:{name}"
+
+
+def by_data_name(
+    original: Held | None, safety: Mapping[str, Held], task: Mapping[str, Held]
+) -> dict[str, Held]:
+    """What is held for each data set, by its name.
+
+    >>> by_data_name(None, {"refusals": 1}, {"code": 2})
+    {'safety:refusals': 1, 'task:code': 2}
+    """
+    return {
+        **({ORIGINAL: original} if original is not None else {}),
+        **{safety_data(name): held for name, held in safety.items()},
+        **{task_data(name): held for name, held in task.items()},
+    }
