@@ -1,16 +1,17 @@
 """Take the runs' numbers into the repository, and write this folder's table.
 
-    python experiments/conflict/write.py [RUNS/conflict [RUNS/conflict-slower]]
+    python experiments/conflict/write.py [RUN [SLOWER [BUDGET]]]
 
 Given the folder of the sweep, whole or so far, its points and what each held-out row and prompt
-gave are copied here, and those at the lower learning rate into slower; the tables of README.md are
-made from what lies here.
+gave are copied here; those of slower.yaml and budget.yaml go into folders of their own. The tables
+of README.md are made from what lies here.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -31,8 +32,8 @@ from trimtab.results.store import copy_measurements, read_points
 from trimtab.stats import Estimate, Statistic, height_above, holm, statistic_over_seeds
 
 HERE = Path(__file__).parent
-SLOWER = HERE / "slower"
-TASK, ORIGINAL = "task:alpaca", "original"
+SLOWER, BUDGET = HERE / "slower", HERE / "budget"
+TASK, ORIGINAL, PROXY = "task:alpaca", "original", "safety:judging"
 REFUSED, ANSWERED = "answers:refusal_rate", "answers:answer_rate"
 START = "aligned"
 BY_SHARE = "case-one-by-share"
@@ -53,7 +54,7 @@ class Setting:
 
 
 def main() -> None:
-    for run, here in zip(sys.argv[1:], (HERE, SLOWER), strict=False):
+    for run, here in zip(sys.argv[1:], (HERE, SLOWER, BUDGET), strict=False):
         here.mkdir(exist_ok=True)
         copy_measurements(Path(run), here)
     points, rows = read_points(HERE), RowLosses(HERE)
@@ -66,6 +67,10 @@ def main() -> None:
     if SLOWER.exists():
         text = f"{rates_table()}\n\n{heights_table(SLOWER)}"
         replace_between(HERE / "README.md", "slower", text)
+        print(text)
+    if BUDGET.exists():
+        text = budget_table()
+        replace_between(HERE / "README.md", "budget", text)
         print(text)
 
 
@@ -101,25 +106,13 @@ def heights(folder: Path) -> dict[str, tuple[str, str, str]]:
     risen: dict[str, list[Statistic]] = defaultdict(list)
     points = [point for point in read_points(folder) if point.method is not ALIGNED]
     for seed in sorted({point.seed for point in points}):
-        losses = {
-            str(point.model): (
-                known(rows.loss(ORIGINAL, str(point.model))),
-                known(rows.loss(TASK, str(point.model))),
-            )
-            for point in points
-            if point.seed == seed
-        }
         ours = [point for point in points if point.seed == seed]
-        line = [
-            losses[str(p.model)]
-            for p in ours
-            if p.method is CASE_1 and p.proxy in ("judging", None)
-        ]
+        line = [losses(rows, point) for point in ours if is_of_case_1(point)]
         for point in ours:
             name = named(point.spec)
             if point.method.name not in BESIDE_CASE_1:
                 continue
-            height = height_above(line, *losses[str(point.model)])
+            height = height_above(line, *losses(rows, point))
             risen[name].append(difference(rows, ORIGINAL, point, START))
             if height is not None:
                 above[name].append(height)
@@ -138,6 +131,66 @@ def heights(folder: Path) -> dict[str, tuple[str, str, str]]:
         )
         for name, changes in risen.items()
     }
+
+
+def is_of_case_1(point: Point) -> bool:
+    """Whether it lies on the line of Case I's λ, of which plain fine-tuning is the end."""
+    return point.method is CASE_1 and point.proxy in ("judging", None)
+
+
+def losses(rows: RowLosses, point: Point) -> tuple[Statistic, Statistic]:
+    """L_s and L_f."""
+    one, other = (rows.loss(data, str(point.model)) for data in (ORIGINAL, TASK))
+    return known(one), known(other)
+
+
+def budget_table() -> str:
+    """What was made of the budget, by seed and over all, and what it paid beside the others."""
+    every, rows, those = read_points(HERE), RowLosses(HERE), RowLosses(BUDGET)
+    start = next(point for point in every if point.method is ALIGNED)
+    found: list[tuple[Statistic | None, ...]] = []
+    lines = []
+    for point in read_points(BUDGET):
+        if point.method is ALIGNED:
+            continue
+        ours = [p for p in every if p.seed == point.seed and p.method is not ALIGNED]
+        fronts = (
+            [losses(rows, p) for p in ours if is_of_case_1(p)],
+            [
+                losses(rows, p)
+                for p in (start, *ours)
+                if p is start or p.spec.is_plain or p.method.name == "wise-ft"
+            ],
+        )
+        changes = (
+            difference(those, PROXY, point, START),
+            difference(those, ORIGINAL, point, START),
+            *(height_above(line, *losses(those, point)) for line in fronts),
+        )
+        found.append(changes)
+        kept = f", {point.budget_verdict}"
+        lines.append((f"seed {point.seed}", *told_beside(changes, kept)))
+    together = [
+        statistic_over_seeds([one for one in column if one], "") if all(column) else None
+        for column in zip(*found, strict=True)
+    ]
+    lines.append(("all", *told_beside(together, "")))
+    columns = (
+        "budget 0.03", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)", "L_f above Case I’s front",
+        "L_f above interpolation’s",
+    )  # fmt: skip
+    return markdown_table(columns, lines)
+
+
+def told_beside(changes: Sequence[Statistic | Estimate | None], kept: str) -> list[str]:
+    """Changes by their intervals, the first with its verdict."""
+    first, *others = (
+        "beyond its ends"
+        if one is None
+        else told(one.estimate("") if isinstance(one, Statistic) else one, 1, 4)
+        for one in changes
+    )
+    return [first + kept, *others]
 
 
 def settings_of(points: list[Point], rows: RowLosses) -> list[Setting]:
