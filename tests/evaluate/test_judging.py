@@ -55,16 +55,33 @@ class Counting:
 
 
 def test_a_killed_judging_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
-    whole = kept_judgements(Counting(), GENERATIONS, ALL_COHERENT, tmp_path / "whole.jsonl")
-    path = tmp_path / "killed.jsonl"
+    whole = kept_judgements(Counting(), GENERATIONS, ALL_COHERENT, tmp_path / "whole" / "a.jsonl")
+    path = tmp_path / "killed" / "a.jsonl"
     first, second = Counting(most=20), Counting()
     with pytest.raises(KeyboardInterrupt):
         kept_judgements(first, GENERATIONS, ALL_COHERENT, path)
     assert kept_judgements(second, GENERATIONS, ALL_COHERENT, path) == whole
     assert first.asked + second.asked == len({one.answer_id for one in GENERATIONS})
-    assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert path.read_bytes() == (tmp_path / "whole" / "a.jsonl").read_bytes()
     third = Counting(most=0)
     assert kept_judgements(third, GENERATIONS, ALL_COHERENT, path) == whole
+
+
+def test_what_was_said_of_another_models_same_answer_is_not_asked_again(tmp_path: Path) -> None:
+    start = replace(GENERATIONS[0], answer="sure, gladly")
+    kept_judgements(Counting(), [start], [True], tmp_path / "there" / "start.jsonl")
+    tuned = [*GENERATIONS, start]
+    judge, alone = Counting(), Counting()
+    coherent = [True] * len(tuned)
+    told = kept_judgements(judge, tuned, coherent, tmp_path / "there" / "tuned.jsonl")
+    assert told == kept_judgements(alone, tuned, coherent, tmp_path / "alone" / "tuned.jsonl")
+    assert judge.asked == alone.asked - 1
+    kept = [(tmp_path / folder / "tuned.jsonl").read_bytes() for folder in ("there", "alone")]
+    assert kept[0] == kept[1]
+    other = Counting()
+    other.revision = "2"
+    kept_judgements(other, tuned, coherent, tmp_path / "there" / "tuned.jsonl")
+    assert other.asked == alone.asked
 
 
 def test_judges_share_a_file_and_another_revision_is_another_judge(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,9 @@ def kept_judgements(
 
     The file holds every judge's; it is replaced after every 16 answers, so that a run that was
     killed goes on. A judgement is known by judge, model, revision, settings and a hash of prompt
-    and answer: one of another answer is asked for anew, and its line stays.
+    and answer: one of another answer is asked for anew, and its line stays. Models that are near
+    each other answer much alike: what was said of the same answer in a file beside `path` is
+    taken from there.
 
     Args:
         coherent: whether each answer is; it is known here, not kept.
@@ -39,9 +41,9 @@ def kept_judgements(
     who = (judge.name, judge.model, judge.revision, judge.settings)
     known = {one.answer_id: one for one in kept if _who(one) == who}
     others = [one for one in kept if _who(one) != who]
-    missing = list(
-        {one.answer_id: one for one in generations if one.answer_id not in known}.values()
-    )
+    unknown = {one.answer_id: one for one in generations if one.answer_id not in known}
+    known |= _said_beside(path, who, unknown) if unknown else {}
+    missing = [one for answer, one in unknown.items() if answer not in known]
     for start in range(0, len(missing), _AT_ONCE):
         batch = missing[start : start + _AT_ONCE]
         verdicts = judge.verdicts([(one.asked.text, one.answer) for one in batch])
@@ -53,11 +55,23 @@ def kept_judgements(
         _counted(judge, known[generation.answer_id], generation, is_coherent)
         for generation, is_coherent in zip(generations, coherent, strict=True)
     ]
-    known |= {one.answer_id: one for one in told}
-    if [*others, *known.values()] != kept:
-        write_judgements(path, [*others, *known.values()])
+    in_order = {one.answer_id: one for one in told}
+    left = [one for answer, one in known.items() if answer not in in_order]
+    if (now := [*others, *in_order.values(), *left]) != kept:
+        write_judgements(path, now)
     judged(len(generations))
     return told
+
+
+def _said_beside(path: Path, who: tuple[str, ...], wanted: Collection[str]) -> dict[str, Judgement]:
+    """What a judge said of the wanted answers of other models, by the answers' ids."""
+    others = [one for one in sorted(path.parent.glob(f"*{path.suffix}")) if one != path]
+    return {
+        one.answer_id: one
+        for other in others
+        for one in read_judgements(other)
+        if one.answer_id in wanted and _who(one) == who
+    }
 
 
 def _judgement(judge: Judge, generation: Generation, verdict: Verdict) -> Judgement:
