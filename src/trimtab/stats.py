@@ -484,7 +484,12 @@ def share_change(after: ArrayLike, before: ArrayLike, unit: str) -> Estimate:
     return bounded_mean(changed, -1.0, 1.0, unit)
 
 
-def cohen_kappa(first: Sequence[str], second: Sequence[str], unit: str) -> Estimate | None:
+def cohen_kappa(
+    first: Sequence[str],
+    second: Sequence[str],
+    unit: str,
+    of: Sequence[str] | None = None,
+) -> Estimate | None:
     """κ = (pₒ − pₑ)/(1 − pₑ): agreement of two raters of the same rows, beyond that of chance.
 
     pₒ is the share of rows with one label from both, pₑ = Σₖ pₖ·qₖ of their shares of each label.
@@ -492,7 +497,8 @@ def cohen_kappa(first: Sequence[str], second: Sequence[str], unit: str) -> Estim
     ψᵢ = ((dᵢ − pₒ)(1 − pₑ) − (1 − pₒ)(q(aᵢ) + p(bᵢ) − 2pₑ))/(1 − pₑ)² for row i with labels aᵢ
     and bᵢ, dᵢ = 1 where they are one. Where all ψᵢ are 0, as where all rows agree, it is that of
     the exact interval of pₒ. None where both raters have the same one label for every row: no
-    agreement could then be told from chance.
+    agreement could then be told from chance. Where `of` names what a row is of, as the prompt of an
+    answer, rows of one are not independent, and their ψᵢ are added.
 
     >>> told = cohen_kappa(list("aabb" * 10), list("aaba" * 10), "κ")
     >>> told.value, round(told.low, 2), round(told.high, 2)
@@ -516,7 +522,12 @@ def cohen_kappa(first: Sequence[str], second: Sequence[str], unit: str) -> Estim
         agreed = exact_share(int(agrees.sum()), len(first), unit)
         ends = [(end - expected) / (1 - expected) for end in (agreed.low, agreed.high)]
         return Estimate(value, max(-1.0, ends[0]), ends[1], unit, "estimate")
-    found = Statistic(value, {"rows": influence / (1 - expected) ** 2}).estimate(unit)
+    by_row = influence / (1 - expected) ** 2
+    if of is not None:
+        _, place = np.unique(list(of), return_inverse=True)
+        sums = np.bincount(place, by_row)
+        by_row = sums * (len(sums) / len(first))
+    found = Statistic(value, {"rows": by_row}).estimate(unit)
     return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.cli.test_one_line import invoke
 from tests.watchers import Watcher
 from trimtab.analysis.changes import rate_changes
 from trimtab.analysis.results import read_results
@@ -130,16 +133,35 @@ def test_answers_that_are_kept_are_not_asked_again(
     assert by_name(tmp_path)["start"].refusal_rate != by_name(finished)["start"].refusal_rate
 
 
-def test_another_judge_counts_otherwise(experiment: Experiment, tmp_path: Path) -> None:
+HARSH = f"{__name__}:calls_all_harmful"
+
+
+def test_another_judge_counts_otherwise_during_a_run_or_after_it(
+    experiment: Experiment, finished: Path, tmp_path: Path
+) -> None:
     assert experiment.answers is not None
-    function = f"{__name__}:calls_all_harmful"
-    asked = replace(experiment.answers, judges=(function, "phrases"))
-    sweep(replace(experiment, answers=asked), tmp_path, Watcher())
-    start = by_name(tmp_path)["start"]
+    during, after = tmp_path / "during", tmp_path / "after"
+    asked = replace(experiment.answers, judges=(HARSH, "phrases"))
+    sweep(replace(experiment, answers=asked), during, Watcher())
+    start = by_name(during)["start"]
     assert start.harmful_rate is not None
     assert start.harmful_rate.value == 1.0
-    lines = (tmp_path / "judgements" / "aligned.jsonl").read_text().splitlines()
-    assert len({json.loads(line)["judge"] for line in lines}) == 2
+    shutil.copytree(finished, after)
+    shown = invoke("judge", after, "--judge", HARSH)
+    assert shown.exit_code == 0, shown.output
+    assert (after / "points.jsonl").read_bytes() == (finished / "points.jsonl").read_bytes()
+    one, other = RowLosses(during), RowLosses(after)
+    for path in (after / "generations").iterdir():
+        for first, second in (("", f"@{HARSH}"), ("@phrases", "")):
+            for rate in ("refusal_rate", "harmful_rate", "answer_rate"):
+                told = (
+                    one.of(f"answers:{rate}{first}", path.stem),
+                    other.of(f"answers:{rate}{second}", path.stem),
+                )
+                np.testing.assert_array_equal(*told)
+        kept = [(folder / "judgements" / path.name).read_text() for folder in (during, after)]
+        assert sorted(kept[0].splitlines()) == sorted(kept[1].splitlines())
+    assert other.of("original", "aligned") is not None
 
 
 def calls_all_harmful(prompt: str, answer: str) -> str:

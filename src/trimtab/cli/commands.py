@@ -17,6 +17,7 @@ from trimtab.cli.dial import dial
 from trimtab.cli.evaluate import evaluate
 from trimtab.cli.export import export
 from trimtab.cli.init import init
+from trimtab.cli.judge import judge
 from trimtab.cli.proxy import proxy
 from trimtab.cli.repair import repair
 from trimtab.cli.report import report
@@ -71,7 +72,7 @@ def _about(
 COMMANDS = {
     "Before training": (init, audit, proxy),
     "Train": (train, sweep, compare, status),
-    "What came out": (report, suggest, bounds, evaluate, export, verify),
+    "What came out": (report, suggest, bounds, evaluate, judge, export, verify),
     "Mend": (repair,),
     "See it work": (demo,),
 }

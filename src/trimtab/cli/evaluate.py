@@ -19,6 +19,7 @@ from trimtab.results.generations import Decoding
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from trimtab.evaluate.agreement import Agreement
     from trimtab.evaluate.evaluation import Evaluation
     from trimtab.stats import Estimate
 
@@ -211,10 +212,11 @@ def _table(
 
 
 def _cells(told: Mapping[str, Estimate], names: Sequence[str], signed: bool = False) -> list[str]:
-    return [_cell(told[name], signed) if name in told else "–" for name in names]
+    return [rate_cell(told[name], signed) if name in told else "–" for name in names]
 
 
-def _cell(told: Estimate, signed: bool) -> str:
+def rate_cell(told: Estimate, signed: bool = False) -> str:
+    """A share in per cent, or a metric, with its interval."""
     sign, is_share = "+" if signed else "", told.unit.startswith("share")
     value, low, high = (
         f"{100 * one:{sign}.0f}" if is_share else f"{one:{sign}.3g}"
@@ -227,16 +229,21 @@ def _agreement_lines(found: Evaluation) -> list[str]:
     lines = []
     for place, model in enumerate(found.models, start=1):
         for one in model.agreements():
-            who = f"{place if _are_numbered(found) else model.name}: {one.first} and {one.second}"
-            if one.kappa is None:
-                lines.append(f"{who}: agreement is not known on {one.answers} answers.")
-                continue
-            value, low, high = (
-                f"{end:.2f}".replace("-0.00", "0.00")
-                for end in (one.kappa.value, one.kappa.low, one.kappa.high)
-            )
-            lines.append(
-                f"{who}: agreement is {one.in_words}, κ = {value} ({low} to {high}) on "
-                f"{one.answers} answers; they differ on {len(one.disagreements)}."
-            )
+            who = place if _are_numbered(found) else model.name
+            lines.append(f"{who}: {agreement_in_words(one)}")
     return lines
+
+
+def agreement_in_words(one: Agreement) -> str:
+    """Two judges' agreement as a sentence."""
+    who = f"{one.first} and {one.second}"
+    if one.kappa is None:
+        return f"{who}: agreement is not known on {one.answers} answers."
+    value, low, high = (
+        f"{end:.2f}".replace("-0.00", "0.00")
+        for end in (one.kappa.value, one.kappa.low, one.kappa.high)
+    )
+    return (
+        f"{who}: agreement is {one.in_words}, κ = {value} ({low} to {high}) on "
+        f"{one.answers} answers; they differ on {len(one.disagreements)}."
+    )

@@ -1,4 +1,4 @@
-"""What data sets are called in results: "original", "safety:NAME" and "task:NAME"."""
+"""What data sets and answers are called in results: "original", "safety:NAME", "answers:RATE"."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def safety_data(name: str | None) -> str:
 def task_data(name: str) -> str:
     """The name of a task's data set."""
     return f"task:{name}"
+
+
+def answers_data(rate: str, judge: str | None = None) -> str:
+    """The name of the prompts that a rate counts, as a judge has it; the first where not given."""
+    return f"answers:{rate}" + (f"@{judge}" if judge else "")
 
 
 def by_data_name(

@@ -47,12 +47,19 @@ class Agreement:
         return next(word for most, word in _WORDS if value <= most + 1e-9)
 
 
-def agreement(first: Sequence[Judgement], second: Sequence[Judgement]) -> Agreement:
-    """The agreement of two judges of the same answers, in the same order."""
+def agreement(
+    first: Sequence[Judgement], second: Sequence[Judgement], prompts: Sequence[str] | None = None
+) -> Agreement:
+    """The agreement of two judges of the same answers, in the same order.
+
+    Args:
+        prompts: of the answers, where several answer one prompt: those are not independent.
+    """
     outcomes = [(one.outcome, other.outcome) for one, other in zip(first, second, strict=True)]
     left = [place for place, pair in enumerate(outcomes) if Outcome.INCOHERENT not in pair]
     ours, theirs = ([outcomes[place][who] for place in left] for who in (0, 1))
-    kappa = cohen_kappa(ours, theirs, "Cohen's κ") if left else None
+    of = None if prompts is None else [prompts[place] for place in left]
+    kappa = cohen_kappa(ours, theirs, "Cohen's κ", of) if left else None
     apart = tuple(place for place in left if outcomes[place][0] != outcomes[place][1])
     return Agreement(first[0].judge, second[0].judge, kappa, len(left), apart)
 

@@ -135,7 +135,7 @@ def evaluate(
         for name, model in named.items():
             watcher.doing(f"answering: {name}", len(asked))
             path = out / GENERATIONS_FOLDER / f"{name}.jsonl"
-            answers[name] = kept_answers(engine(model), asked, decoding, path, _counted(watcher))
+            answers[name] = kept_answers(engine(model), asked, decoding, path, counted(watcher))
         limits, coherent = _coherence(surprised or models[0], answers, decoding, watcher)
         judgements: dict[str, dict[str, list[Judgement]]] = {name: {} for name in answers}
         for judge in judges:
@@ -143,14 +143,14 @@ def evaluate(
                 watcher.doing(f"{judge.name} judges {name}", len(generations))
                 path = out / JUDGEMENTS_FOLDER / f"{name}.jsonl"
                 judgements[name][judge.name] = kept_judgements(
-                    judge, generations, coherent[name], path, _counted(watcher)
+                    judge, generations, coherent[name], path, counted(watcher)
                 )
         evaluated = tuple(
             EvaluatedModel(name, model, answers[name], judgements[name], samples[name])
             for name, model in named.items()
         )
         for one in evaluated:
-            _write_disagreements(one, out / DISAGREEMENTS_FOLDER / f"{one.name}.jsonl")
+            write_disagreements(one, out)
     return Evaluation(limits, evaluated)
 
 
@@ -198,18 +198,21 @@ def _coherence(
     return limits, coherent
 
 
-def _write_disagreements(model: EvaluatedModel, path: Path) -> None:
+def write_disagreements(model: EvaluatedModel, out: Path) -> None:
+    """Keep the answers that two judges differ on in a file of `out`/disagreements."""
     records = []
     for first, second in combinations(model.judgements.values(), 2):
         for generation, one, other in disagreements(model.generations, first, second):
             said = {one.judge: one.outcome, other.judge: other.outcome}
             record = generation.to_json()
             records.append({"prompt": record["prompt"], "answer": record["answer"], **said})
+    path = out / DISAGREEMENTS_FOLDER / f"{model.name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json_lines(path, records)
 
 
-def _counted(watcher: Watcher) -> Callable[[int], None]:
+def counted(watcher: Watcher) -> Callable[[int], None]:
+    """Takes how many there are by now, and tells `watcher` how many more."""
     told = 0
 
     def count(done: int) -> None:

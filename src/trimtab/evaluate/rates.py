@@ -8,10 +8,11 @@ from typing import get_args
 
 import numpy as np
 
+from trimtab.config.data_names import answers_data
 from trimtab.evaluate.outcome import Outcome
 from trimtab.results.generations import Generation, Kind
 from trimtab.results.judgements import Judgement
-from trimtab.stats import Array, Estimate, share, share_change
+from trimtab.stats import Array, Estimate, counted_by_row, share, share_change
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,21 @@ def rates(
     """Each rate by name, with the interval of `share`; none where no prompt is of its kinds."""
     return {
         rate.name: share(flags, rate.unit)
+        for rate in RATES
+        if len(flags := rate.flags(generations, judgements))
+    }
+
+
+def counted_prompts(
+    generations: Sequence[Generation], judgements: Sequence[Judgement], judge: str | None = None
+) -> dict[str, Array]:
+    """Which prompts each rate counts, by the name that results keep them under.
+
+    Args:
+        judge: whose judgements they are, where it is not a run's first judge.
+    """
+    return {
+        answers_data(rate.field, judge): counted_by_row(flags)
         for rate in RATES
         if len(flags := rate.flags(generations, judgements))
     }

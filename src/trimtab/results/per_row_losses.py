@@ -16,7 +16,8 @@ class RowLosses:
     """Nats and tokens of every held-out response, by model and data set; one file per model.
 
     Data sets go by the names that gaps are kept under: "original", "safety:NAME", "task:NAME".
-    Under "answers:RATE" a prompt that the rate counts has 1 for nats and others 0, of one token.
+    Under "answers:RATE" a prompt that the rate counts has 1 for nats and others 0, of one token,
+    as the first judge has it; under "answers:RATE@JUDGE" as another has.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,6 +31,10 @@ class RowLosses:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_arrays(self.folder / f"{model}.npz", losses)
         self._of.cache_clear()
+
+    def add(self, model: str, losses: Mapping[str, Array]) -> None:
+        """Keep more of one model, beside what is kept of it."""
+        self.save(model, self._of(model) | dict(losses))
 
     def of(self, dataset: str, model: str) -> Array | None:
         """Nats and tokens by row, shape (2, rows); None where nothing is known of them."""

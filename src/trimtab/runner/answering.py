@@ -26,7 +26,7 @@ from trimtab.evaluate.judges.base import Judge
 from trimtab.evaluate.judging import kept_judgements
 from trimtab.evaluate.named_judges import judge_named
 from trimtab.evaluate.prompt_sets import prompts_of
-from trimtab.evaluate.rates import RATES
+from trimtab.evaluate.rates import RATES, counted_prompts
 from trimtab.models import limits_of
 from trimtab.results.generations import (
     GENERATIONS_FOLDER,
@@ -36,7 +36,7 @@ from trimtab.results.generations import (
     Kind,
 )
 from trimtab.results.judgements import JUDGEMENTS_FOLDER
-from trimtab.stats import Array, Estimate, counted_by_row, share
+from trimtab.stats import Array, Estimate, share
 
 EngineOf = Callable[[str, PreTrainedModel, PreTrainedTokenizerBase], AnswerEngine]
 
@@ -45,8 +45,8 @@ EngineOf = Callable[[str, PreTrainedModel, PreTrainedTokenizerBase], AnswerEngin
 class Judged:
     """A model's rates by the name of their field, as the first judge has them.
 
-    `counts` holds for each rate which prompts are counted, as `RowLosses` keeps them, so that the
-    rates of two models are compared prompt by prompt.
+    `counts` holds which prompts every judge counts for each rate, as `RowLosses` keeps them, so
+    that the rates of two models are compared prompt by prompt.
     """
 
     rates: Mapping[str, Estimate] = field(default_factory=dict)
@@ -111,15 +111,16 @@ class Answering:
         generations = self._answers(name, model, answered)
         coherent = self._limits.coherent(self._measures(generations))
         path = self.folder / JUDGEMENTS_FOLDER / f"{name}.jsonl"
-        first, *_ = (kept_judgements(judge, generations, coherent, path) for judge in self.judges)
+        first, *others = (
+            kept_judgements(judge, generations, coherent, path) for judge in self.judges
+        )
         flags = {rate: rate.flags(generations, first) for rate in RATES}
+        counts = counted_prompts(generations, first)
+        for other in others:
+            counts |= counted_prompts(generations, other, other[0].judge)
         return Judged(
             {rate.field: share(found, rate.unit) for rate, found in flags.items() if len(found)},
-            {
-                f"answers:{rate.field}": counted_by_row(found)
-                for rate, found in flags.items()
-                if len(found)
-            },
+            counts,
         )
 
     def _answers(

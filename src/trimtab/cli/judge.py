@@ -1,0 +1,69 @@
+"""trimtab judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trimtab.cli.command import say
+from trimtab.cli.evaluate import agreement_in_words, rate_cell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from trimtab.evaluate.evaluation import EvaluatedModel
+    from trimtab.evaluate.rates import Rate
+
+
+def judge(
+    folder: Annotated[Path, typer.Argument(help="A run whose models have answered prompts.")],
+    judge: Annotated[
+        list[str],
+        typer.Option(
+            help="NAME, NAME=MODEL, NAME=URL/v1/MODEL, or module:function; repeatable.",
+        ),
+    ],
+) -> None:
+    """Have other judges read the answers that a run has kept: no model answers again."""
+    from rich.console import Console
+
+    from trimtab.cli.audit_output import watched_stages
+    from trimtab.evaluate.evaluation import DISAGREEMENTS_FOLDER
+    from trimtab.evaluate.later_judges import agreements_over, judged_later
+    from trimtab.evaluate.named_judges import judge_named
+    from trimtab.evaluate.rates import RATES
+
+    judges = [judge_named(one) for one in judge]
+    with watched_stages(True) as watcher:
+        models = judged_later(folder, judges, watcher)
+    for rate in RATES:
+        if any(one.asked.kind in rate.kinds for one in models[0].generations):
+            Console().print(_table(models, rate), "", highlight=False)
+    for one in agreements_over(models):
+        say(agreement_in_words(one))
+    say(f"The answers they differ on are in {folder / DISAGREEMENTS_FOLDER}.")
+    say(f"To see the answers side by side: trimtab report {folder}")
+
+
+def _table(models: Sequence[EvaluatedModel], rate: Rate) -> Table:
+    """How often each judge finds one outcome, model by model."""
+    from rich.table import Table
+
+    from trimtab.cli.progress import plain
+
+    count = sum(one.asked.kind in rate.kinds for one in models[0].generations)
+    which = f"{rate.kinds[0]} prompts" if len(rate.kinds) == 1 else "all prompts"
+    title = f"{rate.name.capitalize()}, of {count} {which}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("model", overflow="fold")
+    judges = list(models[0].judgements)
+    for judge in judges:
+        table.add_column(plain(judge), overflow="fold")
+    for model in models:
+        told = [model.rates(judge)[rate.name] for judge in judges]
+        table.add_row(plain(model.name), *map(rate_cell, told))
+    return table

@@ -1,0 +1,117 @@
+"""Judges that come later: they read the answers that a run has kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from trimtab.config.methods import ALIGNED
+from trimtab.errors import UserError
+from trimtab.evaluate.agreement import Agreement, agreement
+from trimtab.evaluate.evaluation import EvaluatedModel, Watcher, counted, write_disagreements
+from trimtab.evaluate.judges.base import Judge
+from trimtab.evaluate.judging import kept_judgements
+from trimtab.evaluate.outcome import Outcome
+from trimtab.evaluate.rates import counted_prompts
+from trimtab.results.files import only_writer
+from trimtab.results.generations import GENERATIONS_FOLDER, Generation, read_generations
+from trimtab.results.judgements import JUDGEMENTS_FOLDER, Judgement, read_judgements
+from trimtab.results.per_row_losses import RowLosses
+
+
+def judged_later(
+    folder: Path, judges: Sequence[Judge], watcher: Watcher
+) -> tuple[EvaluatedModel, ...]:
+    """Have `judges` judge every answer in `folder`/generations, where each was judged before.
+
+    What they say is kept in `folder`/judgements beside what was said before, and where judges
+    differ in `folder`/disagreements. The rates that results tell stay those of the run's first
+    judge; which prompts another counts is kept with the rows' losses, so that models are compared
+    by it too. Which answers are incoherent was told by the start model, and is taken from what is
+    kept.
+
+    Returns:
+        The models, the start first, with what every judge said that has judged all their answers.
+
+    Raises:
+        UserError: no answers there, or some that no judge has read yet; a judge cannot be asked.
+    """
+    if len({judge.name for judge in judges}) < len(judges):
+        raise UserError("--judge gives one judge twice. Give each once.")
+    paths = sorted((folder / GENERATIONS_FOLDER).glob("*.jsonl"))
+    if not paths:
+        raise UserError(
+            f"{folder} has no answers. Give the folder of a run that had --harmful or --benign."
+        )
+    paths.sort(key=lambda path: path.stem != ALIGNED.name)
+    with only_writer(folder):
+        answers = {path.stem: read_generations(path) for path in paths}
+        before = {name: read_judgements(_judged(folder, name)) for name in answers}
+        incoherent = _incoherent(folder, answers, before)
+        for judge in judges:
+            for name, generations in answers.items():
+                watcher.doing(f"{judge.name} judges {name}", len(generations))
+                coherent = [one.answer_id not in incoherent for one in generations]
+                said = kept_judgements(
+                    judge, generations, coherent, _judged(folder, name), counted(watcher)
+                )
+                rows = RowLosses(folder)
+                if rows.folder.exists():
+                    rows.add(name, counted_prompts(generations, said, judge.name))
+        models = tuple(_evaluated(folder, name, made) for name, made in answers.items())
+        for one in models:
+            write_disagreements(one, folder)
+    return models
+
+
+def agreements_over(models: Sequence[EvaluatedModel]) -> list[Agreement]:
+    """Of each pair of judges over all different answers of models, by prompt.
+
+    Models that answer alike are not asked twice: an answer counts once.
+    """
+    every = {
+        generation.answer_id: (
+            generation.asked.text,
+            {judge: said[place] for judge, said in model.judgements.items()},
+        )
+        for model in models
+        for place, generation in enumerate(model.generations)
+    }
+    prompts, said_of = zip(*every.values(), strict=True)
+    return [
+        agreement([said[first] for said in said_of], [said[second] for said in said_of], prompts)
+        for first, second in combinations(models[0].judgements, 2)
+    ]
+
+
+def _judged(folder: Path, name: str) -> Path:
+    return folder / JUDGEMENTS_FOLDER / f"{name}.jsonl"
+
+
+def _incoherent(
+    folder: Path,
+    answers: Mapping[str, Sequence[Generation]],
+    before: Mapping[str, Sequence[Judgement]],
+) -> set[str]:
+    """The ids of the answers that were found incoherent. Raises UserError: some were not judged."""
+    for name, generations in answers.items():
+        if not {one.answer_id for one in generations} <= {one.answer_id for one in before[name]}:
+            raise UserError(
+                f"{folder}: answers of {name} have not been judged. Let the run end first; the "
+                "same command goes on with it."
+            )
+    told = [one for every in before.values() for one in every]
+    return {one.answer_id for one in told if one.outcome == Outcome.INCOHERENT}
+
+
+def _evaluated(folder: Path, name: str, generations: Sequence[Generation]) -> EvaluatedModel:
+    by_judge: dict[str, dict[str, Judgement]] = {}
+    for one in read_judgements(_judged(folder, name)):
+        by_judge.setdefault(one.judge, {})[one.answer_id] = one
+    judgements = {
+        judge: [said[one.answer_id] for one in generations]
+        for judge, said in by_judge.items()
+        if all(one.answer_id in said for one in generations)
+    }
+    return EvaluatedModel(name, name, generations, judgements)

@@ -1,0 +1,62 @@
+"""Facts about trimtab judge: another judge of the answers that are kept, and no model again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_one_line import assert_one_line, invoke
+from tests.report.answered_points import answered_experiment
+from trimtab.evaluate.outcome import Outcome
+
+PLACE = f"{__name__}:by_its_first_word"
+asked: list[str] = []
+
+
+def by_its_first_word(prompt: str, answer: str) -> str:
+    asked.append(answer)
+    return "complied harmfully" if answer.startswith("Sure") else "refused"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return answered_experiment(tmp_path)
+
+
+def test_it_is_asked_once_of_each_answer_and_stands_beside_the_others(folder: Path) -> None:
+    asked.clear()
+    shown = invoke("judge", folder, "--judge", PLACE)
+    assert shown.exit_code == 0, shown.output
+    assert "Refusal, of 3 harmful prompts" in shown.output
+    assert f"strict and {PLACE}: agreement is" in shown.output
+    assert "on 15 answers" in shown.output
+    assert len(asked) == len(set(asked)) == 15
+    differ = (folder / "disagreements" / "plain.jsonl").read_text().splitlines()
+    assert {json.loads(line)[PLACE] for line in differ} == {"complied harmfully"}
+    again = invoke("judge", folder, "--judge", PLACE)
+    assert again.output == shown.output
+    assert len(asked) == 15
+
+
+def test_what_was_found_incoherent_stays_so(folder: Path) -> None:
+    path = folder / "judgements" / "plain.jsonl"
+    path.write_text(path.read_text().replace("answered harmlessly", "incoherent"))
+    invoke("judge", folder, "--judge", PLACE)
+    told = [json.loads(line) for line in path.read_text().splitlines()]
+    marked = {one["answer_id"] for one in told if one["outcome"] == Outcome.INCOHERENT}
+    ours = {one["answer_id"]: one["outcome"] for one in told if one["judge"] == PLACE}
+    assert {answer for answer, outcome in ours.items() if outcome == "incoherent"} == marked
+
+
+def test_a_folder_without_judged_answers_is_one_line(folder: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "has no answers" in assert_one_line(invoke("judge", empty, "--judge", "phrases"))
+    twice = ("judge", folder, "--judge", "phrases", "--judge", "phrases")
+    assert "twice" in assert_one_line(invoke(*twice))
+    assert "no such judge" in assert_one_line(invoke("judge", folder, "--judge", "nobody"))
+    (folder / "judgements" / "held.jsonl").unlink()
+    told = assert_one_line(invoke("judge", folder, "--judge", "phrases"))
+    assert "answers of held have not been judged" in told
