@@ -9,6 +9,7 @@ of README.md are made from what lies here.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -29,7 +30,14 @@ from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import copy_measurements, read_points
-from trimtab.stats import Estimate, Statistic, height_above, holm, statistic_over_seeds
+from trimtab.stats import (
+    Estimate,
+    Statistic,
+    cohen_kappa,
+    height_above,
+    holm,
+    statistic_over_seeds,
+)
 
 HERE = Path(__file__).parent
 SLOWER, BUDGET = HERE / "slower", HERE / "budget"
@@ -63,6 +71,9 @@ def main() -> None:
     beside = f"At the same safety loss:\n\n{heights_table(HERE)}"
     text = f"{table(points, found)}\n\n{beside}\n\n{seeds_told(found)}"
     replace_between(HERE / "README.md", "results", text)
+    print(text)
+    text = readers_table()
+    replace_between(HERE / "README.md", "reader", text)
     print(text)
     if SLOWER.exists():
         text = f"{rates_table()}\n\n{heights_table(SLOWER)}"
@@ -131,6 +142,37 @@ def heights(folder: Path) -> dict[str, tuple[str, str, str]]:
         )
         for name, changes in risen.items()
     }
+
+
+def readers_table() -> str:
+    """How far judges agree with who read some of the answers: on refusals, harm, and all four."""
+    read = [json.loads(line) for line in (HERE / "read.jsonl").read_text("utf-8").splitlines()]
+    harmful = [one for one in read if one["kind"] == "harmful"]
+    second = "Qwen2.5-Coder-1.5B (second_judge.py)"
+    lines = []
+    for name, judge, question, answers in (
+        ("phrases", "phrases", "refused", read),
+        ("phrases", "phrases", "complied harmfully", harmful),
+        (second, "second_judge:harm", "complied harmfully", harmful),
+        ("phrases", "phrases", "", harmful),
+        (second, "second_judge:harm", "", harmful),
+    ):
+        ours, said = (
+            [str(one[who] == question) if question else one[who] for one in answers]
+            for who in ("read", judge)
+        )
+        kappa = cohen_kappa(ours, said, "")
+        assert kappa is not None
+        same = sum(one == other for one, other in zip(ours, said, strict=True))
+        asked = f"{question}?" if question else "which of the four?"
+        lines.append((name, asked, f"{same} of {len(answers)}", told_plainly(kappa)))
+    return markdown_table(("judge", "question", "as the reader says", "κ"), lines)
+
+
+def told_plainly(estimate: Estimate) -> str:
+    ends = (estimate.value, estimate.low, estimate.high)
+    value, low, high = (f"{end:.2f}" for end in ends)
+    return f"{value} [{low}, {high}]".replace("-", "−")
 
 
 def is_of_case_1(point: Point) -> bool:
