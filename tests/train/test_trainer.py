@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -232,17 +233,17 @@ def test_low_rank_penalty_step_balances_the_gradient_of_the_product(tmp_path: Pa
     a = torch.nn.Parameter(torch.randn(2, 5))
     b = torch.nn.Parameter(torch.randn(4, 2))
     part = LowRankPart((LowRankAdapter("weight", a, b, 1.5),))
-    penalty, rate, target = 0.3, 2e-3, torch.randn(4, 5)
+    penalty, target = 0.3, torch.randn(4, 5)
 
     def task_loss() -> torch.Tensor:
         return (1.5 * b @ a - target).square().sum()
 
-    for _ in range(20_000):
+    for rate in (*[1e-2] * 1000, *[2e-3] * 2000):
         gradients = torch.autograd.grad(task_loss(), [b, a])
         with torch.no_grad():
             for parameter, gradient in zip([b, a], gradients, strict=True):
                 parameter.sub_(rate * gradient)
-        part.shrink_(penalty, lambda parameter: torch.full_like(parameter, rate))
+        part.shrink_(penalty, partial(torch.full_like, fill_value=rate))
     objective = task_loss() + penalty * (1.5 * b @ a).square().sum()
     for gradient in torch.autograd.grad(objective, [b, a]):
         assert gradient.abs().max() < 2e-2
