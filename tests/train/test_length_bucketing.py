@@ -105,6 +105,29 @@ def test_what_cannot_be_trimmed_is_refused(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "buckets", "told"),
+    [
+        (None, True, "Set length_bucketing=False"),
+        ("loss-penalty", False, "weighs the tokens"),
+        (None, False, "pip install liger-kernel"),
+    ],
+)
+def test_a_loss_kernel_that_cannot_be_had_is_refused_by_name(
+    name: str | None, buckets: bool, told: str, tmp_path: Path
+) -> None:
+    model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+    with pytest.raises(UserError, match=f"^use_liger_kernel .*{told}"):
+        SafetyAwareSFTTrainer(
+            model,
+            args=tiny.config(tmp_path, use_liger_kernel=True, length_bucketing=buckets),
+            train_dataset=tiny.rows(8, seed=2),
+            safety_dataset=tiny.rows(8, seed=3),
+            objective=tiny.CONSTRAINTS[name] if name else None,
+            processing_class=tokenizer,
+        )
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("name", [None, "loss-penalty", "kl-penalty"])
 def test_padding_may_stand_on_either_side(

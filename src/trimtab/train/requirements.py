@@ -7,12 +7,34 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate.utils import DistributedType
 from torch.optim import Optimizer
+from transformers.utils import is_liger_kernel_available
 
 from trimtab.errors import UserError
 
 if TYPE_CHECKING:
     from trimtab.train.objectives.base import Objective
     from trimtab.train.trainer import SafetyAwareSFTTrainer
+
+
+def require_loss_kernel(trainer: SafetyAwareSFTTrainer) -> None:
+    """Raises UserError where Liger's fused loss is asked for and cannot be had."""
+    if not trainer.args.use_liger_kernel:
+        return
+    if trainer.length_bucketing:
+        raise UserError(
+            "use_liger_kernel gives a loss for a whole batch, and length_bucketing adds up losses "
+            "by token. Set length_bucketing=False, or leave use_liger_kernel out."
+        )
+    if trainer.objective is not None and trainer.objective.has_own_loss:
+        raise UserError(
+            "use_liger_kernel gives a loss for a whole batch, and the objective weighs the tokens "
+            "of task and safety rows apart. Leave use_liger_kernel out."
+        )
+    if not is_liger_kernel_available():
+        raise UserError(
+            "use_liger_kernel needs the package liger-kernel. Install it with pip install "
+            "liger-kernel, or leave use_liger_kernel out."
+        )
 
 
 def require_mean_losses_of_text(trainer: SafetyAwareSFTTrainer) -> None:

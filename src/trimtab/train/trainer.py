@@ -41,6 +41,7 @@ from trimtab.train.reference import AlignedReference
 from trimtab.train.requirements import (
     is_sharded,
     require_float32_weights,
+    require_loss_kernel,
     require_mean_losses_of_text,
     require_rows_that_it_can_read,
     require_shards_that_are_tensors,
@@ -155,6 +156,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         self._begun_on_shards = False
         self._seen = StepLosses()
         self._tokens: Tensor
+        require_loss_kernel(self)
         if self.length_bucketing:
             require_what_can_be_bucketed(self)
         self.add_callback(_Hooks(self))
