@@ -14,6 +14,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +46,12 @@ TASK, ORIGINAL, PROXY = "task:alpaca", "original", "safety:judging"
 REFUSED, ANSWERED = "answers:refusal_rate", "answers:answer_rate"
 START = "aligned"
 BY_SHARE = "case-one-by-share"
-BESIDE_CASE_1 = ("wise-ft", "dial", "alignment-parameter-radius")
+INTERPOLATING = "wise-ft"
+BESIDE_CASE_1 = (INTERPOLATING, "dial", "alignment-parameter-radius")
+PLANNED = 3
+"""Seeds."""
+OF_CASE_1, INTERPOLATION = "Case I’s front", "interpolation’s"
+LINES = (OF_CASE_1, INTERPOLATION)
 LABELLED = "Case I (alignment loss)"
 """The line whose values stand in the figure; all would hide each other."""
 
@@ -105,42 +111,56 @@ def rates_table() -> str:
 
 
 def heights_table(folder: Path) -> str:
-    """L_f above Case I's line at the same L_s."""
-    columns = ("model", "L_s − L_s(θ_s)", "L_f above Case I’s line", "adjusted p")
-    return markdown_table(columns, [(name, *told) for name, told in heights(folder).items()])
-
-
-def heights(folder: Path) -> dict[str, tuple[str, str, str]]:
-    """By setting its rise of L_s, its height above Case I's line and Holm's p; of all seeds."""
-    rows = RowLosses(folder)
-    above: dict[str, list[Statistic]] = defaultdict(list)
+    """L_f above two fronts at the same L_s, over all seeds: Case I's, and interpolation's."""
+    rows, points = RowLosses(folder), read_points(folder)
     risen: dict[str, list[Statistic]] = defaultdict(list)
-    points = [point for point in read_points(folder) if point.method is not ALIGNED]
-    for seed in sorted({point.seed for point in points}):
-        ours = [point for point in points if point.seed == seed]
-        line = [losses(rows, point) for point in ours if is_of_case_1(point)]
-        for point in ours:
-            name = named(point.spec)
-            if point.method.name not in BESIDE_CASE_1:
-                continue
-            height = height_above(line, *losses(rows, point))
-            risen[name].append(difference(rows, ORIGINAL, point, START))
-            if height is not None:
-                above[name].append(height)
-    # Of some seeds alone it would be another line's: told where every seed has it.
+    above: dict[str, dict[str, list[Statistic | None]]] = {one: defaultdict(list) for one in LINES}
+    for point in points:
+        if point.method.name not in BESIDE_CASE_1:
+            continue
+        name = named(point.spec)
+        risen[name].append(difference(rows, ORIGINAL, point, START))
+        for line, ends in lines_of(points, rows, point.seed).items():
+            if line != INTERPOLATION or point.method.name != INTERPOLATING:
+                above[line][name].append(height_above(ends, *losses(rows, point)))
+    told_of = {line: told_with_p(found) for line, found in above.items()}
+    cells = []
+    for name, changes in risen.items():
+        beside = [told_of[line].get(name, ("on it", "–")) for line in LINES]
+        cells.append((name, told(statistic_over_seeds(changes, ""), 1, 4), *chain(*beside)))
+    columns = ["model", "L_s − L_s(θ_s)"]
+    for line in LINES:
+        columns += [f"L_f above {line}", "adjusted p"]
+    return markdown_table(columns, cells)
+
+
+def told_with_p(found: dict[str, list[Statistic | None]]) -> dict[str, tuple[str, str]]:
+    """Heights over all seeds with Holm's p; of some seeds alone it would be another line's."""
     whole = {
-        name: statistic_over_seeds(found, "")
-        for name, found in above.items()
-        if len(found) == len(risen[name])
+        name: statistic_over_seeds([one for one in each if one is not None], "")
+        for name, each in found.items()
+        if None not in each
     }
     adjusted = dict(zip(whole, holm([p_value(one) for one in whole.values()]), strict=True))
     return {
-        name: (
-            told(statistic_over_seeds(changes, ""), 1, 4),
-            told(whole[name], 1, 4) if name in whole else "beyond its ends",
-            f"{adjusted[name]:.2g}" if name in whole else "–",
-        )
-        for name, changes in risen.items()
+        name: (told(whole[name], 1, 4), f"{adjusted[name]:.2g}")
+        if name in whole
+        else ("beyond its ends", "–")
+        for name in found
+    }
+
+
+def lines_of(
+    points: list[Point], rows: RowLosses, seed: int
+) -> dict[str, list[tuple[Statistic, Statistic]]]:
+    """The losses of a seed's models that make up each line, for others to be compared with."""
+    start = next(point for point in points if point.method is ALIGNED)
+    ours = [point for point in points if point.seed == seed and point.method is not ALIGNED]
+    case_1 = [p for p in ours if p.method is CASE_1 and p.proxy in ("judging", None)]
+    interpolated = [p for p in ours if p.spec.is_plain or p.method.name == INTERPOLATING]
+    return {
+        OF_CASE_1: [losses(rows, point) for point in case_1],
+        INTERPOLATION: [losses(rows, point) for point in (start, *interpolated)],
     }
 
 
@@ -175,11 +195,6 @@ def told_plainly(estimate: Estimate) -> str:
     return f"{value} [{low}, {high}]".replace("-", "−")
 
 
-def is_of_case_1(point: Point) -> bool:
-    """Whether it lies on the line of Case I's λ, of which plain fine-tuning is the end."""
-    return point.method is CASE_1 and point.proxy in ("judging", None)
-
-
 def losses(rows: RowLosses, point: Point) -> tuple[Statistic, Statistic]:
     """L_s and L_f."""
     one, other = (rows.loss(data, str(point.model)) for data in (ORIGINAL, TASK))
@@ -189,21 +204,12 @@ def losses(rows: RowLosses, point: Point) -> tuple[Statistic, Statistic]:
 def budget_table() -> str:
     """What was made of the budget, by seed and over all, and what it paid beside the others."""
     every, rows, those = read_points(HERE), RowLosses(HERE), RowLosses(BUDGET)
-    start = next(point for point in every if point.method is ALIGNED)
     found: list[tuple[Statistic | None, ...]] = []
     lines = []
     for point in read_points(BUDGET):
         if point.method is ALIGNED:
             continue
-        ours = [p for p in every if p.seed == point.seed and p.method is not ALIGNED]
-        fronts = (
-            [losses(rows, p) for p in ours if is_of_case_1(p)],
-            [
-                losses(rows, p)
-                for p in (start, *ours)
-                if p is start or p.spec.is_plain or p.method.name == "wise-ft"
-            ],
-        )
+        fronts = lines_of(every, rows, point.seed).values()
         changes = (
             difference(those, PROXY, point, START),
             difference(those, ORIGINAL, point, START),
@@ -218,8 +224,7 @@ def budget_table() -> str:
     ]
     lines.append(("all", *told_beside(together, "")))
     columns = (
-        "budget 0.03", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)", "L_f above Case I’s front",
-        "L_f above interpolation’s",
+        "budget 0.03", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)", *(f"L_f above {one}" for one in LINES),
     )  # fmt: skip
     return markdown_table(columns, lines)
 
@@ -398,7 +403,8 @@ def told(estimate: Estimate, factor: float, digits: int) -> str:
 
 def seeds_told(found: list[Setting]) -> str:
     most = max(len(one.points) for one in found)
-    return f"Of {most} seed{'s' if most > 1 else ''} so far; three are planned."
+    seeds = f"{most} seed{'s' if most > 1 else ''}"
+    return f"Of {seeds} so far; {PLANNED} are planned." if most < PLANNED else f"Of {seeds}."
 
 
 if __name__ == "__main__":
