@@ -323,8 +323,10 @@ def figure(points: list[Point], found: list[Setting], rows: RowLosses) -> Figure
         marks: tuple[list[Mark], list[Mark]] = [], []
         for one in settings:
             refused, helped = (
-                statistic_over_seeds(
-                    [known(rows.loss(which, str(point.model))) for point in one.points], ""
+                a_share(
+                    statistic_over_seeds(
+                        [known(rows.loss(which, str(point.model))) for point in one.points], ""
+                    )
                 )
                 for which in (REFUSED, ANSWERED)
             )
@@ -349,6 +351,11 @@ def figure(points: list[Point], found: list[Setting], rows: RowLosses) -> Figure
         for title, x, lines in zip(titles, across, (answered, learned), strict=True)
     )
     return Figure(1, "", panels, ())
+
+
+def a_share(estimate: Estimate) -> Estimate:
+    """The estimate with its interval cut to shares that there are."""
+    return replace(estimate, low=max(0.0, estimate.low), high=min(1.0, estimate.high))
 
 
 def axis_over(label: str, lines: list[Line], side: Literal["x", "y"]) -> Axis:
