@@ -40,6 +40,26 @@ def test_it_is_asked_once_of_each_answer_and_stands_beside_the_others(folder: Pa
     assert len(asked) == 15
 
 
+def stops_at_the_second_model(prompt: str, answer: str) -> str:
+    if "(held on" in answer:
+        raise KeyboardInterrupt
+    return "refused"
+
+
+def test_after_an_interruption_another_judge_is_told_and_the_first_goes_on(folder: Path) -> None:
+    stopped = invoke("judge", folder, "--judge", f"{__name__}:stops_at_the_second_model")
+    assert stopped.exit_code == 130
+    kept = (folder / "judgements" / "aligned.jsonl").read_text()
+    assert "stops_at_the_second_model" in kept
+    shown = invoke("judge", folder, "--judge", PLACE)
+    assert shown.exit_code == 0, shown.output
+    assert "stops_at_the_second_model" not in shown.output
+    assert "strict" in shown.output
+    assert set(kept.splitlines()) <= set(
+        (folder / "judgements" / "aligned.jsonl").read_text().splitlines()
+    )
+
+
 def test_what_was_found_incoherent_stays_so(folder: Path) -> None:
     path = folder / "judgements" / "plain.jsonl"
     path.write_text(path.read_text().replace("answered harmlessly", "incoherent"))

@@ -43,9 +43,11 @@ def judge(
     for rate in RATES:
         if any(one.asked.kind in rate.kinds for one in models[0].generations):
             Console().print(_table(models, rate), "", highlight=False)
-    for one in agreements_over(models):
+    agreements = agreements_over(models)
+    for one in agreements:
         say(agreement_in_words(one))
-    say(f"The answers they differ on are in {folder / DISAGREEMENTS_FOLDER}.")
+    if agreements:
+        say(f"The answers they differ on are in {folder / DISAGREEMENTS_FOLDER}.")
     say(f"To see the answers side by side: trimtab report {folder}")
 
 

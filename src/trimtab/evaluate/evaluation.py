@@ -119,8 +119,7 @@ def evaluate(
             "there is nothing to evaluate. Give --harmful or --benign, with judges, or tasks with "
             "--lm-eval or --inspect."
         )
-    if len({judge.name for judge in judges}) < len(judges):
-        raise UserError("--judge gives one judge twice. Give each once.")
+    require_each_once(judges)
     for harness in harnesses:
         installed_version(harness)  # one that lacks is told before anything is begun
     decoding, named = decoding or Decoding(), result_names(models)
@@ -152,6 +151,12 @@ def evaluate(
         for one in evaluated:
             write_disagreements(one, out)
     return Evaluation(limits, evaluated)
+
+
+def require_each_once(judges: Sequence[Judge]) -> None:
+    """Raises UserError: two judges have one name, by which what they say is kept."""
+    if len({judge.name for judge in judges}) < len(judges):
+        raise UserError("--judge gives one judge twice. Give each once.")
 
 
 def result_names(models: Sequence[str]) -> dict[str, str]:

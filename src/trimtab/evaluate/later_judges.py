@@ -9,7 +9,13 @@ from pathlib import Path
 from trimtab.config.methods import ALIGNED
 from trimtab.errors import UserError
 from trimtab.evaluate.agreement import Agreement, agreement
-from trimtab.evaluate.evaluation import EvaluatedModel, Watcher, counted, write_disagreements
+from trimtab.evaluate.evaluation import (
+    EvaluatedModel,
+    Watcher,
+    counted,
+    require_each_once,
+    write_disagreements,
+)
 from trimtab.evaluate.judges.base import Judge
 from trimtab.evaluate.judging import kept_judgements
 from trimtab.evaluate.outcome import Outcome
@@ -32,13 +38,13 @@ def judged_later(
     kept.
 
     Returns:
-        The models, the start first, with what every judge said that has judged all their answers.
+        The models, the start first, with what every judge said that has judged all of them: not
+        one that was interrupted and is not asked now.
 
     Raises:
         UserError: no answers there, or some that no judge has read yet; a judge cannot be asked.
     """
-    if len({judge.name for judge in judges}) < len(judges):
-        raise UserError("--judge gives one judge twice. Give each once.")
+    require_each_once(judges)
     paths = sorted((folder / GENERATIONS_FOLDER).glob("*.jsonl"))
     if not paths:
         raise UserError(
@@ -59,7 +65,7 @@ def judged_later(
                 rows = RowLosses(folder)
                 if rows.folder.exists():
                     rows.add(name, counted_prompts(generations, said, judge.name))
-        models = tuple(_evaluated(folder, name, made) for name, made in answers.items())
+        models = _evaluated(folder, answers)
         for one in models:
             write_disagreements(one, folder)
     return models
@@ -105,13 +111,28 @@ def _incoherent(
     return {one.answer_id for one in told if one.outcome == Outcome.INCOHERENT}
 
 
-def _evaluated(folder: Path, name: str, generations: Sequence[Generation]) -> EvaluatedModel:
-    by_judge: dict[str, dict[str, Judgement]] = {}
-    for one in read_judgements(_judged(folder, name)):
-        by_judge.setdefault(one.judge, {})[one.answer_id] = one
-    judgements = {
-        judge: [said[one.answer_id] for one in generations]
-        for judge, said in by_judge.items()
-        if all(one.answer_id in said for one in generations)
+def _evaluated(
+    folder: Path, answers: Mapping[str, Sequence[Generation]]
+) -> tuple[EvaluatedModel, ...]:
+    said = {
+        name: {(one.judge, one.answer_id): one for one in read_judgements(_judged(folder, name))}
+        for name in answers
     }
-    return EvaluatedModel(name, name, generations, judgements)
+    judges = [
+        judge
+        for judge in dict.fromkeys(judge for told in said.values() for judge, _ in told)
+        if all(
+            (judge, one.answer_id) in said[name]
+            for name, generations in answers.items()
+            for one in generations
+        )
+    ]
+    return tuple(
+        EvaluatedModel(
+            name,
+            name,
+            generations,
+            {judge: [said[name][judge, one.answer_id] for one in generations] for judge in judges},
+        )
+        for name, generations in answers.items()
+    )

@@ -26,7 +26,7 @@ from trimtab.evaluate.judges.base import Judge
 from trimtab.evaluate.judging import kept_judgements
 from trimtab.evaluate.named_judges import judge_named
 from trimtab.evaluate.prompt_sets import prompts_of
-from trimtab.evaluate.rates import RATES, counted_prompts
+from trimtab.evaluate.rates import RATES, counted_prompts, rates
 from trimtab.models import limits_of
 from trimtab.results.generations import (
     GENERATIONS_FOLDER,
@@ -36,7 +36,7 @@ from trimtab.results.generations import (
     Kind,
 )
 from trimtab.results.judgements import JUDGEMENTS_FOLDER
-from trimtab.stats import Array, Estimate, share
+from trimtab.stats import Array, Estimate
 
 EngineOf = Callable[[str, PreTrainedModel, PreTrainedTokenizerBase], AnswerEngine]
 
@@ -114,14 +114,11 @@ class Answering:
         first, *others = (
             kept_judgements(judge, generations, coherent, path) for judge in self.judges
         )
-        flags = {rate: rate.flags(generations, first) for rate in RATES}
+        told = rates(generations, first)
         counts = counted_prompts(generations, first)
         for other in others:
             counts |= counted_prompts(generations, other, other[0].judge)
-        return Judged(
-            {rate.field: share(found, rate.unit) for rate, found in flags.items() if len(found)},
-            counts,
-        )
+        return Judged({rate.field: told[rate.name] for rate in RATES if rate.name in told}, counts)
 
     def _answers(
         self,
