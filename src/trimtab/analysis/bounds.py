@@ -109,7 +109,7 @@ def bounds_beside(
     local, so what they give is an estimate. Theorem 3 holds for every model at the distance that
     was reached, and is given that.
 
-    Of a budget none speaks: its λ or ε was learned along the way.
+    Of a budget none speaks: it is a setting of a dial, which minimises no one λ's objective.
 
     Theorems 1, 2 and 4 bound the optimum of the objective. A trained model may stop short of it.
     """
