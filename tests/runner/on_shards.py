@@ -8,7 +8,7 @@ from typing import Any
 from torch.distributed.tensor import DTensor
 
 from tests.train.sharded import shard_what_is_trained_next
-from trimtab.cli import main
+from trimtab import cli
 from trimtab.runner import cluster, trainings
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
@@ -37,7 +37,7 @@ def prepared_on_shards(*given: Any) -> None:
     cluster._prepared(*given)
 
 
-if __name__ == "__main__":
+def main() -> None:
     os.environ["ACCELERATE_USE_FSDP"] = "true"  # as the launcher has it
     shard_every_training()
-    main()
+    cli.main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.runner.test_processes import launched
 from tests.small_worlds import small_world
+from trimtab import cli
 from trimtab.config.experiment import Block, Experiment, Training
 from trimtab.models import quiet_libraries
 from trimtab.results.store import read_points
@@ -62,18 +64,20 @@ def test_what_one_process_does_is_refused_under_a_launcher(tmp_path: Path) -> No
     assert "trimtab report is run by one process" in one_line(launched("report", tmp_path))
 
 
+def the_first_in_a_folder() -> None:
+    """The command, whose first process alone is where a relative path leads to a file."""
+    there = sys.argv.pop(1)
+    if os.environ["RANK"] == "0":
+        os.chdir(there)
+    cli.main()
+
+
 def test_what_one_process_alone_cannot_do_is_told_by_the_first(
     train: list[object], tmp_path: Path
 ) -> None:
     model = Path(str(train[2]))
     train[2] = model.name
-    in_its_own_folder = f"""[ $RANK = 0 ] && cd "{model.parent}"; exec "$@" """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["--no-python", "bash", "-c", in_its_own_folder, "bash"]
-    command += [sys.executable, "-m", "trimtab", *map(str, train)]
-    shown = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False
-    )
+    shown = launched(model.parent, *train, main=the_first_in_a_folder)
     line = one_line(shown)
     assert line.startswith("trimtab: process 1 of 2: model 'base' cannot be loaded")
     assert not (tmp_path / "out" / "points.jsonl").exists()

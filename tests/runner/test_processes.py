@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forked
+from tests.runner import on_shards
 from tests.small_worlds import small_world
+from trimtab import cli
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Answers, Block, Dial, Experiment, Training
 from trimtab.config.yaml_io import to_yaml
@@ -63,13 +67,10 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 
 def launched(
-    *given: object, processes: int = 2, module: str = "trimtab"
+    *given: object, processes: int = 2, main: Callable[[], None] = cli.main
 ) -> subprocess.CompletedProcess[str]:
     """The command in so many processes, or without a launcher in one."""
-    run = [sys.executable, "-m", module, *map(str, given)]
-    if processes > 1:
-        run[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return subprocess.run(run, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+    return forked.run(main, *given, processes=processes)
 
 
 def sweep_command(experiment: Experiment, folder: Path) -> list[object]:
@@ -188,10 +189,10 @@ def test_a_sweep_on_sharded_weights_has_the_points_of_one_process(
         keep_models=True,
     )
     folders = []
-    for module, processes in (("trimtab", 1), ("tests.runner.on_shards", 2)):
-        folder = tmp_path / module
+    for main, processes in ((cli.main, 1), (on_shards.main, 2)):
+        folder = tmp_path / f"in-{processes}"
         given = sweep_command(experiment, folder)
-        shown = launched(*given, processes=processes, module=module)
+        shown = launched(*given, processes=processes, main=main)
         assert shown.returncode == 0, shown.stderr
         folders.append(folder / "out")
     assert_same_results(folders[1], folders[0])

@@ -1,4 +1,4 @@
-"""Trainings whose weights FSDP2 divides between processes; a script for `torchrun`.
+"""Trainings whose weights FSDP2 divides between processes; for `torchrun`.
 
 `accelerate launch --cpu --use_fsdp` stays with plain data parallelism in silence, so the state is
 set as Accelerate sets it on accelerators, and every training asserts that its weights are shards.
@@ -6,7 +6,6 @@ set as Accelerate sets it on accelerators, and every training asserts that its w
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from pathlib import Path
@@ -211,8 +210,7 @@ def told_of(objective: Objective, folder: Path, version: int = 2, **settings: An
     return "nothing"
 
 
-if __name__ == "__main__":
-    gc.freeze()  # what was imported: Transformers collects garbage after every training
+def main() -> None:
     out = Path(sys.argv[1])
     for name, kind in PAIRS:
         objective, settings = ON_SHARDS[name]

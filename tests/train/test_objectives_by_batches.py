@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from trl import pack_dataset
 
+from tests import forked
 from tests.train import tiny
 from tests.train.tiny import assert_same, full_and_lora
 from trimtab import SafetyAwareSFTTrainer, UserError
@@ -48,11 +47,8 @@ def runs_by_process_count(tmp_path_factory: pytest.TempPathFactory) -> dict[int,
     for processes in (1, 2):
         folders[processes] = tmp_path_factory.mktemp(f"processes-{processes}")
         tiny.tiny_llama(folders[processes] / "model")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc_per_node={processes}", tiny.__file__]
-        command += [str(folders[processes]), str(16 // processes)]
-        run = subprocess.run(command, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
+        shown = forked.run(tiny.train_all, folders[processes], 16 // processes, processes=processes)
+        assert shown.returncode == 0, shown.stderr
     return folders
 
 

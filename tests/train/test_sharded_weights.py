@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +14,7 @@ from accelerate.utils import DistributedType
 from peft import get_peft_model
 
 import trimtab
+from tests import forked
 from tests.train import sharded, tiny
 from tests.train.tiny import assert_same
 from trimtab.errors import UserError
@@ -27,18 +26,13 @@ CLOSE = 1e-6
 """Relative, of float32 sums that are taken in another order."""
 
 
-ROOT = Path(__file__).parents[2]
-
-
 @pytest.fixture(scope="module")
 def on_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what two processes recorded of every training on sharded weights."""
     folder = tmp_path_factory.mktemp("sharded")
     tiny.tiny_llama(folder / "model")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node=2", "--module", sharded.__name__, str(folder)]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0, run.stderr
+    shown = forked.run(sharded.main, folder)
+    assert shown.returncode == 0, shown.stderr
     return folder
 
 

@@ -1,8 +1,7 @@
-"""A tiny model, rows for it, and one training run of a few steps; also a script for `torchrun`."""
+"""A tiny model, rows for it, and one training run of a few steps."""
 
 from __future__ import annotations
 
-import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -186,8 +185,7 @@ def weights(trainer: SFTTrainer) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
-if __name__ == "__main__":
-    gc.freeze()  # what was imported: Transformers collects garbage after every training
+def train_all() -> None:
     out, batch_size = Path(sys.argv[1]), int(sys.argv[2])
     settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2}
     arguments = config(out / "run", per_device_train_batch_size=batch_size, **settings)
