@@ -1,10 +1,10 @@
 """Take the runs' numbers into the repository, and write this folder's table.
 
-    python experiments/conflict/write.py [RUN [SLOWER [BUDGET]]]
+    python experiments/conflict/write.py [RUNS]
 
-Given the folder of the sweep, whole or so far, its points and what each held-out row and prompt
-gave are copied here; those of slower.yaml and budget.yaml go into folders of their own. The tables
-of README.md are made from what lies here.
+Given the folder of the sweeps, those of them that are whole are copied here: their points and what
+each held-out row and prompt gave; of budget.yaml and slower.yaml into folders of their own. The
+tables of README.md are made from what lies here.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 from scipy.stats import norm
@@ -26,11 +27,13 @@ from trimtab.report.axes import linear_ticks
 from trimtab.report.chart import Axis, Figure, Line, Mark, Panel
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import PLAIN_INK, START_INK, ink
+from trimtab.report.panels import ANCHORS, labelled
 from trimtab.report.renderer import images
 from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import copy_measurements, read_points
+from trimtab.runner.status import status_of
 from trimtab.stats import (
     Estimate,
     Statistic,
@@ -38,22 +41,37 @@ from trimtab.stats import (
     height_above,
     holm,
     statistic_over_seeds,
+    verdict,
 )
 
 HERE = Path(__file__).parent
-SLOWER, BUDGET = HERE / "slower", HERE / "budget"
+SLOWER, BUDGET, INTERPOLATED = HERE / "slower", HERE / "budget", HERE / "interpolated"
+TAKEN = {
+    "conflict": HERE,
+    "conflict-slower": SLOWER,
+    "conflict-budget": BUDGET,
+}
+"""Where the measurements of a run lie here."""
 TASK, ORIGINAL, PROXY = "task:alpaca", "original", "safety:judging"
 REFUSED, ANSWERED = "answers:refusal_rate", "answers:answer_rate"
 START = "aligned"
 BY_SHARE = "case-one-by-share"
 INTERPOLATING = "wise-ft"
 BESIDE_CASE_1 = (INTERPOLATING, "dial", "alignment-parameter-radius")
+BUDGETED = 0.03
+"""Nats per token, as budget.yaml and interpolate.py have it."""
 PLANNED = 3
 """Seeds."""
 OF_CASE_1, INTERPOLATION = "Case I’s front", "interpolation’s"
 LINES = (OF_CASE_1, INTERPOLATION)
-LABELLED = "Case I (alignment loss)"
-"""The line whose values stand in the figure; all would hide each other."""
+DRAWN = (
+    "plain fine-tuning",
+    "interpolation (WiSE-FT)",
+    "Case I (alignment loss)",
+    "dial",
+    "Case II (parameters, by ε)",
+)
+THE_START, PLAIN = ANCHORS
 
 
 @dataclass(frozen=True)
@@ -68,9 +86,8 @@ class Setting:
 
 
 def main() -> None:
-    for run, here in zip(sys.argv[1:], (HERE, SLOWER, BUDGET), strict=False):
-        here.mkdir(exist_ok=True)
-        copy_measurements(Path(run), here)
+    if len(sys.argv) > 1:
+        take(Path(sys.argv[1]))
     points, rows = read_points(HERE), RowLosses(HERE)
     found = settings_of(points, rows)
     write_atomically(HERE / "answers.png", images(figure(points, found, rows))[0])
@@ -86,9 +103,16 @@ def main() -> None:
         replace_between(HERE / "README.md", "slower", text)
         print(text)
     if BUDGET.exists():
-        text = budget_table()
+        text = budget_table() + (f"\n\n{interpolated_table()}" if INTERPOLATED.exists() else "")
         replace_between(HERE / "README.md", "budget", text)
         print(text)
+
+
+def take(runs: Path) -> None:
+    """Copy the measurements of the runs that are whole."""
+    for name, here in TAKEN.items():
+        if (runs / name).exists() and not status_of(runs / name).left:
+            copy_measurements(runs / name, here)
 
 
 def rates_table() -> str:
@@ -122,7 +146,7 @@ def heights_table(folder: Path) -> str:
         risen[name].append(difference(rows, ORIGINAL, point, START))
         for line, ends in lines_of(points, rows, point.seed).items():
             if line != INTERPOLATION or point.method.name != INTERPOLATING:
-                above[line][name].append(height_above(ends, *losses(rows, point)))
+                above[line][name].append(height_above(ends, *losses_of(rows, point)))
     told_of = {line: told_with_p(found) for line, found in above.items()}
     cells = []
     for name, changes in risen.items():
@@ -159,8 +183,8 @@ def lines_of(
     case_1 = [p for p in ours if p.method is CASE_1 and p.proxy in ("judging", None)]
     interpolated = [p for p in ours if p.spec.is_plain or p.method.name == INTERPOLATING]
     return {
-        OF_CASE_1: [losses(rows, point) for point in case_1],
-        INTERPOLATION: [losses(rows, point) for point in (start, *interpolated)],
+        OF_CASE_1: [losses_of(rows, point) for point in case_1],
+        INTERPOLATION: [losses_of(rows, point) for point in (start, *interpolated)],
     }
 
 
@@ -195,49 +219,81 @@ def told_plainly(estimate: Estimate) -> str:
     return f"{value} [{low}, {high}]".replace("-", "−")
 
 
-def losses(rows: RowLosses, point: Point) -> tuple[Statistic, Statistic]:
+def losses_of(rows: RowLosses, point: Point) -> tuple[Statistic, Statistic]:
     """L_s and L_f."""
     one, other = (rows.loss(data, str(point.model)) for data in (ORIGINAL, TASK))
     return known(one), known(other)
 
 
 def budget_table() -> str:
-    """What was made of the budget, by seed and over all, and what it paid beside the others."""
-    every, rows, those = read_points(HERE), RowLosses(HERE), RowLosses(BUDGET)
-    found: list[tuple[Statistic | None, ...]] = []
-    lines = []
-    for point in read_points(BUDGET):
-        if point.method is ALIGNED:
-            continue
-        fronts = lines_of(every, rows, point.seed).values()
-        changes = (
-            difference(those, PROXY, point, START),
-            difference(those, ORIGINAL, point, START),
-            *(height_above(line, *losses(those, point)) for line in fronts),
+    """What was made of the budget, by seed and over all, and what it paid beside the fronts."""
+    every, rows, losses = read_points(HERE), RowLosses(HERE), RowLosses(BUDGET)
+    found = {
+        point.seed: (
+            difference(losses, PROXY, point, START),
+            difference(losses, ORIGINAL, point, START),
+            *(
+                height_above(line, *losses_of(losses, point))
+                for line in lines_of(every, rows, point.seed).values()
+            ),
         )
-        found.append(changes)
-        kept = f", {point.budget_verdict}"
-        lines.append((f"seed {point.seed}", *told_beside(changes, kept)))
-    together = [
-        statistic_over_seeds([one for one in column if one], "") if all(column) else None
-        for column in zip(*found, strict=True)
-    ]
-    lines.append(("all", *told_beside(together, "")))
+        for point in models_of_budget()
+    }
     columns = (
-        "budget 0.03", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)", *(f"L_f above {one}" for one in LINES),
+        "dial set to 0.03", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)",
+        *(f"L_f above {one}" for one in LINES),
     )  # fmt: skip
-    return markdown_table(columns, lines)
+    return markdown_table(columns, by_seed(found))
 
 
-def told_beside(changes: Sequence[Statistic | Estimate | None], kept: str) -> list[str]:
-    """Changes by their intervals, the first with its verdict."""
-    first, *others = (
-        "beyond its ends"
-        if one is None
-        else told(one.estimate("") if isinstance(one, Statistic) else one, 1, 4)
-        for one in changes
+def interpolated_table() -> str:
+    """The same of plain fine-tuning brought back to the budget, and the dial's model beside it."""
+    every, rows = read_points(HERE), RowLosses(HERE)
+    ours, dials = RowLosses(INTERPOLATED), RowLosses(BUDGET)
+    plain = {p.seed: str(p.model) for p in every if p.spec.is_plain and p.method is not ALIGNED}
+    found: dict[int, tuple[Statistic | None, ...]] = {}
+    for point in models_of_budget():
+        at = {one: known(ours.loss(one, plain[point.seed])) for one in (PROXY, ORIGINAL, TASK)}
+        of_start = {one: known(rows.loss(one, START)) for one in at}
+        line = lines_of(every, rows, point.seed)[OF_CASE_1]
+        found[point.seed] = (
+            at[PROXY] - of_start[PROXY],
+            at[ORIGINAL] - of_start[ORIGINAL],
+            height_above(line, at[ORIGINAL], at[TASK]),
+            known(dials.loss(ORIGINAL, str(point.model))) - at[ORIGINAL],
+            known(dials.loss(TASK, str(point.model))) - at[TASK],
+        )
+    columns = (
+        "plain brought back to 0.03", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)",
+        f"L_f above {OF_CASE_1}", "dial’s L_s minus its", "dial’s L_f minus its",
+    )  # fmt: skip
+    return markdown_table(columns, by_seed(found))
+
+
+def models_of_budget() -> list[Point]:
+    return [point for point in read_points(BUDGET) if point.method is not ALIGNED]
+
+
+def by_seed(found: dict[int, tuple[Statistic | None, ...]]) -> list[tuple[str, ...]]:
+    """A line of changes to each seed, the first with its verdict, and one over all."""
+    lines = []
+    for seed, changes in found.items():
+        first, *others = map(told_or_beyond, changes)
+        kept = verdict(known(changes[0]).estimate(""), BUDGETED)
+        lines.append((f"seed {seed}", f"{first}, {kept}", *others))
+    over_all = (
+        told_or_beyond(statistic_over_seeds([one for one in column if one], ""))
+        if all(column)
+        else told_or_beyond(None)
+        for column in zip(*found.values(), strict=True)
     )
-    return [first + kept, *others]
+    return [*lines, ("all", *over_all)]
+
+
+def told_or_beyond(change: Statistic | Estimate | None) -> str:
+    if change is None:
+        return "beyond its ends"
+    return told(change.estimate("") if isinstance(change, Statistic) else change, 1, 4)
 
 
 def settings_of(points: list[Point], rows: RowLosses) -> list[Setting]:
@@ -304,72 +360,65 @@ def table(points: list[Point], found: list[Setting]) -> str:
 
 
 def figure(points: list[Point], found: list[Setting], rows: RowLosses) -> Figure:
-    """What every setting answers, and what its task loss is: means over the seeds.
+    """What settings answer, and what their task loss is: each seed, and the mean over the seeds.
 
-    Case I with its rows divided otherwise lies on Case I's line, and would hide it.
+    Those of `DRAWN` alone: more would hide each other, and all stand in the table.
     """
     start = next(point for point in points if point.method is ALIGNED)
-    gained = {
-        id(one): [difference(rows, TASK, point, START) for point in one.points] for one in found
-    }
-    by_method: dict[str, list[Setting]] = defaultdict(list)
-    for one in found:
-        if one.points[0].method.name != BY_SHARE:
-            by_method[line_of(one)].append(one)
-    answered, learned = [], []
-    for place, (name, settings) in enumerate(by_method.items()):
-        is_plain = settings[0].points[0].spec.is_plain
-        ink_of = PLAIN_INK if is_plain else ink(place, place)
-        marks: tuple[list[Mark], list[Mark]] = [], []
-        for one in settings:
-            refused, helped = (
-                a_share(
-                    statistic_over_seeds(
-                        [known(rows.loss(which, str(point.model))) for point in one.points], ""
-                    )
-                )
-                for which in (REFUSED, ANSWERED)
-            )
-            lost = statistic_over_seeds(gained[id(one)], "")
-            for into, x in zip(marks, (helped, lost), strict=True):
-                into.append(mark(x, refused, label_of(one) if name == LABELLED else ""))
-        answered.append(Line(name, ink_of, tuple(marks[0])))
-        learned.append(Line(name, ink_of, tuple(marks[1])))
-    assert start.refusal_rate
-    assert start.answer_rate
-    none = Estimate(0.0, 0.0, 0.0, "", "estimate")
-    for lines, x in ((answered, start.answer_rate), (learned, none)):
-        lines.append(Line("the start θₛ", START_INK, (mark(x, start.refusal_rate, ""),)))
-    upright = axis_over("harmful prompts refused (share)", answered, "y")
-    across = (
-        axis_over("benign prompts answered (share)", answered, "x"),
-        axis_over("task loss over the start’s (nats per token)", learned, "x"),
+
+    def rate_of(which: str, point: Point) -> float:
+        return known(rows.loss(which, str(point.model))).value
+
+    def learned(point: Point) -> float:
+        return difference(rows, TASK, point, START).value
+
+    def refused_against(across: Callable[[Point], float]) -> tuple[Line, ...]:
+        def mark(made: list[Point], label: str, joined: bool = True) -> Mark:
+            x = fmean(map(across, made))
+            y = fmean(rate_of(REFUSED, point) for point in made)
+            return Mark(x, y, None, None, (), joined, label)
+
+        lines = []
+        for place, name in enumerate(DRAWN):
+            settings = sorted((one for one in found if line_of(one) == name), key=value_of)
+            is_plain = settings[0].points[0].spec.is_plain
+            ink_of = PLAIN_INK if is_plain else ink(place, place)
+            means = [mark(one.points, PLAIN if is_plain else label_of(one)) for one in settings]
+            seeds = [mark([point], "", False) for one in settings for point in one.points]
+            lines.append(Line(name, ink_of, tuple(means), tuple(seeds)))
+        return (*lines, Line("the start θₛ", START_INK, (mark([start], THE_START),)))
+
+    def panel(title: str, label: str, across: Callable[[Point], float]) -> Panel:
+        lines = refused_against(across)
+        x, y = (
+            axis_over(label, lines, "x"),
+            axis_over("harmful prompts refused (share)", lines, "y"),
+        )
+        return Panel(title, x, y, labelled(lines, x, y))
+
+    answered = panel(
+        "What is answered: up and right is better",
+        "benign prompts answered (share)",
+        lambda point: rate_of(ANSWERED, point),
     )
-    titles = ("What is answered", "And what was learned")
-    panels = tuple(
-        Panel(title, x, upright, tuple(lines))
-        for title, x, lines in zip(titles, across, (answered, learned), strict=True)
+    of_task = panel(
+        "And what was learned: up and left is better",
+        "task loss over the start’s (nats per token)",
+        learned,
     )
-    return Figure(1, "", panels, ())
+    return Figure(1, "", (answered, of_task), ())
 
 
-def a_share(estimate: Estimate) -> Estimate:
-    """The estimate with its interval cut to shares that there are."""
-    return replace(estimate, low=max(0.0, estimate.low), high=min(1.0, estimate.high))
-
-
-def axis_over(label: str, lines: list[Line], side: Literal["x", "y"]) -> Axis:
-    """From the lowest end of an interval to the highest, with room for a label."""
-    marks = [one for line in lines for one in line.marks]
-    found = [one.x_interval if side == "x" else one.y_interval for one in marks]
-    ends = [end for interval in found if interval for end in interval]
-    margin = 0.08 * (max(ends) - min(ends))
-    low, high = min(ends) - margin, max(ends) + margin
+def axis_over(label: str, lines: Iterable[Line], side: Literal["x", "y"]) -> Axis:
+    """From the lowest value of a seed to the highest, with room for labels."""
+    found = [getattr(one, side) for line in lines for one in (*line.marks, *line.seeds)]
+    margin = 0.12 * (max(found) - min(found))
+    low, high = min(found) - margin, max(found) + margin
     return Axis(label, False, low, high, linear_ticks(low, high))
 
 
-def mark(x: Estimate, y: Estimate, label: str) -> Mark:
-    return Mark(x.value, y.value, (x.low, x.high), (y.low, y.high), (), True, label or None)
+def value_of(one: Setting) -> float:
+    return float(one.points[0].spec.value or 0.0)
 
 
 def line_of(one: Setting) -> str:

@@ -89,7 +89,7 @@ class Statistic:
     `influence` holds by sample, as "task:code", an array of shape (rows,): ψᵢ, with
     θ̂ − θ ≈ Σ over samples of mean ψᵢ (the delta method). Of one sample, statistics add row by row,
     so that what makes a row hard for two models cancels in their difference; different samples are
-    independent. Sums, differences and multiples of statistics are statistics.
+    independent. Sums, differences, multiples and quotients of statistics are statistics.
 
     >>> both = Statistic(1.0, {"a": np.array([-0.5, 0.5])}) - Statistic(
     ...     0.2, {"a": np.array([-0.5, 0.5])})
@@ -114,6 +114,17 @@ class Statistic:
 
     def __sub__(self, other: Statistic) -> Statistic:
         return self + other * -1.0
+
+    def __truediv__(self, other: Statistic) -> Statistic:
+        """a/b, with ψ = (ψ_a − (a/b)·ψ_b)/b.
+
+        >>> rows = {"a": np.array([-0.5, 0.5])}
+        >>> both = Statistic(3.0, {"a": 3 * rows["a"]}) / Statistic(1.0, rows)
+        >>> both.value, both.standard_error
+        (3.0, 0.0)
+        """
+        value = self.value / other.value
+        return Statistic(value, ((self - other * value) * (1 / other.value)).influence)
 
     @property
     def standard_error(self) -> float:

@@ -87,7 +87,7 @@ def panel(
     if against_strength:
         lines = tuple(_unlabelled(line) for line in lines)
     else:
-        lines = _labelled(lines, x_axis, y_axis)
+        lines = labelled(lines, x_axis, y_axis)
     if sum(curve.shaded for curve in curves) > 1:
         note = f"{note} {SEVERAL_LIMITS}".strip()
         curves = [replace(curve, shaded=False) for curve in curves]
@@ -204,7 +204,7 @@ def _unlabelled(line: Line) -> Line:
     return replace(line, marks=tuple(replace(mark, label=None) for mark in line.marks))
 
 
-def _labelled(lines: tuple[Line, ...], x_axis: Axis, y_axis: Axis) -> tuple[Line, ...]:
+def labelled(lines: tuple[Line, ...], x_axis: Axis, y_axis: Axis) -> tuple[Line, ...]:
     """Keep the labels of what starts and ends a line, where no mark and no label is in their way.
 
     The two that every plane is read by, the start and plain fine-tuning, are labelled before all

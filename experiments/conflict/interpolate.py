@@ -1,0 +1,99 @@
+"""Models brought back to a budget: WiSE-FT by the rule that sets a dial to it.
+
+    python experiments/conflict/interpolate.py RUNS/conflict RUNS/conflict-interpolated
+
+For each seed, the model between θ_s and one of the conflict's sweep, the plain one and that of
+λ = 0.3, is chosen on as many rows of safety data as budget.yaml has for validation, none of them
+held out. What each held-out row of the sweep costs it is written here. Some ten minutes a model on
+one core; where the model is there, it is only measured.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from trimtab.config.data_names import by_data_name
+from trimtab.config.data_source import DataSource
+from trimtab.config.methods import CASE_1
+from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
+from trimtab.data.encoding import encode
+from trimtab.data.rows import Row
+from trimtab.measure.losses import response_nll
+from trimtab.models import limits_of, load_model, quiet_libraries
+from trimtab.results.files import write_atomically
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Point
+from trimtab.results.store import read_points
+from trimtab.runner.post_hoc import interpolate_to_budget
+from trimtab.runner.runner import MODELS_FOLDER
+from trimtab.runner.sweep import read_roles
+from trimtab.runner.trainings import ALIGNED_FOLDER
+from trimtab.train.safety_stream import SafetyStream
+
+BUDGET = 0.03
+VALIDATION_ROWS = 128
+"""That choose; as many more are read, on which the function tells what it chose."""
+PENALTIES = (0.0, 0.3)
+
+
+def main() -> None:
+    run, out = map(Path, sys.argv[1:3])
+    quiet_libraries()
+    experiment = read_experiment(run / EXPERIMENT_FILE)
+    roles = read_roles(experiment)
+    held_out = {
+        name: split.held_out
+        for name, split in by_data_name(roles.original, roles.safety, roles.task).items()
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for point in brought_back(read_points(run)):
+        name = str(point.model)
+        model = out / name
+        if not model.exists():
+            choosing = choosing_rows(roles.safety["judging"].train, point.seed)
+            lines = "".join(json.dumps(as_record(row)) + "\n" for row in choosing)
+            file = out.resolve() / f"choosing-{point.seed}.jsonl"
+            write_atomically(file, lines)
+            aligned, tuned = str(run / ALIGNED_FOLDER), run / MODELS_FOLDER / name
+            source = DataSource(str(file))
+            found = interpolate_to_budget(tuned, aligned, model, BUDGET, source, experiment.lengths)
+            print(f"{name}: a share of {found.share:.3f} of θ_s", flush=True)
+        loaded, tokenizer = load_model(str(model))
+        losses = {}
+        for data, kept in held_out.items():
+            encoded = encode(kept, tokenizer, experiment.lengths, limits_of(loaded))
+            tokens = experiment.measure.tokens_per_batch
+            losses[data] = np.stack(response_nll(loaded, encoded, tokens))
+        RowLosses(Path(__file__).parent / "interpolated").save(name, losses)
+
+
+def brought_back(points: list[Point]) -> list[Point]:
+    """The models to bring back: one of each penalty and seed."""
+    tuned = [point for point in points if point.method is CASE_1 and point.proxy != "refusing"]
+    return [point for penalty in PENALTIES for point in tuned if point.spec.value == penalty]
+
+
+def choosing_rows(rows: tuple[Row, ...], seed: int) -> list[Row]:
+    """Safety rows that come too late in a seed's stream for any of its models to be trained on."""
+    stream = SafetyStream(
+        Dataset.from_dict({"row": range(len(rows))}),
+        collate=lambda rows: {},
+        rows_per_batch=1,
+        seed=seed,
+    )
+    return [rows[place] for place in stream.places(len(rows) // 2, 2 * VALIDATION_ROWS)]
+
+
+def as_record(row: Row) -> dict[str, object]:
+    """A row as a file of prompts and responses has it."""
+    (prompt,) = row.prompt
+    return {"prompt": prompt.content, "response": row.response}
+
+
+if __name__ == "__main__":
+    main()
