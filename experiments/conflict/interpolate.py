@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from trimtab.runner.trainings import ALIGNED_FOLDER
 from trimtab.train.safety_stream import SafetyStream
 
 BUDGET = 0.03
+"""Nats per token, as in budget.yaml."""
 VALIDATION_ROWS = 128
 """That choose; as many more are read, on which the function tells what it chose."""
 PENALTIES = (0.0, 0.3)
@@ -51,7 +53,7 @@ def main() -> None:
         for name, split in by_data_name(roles.original, roles.safety, roles.task).items()
     }
     out.mkdir(parents=True, exist_ok=True)
-    for point in brought_back(read_points(run)):
+    for point in chain(*(brought_back(read_points(run), one) for one in PENALTIES)):
         name = str(point.model)
         model = out / name
         if not model.exists():
@@ -72,10 +74,13 @@ def main() -> None:
         RowLosses(Path(__file__).parent / "interpolated").save(name, losses)
 
 
-def brought_back(points: list[Point]) -> list[Point]:
-    """The models to bring back: one of each penalty and seed."""
-    tuned = [point for point in points if point.method is CASE_1 and point.proxy != "refusing"]
-    return [point for penalty in PENALTIES for point in tuned if point.spec.value == penalty]
+def brought_back(points: list[Point], penalty: float) -> list[Point]:
+    """The models of a penalty to bring back, by seed."""
+    return [
+        point
+        for point in points
+        if point.method is CASE_1 and point.spec.value == penalty and point.proxy != "refusing"
+    ]
 
 
 def choosing_rows(rows: tuple[Row, ...], seed: int) -> list[Row]:

@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from scipy.stats import norm
+from interpolate import BUDGET as BUDGETED
+from interpolate import PENALTIES, brought_back
 
 from trimtab.config.methods import ALIGNED, CASE_1
 from trimtab.config.run_spec import RunSpec
@@ -58,8 +59,6 @@ START = "aligned"
 BY_SHARE = "case-one-by-share"
 INTERPOLATING = "wise-ft"
 BESIDE_CASE_1 = (INTERPOLATING, "dial", "alignment-parameter-radius")
-BUDGETED = 0.03
-"""Nats per token, as budget.yaml and interpolate.py have it."""
 PLANNED = 3
 """Seeds."""
 OF_CASE_1, INTERPOLATION = "Case I’s front", "interpolation’s"
@@ -103,7 +102,7 @@ def main() -> None:
         replace_between(HERE / "README.md", "slower", text)
         print(text)
     if BUDGET.exists():
-        text = budget_table() + (f"\n\n{interpolated_table()}" if INTERPOLATED.exists() else "")
+        text = "\n\n".join([budget_table(), *map(interpolated_table, PENALTIES)])
         replace_between(HERE / "README.md", "budget", text)
         print(text)
 
@@ -165,7 +164,7 @@ def told_with_p(found: dict[str, list[Statistic | None]]) -> dict[str, tuple[str
         for name, each in found.items()
         if None not in each
     }
-    adjusted = dict(zip(whole, holm([p_value(one) for one in whole.values()]), strict=True))
+    adjusted = dict(zip(whole, holm([one.p_value for one in whole.values()]), strict=True))
     return {
         name: (told(whole[name], 1, 4), f"{adjusted[name]:.2g}")
         if name in whole
@@ -240,31 +239,33 @@ def budget_table() -> str:
         for point in models_of_budget()
     }
     columns = (
-        "dial set to 0.03", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)",
+        f"dial set to {BUDGETED:g}", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)",
         *(f"L_f above {one}" for one in LINES),
     )  # fmt: skip
     return markdown_table(columns, by_seed(found))
 
 
-def interpolated_table() -> str:
-    """The same of plain fine-tuning brought back to the budget, and the dial's model beside it."""
-    every, rows = read_points(HERE), RowLosses(HERE)
-    ours, dials = RowLosses(INTERPOLATED), RowLosses(BUDGET)
-    plain = {p.seed: str(p.model) for p in every if p.spec.is_plain and p.method is not ALIGNED}
+def interpolated_table(penalty: float) -> str:
+    """The same of models of a penalty brought back to the budget, and the dial's beside them."""
+    rows, ours, dials = RowLosses(HERE), RowLosses(INTERPOLATED), RowLosses(BUDGET)
+    every = read_points(HERE)
+    dial_of = {point.seed: str(point.model) for point in models_of_budget()}
     found: dict[int, tuple[Statistic | None, ...]] = {}
-    for point in models_of_budget():
-        at = {one: known(ours.loss(one, plain[point.seed])) for one in (PROXY, ORIGINAL, TASK)}
-        of_start = {one: known(rows.loss(one, START)) for one in at}
+    for point in brought_back(every, penalty):
+        at = {data: known(ours.loss(data, str(point.model))) for data in (PROXY, ORIGINAL, TASK)}
+        of_dial = {data: known(dials.loss(data, dial_of[point.seed])) for data in at}
+        of_start = {data: known(rows.loss(data, START)) for data in at}
         line = lines_of(every, rows, point.seed)[OF_CASE_1]
         found[point.seed] = (
             at[PROXY] - of_start[PROXY],
             at[ORIGINAL] - of_start[ORIGINAL],
             height_above(line, at[ORIGINAL], at[TASK]),
-            known(dials.loss(ORIGINAL, str(point.model))) - at[ORIGINAL],
-            known(dials.loss(TASK, str(point.model))) - at[TASK],
+            of_dial[ORIGINAL] - at[ORIGINAL],
+            of_dial[TASK] - at[TASK],
         )
+    name = f"λ = {penalty:g}" if penalty else "plain"
     columns = (
-        "plain brought back to 0.03", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)",
+        f"{name} brought back to {BUDGETED:g}", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)",
         f"L_f above {OF_CASE_1}", "dial’s L_s minus its", "dial’s L_f minus its",
     )  # fmt: skip
     return markdown_table(columns, by_seed(found))
@@ -334,7 +335,7 @@ def named(spec: RunSpec) -> str:
 def table(points: list[Point], found: list[Setting]) -> str:
     judged = [statistic_over_seeds(one.judging, "") for one in found]
     others = [place for place, one in enumerate(found) if not one.points[0].spec.is_plain]
-    adjusted = dict(zip(others, holm([p_value(judged[place]) for place in others]), strict=True))
+    adjusted = dict(zip(others, holm([judged[place].p_value for place in others]), strict=True))
     start = next(point for point in points if point.method is ALIGNED)
     lines = [("aligned model θ_s", "–", rate([start], "refusal_rate"), rate([start], "answer_rate"),
               "–", "–", "0", "–")]  # fmt: skip
@@ -438,12 +439,6 @@ def difference(rows: RowLosses, dataset: str, point: Point, before: str) -> Stat
 def known(found: Statistic | None) -> Statistic:
     assert found is not None
     return found
-
-
-def p_value(judging: Estimate) -> float:
-    """Two-sided, of no change, by the width of the interval over prompts and seeds."""
-    error = (judging.high - judging.low) / (2 * norm.isf(0.025))
-    return float(2 * norm.sf(abs(judging.value) / error))
 
 
 def rate(points: list[Point], field: str) -> str:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
 Array = NDArray[np.float64]
@@ -65,6 +65,18 @@ class Estimate:
             low=self.low - reference,
             high=self.high - reference,
         )
+
+    @property
+    def p_value(self) -> float:
+        """Of a true value of 0, two-sided, of a normal error as wide as the interval.
+
+        >>> found = Estimate(0.3, 0.0, 0.6, "nats per token", "estimate")
+        >>> round(found.p_value, 3), found.minus(0.3).p_value, found.exact(0.3, "nats").p_value
+        (0.05, 1.0, 0.0)
+        """
+        if self.low == self.high:
+            return 0.0 if self.value else 1.0
+        return float(2 * norm.sf(abs(self.value) * 2 * _NORMAL / (self.high - self.low)))
 
 
 def verdict(change: Estimate, limit: float) -> Verdict:
