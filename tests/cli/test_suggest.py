@@ -34,7 +34,7 @@ def test_the_task_loss_of_plain_fine_tuning_stands_beside_that_of_the_setting() 
 
 
 def test_a_conservative_limit_is_told_beside_a_safety_loss_that_is_limited() -> None:
-    limit = "conservative upper limit of the safety loss's rise, valid at every look: 0."
+    limit = "upper limit of the safety loss's rise that assumes no distribution: 0."
     told = printed("smollm2-safety", "--budget", "0.1")
     assert told.count(limit) == told.count("safety loss over the start's on") == 4
     assert "certif" not in told

@@ -72,8 +72,8 @@ def _told(one: Suggestion, limits: list[Limit], folder: Path) -> list[str]:
             lines.append(f"    plain fine-tuning: {_value(one.plain.task_change)}{above}")
     if one.limit_at_every_look is not None and "safety loss" in verdicts:
         lines.append(
-            "  conservative upper limit of the safety loss's rise, valid at every look: "
-            f"{nats(one.limit_at_every_look)}"
+            f"  upper limit of the safety loss's rise that assumes no distribution: "
+            f"{nats(one.limit_at_every_look)} (the verdict goes by the interval)"
         )
     models = dict.fromkeys(
         folder / "models" / point.model for point in setting.points if point.model is not None
