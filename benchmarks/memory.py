@@ -63,8 +63,7 @@ class Case:
     def held(self) -> str:
         """What the weights are held in, and computed in where that is another."""
         held = self.dtype if self.quantization == "none" else f"{self.dtype} + {self.quantization}"
-        same = self.precision in ("float32", self.dtype)
-        return held if same else f"{held}, {self.precision} precision"
+        return held if self.precision == "float32" else f"{held}, {self.precision} precision"
 
     @property
     def trained(self) -> str:
@@ -78,6 +77,7 @@ CASES = (
     Case(),
     Case(dtype="bfloat16"),
     NF4,
+    replace(NF4, precision="bfloat16"),
     Case(checkpointing=False),
     Case(checkpointing=False, dtype="bfloat16"),
     replace(NF4, checkpointing=False),
@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     cases = (*CASES, *(SMOLLM2 if given.data else ()))
+    torch.set_num_threads(1)  # a forked process has none of its parent's, and would wait for them
     for warm in (Case(), NF4):
         measured(replace(warm, hidden=96, layers=2), given.data)
     print(*COLUMNS, sep=" | ", flush=True)

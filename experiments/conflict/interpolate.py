@@ -1,18 +1,17 @@
-"""Models brought back to a budget: WiSE-FT by the rule that sets a dial to it.
+"""Plain fine-tuning brought back to a budget: WiSE-FT by the rule that sets a dial to it.
 
     python experiments/conflict/interpolate.py RUNS/conflict RUNS/conflict-interpolated
 
-For each seed, the model between θ_s and one of the conflict's sweep, the plain one and that of
-λ = 0.3, is chosen on as many rows of safety data as budget.yaml has for validation, none of them
-held out. What each held-out row of the sweep costs it is written here. Some ten minutes a model on
-one core; where the model is there, it is only measured.
+For each seed, the model between θ_s and the plain one of the conflict's sweep is chosen on as
+many rows of safety data as budget.yaml has for validation, none of them held out. What each
+held-out row of the sweep costs it is written here. Some ten minutes a model on one core; where the
+model is there, it is only measured.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from datasets import Dataset
 
 from trimtab.config.data_names import by_data_name
 from trimtab.config.data_source import DataSource
-from trimtab.config.methods import CASE_1
+from trimtab.config.methods import ALIGNED
 from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
@@ -40,7 +39,6 @@ BUDGET = 0.03
 """Nats per token, as in budget.yaml."""
 VALIDATION_ROWS = 128
 """That choose; as many more are read, on which the function tells what it chose."""
-PENALTIES = (0.0, 0.3)
 
 
 def main() -> None:
@@ -53,7 +51,7 @@ def main() -> None:
         for name, split in by_data_name(roles.original, roles.safety, roles.task).items()
     }
     out.mkdir(parents=True, exist_ok=True)
-    for point in chain(*(brought_back(read_points(run), one) for one in PENALTIES)):
+    for point in plain_models(read_points(run)):
         name = str(point.model)
         model = out / name
         if not model.exists():
@@ -74,17 +72,13 @@ def main() -> None:
         RowLosses(Path(__file__).parent / "interpolated").save(name, losses)
 
 
-def brought_back(points: list[Point], penalty: float) -> list[Point]:
-    """The models of a penalty to bring back, by seed."""
-    return [
-        point
-        for point in points
-        if point.method is CASE_1 and point.spec.value == penalty and point.proxy != "refusing"
-    ]
+def plain_models(points: list[Point]) -> list[Point]:
+    """Those of plain fine-tuning, by seed."""
+    return [one for one in points if one.spec.is_plain and one.method is not ALIGNED]
 
 
 def choosing_rows(rows: tuple[Row, ...], seed: int) -> list[Row]:
-    """Safety rows that come too late in a seed's stream for any of its models to be trained on."""
+    """Safety rows that come too late in a seed's stream for any of its models to have read them."""
     stream = SafetyStream(
         Dataset.from_dict({"row": range(len(rows))}),
         collate=lambda rows: {},

@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Literal
 
 from interpolate import BUDGET as BUDGETED
-from interpolate import PENALTIES, brought_back
+from interpolate import plain_models
 
 from trimtab.config.methods import ALIGNED, CASE_1
 from trimtab.config.run_spec import RunSpec
@@ -102,7 +102,7 @@ def main() -> None:
         replace_between(HERE / "README.md", "slower", text)
         print(text)
     if BUDGET.exists():
-        text = "\n\n".join([budget_table(), *map(interpolated_table, PENALTIES)])
+        text = f"{budget_table()}\n\n{interpolated_table()}"
         replace_between(HERE / "README.md", "budget", text)
         print(text)
 
@@ -245,13 +245,13 @@ def budget_table() -> str:
     return markdown_table(columns, by_seed(found))
 
 
-def interpolated_table(penalty: float) -> str:
-    """The same of models of a penalty brought back to the budget, and the dial's beside them."""
+def interpolated_table() -> str:
+    """The same of plain models brought back to the budget, and the dial's beside them."""
     rows, ours, dials = RowLosses(HERE), RowLosses(INTERPOLATED), RowLosses(BUDGET)
     every = read_points(HERE)
     dial_of = {point.seed: str(point.model) for point in models_of_budget()}
     found: dict[int, tuple[Statistic | None, ...]] = {}
-    for point in brought_back(every, penalty):
+    for point in plain_models(every):
         at = {data: known(ours.loss(data, str(point.model))) for data in (PROXY, ORIGINAL, TASK)}
         of_dial = {data: known(dials.loss(data, dial_of[point.seed])) for data in at}
         of_start = {data: known(rows.loss(data, START)) for data in at}
@@ -263,9 +263,8 @@ def interpolated_table(penalty: float) -> str:
             of_dial[ORIGINAL] - at[ORIGINAL],
             of_dial[TASK] - at[TASK],
         )
-    name = f"λ = {penalty:g}" if penalty else "plain"
     columns = (
-        f"{name} brought back to {BUDGETED:g}", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)",
+        f"plain brought back to {BUDGETED:g}", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)",
         f"L_f above {OF_CASE_1}", "dial’s L_s minus its", "dial’s L_f minus its",
     )  # fmt: skip
     return markdown_table(columns, by_seed(found))
