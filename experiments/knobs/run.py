@@ -1,11 +1,10 @@
 """One hyperparameter at a time round a centre, for two tasks and two kinds of safety data.
 
-    python experiments/conflict/data.py DATA RUNS/conflict-data
-    cp DATA/{alpaca,dolly-sensitive,do-not-answer-chatgpt,safety-prompts}.jsonl.gz \\
-      RUNS/conflict-data
-    python experiments/knobs/run.py RUNS/conflict-data RUNS/knobs
+    cp DATA/{dolly-sensitive,do-not-answer-chatgpt}.jsonl.gz RUNS/conflict-data
+    python experiments/knobs/run.py RUNS/conflict-data RUNS/conflict/aligned RUNS/knobs [VARIANT]
 
-Some two hours a seed on one core; stop it at any time, the same command goes on.
+All start from the conflict's θ_s, with its data. Some two hours a task and seed on one core; stop
+it at any time, the same command goes on. Given names of variants, it makes those alone.
 """
 
 from __future__ import annotations
@@ -37,28 +36,29 @@ VARIANTS = {
     "rank-4": replace(CENTRE, lora_rank=4),
     "rank-64": replace(CENTRE, lora_rank=64),
 }
-SEEDS = (0, 1)
+TASKS = {"alpaca": "alpaca.jsonl.gz", "sensitive": "dolly-sensitive.jsonl.gz"}
+SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    data, runs = map(Path, sys.argv[1:3])
+    data, aligned, runs = (Path(given).resolve() for given in sys.argv[1:4])
     quiet_libraries()
     for seed in SEEDS:
-        for name in VARIANTS:
-            with TerminalWatcher(Console(stderr=True)) as watcher:
-                sweep(experiment(name, seed, data, runs), runs / f"{name}-{seed}", watcher)
+        for task in TASKS:
+            for name in sys.argv[4:] or VARIANTS:
+                made = experiment(name, task, seed, data, aligned)
+                with TerminalWatcher(Console(stderr=True)) as watcher:
+                    sweep(made, runs / f"{name}-{task}-{seed}", watcher)
 
 
-def experiment(name: str, seed: int, data: Path, runs: Path) -> Experiment:
-    """The sweep of a variant; all start from the θ_s that the first one has aligned."""
+def experiment(name: str, task: str, seed: int, data: Path, aligned: Path) -> Experiment:
+    """The sweep of a variant on a task."""
     training = VARIANTS[name]
-    first = f"{next(iter(VARIANTS))}-{SEEDS[0]}"
-    aligns = f"{name}-{seed}" == first
     # With another share of safety rows plain fine-tuning is the centre's.
     is_plain_the_same = replace(training, safety_share=CENTRE.safety_share) == CENTRE
     penalties = PENALTIES if name == "centre" else (1.0,) if is_plain_the_same else (0.0, 1.0)
     return Experiment(
-        model="smollm2" if aligns else str((runs / first / "aligned").resolve()),
+        model=str(aligned),
         original=DataSource("original.jsonl", held_out_rows=100),
         safety={
             "judging": DataSource("judging.jsonl", held_out_rows=16),
@@ -66,18 +66,14 @@ def experiment(name: str, seed: int, data: Path, runs: Path) -> Experiment:
                 "do-not-answer-chatgpt.jsonl.gz", where={"harmful": 0}, held_out_rows=16
             ),
         },
-        task={
-            "alpaca": DataSource("alpaca.jsonl.gz", held_out_rows=100),
-            "sensitive": DataSource("dolly-sensitive.jsonl.gz", held_out_rows=100),
-        },
-        align=replace(CENTRE, steps=100, batch_size=8, equal_rows=False) if aligns else None,
+        task={task: DataSource(TASKS[task], held_out_rows=100)},
         train=training,
         grid=(Block("alignment-loss", penalties),),
         answers=Answers(harmful=(answered("harmful"),), benign=(answered("benign"),), tokens=24),
         measure=Measuring(every=0),
         seeds=(seed,),
         lengths=Lengths(prompt=48, response=64),
-        data_root=str(data.resolve()),
+        data_root=str(data),
     )
 
 

@@ -1,130 +1,213 @@
-"""Take the runs' numbers into the repository, and write this folder's tables.
+"""Take the runs' numbers into the repository, and write the guide's tables and picture.
 
     python experiments/knobs/write.py [RUNS/knobs]
 
-Given the folder of the sweeps, whole or so far, their points and what each held-out row and prompt
-gave are copied here; the tables are made from what lies here.
+Given the folder of the sweeps, their points and what each held-out row and prompt gave are copied
+here; docs/guides/which-knob.md is written from the seeds of which all is here.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
+from typing import Literal
 
-from run import SEEDS, VARIANTS
+from run import SEEDS, VARIANTS, experiment
 
+from trimtab.analysis.labels import change_in_words, estimate_in_words
+from trimtab.config.grid import plan_of
 from trimtab.config.methods import ALIGNED
+from trimtab.report.axes import linear_ticks
+from trimtab.report.chart import Axis, Figure, Line, Mark, Panel
 from trimtab.report.markdown import markdown_table, replace_between
+from trimtab.report.palette import ink
+from trimtab.report.panels import ANCHORS, labelled
+from trimtab.report.renderer import images
+from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import POINTS_FILE, copy_measurements, read_points
-from trimtab.stats import Estimate, Statistic, statistic_over_seeds
+from trimtab.stats import Estimate, Statistic, height_above, holm, statistic_over_seeds
 
 HERE = Path(__file__).parent
-PAGE = HERE / "README.md"
+PAGE = HERE.parents[1] / "docs" / "guides" / "which-knob.md"
+PICTURE = PAGE.with_suffix(".png")
+ORIGINAL = "original"
 REFUSED, ANSWERED = "answers:refusal_rate", "answers:answer_rate"
-PER_TOKEN, POINTS = "nats per token", "points of a hundred"
 CENTRE = "centre"
 KINDS = {"judging": "safe answers and ordinary ones", "refusing": "safe answers alone"}
 TASKS = {"alpaca": "Alpaca", "sensitive": "Dolly on sensitive topics"}
+LAMBDA = "λ"
+PLAIN = ANCHORS[1]
+KNOBS = (LAMBDA, "safety share", "learning rate", "steps", "rank")
 
 
 @dataclass
 class Setting:
-    """A variant at a penalty, its changes from plain fine-tuning as the centre has it, by seed."""
+    """A variant at a penalty, over the seeds: what changed from plain fine-tuning at the centre."""
 
+    knob: str
+    value: float
+    """Of the knob."""
+    is_plain: bool
     task_paid: list[Statistic] = field(default_factory=list)
-    """L_f − L_f(plain)."""
+    """L_f − L_f(plain), nats per token."""
     safety_kept: list[Statistic] = field(default_factory=list)
-    """L_s(plain) − L_s."""
+    """L_s(plain) − L_s, nats per token."""
+    above: list[Statistic | None] = field(default_factory=list)
+    """L_f above λ's line at the same L_s, nats per token; None beyond the line's ends."""
+    refused: list[Statistic] = field(default_factory=list)
+    """Share of harmful prompts refused, minus plain's."""
     judging: list[Statistic] = field(default_factory=list)
     """J − J(plain), J = (share of harmful prompts refused + share of benign ones answered)/2."""
+
+    @property
+    def label(self) -> str:
+        if self.knob == LAMBDA:
+            return "plain (λ = 0)" if self.is_plain else f"λ = {self.value:g}"
+        return f"{self.knob} {self.value:g}{', plain' if self.is_plain else ''}"
+
+    @property
+    def place(self) -> tuple[int, bool, float]:
+        """Where it stands in a table."""
+        return KNOBS.index(self.knob), not self.is_plain, self.value
 
 
 def main() -> None:
     if len(sys.argv) > 1:
         take(Path(sys.argv[1]))
-    for task, title in TASKS.items():
-        for kind, words in KINDS.items():
-            found = settings_of(task, kind)
-            seeds = max((len(one.task_paid) for one in found.values()), default=0)
-            text = f"{title}; safety data: {words}; {seeds} seeds.\n\n{table(found)}"
+    found = {}
+    for task, kind in product(TASKS, KINDS):
+        seeds = [seed for seed in SEEDS if is_whole(task, kind, seed)]
+        if seeds:
+            found[task, kind] = settings_of(task, kind, seeds)
+            text = f"Safety data: {KINDS[kind]}. {of_seeds(seeds)}\n\n{table(found[task, kind])}"
             replace_between(PAGE, f"{task}-{kind}", text)
             print(text, end="\n\n")
+    write_atomically(PICTURE, images(figure(found))[0])
 
 
 def take(runs: Path) -> None:
     """Copy points and row losses of the sweeps, whole or so far."""
-    for name in VARIANTS:
-        for seed in SEEDS:
-            folder = runs / f"{name}-{seed}"
-            if (folder / POINTS_FILE).exists():
-                copy_measurements(folder, HERE / "results" / folder.name)
+    for variant, task, seed in product(VARIANTS, TASKS, SEEDS):
+        here = results(variant, task, seed)
+        if (runs / here.name / POINTS_FILE).exists():
+            copy_measurements(runs / here.name, here)
 
 
-def settings_of(task: str, kind: str) -> dict[str, Setting]:
-    """Every setting on a task with a kind of safety data, by its name; plain ones too."""
-    found: dict[str, Setting] = defaultdict(Setting)
-    for seed in SEEDS:
-        centre = HERE / "results" / f"{CENTRE}-{seed}"
-        plain = next((one for one in points_in(centre) if is_plain(one, task)), None)
-        if plain is None:
-            continue
-        before = rows_of(centre, plain, task)
+def results(variant: str, task: str, seed: int) -> Path:
+    return HERE / "results" / f"{variant}-{task}-{seed}"
+
+
+def is_whole(task: str, kind: str, seed: int) -> bool:
+    """Whether every variant's points are there, as far as a kind of safety data goes."""
+    for variant in VARIANTS:
+        folder = results(variant, task, seed)
+        made = {point.spec for point in read_points(folder)} if folder.exists() else set()
+        planned = plan_of(experiment(variant, task, seed, HERE, HERE)).specs
+        if any(spec not in made for spec in planned if spec.proxy == kind):
+            return False
+    return True
+
+
+def of_seeds(seeds: list[int]) -> str:
+    if len(seeds) == 1:
+        return "One seed: intervals are over rows and prompts, and leave out the seed's noise."
+    return f"{len(seeds)} seeds: intervals are over rows, prompts and seeds."
+
+
+def settings_of(task: str, kind: str, seeds: list[int]) -> list[Setting]:
+    """Every setting on a task with a kind of safety data."""
+    found: dict[tuple[str, float, bool], Setting] = {}
+    for seed in seeds:
+        centre = Losses(results(CENTRE, task, seed), task)
+        ours = models_of(CENTRE, seed, task, kind)
+        plain = next(point for point in ours if point.spec.is_plain)
+        line = [(centre.of(ORIGINAL, point), centre.of_task(point)) for point in ours]
         for variant in VARIANTS:
-            folder = HERE / "results" / f"{variant}-{seed}"
-            for point in points_in(folder):
-                if point is plain or point.task != task or point.method is ALIGNED:
-                    continue
-                if is_plain(point, task) or point.proxy == kind:
-                    after = rows_of(folder, point, task)
-                    setting = found[named(variant, point)]
-                    setting.task_paid.append(after[0] - before[0])
-                    setting.safety_kept.append(before[1] - after[1])
-                    setting.judging.append(after[2] - before[2])
-    return found
+            losses = Losses(results(variant, task, seed), task)
+            for point in models_of(variant, seed, task, kind):
+                turned = knob_of(variant, point)
+                one = found.setdefault(turned, Setting(*turned))
+                at = losses.of(ORIGINAL, point), losses.of_task(point)
+                one.safety_kept.append(centre.of(ORIGINAL, plain) - at[0])
+                one.task_paid.append(at[1] - centre.of_task(plain))
+                one.above.append(None if variant == CENTRE else height_above(line, *at))
+                one.refused.append(losses.of(REFUSED, point) - centre.of(REFUSED, plain))
+                one.judging.append(losses.judging(point) - centre.judging(plain))
+    return sorted(found.values(), key=lambda one: one.place)
 
 
-def points_in(folder: Path) -> list[Point]:
-    return read_points(folder) if (folder / POINTS_FILE).exists() else []
+@dataclass
+class Losses:
+    """What each held-out row and prompt gave to the losses and rates of a folder's models."""
 
+    folder: Path
+    task: str
 
-def is_plain(point: Point, task: str) -> bool:
-    return point.spec.is_plain and point.task == task and point.method is not ALIGNED
+    def __post_init__(self) -> None:
+        self._rows = RowLosses(self.folder)
 
-
-def rows_of(folder: Path, point: Point, task: str) -> tuple[Statistic, Statistic, Statistic]:
-    """L_f, L_s and J of a model, with what each row or prompt contributes."""
-    rows, model = RowLosses(folder), str(point.model)
-
-    def known(dataset: str) -> Statistic:
-        found = rows.loss(dataset, model)
-        assert found is not None, (folder, dataset, model)
+    def of(self, dataset: str, point: Point) -> Statistic:
+        found = self._rows.loss(dataset, str(point.model))
+        assert found is not None, (self.folder, dataset, point.model)
         return found
 
-    return known(f"task:{task}"), known("original"), (known(REFUSED) + known(ANSWERED)) * 0.5
+    def of_task(self, point: Point) -> Statistic:
+        return self.of(f"task:{self.task}", point)
+
+    def judging(self, point: Point) -> Statistic:
+        return (self.of(REFUSED, point) + self.of(ANSWERED, point)) * 0.5
 
 
-def named(variant: str, point: Point) -> str:
-    strength = "plain" if point.spec.is_plain else f"λ = {point.spec.value:g}"
-    if variant == CENTRE:
-        return strength
+def models_of(variant: str, seed: int, task: str, kind: str) -> list[Point]:
+    """The fine-tuned models of a variant, plain fine-tuning among them, which has every kind."""
+    return [
+        point
+        for point in read_points(results(variant, task, seed))
+        if point.method is not ALIGNED and point.proxy == kind
+    ]
+
+
+def knob_of(variant: str, point: Point) -> tuple[str, float, bool]:
+    """The knob that is turned, where it stands, and whether it is of plain fine-tuning."""
     knob, _, value = variant.rpartition("-")
-    return f"{knob.replace('-', ' ')} {value}, {strength}"
+    if variant == CENTRE:
+        return LAMBDA, float(point.spec.value or 0.0), point.spec.is_plain
+    return knob.replace("-", " "), float(value), point.spec.is_plain
 
 
-def table(found: dict[str, Setting]) -> str:
+def table(found: list[Setting]) -> str:
+    whole = {
+        one.label: statistic_over_seeds([each for each in one.above if each is not None], "")
+        for one in found
+        if None not in one.above
+    }
+    adjusted = dict(zip(whole, holm([one.p_value for one in whole.values()]), strict=True))
     lines = []
-    for name, one in found.items():
-        paid = statistic_over_seeds(one.task_paid, PER_TOKEN)
-        kept = statistic_over_seeds(one.safety_kept, PER_TOKEN)
-        judging = statistic_over_seeds([each * 100 for each in one.judging], POINTS)
-        lines.append((name, told(paid, 3), told(kept, 3), price(one, kept), told(judging, 1)))
+    for one in found:
+        kept = statistic_over_seeds(one.safety_kept, "")
+        above = ("–", "–")
+        if one.label in whole:
+            above = change_in_words(whole[one.label]), f"{adjusted[one.label]:.2g}"
+        elif one.knob != LAMBDA:
+            above = ("beyond its ends", "–")
+        lines.append(
+            (
+                one.label,
+                change_in_words(statistic_over_seeds(one.task_paid, "")),
+                change_in_words(kept),
+                price(one, kept),
+                *above,
+                points_in_words(statistic_over_seeds(one.refused, ""), 0),
+                points_in_words(statistic_over_seeds(one.judging, ""), 1),
+            )
+        )
     columns = (
         "setting", "task loss paid", "safety loss kept", "paid per nat kept",
-        "judging better by, points",
+        "above λ’s line", "adjusted p", "refused more, points", "judging better, points",
     )  # fmt: skip
     return markdown_table(columns, lines)
 
@@ -133,23 +216,68 @@ def price(one: Setting, kept: Estimate) -> str:
     """Nats of task loss per nat of safety loss, by the delta method; none where none is kept."""
     if kept.low <= 0:
         return "–"
-    ratios = [
-        quotient(paid, safety)
-        for paid, safety in zip(one.task_paid, one.safety_kept, strict=True)
-        if safety.value > 0
-    ]
-    return told(statistic_over_seeds(ratios, "nats per nat"), 2)
+    ratios = [a / b for a, b in zip(one.task_paid, one.safety_kept, strict=True)]
+    return estimate_in_words(statistic_over_seeds(ratios, ""))
 
 
-def quotient(above: Statistic, below: Statistic) -> Statistic:
-    """a/b, ψ = (ψ_a − (a/b)·ψ_b)/b."""
-    value = above.value / below.value
-    return Statistic(value, ((above - below * value) * (1 / below.value)).influence)
+def figure(found: dict[tuple[str, str], list[Setting]]) -> Figure:
+    """What each knob pays and keeps as it is turned, with safety data and without, by task."""
+    kind = next(iter(KINDS))
+    drawn = {
+        f"{TASKS[task]}: {title}": lines_of(found[task, kind], is_plain)
+        for task in TASKS
+        if (task, kind) in found
+        for title, is_plain in (("safety data at λ = 1", False), ("no safety data", True))
+    }
+    every = [line for lines in drawn.values() for line in lines]
+    across = axis_over("safety loss kept (nats per token)", every, "x")
+    upright = axis_over("task loss paid (nats per token)", every, "y")
+    panels = (
+        Panel(title, across, upright, labelled(tuple(lines), across, upright))
+        for title, lines in drawn.items()
+    )
+    return Figure(1, "", tuple(panels), ())
 
 
-def told(estimate: Estimate, digits: int) -> str:
-    ends = (estimate.value, estimate.low, estimate.high)
-    value, low, high = (f"{end:+.{digits}f}" for end in ends)
+def lines_of(found: list[Setting], is_plain: bool) -> list[Line]:
+    """λ's line, and one to each other knob through the centre, which has safety data or none."""
+    of_lambda = [one for one in found if one.knob == LAMBDA]
+    (centre,) = (one for one in of_lambda if one.value == (0 if is_plain else 1))
+    lines = [Line(LAMBDA, ink(0, 0), tuple(mark(one) for one in of_lambda))]
+    for place, knob in enumerate(KNOBS[1:], start=1):
+        turned = [one for one in found if one.knob == knob and one.is_plain == is_plain]
+        if turned:
+            low, high = turned
+            marks = (
+                mark(low),
+                replace(mark(centre), label=None),
+                mark(high),
+            )
+            lines.append(Line(knob, ink(place, place), marks))
+    return lines
+
+
+def mark(one: Setting) -> Mark:
+    """The mean over seeds; intervals, which pairing makes far smaller than bars here, are told."""
+    kept, paid = (statistic_over_seeds(each, "").value for each in (one.safety_kept, one.task_paid))
+    is_plain = one.is_plain and one.knob == LAMBDA
+    label = PLAIN if is_plain else f"{one.knob} {one.value:g}"
+    return Mark(kept, paid, None, None, (), True, label)
+
+
+def axis_over(label: str, lines: list[Line], side: Literal["x", "y"]) -> Axis:
+    """From the lowest value to the highest, 0 among them, with room for intervals and labels."""
+    found = [getattr(one, side) for line in lines for one in line.marks]
+    low, high = min(0.0, *found), max(0.0, *found)
+    margin = 0.15 * (high - low)
+    low, high = low - margin, high + margin
+    return Axis(label, False, low, high, linear_ticks(low, high))
+
+
+def points_in_words(change: Estimate, digits: int) -> str:
+    """A change of a share, in points of a hundred."""
+    ends = (change.value, change.low, change.high)
+    value, low, high = (f"{100 * end:+.{digits}f}" for end in ends)
     return f"{value} [{low}, {high}]".replace("-", "−")
 
 
