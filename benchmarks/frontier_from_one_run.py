@@ -43,8 +43,8 @@ from trimtab.config.methods import DIAL as DIAL_METHOD
 from trimtab.config.run_spec import RunSpec
 from trimtab.measure.losses import held_out_loss
 from trimtab.models import load_model, quiet_libraries
-from trimtab.report.axes import linear_ticks
-from trimtab.report.chart import Axis, Figure, Line, Mark, Panel
+from trimtab.report.axes import linear_axis
+from trimtab.report.chart import Figure, Line, Mark, Panel
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import START_INK, ink
 from trimtab.report.renderer import images
@@ -350,20 +350,17 @@ def draw(found: dict[str, Any], path: Path) -> None:
     start = Mark(safety, task, None, None, (), joined=False)
     lines.append(Line("aligned model θₛ", START_INK, (start,)))
     x_axis, y_axis = (
-        loss_axis(label, [getattr(mark, at) for line in lines for mark in line.marks])
-        for label, at in (("safety", "x"), ("task", "y"))
+        linear_axis(
+            f"{of} loss on held-out rows (nats per token)",
+            (getattr(mark, at) for line in lines for mark in line.marks),
+            margin=0.05,
+        )
+        for of, at in (("safety", "x"), ("task", "y"))
     )
     panel = Panel("Every trade-off of one training", x_axis, y_axis, tuple(lines))
     png, *_ = images(Figure(1, "", (panel,), ()))
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, png)
-
-
-def loss_axis(of: str, losses: list[float]) -> Axis:
-    margin = 0.05 * (max(losses) - min(losses))
-    low, high = min(losses) - margin, max(losses) + margin
-    label = f"{of} loss on held-out rows (nats per token)"
-    return Axis(label, False, low, high, linear_ticks(low, high))
 
 
 def told(values: list[float]) -> str:

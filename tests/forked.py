@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,26 +23,44 @@ from torch.multiprocessing import (
     start_processes,
 )
 
+from trimtab import cli
+
 multiprocessing.get_context("forkserver").set_forkserver_preload(
     ["tests.train.tiny", "trimtab.cli.commands", "trimtab.runner.sweep"]
 )
 
 
+LONGEST = 300.0
+"""Seconds that processes may take."""
+
+
 def run(
-    main: Callable[[], None], *given: object, processes: int = 2
+    *given: object, main: Callable[[], None] = cli.main, processes: int = 2
 ) -> subprocess.CompletedProcess[str]:
     """What `torchrun --nproc_per_node=PROCESSES` does with a module that has this main function.
 
     Where one process fails, the others are ended. What all of them print is returned.
+
+    Raises:
+        TimeoutExpired: they have not ended after `LONGEST`.
     """
     arguments = [main.__module__, *map(str, given)]
     status, raised = 0, ""
     with tempfile.TemporaryDirectory() as folder:
         each = (processes, _free_port(), main, arguments, Path(folder))
+        started = start_processes(
+            _as_launched, each, processes, join=False, start_method="forkserver"
+        )
+        end = time.monotonic() + LONGEST
         try:
-            start_processes(_as_launched, each, processes, start_method="forkserver")
+            while not started.join(max(0.0, end - time.monotonic())):
+                if time.monotonic() > end:
+                    raise subprocess.TimeoutExpired(arguments, LONGEST)
         except (ProcessExitedException, ProcessRaisedException) as ended:
             status, raised = getattr(ended, "exit_code", 1), str(ended)
+        finally:
+            for process in started.processes:
+                process.kill()
         out, err = (
             "".join(file.read_text() for file in sorted(Path(folder).glob(f"*.{stream}")))
             for stream in ("out", "err")

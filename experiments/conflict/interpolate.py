@@ -10,7 +10,6 @@ model is there, it is only measured.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -19,15 +18,13 @@ from datasets import Dataset
 
 from trimtab.config.data_names import by_data_name
 from trimtab.config.data_source import DataSource
-from trimtab.config.methods import ALIGNED
 from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
 from trimtab.measure.losses import response_nll
 from trimtab.models import limits_of, load_model, quiet_libraries
-from trimtab.results.files import write_atomically
+from trimtab.results.files import write_json_lines
 from trimtab.results.per_row_losses import RowLosses
-from trimtab.results.result import Point
 from trimtab.results.store import read_points
 from trimtab.runner.post_hoc import interpolate_to_budget
 from trimtab.runner.runner import MODELS_FOLDER
@@ -51,14 +48,13 @@ def main() -> None:
         for name, split in by_data_name(roles.original, roles.safety, roles.task).items()
     }
     out.mkdir(parents=True, exist_ok=True)
-    for point in plain_models(read_points(run)):
+    for point in (one for one in read_points(run) if one.spec.is_plain):
         name = str(point.model)
         model = out / name
         if not model.exists():
             choosing = choosing_rows(roles.safety["judging"].train, point.seed)
-            lines = "".join(json.dumps(as_record(row)) + "\n" for row in choosing)
             file = out.resolve() / f"choosing-{point.seed}.jsonl"
-            write_atomically(file, lines)
+            write_json_lines(file, map(as_record, choosing))
             aligned, tuned = str(run / ALIGNED_FOLDER), run / MODELS_FOLDER / name
             source = DataSource(str(file))
             found = interpolate_to_budget(tuned, aligned, model, BUDGET, source, experiment.lengths)
@@ -70,11 +66,6 @@ def main() -> None:
             tokens = experiment.measure.tokens_per_batch
             losses[data] = np.stack(response_nll(loaded, encoded, tokens))
         RowLosses(Path(__file__).parent / "interpolated").save(name, losses)
-
-
-def plain_models(points: list[Point]) -> list[Point]:
-    """Those of plain fine-tuning, by seed."""
-    return [one for one in points if one.spec.is_plain and one.method is not ALIGNED]
 
 
 def choosing_rows(rows: tuple[Row, ...], seed: int) -> list[Row]:

@@ -20,12 +20,12 @@ from statistics import fmean
 from typing import Literal
 
 from interpolate import BUDGET as BUDGETED
-from interpolate import plain_models
 
+from trimtab.analysis.labels import change_in_words
 from trimtab.config.methods import ALIGNED, CASE_1
 from trimtab.config.run_spec import RunSpec
-from trimtab.report.axes import linear_ticks
-from trimtab.report.chart import Axis, Figure, Line, Mark, Panel
+from trimtab.report.axes import linear_axis
+from trimtab.report.chart import Figure, Line, Mark, Panel
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import PLAIN_INK, START_INK, ink
 from trimtab.report.panels import ANCHORS, labelled
@@ -71,6 +71,8 @@ DRAWN = (
     "Case II (parameters, by ε)",
 )
 THE_START, PLAIN = ANCHORS
+LABEL_MARGIN = 0.12
+"""Beyond what is drawn, as a share of it: room for labels."""
 
 
 @dataclass(frozen=True)
@@ -116,18 +118,14 @@ def take(runs: Path) -> None:
 
 def rates_table() -> str:
     """Plain fine-tuning at the lower rate minus at the higher one, from the same θ_s and seed."""
-    (slow,) = (p for p in read_points(SLOWER) if p.spec.is_plain and p.method is not ALIGNED)
-    (fast,) = (
-        p
-        for p in read_points(HERE)
-        if p.spec.is_plain and p.method is not ALIGNED and p.seed == slow.seed
-    )
+    (slow,) = (point for point in read_points(SLOWER) if point.spec.is_plain)
+    (fast,) = (p for p in read_points(HERE) if p.spec.is_plain and p.seed == slow.seed)
     after, before = RowLosses(SLOWER), RowLosses(HERE)
     changes = []
     for data in (ORIGINAL, TASK):
         pair = (rows.loss(data, str(p.model)) for rows, p in ((after, slow), (before, fast)))
         later, earlier = map(known, pair)
-        changes.append(told((later - earlier).estimate(""), 1, 4))
+        changes.append(change_in_words((later - earlier).estimate(""), 4))
     moved = f"{fast.distance:.2f} → {slow.distance:.2f}"
     columns = ("plain fine-tuning", "L_s", "L_f", "‖θ − θ_s‖")
     return markdown_table(columns, [("at 2e-4 minus at 5e-4", *changes, moved)])
@@ -150,7 +148,7 @@ def heights_table(folder: Path) -> str:
     cells = []
     for name, changes in risen.items():
         beside = [told_of[line].get(name, ("on it", "–")) for line in LINES]
-        cells.append((name, told(statistic_over_seeds(changes, ""), 1, 4), *chain(*beside)))
+        cells.append((name, change_in_words(statistic_over_seeds(changes, ""), 4), *chain(*beside)))
     columns = ["model", "L_s − L_s(θ_s)"]
     for line in LINES:
         columns += [f"L_f above {line}", "adjusted p"]
@@ -166,7 +164,7 @@ def told_with_p(found: dict[str, list[Statistic | None]]) -> dict[str, tuple[str
     }
     adjusted = dict(zip(whole, holm([one.p_value for one in whole.values()]), strict=True))
     return {
-        name: (told(whole[name], 1, 4), f"{adjusted[name]:.2g}")
+        name: (change_in_words(whole[name], 4), f"{adjusted[name]:.2g}")
         if name in whole
         else ("beyond its ends", "–")
         for name in found
@@ -251,7 +249,7 @@ def interpolated_table() -> str:
     every = read_points(HERE)
     dial_of = {point.seed: str(point.model) for point in models_of_budget()}
     found: dict[int, tuple[Statistic | None, ...]] = {}
-    for point in plain_models(every):
+    for point in (one for one in every if one.spec.is_plain):
         at = {data: known(ours.loss(data, str(point.model))) for data in (PROXY, ORIGINAL, TASK)}
         of_dial = {data: known(dials.loss(data, dial_of[point.seed])) for data in at}
         of_start = {data: known(rows.loss(data, START)) for data in at}
@@ -293,12 +291,12 @@ def by_seed(found: dict[int, tuple[Statistic | None, ...]]) -> list[tuple[str, .
 def told_or_beyond(change: Statistic | Estimate | None) -> str:
     if change is None:
         return "beyond its ends"
-    return told(change.estimate("") if isinstance(change, Statistic) else change, 1, 4)
+    return change_in_words(change.estimate("") if isinstance(change, Statistic) else change, 4)
 
 
 def settings_of(points: list[Point], rows: RowLosses) -> list[Setting]:
     """Every setting but the start, of the seeds whose plain model is there."""
-    plain = {p.seed: p for p in points if p.spec.is_plain and p.method is not ALIGNED}
+    plain = {point.seed: point for point in points if point.spec.is_plain}
     grouped: dict[RunSpec, list[Point]] = defaultdict(list)
     for point in points:
         if point.method is not ALIGNED and point.seed in plain:
@@ -332,7 +330,7 @@ def named(spec: RunSpec) -> str:
 
 
 def table(points: list[Point], found: list[Setting]) -> str:
-    judged = [statistic_over_seeds(one.judging, "") for one in found]
+    judged = [statistic_over_seeds([each * 100 for each in one.judging], "") for one in found]
     others = [place for place, one in enumerate(found) if not one.points[0].spec.is_plain]
     adjusted = dict(zip(others, holm([judged[place].p_value for place in others]), strict=True))
     start = next(point for point in points if point.method is ALIGNED)
@@ -346,10 +344,10 @@ def table(points: list[Point], found: list[Setting]) -> str:
                 str(len(one.points)),
                 rate(one.points, "refusal_rate"),
                 rate(one.points, "answer_rate"),
-                "–" if is_plain else told(judging, 100, 1),
+                "–" if is_plain else change_in_words(judging, 1),
                 "–" if is_plain else f"{adjusted[place]:.2g}",
-                told(statistic_over_seeds(one.safety, ""), 1, 4),
-                "–" if is_plain else told(statistic_over_seeds(one.task, ""), 1, 4),
+                change_in_words(statistic_over_seeds(one.safety, ""), 4),
+                "–" if is_plain else change_in_words(statistic_over_seeds(one.task, ""), 4),
             )
         )
     columns = (
@@ -390,10 +388,8 @@ def figure(points: list[Point], found: list[Setting], rows: RowLosses) -> Figure
 
     def panel(title: str, label: str, across: Callable[[Point], float]) -> Panel:
         lines = refused_against(across)
-        x, y = (
-            axis_over(label, lines, "x"),
-            axis_over("harmful prompts refused (share)", lines, "y"),
-        )
+        x = linear_axis(label, values_of(lines, "x"), LABEL_MARGIN)
+        y = linear_axis("harmful prompts refused (share)", values_of(lines, "y"), LABEL_MARGIN)
         return Panel(title, x, y, labelled(lines, x, y))
 
     answered = panel(
@@ -409,12 +405,9 @@ def figure(points: list[Point], found: list[Setting], rows: RowLosses) -> Figure
     return Figure(1, "", (answered, of_task), ())
 
 
-def axis_over(label: str, lines: Iterable[Line], side: Literal["x", "y"]) -> Axis:
-    """From the lowest value of a seed to the highest, with room for labels."""
-    found = [getattr(one, side) for line in lines for one in (*line.marks, *line.seeds)]
-    margin = 0.12 * (max(found) - min(found))
-    low, high = min(found) - margin, max(found) + margin
-    return Axis(label, False, low, high, linear_ticks(low, high))
+def values_of(lines: Iterable[Line], side: Literal["x", "y"]) -> list[float]:
+    """Of all seeds and means."""
+    return [getattr(one, side) for line in lines for one in (*line.marks, *line.seeds)]
 
 
 def value_of(one: Setting) -> float:
@@ -443,12 +436,6 @@ def known(found: Statistic | None) -> Statistic:
 def rate(points: list[Point], field: str) -> str:
     values = [getattr(point, field).value for point in points]
     return f"{100 * sum(values) / len(values):.0f} %"
-
-
-def told(estimate: Estimate, factor: float, digits: int) -> str:
-    ends = (estimate.value, estimate.low, estimate.high)
-    value, low, high = (f"{factor * end:+.{digits}f}" for end in ends)
-    return f"{value} [{low}, {high}]".replace("-", "−")
 
 
 def seeds_told(found: list[Setting]) -> str:

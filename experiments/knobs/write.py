@@ -19,8 +19,8 @@ from run import SEEDS, VARIANTS, experiment
 from trimtab.analysis.labels import change_in_words, estimate_in_words
 from trimtab.config.grid import plan_of
 from trimtab.config.methods import ALIGNED
-from trimtab.report.axes import linear_ticks
-from trimtab.report.chart import Axis, Figure, Line, Mark, Panel
+from trimtab.report.axes import linear_axis
+from trimtab.report.chart import Figure, Line, Mark, Panel
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import ink
 from trimtab.report.panels import ANCHORS, labelled
@@ -201,8 +201,8 @@ def table(found: list[Setting]) -> str:
                 change_in_words(kept),
                 price(one, kept),
                 *above,
-                points_in_words(statistic_over_seeds(one.refused, ""), 0),
-                points_in_words(statistic_over_seeds(one.judging, ""), 1),
+                in_points(one.refused, 0),
+                in_points(one.judging, 1),
             )
         )
     columns = (
@@ -210,6 +210,11 @@ def table(found: list[Setting]) -> str:
         "above λ’s line", "adjusted p", "refused more, points", "judging better, points",
     )  # fmt: skip
     return markdown_table(columns, lines)
+
+
+def in_points(changes: list[Statistic], digits: int) -> str:
+    """A change of a share over the seeds, in points of a hundred."""
+    return change_in_words(statistic_over_seeds([one * 100 for one in changes], ""), digits)
 
 
 def price(one: Setting, kept: Estimate) -> str:
@@ -230,8 +235,8 @@ def figure(found: dict[tuple[str, str], list[Setting]]) -> Figure:
         for title, is_plain in (("safety data at λ = 1", False), ("no safety data", True))
     }
     every = [line for lines in drawn.values() for line in lines]
-    across = axis_over("safety loss kept (nats per token)", every, "x")
-    upright = axis_over("task loss paid (nats per token)", every, "y")
+    across = linear_axis("safety loss kept (nats per token)", values_of(every, "x"), 0.15)
+    upright = linear_axis("task loss paid (nats per token)", values_of(every, "y"), 0.15)
     panels = (
         Panel(title, across, upright, labelled(tuple(lines), across, upright))
         for title, lines in drawn.items()
@@ -248,12 +253,8 @@ def lines_of(found: list[Setting], is_plain: bool) -> list[Line]:
         turned = [one for one in found if one.knob == knob and one.is_plain == is_plain]
         if turned:
             low, high = turned
-            marks = (
-                mark(low),
-                replace(mark(centre), label=None),
-                mark(high),
-            )
-            lines.append(Line(knob, ink(place, place), marks))
+            between = replace(mark(centre), label=None)
+            lines.append(Line(knob, ink(place, place), (mark(low), between, mark(high))))
     return lines
 
 
@@ -265,20 +266,9 @@ def mark(one: Setting) -> Mark:
     return Mark(kept, paid, None, None, (), True, label)
 
 
-def axis_over(label: str, lines: list[Line], side: Literal["x", "y"]) -> Axis:
-    """From the lowest value to the highest, 0 among them, with room for intervals and labels."""
-    found = [getattr(one, side) for line in lines for one in line.marks]
-    low, high = min(0.0, *found), max(0.0, *found)
-    margin = 0.15 * (high - low)
-    low, high = low - margin, high + margin
-    return Axis(label, False, low, high, linear_ticks(low, high))
-
-
-def points_in_words(change: Estimate, digits: int) -> str:
-    """A change of a share, in points of a hundred."""
-    ends = (change.value, change.low, change.high)
-    value, low, high = (f"{100 * end:+.{digits}f}" for end in ends)
-    return f"{value} [{low}, {high}]".replace("-", "−")
+def values_of(lines: list[Line], side: Literal["x", "y"]) -> list[float]:
+    """Of all that is drawn, and 0."""
+    return [0.0, *(getattr(one, side) for line in lines for one in line.marks)]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runner.test_processes import launched
+from tests import forked
 from tests.small_worlds import small_world
 from trimtab import cli
 from trimtab.config.experiment import Block, Experiment, Training
@@ -47,7 +47,7 @@ def train(world: Experiment, tmp_path: Path) -> list[object]:
 def test_train_in_two_processes_speaks_once(
     adapter: tuple[object, ...], train: list[object], tmp_path: Path
 ) -> None:
-    shown = launched(*train, *adapter)
+    shown = forked.run(*train, *adapter)
     assert shown.returncode == 0, shown.stderr
     assert "find_unused_parameters" not in shown.stderr
     assert shown.stdout.count("Safety loss") == 1
@@ -56,12 +56,12 @@ def test_train_in_two_processes_speaks_once(
 
 
 def test_a_mistake_is_told_once_and_ends_all_processes(train: list[object], tmp_path: Path) -> None:
-    line = one_line(launched(*train, "--task", tmp_path / "missing.jsonl"))
+    line = one_line(forked.run(*train, "--task", tmp_path / "missing.jsonl"))
     assert "missing.jsonl" in line
 
 
 def test_what_one_process_does_is_refused_under_a_launcher(tmp_path: Path) -> None:
-    assert "trimtab report is run by one process" in one_line(launched("report", tmp_path))
+    assert "trimtab report is run by one process" in one_line(forked.run("report", tmp_path))
 
 
 def the_first_in_a_folder() -> None:
@@ -77,7 +77,7 @@ def test_what_one_process_alone_cannot_do_is_told_by_the_first(
 ) -> None:
     model = Path(str(train[2]))
     train[2] = model.name
-    shown = launched(model.parent, *train, main=the_first_in_a_folder)
+    shown = forked.run(model.parent, *train, main=the_first_in_a_folder)
     line = one_line(shown)
     assert line.startswith("trimtab: process 1 of 2: model 'base' cannot be loaded")
     assert not (tmp_path / "out" / "points.jsonl").exists()

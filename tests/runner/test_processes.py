@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,13 +65,6 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return replace(made, answers=asked, lengths=Lengths(16, 16))
 
 
-def launched(
-    *given: object, processes: int = 2, main: Callable[[], None] = cli.main
-) -> subprocess.CompletedProcess[str]:
-    """The command in so many processes, or without a launcher in one."""
-    return forked.run(main, *given, processes=processes)
-
-
 def sweep_command(experiment: Experiment, folder: Path) -> list[object]:
     folder.mkdir(exist_ok=True)
     (folder / "e.yaml").write_text(to_yaml(experiment))
@@ -80,7 +72,7 @@ def sweep_command(experiment: Experiment, folder: Path) -> list[object]:
 
 
 def swept(experiment: Experiment, folder: Path, processes: int) -> Path:
-    shown = launched(*sweep_command(experiment, folder), processes=processes)
+    shown = forked.run(*sweep_command(experiment, folder), processes=processes)
     assert shown.returncode == 1, shown.stderr  # one run diverges
     assert "trimtab: 1 point failed" in shown.stderr
     return folder / "out"
@@ -192,7 +184,7 @@ def test_a_sweep_on_sharded_weights_has_the_points_of_one_process(
     for main, processes in ((cli.main, 1), (on_shards.main, 2)):
         folder = tmp_path / f"in-{processes}"
         given = sweep_command(experiment, folder)
-        shown = launched(*given, processes=processes, main=main)
+        shown = forked.run(*given, processes=processes, main=main)
         assert shown.returncode == 0, shown.stderr
         folders.append(folder / "out")
     assert_same_results(folders[1], folders[0])

@@ -67,13 +67,17 @@ def before_and_after(start: Estimate, now: Estimate, change: Estimate | None) ->
     return told if change is None else f"{told} ({change_in_words(change)})"
 
 
-def change_in_words(change: Estimate) -> str:
+def change_in_words(change: Estimate, digits: int | None = None) -> str:
     """A change with its sign and its interval, to three decimals, or four where it is small.
+
+    Args:
+        digits: decimals, where a table has as many in every row.
 
     >>> change_in_words(Estimate(0.0042, 0.0013, 0.0071, "nats per token", "estimate"))
     '+0.0042 [+0.0013, +0.0071]'
     """
-    digits = 3 if abs(change.value) >= 0.01 else 4
+    if digits is None:
+        digits = 3 if abs(change.value) >= 0.01 else 4
     value, low, high = (
         "0" if end == 0 else f"{end:+.{digits}f}".replace("-", "−")
         for end in (change.value, change.low, change.high)

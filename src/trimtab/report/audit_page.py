@@ -15,7 +15,7 @@ from trimtab.audit.result import AUDIT_FILE, LandscapeResult, read_audit_result
 from trimtab.config.methods import number
 from trimtab.errors import UserError
 from trimtab.report import audit_tables, renderer
-from trimtab.report.axes import linear_ticks, log_ticks
+from trimtab.report.axes import linear_axis, log_ticks
 from trimtab.report.chart import Axis, Curve, Line, Mark, Panel
 from trimtab.report.palette import ink
 from trimtab.report.tables import Table
@@ -108,7 +108,6 @@ def _basin(found: LandscapeResult) -> tuple[Panel, ...]:
     distances = sorted({mark.x for line in lines for mark in line.marks})
     rises = [mark.y for line in lines for mark in line.marks]
     low, high = min(0.0, *rises), max(rises)
-    margin = 0.06 * (high - low)
     slope, bend = found.safety_slope.value, abs(found.safety_curvature.value)
     reach = [distance for distance in _filled(distances) if _bound(slope, bend, distance) <= high]
     curve = Curve(
@@ -130,13 +129,7 @@ def _basin(found: LandscapeResult) -> tuple[Panel, ...]:
                 last,
                 log_ticks(first, last),
             ),
-            Axis(
-                "rise of the safety loss, nats per token",
-                False,
-                low - margin,
-                high + margin,
-                linear_ticks(low - margin, high + margin),
-            ),
+            linear_axis("rise of the safety loss, nats per token", (low, high)),
             tuple(lines),
             (curve,),
             "Theorem 3 bounds every direction at once; where a walk rises above its curve, the "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from trimtab.report.chart import Axis, Strip
 from trimtab.results.result import Estimate
@@ -75,6 +75,19 @@ def gap_axis(
 def rate_axis(label: str) -> Axis:
     """A share, from none to all."""
     return Axis(label, False, -MARGIN, 1 + MARGIN, linear_ticks(0.0, 1.0))
+
+
+def linear_axis(label: str, values: Iterable[float], margin: float = MARGIN) -> Axis:
+    """From the least value to the largest, and this share of what lies between beyond both.
+
+    >>> axis = linear_axis("loss (nats per token)", [1.0, 2.0], margin=0.5)
+    >>> axis.low, axis.high
+    (0.5, 2.5)
+    """
+    found = list(values)
+    beyond = margin * (max(found) - min(found))
+    low, high = min(found) - beyond, max(found) + beyond
+    return Axis(label, False, low, high, linear_ticks(low, high))
 
 
 def log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
