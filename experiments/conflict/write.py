@@ -30,6 +30,7 @@ from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import PLAIN_INK, START_INK, ink
 from trimtab.report.panels import ANCHORS, labelled
 from trimtab.report.renderer import images
+from trimtab.report.tables import p_in_words
 from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -164,7 +165,7 @@ def told_with_p(found: dict[str, list[Statistic | None]]) -> dict[str, tuple[str
     }
     adjusted = dict(zip(whole, holm([one.p_value for one in whole.values()]), strict=True))
     return {
-        name: (change_in_words(whole[name], 4), f"{adjusted[name]:.2g}")
+        name: (change_in_words(whole[name], 4), p_in_words(adjusted[name]))
         if name in whole
         else ("beyond its ends", "–")
         for name in found
@@ -345,7 +346,7 @@ def table(points: list[Point], found: list[Setting]) -> str:
                 rate(one.points, "refusal_rate"),
                 rate(one.points, "answer_rate"),
                 "–" if is_plain else change_in_words(judging, 1),
-                "–" if is_plain else f"{adjusted[place]:.2g}",
+                "–" if is_plain else p_in_words(adjusted[place]),
                 change_in_words(statistic_over_seeds(one.safety, ""), 4),
                 "–" if is_plain else change_in_words(statistic_over_seeds(one.task, ""), 4),
             )

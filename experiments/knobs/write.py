@@ -25,6 +25,7 @@ from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import ink
 from trimtab.report.panels import ANCHORS, labelled
 from trimtab.report.renderer import images
+from trimtab.report.tables import p_in_words
 from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -81,11 +82,12 @@ def main() -> None:
     found = {}
     for task, kind in product(TASKS, KINDS):
         seeds = [seed for seed in SEEDS if is_whole(task, kind, seed)]
+        text = f"Safety data: {KINDS[kind]}. {of_seeds(seeds)}"
         if seeds:
             found[task, kind] = settings_of(task, kind, seeds)
-            text = f"Safety data: {KINDS[kind]}. {of_seeds(seeds)}\n\n{table(found[task, kind])}"
-            replace_between(PAGE, f"{task}-{kind}", text)
-            print(text, end="\n\n")
+            text += f"\n\n{table(found[task, kind])}"
+        replace_between(PAGE, f"{task}-{kind}", text)
+        print(text, end="\n\n")
     write_atomically(PICTURE, images(figure(found))[0])
 
 
@@ -113,6 +115,8 @@ def is_whole(task: str, kind: str, seed: int) -> bool:
 
 
 def of_seeds(seeds: list[int]) -> str:
+    if not seeds:
+        return "Not measured yet."
     if len(seeds) == 1:
         return "One seed: intervals are over rows and prompts, and leave out the seed's noise."
     return f"{len(seeds)} seeds: intervals are over rows, prompts and seeds."
@@ -189,25 +193,24 @@ def table(found: list[Setting]) -> str:
     lines = []
     for one in found:
         kept = statistic_over_seeds(one.safety_kept, "")
-        above = ("–", "–")
+        above = "–" if one.knob == LAMBDA else "beyond its ends"
         if one.label in whole:
-            above = change_in_words(whole[one.label]), f"{adjusted[one.label]:.2g}"
-        elif one.knob != LAMBDA:
-            above = ("beyond its ends", "–")
+            p = p_in_words(adjusted[one.label])
+            above = f"{change_in_words(whole[one.label])}, p {p}"
         lines.append(
             (
                 one.label,
                 change_in_words(statistic_over_seeds(one.task_paid, "")),
                 change_in_words(kept),
                 price(one, kept),
-                *above,
+                above,
                 in_points(one.refused, 0),
                 in_points(one.judging, 1),
             )
         )
     columns = (
         "setting", "task loss paid", "safety loss kept", "paid per nat kept",
-        "above λ’s line", "adjusted p", "refused more, points", "judging better, points",
+        "above λ’s line", "refused more, points", "judging better, points",
     )  # fmt: skip
     return markdown_table(columns, lines)
 
