@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimtab.analysis.verdicts import Verdict
+from trimtab.analysis.verdicts import Verdict, lies_above_zero
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -40,9 +40,7 @@ class Effect:
     @property
     def verdict(self) -> Verdict:
         """Whether the interval lies above 0, below it, or holds it."""
-        if self.estimate.low > 0:
-            return "holds"
-        return "does not hold" if self.estimate.high < 0 else "undecided"
+        return lies_above_zero(self.estimate)
 
 
 class Measured:

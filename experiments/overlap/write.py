@@ -1,9 +1,9 @@
-"""Take the runs' numbers into the repository, and write this folder's table.
+"""Take the runs' numbers into the repository, and write this folder's tables.
 
-    python experiments/overlap/write.py [RUNS/overlap]
+    python experiments/overlap/write.py [RUNS]
 
-Given the folder of the sweep, its points and the losses of every held-out row are copied here; the
-table of README.md is made from what lies here.
+Given the folder of the sweeps, those of them that are whole are copied here: their points and the
+losses of every held-out row; the tables of README.md are made from what lies here.
 """
 
 from __future__ import annotations
@@ -11,75 +11,134 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import TypeVar
 
-from trimtab.analysis.verdicts import Verdict
+import numpy as np
+
+from trimtab.analysis.labels import change_in_words, estimate_in_words
+from trimtab.analysis.verdicts import lies_above_zero
 from trimtab.config.methods import ALIGNED
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Point
 from trimtab.results.store import copy_measurements, read_points
+from trimtab.runner.status import status_of
 from trimtab.stats import Estimate, Statistic, statistic_over_seeds
 
 HERE = Path(__file__).parent
-UNIT = "nats per token"
+PAGE = HERE / "README.md"
+TASKS, PLAIN = HERE / "tasks", HERE / "tasks-plain"
+TAKEN = {"overlap": HERE, "overlap-tasks": TASKS, "overlap-tasks-plain": PLAIN}
+"""Where the measurements of a run lie here."""
 LOOSE, TIGHT = 0.1, 10.0
 SAME, OTHER = "same-prompts", "code"
 TASK = "task:alpaca"
+START = "aligned"
+
+BySeed = dict[int, Statistic]
+Value = TypeVar("Value")
 
 
 def main() -> None:
     if len(sys.argv) > 1:
-        copy_measurements(Path(sys.argv[1]), HERE)
-    costs = costs_by_context()
-    seeds = sorted(set(costs[SAME]) & set(costs[OTHER]))
-    rows = [
-        (name, *(f"{cost[seed].value:+.4f}".replace("-", "−") for seed in seeds), told(over(cost)))
-        for name, cost in costs.items()
-    ]
-    apart = {seed: costs[SAME][seed] - costs[OTHER][seed] for seed in seeds}
-    difference = over(apart)
-    rows.append(
-        (
-            f"{SAME} − {OTHER}",
-            *(f"{apart[seed].value:+.4f}".replace("-", "−") for seed in seeds),
-            told(difference),
-        )
-    )
-    columns = ("cost of safety data", *(f"seed {seed}" for seed in seeds), "mean [95 %]")
-    table = markdown_table(columns, rows)
-    text = f"{table}\n\nThe finding **{verdict(difference)}**, with {len(seeds)} seeds."
-    replace_between(HERE / "README.md", "results", text)
+        take(Path(sys.argv[1]))
+    text = costs_told()
+    replace_between(PAGE, "results", text)
     print(text)
+    if TASKS.exists() and PLAIN.exists():
+        text = shares_told()
+        replace_between(PAGE, "tasks", text)
+        print(text)
 
 
-def costs_by_context() -> dict[str, dict[int, Statistic]]:
+def take(runs: Path) -> None:
+    """Copy the measurements of the runs that are whole."""
+    for name, here in TAKEN.items():
+        if (runs / name).exists() and not status_of(runs / name).left:
+            copy_measurements(runs / name, here)
+
+
+def costs_told() -> str:
+    """What safety costs by its prompts, seed by seed, and the difference."""
+    costs = costs_by_context()
+    apart = {seed: costs[SAME][seed] - costs[OTHER][seed] for seed in costs[SAME]}
+    found = {**costs, f"{SAME} − {OTHER}": apart}
+    rows = [
+        (name, *(signed(cost[seed].value, 4) for seed in apart), change_in_words(over(cost), 4))
+        for name, cost in found.items()
+    ]
+    columns = ("cost of safety data", *(f"seed {seed}" for seed in apart), "mean [95 %]")
+    return f"{markdown_table(columns, rows)}\n\n{verdict_told(over(apart), len(apart))}"
+
+
+def costs_by_context() -> dict[str, BySeed]:
     """By safety data and seed, L_f(λ = 10) − L_f(λ = 0.1) on the same held-out rows."""
     rows = RowLosses(HERE)
     models: dict[tuple[str, int], dict[float, str]] = defaultdict(dict)
-    for point in read_points(HERE):
-        if point.method is not ALIGNED and point.spec.value is not None:
+    for point in trained(HERE):
+        if point.spec.value is not None:
             models[str(point.proxy), point.seed][point.spec.value] = str(point.model)
-    costs: dict[str, dict[int, Statistic]] = {SAME: {}, OTHER: {}}
-    for (proxy, seed), of_penalty in models.items():
-        if {LOOSE, TIGHT} <= of_penalty.keys():
-            cost = rows.difference(TASK, of_penalty[TIGHT], of_penalty[LOOSE])
-            assert cost is not None
-            costs[proxy][seed] = cost
+    costs: dict[str, BySeed] = {SAME: {}, OTHER: {}}
+    for (proxy, seed), of_penalty in sorted(models.items()):
+        costs[proxy][seed] = known(rows.difference(TASK, of_penalty[TIGHT], of_penalty[LOOSE]))
     return costs
 
 
-def over(by_seed: dict[int, Statistic]) -> Estimate:
-    return statistic_over_seeds([by_seed[seed] for seed in sorted(by_seed)], UNIT)
+def shares_told() -> str:
+    """The share of plain fine-tuning's gain that is lost, by task, and its slope over overlap."""
+    overlaps, gains, shares = {}, defaultdict(dict), defaultdict(dict)
+    rows, of_plain = RowLosses(TASKS), RowLosses(PLAIN)
+    plain = {(point.task, point.seed): str(point.model) for point in trained(PLAIN)}
+    for point in trained(TASKS):
+        data = f"task:{point.task}"
+        start = known(rows.loss(data, START))
+        freely = known(of_plain.loss(data, plain[point.task, point.seed]))
+        held = known(rows.loss(data, str(point.model)))
+        overlaps[point.task] = point.context_overlap
+        gains[point.task][point.seed] = start - freely
+        shares[point.task][point.seed] = (held - freely) / (start - freely)
+    across = np.array([known(overlap).value for overlap in overlaps.values()])
+    weights = (across - across.mean()) / np.sum((across - across.mean()) ** 2)
+    slopes: BySeed = {}
+    for seed in sorted({seed for of_task in shares.values() for seed in of_task}):
+        parts = [of_task[seed] * w for of_task, w in zip(shares.values(), weights, strict=True)]
+        slopes[seed] = sum(parts[1:], parts[0])
+    lines = [
+        (
+            task,
+            estimate_in_words(known(overlaps[task])),
+            estimate_in_words(over(gains[task])),
+            *(signed(of_task[seed].value, 3) for seed in slopes),
+            change_in_words(over(of_task), 3),
+        )
+        for task, of_task in shares.items()
+    ]
+    told = (signed(slope.value, 3) for slope in slopes.values())
+    lines.append(("slope over overlap", "–", "–", *told, change_in_words(over(slopes), 3)))
+    columns = ("task", "context overlap", "plain’s gain, nats per token",
+               *(f"share lost, seed {seed}" for seed in slopes), "mean [95 %]")  # fmt: skip
+    return f"{markdown_table(columns, lines)}\n\n{verdict_told(over(slopes), len(slopes))}"
 
 
-def told(estimate: Estimate) -> str:
-    value, low, high = (f"{end:+.4f}" for end in (estimate.value, estimate.low, estimate.high))
-    return f"{value} [{low}, {high}]".replace("-", "−")
+def trained(folder: Path) -> list[Point]:
+    return [point for point in read_points(folder) if point.method is not ALIGNED]
 
 
-def verdict(difference: Estimate) -> Verdict:
-    if difference.low > 0:
-        return "holds"
-    return "does not hold" if difference.high < 0 else "undecided"
+def over(by_seed: BySeed) -> Estimate:
+    return statistic_over_seeds(list(by_seed.values()), "nats per token")
+
+
+def signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def verdict_told(effect: Estimate, seeds: int) -> str:
+    return f"The finding: **{lies_above_zero(effect)}**, with {seeds} seeds."
+
+
+def known(found: Value | None) -> Value:
+    assert found is not None
+    return found
 
 
 if __name__ == "__main__":

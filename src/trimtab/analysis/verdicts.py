@@ -134,6 +134,17 @@ def all_lie(wanted: Order, orders: Sequence[Order]) -> Verdict:
     return "holds" if all(order == wanted for order in orders) else "undecided"
 
 
+def lies_above_zero(effect: Estimate) -> Verdict:
+    """Of an effect that is signed so that what is claimed of it lies above 0.
+
+    >>> lies_above_zero(Estimate(0.2, 0.1, 0.3, "nats per token", "estimate"))
+    'holds'
+    """
+    if effect.low > 0:
+        return "holds"
+    return "does not hold" if effect.high < 0 else "undecided"
+
+
 def _between(one: Point, other: Point, which: Gap) -> Estimate:
     first, last = measured_of(one, which), measured_of(other, which)
     assert first is not None
