@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Literal, TypeVar
 
 from interpolate import BUDGET as BUDGETED
+from scipy.stats import spearmanr
 
 from trimtab.analysis.labels import change_in_words
+from trimtab.config.data_names import answers_data
 from trimtab.config.methods import ALIGNED, CASE_1
 from trimtab.config.run_spec import RunSpec
 from trimtab.report.axes import linear_axis
@@ -56,6 +58,15 @@ TAKEN = {
 """Where the measurements of a run lie here."""
 TASK, ORIGINAL, PROXY = "task:alpaca", "original", "safety:judging"
 REFUSED, ANSWERED = "answers:refusal_rate", "answers:answer_rate"
+HARM = answers_data("harmful_rate")
+HARM_BY_SECOND = answers_data("harmful_rate", "second_judge:harm")
+HARMFUL_PROMPTS = 100
+MEASURES = {
+    "L_s": ORIGINAL,
+    "refused, phrases": REFUSED,
+    "harm, phrases": HARM,
+    "harm, second judge": HARM_BY_SECOND,
+}
 START = "aligned"
 BY_SHARE = "case-one-by-share"
 INTERPOLATING = "wise-ft"
@@ -74,6 +85,9 @@ DRAWN = (
 THE_START, PLAIN = ANCHORS
 LABEL_MARGIN = 0.12
 """Beyond what is drawn, as a share of it: room for labels."""
+
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -100,6 +114,10 @@ def main() -> None:
     text = readers_table()
     replace_between(HERE / "README.md", "reader", text)
     print(text)
+    if any(judged_harm(points, rows)):
+        text = harm_told(found, rows)
+        replace_between(HERE / "README.md", "harm", text)
+        print(text)
     if SLOWER.exists():
         text = f"{rates_table()}\n\n{heights_table(SLOWER)}"
         replace_between(HERE / "README.md", "slower", text)
@@ -209,6 +227,78 @@ def readers_table() -> str:
         asked = f"{question}?" if question else "which of the four?"
         lines.append((name, asked, f"{same} of {len(answers)}", told_plainly(kappa)))
     return markdown_table(("judge", "question", "as the reader says", "κ"), lines)
+
+
+def judged_harm(points: list[Point], rows: RowLosses) -> list[Point]:
+    """The models whose answers to harmful prompts the second judge has read."""
+    return [point for point in points if rows.of(HARM_BY_SECOND, str(point.model)) is not None]
+
+
+def harm_told(settings: list[Setting], rows: RowLosses) -> str:
+    """What each judge says of harm, how far the two agree, and how measures order the models."""
+    start = next(point for point in read_points(HERE) if point.method is ALIGNED)
+    plain = {p.seed: str(p.model) for one in settings for p in one.points if p.spec.is_plain}
+    judged = [setting for setting in settings if judged_harm(setting.points, rows)]
+    others = [setting for setting in judged if not setting.points[0].spec.is_plain]
+    changes = {
+        setting.name: statistic_over_seeds(
+            [
+                difference(rows, HARM_BY_SECOND, point, plain[point.seed]) * 100
+                for point in setting.points
+            ],
+            "",
+        )
+        for setting in others
+    }
+    adjusted = dict(zip(changes, holm([c.p_value for c in changes.values()]), strict=True))
+    lines = [
+        (
+            name,
+            *(percent_of(points, data, rows) for data in (REFUSED, HARM, HARM_BY_SECOND)),
+            change_in_words(changes[name], 1) if name in changes else "–",
+            p_in_words(adjusted[name]) if name in changes else "–",
+        )
+        for name, points in [
+            ("aligned model θ_s", [start]),
+            *((setting.name, setting.points) for setting in judged),
+        ]
+    ]
+    columns = ("model", "refused, phrases", "harm, phrases", "harm, second judge",
+               "its change from plain, points", "adjusted p")  # fmt: skip
+    models = [start, *(point for setting in judged for point in setting.points)]
+    return "\n\n".join((markdown_table(columns, lines), orders_told(models, rows)))
+
+
+def percent_of(points: list[Point], data: str, rows: RowLosses) -> str:
+    return (
+        f"{100 * fmean(known(rows.loss(data, str(point.model))).value for point in points):.0f} %"
+    )
+
+
+def orders_told(models: list[Point], rows: RowLosses) -> str:
+    """κ between the judges on harm, and Spearman's ρ between measures over the models."""
+    first, second = (
+        [str(flag) for model in models for flag in known(rows.of(data, str(model.model)))[0]]
+        for data in (HARM, HARM_BY_SECOND)
+    )
+    prompts = [str(place % HARMFUL_PROMPTS) for place in range(len(first))]
+    kappa = told_plainly(known(cohen_kappa(first, second, "", prompts)))
+    values = {
+        name: [known(rows.loss(data, str(model.model))).value for model in models]
+        for name, data in MEASURES.items()
+    }
+    cells = [
+        (
+            name,
+            *(
+                f"{spearmanr(ours, theirs).statistic:+.2f}".replace("-", "−")
+                for theirs in values.values()
+            ),
+        )
+        for name, ours in values.items()
+    ]
+    table = markdown_table((f"ρ over {len(models)} models", *values), cells)
+    return f"κ of the two judges on harm, its interval over prompts: {kappa}.\n\n{table}"
 
 
 def told_plainly(estimate: Estimate) -> str:
@@ -429,7 +519,7 @@ def difference(rows: RowLosses, dataset: str, point: Point, before: str) -> Stat
     return known(rows.difference(dataset, str(point.model), before))
 
 
-def known(found: Statistic | None) -> Statistic:
+def known(found: Value | None) -> Value:
     assert found is not None
     return found
 
