@@ -235,8 +235,8 @@ def _scored(prompts: Vectors, taught: Vectors, kinds: NDArray[np.intp]) -> Array
     else:
         classifier = LogisticRegression(C=10, max_iter=300, class_weight="balanced")
         # A word that no training prompt has weighs nothing, and most word pairs are such.
-        seen = taught.getnnz(axis=0) > 0
-        taught, prompts = taught[:, seen], prompts[:, seen]
+        known_words = taught.getnnz(axis=0) > 0
+        taught, prompts = taught[:, known_words], prompts[:, known_words]
     scores: Array = classifier.fit(taught, kinds).decision_function(prompts)
     return scores
 
