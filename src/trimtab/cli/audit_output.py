@@ -20,11 +20,11 @@ class StageWatcher(Watcher):
         self._stage = self.progress.add_task("reading data", total=None)
         self._last_stage = ""
 
-    def doing(self, stage: str, steps: int | None = None) -> None:
-        self.progress.reset(self._stage, total=steps, description=plain(stage))
-        if not self.console.is_terminal and stage != self._last_stage:
-            self.console.print(plain(stage), highlight=False, soft_wrap=True)
-            self._last_stage = stage
+    def doing(self, what: str, steps: int | None = None) -> None:
+        self.progress.reset(self._stage, total=steps, description=plain(what))
+        if not self.console.is_terminal and what != self._last_stage:
+            self.console.print(plain(what), highlight=False, soft_wrap=True)
+            self._last_stage = what
 
     def done(self, steps: int) -> None:
         self.progress.advance(self._stage, steps)

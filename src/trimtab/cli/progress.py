@@ -95,9 +95,9 @@ class TerminalWatcher(Watcher):
     def training(self, name: str, steps: int) -> None:
         self.doing(f"training {name}", steps)
 
-    def doing(self, activity: str, steps: int | None = None) -> None:
+    def doing(self, what: str, steps: int | None = None) -> None:
         self.progress.remove_task(self._steps)  # as a reset one keeps its number of steps
-        self._steps = self.progress.add_task(plain(activity), total=steps, told="")
+        self._steps = self.progress.add_task(plain(what), total=steps, told="")
         self._changes = ""
 
     def stepped(self, steps: int, loss: float | None) -> None:
