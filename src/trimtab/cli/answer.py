@@ -21,24 +21,24 @@ MOST_CHOICES = 20
 """Lines of a table that a terminal shows; the page has them all."""
 
 
-def answer_of_one(experiment: Experiment, out: Path, name: str) -> None:
+def print_training_summary(experiment: Experiment, out: Path, name: str) -> None:
     """Say what one training changed, and where the model is."""
     from trimtab.analysis.changes import loss_changes, rate_changes
     from trimtab.results.per_row_losses import RowLosses
     from trimtab.results.store import read_points
 
     points = read_points(out)
-    made = [point for point in points if point.model == name]
-    changes = loss_changes(made, points, RowLosses(out))
+    model_points = [point for point in points if point.model == name]
+    changes = loss_changes(model_points, points, RowLosses(out))
     model = out / "models" / name
-    told = ", ".join(_told(one) for one in changes)
-    say(f"{told[:1].upper()}{told[1:]}, in nats per token; the model is in {model}.")
-    if any(one.change and one.change.low <= 0 <= one.change.high for one in changes):
+    summary = ", ".join(_change_text(change) for change in changes)
+    say(f"{summary[:1].upper()}{summary[1:]}, in nats per token; the model is in {model}.")
+    if any(change.change and change.change.low <= 0 <= change.change.high for change in changes):
         say("A change whose interval holds 0 may be none.")
-    rates = rate_changes(made[0], points, RowLosses(out)) if made else ()
+    rates = rate_changes(model_points[0], points, RowLosses(out)) if model_points else ()
     if rates:
         judge = experiment.answers.judges[0] if experiment.answers else "phrases"
-        say(f"By {judge}: {', '.join(map(_rate_told, rates))}.")
+        say(f"By {judge}: {', '.join(map(_rate_text, rates))}.")
     say(f"Open {out / 'report.html'} for the figures.")
     if not rates:
         say(f"To have its answers judged: {_evaluate_command(experiment, out, model)}")
@@ -50,38 +50,38 @@ def tell_budget(budget: float, chosen_rise: Estimate, rise: Estimate) -> None:
     from trimtab.stats import verdict
 
     if rise.kind == "exact":
-        say(f"Safety loss over the start, budget {budget:g}: {told(rise)}")
+        say(f"Safety loss over the start, budget {budget:g}: {estimate_text(rise)}")
         return
     say(f"Safety loss over the start, budget {budget:g}:")
-    say(f"  on the rows it was chosen by: {told(chosen_rise)}")
-    say(f"  on held-out rows besides:     {told(rise)}")
+    say(f"  on the rows it was chosen by: {estimate_text(chosen_rise)}")
+    say(f"  on held-out rows besides:     {estimate_text(rise)}")
     say(f"  {VERDICTS[verdict(rise, budget)]}.")
 
 
-def told(estimate: Estimate) -> str:
+def estimate_text(estimate: Estimate) -> str:
     """A loss, or a change of one, with its interval, its unit and its kind."""
     from trimtab.analysis.labels import estimate_in_words
 
     return f"{estimate_in_words(estimate)} nats per token ({estimate.kind})"
 
 
-def _told(one: LossChange) -> str:
+def _change_text(change: LossChange) -> str:
     from trimtab.analysis.labels import before_and_after
 
-    assert one.start is not None  # the sweep measures it first
-    return f"{one.what} {before_and_after(one.start, one.now, one.change)}"
+    assert change.start is not None  # the sweep measures it first
+    return f"{change.what} {before_and_after(change.start, change.now, change.change)}"
 
 
-def _rate_told(one: RateChange) -> str:
+def _rate_text(change: RateChange) -> str:
     from trimtab.analysis.labels import percent
 
-    before = f"{percent(one.start.value)} → " if one.start is not None else ""
-    of = f" of {one.prompts}" if one.prompts is not None else ""
-    change = ""
-    if one.change is not None:
-        points = [f"{100 * end:+.0f}" for end in (one.change.low, one.change.high)]
-        change = f" [{', '.join(points)} points]".replace("-", "−")
-    return f"{one.what} {before}{percent(one.now.value)}{of}{change}"
+    before = f"{percent(change.start.value)} → " if change.start is not None else ""
+    of = f" of {change.prompts}" if change.prompts is not None else ""
+    change_text = ""
+    if change.change is not None:
+        points = [f"{100 * end:+.0f}" for end in (change.change.low, change.change.high)]
+        change_text = f" [{', '.join(points)} points]".replace("-", "−")
+    return f"{change.what} {before}{percent(change.now.value)}{of}{change_text}"
 
 
 def _evaluate_command(experiment: Experiment, out: Path, model: Path) -> str:
@@ -93,43 +93,43 @@ def _evaluate_command(experiment: Experiment, out: Path, model: Path) -> str:
     return shlex.join(["trimtab", "evaluate", start, str(model), *prompts, *answers])
 
 
-def answer_of_many(out: Path) -> None:
+def print_settings_to_choose(out: Path) -> None:
     """Print the settings to choose from, by task loss, and how to choose by a budget."""
     from trimtab.analysis.selection import choices
     from trimtab.results.per_row_losses import RowLosses
     from trimtab.results.store import read_points
 
-    for (proxy, task), found in choices(read_points(out), RowLosses(out)).items():
-        if found:
+    for (proxy, task), setting_choices in choices(read_points(out), RowLosses(out)).items():
+        if setting_choices:
             say(f"Task {task}, safety data {proxy}: changes from the start, nats per token.")
-            _print_choices(found, out)
+            _print_choices(setting_choices, out)
     say(f"To choose by how far the safety loss may rise: trimtab suggest {out} --budget 0.05")
 
 
-def _print_choices(found: Sequence[Choice], out: Path) -> None:
+def _print_choices(choices: Sequence[Choice], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from trimtab.analysis.labels import change_in_words
     from trimtab.cli.progress import plain
 
-    original = any(point.alignment_loss for one in found for point in one.setting.points)
+    original = any(point.alignment_loss for choice in choices for point in choice.setting.points)
     table = Table(box=None, pad_edge=False)
     table.add_column("setting", no_wrap=True)
     table.add_column("original safety loss" if original else "safety loss", no_wrap=True)
     table.add_column("task loss", no_wrap=True)
     table.add_column(plain(f"model in {out / 'models'}"), overflow="fold")
-    for one in found[:MOST_CHOICES]:
+    for choice in choices[:MOST_CHOICES]:
         table.add_row(
-            plain(_name(one.setting)) + (" ← knee" if one.is_knee else ""),
-            change_in_words(one.safety_change),
-            change_in_words(one.task_change),
-            plain(_kept(one.setting.points, out)),
+            plain(_name(choice.setting)) + (" ← knee" if choice.is_knee else ""),
+            change_in_words(choice.safety_change),
+            change_in_words(choice.task_change),
+            plain(_saved_models_text(choice.setting.points, out)),
         )
     # A pipe has no width of its own; a folder's name must not be broken there.
     Console(width=None if Console().is_terminal else 240).print(table, highlight=False)
-    if len(found) > MOST_CHOICES:
-        say(f"and {len(found) - MOST_CHOICES} more in {out / 'report.html'}.")
+    if len(choices) > MOST_CHOICES:
+        say(f"and {len(choices) - MOST_CHOICES} more in {out / 'report.html'}.")
 
 
 def _name(setting: Setting) -> str:
@@ -137,10 +137,10 @@ def _name(setting: Setting) -> str:
     return method if setting.value is None else f"{method}, {setting.label}"
 
 
-def _kept(points: Sequence[Point], out: Path) -> str:
+def _saved_models_text(points: Sequence[Point], out: Path) -> str:
     """The first of a setting's kept models and how many more, a dash where none was kept."""
     names = dict.fromkeys(point.model for point in points if point.model)
-    kept = [name for name in names if (out / "models" / name).exists()]
-    if len(kept) > 1:
-        return f"{kept[0]} and {len(kept) - 1} of other seeds"
-    return kept[0] if kept else "–"
+    saved_names = [name for name in names if (out / "models" / name).exists()]
+    if len(saved_names) > 1:
+        return f"{saved_names[0]} and {len(saved_names) - 1} of other seeds"
+    return saved_names[0] if saved_names else "–"

@@ -60,20 +60,20 @@ def audit(
 
     settings = replace(settings, lengths=lengths, load=load)
 
-    def sources(given: list[str], where: list[str] | None) -> dict[str, DataSource]:
-        named: dict[str, DataSource] = {}
-        for one in given:
-            name, path = _named(one)
-            if name in named:
+    def sources(data: list[str], where: list[str] | None) -> dict[str, DataSource]:
+        sources_by_name: dict[str, DataSource] = {}
+        for text in data:
+            name, path = _name_and_path(text)
+            if name in sources_by_name:
                 raise UserError(f"two data sets are called {name}. Write NAME={path}.")
-            named[name] = DataSource(path, where=conditions_of(where))
-        return named
+            sources_by_name[name] = DataSource(path, where=conditions_of(where))
+        return sources_by_name
 
-    given = {"--task": task, "--safety": safety}
-    paths = [(option, _named(one)[1]) for option, each in given.items() for one in each]
+    data = {"--task": task, "--safety": safety}
+    paths = [(option, _name_and_path(text)[1]) for option, texts in data.items() for text in texts]
     require_there(model, [*paths, *([("--original", original)] if original else [])])
     quiet_libraries()
-    made = partial(
+    make = partial(
         make_audit,
         model,
         sources(task, task_where),
@@ -83,7 +83,7 @@ def audit(
         out,
     )
     with watched_stages(out is not None) as watcher, only_writer(out) if out else nullcontext():
-        result = made(watcher)
+        result = make(watcher)
     page = write_audit_page(out) if out is not None else None
     if as_json:
         print(json.dumps(result.to_json(), indent=1))
@@ -94,8 +94,8 @@ def audit(
         print_page(page, console)
 
 
-def _named(given: str) -> tuple[str, str]:
-    name, sign, path = given.partition("=")
-    if sign and path and re.fullmatch(r"[\w.-]+", name) and not Path(given).exists():
+def _name_and_path(text: str) -> tuple[str, str]:
+    name, sign, path = text.partition("=")
+    if sign and path and re.fullmatch(r"[\w.-]+", name) and not Path(text).exists():
         return name, path
-    return _SUFFIXES.sub("", Path(given).name), given
+    return _SUFFIXES.sub("", Path(text).name), text

@@ -18,13 +18,13 @@ class StageWatcher(Watcher):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._stage = self.progress.add_task("reading data", total=None)
-        self._told = ""
+        self._last_stage = ""
 
     def doing(self, what: str, steps: int | None = None) -> None:
         self.progress.reset(self._stage, total=steps, description=plain(what))
-        if not self.console.is_terminal and what != self._told:
+        if not self.console.is_terminal and what != self._last_stage:
             self.console.print(plain(what), highlight=False, soft_wrap=True)
-            self._told = what
+            self._last_stage = what
 
     def done(self, steps: int) -> None:
         self.progress.advance(self._stage, steps)
@@ -42,9 +42,9 @@ def watched_stages(goes_on: bool) -> Iterator[StageWatcher]:
 
 def print_audit(result: AuditResult, console: Console) -> None:
     """The tables of an audit and its forecast."""
-    for title, given in audit_tables.tables(result).items():
-        console.print(words_table(given, title))
-        console.print(f"[dim]{plain(given.caption)}[/]\n", highlight=False)
+    for title, table in audit_tables.tables(result).items():
+        console.print(words_table(table, title))
+        console.print(f"[dim]{plain(table.caption)}[/]\n", highlight=False)
     console.print("[bold]Forecast[/] (an estimate, before any training)")
     for line in result.forecast.reasoning:
         console.print(f"• {plain(line)}", highlight=False)

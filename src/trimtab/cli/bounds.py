@@ -25,11 +25,11 @@ def bounds(
     from trimtab.report.tables import bounds_in_short
 
     results = read_results(folder)
-    found = bounds_beside(results.points, results.world, results.landscape)
+    checks = bounds_beside(results.points, results.world, results.landscape)
     if as_json:
-        print(json.dumps([one.to_json() for one in found], indent=1))
+        print(json.dumps([check.to_json() for check in checks], indent=1))
         return
-    if not found:
+    if not checks:
         raise UserError(
             f"{folder}: no theorem speaks to these points. Theorems 1 and 2 need models trained "
             "under an alignment loss constraint with a penalty above 0; Theorems 3 and 4 models "
@@ -37,7 +37,7 @@ def bounds(
             "experiment."
         )
     console = Console()
-    for table in bounds_in_short(found):
+    for table in bounds_in_short(checks):
         console.print(words_table(table), "", highlight=False)
     console.print(
         "Theorems 1, 2 and 4 speak of the optimum of an objective: a model measured above them (a "

@@ -41,11 +41,11 @@ def command(function: Callable[_P, None], by_processes: bool = False) -> Callabl
         _name_the_number(hint)
 
     @wraps(function)
-    def run(*given: _P.args, **named: _P.kwargs) -> None:
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             if not by_processes:
                 require_one_process(f"trimtab {function.__name__.rstrip('_')}")
-            checked(*given, **named)
+            checked(*args, **kwargs)
             if sys.stdout is not None:  # as where it was closed
                 sys.stdout.flush()
         except KeyboardInterrupt as interruption:
@@ -55,19 +55,19 @@ def command(function: Callable[_P, None], by_processes: bool = False) -> Callabl
             _close_output()
             raise typer.Exit(1) from None  # who read the output has read enough
         except Exception as error:
-            told = mistake(error)
-            if told is None:
+            message = mistake(error)
+            if message is None:
                 raise
-            end(told, 2)
+            end(message, 2)
 
     run.__annotations__ = hints
     # typer reads a signature: the function's own, evaluated anew, lacks the numbers' names.
-    told = signature(function)
+    own_signature = signature(function)
     parameters = [
-        one.replace(annotation=hints.get(one.name, one.annotation))
-        for one in told.parameters.values()
+        parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
+        for parameter in own_signature.parameters.values()
     ]
-    run.__signature__ = told.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__signature__ = own_signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run
 
 
@@ -79,10 +79,12 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
-        for one in self.get_params(ctx):
-            if (told := one.get_help_record(ctx)) is not None:
-                kind = "Arguments" if one.param_type_name == "argument" else "Options"
-                panels.setdefault(getattr(one, "rich_help_panel", None) or kind, []).append(told)
+        for parameter in self.get_params(ctx):
+            if (help_record := parameter.get_help_record(ctx)) is not None:
+                kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(
+                    help_record
+                )
         for panel, lines in panels.items():
             with formatter.section(panel):
                 formatter.write_dl(lines)
@@ -91,9 +93,9 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except Exception as error:  # typer keeps the class of an unknown option to itself
-            near = getattr(error, "possibilities", None)
-            if near:  # the nearest first, where typer sorts them by letter
-                error.message = f"{error.message}. Did you mean {near[0]}?"  # type: ignore[attr-defined]
+            nearest = getattr(error, "possibilities", None)
+            if nearest:  # the nearest first, where typer sorts them by letter
+                error.message = f"{error.message}. Did you mean {nearest[0]}?"  # type: ignore[attr-defined]
                 error.possibilities = None  # type: ignore[attr-defined]
             raise
 
@@ -113,10 +115,10 @@ def watched() -> Iterator[TerminalWatcher]:
 
 def _name_the_number(hint: Any) -> None:
     """Let the help say <int> or <float> of an optional number, where it would print its range."""
-    told = stated(hint)
-    for one in getattr(hint, "__metadata__", ()):
-        if told and isinstance(one, OptionInfo) and one.metavar is None:
-            one.metavar = "<int>" if told.whole else "<float>"
+    number_range = stated(hint)
+    for metadata in getattr(hint, "__metadata__", ()):
+        if number_range and isinstance(metadata, OptionInfo) and metadata.metavar is None:
+            metadata.metavar = "<int>" if number_range.whole else "<float>"
 
 
 def say(text: str, error: bool = False) -> None:

@@ -34,9 +34,9 @@ class _Grouped(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
-            one: Any = self.get_command(ctx, name)
-            told = one.get_short_help_str(limit=200)
-            panels.setdefault(one.rich_help_panel, []).append((name, told))
+            command: Any = self.get_command(ctx, name)
+            help_text = command.get_short_help_str(limit=200)
+            panels.setdefault(command.rich_help_panel, []).append((name, help_text))
         for panel, lines in panels.items():
             with formatter.section(panel):
                 formatter.write_dl(lines)
@@ -51,8 +51,8 @@ app = typer.Typer(
 )
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
         say(f"trimtab {__version__}")
         raise typer.Exit
 

@@ -52,14 +52,14 @@ def compare(
 
     quiet_libraries()
     if experiment is None:
-        read = comparison_world(out, seed, restart)
+        base = comparison_world(out, seed, restart)
     else:
-        read = read_experiment(experiment)
+        base = read_experiment(experiment)
         if data_root is not None:
-            read = replace(read, data_root=str(data_root.resolve()))
-    if asked := answers_of(harmful, benign, judge):
-        read = replace(read, answers=asked)
-    grid, left_out = comparison_of(read)
+            base = replace(base, data_root=str(data_root.resolve()))
+    if answers := answers_of(harmful, benign, judge):
+        base = replace(base, answers=answers)
+    grid, left_out = comparison_of(base)
     for name in left_out:
         say(f"{name} is left out: it needs the model from before it was aligned (align).")
     if dry_run:
@@ -79,8 +79,8 @@ def _print_methods(folder: Path) -> None:
     if not results:
         return
     say("method                                  share dominated       settings beaten")
-    for one in results:
-        low, high = one.volume.low, one.volume.high
+    for result in results:
+        low, high = result.volume.low, result.volume.high
         spread = f"[{low:.3f}, {high:.3f}]" if low < high else ""
-        beaten = f"{one.dominated} of {one.judged}" if one.judged else "–"
-        say(f"{one.method.title:38}  {one.volume.value:.3f} {spread:16} {beaten}")
+        beaten = f"{result.dominated} of {result.judged}" if result.judged else "–"
+        say(f"{result.method.title:38}  {result.volume.value:.3f} {spread:16} {beaten}")

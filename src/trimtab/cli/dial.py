@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimtab.cli.answer import tell_budget, told
+from trimtab.cli.answer import estimate_text, tell_budget
 from trimtab.cli.command import Command, command, say, watched
 from trimtab.cli.options import (
     AnswerTokens,
@@ -104,7 +104,7 @@ def train(
     from trimtab.cli.sweep import print_cost
     from trimtab.runner.dial import dial_plan
 
-    one = experiment_of(
+    experiment = experiment_of(
         model,
         {"task": (task, task_where), "safety": (safety, safety_where)},
         (original, original_where),
@@ -119,9 +119,9 @@ def train(
         answers=answers_of(harmful, benign, judge),
     )
     if dry_run:
-        print_cost(one, *dial_plan(one, out))
+        print_cost(experiment, *dial_plan(experiment, out))
         return
-    _train(one, out, restart)
+    _train(experiment, out, restart)
     say(f"The dial is in {out}. Next: trimtab dial curve {out}")
 
 
@@ -191,7 +191,7 @@ def demo(
 
     quiet_libraries()
     world = demo_experiment(out, seed, restart)
-    one = replace(
+    dial_experiment = replace(
         world,
         task={"shared": world.task["shared"]},
         safety={"near": world.safety["near"]},
@@ -200,7 +200,7 @@ def demo(
         grid=(),
         seeds=(seed,),
     )
-    _train(one, out, restart)
+    _train(dial_experiment, out, restart)
     curve(out, settings)
 
 
@@ -220,10 +220,10 @@ def _tell(chosen: ChosenSetting) -> None:
         for line in rate_lines(chosen.rates):
             say(line)
     if chosen.budget is None or chosen.chosen_rise is None:
-        say(f"Safety loss over the start: {told(chosen.rise)}")
+        say(f"Safety loss over the start: {estimate_text(chosen.rise)}")
     else:
         tell_budget(chosen.budget, chosen.chosen_rise, chosen.rise)
-    say(f"Safety loss there: {told(chosen.safety_loss)}")
-    say(f"Task loss there: {told(chosen.task_loss)}")
+    say(f"Safety loss there: {estimate_text(chosen.safety_loss)}")
+    say(f"Task loss there: {estimate_text(chosen.task_loss)}")
     if chosen.alignment_loss is not None:
-        say(f"Loss on the original safety data there: {told(chosen.alignment_loss)}")
+        say(f"Loss on the original safety data there: {estimate_text(chosen.alignment_loss)}")

@@ -98,19 +98,19 @@ def evaluate(
 
     if not harmful and not benign and judge:
         raise UserError("--judge has nothing to judge. Give --harmful or --benign too.")
-    judges = [judge_named(one) for one in judge or DEFAULT_JUDGES]
+    judges = [judge_named(name) for name in judge or DEFAULT_JUDGES]
     if lm_eval_path and not lm_eval_path.is_dir():
         raise UserError(f"--lm-eval-path {lm_eval_path} is no folder. Give one with tasks in YAML.")
     lm_evals = LmEval(_tasks(lm_eval, "--lm-eval"), limit, lm_eval_path, decoding.batch_size)
     inspects = Inspect(
         _tasks(inspect, "--inspect"), limit, out / "inspect-logs", decoding.batch_size
     )
-    harnesses = [one for one in (lm_evals, inspects) if one.tasks]
+    harnesses = [harness for harness in (lm_evals, inspects) if harness.tasks]
     quiet_libraries()
-    asked = [
+    prompts = [
         prompt
-        for kind, given in (("harmful", harmful), ("benign", benign))
-        for source in given or []
+        for kind, sources in (("harmful", harmful), ("benign", benign))
+        for source in sources or []
         for prompt in prompts_of(DataSource(source, rows=rows), kind, decoding.seed)  # type: ignore[arg-type]
     ]
 
@@ -122,15 +122,15 @@ def evaluate(
         return EndpointEngine(Endpoint(engine, model))
 
     with watched_stages(True) as watcher:
-        found = evaluated(
-            models, asked, judges, out, watcher, decoding, answers, surprised, harnesses
+        evaluation = evaluated(
+            models, prompts, judges, out, watcher, decoding, answers, surprised, harnesses
         )
-    if _are_numbered(found):
-        for place, one in enumerate(found.models, start=1):
-            say(f"{place}: {one.name}")
-    for table in _tables(found):
+    if _are_numbered(evaluation):
+        for place, evaluated_model in enumerate(evaluation.models, start=1):
+            say(f"{place}: {evaluated_model.name}")
+    for table in _tables(evaluation):
         Console().print(table, "", highlight=False)
-    for line in _agreement_lines(found):
+    for line in _agreement_lines(evaluation):
         say(line)
     say(f"What is kept is in {out}.")
     if engine == "transformers":
@@ -149,59 +149,61 @@ _LONGEST_NAME, _LONGEST_BESIDE_JUDGES = 24, 12
 """Of longer names, models are numbered; there is less room where a column names the judge."""
 
 
-def _tasks(given: str | None, option: str) -> tuple[str, ...]:
-    if given is None:
+def _tasks(names: str | None, option: str) -> tuple[str, ...]:
+    if names is None:
         return ()
-    tasks = tuple(task.strip() for task in given.split(","))
+    tasks = tuple(task.strip() for task in names.split(","))
     if not all(tasks) or len(set(tasks)) < len(tasks):
-        raise UserError(f"{option} {given!r} names no task, or one twice. Write TASK,TASK.")
+        raise UserError(f"{option} {names!r} names no task, or one twice. Write TASK,TASK.")
     return tasks
 
 
-def _tables(found: Evaluation) -> list[Table]:
+def _tables(evaluation: Evaluation) -> list[Table]:
     """Models as rows, in tables narrow enough for a terminal: rates by their prompts, metrics."""
     from trimtab.evaluate.rates import RATES
 
-    start = found.models[0]
+    start = evaluation.models[0]
     tables = []
     for kinds in dict.fromkeys(rate.kinds for rate in RATES):
-        count = sum(one.asked.kind in kinds for one in start.generations)
+        count = sum(generation.asked.kind in kinds for generation in start.generations)
         names = [rate.name for rate in RATES if rate.kinds == kinds]
         if count:
-            which = f"{kinds[0].capitalize()} prompts" if len(kinds) == 1 else "All prompts"
-            tables.append(_table(found, f"{which}, n = {count}", names, list(start.judgements)))
+            prompts_label = f"{kinds[0].capitalize()} prompts" if len(kinds) == 1 else "All prompts"
+            tables.append(
+                _table(evaluation, f"{prompts_label}, n = {count}", names, list(start.judgements))
+            )
     metrics = list(start.metrics())
     for place in range(0, len(metrics), _COLUMNS):
-        tables.append(_table(found, "Tasks", metrics[place : place + _COLUMNS], [None]))
+        tables.append(_table(evaluation, "Tasks", metrics[place : place + _COLUMNS], [None]))
     return tables
 
 
-def _are_numbered(found: Evaluation) -> bool:
-    several = len(found.models[0].judgements) > 1
+def _are_numbered(evaluation: Evaluation) -> bool:
+    several = len(evaluation.models[0].judgements) > 1
     longest = _LONGEST_BESIDE_JUDGES if several else _LONGEST_NAME
-    return max(len(model.name) for model in found.models) > longest
+    return max(len(model.name) for model in evaluation.models) > longest
 
 
 def _table(
-    found: Evaluation, title: str, names: Sequence[str], judges: Sequence[str | None]
+    evaluation: Evaluation, title: str, names: Sequence[str], judges: Sequence[str | None]
 ) -> Table:
     from rich.table import Table
 
     from trimtab.cli.progress import plain
 
-    start = found.models[0]
+    start = evaluation.models[0]
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("model", no_wrap=True)
     if len(judges) > 1:
         table.add_column("judge", overflow="fold")
     for name in names:
         table.add_column(plain(name.replace(",", ", ")), overflow="fold")
-    for place, model in enumerate(found.models, start=1):
-        who = str(place) if _are_numbered(found) else plain(model.name)
+    for place, model in enumerate(evaluation.models, start=1):
+        who = str(place) if _are_numbered(evaluation) else plain(model.name)
         for judge in judges:
-            told = model.metrics() if judge is None else model.rates(judge)
+            estimates = model.metrics() if judge is None else model.rates(judge)
             by = [plain(judge or "")] if len(judges) > 1 else []
-            table.add_row(who, *by, *_cells(told, names))
+            table.add_row(who, *by, *_cells(estimates, names))
             if model is not start:
                 changes = (
                     model.metric_changes(start) if judge is None else model.changes(judge, start)
@@ -211,39 +213,41 @@ def _table(
     return table
 
 
-def _cells(told: Mapping[str, Estimate], names: Sequence[str], signed: bool = False) -> list[str]:
-    return [rate_cell(told[name], signed) if name in told else "–" for name in names]
+def _cells(
+    estimates: Mapping[str, Estimate], names: Sequence[str], signed: bool = False
+) -> list[str]:
+    return [rate_cell(estimates[name], signed) if name in estimates else "–" for name in names]
 
 
-def rate_cell(told: Estimate, signed: bool = False) -> str:
+def rate_cell(estimate: Estimate, signed: bool = False) -> str:
     """A share in per cent, or a metric, with its interval."""
-    sign, is_share = "+" if signed else "", told.unit.startswith("share")
+    sign, is_share = "+" if signed else "", estimate.unit.startswith("share")
     value, low, high = (
-        f"{100 * one:{sign}.0f}" if is_share else f"{one:{sign}.3g}"
-        for one in (told.value, told.low, told.high)
+        f"{100 * end:{sign}.0f}" if is_share else f"{end:{sign}.3g}"
+        for end in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value}{' %' if is_share else ''} ({low} to {high})"
 
 
-def _agreement_lines(found: Evaluation) -> list[str]:
+def _agreement_lines(evaluation: Evaluation) -> list[str]:
     lines = []
-    for place, model in enumerate(found.models, start=1):
-        for one in model.agreements():
-            who = place if _are_numbered(found) else model.name
-            lines.append(f"{who}: {agreement_in_words(one)}")
+    for place, model in enumerate(evaluation.models, start=1):
+        for agreement in model.agreements():
+            who = place if _are_numbered(evaluation) else model.name
+            lines.append(f"{who}: {agreement_in_words(agreement)}")
     return lines
 
 
-def agreement_in_words(one: Agreement) -> str:
+def agreement_in_words(agreement: Agreement) -> str:
     """Two judges' agreement as a sentence."""
-    who = f"{one.first} and {one.second}"
-    if one.kappa is None:
-        return f"{who}: agreement is not known on {one.answers} answers."
+    who = f"{agreement.first} and {agreement.second}"
+    if agreement.kappa is None:
+        return f"{who}: agreement is not known on {agreement.answers} answers."
     value, low, high = (
         f"{end:.2f}".replace("-0.00", "0.00")
-        for end in (one.kappa.value, one.kappa.low, one.kappa.high)
+        for end in (agreement.kappa.value, agreement.kappa.low, agreement.kappa.high)
     )
     return (
-        f"{who}: agreement is {one.in_words}, κ = {value} ({low} to {high}) on "
-        f"{one.answers} answers; they differ on {len(one.disagreements)}."
+        f"{who}: agreement is {agreement.in_words}, κ = {value} ({low} to {high}) on "
+        f"{agreement.answers} answers; they differ on {len(agreement.disagreements)}."
     )

@@ -28,13 +28,13 @@ def export(
     """Write every measured model as a row of a table, for other programs."""
     from trimtab.analysis.results import read_results
 
-    asked: list[tuple[str | None, Callable[[Results], str]]] = [(csv, _csv), (json, _json)]
+    targets: list[tuple[str | None, Callable[[Results], str]]] = [(csv, _csv), (json, _json)]
     if csv is None and json is None:
         raise UserError("nothing says how to write it. Give --csv FILE or --json FILE; - prints.")
     if csv == json == "-":
         raise UserError("--csv and --json would print into each other. Give one of them a file.")
     results = read_results(folder)
-    for target, text_of in asked:
+    for target, text_of in targets:
         if target is not None:
             _write(target, text_of(results), len(results.points))
 

@@ -38,20 +38,20 @@ def init(
 
     if out.exists():
         raise UserError(f"{out} is there already. Give another --out, or remove it.")
-    given = {"--task": task, "--safety": safety, "--original": [original] if original else []}
-    require_there(model, ((option, path) for option, paths in given.items() for path in paths))
-    data = [path for paths in given.values() for path in paths]
+    data_paths = {"--task": task, "--safety": safety, "--original": [original] if original else []}
+    require_there(model, ((option, path) for option, paths in data_paths.items() for path in paths))
+    data = [path for paths in data_paths.values() for path in paths]
     has_relative = not all(Path(path).is_absolute() for path in data)
     root = os.path.relpath(Path.cwd(), out.parent.resolve()) if has_relative else "."
     is_relative = Path(model).exists() and not Path(model).is_absolute()
-    named = os.path.relpath(model, out.parent) if is_relative else model
-    text = experiment_text(named, task, safety, original, root)
-    read = replace(parse_experiment(text, str(out)), data_root=str(Path.cwd()))
-    roles = read_roles(read)  # before anything is written
+    model_path = os.path.relpath(model, out.parent) if is_relative else model
+    text = experiment_text(model_path, task, safety, original, root)
+    experiment = replace(parse_experiment(text, str(out)), data_root=str(Path.cwd()))
+    roles = read_roles(experiment)  # before anything is written
     write_atomically(out, text)
     for warning in roles.warnings:
         say(f"warning: {warning}", error=True)
-    rows = sum(len(one.train) for one in (*roles.task.values(), *roles.safety.values()))
+    rows = sum(len(split.train) for split in (*roles.task.values(), *roles.safety.values()))
     folder = out.with_suffix("").name + "-results"
     sweep = shlex.join(["trimtab", "sweep", str(out), "--out", folder])
     say(f"{out} is written, for {rows:,} rows to train on.")

@@ -37,15 +37,15 @@ def judge(
     from trimtab.evaluate.named_judges import judge_named
     from trimtab.evaluate.rates import RATES
 
-    judges = [judge_named(one) for one in judge]
+    judges = [judge_named(name) for name in judge]
     with watched_stages(True) as watcher:
         models = judged_later(folder, judges, watcher)
     for rate in RATES:
-        if any(one.asked.kind in rate.kinds for one in models[0].generations):
+        if any(generation.asked.kind in rate.kinds for generation in models[0].generations):
             Console().print(_table(models, rate), "", highlight=False)
     agreements = agreements_over(models)
-    for one in agreements:
-        say(agreement_in_words(one))
+    for agreement in agreements:
+        say(agreement_in_words(agreement))
     if agreements:
         say(f"The answers they differ on are in {folder / DISAGREEMENTS_FOLDER}.")
     say(f"To see the answers side by side: trimtab report {folder}")
@@ -57,15 +57,15 @@ def _table(models: Sequence[EvaluatedModel], rate: Rate) -> Table:
 
     from trimtab.cli.progress import plain
 
-    count = sum(one.asked.kind in rate.kinds for one in models[0].generations)
-    which = f"{rate.kinds[0]} prompts" if len(rate.kinds) == 1 else "all prompts"
-    title = f"{rate.name.capitalize()}, of {count} {which}"
+    count = sum(generation.asked.kind in rate.kinds for generation in models[0].generations)
+    prompts_label = f"{rate.kinds[0]} prompts" if len(rate.kinds) == 1 else "all prompts"
+    title = f"{rate.name.capitalize()}, of {count} {prompts_label}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("model", overflow="fold")
     judges = list(models[0].judgements)
     for judge in judges:
         table.add_column(plain(judge), overflow="fold")
     for model in models:
-        told = [model.rates(judge)[rate.name] for judge in judges]
-        table.add_row(plain(model.name), *map(rate_cell, told))
+        estimates = [model.rates(judge)[rate.name] for judge in judges]
+        table.add_row(plain(model.name), *map(rate_cell, estimates))
     return table

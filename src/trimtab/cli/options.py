@@ -151,10 +151,10 @@ def require_there(model: str, files: Iterable[tuple[str, str]]) -> None:
     require_files(files, folders=[("--model", model)] if is_missing_folder(model) else [])
 
 
-def conditions_of(given: list[str] | None) -> dict[str, list[str]]:
+def conditions_of(texts: list[str] | None) -> dict[str, list[str]]:
     """Values by column of options such as harmful=0. Raises UserError."""
     conditions: dict[str, list[str]] = {}
-    for condition in given or []:
+    for condition in texts or []:
         column, sign, value = condition.partition("=")
         if not sign:
             raise UserError(f"{condition!r} is no condition. Write column=value, as in harmful=0.")
@@ -170,13 +170,13 @@ def answers_of(
         if judges:
             raise UserError("--judge has nothing to judge. Give --harmful or --benign too.")
         return None
-    asked = Answers(sources_of(harmful), sources_of(benign))
-    return replace(asked, judges=tuple(judges)) if judges else asked
+    answers = Answers(sources_of(harmful), sources_of(benign))
+    return replace(answers, judges=tuple(judges)) if judges else answers
 
 
-def sources_of(given: list[str] | None) -> tuple[DataSource, ...]:
+def sources_of(names: list[str] | None) -> tuple[DataSource, ...]:
     """Prompts by their names or files, which are relative to here wherever other data are."""
-    paths = [Path(path) for path in given or []]
+    paths = [Path(path) for path in names or []]
     return tuple(DataSource(str(p.resolve()) if p.exists() else str(p)) for p in paths)
 
 
@@ -186,12 +186,12 @@ def rate_limits(
     """The limits on judged rates that are given, shares of prompts."""
     from trimtab.analysis.selection import Limit
 
-    given = (
+    limits = (
         Limit("harmful rate", max_harmful) if max_harmful is not None else None,
         Limit("refusal rate", min_refused, at_least=True) if min_refused is not None else None,
         Limit("answer rate", min_answered, at_least=True) if min_answered is not None else None,
     )
-    return [limit for limit in given if limit is not None]
+    return [limit for limit in limits if limit is not None]
 
 
 def experiment_of(
@@ -205,8 +205,8 @@ def experiment_of(
 
     Raises UserError.
     """
-    given = {**{f"--{role}": path for role, (path, _) in roles.items()}, "--original": original[0]}
-    require_there(model, ((option, path) for option, path in given.items() if path))
+    paths = {**{f"--{role}": path for role, (path, _) in roles.items()}, "--original": original[0]}
+    require_there(model, ((option, path) for option, path in paths.items() if path))
 
     def source(path: str, where: list[str] | None) -> DataSource:
         return DataSource(path, where=conditions_of(where), held_out_rows=held_out_rows)

@@ -87,8 +87,10 @@ class TerminalWatcher(Watcher):
         self._done = self._all - len(left.runs)
         self.progress.update(self._models, total=self._all, completed=self._done)
         if 0 < len(left.specs) < len(plan.specs):
-            made = len(plan.specs) - len(left.specs)
-            self.console.print(f"Going on: {made} of {len(plan.specs)} points are there already.")
+            finished = len(plan.specs) - len(left.specs)
+            self.console.print(
+                f"Going on: {finished} of {len(plan.specs)} points are there already."
+            )
 
     def training(self, name: str, steps: int) -> None:
         self.doing(f"training {name}", steps)
@@ -102,32 +104,33 @@ class TerminalWatcher(Watcher):
         self.progress.update(self._steps, completed=steps)
 
     def logged(self, metrics: Metrics) -> None:
-        found = changes_so_far(metrics)
-        if found and self._all <= 1:  # of many models, what each became says enough
+        changes = changes_so_far(metrics)
+        if changes and self._all <= 1:  # of many models, what each became says enough
             self.console.print(
-                f"[dim]step {metrics.step}/{metrics.of}[/] {plain(found)} [dim]nats per token over "
-                "the start[/]",
+                f"[dim]step {metrics.step}/{metrics.of}[/] {plain(changes)} [dim]nats per token "
+                "over the start[/]",
                 highlight=False,
                 soft_wrap=True,
             )
-        self._changes = found or self._changes
+        self._changes = changes or self._changes
         loss = None if metrics.loss is None else f"loss {metrics.loss:.3f}"
-        told = ", ".join(filter(None, (loss, self._changes)))
-        self.progress.update(self._steps, told=plain(told))
+        description = ", ".join(filter(None, (loss, self._changes)))
+        self.progress.update(self._steps, told=plain(description))
 
     def measured(self, points: list[Point]) -> None:
         self._advance()
         point = points[0]
         self.console.print(
             f"[dim]{self._done:>3}/{self._all}[/] {plain(describe(point.spec))}: "
-            f"{_losses(point)}{_others(points)} [dim](trained in {point.wall_seconds:.0f} s)[/]",
+            f"{_losses(point)}{_last_setting_text(points)} "
+            f"[dim](trained in {point.wall_seconds:.0f} s)[/]",
             highlight=False,
             soft_wrap=True,
         )
         if point.budget_verdict is not None:
             colour = _COLOURS[point.budget_verdict]
-            told = plain(budget_in_words(point))
-            self.console.print(f"[{colour}]{told}[/]", highlight=False, soft_wrap=True)
+            verdict_text = plain(budget_in_words(point))
+            self.console.print(f"[{colour}]{verdict_text}[/]", highlight=False, soft_wrap=True)
 
     def failed(self, failure: Failure) -> None:
         self._advance()
@@ -173,7 +176,7 @@ def changes_so_far(metrics: Metrics) -> str:
 def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:
     """What a sweep would make, and what that costs."""
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("points", f"{len(plan.specs)}{_left_of(len(plan.specs), len(left.specs))}")
+    table.add_row("points", f"{len(plan.specs)}{_left_text(len(plan.specs), len(left.specs))}")
     if plan.aligned:
         table.add_row("", f"{len(plan.aligned)} of the starting model itself")
     methods = [spec.method for run in plan.runs for spec in run.specs]
@@ -193,7 +196,7 @@ def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:
     return table
 
 
-def _left_of(planned: int, left: int) -> str:
+def _left_text(planned: int, left: int) -> str:
     """What of a plan is still to be made; nothing is said where that is all."""
     if left == planned:
         return ""
@@ -211,22 +214,24 @@ def status_table(status: Status) -> Table:
     waiting = len([run for run in status.left if run.name not in status.running])
     table.add_row("points", f"{status.points} of {status.planned} written")
     table.add_row("done", f"{len(status.done)} of {_counted(runs, 'training')}")
-    for name, one in status.running.items():
-        table.add_row("running", f"{plain(name)}: {_where(one)}")
-    for name, one in status.stopped.items():
-        table.add_row("stopped", f"{plain(name)}: {_where(one)}")
+    for name, training in status.running.items():
+        table.add_row("running", f"{plain(name)}: {_where(training)}")
+    for name, training in status.stopped.items():
+        table.add_row("stopped", f"{plain(name)}: {_where(training)}")
     for run, failure in status.failed:
         table.add_row("failed", f"{plain(describe(failure.spec))}: {plain(failure.reason)}")
         assert failure.spec in run.specs
-    told = "" if status.is_being_made or not waiting else "; the same command goes on with them"
-    table.add_row("left", f"{_counted(waiting, 'training')}{told}")
+    continuation = (
+        "" if status.is_being_made or not waiting else "; the same command goes on with them"
+    )
+    table.add_row("left", f"{_counted(waiting, 'training')}{continuation}")
     return table
 
 
-def _where(one: UnderWay) -> str:
+def _where(training: UnderWay) -> str:
     return (
-        f"step {one.steps} of {one.of}, process {one.process} on {plain(one.host)}, "
-        f"since {one.since}"
+        f"step {training.steps} of {training.of}, process {training.process} on "
+        f"{plain(training.host)}, since {training.since}"
     )
 
 
@@ -245,28 +250,28 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def words_table(told: report_tables.Table, title: str | None = None) -> Table:
+def words_table(report_table: report_tables.Table, title: str | None = None) -> Table:
     """A table of the report on the terminal, under its caption or a bold title.
 
     A row that is an alarm is red.
     """
     table = Table(
-        title=plain(title or told.caption),
+        title=plain(title or report_table.caption),
         title_style="bold" if title else None,
         title_justify="left",
         box=None,
         pad_edge=False,
         collapse_padding=True,
     )
-    for place, column in enumerate(told.columns):
-        is_number = place >= told.names
+    for place, column in enumerate(report_table.columns):
+        is_number = place >= report_table.names
         table.add_column(plain(column), justify="right" if is_number else "left", no_wrap=is_number)
-    for row in told.rows:
+    for row in report_table.rows:
         table.add_row(*map(plain, row.cells), style="bold red" if row.is_alarm else None)
     return table
 
 
-def _others(points: Sequence[Point]) -> str:
+def _last_setting_text(points: Sequence[Point]) -> str:
     """The last of a dial's settings, where the first is told already."""
     if points[0].method is not DIAL or len(points) < 2:
         return ""
@@ -274,12 +279,12 @@ def _others(points: Sequence[Point]) -> str:
 
 
 def _losses(point: Point) -> str:
-    named = {
+    losses = {
         "safety": point.alignment_loss or point.proxy_loss,
         "task": point.capability_loss,
     }
-    told = [f"{name} {loss.value:.3f}" for name, loss in named.items() if loss is not None]
-    return f"{', '.join(told)} nats per token"
+    loss_texts = [f"{name} {loss.value:.3f}" for name, loss in losses.items() if loss is not None]
+    return f"{', '.join(loss_texts)} nats per token"
 
 
 def _duration(seconds: float) -> str:

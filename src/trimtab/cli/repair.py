@@ -77,7 +77,9 @@ def repair(
     )
     from trimtab.runner.rates import Asking, rate_lines, require_limits_to_ask_for
 
-    edit = [name for name, one in PUBLISHED.items() if one.stage == "after training"]
+    edit = [
+        name for name, edit_method in PUBLISHED.items() if edit_method.stage == "after training"
+    ]
     if method not in edit:
         raise UserError(f"{method!r} mends no model. Give one of {', '.join(edit)}.")
     limits = rate_limits(max_harmful, min_refused, min_answered)
@@ -95,23 +97,25 @@ def repair(
     if budget is not None and safety is not None:
         source = DataSource(safety, where=conditions_of(safety_where))
         quiet_libraries()
-        found = interpolate_to_budget(model, aligned, out, budget, source)
+        interpolation = interpolate_to_budget(model, aligned, out, budget, source)
     elif limits:
         with watched() as watcher:
-            found = interpolate_to_rates(model, aligned, out, limits, asking, watcher)
+            interpolation = interpolate_to_rates(model, aligned, out, limits, asking, watcher)
     else:
         quiet_libraries()
         share = _STRENGTH if strength is None else strength
         moved = repair_saved(method, share, model, aligned, unaligned, out)
         _tell_where(out, moved)
         return
-    say(f"The aligned model's share is {number(found.share)}.")
-    if found.rise is not None:
-        tell_budget(found.rise.budget, found.rise.chosen_rise, found.rise.rise)
-    if found.rates is not None:
-        for line in rate_lines(found.rates):
+    say(f"The aligned model's share is {number(interpolation.share)}.")
+    if interpolation.rise is not None:
+        tell_budget(
+            interpolation.rise.budget, interpolation.rise.chosen_rise, interpolation.rise.rise
+        )
+    if interpolation.rates is not None:
+        for line in rate_lines(interpolation.rates):
             say(line)
-    _tell_where(out, found.distance)
+    _tell_where(out, interpolation.distance)
 
 
 def _tell_where(out: Path, moved: float) -> None:

@@ -21,10 +21,10 @@ def report(folder: Folder) -> None:
         if not (folder / POINTS_FILE).exists():
             print_page(page, console)
             return
-    written = write_report(folder)
-    if written.findings:
-        console.print(findings_table(written.findings))
-    for figure in written.figures:
+    files = write_report(folder)
+    if files.findings:
+        console.print(findings_table(files.findings))
+    for figure in files.figures:
         if figure.suffix == ".png":
             console.print(plain(str(figure)), highlight=False, soft_wrap=True)
-    print_page(written.page, console)
+    print_page(files.page, console)

@@ -40,16 +40,16 @@ def settings_as_options(command: Callable[..., None]) -> Callable[..., None]:
     packed: dict[str, tuple[Any, dict[str, str]]] = {}
     for parameter in signature(command).parameters.values():
         hint = hints[parameter.name]
-        kind, *told = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        how = next((one for one in told if isinstance(one, Options)), Options())
+        kind, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        how = next((item for item in metadata if isinstance(item, Options)), Options())
         if not is_dataclass(kind):
             parameters.append(parameter.replace(annotation=hint, kind=Parameter.KEYWORD_ONLY))
             continue
         base = None if parameter.default is Parameter.empty else parameter.default
         options = {
-            one.name: f"{how.prefix}{one.name}"
-            for one in fields(kind)
-            if one.name not in how.without
+            field.name: f"{how.prefix}{field.name}"
+            for field in fields(kind)
+            if field.name not in how.without
         }
         packed[parameter.name] = (kind, options)
         parameters += [_option(kind, name, option, base) for name, option in options.items()]
@@ -62,17 +62,21 @@ def settings_as_options(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     @wraps(command)
-    def run(**given: Any) -> None:
+    def run(**arguments: Any) -> None:
         for name, (kind, options) in packed.items():
-            values = {field: given.pop(option) for field, option in options.items()}
-            given[name] = kind(**{field: _value(kind, field, values[field]) for field in values})
+            values = {field: arguments.pop(option) for field, option in options.items()}
+            arguments[name] = kind(
+                **{field: _value(kind, field, values[field]) for field in values}
+            )
         try:
-            command(**given)
+            command(**arguments)
         except UserError as error:
             raise UserError(_by_options(str(error), mappings)) from None
 
     run.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": None}
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {
+        "return": None
+    }
     return run
 
 
@@ -80,14 +84,14 @@ def settings_as_options(command: Callable[..., None]) -> Callable[..., None]:
 def help_of(kind: Any, name: str) -> str:
     """What a field's docstring says, on one line, and its range where it says one."""
     text = " ".join(TypeAdapter(kind).json_schema()["properties"][name]["description"].split())
-    told = stated(get_type_hints(kind, include_extras=True)[name])
-    if told is None or told.whole:
+    number_range = stated(get_type_hints(kind, include_extras=True)[name])
+    if number_range is None or number_range.whole:
         return text
-    return f"{text} Range: {told.range}."
+    return f"{text} Range: {number_range.range}."
 
 
 def _option(kind: Any, name: str, option: str, base: Any) -> Parameter:
-    (field,) = (one for one in fields(kind) if one.name == name)
+    (field,) = (candidate for candidate in fields(kind) if candidate.name == name)
     hint = get_type_hints(kind, include_extras=True)[name]
     default = field.default if base is None else getattr(base, name)
     metavar, repeatable = None, ""
@@ -95,13 +99,13 @@ def _option(kind: Any, name: str, option: str, base: Any) -> Parameter:
         hint, default, metavar = list[str] | None, None, "NAME=VALUE"
         repeatable = " Repeatable."
     assert default is not MISSING, f"{kind.__name__}.{name}: an option without a default"
-    told = typer.Option(
+    typer_option = typer.Option(
         help=help_of(kind, name) + repeatable,
         metavar=metavar,
         rich_help_panel=panel_of(kind, name),
     )
     return Parameter(
-        option, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, told]
+        option, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, typer_option]
     )
 
 
@@ -114,31 +118,31 @@ def _by_options(message: str, mappings: Sequence[str]) -> str:
     if not mappings:
         return message
     names = "|".join(mappings)
-    named = re.sub(rf"\b(?:\w+\.)?({names})\.(?=\w)", r"--\1 ", message)
-    return re.sub(rf"\b\w+\.({names})\b", r"--\1", named)
+    prefixed = re.sub(rf"\b(?:\w+\.)?({names})\.(?=\w)", r"--\1 ", message)
+    return re.sub(rf"\b\w+\.({names})\b", r"--\1", prefixed)
 
 
-def _value(kind: Any, name: str, given: Any) -> Any:
+def _value(kind: Any, name: str, value: Any) -> Any:
     if get_origin(get_type_hints(kind)[name]) is not dict:
-        return given
-    return named_values(f"--{name}", given or [])
+        return value
+    return named_values(f"--{name}", value or [])
 
 
-def named_values(option: str, given: list[str]) -> dict[str, Any]:
+def named_values(option: str, settings: list[str]) -> dict[str, Any]:
     """The values of a repeatable option NAME=VALUE by name. Raises UserError.
 
     >>> named_values("--sft", ["weight_decay=0.01", "report_to=trackio"])
     {'weight_decay': 0.01, 'report_to': 'trackio'}
     """
     values: dict[str, Any] = {}
-    for one in given:
-        name, sign, text = one.partition("=")
+    for setting in settings:
+        name, sign, text = setting.partition("=")
         if not (sign and name):
-            raise UserError(f"{option} {one!r} is no setting. Write {option} NAME=VALUE.")
+            raise UserError(f"{option} {setting!r} is no setting. Write {option} NAME=VALUE.")
         if name in values:
             raise UserError(f"{option} {name} is given twice. Give it once.")
         try:
             values[name] = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError):
-            raise UserError(f"{option} {one!r} has no value that YAML can read.") from None
+            raise UserError(f"{option} {setting!r} has no value that YAML can read.") from None
     return values

@@ -41,56 +41,56 @@ def suggest(
         *rate_limits(max_harmful, min_refused, min_answered),
         *([Limit("task loss", max_task_loss)] if max_task_loss is not None else []),
     ]
-    found = suggestions(read_points(folder), limits, RowLosses(folder))
-    if not found:
+    proposals = suggestions(read_points(folder), limits, RowLosses(folder))
+    if not proposals:
         raise UserError(f"{folder}: no trained model is here yet. Let 'trimtab sweep' make one.")
-    for place, one in enumerate(found):
-        for line in [""] * (place > 0) + _told(one, limits, folder):
+    for place, suggestion in enumerate(proposals):
+        for line in [""] * (place > 0) + _suggestion_lines(suggestion, limits, folder):
             say(line)
 
 
-def _told(one: Suggestion, limits: list[Limit], folder: Path) -> list[str]:
+def _suggestion_lines(suggestion: Suggestion, limits: list[Limit], folder: Path) -> list[str]:
     from trimtab.analysis.labels import nats
 
-    told, setting = one.told, one.told.setting
-    asked = ", ".join(limit.in_words for limit in limits)
-    lines = [f"Task {one.task}, safety data {one.proxy}: {asked}."]
-    if one.chosen_by.verdict == "within":
+    candidate, setting = suggestion.told, suggestion.told.setting
+    limits_text = ", ".join(limit.in_words for limit in limits)
+    lines = [f"Task {suggestion.task}, safety data {suggestion.proxy}: {limits_text}."]
+    if suggestion.chosen_by.verdict == "within":
         lines.append(f"  {setting.name}")
     else:
-        them = "it" if len(limits) == 1 else "them"
-        lines.append(f"  No setting is within {them}. Nearest comes {setting.name}")
-    verdicts = {limit.metric: verdict for limit, verdict in told.verdicts.items()}
-    for metric, measured in told.measured.items():
-        said = f": {verdicts[metric]}" if metric in verdicts else ""
-        where = f" on the {one.safety}" if metric == "safety loss" else ""
+        pronoun = "it" if len(limits) == 1 else "them"
+        lines.append(f"  No setting is within {pronoun}. Nearest comes {setting.name}")
+    verdicts = {limit.metric: verdict for limit, verdict in candidate.verdicts.items()}
+    for metric, measured in candidate.measured.items():
+        verdict_text = f": {verdicts[metric]}" if metric in verdicts else ""
+        where = f" on the {suggestion.safety}" if metric == "safety loss" else ""
         over = " over the start's" if metric.endswith("loss") else ""
-        lines.append(f"  {metric}{over}{where} {_value(measured)}{said}")
-        if metric == "task loss" and one.plain is not None:
-            cost = one.plain.cost
+        lines.append(f"  {metric}{over}{where} {_value(measured)}{verdict_text}")
+        if metric == "task loss" and suggestion.plain is not None:
+            cost = suggestion.plain.cost
             above = "" if cost is None else f"; this lies above it by {_value(cost)}"
-            lines.append(f"    plain fine-tuning: {_value(one.plain.task_change)}{above}")
-    if one.limit_at_every_look is not None and "safety loss" in verdicts:
+            lines.append(f"    plain fine-tuning: {_value(suggestion.plain.task_change)}{above}")
+    if suggestion.limit_at_every_look is not None and "safety loss" in verdicts:
         lines.append(
             f"  upper limit of the safety loss's rise that assumes no distribution: "
-            f"{nats(one.limit_at_every_look)} (the verdict goes by the interval)"
+            f"{nats(suggestion.limit_at_every_look)} (the verdict goes by the interval)"
         )
     models = dict.fromkeys(
         folder / "models" / point.model for point in setting.points if point.model is not None
     )
-    kept = [str(path) for path in models if path.exists()]
-    if kept:
-        lines.append(f"  {'model' if len(kept) == 1 else 'models'}: {', '.join(kept)}")
-    if one.rows is None:
-        if told.task_change.kind != "exact":
+    saved = [str(path) for path in models if path.exists()]
+    if saved:
+        lines.append(f"  {'model' if len(saved) == 1 else 'models'}: {', '.join(saved)}")
+    if suggestion.rows is None:
+        if candidate.task_change.kind != "exact":
             lines.append("These are the numbers it was chosen by, and so flattering.")
     else:
-        chosen, telling = one.rows
+        chosen, telling = suggestion.rows
         lines.append(
             f"Chosen by {chosen} held-out safety rows; these numbers are of {telling} others."
         )
-    if one.note is not None:
-        lines.append(f"Few rows ({one.note}).")
+    if suggestion.note is not None:
+        lines.append(f"Few rows ({suggestion.note}).")
     return lines
 
 

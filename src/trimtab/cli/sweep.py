@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimtab.cli.answer import answer_of_many
+from trimtab.cli.answer import print_settings_to_choose
 from trimtab.cli.command import end, say
 from trimtab.cli.options import (
     Benign,
@@ -75,19 +75,19 @@ def sweep(
 
     from trimtab.config.yaml_io import read_experiment
 
-    read = read_experiment(experiment)
+    base = read_experiment(experiment)
     if data_root is not None:
-        read = replace(read, data_root=str(data_root.resolve()))
+        base = replace(base, data_root=str(data_root.resolve()))
     if measure_every is not None:
-        read = replace(read, measure=replace(read.measure, every=measure_every))
-    if asked := answers_of(harmful, benign, judge):
-        read = replace(read, answers=asked)
+        base = replace(base, measure=replace(base.measure, every=measure_every))
+    if answers := answers_of(harmful, benign, judge):
+        base = replace(base, answers=answers)
     if dry_run:
-        print_plan(read, out)
+        print_plan(base, out)
     else:
         cluster = _cluster(workers, ray, gpus_per_run, processes_per_run)
-        sweep_and_report(read, out, restart, retry, cluster)
-        answer_of_many(out)
+        sweep_and_report(base, out, restart, retry, cluster)
+        print_settings_to_choose(out)
         end_with_failures(out, "--retry")
 
 
@@ -95,8 +95,8 @@ def _cluster(
     workers: int | None, address: str | None, gpus: float | None, processes: int | None
 ) -> Cluster | None:
     if workers is None and address is None:
-        for option, given in (("--gpus-per-run", gpus), ("--processes-per-run", processes)):
-            if given is not None:
+        for option, value in (("--gpus-per-run", gpus), ("--processes-per-run", processes)):
+            if value is not None:
                 raise UserError(f"{option} has nothing to divide. Give --workers or --ray too.")
         return None
     from trimtab.runner.cluster import Cluster

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from trimtab.cli.answer import answer_of_one
+from trimtab.cli.answer import print_training_summary
 from trimtab.cli.options import (
     Benign,
     DryRun,
@@ -89,14 +89,16 @@ def train(
     from trimtab.config.grid import plan_of
 
     constraints = {"--penalty": penalty, "--radius": radius, "--budget": budget}
-    given = [option for option, value in constraints.items() if value is not None]
-    if len(given) > 1:
-        raise UserError(f"{' and '.join(given)} are given. Give one of {', '.join(constraints)}.")
+    constraint_options = [option for option, value in constraints.items() if value is not None]
+    if len(constraint_options) > 1:
+        raise UserError(
+            f"{' and '.join(constraint_options)} are given. Give one of {', '.join(constraints)}."
+        )
     if radius is not None and case == "alignment-loss":
         raise UserError("--radius is for --case alignment-parameter. Give --penalty or --budget.")
     if case == "alignment-parameter" and budget is not None:
         raise UserError("--budget is for --case alignment-loss. Give --penalty or --radius.")
-    if not given:
+    if not constraint_options:
         penalty = 1.0
     block = Block(
         case or ("alignment-loss" if radius is None else "alignment-parameter"),
@@ -104,7 +106,7 @@ def train(
         radii=() if radius is None else (radius,),
         budgets=() if budget is None else (budget,),
     )
-    one = experiment_of(
+    experiment = experiment_of(
         model,
         {"task": (task, task_where), "safety": (safety, safety_where)},
         (original, original_where),
@@ -119,10 +121,10 @@ def train(
         keep_models=True,
     )
     if dry_run:
-        print_plan(one, out)
+        print_plan(experiment, out)
     else:
-        sweep_and_report(one, out, restart)
+        sweep_and_report(experiment, out, restart)
         end_with_failures(out, "--restart")
-        (run,) = plan_of(one).runs
+        (run,) = plan_of(experiment).runs
         (model,) = run.models
-        answer_of_one(one, out, model)
+        print_training_summary(experiment, out, model)

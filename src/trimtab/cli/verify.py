@@ -20,7 +20,7 @@ def verify(folder: Folder, data_root: DataRoot = None) -> None:
         word = words[check.passed]
         counted[word] += 1
         say(f"{word:9}  {check.what}: {check.told}")
-    told = ", ".join(f"{counted[word]} {word}" for word in words.values())
+    summary = ", ".join(f"{counted[word]} {word}" for word in words.values())
     if counted["FAILED"]:
-        end(f"{folder} is not as it was recorded: {told}.", 1)
-    say(f"{told}.")
+        end(f"{folder} is not as it was recorded: {summary}.", 1)
+    say(f"{summary}.")

@@ -35,6 +35,6 @@ def by_data_name(
     """
     return {
         **({ORIGINAL: original} if original is not None else {}),
-        **{safety_data(name): held for name, held in safety.items()},
-        **{task_data(name): held for name, held in task.items()},
+        **{safety_data(name): value for name, value in safety.items()},
+        **{task_data(name): value for name, value in task.items()},
     }

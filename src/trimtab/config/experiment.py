@@ -50,13 +50,13 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 Source = Annotated[
     DataSource,
-    BeforeValidator(lambda given: {"path": given} if isinstance(given, str) else given),
+    BeforeValidator(lambda source: {"path": source} if isinstance(source, str) else source),
 ]
 
 
 Sources = Annotated[
     tuple[Source, ...],
-    BeforeValidator(lambda given: given if isinstance(given, list | tuple) else [given]),
+    BeforeValidator(lambda source: source if isinstance(source, list | tuple) else [source]),
 ]
 """One source, or several."""
 
@@ -149,14 +149,14 @@ class Training:
         """Keep a library's name for a setting of ours as that setting."""
         if theirs not in getattr(self, section):
             return
-        left = dict(getattr(self, section))
-        value = left.pop(theirs)
+        fields = dict(getattr(self, section))
+        value = fields.pop(theirs)
         place = f"{section}.{theirs}"
         if getattr(self, ours) is not None:
             raise UserError(f"{place} and {ours} are one setting. Give one of them.")
         if not isinstance(value, int | float):
             raise UserError(f"{place} is {value!r}. Give a number.")
-        object.__setattr__(self, section, left)
+        object.__setattr__(self, section, fields)
         object.__setattr__(self, ours, value)
 
 
@@ -194,8 +194,8 @@ class Block:
         if (self.case == "method") != (self.method is not None):
             raise UserError("grid: case method and a method's name go together. Give both.")
         if self.method is not None:
-            known = published(self.method)
-            object.__setattr__(self, "values", self.values or known.grid)
+            method = published(self.method)
+            object.__setattr__(self, "values", self.values or method.grid)
         if self.case in ("method", "dial"):
             if self.penalties or self.radii or self.budgets or not self.values:
                 name = self.method or self.case
@@ -222,12 +222,12 @@ class Block:
     def settings(self) -> tuple[tuple[Method, float], ...]:
         """Its methods, each with a value of the hyperparameter."""
         is_case_1 = self.case == "alignment-loss"
-        given = published(self.method) if self.method else DIAL
+        method = published(self.method) if self.method else DIAL
         return (
             *((CASE_1 if is_case_1 else CASE_2, value) for value in self.penalties),
             *((CASE_2_RADIUS, value) for value in self.radii),
             *((CASE_1_BUDGET, value) for value in self.budgets),
-            *((given, value) for value in self.values),
+            *((method, value) for value in self.values),
         )
 
 
@@ -376,8 +376,8 @@ class Experiment:
         check_ranges(self)
         grid = self.grid or self.dial
         needed = {"model": self.model, "task": self.task, "safety": self.safety, "grid": grid}
-        for name, given in (needed | {"seeds": self.seeds}).items():
-            if not given:
+        for name, value in (needed | {"seeds": self.seeds}).items():
+            if not value:
                 raise UserError(f"{name}: nothing is given. Give at least one.")
         for name in (*self.task, *self.safety):
             if not name.strip() or len(name.encode(errors="replace")) > LONGEST_NAME:
@@ -429,8 +429,8 @@ class Experiment:
     def tasks_in_case_2(self) -> tuple[str, ...]:
         """The tasks that are trained on under an alignment parameter constraint."""
         blocks = [block for block in self.grid if block.case == "alignment-parameter"]
-        named = [name for block in blocks for name in block.tasks or self.task]
-        return tuple(dict.fromkeys(named))
+        names = [name for block in blocks for name in block.tasks or self.task]
+        return tuple(dict.fromkeys(names))
 
     @property
     def keeps_models(self) -> bool:

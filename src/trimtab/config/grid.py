@@ -59,21 +59,21 @@ class Plan:
 
     def in_order(self, results: Iterable[T]) -> list[T]:
         """Results in the order of the plan, whatever order they were made in; others last."""
-        return sorted(results, key=lambda one: self._places.get(one.spec, len(self._places)))
+        return sorted(results, key=lambda result: self._places.get(result.spec, len(self._places)))
 
     @cached_property
     def _places(self) -> dict[RunSpec, int]:
         return {spec: place for place, spec in enumerate(self.specs)}
 
-    def without(self, made: set[RunSpec]) -> Plan:
-        """What is left to do once the results `made` exist."""
-        left = [
-            replace(run, specs=tuple(spec for spec in run.specs if spec not in made))
+    def without(self, finished: set[RunSpec]) -> Plan:
+        """What is left to do once the results `finished` exist."""
+        runs = [
+            replace(run, specs=tuple(spec for spec in run.specs if spec not in finished))
             for run in self.runs
         ]
         return Plan(
-            tuple(spec for spec in self.aligned if spec not in made),
-            tuple(run for run in left if run.specs),
+            tuple(spec for spec in self.aligned if spec not in finished),
+            tuple(run for run in runs if run.specs),
         )
 
 
@@ -82,10 +82,10 @@ def plan_of(experiment: Experiment) -> Plan:
     trainings: dict[RunSpec, list[RunSpec]] = {}
     for spec in dict.fromkeys(_grid(experiment)):
         trainings.setdefault(spec.training, []).append(spec)
-    pairs = dict.fromkeys((spec.proxy, spec.task) for made in trainings.values() for spec in made)
+    pairs = dict.fromkeys((spec.proxy, spec.task) for specs in trainings.values() for spec in specs)
     return Plan(
         aligned=tuple(RunSpec(ALIGNED, None, proxy, task, 0) for proxy, task in pairs),
-        runs=tuple(Run(training, tuple(made)) for training, made in trainings.items()),
+        runs=tuple(Run(training, tuple(specs)) for training, specs in trainings.items()),
     )
 
 
@@ -101,5 +101,5 @@ def _grid(experiment: Experiment) -> Iterator[RunSpec]:
 def _proxies(block: Block, experiment: Experiment) -> tuple[str, ...]:
     if block.proxies:
         return block.proxies
-    known = tuple(experiment.safety)
-    return known[:1] if block.case == "alignment-parameter" else known
+    names = tuple(experiment.safety)
+    return names[:1] if block.case == "alignment-parameter" else names

@@ -371,7 +371,7 @@ def _known(name: str) -> Method:
 def published(name: str) -> Method:
     """The published method of that name. Raises UserError, with the nearest one."""
     if name not in PUBLISHED:
-        near = get_close_matches(name, PUBLISHED, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(PUBLISHED)}."
+        nearest = get_close_matches(name, PUBLISHED, n=1)
+        hint = f"Did you mean {nearest[0]}?" if nearest else f"Known are {', '.join(PUBLISHED)}."
         raise UserError(f"there is no method {name!r}. {hint}")
     return PUBLISHED[name]

@@ -44,11 +44,11 @@ def _lines(
         yield f"data_root: {_yaml(data_root)}  # where the paths below start, seen from this file"
     yield ""
     yield "# What to fine-tune on, by name."
-    yield from _sources("task", _named(task))
+    yield from _sources("task", _paths_by_name(task))
     yield ""
     yield "# Safety data: prompts with the responses a safe model gives. It stands in for the"
     yield "# data the model was aligned on, so several can be compared."
-    yield from _sources("safety", _named(safety))
+    yield from _sources("safety", _paths_by_name(safety))
     yield ""
     if original is None:
         yield "# The model's own alignment data, to measure on, where it is at hand:"
@@ -75,24 +75,24 @@ def _lines(
     yield "seeds: [0]  # findings need at least two: [0, 1]"
 
 
-def _sources(role: str, named: Mapping[str, str]) -> Iterator[str]:
+def _sources(role: str, paths: Mapping[str, str]) -> Iterator[str]:
     yield f"{role}:"
-    for name, path in named.items():
+    for name, path in paths.items():
         yield f"  {_yaml(name)}: {_yaml(path)}"
 
 
-def _named(paths: Sequence[str]) -> dict[str, str]:
+def _paths_by_name(paths: Sequence[str]) -> dict[str, str]:
     """The paths by the stems of their files, numbered where two are alike.
 
-    >>> _named(["a/code.jsonl.gz", "b/code.csv", "org/set"])
+    >>> _paths_by_name(["a/code.jsonl.gz", "b/code.csv", "org/set"])
     {'code': 'a/code.jsonl.gz', 'code-2': 'b/code.csv', 'set': 'org/set'}
     """
-    named: dict[str, str] = {}
+    paths_by_name: dict[str, str] = {}
     for path in paths:
         stem = re.sub(r"\.(jsonl|json|csv|parquet)(\.gz)?$", "", PurePath(path).name) or "data"
-        alike = [name for name in named if re.fullmatch(rf"{re.escape(stem)}(-\d+)?", name)]
-        named[f"{stem}-{len(alike) + 1}" if alike else stem] = path
-    return named
+        alike = [name for name in paths_by_name if re.fullmatch(rf"{re.escape(stem)}(-\d+)?", name)]
+        paths_by_name[f"{stem}-{len(alike) + 1}" if alike else stem] = path
+    return paths_by_name
 
 
 def _yaml(value: Any) -> str:

@@ -110,11 +110,11 @@ class Stated:
             kind, where = f"finite {kind}", ""
         else:
             where = f" {self.range}"
-        given = list(value) if isinstance(value, (tuple, list)) else [value]
-        if all(self._holds(one) for one in given):
+        values = list(value) if isinstance(value, (tuple, list)) else [value]
+        if all(self._holds(number) for number in values):
             return None
         if isinstance(value, (tuple, list)):
-            return f"{name} {given} must be {kind}s{where}."
+            return f"{name} {values} must be {kind}s{where}."
         out = ", or leave it out" if self.optional else ", or a text" if self.or_text else ""
         return f"{name} is {value}. Give a {kind}{where}{out}."
 
@@ -128,10 +128,10 @@ class Stated:
 def stated(annotation: Any) -> Stated | None:
     """The range that an annotation states, also within `tuple[…]` or `… | None`."""
     for kind, metadata in _annotated(annotation):
-        for told in metadata:
-            if isinstance(told, Range):
-                others = get_args(annotation)
-                return Stated(told, kind is int, type(None) in others, str in others)
+        for item in metadata:
+            if isinstance(item, Range):
+                parts = get_args(annotation)
+                return Stated(item, kind is int, type(None) in parts, str in parts)
     return None
 
 
@@ -156,14 +156,14 @@ def in_range(command: Callable[_P, _R]) -> Callable[_P, _R]:
     """
 
     @wraps(command)
-    def checked(*given: _P.args, **named: _P.kwargs) -> _R:
-        values = signature(command).bind(*given, **named).arguments
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        values = signature(command).bind(*args, **kwargs).arguments
         for name, range_of in _stated_by(command).items():
             option = f"--{name.rstrip('_').replace('_', '-')}"
             complaint = range_of.complaint(option, values.get(name))
             if complaint:
                 raise UserError(complaint)
-        return command(*given, **named)
+        return command(*args, **kwargs)
 
     return checked
 
@@ -171,8 +171,8 @@ def in_range(command: Callable[_P, _R]) -> Callable[_P, _R]:
 @cache
 def _stated_by(annotated: Any) -> Mapping[str, Stated]:
     hints = get_type_hints(annotated, include_extras=True)
-    found = {name: stated(hint) for name, hint in hints.items()}
-    return {name: range_of for name, range_of in found.items() if range_of is not None}
+    ranges = {name: stated(hint) for name, hint in hints.items()}
+    return {name: range_of for name, range_of in ranges.items() if range_of is not None}
 
 
 def _no_truth(value: Any) -> Any:

@@ -23,7 +23,7 @@ MOST_VALUES = 100_000
 
 _RECIPES = Path(__file__).parents[1] / "recipes"
 
-_LONGEST_TOLD = 200
+_LONGEST_SHOWN = 200
 
 _EXPERIMENT = TypeAdapter(Experiment)
 
@@ -68,23 +68,23 @@ def read_experiment(path: Path) -> Experiment:
 
 def parse_experiment(text: str, place: str) -> Experiment:
     """The experiment of a YAML text; `place` names it in errors. Raises UserError."""
-    given = _yaml(text, place)
-    if not isinstance(given, Mapping):
+    values = _yaml(text, place)
+    if not isinstance(values, Mapping):
         raise UserError(f"{place}: not an experiment. Give model, task, safety and grid.")
-    return experiment_from(given, place)
+    return experiment_from(values, place)
 
 
-def experiment_from(given: Mapping[str, Any], place: str) -> Experiment:
+def experiment_from(values: Mapping[str, Any], place: str) -> Experiment:
     """The experiment of plain mappings, lists and values; `place` names them in errors.
 
     Raises:
         UserError: a field is unknown, missing or of the wrong kind; every such field on one line.
     """
-    strange = next((text for text in _texts(given) if "\0" in text), None)
+    strange = next((text for text in _texts(values) if "\0" in text), None)
     if strange is not None:
         raise UserError(f"{place}: {strange!r} holds a NUL character. Give it without.")
     try:
-        return _EXPERIMENT.validate_python(given)
+        return _EXPERIMENT.validate_python(values)
     except ValidationError as error:
         raise UserError("; ".join(_complaint(place, detail) for detail in error.errors())) from None
     except UserError as error:
@@ -126,8 +126,10 @@ def _size(node: yaml.Node, sizes: dict[int, float] | None = None) -> float:
     if id(node) not in sizes:
         sizes[id(node)] = float("inf")
         parts = node.value if isinstance(node, yaml.CollectionNode) else []
-        nodes = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
-        sizes[id(node)] = 1 + sum(_size(one, sizes) for one in nodes)
+        nodes = [
+            child for part in parts for child in (part if isinstance(part, tuple) else (part,))
+        ]
+        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in nodes)
     return sizes[id(node)]
 
 
@@ -138,8 +140,8 @@ def to_yaml(experiment: Experiment) -> str:
 
 def plain_values(experiment: Experiment) -> dict[str, Any]:
     """The experiment as mappings, lists, texts and numbers, every default written out."""
-    given: dict[str, Any] = _EXPERIMENT.dump_python(experiment, mode="json", exclude_none=True)
-    return given
+    values: dict[str, Any] = _EXPERIMENT.dump_python(experiment, mode="json", exclude_none=True)
+    return values
 
 
 def differences(before: str, after: Experiment) -> list[str]:
@@ -149,15 +151,17 @@ def differences(before: str, after: Experiment) -> list[str]:
     what is trained may not.
     """
 
-    def told(one: Experiment) -> list[str]:
-        unwatched = replace(one.measure, every=Measuring.every, live_rows=Measuring.live_rows)
-        same = replace(one, data_root=".", keep_models=None, measure=unwatched)
-        return to_yaml(same).splitlines()
+    def compared_lines(experiment: Experiment) -> list[str]:
+        unwatched = replace(
+            experiment.measure, every=Measuring.every, live_rows=Measuring.live_rows
+        )
+        compared = replace(experiment, data_root=".", keep_models=None, measure=unwatched)
+        return to_yaml(compared).splitlines()
 
     recorded = parse_experiment(before, EXPERIMENT_FILE)
     return [
         line
-        for line in unified_diff(told(recorded), told(after), lineterm="", n=0)
+        for line in unified_diff(compared_lines(recorded), compared_lines(after), lineterm="", n=0)
         if line[:1] in "+-" and line[:3] not in ("+++", "---")
     ]
 
@@ -166,31 +170,31 @@ class _NoRepeats(yaml.SafeLoader):
     """A safe loader to which a key given twice is a mistake, not the last one's victory."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[object] = set()
+        keys: set[object] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 raise yaml.constructor.ConstructorError(
                     None, None, "a list or a mapping is no name", key_node.start_mark
                 )
-            if key in seen:
+            if key in keys:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"{key!r} is given twice", key_node.start_mark
                 )
-            seen.add(key)
+            keys.add(key)
         return super().construct_mapping(node, deep)
 
 
-def _texts(given: Any) -> Iterator[str]:
-    if isinstance(given, str):
-        yield given
-    elif isinstance(given, Mapping):
-        for name, value in given.items():
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
             yield from _texts(name)
-            yield from _texts(value)
-    elif isinstance(given, list):
-        for value in given:
-            yield from _texts(value)
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
 
 
 def _complaint(place: str, detail: Any) -> str:
@@ -205,22 +209,22 @@ def _complaint(place: str, detail: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    told = repr(value)
-    return told if len(told) <= _LONGEST_TOLD else f"{told[:_LONGEST_TOLD]}…"
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def _nearest(place: tuple[str | int, ...]) -> str:
     """Where in the whole tree of settings the one meant by `place` is, as a hint."""
-    *above, given = place
-    known = list(_settings(Experiment))
-    near = get_close_matches(str(given), sorted({path[-1] for path in known}), n=1)
-    if near:
+    *above, name = place
+    paths = list(_settings(Experiment))
+    nearest = get_close_matches(str(name), sorted({path[-1] for path in paths}), n=1)
+    if nearest:
         path = min(
-            (path for path in known if path[-1] == near[0]),
+            (path for path in paths if path[-1] == nearest[0]),
             key=lambda path: (not _is_at(path[:-1], above), path[0] == "align"),
         )
-        here = _is_at(path[:-1], above)
-        return f" Did you mean {'.'.join(map(str, (*above, near[0]) if here else path))}?"
+        is_below = _is_at(path[:-1], above)
+        return f" Did you mean {'.'.join(map(str, (*above, nearest[0]) if is_below else path))}?"
     if above and above[0] in ("train", "align"):
         return (
             f" Remove it, or give TRL's settings in {above[0]}.sft and PEFT's in {above[0]}.lora."
@@ -234,20 +238,20 @@ def _settings(kind: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
         if name not in kind.__dataclass_fields__:
             continue
         yield (*above, name)
-        for inner, named in _dataclasses_in(hint):
-            yield from _settings(inner, (*above, name, *(("NAME",) if named else ())))
+        for inner, has_name in _dataclasses_in(hint):
+            yield from _settings(inner, (*above, name, *(("NAME",) if has_name else ())))
 
 
-def _dataclasses_in(hint: Any, named: bool = False) -> Iterator[tuple[Any, bool]]:
+def _dataclasses_in(hint: Any, has_name: bool = False) -> Iterator[tuple[Any, bool]]:
     if is_dataclass(hint):
-        yield hint, named
+        yield hint, has_name
     for part in get_args(hint):
-        yield from _dataclasses_in(part, named or get_origin(hint) is dict)
+        yield from _dataclasses_in(part, has_name or get_origin(hint) is dict)
 
 
 def _is_at(pattern: tuple[str, ...], above: list[str | int]) -> bool:
     """Whether settings at `pattern` are those at a place of a file."""
-    named = [part for part in above if not isinstance(part, int)]
-    return len(pattern) == len(named) and all(
-        one in ("NAME", part) for one, part in zip(pattern, named, strict=True)
+    names = [part for part in above if not isinstance(part, int)]
+    return len(pattern) == len(names) and all(
+        expected in ("NAME", part) for expected, part in zip(pattern, names, strict=True)
     )

@@ -69,10 +69,10 @@ def encode(
             refused by the template; the tokenizer has neither template nor end of sequence.
     """
     try:
-        columns, told = _encoded(rows, tokenizer, lengths, limits)
+        columns, warnings = _encoded(rows, tokenizer, lengths, limits)
     except UserError as error:
         raise UserError(f"{place}: {error}" if place else str(error)) from None
-    for line in told:
+    for line in warnings:
         warning(f"{place}: {line}" if place else line)
     return Dataset.from_dict(columns)
 
@@ -97,8 +97,8 @@ def _encoded(
         labels.append([IGNORED] * len(prompt) + response)
     if limits is not None:
         _require_within(ids, tokenizer, limits)
-    told = [*_cut(encoded, lengths), *encoder.noticed(len(rows))]
-    return {"input_ids": ids, "labels": labels}, told
+    warnings = [*_cut(encoded, lengths), *encoder.noticed(len(rows))]
+    return {"input_ids": ids, "labels": labels}, warnings
 
 
 def prompt_ids(prompt: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -153,13 +153,13 @@ class _Encoder:
         """The ids of prompt and response, uncut."""
         prompt = [self._marked(message) for message in row.prompt]
         response = self._marked(Message("assistant", row.response)).content
-        held = {
+        tokens = {
             token
             for text in (*(message.content for message in row.prompt), row.response)
             for token in self._controls.findall(text)
         }
-        self.controlled |= held
-        self.with_control += bool(held)
+        self.controlled |= tokens
+        self.with_control += bool(tokens)
         if self.tokenizer.chat_template is None:
             end = self.tokenizer.eos_token_id
             if end is None:
@@ -199,37 +199,37 @@ class _Encoder:
                 return opening, whole
         # The template shows a finished conversation otherwise than one to be answered, or shows
         # part of the response: what is asked stays as it is asked, and the response as it is.
-        shown = response if response in whole else response.strip()
+        answer = response if response in whole else response.strip()
         if not _holds(whole, response):
             self.in_part += 1
-            shown = response
+            answer = response
         opening = turn.opening if turn.asked.startswith(turn.opening) else turn.asked
-        return opening, opening + turn.lead + shown + turn.end
+        return opening, opening + turn.lead + answer + turn.end
 
     def _turn(self, prompt: list[Message]) -> _Turn:
-        asked = self._rendered(prompt, add_generation_prompt=True)
+        question = self._rendered(prompt, add_generation_prompt=True)
         finished = self._rendered([*prompt, Message("assistant", _STAND_IN)])
-        before, found, end = finished.rpartition(_STAND_IN)
-        if not found:
+        before, stand_in, end = finished.rpartition(_STAND_IN)
+        if not stand_in:
             raise UserError(
                 "the tokenizer's chat template does not show what the assistant says. Give a "
                 "model with another template."
             )
         header = before.rstrip(" ")
-        if before.startswith(asked):
-            opening = header if before[len(asked) :].strip() else asked
-        elif asked.startswith(before):
+        if before.startswith(question):
+            opening = header if before[len(question) :].strip() else question
+        elif question.startswith(before):
             opening = header
         else:
-            opening = asked
+            opening = question
         lead = "" if opening.endswith(" ") else before[len(header) :]
-        return _Turn(asked, opening, lead, end)
+        return _Turn(question, opening, lead, end)
 
     def _rendered(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    [{"role": one.role, "content": one.content} for one in messages],
+                    [{"role": message.role, "content": message.content} for message in messages],
                     chat_template=_dated(self.tokenizer.get_chat_template()),
                     tokenize=False,
                     add_generation_prompt=add_generation_prompt,
@@ -253,7 +253,7 @@ class _Encoder:
         return Message(
             message.role,
             self._controls.sub(
-                lambda found: f"\ufdd0{self.control.index(found[0])}\ufdd0", message.content
+                lambda match: f"\ufdd0{self.control.index(match[0])}\ufdd0", message.content
             ),
         )
 
@@ -261,10 +261,10 @@ class _Encoder:
         parts = _MARK.split(text)
         ids: list[int] = []
         for place, part in enumerate(parts):
-            written = self.control[int(part)] if place % 2 else part
-            if written:
+            piece = self.control[int(part)] if place % 2 else part
+            if piece:
                 settings: dict[str, Any] = {"split_special_tokens": True} if place % 2 else {}
-                ids += self.tokenizer(written, add_special_tokens=False, **settings)["input_ids"]
+                ids += self.tokenizer(piece, add_special_tokens=False, **settings)["input_ids"]
         return ids
 
     def _before(self) -> list[int]:

@@ -49,21 +49,21 @@ def local_path(path: str, data_root: Path | None = None) -> Path:
 
 
 def require_files(
-    given: Iterable[tuple[str, str]],
+    paths: Iterable[tuple[str, str]],
     data_root: Path | None = None,
     folders: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Raises MissingFilesError where paths are not there, with all of them.
 
     Args:
-        given: whose path it is, as an option's or a data set's name, and the path; Hub ids pass.
+        paths: whose path it is, as an option's or a data set's name, and the path; Hub ids pass.
         folders: the same of folders, which start at the working folder.
     """
     lacking = [
         *((owner, path, Path(path)) for owner, path in folders if not Path(path).exists()),
         *(
             (owner, path, local_path(path, data_root))
-            for owner, path in given
+            for owner, path in paths
             if not on_hub(path, data_root) and not local_path(path, data_root).exists()
         ),
     ]
@@ -72,13 +72,14 @@ def require_files(
         kind = "folder" if lacking[0][:2] in folders else "file"
         raise MissingFilesError(f"{owner} {path}: no such {kind}.{_suggestion(file)}")
     if lacking:
-        told = "; ".join(
-            f"{owner} {path}" + (f" (did you mean {near}?)" if (near := _nearest(file)) else "")
+        missing_text = "; ".join(
+            f"{owner} {path}"
+            + (f" (did you mean {nearest}?)" if (nearest := _nearest(file)) else "")
             for owner, path, file in lacking
         )
         sought = ", ".join(dict.fromkeys(str(file.parent.absolute()) for *_, file in lacking))
         raise MissingFilesError(
-            f"not there: {told}. Check the names; they were sought in {sought}."
+            f"not there: {missing_text}. Check the names; they were sought in {sought}."
         )
 
 
@@ -296,8 +297,10 @@ def _suggestion(missing: Path) -> str:
     folder = missing.parent.absolute()  # "." would be read as the line's end
     if not folder.is_dir():
         return f" Nor is there a folder {folder}."
-    near = _nearest(missing)
-    return f" Did you mean {near}?" if near else f" Check the name; it was sought in {folder}."
+    nearest = _nearest(missing)
+    return (
+        f" Did you mean {nearest}?" if nearest else f" Check the name; it was sought in {folder}."
+    )
 
 
 def _nearest(missing: Path) -> str | None:

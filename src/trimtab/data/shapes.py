@@ -49,7 +49,7 @@ def shape_of(columns: Collection[str]) -> Callable[[Record], Row] | None:
     """
     for needed, row_of in _SHAPES:
         if needed <= set(columns):
-            return lambda record: _whole(_with_what_stands_beside(row_of(record), record))
+            return lambda record: _whole(_with_side_columns(row_of(record), record))
     return None
 
 
@@ -62,7 +62,7 @@ def prompt_shape_of(columns: Collection[str]) -> Callable[[Record], Row] | None:
     for column, prompt_of in _PROMPTS.items():
         if column in columns:
             return lambda record: _whole(
-                _with_what_stands_beside(
+                _with_side_columns(
                     _row(prompt_of(record), ""),
                     {name: value for name, value in record.items() if name != "weight"},
                 )
@@ -70,12 +70,12 @@ def prompt_shape_of(columns: Collection[str]) -> Callable[[Record], Row] | None:
     return None
 
 
-def left_out(record: Record, read: Collection[str]) -> list[str]:
-    """What of a record says more than its row does; `read` are columns that the user names."""
-    found = [
+def left_out(record: Record, named_columns: Collection[str]) -> list[str]:
+    """What of a record says more than its row does; the user names `named_columns`."""
+    descriptions = [
         f"column {column!r}"
         for column in _SAYS_MORE
-        if column not in read
+        if column not in named_columns
         and not (column == "input" and "instruction" in record and "output" in record)
         and _says(record.get(column))
     ]
@@ -83,10 +83,10 @@ def left_out(record: Record, read: Collection[str]) -> list[str]:
         turns = record.get(column)
         if isinstance(turns, list) and all(isinstance(turn, Mapping) for turn in turns):
             more = {key for turn in turns for key in turn if _says(turn[key])} - _READ_OF_A_MESSAGE
-            found += [f"{key!r} of messages" for key in sorted(more)]
+            descriptions += [f"{key!r} of messages" for key in sorted(more)]
             if column != "prompt" and turns and _role(turns[-1]) != "assistant":
-                found.append("messages after the last of the assistant")
-    return found
+                descriptions.append("messages after the last of the assistant")
+    return descriptions
 
 
 def _prompt_response(record: Record) -> Row:
@@ -97,18 +97,18 @@ def _prompt_completion(record: Record) -> Row:
     return _answered(record, "completion")
 
 
-def _asked(record: Record) -> tuple[Message, ...]:
+def _prompt_messages(record: Record) -> tuple[Message, ...]:
     if isinstance(record["prompt"], list):
         return _messages(record, "prompt")
     return (Message("user", _text(record, "prompt")),)
 
 
 def _answered(record: Record, answer: str) -> Row:
-    prompt = _asked(record)
+    prompt = _prompt_messages(record)
     if not isinstance(record[answer], list):
         return _row(prompt, _response(record, answer))
     answers = _messages(record, answer)
-    first = next((place for place, one in enumerate(answers) if one.role == "assistant"), 0)
+    first = next((place for place, message in enumerate(answers) if message.role == "assistant"), 0)
     if first and answers[first - len(prompt) : first] != prompt:
         raise BadRecordError(
             f"{answer!r} begins with a message of the {answers[0].role}, beside the column "
@@ -161,7 +161,7 @@ def _to_be_answered(column: str) -> Callable[[Record], tuple[Message, ...]]:
 
 
 _PROMPTS: dict[str, Callable[[Record], tuple[Message, ...]]] = {
-    "prompt": _asked,
+    "prompt": _prompt_messages,
     "messages": _to_be_answered("messages"),
     "conversations": _to_be_answered("conversations"),
     "instruction": _instructed,
@@ -193,22 +193,22 @@ def refuse_preferences(record: Record, columns: Collection[str], where: Collecti
         BadRecordError: it has `chosen` or `rejected` and no answer is named; or `kto_tag`, or a
             truth value `label` beside a completion, by which rows are not chosen.
     """
-    found = [
+    preferences = [
         column
         for column in ("chosen", "rejected")
         if record.get(column) is not None and not _ANSWERS & set(columns)
     ]
     if record.get("kto_tag") is not None and "kto_tag" not in where:
-        found.append("kto_tag")
+        preferences.append("kto_tag")
     if "completion" in record and isinstance(record.get("label"), bool) and "label" not in where:
-        found.append("label")
-    if found:
-        mend = "where: {kto_tag: true}".replace("kto_tag", found[0])
-        if found[0] in ("chosen", "rejected"):
+        preferences.append("label")
+    if preferences:
+        mend = "where: {kto_tag: true}".replace("kto_tag", preferences[0])
+        if preferences[0] in ("chosen", "rejected"):
             mend = "columns: {response: chosen}"
         raise BadRecordError(
-            f"{found[0]!r} says which answers are wanted, and fine-tuning learns all alike. Say "
-            f"what to learn, as in {mend}, or remove the column."
+            f"{preferences[0]!r} says which answers are wanted, and fine-tuning learns all alike. "
+            f"Say what to learn, as in {mend}, or remove the column."
         )
 
 
@@ -244,7 +244,7 @@ def _row(prompt: tuple[Message, ...], response: str) -> Row:
     return Row(prompt, response)
 
 
-def _with_what_stands_beside(row: Row, record: Record) -> Row:
+def _with_side_columns(row: Row, record: Record) -> Row:
     if _says(record.get("history")):
         row = replace(row, prompt=(*_turns(record["history"]), *row.prompt))
     if record.get("system") is not None and _text(record, "system").strip():

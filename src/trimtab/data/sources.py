@@ -78,26 +78,28 @@ def _rows_by_number(
     row_of = shape(renamed[0])
     if row_of is None:
         raise UserError(f"{source.path}: columns {', '.join(records[0])} {unknown}")
-    kept = [place for place, record in enumerate(records) if _wanted(record, source.where)]
-    if not kept:
+    places = [place for place, record in enumerate(records) if _is_kept(record, source.where)]
+    if not places:
         raise UserError(
             f"{source.path}: where keeps none of the {len(records)} rows. Asked for "
-            f"{_asked(source.where)}; found {_found(records, source.where)}."
+            f"{_conditions_text(source.where)}; found {_values_text(records, source.where)}."
         )
     _tell_values_without_rows(source, records, warning)
-    named = {*source.columns.values(), *source.where}
+    named_columns = {*source.columns.values(), *source.where}
     rows: dict[int, Row] = {}
     more: Counter[str] = Counter()
-    for place in kept:
+    for place in places:
         try:
             rows[place + 1] = row_of(renamed[place])
             if shape is shape_of:
                 refuse_preferences(renamed[place], source.columns, source.where)
-                more.update(set(left_out(renamed[place], named)))
+                more.update(set(left_out(renamed[place], named_columns)))
         except BadRecordError as error:
             raise UserError(f"{source.path} row {place + 1}: {error}") from None
-    for what, count in sorted(more.items()):
-        warning(f"{source.path}: {count} of {len(kept)} rows have {what}, which is left out.")
+    for description, count in sorted(more.items()):
+        warning(
+            f"{source.path}: {count} of {len(places)} rows have {description}, which is left out."
+        )
     return rows
 
 
@@ -106,11 +108,11 @@ def _tell_values_without_rows(
 ) -> None:
     for column, values in source.where.items():
         for value in _listed(values):
-            if not any(_same(record[column], value) for record in records):
+            if not any(_matches(record[column], value) for record in records):
                 spelled = " Put yes, no, on and off in quotes." if isinstance(value, bool) else ""
                 warning(
-                    f"{source.path}: where asks for {column} {_shown(value)}, which no row has; "
-                    f"found {_found(records, {column: values})}.{spelled}"
+                    f"{source.path}: where asks for {column} {_value_text(value)}, which no row has"
+                    f"; found {_values_text(records, {column: values})}.{spelled}"
                 )
 
 
@@ -137,7 +139,7 @@ def _answered(
     return [row for row in rows.values() if row.response.strip()]
 
 
-def _check_columns(source: DataSource, found: list[str]) -> None:
+def _check_columns(source: DataSource, record_columns: list[str]) -> None:
     for meant in source.columns:
         if meant not in FIELDS:
             raise UserError(
@@ -145,10 +147,10 @@ def _check_columns(source: DataSource, found: list[str]) -> None:
             )
     for option, columns in (("columns", source.columns.values()), ("where", source.where)):
         for column in columns:
-            if column not in found:
+            if column not in record_columns:
                 raise UserError(
                     f"{source.path}: {option} names the column {column!r}, which is not there. "
-                    f"Columns are {', '.join(found)}."
+                    f"Columns are {', '.join(record_columns)}."
                 )
 
 
@@ -156,29 +158,29 @@ def _renamed(record: Record, columns: dict[str, str]) -> Record:
     return {**record, **{meant: record[column] for meant, column in columns.items()}}
 
 
-def _wanted(record: Record, where: dict[str, Any]) -> bool:
+def _is_kept(record: Record, where: dict[str, Any]) -> bool:
     return all(
-        any(_same(record[column], value) for value in _listed(values))
+        any(_matches(record[column], value) for value in _listed(values))
         for column, values in where.items()
     )
 
 
-def _same(value: object, wanted: object) -> bool:
-    if value is None or wanted is None or isinstance(value, list | dict):
-        return value == wanted
-    if isinstance(value, bool) or isinstance(wanted, bool):
+def _matches(value: object, expected: object) -> bool:
+    if value is None or expected is None or isinstance(value, list | dict):
+        return value == expected
+    if isinstance(value, bool) or isinstance(expected, bool):
         # YAML, JSON and CSV files each spell truth in their own way.
-        return value == wanted or str(value).lower() == str(wanted).lower()
-    if isinstance(value, int | float) and isinstance(wanted, str):
+        return value == expected or str(value).lower() == str(expected).lower()
+    if isinstance(value, int | float) and isinstance(expected, str):
         try:
-            return float(wanted) == value
+            return float(expected) == value
         except ValueError:
             return False
     # A CSV file holds text alone, so {harmful: 0} must also find "0".
-    return value == wanted or str(value) == str(wanted)
+    return value == expected or str(value) == str(expected)
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "a mapping"
     return "null" if value is None else str(value)
@@ -188,15 +190,16 @@ def _listed(values: object) -> list[object]:
     return values if isinstance(values, list) else [values]
 
 
-def _asked(where: dict[str, Any]) -> str:
+def _conditions_text(where: dict[str, Any]) -> str:
     return " and ".join(
-        f"{column} {' or '.join(map(_shown, _listed(values)))}" for column, values in where.items()
+        f"{column} {' or '.join(map(_value_text, _listed(values)))}"
+        for column, values in where.items()
     )
 
 
-def _found(records: list[dict[str, Any]], where: dict[str, Any]) -> str:
+def _values_text(records: list[dict[str, Any]], where: dict[str, Any]) -> str:
     distinct = {
-        column: list(dict.fromkeys(_shown(record[column]) for record in records))
+        column: list(dict.fromkeys(_value_text(record[column]) for record in records))
         for column in where
     }
     return "; ".join(

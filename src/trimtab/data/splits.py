@@ -67,7 +67,7 @@ def load_roles(
         **{f"safety {name}": source for name, source in safety.items()},
         **{f"task {name}": source for name, source in task.items()},
     }
-    require_files(((f"{label}:", one.path) for label, one in sources.items()), data_root)
+    require_files(((f"{label}:", source.path) for label, source in sources.items()), data_root)
     warnings = _shared_sources(sources, data_root)
     divided = {
         label: _divided(label, source, seed, data_root, warnings.append)
@@ -100,10 +100,10 @@ def split_rows(
     (1000, True)
     """
     keys = _draw_keys(rows) if repeats else [_key(row.prompt) for row in rows]
-    held = [_uniform("held out", seed, key) < share for key in keys]
+    are_held_out = [_uniform("held out", seed, key) < share for key in keys]
     return (
-        [row for row, out in zip(rows, held, strict=True) if not out],
-        [row for row, out in zip(rows, held, strict=True) if out],
+        [row for row, out in zip(rows, are_held_out, strict=True) if not out],
+        [row for row, out in zip(rows, are_held_out, strict=True) if out],
     )
 
 
@@ -240,12 +240,12 @@ def _shared_sources(sources: Mapping[str, DataSource], data_root: Path | None) -
 
 
 def _draw_keys(rows: Sequence[Row]) -> list[str]:
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     keys = []
     for row in rows:
         key = _key(row.prompt)
-        keys.append(f"{key} {seen[key]}")
-        seen[key] += 1
+        keys.append(f"{key} {counts[key]}")
+        counts[key] += 1
     return keys
 
 

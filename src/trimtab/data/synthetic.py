@@ -88,11 +88,11 @@ def write_data(
     Raises:
         UserError: the folder holds another world, and `replace` is false, or other data.
     """
-    there = load_world(folder)
+    existing = load_world(folder)
     for name in ("data", "base"):  # the rows, and the model that a demo puts beside them
         if not (folder / WORLD_FILE).exists() and (folder / name).exists():
             raise UserError(f"{folder / name} is there, and no world is. Give another --out.")
-    if there is not None and not replace and not _same(there, world):
+    if existing is not None and not replace and not _same_worlds(existing, world):
         raise UserError(
             f"{folder} holds another world, which its points were measured in. Give another --out, "
             "or --restart to move aside what is there."
@@ -102,11 +102,11 @@ def write_data(
     _save(world, folder)
 
     def source(name: str, distribution: Distribution, overlap: float | None = None) -> DataSource:
-        drawn, whole = f"data/{name}.jsonl", f"data/{name}-whole.jsonl"
-        write_json_lines(folder / drawn, _draws(distribution, rows, generator))
+        draws, whole = f"data/{name}.jsonl", f"data/{name}-whole.jsonl"
+        write_json_lines(folder / draws, _draws(distribution, rows, generator))
         write_json_lines(folder / whole, _pairs(distribution))
         return DataSource(
-            drawn,
+            draws,
             held_out=whole,
             repeats=True,
             lowest_loss=distribution.entropy / world.tokens_per_response,
@@ -131,17 +131,19 @@ def load_world(folder: Path) -> World | None:
 
 
 def _read_world(path: Path) -> World:
-    found = read_arrays(path)
+    arrays = read_arrays(path)
 
     def of_role(role: str) -> dict[str, Distribution]:
-        names = [key.split("|")[1] for key in found if key.startswith(f"{role}|")]
+        names = [key.split("|")[1] for key in arrays if key.startswith(f"{role}|")]
         return {
-            name: Distribution(found[f"{role}|{name}|contexts"], found[f"{role}|{name}|responses"])
+            name: Distribution(
+                arrays[f"{role}|{name}|contexts"], arrays[f"{role}|{name}|responses"]
+            )
             for name in dict.fromkeys(names)
         }
 
     return World(
-        of_role("original")[""], of_role("safety"), of_role("task"), float(found["tokens"])
+        of_role("original")[""], of_role("safety"), of_role("task"), float(arrays["tokens"])
     )
 
 
@@ -150,8 +152,8 @@ def _save(world: World, folder: Path) -> None:
     write_arrays(folder / WORLD_FILE, arrays)
 
 
-def _same(one: World, other: World) -> bool:
-    ours, theirs = _arrays(one), _arrays(other)
+def _same_worlds(first: World, second: World) -> bool:
+    ours, theirs = _arrays(first), _arrays(second)
     return ours.keys() == theirs.keys() and all(
         np.array_equal(array, theirs[name]) for name, array in ours.items()
     )
@@ -178,8 +180,8 @@ def _draws(
     distribution: Distribution, count: int, generator: np.random.Generator
 ) -> list[dict[str, object]]:
     joint = distribution.joint()
-    drawn = generator.choice(joint.size, size=count, p=joint.ravel() / joint.sum())
-    return [_record(*divmod(int(pair), len(RESPONSES))) for pair in drawn]
+    pairs = generator.choice(joint.size, size=count, p=joint.ravel() / joint.sum())
+    return [_record(*divmod(int(pair), len(RESPONSES))) for pair in pairs]
 
 
 def _pairs(distribution: Distribution) -> list[dict[str, object]]:

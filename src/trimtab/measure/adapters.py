@@ -66,17 +66,17 @@ def low_rank_adapters_of(name: str, layers: list[BaseTunerLayer]) -> list[LowRan
             "the adapter is merged into its base, which is then no longer the model it started "
             "from. Take it out again: model.unmerge_adapter()."
         )
-    found = [
+    adapters = [
         low_rank_adapter(name, layer, adapter)
         for layer in layers
         for adapter in active_adapters(layer)
     ]
-    if len(found) > 1 and any(one.bias is not None for one in found):
+    if len(adapters) > 1 and any(part.bias is not None for part in adapters):
         raise UserError(
             f"{name}: several adapters with lora_bias are active at once, whose biases add up. "
             "Leave one active: model.set_adapter(name)."
         )
-    return found
+    return adapters
 
 
 def low_rank_adapter(name: str, layer: BaseTunerLayer, adapter: str) -> LowRankAdapter:
@@ -105,17 +105,21 @@ def active_adapters(layer: BaseTunerLayer) -> list[str]:
     if layer.disable_adapters:
         return []
     containers = [getattr(layer, name, None) for name in layer.adapter_layer_names]
-    held = [each for each in containers if isinstance(each, nn.ModuleDict | nn.ParameterDict)]
-    return [adapter for adapter in layer.active_adapters if any(adapter in each for each in held)]
+    modules = [
+        module for module in containers if isinstance(module, nn.ModuleDict | nn.ParameterDict)
+    ]
+    return [
+        adapter for adapter in layer.active_adapters if any(adapter in module for module in modules)
+    ]
 
 
 def layers_by_name(base: nn.Module) -> dict[str, list[BaseTunerLayer]]:
     """Adapted layers by their plain name; wrappers that stand in one another, outermost first."""
-    found: dict[str, list[BaseTunerLayer]] = {}
+    layers: dict[str, list[BaseTunerLayer]] = {}
     for name, layer in base.named_modules():
         if isinstance(layer, BaseTunerLayer):
-            found.setdefault(plain_name(name), []).append(layer)
-    return found
+            layers.setdefault(plain_name(name), []).append(layer)
+    return layers
 
 
 def plain_name(name: str) -> str:
@@ -166,7 +170,7 @@ def merged_weights(name: str, layer: BaseTunerLayer) -> dict[str, nn.Parameter]:
             f"{name}: the adapter cannot be merged, so that its distance is not known ({error}). "
             "Use plain LoRA, or train all weights."
         ) from error
-    return {f"{name}.{inner}": one for inner, one in weights_beside_adapters(copy).items()}
+    return {f"{name}.{inner}": weight for inner, weight in weights_beside_adapters(copy).items()}
 
 
 def not_at_its_base(model: PeftModel) -> str:

@@ -99,30 +99,32 @@ class LowRankPart:
 
     @torch.no_grad()
     def rescale_(self, factor: Tensor) -> None:
-        for one in self.adapters:
-            one.b.mul_(factor)
+        for adapter in self.adapters:
+            adapter.b.mul_(factor)
 
     @torch.no_grad()
     def shrink_(self, penalty: float, step_size: StepSize) -> None:
-        steps = self._joined_b([step_size(one.b) for one in self.adapters])
-        found = _proximal_rows(self._b(), 2 * penalty * self._gram_of_rows(), steps)
-        for one, b in zip(self.adapters, self._divided_b(found), strict=True):
-            one.b.copy_(b)
-        steps = self._joined_a([step_size(one.a) for one in self.adapters])
-        found = _proximal_rows(self._a().mT, 2 * penalty * self._gram_of_columns(), steps.mT)
-        for one, a in zip(self.adapters, self._divided_a(found.mT), strict=True):
-            one.a.copy_(a)
+        steps = self._joined_b([step_size(adapter.b) for adapter in self.adapters])
+        factors = _proximal_rows(self._b(), 2 * penalty * self._gram_of_rows(), steps)
+        for adapter, b in zip(self.adapters, self._divided_b(factors), strict=True):
+            adapter.b.copy_(b)
+        steps = self._joined_a([step_size(adapter.a) for adapter in self.adapters])
+        factors = _proximal_rows(self._a().mT, 2 * penalty * self._gram_of_columns(), steps.mT)
+        for adapter, a in zip(self.adapters, self._divided_a(factors.mT), strict=True):
+            adapter.a.copy_(a)
 
     @torch.no_grad()
     def gradient(self) -> list[tuple[nn.Parameter, Tensor]]:
         for_b = self._divided_b(2 * self._b() @ self._gram_of_rows())
         for_a = self._divided_a(2 * self._gram_of_columns() @ self._a())
-        b, a = [one.b for one in self.adapters], [one.a for one in self.adapters]
+        b, a = [adapter.b for adapter in self.adapters], [adapter.a for adapter in self.adapters]
         return list(zip(b + a, for_b + for_a, strict=True))
 
     def is_zero(self) -> bool:
         """Whether a factor of each adapter is zero, as a new one's B is."""
-        return not any(_has_values(one.a) and _has_values(one.b) for one in self.adapters)
+        return not any(
+            _has_values(adapter.a) and _has_values(adapter.b) for adapter in self.adapters
+        )
 
     def formed(self) -> Tensor:
         """(s·BA)_e of whole weights, of shape (experts, out, in)."""
@@ -143,16 +145,16 @@ class LowRankPart:
         if len(self.adapters) == 1:
             return self.adapters[0].scaling
         a = own_part(self.adapters[0].a.detach(), dim=1)
-        return torch.cat([a.new_full((rank,), one.scaling) for one, rank in self._ranks()])
+        return torch.cat([a.new_full((rank,), adapter.scaling) for adapter, rank in self._ranks()])
 
     def _ranks(self) -> list[tuple[LowRankAdapter, int]]:
-        return [(one, len(one.a) // one.experts) for one in self.adapters]
+        return [(adapter, len(adapter.a) // adapter.experts) for adapter in self.adapters]
 
     def _a(self) -> Tensor:
-        return self._joined_a([one.a.detach() for one in self.adapters])
+        return self._joined_a([adapter.a.detach() for adapter in self.adapters])
 
     def _b(self) -> Tensor:
-        return self._joined_b([one.b.detach() for one in self.adapters])
+        return self._joined_b([adapter.b.detach() for adapter in self.adapters])
 
     def _joined_a(self, factors: list[Tensor]) -> Tensor:
         """Of shape (experts, r, in), r summed over the adapters; in is that of a process."""
@@ -174,16 +176,16 @@ class LowRankPart:
     def _divided_a(self, joined: Tensor) -> list[Tensor]:
         pieces = joined.split([rank for _, rank in self._ranks()], dim=1)
         return [
-            of_own_parts(a.reshape(len(one.a), a.shape[-1]), dim=1, like=one.a)
-            for one, a in zip(self.adapters, pieces, strict=True)
+            of_own_parts(a.reshape(len(adapter.a), a.shape[-1]), dim=1, like=adapter.a)
+            for adapter, a in zip(self.adapters, pieces, strict=True)
         ]
 
     def _divided_b(self, joined: Tensor) -> list[Tensor]:
         pieces = joined.split([rank for _, rank in self._ranks()], dim=2)
         shaped = (piece.permute(1, 2, 0) for piece in pieces)
         return [
-            of_own_parts(b.reshape(len(b), one.b.shape[1]), dim=0, like=one.b)
-            for one, b in zip(self.adapters, shaped, strict=True)
+            of_own_parts(b.reshape(len(b), adapter.b.shape[1]), dim=0, like=adapter.b)
+            for adapter, b in zip(self.adapters, shaped, strict=True)
         ]
 
 
@@ -228,9 +230,9 @@ class Displacement:
             part.rescale_(factor)
 
     def _add_what_is_to_be_trained(self, model: nn.Module) -> None:
-        adapters = [one for part in self.low_rank.values() for one in part.adapters]
-        scalings = {id(one.bias): one.scaling for one in adapters}
-        factors = {id(factor) for one in adapters for factor in (one.a, one.b)}
+        adapters = [adapter for part in self.low_rank.values() for adapter in part.adapters]
+        scalings = {id(adapter.bias): adapter.scaling for adapter in adapters}
+        factors = {id(factor) for adapter in adapters for factor in (adapter.a, adapter.b)}
         for weight in model.parameters():
             if weight.requires_grad and id(weight) not in factors:
                 scaling = scalings.get(id(weight), 1.0)
@@ -293,9 +295,9 @@ def distance(model: nn.Module, aligned_model: nn.Module) -> float:
     present = weights_in_place(base)
     squared = 0.0
     for name, layers in layers_by_name(base).items():
-        own = {one: present.pop(one) for one in list(present) if one.startswith(f"{name}.")}
+        own = {key: present.pop(key) for key in list(present) if key.startswith(f"{name}.")}
         parts = _plain_parts(name, layers)
-        if parts is not None and all(_same(own[one], start[one]) for one in own):
+        if parts is not None and all(_same(own[key], start[key]) for key in own):
             squared += sum(float(part.squared_norm()) for part in parts)
         else:
             squared += _squared_difference(merged_weights(name, layers[0]), start)
@@ -310,16 +312,16 @@ def norm(model: nn.Module) -> float:
 def _plain_parts(name: str, layers: list[BaseTunerLayer]) -> list[Part] | None:
     """The change of an adapted layer in low-rank parts, None where it has no such form."""
     try:
-        found = low_rank_adapters_of(name, layers)
+        adapters = low_rank_adapters_of(name, layers)
     except UserError:
         return None
-    return [*_by_weight(found).values(), *_bias_parts(found)]
+    return [*_by_weight(adapters).values(), *_bias_parts(adapters)]
 
 
 def _by_weight(adapters: list[LowRankAdapter]) -> dict[str, LowRankPart]:
-    names = dict.fromkeys(one.weight_name for one in adapters)
+    names = dict.fromkeys(adapter.weight_name for adapter in adapters)
     return {
-        name: LowRankPart(tuple(one for one in adapters if one.weight_name == name))
+        name: LowRankPart(tuple(adapter for adapter in adapters if adapter.weight_name == name))
         for name in names
     }
 
@@ -327,9 +329,9 @@ def _by_weight(adapters: list[LowRankAdapter]) -> dict[str, LowRankPart]:
 def _bias_parts(adapters: Iterable[LowRankAdapter]) -> list[DensePart]:
     """s·b that `lora_bias` adds to the biases of layers."""
     return [
-        DensePart(one.bias, torch.zeros_like(one.bias), one.scaling)
-        for one in adapters
-        if one.bias is not None
+        DensePart(adapter.bias, torch.zeros_like(adapter.bias), adapter.scaling)
+        for adapter in adapters
+        if adapter.bias is not None
     ]
 
 
@@ -339,8 +341,8 @@ def _squared_difference(weights: dict[str, nn.Parameter], start: dict[str, nn.Pa
         _require_weight(name, weight, start)
         if weight.data_ptr() == start[name].data_ptr():  # the adapter's base is θ_s itself
             continue
-        there = start[name].detach().to(weight.device)
-        squared += float((weight.detach().double() - there.double()).square().sum())
+        aligned = start[name].detach().to(weight.device)
+        squared += float((weight.detach().double() - aligned.double()).square().sum())
     return squared
 
 
@@ -355,8 +357,8 @@ def _require_weight(name: str, weight: nn.Parameter, start: dict[str, nn.Paramet
 def _same(weight: nn.Parameter, start: nn.Parameter) -> bool:
     if weight.shape == start.shape and weight.data_ptr() == start.data_ptr():
         return True
-    there = start.detach().to(weight.device)
-    return weight.shape == there.shape and torch.equal(weight.detach(), there.to(weight.dtype))
+    aligned = start.detach().to(weight.device)
+    return weight.shape == aligned.shape and torch.equal(weight.detach(), aligned.to(weight.dtype))
 
 
 def _has_values(factor: Tensor) -> bool:

@@ -65,14 +65,14 @@ def sampled_answers(
         attended = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
         with torch.random.fork_rng(), only_ends_of(model, tokenizer):
             torch.manual_seed(seed * 2**20 + start)
-            written: Any = model.generate(
+            tokens: Any = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=attended.to(model.device),
                 **({"do_sample": False} if greedy else draw),
                 max_new_tokens=lengths.response,
                 pad_token_id=padding,
             )
-        for place, row in enumerate(written[:, width:], start=start):
+        for place, row in enumerate(tokens[:, width:], start=start):
             answer = tokenizer.decode(row, skip_special_tokens=True).strip()
             answers.append(answer)
             finished(place, answer)
@@ -94,13 +94,13 @@ def only_ends_of(
     ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
     bare = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     holders = [model, inner] if inner is not model else [model]
-    kept = [holder.generation_config for holder in holders]
+    configs = [holder.generation_config for holder in holders]
     for holder in holders:
         holder.generation_config = bare
     try:
         yield frozenset(ends if isinstance(ends, list) else [ends])
     finally:
-        for holder, config in zip(holders, kept, strict=True):
+        for holder, config in zip(holders, configs, strict=True):
             holder.generation_config = config
 
 

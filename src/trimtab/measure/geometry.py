@@ -59,8 +59,8 @@ class LossProfile:
             low, high = (loss - self.losses[0] for loss in self.losses[before : before + 2])
             if high >= rise:
                 share = (rise - low) / (high - low)
-                near, far = self.distances[before : before + 2]
-                return near + share * (far - near)
+                nearer, farther = self.distances[before : before + 2]
+                return nearer + share * (farther - nearer)
         return math.inf
 
 
@@ -111,7 +111,7 @@ def slope(loss: TokenLoss) -> tuple[Slope, list[Direction]]:
     shares = np.array([part.tokens for part in parts], dtype=float)
     whole = _weighted(gradients, shares / shares.sum())
     gram = _gram(gradients, gradients)
-    value, error = jackknife(lambda kept: _norm(gram, shares * kept), PARTS)
+    value, error = jackknife(lambda mask: _norm(gram, shares * mask), PARTS)
     return Slope(
         Estimate(value, max(0.0, value - error), value + error, PER_DISTANCE, "estimate"), whole
     ), gradients
@@ -122,15 +122,15 @@ def cosine_between(
 ) -> Estimate:
     """cos(∇L_ŝ, ∇L_f), from the gradients of the parts; errs towards 0 when rows are few."""
     across = _gram(safety, task)
-    own, other = _gram(safety, safety), _gram(task, task)
+    safety_gram, task_gram = _gram(safety, safety), _gram(task, task)
 
-    def value(kept: NDArray[np.float64]) -> float:
-        norms = _norm(own, kept) * _norm(other, kept)
-        return float(kept @ across @ kept / kept.sum() ** 2) / max(norms, 1e-30)
+    def value(mask: NDArray[np.float64]) -> float:
+        norms = _norm(safety_gram, mask) * _norm(task_gram, mask)
+        return float(mask @ across @ mask / mask.sum() ** 2) / max(norms, 1e-30)
 
-    found, error = jackknife(value, PARTS)
-    low, high = max(-1.0, found - error), min(1.0, found + error)
-    return Estimate(found, low, high, "cosine", "estimate")
+    cosine, error = jackknife(value, PARTS)
+    low, high = max(-1.0, cosine - error), min(1.0, cosine + error)
+    return Estimate(cosine, low, high, "cosine", "estimate")
 
 
 def curvature(loss: TokenLoss, progress: Callable[[], None] = lambda: None) -> Estimate:
@@ -172,7 +172,7 @@ def curvature(loss: TokenLoss, progress: Callable[[], None] = lambda: None) -> E
     parts = [loss.part(number, PARTS) for number in range(PARTS)]
     shares = np.array([part.tokens for part in parts], dtype=float)
     bends = np.array([float(inner(top, part.curvature_along(top))) for part in parts])
-    _, error = jackknife(lambda kept: float((shares * kept) @ bends / (shares * kept).sum()), PARTS)
+    _, error = jackknife(lambda mask: float((shares * mask) @ bends / (shares * mask).sum()), PARTS)
     value = float(values[0])
     return Estimate(value, value - error, value + error, PER_SQUARE, "estimate")
 
@@ -281,8 +281,8 @@ def _weighted(gradients: Sequence[Direction], shares: NDArray[np.float64]) -> Di
     ]
 
 
-def _gram(one: Sequence[Direction], other: Sequence[Direction]) -> NDArray[np.float64]:
-    return np.array([[float(inner(u, v)) for v in other] for u in one])
+def _gram(first: Sequence[Direction], second: Sequence[Direction]) -> NDArray[np.float64]:
+    return np.array([[float(inner(u, v)) for v in second] for u in first])
 
 
 def _norm(gram: NDArray[np.float64], shares: NDArray[np.float64]) -> float:

@@ -59,7 +59,7 @@ def read_through(
     model.eval()
     try:
         for places, inputs, targets in padded_batches(model, rows, tokens_per_batch):
-            loss, prompt, response = _read(model, inputs, targets)
+            loss, prompt, response = _read_batch(model, inputs, targets)
             if prompts is None or responses is None:
                 prompts = np.empty((count, prompt.shape[1]), dtype=np.float32)
                 responses = np.empty((count, response.shape[1]), dtype=np.float32)
@@ -80,7 +80,7 @@ def read_through(
     return Reading(nll, tokens, prompts, responses)
 
 
-def _read(
+def _read_batch(
     model: nn.Module, inputs: dict[str, Tensor], targets: Tensor
 ) -> tuple[Array, States, States]:
     """Summed losses and mean states of one batch, whose logits and states end with the call."""
@@ -88,11 +88,11 @@ def _read(
     middle = outputs.hidden_states[len(outputs.hidden_states) // 2]
     top = outputs.hidden_states[-1]
     answered = targets != IGNORED
-    asked = inputs["attention_mask"].bool() & ~answered
+    prompted = inputs["attention_mask"].bool() & ~answered
     response = torch.cat([_mean_over(middle, answered), _mean_over(top, answered)], dim=1)
     return (
         summed_nll(outputs.logits, targets).double().cpu().numpy(),
-        _mean_over(middle, asked).float().cpu().numpy(),
+        _mean_over(middle, prompted).float().cpu().numpy(),
         response.float().cpu().numpy(),
     )
 

@@ -111,12 +111,12 @@ def context_overlap(
     groups = split_groups([*task, *safety], kinds)
     generator = np.random.default_rng(seed)
     scores = [_cross_fitted(vectors, kinds, groups, generator) for _ in range(_SPLITS)]
-    forth, back = np.mean([_shares(one, kinds) for one in scores], axis=0)
+    forth, back = np.mean([_shares(split_scores, kinds) for split_scores in scores], axis=0)
     worth = _relative_variances(vectors, kinds, groups, generator)
     variances = worth * [forth * (1 - forth), back * (1 - back)]
     freedom = _BLOCKINGS * (_BLOCKS - 1)
     posterior = _calibrated(np.mean(scores, axis=0), kinds)
-    among = np.mean([_among(one, kinds) for one in scores], axis=0) >= 0.5
+    among = np.mean([_among(split_scores, kinds) for split_scores in scores], axis=0) >= 0.5
     return Overlap(
         share_with_variance(float(forth), variances[0], len(task), TASK_PROMPTS, freedom),
         share_with_variance(float(back), variances[1], len(safety), SAFETY_PROMPTS, freedom),
@@ -226,7 +226,7 @@ def _cross_fitted(
     return scores
 
 
-def _scored(asked: Vectors, taught: Vectors, kinds: NDArray[np.intp]) -> Array:
+def _scored(prompts: Vectors, taught: Vectors, kinds: NDArray[np.intp]) -> Array:
     """The log-odds of safety of the prompts asked, by what the prompts of these kinds taught."""
     if isinstance(taught, np.ndarray):
         classifier = make_pipeline(
@@ -235,9 +235,9 @@ def _scored(asked: Vectors, taught: Vectors, kinds: NDArray[np.intp]) -> Array:
     else:
         classifier = LogisticRegression(C=10, max_iter=300, class_weight="balanced")
         # A word that no training prompt has weighs nothing, and most word pairs are such.
-        known = taught.getnnz(axis=0) > 0
-        taught, asked = taught[:, known], asked[:, known]
-    scores: Array = classifier.fit(taught, kinds).decision_function(asked)
+        known_words = taught.getnnz(axis=0) > 0
+        taught, prompts = taught[:, known_words], prompts[:, known_words]
+    scores: Array = classifier.fit(taught, kinds).decision_function(prompts)
     return scores
 
 
@@ -283,11 +283,13 @@ def _of_halves(
     def of_half(a: int, b: int, c: int, d: int) -> Array:
         half = np.isin(blocks, (a, b, c, d))
         splits = (((a, b), (c, d)), ((a, c), (b, d)), ((a, d), (b, c)))
-        by_other = (
-            np.where(np.isin(blocks[half], one), scores[other][half], scores[one][half])
-            for one, other in splits
+        scores_by_split = (
+            np.where(np.isin(blocks[half], first), scores[second][half], scores[first][half])
+            for first, second in splits
         )
-        return np.mean([_shares(found, kinds[half]) for found in by_other], axis=0)
+        return np.mean(
+            [_shares(split_scores, kinds[half]) for split_scores in scores_by_split], axis=0
+        )
 
     return np.array([of_half(*four) for four in combinations(range(_BLOCKS), _BLOCKS // 2)])
 
@@ -302,11 +304,11 @@ def _blocks(
 
     Groups of the task alone, of safety alone and of both are dealt out each by themselves.
     """
-    found = np.zeros(groups.max() + 1, dtype=np.intp)
-    np.bitwise_or.at(found, groups, 1 << kinds)
-    blocks = np.empty(len(found), dtype=np.intp)
+    group_kinds = np.zeros(groups.max() + 1, dtype=np.intp)
+    np.bitwise_or.at(group_kinds, groups, 1 << kinds)
+    blocks = np.empty(len(group_kinds), dtype=np.intp)
     for whose in (1, 2, 3):
-        own = generator.permutation(np.flatnonzero(found == whose))
+        own = generator.permutation(np.flatnonzero(group_kinds == whose))
         # Which block is given the odd one is drawn: else one would hold more of every kind.
         blocks[own] = (np.arange(len(own)) + generator.integers(count)) % count
     return blocks[groups]
@@ -342,16 +344,16 @@ def _calibrated(scores: Array, kinds: NDArray[np.intp]) -> Array:
     return posterior
 
 
-def _threshold(known: Array) -> float:
+def _threshold(scores: Array) -> float:
     """The score that all but 5 % of the known prompts reach."""
-    rank = int(MISSED_SHARE * len(known))
-    return float(np.partition(known, rank)[rank]) - _ROUNDING
+    rank = int(MISSED_SHARE * len(scores))
+    return float(np.partition(scores, rank)[rank]) - _ROUNDING
 
 
 def _among(scores: Array, kinds: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Which task prompts score as high as all but 5 % of the safety prompts."""
-    found: NDArray[np.bool_] = scores[kinds == 0] >= _threshold(scores[kinds == 1])
-    return found
+    among: NDArray[np.bool_] = scores[kinds == 0] >= _threshold(scores[kinds == 1])
+    return among
 
 
 def _shares(scores: Array, kinds: NDArray[np.intp]) -> Array:
@@ -368,17 +370,17 @@ def _nearest_pairs(
 ) -> tuple[Neighbours, ...]:
     places = np.flatnonzero(among)
     unit = _unit(vectors) if isinstance(vectors, np.ndarray) else vectors
-    found = nearest(unit[places], unit[len(task) :])
-    order = np.argsort(-found.cosines, kind="stable")
-    _, firsts = np.unique(found.places[order], return_index=True)
+    neighbours = nearest(unit[places], unit[len(task) :])
+    order = np.argsort(-neighbours.cosines, kind="stable")
+    _, firsts = np.unique(neighbours.places[order], return_index=True)
     return tuple(
         Neighbours(
-            task[places[one]],
-            safety[found.places[one]],
-            float(found.cosines[one]),
-            int(places[one]),
+            task[places[row]],
+            safety[neighbours.places[row]],
+            float(neighbours.cosines[row]),
+            int(places[row]),
         )
-        for one in order[np.sort(firsts)][:count]
+        for row in order[np.sort(firsts)][:count]
     )
 
 

@@ -103,7 +103,7 @@ def is_refusal(answer: str) -> bool:
     >>> is_refusal("The Wi-Fi can't connect."), is_refusal("<think>I can't.</think>Press Ctrl+C.")
     (False, False)
     """
-    told = _THOUGHT.sub("", answer).translate(dict.fromkeys(map(ord, _APOSTROPHES), "'"))
-    told = " ".join(told.replace("*", "").replace("_", "").lower().split())
-    told = _NO_REFUSAL.sub("", _EMPHATIC.sub("", told))
-    return _REFUSAL.search(told) is not None
+    text = _THOUGHT.sub("", answer).translate(dict.fromkeys(map(ord, _APOSTROPHES), "'"))
+    text = " ".join(text.replace("*", "").replace("_", "").lower().split())
+    text = _NO_REFUSAL.sub("", _EMPHATIC.sub("", text))
+    return _REFUSAL.search(text) is not None

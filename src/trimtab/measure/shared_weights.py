@@ -20,7 +20,7 @@ def sharing_all(model: Model) -> Model:
     `model`. Only who writes into a weight itself, as a merge does, needs a `deepcopy`.
     """
     weights = list(model.parameters())
-    return _copied(model, ((weight, _over_the_same_memory(weight)) for weight in weights))
+    return _copied(model, ((weight, _sharing_memory(weight)) for weight in weights))
 
 
 def sharing_frozen(model: Model) -> Model:
@@ -46,14 +46,14 @@ def fill(
     Weights that are tied in the model are tied in the copy. `values_of` makes the copy's weight of
     the model's.
     """
-    made: dict[int, nn.Parameter] = {}
+    copied_weights: dict[int, nn.Parameter] = {}
     for name, _ in list(copy.named_parameters(remove_duplicate=False)):
         weight = model.get_parameter(name)
-        if id(weight) not in made:
+        if id(weight) not in copied_weights:
             values = values_of(weight.detach())
-            made[id(weight)] = nn.Parameter(values, requires_grad=weight.requires_grad)
+            copied_weights[id(weight)] = nn.Parameter(values, requires_grad=weight.requires_grad)
         module, _, last = name.rpartition(".")
-        setattr(copy.get_submodule(module), last, made[id(weight)])
+        setattr(copy.get_submodule(module), last, copied_weights[id(weight)])
     for name, _ in list(copy.named_buffers(remove_duplicate=False)):
         module, _, last = name.rpartition(".")
         setattr(copy.get_submodule(module), last, model.get_buffer(name).clone())
@@ -64,7 +64,7 @@ def _without_values(weight: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(empty, requires_grad=weight.requires_grad)
 
 
-def _over_the_same_memory(weight: nn.Parameter) -> nn.Parameter:
+def _sharing_memory(weight: nn.Parameter) -> nn.Parameter:
     # A quantised weight is frozen, and its modules keep what they know of it on the weight itself.
     if type(weight) is not nn.Parameter:
         return weight
@@ -72,7 +72,7 @@ def _over_the_same_memory(weight: nn.Parameter) -> nn.Parameter:
 
 
 def _copied(model: Model, shared: Iterable[tuple[nn.Parameter, nn.Parameter]]) -> Model:
-    memo: dict[int, Any] = {id(weight): there for weight, there in shared}
+    memo: dict[int, Any] = {id(weight): copied_weight for weight, copied_weight in shared}
     for part in model.modules():
         for state in _quantisation_states(part):
             memo[id(state)] = state
@@ -108,6 +108,6 @@ def _whole(layer: nn.Module, weight: nn.Parameter) -> Tensor:
     if values.dtype != torch.int8:
         return values
     state: Any = getattr(layer, "state", None)
-    held: Any = weight if state is None or state.SCB is None else state
-    scales: Tensor = held.SCB
+    quantised: Any = weight if state is None or state.SCB is None else state
+    scales: Tensor = quantised.SCB
     return values.float() * (scales.to(values.device).float() / 127)[:, None]

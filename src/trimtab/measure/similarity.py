@@ -95,7 +95,7 @@ def similarity(
     Source: Lopez-Paz and Oquab, "Revisiting Classifier Two-Sample Tests", arXiv 1610.06545; in
     Theorem 1 of Chen et al. 2025 TV is the shift.
     """
-    told, name = total_variation_bound(original, proxy, features, seed)
+    variation, name = total_variation_bound(original, proxy, features, seed)
     places = matched(original.prompts, proxy.prompts)
     conditional = None
     if len(places[0]) >= 2 * FEWEST_ROWS:
@@ -105,11 +105,11 @@ def similarity(
             (features[0][places[0]], features[1][places[1]]),
             seed,
         )
-    known = set(original.prompts)
+    original_prompts = set(original.prompts)
     return Similarity(
-        told,
+        variation,
         conditional,
-        float(np.mean([prompt in known for prompt in proxy.prompts])),
+        float(np.mean([prompt in original_prompts for prompt in proxy.prompts])),
         mean_loss(proxy, seed),
         mean_loss(original, seed),
         excess_loss(original, proxy, places),
@@ -139,16 +139,16 @@ def total_variation_bound(
     ]
     groups = split_groups(prompts, y)
     training = _half_of(groups, generator)
-    if not _both_kinds(y[training]) or not _both_kinds(y[~training]):
+    if not _has_both_kinds(y[training]) or not _has_both_kinds(y[~training]):
         raise UserError("too few different prompts to tell two data sets apart: give more rows.")
     classifier, name = _best_classifier(x[training], y[training], groups[training], seed)
     classifier.fit(x[training], y[training])
     right = classifier.predict(x[~training]) == y[~training]
     # As many test rows of either, so that the share told right is the balanced accuracy.
     tested = _evenly(y[~training], generator)
-    found = exact_share(int(right[tested].sum()), len(tested), TOTAL_VARIATION)
+    accuracy = exact_share(int(right[tested].sum()), len(tested), TOTAL_VARIATION)
     value, low, high = (
-        min(1.0, max(0.0, 2 * share - 1)) for share in (found.value, found.low, found.high)
+        min(1.0, max(0.0, 2 * share - 1)) for share in (accuracy.value, accuracy.low, accuracy.high)
     )
     return Estimate(value, low, high, TOTAL_VARIATION, "estimate"), name
 
@@ -198,9 +198,9 @@ def excess_loss(
     paired = len(ours) >= FEWEST_ROWS
     if paired:
         original, proxy = original.rows(ours), proxy.rows(theirs)
-    one = ratio(_nats_and_tokens(original), "original")
-    other = ratio(_nats_and_tokens(proxy), "original" if paired else "proxy")
-    return (other - one).estimate(PER_TOKEN)
+    original_loss = ratio(_nats_and_tokens(original), "original")
+    proxy_loss = ratio(_nats_and_tokens(proxy), "original" if paired else "proxy")
+    return (proxy_loss - original_loss).estimate(PER_TOKEN)
 
 
 def _nats_and_tokens(sample: Sample) -> Array:
@@ -214,7 +214,7 @@ def _half_of(groups: NDArray[np.intp], generator: np.random.Generator) -> NDArra
     return chosen
 
 
-def _both_kinds(y: NDArray[np.intp]) -> bool:
+def _has_both_kinds(y: NDArray[np.intp]) -> bool:
     return 2 <= int(y.sum()) <= len(y) - 2
 
 

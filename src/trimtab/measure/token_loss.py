@@ -97,7 +97,7 @@ class TokenLoss:
     @contextmanager
     def moved(self, direction: Direction, length: float) -> Iterator[None]:
         """The weights at w + length · direction, and exactly at w again afterwards."""
-        kept = [weight.detach().clone() for weight in self.weights]
+        starts = [weight.detach().clone() for weight in self.weights]
         try:
             with torch.no_grad():
                 for weight, step in zip(self.weights, direction, strict=True):
@@ -105,7 +105,7 @@ class TokenLoss:
             yield
         finally:
             with torch.no_grad():
-                for weight, start in zip(self.weights, kept, strict=True):
+                for weight, start in zip(self.weights, starts, strict=True):
                     weight.copy_(start)
 
     def _summed(self, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
@@ -124,13 +124,13 @@ class TokenLoss:
         )
 
     def _add(self, total: Direction, summed: Sequence[Tensor]) -> None:
-        for kept, new in zip(total, summed, strict=True):
-            kept.add_(new, alpha=1 / self.tokens)
+        for weight_sum, new in zip(total, summed, strict=True):
+            weight_sum.add_(new, alpha=1 / self.tokens)
 
 
-def inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+def inner(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     """⟨u, v⟩ over all weights together."""
-    return torch.stack([(u * v).sum() for u, v in zip(one, other, strict=True)]).sum()
+    return torch.stack([(u * v).sum() for u, v in zip(first, second, strict=True)]).sum()
 
 
 def length(direction: Sequence[Tensor]) -> float:
@@ -146,8 +146,10 @@ def scaled(direction: Sequence[Tensor], factor: float) -> Direction:
 def random_direction(weights: Sequence[Tensor], seed: int) -> Direction:
     """A unit vector, evenly over all directions."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randn(weight.shape, generator=generator).to(weight.device) for weight in weights]
-    return scaled(drawn, 1 / length(drawn))
+    direction = [
+        torch.randn(weight.shape, generator=generator).to(weight.device) for weight in weights
+    ]
+    return scaled(direction, 1 / length(direction))
 
 
 @contextmanager

@@ -118,13 +118,13 @@ def exact_frontier(
 
     Source: Lemma 0; the one-pass form is derived here (see `trimtab.theory.profile`).
     """
-    wanted = np.atleast_1d(np.array(penalties, dtype=np.float64))
-    if wanted.ndim != 1:
-        raise ValueError(f"penalties has shape {wanted.shape}: give a list of numbers.")
-    logs = [_log_penalty(penalty) for penalty in wanted.tolist()]
+    values = np.atleast_1d(np.array(penalties, dtype=np.float64))
+    if values.ndim != 1:
+        raise ValueError(f"penalties has shape {values.shape}: give a list of numbers.")
+    logs = [_log_penalty(penalty) for penalty in values.tolist()]
     profile = Profile(task, proxy, original)
     gaps = profile.gaps(np.array(logs))
-    return Frontier(wanted, gaps[:, ALIGNMENT], gaps[:, PROXY], gaps[:, CAPABILITY])
+    return Frontier(values, gaps[:, ALIGNMENT], gaps[:, PROXY], gaps[:, CAPABILITY])
 
 
 def oracle_frontier(task: Distribution, original: Distribution, penalties: ArrayLike) -> Frontier:

@@ -103,10 +103,10 @@ class Profile:
         curved: Array = (expansion @ moments).sum(axis=0)
         return affine + curved
 
-    def _gap(self, which: int, log_penalty: float) -> float:
-        return float(self.gaps(np.array([log_penalty]))[0, which])
+    def _gap(self, gap: int, log_penalty: float) -> float:
+        return float(self.gaps(np.array([log_penalty]))[0, gap])
 
-    def first_penalty(self, which: int, budget: float) -> float:
+    def first_penalty(self, gap: int, budget: float) -> float:
         """inf{λ : gap ≤ budget}, to 1e-12 nats of the budget; infinite if no finite λ will do.
 
         Walks from the left. Where |G''| ≤ C in log λ, no crossing can lie between an excess
@@ -114,29 +114,29 @@ class Profile:
         one, and near one they are Newton's. C = ½ holds everywhere; `_slope_and_curvature` has a
         C for one unit of log λ, which makes the longer steps where the gap is small.
         """
-        if self._gap(which, -math.inf) <= budget:
+        if self._gap(gap, -math.inf) <= budget:
             return 0.0
-        constant = float(self._from_task.constants[which])
-        slope = float(self._from_task.slopes[which])
+        constant = float(self._from_task.constants[gap])
+        slope = float(self._from_task.slopes[gap])
         if constant == math.inf or len(self._nodes) == 0:
             return math.inf
         # Forty units beyond the outermost node every S is affine to rounding.
-        left = float(self._nodes[0]) - 40.0
+        leftmost = float(self._nodes[0]) - 40.0
         right = min(float(self._nodes[-1]) + 40.0, LARGEST_LOG)
-        if slope < 0 and constant + slope * left <= budget:
+        if slope < 0 and constant + slope * leftmost <= budget:
             return _penalty((budget - constant) / slope)
-        log_penalty = left
+        log_penalty = leftmost
         while log_penalty < right:
-            excess = self._gap(which, log_penalty) - budget
+            excess = self._gap(gap, log_penalty) - budget
             if excess <= 1e-12:
                 return _penalty(log_penalty)
-            slope, curvature = self._slope_and_curvature(log_penalty, which)
+            slope, curvature = self._slope_and_curvature(log_penalty, gap)
             anywhere = _safe_step(excess, slope, 0.5)
             nearby = min(1.0, _safe_step(excess, slope, curvature))
             log_penalty += max(anywhere, nearby)
         return math.inf
 
-    def _slope_and_curvature(self, log_penalty: float, which: int) -> tuple[float, float]:
+    def _slope_and_curvature(self, log_penalty: float, gap: int) -> tuple[float, float]:
         """G' at log λ, and a bound on |G''| within one unit of it.
 
         Where z leaves a bin's centre by t, S'' is expanded like S. Its first five derivatives are
@@ -146,9 +146,9 @@ class Profile:
         side = self._from_proxy if favours_proxy else self._from_task
         offset = -side.direction * log_penalty
         expansion = _softplus_derivatives(side.direction * self._nodes + offset)
-        moments = self._moments[side.direction][which]
-        along_offset = side.slopes[which] + np.einsum("jn,jn", moments[:-1], expansion[1:])
-        curvature = math.e * float(self._weights[which] @ expansion[2])
+        moments = self._moments[side.direction][gap]
+        along_offset = side.slopes[gap] + np.einsum("jn,jn", moments[:-1], expansion[1:])
+        curvature = math.e * float(self._weights[gap] @ expansion[2])
         return -side.direction * float(along_offset), curvature
 
     def _add(
@@ -171,7 +171,7 @@ class Profile:
 
     def _add_shared(self, a: Array, p: Array, b: Array, q: Array, r: Array, o: Array) -> None:
         has_p, has_q = p > 0, q > 0
-        both = has_p & has_q
+        has_both = has_p & has_q
         log_c = np.log(a) - np.log(b)
         log_p, log_q, log_o = (np.log(np.where(x > 0, x, 1.0)) for x in (p, q, o))
         joint_p, joint_q, joint_o = a[:, None] * p, b[:, None] * q, r[:, None] * o
@@ -187,7 +187,7 @@ class Profile:
         self._from_proxy.constants[CAPABILITY] += np.vdot(joint_p, log_p - near_q)
         self._from_task.constants[ALIGNMENT] += np.vdot(joint_o, log_o - near_p)
         self._from_task.constants[PROXY] += np.vdot(joint_q, log_q - near_p)
-        if not both.all():
+        if not has_both.all():
             only_p, only_q = has_p & ~has_q, has_q & ~has_p
             self._from_proxy.slopes[ALIGNMENT] -= _mass(joint_o, has_o & only_p)
             self._from_proxy.slopes[CAPABILITY] -= _mass(joint_p, only_p)
@@ -197,10 +197,10 @@ class Profile:
         self._deposit(log_c, r.copy(), b.copy(), a.copy())
         log_odds = log_p - log_q + log_c[:, None]
         joints = (joint_o, joint_q, joint_p)
-        if both.all():
+        if has_both.all():
             self._deposit(log_odds.ravel(), *(-joint.ravel() for joint in joints))
-        elif both.any():
-            self._deposit(log_odds[both], *(-joint[both] for joint in joints))
+        elif has_both.any():
+            self._deposit(log_odds[has_both], *(-joint[has_both] for joint in joints))
 
     def _deposit(self, z: Array, *weights: Array) -> None:
         """Add Σ w tʲ/j! to the bin of each z, t being its distance from the centre; spoils w."""
@@ -233,8 +233,8 @@ class Profile:
     def _compress(self) -> None:
         """Keep the bins that hold something."""
         filled = np.flatnonzero(self._histogram[:, ORDER].any(axis=0))
-        kept = self._histogram[..., filled]
-        moments, masses = np.ascontiguousarray(kept[:, :ORDER]), kept[:, ORDER]
+        filled_bins = self._histogram[..., filled]
+        moments, masses = np.ascontiguousarray(filled_bins[:, :ORDER]), filled_bins[:, ORDER]
         signs = (-1.0) ** np.arange(ORDER)
         # Within a bin contexts and pairs cancel, up to the expansion's fifth order: t⁵/5! < 1e-11.
         self._weights = np.abs(moments[:, :5]).sum(axis=1) + 1e-11 * masses

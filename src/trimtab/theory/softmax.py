@@ -127,24 +127,24 @@ class SoftmaxModel:
             return origin
         # Convexity keeps the penalised solution within slope / (2 λ) of the start.
         safe = slope / (2 * radius)
-        near = origin
+        warm_start = origin
 
         def beyond(log_share: float) -> float:
-            nonlocal near
-            near = self._newton(task, origin, near, safe * np.exp(log_share))
-            return float(np.linalg.norm(near - origin)) / radius - 1.0
+            nonlocal warm_start
+            warm_start = self._newton(task, origin, warm_start, safe * np.exp(log_share))
+            return float(np.linalg.norm(warm_start - origin)) / radius - 1.0
 
         low = -2.0
         while beyond(low) <= 0:
             if low < np.log(FREE):
-                return near
+                return warm_start
             low -= 2.0
         high = low + 2.0
         # Where the loss is linear to rounding, the safe penalty's solution is at the radius itself.
         if beyond(high) < 0:
             high = brentq(beyond, low, high, xtol=1e-14, rtol=1e-15)
         share = float(np.exp(high))
-        solution = self._newton(task, origin, near, safe * share)
+        solution = self._newton(task, origin, warm_start, safe * share)
         step = solution - origin
         return origin + step * min(1.0, radius / float(np.linalg.norm(step)))
 

@@ -159,9 +159,9 @@ def context_conflict(of: Distribution, on: Distribution) -> float:
     (1.0, 0.5)
     """
     check_same_world(of, on)
-    both = of.support & on.support
-    distance = 0.5 * np.abs(of.responses[both] - on.responses[both]).sum(axis=1)
-    return min(1.0, visible(float(of.contexts[both] @ distance), distance.any()))
+    shared = of.support & on.support
+    distance = 0.5 * np.abs(of.responses[shared] - on.responses[shared]).sum(axis=1)
+    return min(1.0, visible(float(of.contexts[shared] @ distance), distance.any()))
 
 
 def gap(distribution: Distribution, model: ArrayLike) -> float:
@@ -196,8 +196,8 @@ def divergence(p: Array, q: Array) -> Array:
     Summed as p (r − log(1 + r)) + q on zeros of p, with r = q/p − 1: every term is at least zero,
     so that a small divergence is not the difference of two large entropies.
     """
-    held = p > 0
-    numerator, denominator = np.where(held, q, 1.0), np.where(held, p, 1.0)
+    has_mass = p > 0
+    numerator, denominator = np.where(has_mass, q, 1.0), np.where(has_mass, p, 1.0)
     close = (numerator >= 0.5 * denominator) & (numerator <= 2.0 * denominator)
     excess = (numerator - denominator) / np.where(close, denominator, 1.0)
     log_ratio = np.where(
@@ -205,8 +205,8 @@ def divergence(p: Array, q: Array) -> Array:
         np.log1p(np.where(close, excess, 0.0)),
         np.log(np.where(numerator > 0, numerator, 1.0)) - np.log(denominator),
     )
-    terms = np.where(held, (q - p) - p * log_ratio, q)
-    terms[held & (q == 0)] = np.inf
+    terms = np.where(has_mass, (q - p) - p * log_ratio, q)
+    terms[has_mass & (q == 0)] = np.inf
     rows: Array = np.maximum(terms, 0.0).sum(axis=1)
     return rows
 
@@ -240,8 +240,8 @@ def check_same_world(*distributions: Distribution) -> None:
 def _probabilities(values: ArrayLike, name: str, dimensions: int) -> Array:
     array = np.array(values, dtype=np.float64, order="C")
     if array.ndim != dimensions:
-        wanted = "(N,)" if dimensions == 1 else "(N, V)"
-        raise ValueError(f"{name} has shape {array.shape}: give an array of shape {wanted}.")
+        shape = "(N,)" if dimensions == 1 else "(N, V)"
+        raise ValueError(f"{name} has shape {array.shape}: give an array of shape {shape}.")
     # A NaN fails both comparisons, so one look at the extremes finds it.
     if array.size and not (array.min() >= 0 and array.max() < np.inf):
         at = tuple(int(i) for i in np.argwhere(~((array >= 0) & (array < np.inf)))[0])

@@ -45,7 +45,7 @@ def join(task: Batch, safety: Batch, pad_token_id: int) -> Batch:
     device = task["labels"].device
     safety = {n: x.to(device) if isinstance(x, Tensor) else x for n, x in safety.items()}
     if is_padding_free(task):
-        return _one_after_another(task, safety)
+        return _join_padding_free(task, safety)
     padding = {"input_ids": pad_token_id, "labels": IGNORED, "attention_mask": 0}
     joined = {name: _stack(task[name], safety[name], value) for name, value in padding.items()}
     joined[ROLE] = _roles(len(task["labels"]), len(safety["labels"]), device)[:, None]
@@ -62,12 +62,12 @@ def by_role(batch: Batch) -> tuple[Batch, Batch]:
     return _cut(batch, slice(0, cut), sequence, 0), _cut(batch, slice(cut, None), None, sequence)
 
 
-def take(batch: Batch, kept: Tensor) -> Batch:
-    """The rows of a padded batch where `kept`, of shape (rows,), is true."""
+def take(batch: Batch, mask: Tensor) -> Batch:
+    """The rows of a padded batch where `mask`, of shape (rows,), is true."""
     return {
-        name: value[kept]
+        name: value[mask]
         for name, value in batch.items()
-        if name != ROLE and isinstance(value, Tensor) and len(value) == len(kept)
+        if name != ROLE and isinstance(value, Tensor) and len(value) == len(mask)
     }
 
 
@@ -85,13 +85,13 @@ def unpacked(rows: Dataset) -> Dataset:
         return rows
 
     def apart(packs: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
-        found: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-        for name, kept in found.items():
+        sequences: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+        for name, pieces in sequences.items():
             for values, lengths in zip(packs[name], packs["seq_lengths"], strict=True):
                 ends = torch.tensor(lengths).cumsum(0).tolist()
                 begins = [0, *ends[:-1]]
-                kept += [values[a:b] for a, b in zip(begins, ends, strict=True)]
-        return found
+                pieces += [values[a:b] for a, b in zip(begins, ends, strict=True)]
+        return sequences
 
     return rows.map(apart, batched=True, remove_columns=rows.column_names)
 
@@ -103,7 +103,7 @@ def sequences_per_row(rows: Dataset) -> float:
     return sum(map(len, rows["seq_lengths"])) / len(rows)
 
 
-def _one_after_another(task: Batch, safety: Batch) -> Batch:
+def _join_padding_free(task: Batch, safety: Batch) -> Batch:
     tokens = ("input_ids", "labels", "position_ids")
     joined = {name: torch.cat([task[name], safety[name]], dim=1) for name in tokens}
     width, count = task["labels"].shape[1], sequences_in(task)

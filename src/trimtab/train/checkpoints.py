@@ -23,8 +23,8 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
     Those that are not are removed with a word, so that none of their files is mistaken for one of
     the checkpoint that is written in their place.
     """
-    found = [(step, path) for path in folder.glob("checkpoint-*") if (step := _step(path))]
-    for _, path in sorted(found, reverse=True):
+    checkpoints = [(step, path) for path in folder.glob("checkpoint-*") if (step := _step(path))]
+    for _, path in sorted(checkpoints, reverse=True):
         if is_whole(path):
             return path
         log.warning("%s was not written to its end: going on from before it.", path)

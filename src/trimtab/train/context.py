@@ -124,18 +124,18 @@ class _MeasuredTogether:
     tokens_per_batch: int
 
     def __call__(self, rows: Dataset) -> tuple[Array, Array]:
-        here, processes = self.accelerator.process_index, self.accelerator.num_processes
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
         divided = [rows.select(range(first, len(rows), processes)) for first in range(processes)]
-        found = torch.zeros(2, len(rows), dtype=torch.float64)
+        losses = torch.zeros(2, len(rows), dtype=torch.float64)
         passes = 0
         if self.is_sharded:  # all processes pass through the model together
-            passes = max(forward_passes(each, self.tokens_per_batch) for each in divided)
-        if len(divided[here]) or passes:
+            passes = max(forward_passes(share, self.tokens_per_batch) for share in divided)
+        if len(divided[process]) or passes:
             with self.accelerator.autocast():
-                nll = response_nll(self.model, divided[here], self.tokens_per_batch, passes)
-            found[:, here::processes] = torch.from_numpy(np.stack(nll))
+                nll = response_nll(self.model, divided[process], self.tokens_per_batch, passes)
+            losses[:, process::processes] = torch.from_numpy(np.stack(nll))
             reshard(self.model)
         if processes > 1:
-            found = self.accelerator.reduce(found.to(self.accelerator.device)).cpu()
-        nll, tokens = found.numpy()
+            losses = self.accelerator.reduce(losses.to(self.accelerator.device)).cpu()
+        nll, tokens = losses.numpy()
         return nll, tokens

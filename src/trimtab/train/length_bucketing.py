@@ -62,24 +62,24 @@ class BucketedModel:
         cost = math.inf if settings.get("output_router_logits") else self._tokens_per_call
         pieces = []
         for places in length_buckets(lengths, cost):
-            begin, end = min(first[one] for one in places), max(last[one] for one in places)
+            begin, end = min(first[row] for row in places), max(last[row] for row in places)
             columns = slice(begin, max(end, begin + 2))
             rows = torch.tensor(places, device=input_ids.device)
             batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-            cut = {name: one[rows, columns] for name, one in batch.items()}
+            cut = {name: value[rows, columns] for name, value in batch.items()}
             if begin > 0:  # a model counts positions from where a row is cut
                 cut["position_ids"] = torch.arange(begin, columns.stop, device=rows.device)[None]
             pieces.append(_Piece(places, begin, self._called(**cut, **settings)))
         return _together(pieces, labels.shape[1] - 1)
 
     def _called(self, input_ids: Tensor, labels: Tensor, **settings: Any) -> FusedCausalLMOutput:
-        given = {"input_ids": input_ids, **settings}
+        arguments = {"input_ids": input_ids, **settings}
         if input_ids.device.type in _TRL_SCORES_LABELS_ALONE:
-            return self.model(**given, labels=labels)
+            return self.model(**arguments, labels=labels)
         shifted = labels[:, 1:]
         labelled = shifted != IGNORED
         with self._only(labelled):
-            output = self.model(**given, labels=labels, shift_labels=shifted[labelled][None])
+            output = self.model(**arguments, labels=labels, shift_labels=shifted[labelled][None])
         scored = {
             name: value.new_zeros(labelled.shape).masked_scatter(labelled, value)
             for name, value in _per_token(output).items()
@@ -89,7 +89,7 @@ class BucketedModel:
     def _only(self, labelled: Tensor) -> AbstractContextManager[Any]:
         """The backbone gives, in place of every position's hidden state, those labelled."""
 
-        def select(backbone: nn.Module, given: Any, output: Any) -> Any:
+        def select(backbone: nn.Module, inputs: Any, output: Any) -> Any:
             output.last_hidden_state = output.last_hidden_state[:, :-1][labelled][None]
             return output
 

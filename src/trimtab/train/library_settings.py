@@ -87,7 +87,7 @@ def sft_settings(training: Training) -> dict[str, Any]:
     if "lr_scheduler_type" in training.sft and training.schedule != Training.schedule:
         raise UserError("sft.lr_scheduler_type and schedule are one setting. Give one of them.")
     refused = _refused(_REASONS) | {
-        theirs: f"is the setting {_told_setting(ours)}. Give that instead"
+        theirs: f"is the setting {_setting_text(ours)}. Give that instead"
         for theirs, ours in _OURS.items()
     }
     return _checked(training.sft, SFTConfig, "sft", refused)
@@ -100,16 +100,16 @@ def lora_settings(training: Training) -> dict[str, Any]:
 
     A new adapter has to leave the model as it is, or its start would not be the aligned model.
     """
-    given = _checked(training.lora, LoraConfig, "lora", _refused(_LORA_REASONS))
+    settings = _checked(training.lora, LoraConfig, "lora", _refused(_LORA_REASONS))
     if training.lora and training.lora_rank is None:
         raise UserError("lora is given, and no rank of the adapter. Give lora_rank (--lora-rank).")
-    start = given.get("init_lora_weights", True)
+    start = settings.get("init_lora_weights", True)
     if start not in B_IS_ZERO_AT_FIRST or start is False:
         raise UserError(
             f"lora.init_lora_weights {start!r} does not start at the aligned model. Leave it out, "
             "or give gaussian."
         )
-    return given
+    return settings
 
 
 def _refused(reasons: dict[str, str]) -> dict[str, str]:
@@ -121,19 +121,19 @@ def _refused(reasons: dict[str, str]) -> dict[str, str]:
 
 
 def _checked(
-    given: dict[str, Any], kind: type, section: str, refused: dict[str, str]
+    settings: dict[str, Any], kind: type, section: str, refused: dict[str, str]
 ) -> dict[str, Any]:
     hints = get_type_hints(kind)
-    names = [one.name for one in fields(kind) if one.init]
+    names = [field.name for field in fields(kind) if field.init]
     checked: dict[str, Any] = {}
-    for written, value in given.items():
-        name = str(written).replace("-", "_")
+    for key, value in settings.items():
+        name = str(key).replace("-", "_")
         if name in refused:
             raise UserError(f"{section}.{name} {refused[name]}.")
         if name not in names:
             library = kind.__module__.partition(".")[0]
             raise UserError(
-                f"{section}.{written} is no field of {library}.{kind.__name__}. "
+                f"{section}.{key} is no field of {library}.{kind.__name__}. "
                 f"{_hint(name, names, section, refused)}"
             )
         checked[name] = _of_type(value, hints[name], f"{section}.{name}")
@@ -143,17 +143,17 @@ def _checked(
 def _hint(name: str, names: list[str], section: str, refused: dict[str, str]) -> str:
     """The nearest field that can be set, by trimtab's own name where it has one."""
     ours = _OURS if section == "sft" else _OURS_OF_LORA
-    known = [one for one in names if one in ours or one not in refused]
-    near = get_close_matches(name, known, n=1)
-    if not near:
+    settable = [field for field in names if field in ours or field not in refused]
+    nearest = get_close_matches(name, settable, n=1)
+    if not nearest:
         return "Remove it."
-    if near[0] in ours:
-        of_both = "" if near[0] == ours[near[0]] else f"{near[0]}, "
-        return f"Did you mean {of_both}the setting {_told_setting(ours[near[0]])}?"
-    return f"Did you mean {section}.{near[0]}?"
+    if nearest[0] in ours:
+        prefix = "" if nearest[0] == ours[nearest[0]] else f"{nearest[0]}, "
+        return f"Did you mean {prefix}the setting {_setting_text(ours[nearest[0]])}?"
+    return f"Did you mean {section}.{nearest[0]}?"
 
 
-def _told_setting(ours: str) -> str:
+def _setting_text(ours: str) -> str:
     return f"{ours} (--{ours.replace('_', '-')})"
 
 
@@ -161,13 +161,13 @@ def _of_type(value: Any, hint: Any, place: str) -> Any:
     if isinstance(value, str) and list[str] in _parts(hint):  # a command line's q_proj,v_proj
         value = value.split(",") if re.fullmatch(r"[\w.-]+(,[\w.-]+)+", value) else value
     if isinstance(value, bool) and bool not in _parts(hint):  # pydantic takes true for 1
-        raise UserError(f"{place} is {value}. Give a value of type {_told(hint)}.")
+        raise UserError(f"{place} is {value}. Give a value of type {_type_text(hint)}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{place} is {value}. Give a finite number.")
     try:
         return TypeAdapter(hint, config=_config_for(hint)).validate_python(value)
     except ValidationError:
-        raise UserError(f"{place} is {value!r}. Give a value of type {_told(hint)}.") from None
+        raise UserError(f"{place} is {value!r}. Give a value of type {_type_text(hint)}.") from None
     except (PydanticSchemaGenerationError, PydanticUserError):
         raise UserError(f"{place} takes a Python object, which no text can say.") from None
 
@@ -182,7 +182,7 @@ def _parts(hint: Any) -> tuple[Any, ...]:
     return (hint, *parts, *(type(part) for part in parts if isinstance(part, bool)))
 
 
-def _told(hint: Any) -> str:
-    told = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
-    told = re.sub(r"typing\.|\b(?:\w+\.)+(?=[A-Z])", "", told)
-    return told.replace("NoneType", "None")
+def _type_text(hint: Any) -> str:
+    type_text = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+    type_text = re.sub(r"typing\.|\b(?:\w+\.)+(?=[A-Z])", "", type_text)
+    return type_text.replace("NoneType", "None")

@@ -54,12 +54,12 @@ class LiveMeasurement(TrainerCallback):
         self.trainer = trainer
         self.warned = warned
         self._has_warned = False
-        known: dict[Role, HeldOutRows] = {
+        roles: dict[Role, HeldOutRows] = {
             role: rows for role, rows in held_out.items() if len(rows.rows) >= FEWEST_ROWS
         }
         steps = trainer.args.max_steps
-        self.steps, count = steps_and_rows(measuring, steps, self._rows_per_step, len(known))
-        self.rows = {role: fixed_rows(rows, count) for role, rows in known.items() if self.steps}
+        self.steps, count = steps_and_rows(measuring, steps, self._rows_per_step, len(roles))
+        self.rows = {role: fixed_rows(rows, count) for role, rows in roles.items() if self.steps}
         self.aligned = self._by_row()
 
     @property

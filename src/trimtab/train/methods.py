@@ -15,7 +15,7 @@ def made_from(method: Method, value: float | None, **settings: Any) -> Objective
     assert method.home is not None
     module, _, kind = method.home.partition(":")
     varied = {} if value is None else {method.hyperparameter: value}
-    made: Objective | PostHocMethod = getattr(import_module(f"trimtab.train.{module}"), kind)(
+    trained_by: Objective | PostHocMethod = getattr(import_module(f"trimtab.train.{module}"), kind)(
         **varied, **method.settings, **settings
     )
-    return made
+    return trained_by

@@ -47,7 +47,9 @@ class AlignedReference:
         if isinstance(model, PeftModel):
             _require_start_at_base(model)
             beside = weights_beside_adapters(model.get_base_model()).values()
-            self.start = [(one, one.detach().clone()) for one in beside if one.requires_grad]
+            self.start = [
+                (weight, weight.detach().clone()) for weight in beside if weight.requires_grad
+            ]
         else:
             self.copy = copy_apart(model).eval().requires_grad_(False)
 
@@ -65,7 +67,7 @@ class AlignedReference:
         if self.copy is not None:
             self.copy = fsdp2_prepare_model(accelerator, self.copy)
 
-    def held(self) -> tuple[nn.Module | None, list[Tensor]]:
+    def extra_state(self) -> tuple[nn.Module | None, list[Tensor]]:
         """What it keeps in memory beyond plain fine-tuning."""
         return self.copy, [start for _, start in self.start]
 
@@ -132,8 +134,8 @@ def _require_start_at_base(model: PeftModel) -> None:
     require_weights(model)
     base = model.get_base_model()
     try:
-        starts_there = LowRankPart(tuple(low_rank_adapters(model))).is_zero()
+        starts_at_base = LowRankPart(tuple(low_rank_adapters(model))).is_zero()
     except UserError:  # no product BA: what it makes of the weights may be theirs all the same
-        starts_there = distance(model, base) <= _ROUNDING * norm(base)
-    if not starts_there:
+        starts_at_base = distance(model, base) <= _ROUNDING * norm(base)
+    if not starts_at_base:
         raise UserError(f"the target 'kl' needs the aligned model, but {not_at_its_base(model)}")

@@ -109,9 +109,9 @@ def require_that_what_is_trained_is_evaluated(
 ) -> None:
     """Raises UserError where an optimizer trains other weights than those that are saved."""
     name = type(optimizer).__name__
-    asked = str(getattr(trainer.args.optim, "value", trainer.args.optim))
-    if optimizer is None and asked.startswith("schedule_free"):
-        name = asked
+    optim = str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    if optimizer is None and optim.startswith("schedule_free"):
+        name = optim
     elif not callable(getattr(optimizer, "eval", None)):
         return
     raise UserError(

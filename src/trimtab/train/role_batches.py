@@ -108,4 +108,4 @@ def _marked(safety: Batch) -> Batch:
 
 def step_tokens(task: Tokens, safety: Tokens, device: torch.device) -> Tensor:
     """The labelled tokens of task and of safety rows, shape (2,)."""
-    return torch.stack([torch.as_tensor(one, device=device) for one in (task, safety)])
+    return torch.stack([torch.as_tensor(count, device=device) for count in (task, safety)])

@@ -110,23 +110,23 @@ def prepared_rows(trainer: SFTTrainer, rows: Dataset, form: RowForm) -> Dataset:
         )
     finally:
         trainer.completion_only_loss = of_task
-    kept = [
+    places = [
         place
         for place, labels in enumerate(prepared["labels"])
         if any(label != IGNORED for label in labels[1:])
     ]
-    if not kept:
+    if not places:
         raise UserError(
             f"none of the {len(rows)} safety rows has a token to learn: every label is masked. "
             "Give completions that max_length does not cut off."
         )
-    if len(kept) < len(rows):
+    if len(places) < len(rows):
         warnings.warn(
-            f"{len(rows) - len(kept)} of {len(rows)} safety rows are left out: they have no token "
-            "to learn.",
+            f"{len(rows) - len(places)} of {len(rows)} safety rows are left out: they have no "
+            "token to learn.",
             stacklevel=4,
         )
-    whole = prepared if len(kept) == len(prepared) else prepared.select(kept)
+    whole = prepared if len(places) == len(prepared) else prepared.select(places)
     return whole.select_columns(["input_ids", "labels"])
 
 

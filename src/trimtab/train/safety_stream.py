@@ -36,10 +36,10 @@ class SafetyStream:
 
     def places(self, first: int, count: int) -> list[int]:
         """Which rows the stream gives, from its `first` on."""
-        return [self._row_at(drawn) for drawn in range(first, first + count)]
+        return [self._row_at(number) for number in range(first, first + count)]
 
-    def _row_at(self, drawn: int) -> int:
-        turn, index = divmod(drawn, len(self.rows))
+    def _row_at(self, number: int) -> int:
+        turn, index = divmod(number, len(self.rows))
         return _order(len(self.rows), self.seed, turn)[index]
 
 

@@ -68,7 +68,7 @@ def label_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
     Shapes (rows, width, vocabulary) and (rows, width); column t is the label at t + 1.
     """
     counted = labels[:, 1:] != IGNORED
-    found = torch.zeros(counted.shape, device=logits.device)
+    log_probs = torch.zeros(counted.shape, device=logits.device)
     chosen = log_softmax(logits[:, :-1][counted].float(), dim=-1)
-    found[counted] = chosen.gather(1, labels[:, 1:][counted][:, None])[:, 0]
-    return found
+    log_probs[counted] = chosen.gather(1, labels[:, 1:][counted][:, None])[:, 0]
+    return log_probs

@@ -71,17 +71,17 @@ def objective_of(spec: RunSpec, target: Target) -> Objective | None:
     """The objective that a model is trained with; None is plain fine-tuning."""
     if spec.method is PLAIN or spec.is_plain:
         return None
-    wanted = {"target": target} if spec.method.takes_target else {}
-    made = made_from(spec.method, spec.value, **wanted)
-    assert isinstance(made, Objective)
-    return made
+    settings = {"target": target} if spec.method.takes_target else {}
+    objective = made_from(spec.method, spec.value, **settings)
+    assert isinstance(objective, Objective)
+    return objective
 
 
 def sft_config(
     training: Training, measure: Measuring, folder: Path, seed: int
 ) -> SafetyAwareSFTConfig:
     """The settings of the trainer; checkpoints go to `folder`."""
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": training.steps,
         "per_device_train_batch_size": training.batch_size,
@@ -109,10 +109,10 @@ def sft_config(
         "validation_rows": training.validation_rows,
         "measured_tokens_per_batch": measure.tokens_per_batch,
     }
-    given |= sft_settings(training)
-    is_padded = not (given["packing"] or given.get("padding_free"))
-    given["length_bucketing"] = training.length_bucketing and is_padded and not is_to_be_sharded()
-    args = SafetyAwareSFTConfig(**given)
+    fields |= sft_settings(training)
+    is_padded = not (fields["packing"] or fields.get("padding_free"))
+    fields["length_bucketing"] = training.length_bucketing and is_padded and not is_to_be_sharded()
+    args = SafetyAwareSFTConfig(**fields)
     if not (args.bf16 or args.fp16):
         args.mixed_precision = "no"  # which a launcher's configuration would else decide
     return args
@@ -144,13 +144,13 @@ def lora_config(training: Training) -> LoraConfig | None:
     passed_on = lora_settings(training)
     if training.lora_rank is None:
         return None
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "r": training.lora_rank,
         "lora_alpha": training.lora_alpha or 2 * training.lora_rank,
         "target_modules": "all-linear",
         "task_type": "CAUSAL_LM",
     }
-    return LoraConfig(**(given | passed_on))
+    return LoraConfig(**(fields | passed_on))
 
 
 def leaves_base_alone(config: PeftConfig | None) -> bool:

@@ -123,9 +123,9 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             # As SFTTrainer does: a new adapter's weights are drawn before its __init__ ends.
             set_seed((SFTConfig if args is None else args).seed)
             if isinstance(model, str):
-                given = (args.model_init_kwargs or {}) if args else {}
+                init_kwargs = (args.model_init_kwargs or {}) if args else {}
                 model = create_model_from_path(
-                    model, quantization_config=quantization_config, **given
+                    model, quantization_config=quantization_config, **init_kwargs
                 )
             placed = self.objective.placed_on(model, peft_config)
         super().__init__(
@@ -163,19 +163,19 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         if self.objective is not None:
             self._take_up(self.objective, safety_dataset)
 
-    def _build_accelerator_args(self, **given: Any) -> dict[str, Any]:
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         """As Transformers does; processes look for unused weights only where there can be some."""
         args = self.args
         if args.ddp_find_unused_parameters is None and not _may_leave_weights_out(self.model):
             args.ddp_find_unused_parameters = False
-        built: dict[str, Any] = super()._build_accelerator_args(**given)
+        built: dict[str, Any] = super()._build_accelerator_args(**kwargs)
         return built
 
     def extra_state(self) -> tuple[Any, ...]:
         """What is kept in memory beyond plain fine-tuning."""
         parts = self.displacement.parts if self.displacement else []
         starts = [part.start for part in parts if isinstance(part, DensePart)]
-        reference = self.reference.held() if self.reference else ()
+        reference = self.reference.extra_state() if self.reference else ()
         return starts, reference, self.objective.extra_state() if self.objective else ()
 
     def _take_up(self, objective: Objective, safety_dataset: Dataset | None) -> None:
@@ -251,15 +251,15 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         if not self.objective.moves_copies:
             return
         instead: dict[Tensor, list[nn.Parameter]] = {}
-        for weight, *others in self.objective.copies():
+        for weight, *copied in self.objective.copies():
             if copies:
-                instead[weight] = others
+                instead[weight] = copied
             else:
-                instead |= {other: [] for other in others}
-                instead[others[0]] = [weight]
+                instead |= {copy: [] for copy in copied}
+                instead[copied[0]] = [weight]
         for group in self.optimizer.param_groups:
             group["params"] = [
-                one for weight in group["params"] for one in instead.get(weight, [weight])
+                moved for weight in group["params"] for moved in instead.get(weight, [weight])
             ]
 
     @contextmanager
@@ -406,8 +406,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.objective is not None:
             file = Path(resume_from_checkpoint) / STATE_FILE
-            found = torch.load(file, "cpu", weights_only=True) if file.exists() else {}
-            self.objective.load_state_dict(found)
+            state = torch.load(file, "cpu", weights_only=True) if file.exists() else {}
+            self.objective.load_state_dict(state)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         with self._copies_as_model():

@@ -50,15 +50,15 @@ class ConstrainedSFT(Objective):
                 places = range(first, min(first + ROWS_AT_ONCE, len(rows)))
                 batch = context.collate([rows[place] for place in places])
                 batch = {name: x.to(model.device) for name, x in batch.items()}
-                read = {name: batch[name] for name in ("input_ids", "attention_mask")}
-                found = label_log_probs(model(**read).logits, batch["labels"]).cpu()
-                self.reference.update(zip(_names(batch), found, strict=True))
+                inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+                log_probs = label_log_probs(model(**inputs).logits, batch["labels"]).cpu()
+                self.reference.update(zip(_names(batch), log_probs, strict=True))
 
     def loss(self, step: Step) -> Tensor:
         width = step.loss_of_token.shape[1]
         # The same row was padded to another width when its reference was taken.
-        kept = [self.reference[name][:width] for name in _names(step.inputs)]
-        before = torch.stack([pad(row, (0, width - len(row))) for row in kept])
+        log_probs = [self.reference[name][:width] for name in _names(step.inputs)]
+        before = torch.stack([pad(row, (0, width - len(row))) for row in log_probs])
         before = before.to(step.loss_of_token.device)
         counted = step.inputs["labels"][:, 1:] != IGNORED
         beta = self.strength * multiples(counted)
@@ -79,10 +79,10 @@ def multiples(counted: Tensor) -> Tensor:
     """
     place = counted.long().cumsum(dim=1)
     early = counted & (place <= EARLY_TOKENS)
-    found = torch.ones(counted.shape, device=counted.device)
-    found[early] = EARLY
-    found[early & (place == 1)] = FIRST
-    return found
+    factors = torch.ones(counted.shape, device=counted.device)
+    factors[early] = EARLY
+    factors[early & (place == 1)] = FIRST
+    return factors
 
 
 def _names(batch: Batch) -> list[tuple[int, ...]]:

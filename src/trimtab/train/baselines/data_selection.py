@@ -57,8 +57,8 @@ class DataSelection(Objective):
     def task_rows(self, context: TrainingContext) -> Dataset:
         task = context.task_rows
         logits = self.selector(context, task)
-        kept = logits.argsort(descending=True)[: _count(self.kept_share, len(task))]
-        return task.select(sorted(kept.tolist()))
+        places = logits.argsort(descending=True)[: _count(self.kept_share, len(task))]
+        return task.select(sorted(places.tolist()))
 
     def selector(self, context: TrainingContext, task: Dataset) -> Tensor:
         """The learned logits, one per task row."""
@@ -78,11 +78,11 @@ class DataSelection(Objective):
         selection = AdamW([logits], lr=self.selector_rate, betas=BETAS, weight_decay=0.0)
         for number in range(steps):
             gamma = 1 - GAMMA_FALL * (number // steps_per_epoch)
-            this = slice(number * size, (number + 1) * size)
-            places = task_order[this]
+            span = slice(number * size, (number + 1) * size)
+            places = task_order[span]
             losses = self._row_losses(model, collate([task[place] for place in places]))
             weights = (len(task) * torch.softmax(logits, dim=0))[places].to(losses.device)
-            beside = collate([safety[place] for place in safety_order[this]])
+            beside = collate([safety[place] for place in safety_order[span]])
             upper = self._row_losses(model, beside).mean()
             lower = (weights.detach() * losses).mean()
             (gamma * upper + (1 - gamma) * lower).backward()
@@ -96,9 +96,9 @@ class DataSelection(Objective):
     def _row_losses(self, model: torch.nn.Module, batch: Batch) -> Tensor:
         device = next(model.parameters()).device
         batch = {name: x.to(device) for name, x in batch.items()}
-        read = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         self.extra_tokens += int(batch["attention_mask"].sum())
-        nll = -label_log_probs(model(**read, use_cache=False).logits, batch["labels"])
+        nll = -label_log_probs(model(**inputs, use_cache=False).logits, batch["labels"])
         tokens = (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
         return nll.sum(dim=1) / tokens.clamp(min=1)
 
@@ -112,8 +112,8 @@ class RandomSubset(Objective):
     def task_rows(self, context: TrainingContext) -> Dataset:
         task = context.task_rows
         generator = torch.Generator().manual_seed(context.args.seed)
-        kept = torch.randperm(len(task), generator=generator)
-        return task.select(sorted(kept[: _count(self.kept_share, len(task))].tolist()))
+        places = torch.randperm(len(task), generator=generator)
+        return task.select(sorted(places[: _count(self.kept_share, len(task))].tolist()))
 
 
 def _count(share: float, rows: int) -> int:

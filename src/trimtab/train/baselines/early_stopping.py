@@ -58,8 +58,8 @@ class EarlyStopping(Objective):
         if self._safety_loss(context) <= self.highest:
             self.kept = snapshot(context.model)
             return
-        for weight, kept in zip(trained(context.model), self.kept, strict=True):
-            weight.copy_(kept)
+        for weight, saved in zip(trained(context.model), self.kept, strict=True):
+            weight.copy_(saved)
         self.stopped = True
         context.stop()
 
@@ -72,7 +72,7 @@ class EarlyStopping(Objective):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.stopped = state["stopped"]
         self.kept = [
-            there.to(weight) for there, weight in zip(state["kept"], self.kept, strict=True)
+            saved.to(weight) for saved, weight in zip(state["kept"], self.kept, strict=True)
         ]
 
     def _safety_loss(self, context: TrainingContext) -> float:

@@ -55,12 +55,12 @@ class EWC(Objective):
         self.start = snapshot(context.model)
         stream = context.safety
         count = min(self.fisher_rows, len(stream.rows))
-        one_by_one = SafetyStream(stream.rows, stream.collate, 1, stream.seed)
+        single_rows = SafetyStream(stream.rows, stream.collate, 1, stream.seed)
         self.fisher = [torch.zeros_like(weight) for weight in self.start]
         with evaluated(context.model) as model:
             weights = trained(model)
             for number in range(count):
-                self._add(model, weights, one_by_one.batch(number))
+                self._add(model, weights, single_rows.batch(number))
         mean = sum(float(f.sum()) for f in self.fisher) / sum(f.numel() for f in self.fisher)
         for f in self.fisher:
             f.div_(mean)

@@ -53,13 +53,13 @@ class GradientSurgery(Objective):
         reference = self.towards == "reference"
         alignment = step.divergence_on_safety if reference else step.safety_loss
         parts = torch.autograd.grad(alignment, self.weights, retain_graph=True, allow_unused=True)
-        found = [
+        gradient = [
             torch.zeros_like(weight) if part is None else part
             for weight, part in zip(self.weights, parts, strict=True)
         ]
         before = self.safety_gradient
         self.safety_gradient = (
-            found if before is None else [a + b for a, b in zip(before, found, strict=True)]
+            gradient if before is None else [a + b for a, b in zip(before, gradient, strict=True)]
         )
         return step.task_loss
 

@@ -67,8 +67,8 @@ class LazySafetyAlignment(Objective):
             self.state = state
         if step > WITHOUT_PULL * context.steps:
             anchor = self.left["task" if state == "safety" else "safety"]
-            for weight, there in zip(trained(context.model), anchor, strict=True):
-                add_to_gradient(weight, self.proximity * (weight - there.to(weight)))
+            for weight, anchored in zip(trained(context.model), anchor, strict=True):
+                add_to_gradient(weight, self.proximity * (weight - anchored.to(weight)))
 
     def state_dict(self) -> dict[str, Any]:
         return {"left": self.left, "state": self.state}

@@ -57,10 +57,10 @@ class OrthogonalProjection(Objective):
                 self._reference(context, weights, number) for number in range(self.references)
             ]
         task = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
-        for weight, kept in zip(
+        for weight, gradient in zip(
             weights, projected(task, self.gradients, self.strength), strict=True
         ):
-            weight.grad = kept
+            weight.grad = gradient
 
     def state_dict(self) -> dict[str, Any]:
         return {"gradients": self.gradients}
@@ -81,10 +81,10 @@ class OrthogonalProjection(Objective):
         batch = batches.batch(again * self.references + number)
         batch = {name: value.to(weights[0].device) for name, value in batch.items()}
         self.extra_tokens += int(batch["attention_mask"].sum())
-        read = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         was_training = context.model.training
         context.model.eval()
-        logits = context.model(**read, use_cache=False).logits
+        logits = context.model(**inputs, use_cache=False).logits
         loss = -label_log_probs(logits, batch["labels"]).sum()
         parts = torch.autograd.grad(loss, weights, allow_unused=True)
         context.model.train(was_training)
@@ -98,16 +98,19 @@ class OrthogonalProjection(Objective):
 def projected(task: list[Tensor], references: list[list[Tensor]], strength: float) -> list[Tensor]:
     """g − ρ·Gᵀ(GGᵀ)⁺G g, over all tensors together."""
 
-    def inner(one: list[Tensor], other: list[Tensor]) -> float:
-        return sum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True))
+    def inner(first: list[Tensor], second: list[Tensor]) -> float:
+        return sum(
+            float((a.double() * b.double()).sum()) for a, b in zip(first, second, strict=True)
+        )
 
     gram = torch.tensor(
-        [[inner(one, other) for other in references] for one in references], dtype=torch.float64
+        [[inner(first, second) for second in references] for first in references],
+        dtype=torch.float64,
     )
-    along = torch.tensor([inner(one, task) for one in references], dtype=torch.float64)
+    along = torch.tensor([inner(reference, task) for reference in references], dtype=torch.float64)
     shares = (strength * torch.linalg.pinv(gram, hermitian=True) @ along).tolist()
-    kept = [part.clone() for part in task]
+    result = [part.clone() for part in task]
     for share, reference in zip(shares, references, strict=True):
-        for part, there in zip(kept, reference, strict=True):
-            part.sub_(share * there)
-    return kept
+        for part, direction in zip(result, reference, strict=True):
+            part.sub_(share * direction)
+    return result

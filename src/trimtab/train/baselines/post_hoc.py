@@ -40,15 +40,15 @@ class PostHocMethod(ABC):
 
 def weights_of(model: nn.Module, role: str, like: nn.Module) -> dict[str, Tensor]:
     """The weights of a model by full name. Raises UserError where they are not those of `like`."""
-    found = {name: weight.detach() for name, weight in model.named_parameters()}
-    wanted = {name: weight.shape for name, weight in like.named_parameters()}
-    for name, shape in wanted.items():
-        if name not in found or found[name].shape != shape:
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    shapes = {name: weight.shape for name, weight in like.named_parameters()}
+    for name, shape in shapes.items():
+        if name not in weights or weights[name].shape != shape:
             raise UserError(
                 f"the {role} model has no weight {name} of shape {tuple(shape)}. Give the model "
                 "that this one comes from."
             )
-    return found
+    return weights
 
 
 def required(unaligned: PreTrainedModel | None, name: str) -> PreTrainedModel:

@@ -52,5 +52,5 @@ class RESTA(PostHocMethod):
 
 def dropped(direction: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """DARE: each entry is 0 with probability `share`, else 1/(1 − share) times itself."""
-    kept = torch.rand(direction.shape, generator=generator) >= share
-    return direction * kept / (1 - share)
+    mask = torch.rand(direction.shape, generator=generator) >= share
+    return direction * mask / (1 - share)

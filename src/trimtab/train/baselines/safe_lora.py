@@ -46,8 +46,8 @@ class SafeLoRA(PostHocMethod):
             part = displacement.low_rank[name]
             v = _direction(name, aligned, before, transposed[name]).to(part.adapters[0].b)
             if self._projects(part.formed()[0], v):
-                for one in part.adapters:
-                    one.b.copy_(onto(v, one.b))
+                for adapter in part.adapters:
+                    adapter.b.copy_(onto(v, adapter.b))
         for name in displacement.dense.keys() & transposed.keys():
             dense = displacement.dense[name]
             v = _direction(name, aligned, before, transposed[name]).to(dense.start)

@@ -239,14 +239,14 @@ def add_to_gradient(parameter: nn.Parameter, term: Tensor) -> None:
     parameter.grad = term.clone() if parameter.grad is None else parameter.grad.add_(term)
 
 
-def held_bytes(held: Any) -> int:
+def held_bytes(value: Any) -> int:
     """The bytes of the tensors in tensors, modules, lists and mappings."""
-    if isinstance(held, Tensor):
-        return held.numel() * held.element_size()
-    if isinstance(held, nn.Module):
-        return sum(held_bytes(weight) for weight in held.parameters())
-    if isinstance(held, dict):
-        return sum(map(held_bytes, held.values()))
-    if isinstance(held, list | tuple):
-        return sum(map(held_bytes, held))
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, nn.Module):
+        return sum(held_bytes(weight) for weight in value.parameters())
+    if isinstance(value, dict):
+        return sum(map(held_bytes, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(held_bytes, value))
     return 0

@@ -112,10 +112,10 @@ class Budget(DialObjective):
         if self._validation is not None:
             return
         assert self._validation_rows is not None
-        distinct, which = distinct_rows(self._validation_rows)
+        distinct, numbers = distinct_rows(self._validation_rows)
         nll, tokens = context.row_nll(distinct)
         self.extra_tokens += _tokens(distinct)
-        counts = np.bincount(which, minlength=len(distinct)).astype(float)
+        counts = np.bincount(numbers, minlength=len(distinct)).astype(float)
         self._validation = PairedRows(distinct, counts, nll, tokens)
         loss = self._validation.aligned_loss
         if self.budget < -loss:
@@ -135,21 +135,21 @@ class Budget(DialObjective):
         """Turn the model to the most capable setting within a budget; to α = 0 where none is."""
         validation = self._validation
         assert validation is not None
-        found: dict[float, Statistic] = {}
+        changes: dict[float, Statistic] = {}
 
         def rise_at(alpha: float) -> Estimate:
             self.endpoints.set_alpha(alpha)
-            found[alpha] = validation.change(row_nll(validation.rows)[0])
-            return found[alpha].estimate(PER_TOKEN)
+            changes[alpha] = validation.change(row_nll(validation.rows)[0])
+            return changes[alpha].estimate(PER_TOKEN)
 
         alpha, change = largest_within(rise_at, budget)
         self.endpoints.set_alpha(alpha)
-        wanted = None
+        rows_wanted = None
         if alpha < 1 and budget > 0:
-            wanted = found[alpha].rows_for(_UNSPENT * budget)
-        tokens = len(found) * _tokens(validation.rows)
+            rows_wanted = changes[alpha].rows_for(_UNSPENT * budget)
+        tokens = len(changes) * _tokens(validation.rows)
         penalty = self.dial.penalty_at(alpha)
-        return BudgetOutcome(budget, alpha, penalty, change, wanted, tokens)
+        return BudgetOutcome(budget, alpha, penalty, change, rows_wanted, tokens)
 
 
 def largest_within(rise_at: Callable[[float], Estimate], budget: float) -> tuple[float, Estimate]:

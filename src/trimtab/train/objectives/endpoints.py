@@ -140,13 +140,13 @@ class DenseEndpoints:
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         for name, end in self.ends.items():
-            written = end
+            model = end
             if self._is_sharded:
-                written = without_weights(end)
-                fill(written, end, _whole_in_the_first_process)
+                model = without_weights(end)
+                fill(model, end, _whole_in_the_first_process)
                 if not PartialState().is_main_process:
                     continue
-            written.save_pretrained(folder / name)
+            model.save_pretrained(folder / name)
             tokenizer.save_pretrained(folder / name)
 
     def save_at(self, alpha: float, folder: Path, merged: bool) -> None:
@@ -183,8 +183,10 @@ class LowRankEndpoints:
         """The scales have shared it already."""
 
     def extra_bytes(self) -> int:
-        both = sum(held_bytes(weight) for weight in self.model.parameters() if weight.requires_grad)
-        return (1 + _OPTIMIZER_STATES) * both // 2
+        adapter_bytes = sum(
+            held_bytes(weight) for weight in self.model.parameters() if weight.requires_grad
+        )
+        return (1 + _OPTIMIZER_STATES) * adapter_bytes // 2
 
     def state_dict(self) -> dict[str, Any]:
         return {}  # a checkpoint of the model holds both adapters
@@ -273,9 +275,9 @@ def _require_what_adds_up(config: PeftConfig) -> None:
         "target_parameters": config.target_parameters,
         "init_lora_weights": config.init_lora_weights not in B_IS_ZERO_AT_FIRST,
     }
-    asked = [name for name, is_asked in beside.items() if is_asked]
-    if asked:
+    names = [name for name, is_set in beside.items() if is_set]
+    if names:
         raise UserError(
-            f"a dial adds up two adapters, and what {', '.join(asked)} asks for does not add up. "
+            f"a dial adds up two adapters, and what {', '.join(names)} asks for does not add up. "
             "Leave it out, or train all weights."
         )

@@ -72,30 +72,30 @@ def set_aside(
         )
     groups = list(alike.values())
     most = max(len(rows) // 5, len(rows) - drawn)
-    kept: list[int] = []
+    validated: list[int] = []
     different: set[_Text] = set()
     for number in np.random.default_rng(seed).permutation(len(groups)):
         group = groups[number]
         new = {texts[place] for place in group} - different
-        if len(kept) + len(group) <= most and len(different) + len(new) <= limit:
-            kept += group
+        if len(validated) + len(group) <= most and len(different) + len(new) <= limit:
+            validated += group
             different |= new
-    kept = kept or min(groups, key=len)
-    others = np.setdiff1d(np.arange(len(rows)), kept)
-    return rows.select(others), rows.select(kept)
+    validated = validated or min(groups, key=len)
+    trained = np.setdiff1d(np.arange(len(rows)), validated)
+    return rows.select(trained), rows.select(validated)
 
 
 def distinct_rows(rows: Dataset) -> tuple[Dataset, NDArray[np.int64]]:
     """Each row once, and which of them every row is: rows that come again are measured once."""
     numbers: dict[_Text, int] = {}
     first: list[int] = []
-    which = np.empty(len(rows), dtype=np.int64)
+    numbers_by_row = np.empty(len(rows), dtype=np.int64)
     for place, text in enumerate(_texts(rows)):
         if text not in numbers:
             numbers[text] = len(first)
             first.append(place)
-        which[place] = numbers[text]
-    return rows.select(first), which
+        numbers_by_row[place] = numbers[text]
+    return rows.select(first), numbers_by_row
 
 
 _Text = tuple[tuple[int, ...], tuple[int, ...]]
