@@ -20,10 +20,10 @@ def with_gaps(
 ) -> list[Point]:
     """The points with their gaps and, under a budget, L_ŝ(θ) − L_ŝ(θ_s), in nats per token.
 
-    A gap is L − L*, with L* the data set's entropy, where `entropies` has it; its interval is then the
-    loss's. Elsewhere it is the change from the start, L(θ) − L(θ_s): 0 is the aligned model, below
-    0 is better than it, and with `rows` the interval is that of the difference on the same held-out
-    rows. Data sets go by the names "original", "safety:NAME" and "task:NAME".
+    A gap is L − L*, with L* the data set's entropy, where `entropies` has it; its interval is then
+    the loss's. Elsewhere it is the change from the start, L(θ) − L(θ_s): 0 is the aligned model,
+    below 0 is better than it, and with `rows` the interval is that of the difference on the same
+    held-out rows. Data sets go by the names "original", "safety:NAME" and "task:NAME".
 
     >>> from trimtab.config.methods import ALIGNED, CASE_1
     >>> from trimtab.config.run_spec import RunSpec
