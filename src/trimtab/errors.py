@@ -48,16 +48,18 @@ def printable(text: str, keep: str = "") -> str:
     a\x1b[31mb\nc \u202e
     """
     return "".join(
-        one.encode("unicode_escape").decode() if _steers(one) and one not in keep else one
-        for one in text
+        character.encode("unicode_escape").decode()
+        if _steers(character) and character not in keep
+        else character
+        for character in text
     )
 
 
-def _steers(one: str) -> bool:
-    if one.isprintable():
+def _steers(character: str) -> bool:
+    if character.isprintable():
         return False
-    turns = unicodedata.bidirectional(one) in _TURNS
-    return turns or unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp")
+    turns = unicodedata.bidirectional(character) in _TURNS
+    return turns or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def reason_of(error: BaseException) -> str:
@@ -75,22 +77,22 @@ def mistake(error: Exception) -> str | None:
     """
     if isinstance(error, UserError):
         return printable(str(error))
-    for one in _causes(error):
-        if isinstance(one, OSError) and one.errno is not None:
-            hint = _HINTS.get(one.errno, "Check the path and the disk")
-            place = f"{_name(one.filename)}: " if one.filename is not None else ""
-            return printable(f"{place}{one.strerror}. {hint}.")
-        if isinstance(one, UnicodeEncodeError) and one.reason == "surrogates not allowed":
-            return printable(f"{_around(one)} is not Unicode text. Rename it.")
-        if isinstance(one, UnicodeDecodeError):
-            near = one.object[max(0, one.start - 20) : one.end + 20]
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno is not None:
+            hint = _HINTS.get(cause.errno, "Check the path and the disk")
+            place = f"{_name(cause.filename)}: " if cause.filename is not None else ""
+            return printable(f"{place}{cause.strerror}. {hint}.")
+        if isinstance(cause, UnicodeEncodeError) and cause.reason == "surrogates not allowed":
+            return printable(f"{_around(cause)} is not Unicode text. Rename it.")
+        if isinstance(cause, UnicodeDecodeError):
+            near = cause.object[max(0, cause.start - 20) : cause.end + 20]
             return f"a file that was read is not UTF-8 text (near {near!r}). Restore it."
-        if isinstance(one, ValueError) and "null byte" in str(one):
+        if isinstance(cause, ValueError) and "null byte" in str(cause):
             return "a path holds a NUL character. Give one without."
-        if isinstance(one, MemoryError):
+        if isinstance(cause, MemoryError):
             return "out of memory. Give fewer or shorter rows, or a smaller model."
-        if not isinstance(one, OSError) and _DISK.search(str(one)):
-            return printable(f"{reason_of(one)}. {_HINTS[errno.ENOSPC]}.")
+        if not isinstance(cause, OSError) and _DISK.search(str(cause)):
+            return printable(f"{reason_of(cause)}. {_HINTS[errno.ENOSPC]}.")
     return None
 
 
@@ -100,8 +102,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _name(given: object) -> str:
-    return given.decode(errors="replace") if isinstance(given, bytes) else str(given)
+def _name(filename: object) -> str:
+    return filename.decode(errors="replace") if isinstance(filename, bytes) else str(filename)
 
 
 def _around(error: UnicodeEncodeError) -> str:

@@ -245,13 +245,13 @@ def kept_as(name: str, load: Loading) -> Loading:
             return load
         config = _config(source, load.revision)
         dtype = str(config.dtype or torch.float32).removeprefix("torch.")
-        known: Any = dtype if load.dtype == "auto" else load.dtype
-        there = _quantised_already(source, load.revision)
-        if there is None:
-            return replace(load, dtype=known)
-        small: Any = "int8" if there.get("load_in_8bit") else "nf4"
-        doubled = bool(there.get("bnb_4bit_use_double_quant"))
-        return replace(load, dtype=known, quantization=small, double_quantization=doubled)
+        loaded_dtype: Any = dtype if load.dtype == "auto" else load.dtype
+        quantization = _quantised_already(source, load.revision)
+        if quantization is None:
+            return replace(load, dtype=loaded_dtype)
+        small: Any = "int8" if quantization.get("load_in_8bit") else "nf4"
+        doubled = bool(quantization.get("bnb_4bit_use_double_quant"))
+        return replace(load, dtype=loaded_dtype, quantization=small, double_quantization=doubled)
 
 
 def is_quantised(model: PreTrainedModel) -> bool:
@@ -338,11 +338,11 @@ def _settings(name: str, source: str, load: Loading) -> dict[str, Any]:
     settings: dict[str, Any] = {"dtype": dtype, "revision": load.revision or "main"}
     if load.attention is not None:
         settings["attn_implementation"] = load.attention
-    there = _quantised_already(source, load.revision)
-    if there is not None or load.is_quantised:
-        _require_bitsandbytes(name, there)
+    quantization = _quantised_already(source, load.revision)
+    if quantization is not None or load.is_quantised:
+        _require_bitsandbytes(name, quantization)
         settings["device_map"] = {"": device_name()}
-    if there is None and load.is_quantised:
+    if quantization is None and load.is_quantised:
         settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=load.quantization == "nf4",
             load_in_8bit=load.quantization == "int8",
@@ -364,8 +364,12 @@ def _quantised_already(source: str, revision: str | None) -> dict[str, Any] | No
     if _adapter(source) is not None:
         return None
     config = _config(source, revision)
-    there = getattr(config, "quantization_config", None)
-    return there if there is None or isinstance(there, dict) else there.to_dict()
+    quantization = getattr(config, "quantization_config", None)
+    return (
+        quantization
+        if quantization is None or isinstance(quantization, dict)
+        else quantization.to_dict()
+    )
 
 
 def _keep_layout(model: PreTrainedModel) -> None:
@@ -376,9 +380,9 @@ def _keep_layout(model: PreTrainedModel) -> None:
             layer.support_avx512bf16_for_cpu = False
 
 
-def _require_bitsandbytes(name: str, there: dict[str, Any] | None) -> None:
-    is_asked = there is None or there.get("quant_method") == "bitsandbytes"
-    if is_asked and find_spec("bitsandbytes") is None:
+def _require_bitsandbytes(name: str, quantization: dict[str, Any] | None) -> None:
+    is_needed = quantization is None or quantization.get("quant_method") == "bitsandbytes"
+    if is_needed and find_spec("bitsandbytes") is None:
         raise UserError(
             f"model {name!r}: quantised weights need the package bitsandbytes. Install it with pip "
             "install 'trimtab[quantized]', or load without quantization."
@@ -390,15 +394,15 @@ def _loaded(name: str, source: str, **settings: Any) -> PreTrainedModel:
     adapter = _adapter(source)
     if adapter is not None:
         return _merged(name, source, adapter, **settings)
-    model, found = AutoModelForCausalLM.from_pretrained(
+    model, loading_info = AutoModelForCausalLM.from_pretrained(
         source,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # said below, by name
         trust_remote_code=False,
         **settings,
     )
-    mismatched = {str(weight[0]) for weight in found["mismatched_keys"]}
-    _require_all(name, found["missing_keys"], found["unexpected_keys"], mismatched)
+    mismatched = {str(weight[0]) for weight in loading_info["mismatched_keys"]}
+    _require_all(name, loading_info["missing_keys"], loading_info["unexpected_keys"], mismatched)
     whole: PreTrainedModel = model
     return whole
 
@@ -479,11 +483,11 @@ def with_adapter(model: PreTrainedModel, base: str, source: str) -> PeftModel:
 def _require_whole_adapter(
     name: str, source: str, adapter: PeftConfig, shape: PreTrainedModel
 ) -> None:
-    given = copy(adapter)
-    given.base_model_name_or_path = None  # PEFT warns of every base that goes by another name here
-    if hasattr(given, "init_lora_weights"):
-        given.init_lora_weights = False
-    expected = get_peft_model_state_dict(get_peft_model(shape, given))
+    config = copy(adapter)
+    config.base_model_name_or_path = None  # PEFT warns of every base that goes by another name here
+    if hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = False
+    expected = get_peft_model_state_dict(get_peft_model(shape, config))
     saved = load_peft_weights(source, device="cpu")
     shared = expected.keys() & saved.keys()
     _require_all(
@@ -503,8 +507,8 @@ def _merged(name: str, source: str, adapter: PeftConfig, **settings: Any) -> Pre
     base = _base_of(name, source, adapter)
     settings.pop("revision", None)  # the adapter's own
     with _named(base):
-        there = _quantised_already(_source(base), None)
-    if there is not None or "quantization_config" in settings:
+        quantization = _quantised_already(_source(base), None)
+    if quantization is not None or "quantization_config" in settings:
         raise UserError(
             f"model {name!r} is an adapter, which cannot be merged into quantised weights without "
             "loss. Merge it into the whole model, save that, and give its folder."

@@ -176,9 +176,9 @@ class Statistic:
     @property
     def _freedom(self) -> float:
         counts = map(len, self.influence.values())
-        known = [(v, n) for v, n in zip(self._variances, counts, strict=True) if v > 0]
-        total = sum(variance for variance, _ in known)
-        return total**2 / sum(variance**2 / (rows - 1) for variance, rows in known)
+        samples = [(v, n) for v, n in zip(self._variances, counts, strict=True) if v > 0]
+        total = sum(variance for variance, _ in samples)
+        return total**2 / sum(variance**2 / (rows - 1) for variance, rows in samples)
 
     @property
     def _variances(self) -> list[float]:
@@ -223,8 +223,8 @@ def front(places: Sequence[tuple[float, float]]) -> list[int]:
         place
         for place in sorted(range(len(places)), key=places.__getitem__)
         if not any(
-            other != places[place] and other[0] <= places[place][0] and other[1] <= places[place][1]
-            for other in places
+            rival != places[place] and rival[0] <= places[place][0] and rival[1] <= places[place][1]
+            for rival in places
         )
     ]
 
@@ -241,7 +241,10 @@ def height_above(
     >>> height_above([at(1, 0), at(0, 2), at(0.1, 9)], *at(0.25, 1.75)).value
     0.25
     """
-    ends = [line[place] for place in front([(one.value, other.value) for one, other in line])]
+    ends = [
+        line[place]
+        for place in front([(point_x.value, point_y.value) for point_x, point_y in line])
+    ]
     for (x0, y0), (x1, y1) in pairwise(ends):
         if x0.value <= x.value <= x1.value and x0.value < x1.value:
             slope = (y1.value - y0.value) / (x1.value - x0.value)
@@ -301,21 +304,21 @@ def loss_estimate(
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 12.5.
     """
-    found = ratio(np.stack([nats, tokens]))
-    count, error = len(nats), found.standard_error
+    loss = ratio(np.stack([nats, tokens]))
+    count, error = len(nats), loss.standard_error
     if count < _FEWEST_TO_RESAMPLE or error == 0:
-        return found.estimate(unit)
+        return loss.estimate(unit)
     # Of what is left beside θ̂t, so that no near numbers are subtracted.
-    left = nats - found.value * tokens
-    columns = np.stack([left, tokens, left**2, left * tokens, tokens**2], axis=1)
+    residuals = nats - loss.value * tokens
+    columns = np.stack([residuals, tokens, residuals**2, residuals * tokens, tokens**2], axis=1)
     draws = resampled_means(columns, resamples, seed)
     shift = draws[:, 0] / draws[:, 1]
     spread = draws[:, 2] - 2 * shift * draws[:, 3] + shift**2 * draws[:, 4]
     errors = np.sqrt(np.maximum(spread, 0) / (count - 1)) / draws[:, 1]
-    known = errors > 1e-12 * error
-    low, high = np.quantile(shift[known] / errors[known], [1 - _TAIL, _TAIL])
+    has_error = errors > 1e-12 * error
+    low, high = np.quantile(shift[has_error] / errors[has_error], [1 - _TAIL, _TAIL])
     return Estimate(
-        found.value, found.value - low * error, found.value - high * error, unit, "estimate"
+        loss.value, loss.value - low * error, loss.value - high * error, unit, "estimate"
     )
 
 
@@ -340,11 +343,11 @@ def student_p_value(values: ArrayLike) -> float:
     >>> round(student_p_value([0.1, 0.2, 0.15]), 3)
     0.035
     """
-    given = np.asarray(values, dtype=float)
-    error = float(given.std(ddof=1)) / math.sqrt(len(given)) if len(given) > 1 else 0.0
+    array = np.asarray(values, dtype=float)
+    error = float(array.std(ddof=1)) / math.sqrt(len(array)) if len(array) > 1 else 0.0
     if error == 0:
-        return 0.0 if len(given) > 1 and given.mean() else 1.0
-    return float(2 * student.sf(abs(float(given.mean())) / error, len(given) - 1))
+        return 0.0 if len(array) > 1 and array.mean() else 1.0
+    return float(2 * student.sf(abs(float(array.mean())) / error, len(array) - 1))
 
 
 def student_mean(values: ArrayLike, unit: str) -> Estimate:
@@ -352,9 +355,9 @@ def student_mean(values: ArrayLike, unit: str) -> Estimate:
 
     One value alone has no interval: its low and high are itself.
     """
-    given = np.asarray(values, dtype=float)
-    half = _student_half_width(given)
-    mean = float(given.mean())
+    array = np.asarray(values, dtype=float)
+    half = _student_half_width(array)
+    mean = float(array.mean())
     return Estimate(mean, mean - half, mean + half, unit, "estimate")
 
 
@@ -368,14 +371,14 @@ def bounded_mean(values: ArrayLike, lowest: float, highest: float, unit: str) ->
     >>> told.value, round(told.low, 2), told.high
     (1.0, 0.66, 1.0)
     """
-    given = np.asarray(values, dtype=float)
-    elsewhere = exact_share(0, len(given), unit).high * (highest - lowest)
-    if (given == highest).all():
+    array = np.asarray(values, dtype=float)
+    elsewhere = exact_share(0, len(array), unit).high * (highest - lowest)
+    if (array == highest).all():
         return Estimate(highest, highest - elsewhere, highest, unit, "estimate")
-    if (given == lowest).all():
+    if (array == lowest).all():
         return Estimate(lowest, lowest, lowest + elsewhere, unit, "estimate")
-    found = student_mean(given, unit)
-    return replace(found, low=max(lowest, found.low), high=min(highest, found.high))
+    mean = student_mean(array, unit)
+    return replace(mean, low=max(lowest, mean.low), high=min(highest, mean.high))
 
 
 def over_seeds(estimates: Sequence[Estimate]) -> Estimate:
@@ -426,12 +429,12 @@ def share(flags: ArrayLike, unit: str) -> Estimate:
 
     Source: Brown, Cai and DasGupta, "Interval Estimation for a Binomial Proportion", 2001.
     """
-    given = np.asarray(flags, dtype=float)
-    hits, count = int(given.sum()), len(given)
+    array = np.asarray(flags, dtype=float)
+    hits, count = int(array.sum()), len(array)
     if hits in (0, count):
         return exact_share(hits, count, unit)
-    found = binomtest(hits, count).proportion_ci(1 - 2 * _TAIL, "wilson")
-    return Estimate(hits / count, float(found.low), float(found.high), unit, "estimate")
+    interval = binomtest(hits, count).proportion_ci(1 - 2 * _TAIL, "wilson")
+    return Estimate(hits / count, float(interval.low), float(interval.high), unit, "estimate")
 
 
 def share_with_variance(
@@ -466,8 +469,8 @@ def exact_share(hits: int, count: int, unit: str) -> Estimate:
     >>> round(exact_share(0, 20, "share").high, 3)
     0.168
     """
-    found = binomtest(hits, count).proportion_ci(1 - 2 * _TAIL, "exact")
-    return Estimate(hits / count, float(found.low), float(found.high), unit, "estimate")
+    interval = binomtest(hits, count).proportion_ci(1 - 2 * _TAIL, "exact")
+    return Estimate(hits / count, float(interval.low), float(interval.high), unit, "estimate")
 
 
 def rows_to_tell_share(value: float, limit: float) -> int | None:
@@ -491,8 +494,8 @@ def rows_to_tell_share(value: float, limit: float) -> int | None:
 
 def counted_by_row(flags: ArrayLike) -> Array:
     """Flags of shape (n,) as nats and tokens, shape (2, n), whose ratio is their share."""
-    given = np.asarray(flags, dtype=float)
-    return np.stack([given, np.ones_like(given)])
+    array = np.asarray(flags, dtype=float)
+    return np.stack([array, np.ones_like(array)])
 
 
 def share_change(after: ArrayLike, before: ArrayLike, unit: str) -> Estimate:
@@ -531,8 +534,10 @@ def cohen_kappa(
     Psychological Bulletin 72, 1969.
     """
     labels = sorted({*first, *second})
-    ours = np.array([[one == label for label in labels] for one in first], dtype=float)
-    theirs = np.array([[one == label for label in labels] for one in second], dtype=float)
+    ours = np.array([[row_label == label for label in labels] for row_label in first], dtype=float)
+    theirs = np.array(
+        [[row_label == label for label in labels] for row_label in second], dtype=float
+    )
     share_of_ours, share_of_theirs = ours.mean(axis=0), theirs.mean(axis=0)
     agrees = (ours * theirs).sum(axis=1)
     observed, expected = float(agrees.mean()), float(share_of_ours @ share_of_theirs)
@@ -550,8 +555,8 @@ def cohen_kappa(
         _, place = np.unique(list(of), return_inverse=True)
         sums = np.bincount(place, by_row)
         by_row = sums * (len(sums) / len(first))
-    found = Statistic(value, {"rows": by_row}).estimate(unit)
-    return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
+    estimate = Statistic(value, {"rows": by_row}).estimate(unit)
+    return replace(estimate, low=max(-1.0, estimate.low), high=min(1.0, estimate.high))
 
 
 def jackknife(value: Callable[[Array], float], parts: int) -> tuple[float, float]:
@@ -565,10 +570,10 @@ def jackknife(value: Callable[[Array], float], parts: int) -> tuple[float, float
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 11.
     """
-    every = np.ones(parts)
-    without = np.array([value(every - one) for one in np.eye(parts)])
+    all_parts = np.ones(parts)
+    without = np.array([value(all_parts - part) for part in np.eye(parts)])
     variance = (parts - 1) / parts * float(np.square(without - without.mean()).sum())
-    return value(every), float(student.isf(_TAIL, parts - 1)) * math.sqrt(variance)
+    return value(all_parts), float(student.isf(_TAIL, parts - 1)) * math.sqrt(variance)
 
 
 def holm(p_values: ArrayLike) -> Array:
@@ -581,11 +586,11 @@ def holm(p_values: ArrayLike) -> Array:
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
     """
-    given = np.asarray(p_values, dtype=float)
-    order = np.argsort(given)
-    adjusted = np.empty_like(given)
-    factors = np.arange(len(given), 0, -1)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * given[order]))
+    array = np.asarray(p_values, dtype=float)
+    order = np.argsort(array)
+    adjusted = np.empty_like(array)
+    factors = np.arange(len(array), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * array[order]))
     return adjusted
 
 

@@ -55,13 +55,18 @@ def agreement(
     Args:
         prompts: of the answers, where several answer one prompt: those are not independent.
     """
-    outcomes = [(one.outcome, other.outcome) for one, other in zip(first, second, strict=True)]
-    left = [place for place, pair in enumerate(outcomes) if Outcome.INCOHERENT not in pair]
-    ours, theirs = ([outcomes[place][who] for place in left] for who in (0, 1))
-    of = None if prompts is None else [prompts[place] for place in left]
-    kappa = cohen_kappa(ours, theirs, "Cohen's κ", of) if left else None
-    apart = tuple(place for place in left if outcomes[place][0] != outcomes[place][1])
-    return Agreement(first[0].judge, second[0].judge, kappa, len(left), apart)
+    outcomes = [
+        (first_judgement.outcome, second_judgement.outcome)
+        for first_judgement, second_judgement in zip(first, second, strict=True)
+    ]
+    coherent_places = [
+        place for place, pair in enumerate(outcomes) if Outcome.INCOHERENT not in pair
+    ]
+    ours, theirs = ([outcomes[place][who] for place in coherent_places] for who in (0, 1))
+    coherent_prompts = None if prompts is None else [prompts[place] for place in coherent_places]
+    kappa = cohen_kappa(ours, theirs, "Cohen's κ", coherent_prompts) if coherent_places else None
+    apart = tuple(place for place in coherent_places if outcomes[place][0] != outcomes[place][1])
+    return Agreement(first[0].judge, second[0].judge, kappa, len(coherent_places), apart)
 
 
 def disagreements(

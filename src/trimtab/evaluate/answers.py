@@ -19,7 +19,7 @@ from trimtab.results.generations import (
 
 def kept_answers(
     engine: AnswerEngine,
-    asked: Sequence[AskedPrompt],
+    prompts: Sequence[AskedPrompt],
     decoding: Decoding,
     path: Path,
     answered: Callable[[int], None] = lambda count: None,
@@ -36,40 +36,42 @@ def kept_answers(
         UserError: the file holds other prompts, or answers of another model or under other
             settings; the model cannot answer.
     """
-    kept = read_generations(path)
-    _require_same(kept, engine, asked, decoding, path)
-    if len(kept) == len(asked):
-        answered(len(kept))
-        return kept
-    first = len(kept) // decoding.batch_size * decoding.batch_size
-    del kept[first:]
+    generations = read_generations(path)
+    _require_same(generations, engine, prompts, decoding, path)
+    if len(generations) == len(prompts):
+        answered(len(generations))
+        return generations
+    first = len(generations) // decoding.batch_size * decoding.batch_size
+    del generations[first:]
 
     def finished(place: int, answer: str) -> None:
-        kept.append(Generation(asked[place], answer, engine.model, engine.template, decoding))
-        if len(kept) % decoding.batch_size == 0 or len(kept) == len(asked):
-            write_generations(path, kept)
-        answered(len(kept))
+        generations.append(
+            Generation(prompts[place], answer, engine.model, engine.template, decoding)
+        )
+        if len(generations) % decoding.batch_size == 0 or len(generations) == len(prompts):
+            write_generations(path, generations)
+        answered(len(generations))
 
-    engine.answer(asked, decoding, first, finished)
-    return kept
+    engine.answer(prompts, decoding, first, finished)
+    return generations
 
 
 def _require_same(
-    kept: Sequence[Generation],
+    generations: Sequence[Generation],
     engine: AnswerEngine,
-    asked: Sequence[AskedPrompt],
+    prompts: Sequence[AskedPrompt],
     decoding: Decoding,
     path: Path,
 ) -> None:
-    if not kept:
+    if not generations:
         return
     mend = "Give another --out, or remove the file."
-    if [one.asked for one in kept] != list(asked[: len(kept)]):
+    if [generation.asked for generation in generations] != list(prompts[: len(generations)]):
         raise UserError(f"{path} holds answers to other prompts. {mend}")
-    wanted = {"model": engine.model, "template": engine.template, **asdict(decoding)}
-    for generation in kept:
+    settings = {"model": engine.model, "template": engine.template, **asdict(decoding)}
+    for generation in generations:
         record = generation.to_json()
-        for setting, value in wanted.items():
+        for setting, value in settings.items():
             if record[setting] != value:
                 raise UserError(
                     f"{path} holds answers under {setting} {record[setting]!r}, and {value!r} is "

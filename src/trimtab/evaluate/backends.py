@@ -120,8 +120,10 @@ class LocalModel:
         fitting.sort(key=lambda place: len(ids[place]))
         for start in range(0, len(fitting), self._batch_size):
             places = fitting[start : start + self._batch_size]
-            written = _written(model, tokenizer, [ids[place] for place in places], max_tokens)
-            for place, reply in zip(places, written, strict=True):
+            batch_replies = _generated_replies(
+                model, tokenizer, [ids[place] for place in places], max_tokens
+            )
+            for place, reply in zip(places, batch_replies, strict=True):
                 replies[place] = reply
         return replies
 
@@ -167,7 +169,7 @@ def _disarmed(content: str, control: Collection[str]) -> str:
 
 
 @torch.inference_mode()
-def _written(
+def _generated_replies(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Sequence[int]],
@@ -178,7 +180,7 @@ def _written(
     ids = torch.tensor([[padding] * (width - len(row)) + list(row) for row in rows])
     attended = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     with only_ends_of(model, tokenizer) as ends:
-        written: Any = model.generate(
+        generated: Any = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=attended.to(model.device),
             do_sample=False,
@@ -189,19 +191,19 @@ def _written(
         )
     likeliest = [
         logits.float().softmax(dim=-1).topk(min(_LIKELIEST, logits.shape[-1]))
-        for logits in written.logits
+        for logits in generated.logits
     ]
     replies = []
-    for row, new in enumerate(written.sequences[:, width:].tolist()):
-        kept = next((place for place, token in enumerate(new) if token in ends), len(new))
+    for row, new in enumerate(generated.sequences[:, width:].tolist()):
+        length = next((place for place, token in enumerate(new) if token in ends), len(new))
         tokens = tuple(
             Token(
                 tokenizer.decode([token]),
                 _by_text(tokenizer, tops.indices[row].tolist(), tops.values[row].tolist()),
             )
-            for token, tops in zip(new[:kept], likeliest[:kept], strict=True)
+            for token, tops in zip(new[:length], likeliest[:length], strict=True)
         )
-        text = tokenizer.decode(new[:kept], skip_special_tokens=True).strip()
+        text = tokenizer.decode(new[:length], skip_special_tokens=True).strip()
         replies.append(Reply(text, tokens))
     return replies
 
@@ -209,11 +211,11 @@ def _written(
 def _by_text(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], probabilities: Sequence[float]
 ) -> dict[str, float]:
-    told: dict[str, float] = {}
+    by_text: dict[str, float] = {}
     for token, probability in zip(ids, probabilities, strict=True):
         text = tokenizer.decode([token])
-        told[text] = told.get(text, 0.0) + probability
-    return told
+        by_text[text] = by_text.get(text, 0.0) + probability
+    return by_text
 
 
 @dataclass(frozen=True)
@@ -246,8 +248,8 @@ class RemoteModel:
                 own = {} if request.special_tokens else {"add_special_tokens": False}
                 return self.endpoint.complete(request.text, max_tokens, True, temperature=0, **own)
             more = request.template_arguments
-            given = {"chat_template_kwargs": dict(more)} if more else {}
-            return self.endpoint.chat(request.messages, max_tokens, True, temperature=0, **given)
+            extra = {"chat_template_kwargs": dict(more)} if more else {}
+            return self.endpoint.chat(request.messages, max_tokens, True, temperature=0, **extra)
 
         with ThreadPoolExecutor(self.at_once) as threads:
             return list(threads.map(reply, requests))

@@ -74,13 +74,13 @@ class CoherenceLimits:
         """
         within = (answers.nll <= self.nll) & (answers.repetition <= self.repetition)
         short = answers.tokens < FEWEST_TOKENS
-        return [bool(one) for one in (within | short) & (answers.tokens > 0)]
+        return [bool(is_coherent) for is_coherent in (within | short) & (answers.tokens > 0)]
 
 
 def answer_measures(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[AskedPrompt],
+    prompts: Sequence[AskedPrompt],
     answers: Sequence[str],
     decoding: Decoding,
 ) -> AnswerMeasures:
@@ -90,14 +90,14 @@ def answer_measures(
     if not places:
         return AnswerMeasures(nll, repetition, tokens)
     rows = encode(
-        [Row(messages_of(asked[place]), answers[place]) for place in places],
+        [Row(messages_of(prompts[place]), answers[place]) for place in places],
         tokenizer,
         Lengths(decoding.max_prompt, decoding.max_tokens),
     )
     nats, counted = response_nll(model, rows, _TOKENS_PER_BATCH)
     nll[places], tokens[places] = nats / counted, counted
     for place, row in zip(places, rows, strict=True):
-        answer = [one for one in row["labels"] if one != IGNORED]
+        answer = [label for label in row["labels"] if label != IGNORED]
         repetition[place] = repeated_bigrams(answer)
     return AnswerMeasures(nll, repetition, tokens)
 
@@ -119,11 +119,14 @@ def limits_of_start(
     decoding: Decoding,
 ) -> CoherenceLimits:
     """The limits that the start model's own answers set. Raises UserError as `encode` does."""
-    asked, answers = [one.asked for one in own], [one.answer for one in own]
+    prompts, answers = (
+        [generation.asked for generation in own],
+        [generation.answer for generation in own],
+    )
     mixed = [_shuffled(answer, seed) for seed, answer in enumerate(answers)]
     return CoherenceLimits.of(
-        answer_measures(model, tokenizer, asked, answers, decoding),
-        answer_measures(model, tokenizer, asked, mixed, decoding),
+        answer_measures(model, tokenizer, prompts, answers, decoding),
+        answer_measures(model, tokenizer, prompts, mixed, decoding),
     )
 
 

@@ -57,16 +57,16 @@ class Endpoint:
             UserError: the server cannot be reached, refuses, or gives no chat completion.
         """
         turns = [{"role": role, "content": content} for role, content in messages]
-        asked = {"messages": turns, "max_tokens": max_tokens, **more}
+        record = {"messages": turns, "max_tokens": max_tokens, **more}
         if probabilities:
-            asked |= {"logprobs": True, "top_logprobs": _LIKELIEST}
-        answered = self._choice("chat/completions", asked)
+            record |= {"logprobs": True, "top_logprobs": _LIKELIEST}
+        answered = self._choice("chat/completions", record)
         try:
             content = (answered.get("logprobs") or {}).get("content") or []
             tokens = tuple(
-                Token(one["token"], {top["token"]: math.exp(top["logprob"]) for top in tops})
-                for one in content
-                if (tops := one.get("top_logprobs"))
+                Token(token["token"], {top["token"]: math.exp(top["logprob"]) for top in tops})
+                for token in content
+                if (tops := token.get("top_logprobs"))
             )
             return Reply(answered["message"]["content"] or "", tokens)
         except (LookupError, TypeError, AttributeError):
@@ -76,24 +76,24 @@ class Endpoint:
         self, text: str, max_tokens: int, probabilities: bool = False, **more: Any
     ) -> Reply:
         """How the model goes on from a text. Raises UserError as `chat` does."""
-        asked = {"prompt": text, "max_tokens": max_tokens, **more}
+        record = {"prompt": text, "max_tokens": max_tokens, **more}
         if probabilities:
-            asked |= {"logprobs": _LIKELIEST}
-        answered = self._choice("completions", asked)
+            record |= {"logprobs": _LIKELIEST}
+        answered = self._choice("completions", record)
         try:
-            told = answered.get("logprobs") or {}
-            tops = told.get("top_logprobs") or []
+            logprobs = answered.get("logprobs") or {}
+            tops = logprobs.get("top_logprobs") or []
             tokens = tuple(
                 Token(token, {word: math.exp(value) for word, value in likeliest.items()})
-                for token, likeliest in zip(told.get("tokens") or [], tops, strict=False)
+                for token, likeliest in zip(logprobs.get("tokens") or [], tops, strict=False)
                 if likeliest
             )
             return Reply(answered["text"], tokens)
         except (LookupError, TypeError, AttributeError):
             raise self._no_completion() from None
 
-    def _choice(self, method: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-        answered = self._post(method, {"model": self.model, **asked})
+    def _choice(self, method: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        answered = self._post(method, {"model": self.model, **record})
         try:
             choice: dict[str, Any] = answered["choices"][0]
         except (LookupError, TypeError):
@@ -119,8 +119,8 @@ class Endpoint:
                 with urlopen(request, timeout=self.timeout) as answered:
                     return json.load(answered)
             except HTTPError as error:
-                said = error.read(300).decode(errors="replace").strip()
-                reason = f"{error.code} {error.reason}: {said}"
+                server_message = error.read(300).decode(errors="replace").strip()
+                reason = f"{error.code} {error.reason}: {server_message}"
                 if error.code not in _PASSING:
                     raise UserError(
                         f"{place} refuses ({reason}). {self._mend(error.code)}"

@@ -37,7 +37,7 @@ class AnswerEngine(Protocol):
         """A hash of the template that puts prompts into words, or the URL of who does."""
 
     def answer(
-        self, asked: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
+        self, prompts: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
     ) -> None:
         """Answer the prompts from place `first` on; `finished` hears place and answer, in order.
 
@@ -68,14 +68,14 @@ class TransformersEngine:
         return template_hash(load_tokenizer(self.model))
 
     def answer(
-        self, asked: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
+        self, prompts: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
     ) -> None:
         """Answer in batches, whose draw is a function of the seed and of where they start."""
         model, tokenizer = self.loaded
         sampled_answers(
             model,
             tokenizer,
-            [messages_of(one) for one in asked],
+            [messages_of(prompt) for prompt in prompts],
             Lengths(decoding.max_prompt, decoding.max_tokens),
             decoding.batch_size,
             decoding.seed,
@@ -121,11 +121,11 @@ class DividedEngine(LoadedEngine):
         self._answers_from = answers_from
 
     def answer(
-        self, asked: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
+        self, prompts: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
     ) -> None:
         place = first
-        while place < len(asked):
-            for answer in self._answers_from(asked, decoding, place):
+        while place < len(prompts):
+            for answer in self._answers_from(prompts, decoding, place):
                 finished(place, answer)
                 place += 1
 
@@ -155,16 +155,16 @@ class VllmEngine:
         return template_hash(load_tokenizer(self.model))
 
     def answer(
-        self, asked: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
+        self, prompts: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
     ) -> None:
         """Answer batch by batch, so that what is finished is kept."""
         model, tokenizer = self._loaded
         lengths = Lengths(decoding.max_prompt, decoding.max_tokens)
-        for start in range(first, len(asked), decoding.batch_size):
-            batch = asked[start : start + decoding.batch_size]
+        for start in range(first, len(prompts), decoding.batch_size):
+            batch = prompts[start : start + decoding.batch_size]
             ids = [
-                cut_prompt(prompt_ids(messages_of(one), tokenizer), tokenizer, lengths)
-                for one in batch
+                cut_prompt(prompt_ids(messages_of(prompt), tokenizer), tokenizer, lengths)
+                for prompt in batch
             ]
             draws = [
                 self._vllm.SamplingParams(
@@ -175,10 +175,10 @@ class VllmEngine:
                 )
                 for place in range(len(batch))
             ]
-            given = [{"prompt_token_ids": row} for row in ids]
-            written = model.generate(given, draws, use_tqdm=False)
-            for place, one in enumerate(written, start=start):
-                finished(place, one.outputs[0].text.strip())
+            inputs = [{"prompt_token_ids": row} for row in ids]
+            outputs = model.generate(inputs, draws, use_tqdm=False)
+            for place, output in enumerate(outputs, start=start):
+                finished(place, output.outputs[0].text.strip())
 
 
 @dataclass(frozen=True)
@@ -198,13 +198,13 @@ class EndpointEngine:
         return self.endpoint.url
 
     def answer(
-        self, asked: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
+        self, prompts: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
     ) -> None:
         """Ask for a batch at once. Raises UserError as the endpoint does."""
 
         def reply(place: int) -> str:
             return self.endpoint.chat(
-                asked[place].messages,
+                prompts[place].messages,
                 decoding.max_tokens,
                 temperature=decoding.temperature,
                 top_p=decoding.top_p,
@@ -212,8 +212,8 @@ class EndpointEngine:
             ).text.strip()
 
         with ThreadPoolExecutor(decoding.batch_size) as threads:
-            for start in range(first, len(asked), decoding.batch_size):
-                places = range(start, min(start + decoding.batch_size, len(asked)))
+            for start in range(first, len(prompts), decoding.batch_size):
+                places = range(start, min(start + decoding.batch_size, len(prompts)))
                 for place, answer in zip(places, threads.map(reply, places), strict=True):
                     finished(place, answer)
 

@@ -86,7 +86,7 @@ class Evaluation:
 
 def evaluate(
     models: Sequence[str],
-    asked: Sequence[AskedPrompt],
+    prompts: Sequence[AskedPrompt],
     judges: Sequence[Judge],
     out: Path,
     watcher: Watcher,
@@ -114,27 +114,27 @@ def evaluate(
         UserError: no prompts or judges, models, judges or tasks that cannot be had, or `out` holds
             what another evaluation made.
     """
-    if not (asked and judges) and (asked or not harnesses):
+    if not (prompts and judges) and (prompts or not harnesses):
         raise UserError(
             "there is nothing to evaluate. Give --harmful or --benign, with judges, or tasks with "
             "--lm-eval or --inspect."
         )
-    require_each_once(judges)
+    require_distinct_judges(judges)
     for harness in harnesses:
         installed_version(harness)  # one that lacks is told before anything is begun
     decoding, named = decoding or Decoding(), result_names(models)
     with only_writer(out):
         samples = _harnessed(harnesses, named, out, watcher)
-        if not asked:
+        if not prompts:
             unasked = (
                 EvaluatedModel(name, model, samples=samples[name]) for name, model in named.items()
             )
             return Evaluation(None, tuple(unasked))
         answers = {}
         for name, model in named.items():
-            watcher.doing(f"answering: {name}", len(asked))
+            watcher.doing(f"answering: {name}", len(prompts))
             path = out / GENERATIONS_FOLDER / f"{name}.jsonl"
-            answers[name] = kept_answers(engine(model), asked, decoding, path, counted(watcher))
+            answers[name] = kept_answers(engine(model), prompts, decoding, path, counted(watcher))
         limits, coherent = _coherence(surprised or models[0], answers, decoding, watcher)
         judgements: dict[str, dict[str, list[Judgement]]] = {name: {} for name in answers}
         for judge in judges:
@@ -148,12 +148,12 @@ def evaluate(
             EvaluatedModel(name, model, answers[name], judgements[name], samples[name])
             for name, model in named.items()
         )
-        for one in evaluated:
-            write_disagreements(one, out)
+        for evaluated_model in evaluated:
+            write_disagreements(evaluated_model, out)
     return Evaluation(limits, evaluated)
 
 
-def require_each_once(judges: Sequence[Judge]) -> None:
+def require_distinct_judges(judges: Sequence[Judge]) -> None:
     """Raises UserError: two judges have one name, by which what they say is kept."""
     if len({judge.name for judge in judges}) < len(judges):
         raise UserError("--judge gives one judge twice. Give each once.")
@@ -168,7 +168,9 @@ def result_names(models: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for model in models:
         last = Path(model).name or "model"
-        again = sum(1 for one in names.values() if (Path(one).name or "model") == last)
+        again = sum(
+            1 for earlier_model in names.values() if (Path(earlier_model).name or "model") == last
+        )
         names[f"{last}-{again + 1}" if again else last] = model
     return names
 
@@ -196,9 +198,11 @@ def _coherence(
     limits = limits_of_start(model, tokenizer, own, decoding)
     coherent = {}
     for name, generations in answers.items():
-        asked = [one.asked for one in generations]
-        texts = [one.answer for one in generations]
-        coherent[name] = limits.coherent(answer_measures(model, tokenizer, asked, texts, decoding))
+        prompts = [generation.asked for generation in generations]
+        texts = [generation.answer for generation in generations]
+        coherent[name] = limits.coherent(
+            answer_measures(model, tokenizer, prompts, texts, decoding)
+        )
         watcher.done(1)
     return limits, coherent
 
@@ -207,10 +211,15 @@ def write_disagreements(model: EvaluatedModel, out: Path) -> None:
     """Keep the answers that two judges differ on in a file of `out`/disagreements."""
     records = []
     for first, second in combinations(model.judgements.values(), 2):
-        for generation, one, other in disagreements(model.generations, first, second):
-            said = {one.judge: one.outcome, other.judge: other.outcome}
+        for generation, first_judgement, second_judgement in disagreements(
+            model.generations, first, second
+        ):
+            outcomes = {
+                first_judgement.judge: first_judgement.outcome,
+                second_judgement.judge: second_judgement.outcome,
+            }
             record = generation.to_json()
-            records.append({"prompt": record["prompt"], "answer": record["answer"], **said})
+            records.append({"prompt": record["prompt"], "answer": record["answer"], **outcomes})
     path = out / DISAGREEMENTS_FOLDER / f"{model.name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json_lines(path, records)
@@ -218,11 +227,11 @@ def write_disagreements(model: EvaluatedModel, out: Path) -> None:
 
 def counted(watcher: Watcher) -> Callable[[int], None]:
     """Takes how many there are by now, and tells `watcher` how many more."""
-    told = 0
+    reported = 0
 
-    def count(done: int) -> None:
-        nonlocal told
-        watcher.done(done - told)
-        told = done
+    def count(finished: int) -> None:
+        nonlocal reported
+        watcher.done(finished - reported)
+        reported = finished
 
     return count

@@ -37,52 +37,68 @@ def kept_judgements(
     Raises:
         UserError: the judge cannot be asked, or the file is none.
     """
-    kept = read_judgements(path)
+    file_judgements = read_judgements(path)
     who = (judge.name, judge.model, judge.revision, judge.settings)
-    known = {one.answer_id: one for one in kept if _who(one) == who}
-    others = [one for one in kept if _who(one) != who]
-    unknown = {one.answer_id: one for one in generations if one.answer_id not in known}
-    known |= _said_beside(path, who, unknown) if unknown else {}
-    missing = [one for answer, one in unknown.items() if answer not in known]
+    judgements = {
+        judgement.answer_id: judgement for judgement in file_judgements if _who(judgement) == who
+    }
+    other_judgements = [judgement for judgement in file_judgements if _who(judgement) != who]
+    unknown = {
+        generation.answer_id: generation
+        for generation in generations
+        if generation.answer_id not in judgements
+    }
+    judgements |= _judgements_beside(path, who, unknown) if unknown else {}
+    missing = [generation for answer, generation in unknown.items() if answer not in judgements]
     for start in range(0, len(missing), _AT_ONCE):
         batch = missing[start : start + _AT_ONCE]
-        verdicts = judge.verdicts([(one.asked.text, one.answer) for one in batch])
+        verdicts = judge.verdicts(
+            [(generation.asked.text, generation.answer) for generation in batch]
+        )
         for generation, verdict in zip(batch, verdicts, strict=True):
-            known[generation.answer_id] = _judgement(judge, generation, verdict)
-        write_judgements(path, [*others, *known.values()])
+            judgements[generation.answer_id] = _judgement(judge, generation, verdict)
+        write_judgements(path, [*other_judgements, *judgements.values()])
         judged(len(generations) - len(missing) + start + len(batch))
-    told = [
-        _counted(judge, known[generation.answer_id], generation, is_coherent)
+    counted_judgements = [
+        _counted(judge, judgements[generation.answer_id], generation, is_coherent)
         for generation, is_coherent in zip(generations, coherent, strict=True)
     ]
-    in_order = {one.answer_id: one for one in told}
-    left = [one for answer, one in known.items() if answer not in in_order]
-    if (now := [*others, *in_order.values(), *left]) != kept:
+    in_order = {judgement.answer_id: judgement for judgement in counted_judgements}
+    unused_judgements = [
+        judgement for answer, judgement in judgements.items() if answer not in in_order
+    ]
+    if (now := [*other_judgements, *in_order.values(), *unused_judgements]) != file_judgements:
         write_judgements(path, now)
     judged(len(generations))
-    return told
+    return counted_judgements
 
 
-def _said_beside(path: Path, who: tuple[str, ...], wanted: Collection[str]) -> dict[str, Judgement]:
-    """What a judge said of the wanted answers of other models, by the answers' ids."""
-    others = [one for one in sorted(path.parent.glob(f"*{path.suffix}")) if one != path]
+def _judgements_beside(
+    path: Path, who: tuple[str, ...], answer_ids: Collection[str]
+) -> dict[str, Judgement]:
+    """What a judge said of these answers of other models, by the answers' ids."""
+    other_paths = [
+        other_path
+        for other_path in sorted(path.parent.glob(f"*{path.suffix}"))
+        if other_path != path
+    ]
     return {
-        one.answer_id: one
-        for other in others
-        for one in read_judgements(other)
-        if one.answer_id in wanted and _who(one) == who
+        judgement.answer_id: judgement
+        for other_path in other_paths
+        for judgement in read_judgements(other_path)
+        if judgement.answer_id in answer_ids and _who(judgement) == who
     }
 
 
 def _judgement(judge: Judge, generation: Generation, verdict: Verdict) -> Judgement:
-    told = _outcome(judge, generation, verdict, coherent=True)
+    answer_outcome = _outcome(judge, generation, verdict, coherent=True)
     return Judgement(
         judge.name,
         judge.model,
         judge.revision,
         judge.settings,
         generation.answer_id,
-        told.value,
+        answer_outcome.value,
         verdict.harmful,
         verdict.refused,
         verdict.probability,

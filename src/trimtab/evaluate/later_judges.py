@@ -13,7 +13,7 @@ from trimtab.evaluate.evaluation import (
     EvaluatedModel,
     Watcher,
     counted,
-    require_each_once,
+    require_distinct_judges,
     write_disagreements,
 )
 from trimtab.evaluate.judges.base import Judge
@@ -44,7 +44,7 @@ def judged_later(
     Raises:
         UserError: no answers there, or some that no judge has read yet; a judge cannot be asked.
     """
-    require_each_once(judges)
+    require_distinct_judges(judges)
     paths = sorted((folder / GENERATIONS_FOLDER).glob("*.jsonl"))
     if not paths:
         raise UserError(
@@ -58,16 +58,16 @@ def judged_later(
         for judge in judges:
             for name, generations in answers.items():
                 watcher.doing(f"{judge.name} judges {name}", len(generations))
-                coherent = [one.answer_id not in incoherent for one in generations]
-                said = kept_judgements(
+                coherent = [generation.answer_id not in incoherent for generation in generations]
+                judgements = kept_judgements(
                     judge, generations, coherent, _judged(folder, name), counted(watcher)
                 )
                 rows = RowLosses(folder)
                 if rows.folder.exists():
-                    rows.add(name, counted_prompts(generations, said, judge.name))
+                    rows.add(name, counted_prompts(generations, judgements, judge.name))
         models = _evaluated(folder, answers)
-        for one in models:
-            write_disagreements(one, folder)
+        for model in models:
+            write_disagreements(model, folder)
     return models
 
 
@@ -76,17 +76,21 @@ def agreements_over(models: Sequence[EvaluatedModel]) -> list[Agreement]:
 
     Models that answer alike are not asked twice: an answer counts once.
     """
-    every = {
+    answers = {
         generation.answer_id: (
             generation.asked.text,
-            {judge: said[place] for judge, said in model.judgements.items()},
+            {judge: judgements[place] for judge, judgements in model.judgements.items()},
         )
         for model in models
         for place, generation in enumerate(model.generations)
     }
-    prompts, said_of = zip(*every.values(), strict=True)
+    prompts, answer_judgements = zip(*answers.values(), strict=True)
     return [
-        agreement([said[first] for said in said_of], [said[second] for said in said_of], prompts)
+        agreement(
+            [judgements[first] for judgements in answer_judgements],
+            [judgements[second] for judgements in answer_judgements],
+            prompts,
+        )
         for first, second in combinations(models[0].judgements, 2)
     ]
 
@@ -102,29 +106,40 @@ def _incoherent(
 ) -> set[str]:
     """The ids of the answers that were found incoherent. Raises UserError: some were not judged."""
     for name, generations in answers.items():
-        if not {one.answer_id for one in generations} <= {one.answer_id for one in before[name]}:
+        if not {generation.answer_id for generation in generations} <= {
+            judgement.answer_id for judgement in before[name]
+        }:
             raise UserError(
                 f"{folder}: answers of {name} have not been judged. Let the run end first; the "
                 "same command goes on with it."
             )
-    told = [one for every in before.values() for one in every]
-    return {one.answer_id for one in told if one.outcome == Outcome.INCOHERENT}
+    judgements = [
+        judgement for model_judgements in before.values() for judgement in model_judgements
+    ]
+    return {
+        judgement.answer_id for judgement in judgements if judgement.outcome == Outcome.INCOHERENT
+    }
 
 
 def _evaluated(
     folder: Path, answers: Mapping[str, Sequence[Generation]]
 ) -> tuple[EvaluatedModel, ...]:
-    said = {
-        name: {(one.judge, one.answer_id): one for one in read_judgements(_judged(folder, name))}
+    judgements = {
+        name: {
+            (judgement.judge, judgement.answer_id): judgement
+            for judgement in read_judgements(_judged(folder, name))
+        }
         for name in answers
     }
     judges = [
         judge
-        for judge in dict.fromkeys(judge for told in said.values() for judge, _ in told)
+        for judge in dict.fromkeys(
+            judge for model_judgements in judgements.values() for judge, _ in model_judgements
+        )
         if all(
-            (judge, one.answer_id) in said[name]
+            (judge, generation.answer_id) in judgements[name]
             for name, generations in answers.items()
-            for one in generations
+            for generation in generations
         )
     ]
     return tuple(
@@ -132,7 +147,10 @@ def _evaluated(
             name,
             name,
             generations,
-            {judge: [said[name][judge, one.answer_id] for one in generations] for judge in judges},
+            {
+                judge: [judgements[name][judge, generation.answer_id] for generation in generations]
+                for judge in judges
+            },
         )
         for name, generations in answers.items()
     )

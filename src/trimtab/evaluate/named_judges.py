@@ -11,7 +11,7 @@ from trimtab.evaluate.judges.function import FunctionJudge
 from trimtab.evaluate.judges.phrases import PhraseJudge
 
 
-def judge_named(given: str) -> Judge:
+def judge_named(spec: str) -> Judge:
     """The judge of NAME, NAME=MODEL, NAME=URL/MODEL, or module:function.
 
     NAME alone runs the judge's own model in Transformers, NAME=MODEL another, such as a copy in a
@@ -21,15 +21,15 @@ def judge_named(given: str) -> Judge:
     Raises:
         UserError: no such judge, or one that has no model of its own and is given none.
     """
-    name, _, where = given.partition("=")
+    name, _, where = spec.partition("=")
     if name == PhraseJudge.name:
         return PhraseJudge()
     if ":" in name:
         return FunctionJudge.named(name)
     kinds = {kind.name: kind for kind in MODEL_JUDGES}
     if name not in kinds:
-        known = ", ".join([*kinds, PhraseJudge.name])
-        raise UserError(f"--judge {name}: no such judge. Give {known}, or module:function.")
+        names = ", ".join([*kinds, PhraseJudge.name])
+        raise UserError(f"--judge {name}: no such judge. Give {names}, or module:function.")
     own = kinds[name]()
     is_remote = where.startswith(("http://", "https://"))
     server, _, named = where.partition("/v1/") if is_remote else ("", "", where)

@@ -41,14 +41,14 @@ class PromptSet:
 
     def source(self, kind: Kind) -> DataSource:
         """Where prompts of a kind are. Raises UserError: the set has none, or has to be copied."""
-        found = self.harmful if kind == "harmful" else self.benign
-        if found is None:
+        source = self.harmful if kind == "harmful" else self.benign
+        if source is None:
             raise UserError(
                 f"--{kind} {self.name}: the set has no {kind} prompts. Give another set, or a file."
             )
         if self.by_hand:
             raise UserError(f"--{kind} {self.name}: {self.by_hand}")
-        return found
+        return source
 
 
 def _of(hub: str, column: str, **more: object) -> DataSource:
@@ -145,25 +145,29 @@ PROMPT_SETS = (
 
 
 def prompts_of(
-    given: DataSource, kind: Kind, seed: int = 0, data_root: Path | None = None
+    data_source: DataSource, kind: Kind, seed: int = 0, data_root: Path | None = None
 ) -> list[AskedPrompt]:
-    """The prompts of a known set or of a file, at most `given.rows`, shortest first.
+    """The prompts of a known set or of a file, at most `data_source.rows`, shortest first.
 
     Shortest first, so that a batch holds little padding. Raises UserError: nothing of that name can
     be read, or it holds no prompts.
     """
-    known = {one.name: one for one in PROMPT_SETS}.get(given.path)
-    source = given if known is None else replace(known.source(kind), rows=given.rows)
+    prompt_set = {prompt_set.name: prompt_set for prompt_set in PROMPT_SETS}.get(data_source.path)
+    source = (
+        data_source
+        if prompt_set is None
+        else replace(prompt_set.source(kind), rows=data_source.rows)
+    )
     rows = [Row(prompt, "") for prompt in read_prompts(source, data_root)]
-    chosen = [row.prompt for row in choose_rows(rows, given.rows, seed)]
+    chosen = [row.prompt for row in choose_rows(rows, data_source.rows, seed)]
     chosen.sort(key=lambda prompt: len(prompt[-1].content))
-    name = known.name if known is not None else Path(given.path).name
+    name = prompt_set.name if prompt_set is not None else Path(data_source.path).name
     return [
-        AskedPrompt(tuple((one.role, one.content) for one in prompt), kind, name)
+        AskedPrompt(tuple((message.role, message.content) for message in prompt), kind, name)
         for prompt in chosen
     ]
 
 
-def messages_of(asked: AskedPrompt) -> tuple[Message, ...]:
+def messages_of(prompt: AskedPrompt) -> tuple[Message, ...]:
     """The messages of a prompt, as models are asked."""
-    return tuple(Message(role, content) for role, content in asked.messages)  # type: ignore[arg-type]
+    return tuple(Message(role, content) for role, content in prompt.messages)  # type: ignore[arg-type]

@@ -45,10 +45,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         unfinished.unlink(missing_ok=True)
         raise
     _sync(path.parent)
-    for left in path.parent.glob(f".{escape(path.name)}.*.unfinished"):
-        process = left.name.split(".")[-2]
+    for leftover in path.parent.glob(f".{escape(path.name)}.*.unfinished"):
+        process = leftover.name.split(".")[-2]
         if process.isdigit() and not _is_running(int(process)):
-            left.unlink(missing_ok=True)
+            leftover.unlink(missing_ok=True)
 
 
 def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -16,14 +16,14 @@ OVER_START = "nats per token over θₛ"
 
 
 def with_gaps(
-    points: Iterable[Point], known: Mapping[str, float], rows: RowLosses | None = None
+    points: Iterable[Point], entropies: Mapping[str, float], rows: RowLosses | None = None
 ) -> list[Point]:
     """The points with their gaps and, under a budget, L_ŝ(θ) − L_ŝ(θ_s), in nats per token.
 
-    A gap is L − L*, with L* the data set's entropy, where `known` has it; its interval is then the
-    loss's. Elsewhere it is the change from the start, L(θ) − L(θ_s): 0 is the aligned model, below
-    0 is better than it, and with `rows` the interval is that of the difference on the same held-out
-    rows. Data sets go by the names "original", "safety:NAME" and "task:NAME".
+    A gap is L − L*, with L* the data set's entropy, where `entropies` has it; its interval is then
+    the loss's. Elsewhere it is the change from the start, L(θ) − L(θ_s): 0 is the aligned model,
+    below 0 is better than it, and with `rows` the interval is that of the difference on the same
+    held-out rows. Data sets go by the names "original", "safety:NAME" and "task:NAME".
 
     >>> from trimtab.config.methods import ALIGNED, CASE_1
     >>> from trimtab.config.run_spec import RunSpec
@@ -42,8 +42,8 @@ def with_gaps(
 
     def gap(point: Point, name: str) -> Estimate | None:
         loss = _losses(point)[name]
-        if loss is not None and name in known:
-            return loss.minus(known[name])
+        if loss is not None and name in entropies:
+            return loss.minus(entropies[name])
         change = from_start(point, name)
         return None if change is None else replace(change, unit=OVER_START)
 

@@ -60,10 +60,10 @@ class Metrics:
     @classmethod
     def of_log(cls, step: int, of: int, seconds: float, logged: Mapping[str, Any]) -> Metrics:
         """The line of what a trainer has logged, by the names that trackers have for it."""
-        found = {one.name: logged.get(_name_in_log(one.name)) for one in fields(cls)[3:]}
+        values = {field.name: logged.get(_name_in_log(field.name)) for field in fields(cls)[3:]}
         finite = {
             name: float(value)
-            for name, value in found.items()
+            for name, value in values.items()
             if value is not None and math.isfinite(value)
         }
         return cls(step, of, round(seconds, 3), **finite)
@@ -91,10 +91,10 @@ class MetricsFile:
 
     def begin(self, step: int) -> float:
         """Keep the lines up to a step, as it will go on from there; the seconds until then."""
-        kept = [one for one in read_metrics(self.path) if one.step <= step] if step else []
+        lines = [line for line in read_metrics(self.path) if line.step <= step] if step else []
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, "".join(map(_line, kept)))
-        return kept[-1].seconds if kept else 0.0
+        write_atomically(self.path, "".join(map(_line, lines)))
+        return lines[-1].seconds if lines else 0.0
 
     def add(self, metrics: Metrics) -> None:
         """Write one more line."""
@@ -107,7 +107,7 @@ def read_metrics(path: Path) -> list[Metrics]:
     if not path.exists():
         return []
     return list(
-        parsed_lines(path, lambda found: Metrics(**found), "a line of metrics", "remove it")
+        parsed_lines(path, lambda record: Metrics(**record), "a line of metrics", "remove it")
     )
 
 
@@ -116,5 +116,5 @@ def _name_in_log(name: str) -> str:
 
 
 def _line(metrics: Metrics) -> str:
-    known = {name: value for name, value in asdict(metrics).items() if value is not None}
-    return json.dumps(known) + "\n"
+    values = {name: value for name, value in asdict(metrics).items() if value is not None}
+    return json.dumps(values) + "\n"

@@ -62,8 +62,12 @@ def read_samples(folder: Path) -> tuple[Sample, ...]:
 
     def read(path: Path) -> tuple[Sample, ...]:
         return tuple(
-            Sample(one["is_safety"], one["prompt"], tuple(Answer(**a) for a in one["answers"]))
-            for one in json.loads(path.read_bytes())
+            Sample(
+                record["is_safety"],
+                record["prompt"],
+                tuple(Answer(**answer) for answer in record["answers"]),
+            )
+            for record in json.loads(path.read_bytes())
         )
 
     return read_if_whole(folder / SAMPLES_FILE, read, "the answers are not known") or ()

@@ -125,8 +125,8 @@ def read_landscape(folder: Path) -> dict[str, LocalGeometry]:
 
     def read(path: Path) -> dict[str, LocalGeometry]:
         return {
-            name: LocalGeometry(Estimate(**one["slope"]), Estimate(**one["curvature"]))
-            for name, one in json.loads(path.read_bytes()).items()
+            name: LocalGeometry(Estimate(**geometry["slope"]), Estimate(**geometry["curvature"]))
+            for name, geometry in json.loads(path.read_bytes()).items()
         }
 
     return read_if_whole(folder / LANDSCAPE_FILE, read, "the landscape is not known") or {}

@@ -55,12 +55,12 @@ class Tracker:
 
 def read_under_way(folder: Path) -> dict[str, UnderWay]:
     """What has begun in an experiment's folder, by the name of the training."""
-    found = {}
+    trainings = {}
     for path in sorted((folder / UNFINISHED_FOLDER).glob(f"*/{_FILE}")):
-        one = read_if_whole(path, _read, "how far it is is not known")
-        if one is not None:
-            found[path.parent.name] = one
-    return found
+        training = read_if_whole(path, _read, "how far it is is not known")
+        if training is not None:
+            trainings[path.parent.name] = training
+    return trainings
 
 
 def forget_under_way(folder: Path, name: str = "*") -> None:

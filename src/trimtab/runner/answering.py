@@ -60,8 +60,8 @@ class Answering:
     from which an interrupted run goes on.
 
     Args:
-        asked: the prompts, as of `prompts_to_ask`.
-        wanted: who judges, and where an answer ends.
+        prompts: as of `prompts_to_ask`.
+        answers: who judges, and where an answer ends.
         max_prompt: where prompts are cut, in tokens.
         engine_of: who answers for a model in memory, by its name and with the tokenizer.
 
@@ -71,8 +71,8 @@ class Answering:
 
     def __init__(
         self,
-        asked: Sequence[AskedPrompt],
-        wanted: Answers,
+        prompts: Sequence[AskedPrompt],
+        answers: Answers,
         max_prompt: int,
         aligned: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
@@ -83,19 +83,19 @@ class Answering:
         self.tokenizer = tokenizer
         self.folder = folder
         self.engine_of = engine_of
-        self.asked = asked
-        self.judges = judges_of(wanted)
+        self.asked = prompts
+        self.judges = judges_of(answers)
         context = limits_of(aligned).context
-        room = wanted.tokens if context is None else max(1, context - max_prompt)
+        room = answers.tokens if context is None else max(1, context - max_prompt)
         self.decoding = Decoding(
-            max_tokens=min(wanted.tokens, room), max_prompt=max_prompt, batch_size=32
+            max_tokens=min(answers.tokens, room), max_prompt=max_prompt, batch_size=32
         )
 
-    def kept_in(self, folder: Path) -> Answering:
+    def in_folder(self, folder: Path) -> Answering:
         """The same, with its answers kept in another folder."""
-        other = copy(self)
-        other.folder = folder
-        return other
+        answering = copy(self)
+        answering.folder = folder
+        return answering
 
     def judged(
         self,
@@ -111,14 +111,16 @@ class Answering:
         generations = self._answers(name, model, answered)
         coherent = self._limits.coherent(self._measures(generations))
         path = self.folder / JUDGEMENTS_FOLDER / f"{name}.jsonl"
-        first, *others = (
+        first_judgements, *other_judgements = (
             kept_judgements(judge, generations, coherent, path) for judge in self.judges
         )
-        told = rates(generations, first)
-        counts = counted_prompts(generations, first)
-        for other in others:
-            counts |= counted_prompts(generations, other, other[0].judge)
-        return Judged({rate.field: told[rate.name] for rate in RATES if rate.name in told}, counts)
+        estimates = rates(generations, first_judgements)
+        counts = counted_prompts(generations, first_judgements)
+        for judgements in other_judgements:
+            counts |= counted_prompts(generations, judgements, judgements[0].judge)
+        return Judged(
+            {rate.field: estimates[rate.name] for rate in RATES if rate.name in estimates}, counts
+        )
 
     def _answers(
         self,
@@ -136,25 +138,25 @@ class Answering:
         return limits_of_start(self.aligned, self.tokenizer, own, self.decoding)
 
     def _measures(self, generations: list[Generation]) -> AnswerMeasures:
-        texts = [one.answer for one in generations]
+        texts = [generation.answer for generation in generations]
         return answer_measures(self.aligned, self.tokenizer, self.asked, texts, self.decoding)
 
 
 def answering_of(
     experiment: Experiment,
-    wanted: Answers,
+    answers: Answers,
     aligned: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     engine_of: EngineOf = LoadedEngine,
 ) -> Answering:
     """Asks the models of an experiment. Raises UserError: prompts cannot be read, or no judge."""
-    asked = prompts_to_ask(wanted, experiment.split_seed, Path(experiment.data_root))
+    prompts = prompts_to_ask(answers, experiment.split_seed, Path(experiment.data_root))
     prompt = experiment.lengths.prompt
-    return Answering(asked, wanted, prompt, aligned, tokenizer, folder, engine_of)
+    return Answering(prompts, answers, prompt, aligned, tokenizer, folder, engine_of)
 
 
-def prompts_to_ask(wanted: Answers, seed: int, data_root: Path) -> list[AskedPrompt]:
+def prompts_to_ask(answers: Answers, seed: int, data_root: Path) -> list[AskedPrompt]:
     """The prompts of every source, harmful ones first.
 
     Args:
@@ -168,14 +170,14 @@ def prompts_to_ask(wanted: Answers, seed: int, data_root: Path) -> list[AskedPro
     return [
         prompt
         for kind in kinds
-        for source in getattr(wanted, kind)
+        for source in getattr(answers, kind)
         for prompt in prompts_of(source, kind, seed, data_root)
     ]
 
 
-def judges_of(wanted: Answers) -> list[Judge]:
+def judges_of(answers: Answers) -> list[Judge]:
     """The judges by their names. Raises UserError: there is no such judge, or one comes twice."""
-    judges = [judge_named(name) for name in wanted.judges]
+    judges = [judge_named(name) for name in answers.judges]
     if len({judge.name for judge in judges}) < len(judges):
         raise UserError("answers: judges names one judge twice. Name each once.")
     return judges

@@ -36,7 +36,7 @@ from trimtab.runner.groups import (
     LostError,
     result_of,
 )
-from trimtab.runner.runner import Made, Runner
+from trimtab.runner.runner import Runner, RunResult
 from trimtab.runner.trainings import ALIGNED_FOLDER, TrainingWatcher
 
 _OF_ACCELERATE = ("ACCELERATE_", "FSDP_")
@@ -153,31 +153,31 @@ class Cluster:
         """Of each process."""
         import ray
 
-        there = ray.cluster_resources().get("GPU", 0.0)
+        available = ray.cluster_resources().get("GPU", 0.0)
         if self.gpus_per_run is None:
-            wanted = float(self._processes) if there else 0.0
+            needed = float(self._processes) if available else 0.0
         else:
-            wanted = self.gpus_per_run
-        if wanted > there:
+            needed = self.gpus_per_run
+        if needed > available:
             option, most = (
                 (f"--processes-per-run {self._processes}", 0)
                 if self.gpus_per_run is None
-                else (f"--gpus-per-run {wanted:g}", there)
+                else (f"--gpus-per-run {needed:g}", available)
             )
             raise UserError(
-                f"{option}: Ray finds {_counted(there, 'GPU')} here. Give --gpus-per-run {most:g}, "
-                "or a cluster that has more."
+                f"{option}: Ray finds {_counted(available, 'GPU')} here. Give --gpus-per-run "
+                f"{most:g}, or a cluster that has more."
             )
-        return wanted / self._processes
+        return needed / self._processes
 
     def _require_cpus(self) -> None:
         import ray
 
-        there = ray.cluster_resources().get("CPU", 0.0)
-        if self._processes > there:
+        available = ray.cluster_resources().get("CPU", 0.0)
+        if self._processes > available:
             raise UserError(
-                f"a run of {self._processes} processes: Ray finds {_counted(there, 'CPU')} here, "
-                "and each process takes one. Give fewer, or a cluster that has more."
+                f"a run of {self._processes} processes: Ray finds {_counted(available, 'CPU')} "
+                "here, and each process takes one. Give fewer, or a cluster that has more."
             )
 
 
@@ -228,34 +228,34 @@ class RemoteRunners:
         """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
         return self._only(_landscape_measured)
 
-    def all_made(self, runs: Iterable[Run]) -> Iterator[Made]:
+    def run_results(self, runs: Iterable[Run]) -> Iterator[RunResult]:
         """Every run as it is finished, with its points, or with why it has none."""
-        every = list(runs)
-        given = [(self._work, self._needed, run) for run in every]
-        for number, made in self._makers.finished(_made, given, are_last=True):
-            if isinstance(made, Lost):
-                yield every[number], str(made)
+        listed_runs = list(runs)
+        arguments = [(self._work, self._needed, run) for run in listed_runs]
+        for number, result in self._makers.finished(_run_measured, arguments, are_last=True):
+            if isinstance(result, Lost):
+                yield listed_runs[number], str(result)
                 continue
-            points, warnings = made
+            points, warnings = result
             for warning in warnings:
                 self.watcher.warned(warning)
-            yield every[number], points
+            yield listed_runs[number], points
 
-    def _only(self, function: Callable[..., Any], *given: object) -> Any:
-        every = [(self._work, self._needed, *given)]
-        ((_, made),) = self._makers.finished(function, every, are_last=False)
-        if isinstance(made, Lost):
-            raise UserError(f"the aligned model: {made}.")
-        return made
+    def _only(self, function: Callable[..., Any], *arguments: object) -> Any:
+        argument_lists = [(self._work, self._needed, *arguments)]
+        ((_, result),) = self._makers.finished(function, argument_lists, are_last=False)
+        if isinstance(result, Lost):
+            raise UserError(f"the aligned model: {result}.")
+        return result
 
     def _show_progress(self) -> None:
         under_way = read_under_way(self.folder)
         if set(under_way) != self._shown:
             self._shown = set(under_way)
-            several = f"{len(under_way)} at a time"
-            name = several if len(under_way) > 1 else "".join(under_way)
-            self.watcher.training(name, sum(one.of for one in under_way.values()))
-        self.watcher.stepped(sum(one.steps for one in under_way.values()), None)
+            count_text = f"{len(under_way)} at a time"
+            name = count_text if len(under_way) > 1 else "".join(under_way)
+            self.watcher.training(name, sum(training.of for training in under_way.values()))
+        self.watcher.stepped(sum(training.steps for training in under_way.values()), None)
 
 
 class _Tasks:
@@ -271,29 +271,31 @@ class _Tasks:
         self._look = look
 
     def finished(
-        self, function: Callable[..., Any], every: list[tuple[Any, ...]], are_last: bool
+        self, function: Callable[..., Any], argument_lists: list[tuple[Any, ...]], are_last: bool
     ) -> Iterator[tuple[int, Any]]:
         """As `Groups.finished`; those that are left are ended if nobody asks for more."""
         import ray
 
         task_of = ray.remote(function).options(**self._resources)
-        begun = {task_of.remote(*given): number for number, given in enumerate(every)}
-        left = list(begun)
+        begun = {
+            task_of.remote(*arguments): number for number, arguments in enumerate(argument_lists)
+        }
+        running = list(begun)
         try:
-            while left:
-                done, left = ray.wait(left, timeout=LOOK_EVERY)
-                for task in done:
+            while running:
+                ended, running = ray.wait(running, timeout=LOOK_EVERY)
+                for task in ended:
                     try:
-                        made = result_of(task)
+                        result = result_of(task)
                     except LostError as lost:
-                        made = Lost(str(lost))
-                    yield begun[task], made
+                        result = Lost(str(lost))
+                    yield begun[task], result
                 self._look()
         finally:
-            for task in left:
+            for task in running:
                 ray.cancel(task, force=True)
-            if left:  # what goes on in this folder next must not meet them
-                ray.wait(left, num_returns=len(left), timeout=SECONDS_TO_END)
+            if running:  # what goes on in this folder next must not meet them
+                ray.wait(running, num_returns=len(running), timeout=SECONDS_TO_END)
 
 
 # What follows runs in the processes that Ray starts.
@@ -344,7 +346,9 @@ def _landscape_measured(work: list[Any], needed: list[Path]) -> dict[str, LocalG
     return _opened(*work)[0].measured_landscape()
 
 
-def _made(work: list[Any], needed: list[Path], run: Run) -> tuple[list[Point] | str, list[str]]:
+def _run_measured(
+    work: list[Any], needed: list[Path], run: Run
+) -> tuple[list[Point] | str, list[str]]:
     _require_seen(needed)
     runner, warnings = _opened(*work)
     before = len(warnings.kept)
@@ -361,14 +365,14 @@ def _require_seen(needed: Iterable[Path]) -> None:
 
 
 @lru_cache(maxsize=1)
-def _opened(work: Any) -> tuple[Runner, _Warnings]:
+def _opened(reference: Any) -> tuple[Runner, _Warnings]:
     """This process's runner, made once."""
     import ray
 
-    given: _Work = ray.get(work)
-    _prepare(given)
+    work: _Work = ray.get(reference)
+    _prepare(work)
     warnings = _Warnings()
-    return Runner(given.experiment, given.roles, given.folder, warnings), warnings
+    return Runner(work.experiment, work.roles, work.folder, warnings), warnings
 
 
 def _prepared(work: list[Any], needed: Iterable[Path]) -> None:
@@ -379,9 +383,9 @@ def _prepared(work: list[Any], needed: Iterable[Path]) -> None:
     _prepare(ray.get(work[0]))
 
 
-def _prepare(given: _Work) -> None:
-    os.chdir(given.started_in)
-    os.environ.update(given.environment)
+def _prepare(work: _Work) -> None:
+    os.chdir(work.started_in)
+    os.environ.update(work.environment)
     quiet_libraries()
-    if given.threads is not None:
-        torch.set_num_threads(given.threads)
+    if work.threads is not None:
+        torch.set_num_threads(work.threads)

@@ -78,8 +78,8 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
 
     of_task = {name: lengths(split.train) for name, split in roles.task.items()}
     of_safety = {name: lengths(split.train) for name, split in roles.safety.items()}
-    task = {name: float(found[:, 0].mean()) for name, found in of_task.items()}
-    safety = {name: float(found[:, 0].mean()) for name, found in of_safety.items()}
+    task = {name: float(row_lengths[:, 0].mean()) for name, row_lengths in of_task.items()}
+    safety = {name: float(row_lengths[:, 0].mean()) for name, row_lengths in of_safety.items()}
 
     def step_tokens(training: Training, task_length: float, safety_length: float) -> float:
         rows = _task_rows(training, task_length)
@@ -124,7 +124,7 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
         )
         for count, run in zip(counts, plan.runs, strict=True)
     ]
-    largest = max(batches, key=lambda one: one.tokens, default=BatchSize(0, 0))
+    largest = max(batches, key=lambda batch: batch.tokens, default=BatchSize(0, 0))
     memory = peak_memory(experiment, plan, size, load, largest, device)
     return Cost(len(plan.runs), round(tokens), seconds, memory)
 
@@ -234,7 +234,7 @@ def peak_memory(
     has_dial = any(run.training.method.one_training for run in plan.runs)
     is_half = load.dtype in _HALVES
     mixed = training.precision in _HALVES
-    kept = 2 if is_half or mixed else _FLOAT
+    kept_bytes = 2 if is_half or mixed else _FLOAT
     stream = 2 if is_half else _FLOAT
 
     gradient = 0.0
@@ -255,15 +255,15 @@ def peak_memory(
 
     per_layer = 1 / size.layers
     if is_half == mixed:
-        inputs = kept * size.linear_inputs_apart
+        inputs = kept_bytes * size.linear_inputs_apart
     else:
         inputs = (2 if mixed else _FLOAT) * (size.linear_sides - size.linear_outputs)
-    in_layer = kept * (size.linear_outputs * per_layer + size.hidden + size.widest_input)
-    in_layer += inputs * per_layer + 2 * size.hidden * (_FLOAT - kept)
+    in_layer = kept_bytes * (size.linear_outputs * per_layer + size.hidden + size.widest_input)
+    in_layer += inputs * per_layer + 2 * size.hidden * (_FLOAT - kept_bytes)
     if training.lora_rank is None:
         in_layer += 2 * size.hidden * _FLOAT
-    from_adapter = _FLOAT if is_half and not mixed else kept
-    backward = batch.tokens * (from_adapter + 2 * kept) * size.widest_input
+    from_adapter = _FLOAT if is_half and not mixed else kept_bytes
+    backward = batch.tokens * (from_adapter + 2 * kept_bytes) * size.widest_input
     layer = batch.tokens * in_layer
     if training.gradient_checkpointing:
         before = stream * batch.tokens * size.hidden * (size.layers + 1)
@@ -274,13 +274,13 @@ def peak_memory(
     vocabulary = size.limits.vocabulary
     is_kl = training.safety_target == "kl"
     share = training.safety_share if is_kl else 0.0
-    head = _head_bytes(batch.labelled * (1 - share), vocabulary, kept, device)
+    head = _head_bytes(batch.labelled * (1 - share), vocabulary, kept_bytes, device)
     if gradient:
         head += _FLOAT * vocabulary * size.hidden
-    divergence = kept * batch.tokens * share + _OF_KL * _FLOAT * batch.labelled * share
+    divergence = kept_bytes * batch.tokens * share + _OF_KL * _FLOAT * batch.labelled * share
     of_step = [before + head, before + divergence * vocabulary, last + backward]
     if gradient and (is_kl or training.accumulation > 1):
-        of_step = [gradient + one for one in of_step]
+        of_step = [gradient + step_bytes for step_bytes in of_step]
     elif gradient:
         of_step.append(gradient + layer + backward)
     measured = experiment.measure.tokens_per_batch
@@ -289,10 +289,10 @@ def peak_memory(
     return round(throughout + max(*of_step, logits * vocabulary))
 
 
-def _head_bytes(labelled: float, vocabulary: int, kept: int, device: str) -> float:
+def _head_bytes(labelled: float, vocabulary: int, kept_bytes: int, device: str) -> float:
     """Of a tile of logits."""
     tokens = min(labelled, _TILE_TOKENS)
-    tile = kept * tokens * _TILE_VOCABULARY
+    tile = kept_bytes * tokens * _TILE_VOCABULARY
     if device == "cuda":
         return tile
     return tile + _OF_TILE * _FLOAT * tokens * min(vocabulary, _TILE_VOCABULARY)

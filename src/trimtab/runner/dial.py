@@ -96,11 +96,11 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
             watcher.warned(warning)
         record_data(roles, experiment, folder)
         runner = Runner(experiment, roles, folder, watcher)
-        made = runner.trained_dial(spec)
+        dial = runner.trained_dial(spec)
         with written_whole(finished) as unfinished:
-            made.endpoints.save(unfinished, runner.tokenizer)
+            dial.endpoints.save(unfinished, runner.tokenizer)
             name_base_portably(unfinished)
-            cost = _Cost(made.train_tokens, made.wall_seconds)
+            cost = _Cost(dial.train_tokens, dial.wall_seconds)
             write_atomically(unfinished / _COST_FILE, json.dumps(asdict(cost)) + "\n")
         forget_checkpoints(folder, spec.folder)
 
@@ -119,26 +119,26 @@ def measure_curve(folder: Path, settings: int, samples: int, watcher: Watcher) -
         raise UserError(f"{settings} settings make no curve. Give --settings 2 or more.")
     experiment = _experiment_of(folder)
     with only_writer(folder):
-        written = PointsFile(folder, experiment.known_entropies)
+        points_file = PointsFile(folder, experiment.known_entropies)
         start = replace(_spec(experiment, None), method=ALIGNED, seed=0)
         specs = [_spec(experiment, float(alpha)) for alpha in np.linspace(0, 1, settings)]
         plan = Plan((start,), tuple(Run(spec, (spec,)) for spec in specs))
-        left = plan.without({point.spec for point in written.points})
+        remaining = plan.without({point.spec for point in points_file.points})
         answered = samples == 0 or bool(read_samples(folder))
-        watcher.planned(plan, left)
-        if not left.specs and answered:
-            return written.points
+        watcher.planned(plan, remaining)
+        if not remaining.specs and answered:
+            return points_file.points
         runner, endpoints, roles = _opened(experiment, folder, watcher)
         cost = _cost_of(folder)
         dial = TrainedDial(endpoints, cost.train_tokens, cost.wall_seconds)
-        written.add(runner.measured_start(left.aligned))
-        for run in left.runs:
+        points_file.add(runner.measured_start(remaining.aligned))
+        for run in remaining.runs:
             name = setting_name(run.training.value or 0.0)
-            written.add(runner.setting_measured(name, dial, run.training))
-            watcher.measured(written.points[-1:])
+            points_file.add(runner.setting_measured(name, dial, run.training))
+            watcher.measured(points_file.points[-1:])
         if not answered:
             write_samples(folder, list(_sampled(runner, endpoints, roles, samples)))
-        return written.points
+        return points_file.points
 
 
 @dataclass(frozen=True)
@@ -210,8 +210,8 @@ def set_dial(
     rates = None
     if answers is not None:
         judges_of(answers)
-        asked = prompts_to_ask(answers, experiment.split_seed, Path(experiment.data_root))
-        rates = RatesOnHalves(asked, limits, experiment.split_seed)
+        prompts = prompts_to_ask(answers, experiment.split_seed, Path(experiment.data_root))
+        rates = RatesOnHalves(prompts, limits, experiment.split_seed)
     if merged and experiment.load.is_quantised:
         raise UserError(
             f"the dial's adapters cannot be merged into {experiment.load.quantization} weights "
@@ -245,13 +245,15 @@ def _card(
     if chosen.alignment_loss is not None:
         losses.append(LossChange(ORIGINAL_LOSS, "original", None, chosen.alignment_loss, None))
     losses.append(LossChange(TASK_LOSS, spec.task, None, chosen.task_loss, None))
-    made = f"It was trained at λ = {number(chosen.penalty)} of the dial."
+    training_text = f"It was trained at λ = {number(chosen.penalty)} of the dial."
     if chosen.budget is not None and chosen.verdict is not None:
-        made += (
+        training_text += (
             f" The setting was chosen for a safety budget of {number(chosen.budget)} nats per "
             f"token; on rows that took no part: {VERDICTS[chosen.verdict]}."
         )
-    made += "".join(f" The setting was chosen for {line}." for line in limit_lines(chosen.rates))
+    training_text += "".join(
+        f" The setting was chosen for {line}." for line in limit_lines(chosen.rates)
+    )
     alone: dict[str, Any] = {
         "grid": [{"case": DIAL.name, "values": [chosen.alpha]}],
         "keep_models": True,
@@ -260,7 +262,7 @@ def _card(
         alone["answers"] = plain_values(replace(experiment, answers=answers))["answers"]
     origin = Origin({**read_settings(folder), **alone}, read_data(folder))
     rates = chosen.rates.changes if chosen.rates else ()
-    return trained_card(spec, losses, (made,), origin, model, rates=rates)
+    return trained_card(spec, losses, (training_text,), origin, model, rates=rates)
 
 
 def _answering(runner: Runner, rates: RatesOnHalves, answers: Answers) -> Answering:
@@ -270,7 +272,7 @@ def _answering(runner: Runner, rates: RatesOnHalves, answers: Answers) -> Answer
     own = runner.evaluator.answering
     if own is not None and prompts_digest(own) == prompts_digest(asking):
         return asking
-    return asking.kept_in(answers_folder(folder, asking))
+    return asking.in_folder(answers_folder(folder, asking))
 
 
 def _chosen(
@@ -291,8 +293,8 @@ def _chosen(
         rows = encode(half, runner.tokenizer, experiment.lengths)
         return HeldOutRows(rows, row_weights(tuple(half)))
 
-    every = list(safety.held_out)
-    halves = (every, every) if budget is None else _halves(safety, experiment.split_seed)
+    rows = list(safety.held_out)
+    halves = (rows, rows) if budget is None else _halves(safety, experiment.split_seed)
     choosing, reporting = map(encoded, halves)
     start = None if budget is None else held_out_loss(runner.aligned, choosing, measuring)
 
@@ -309,12 +311,12 @@ def _chosen(
         return {} if budget is None else {"safety loss": rise_at(setting)}
 
     chosen_rise: Estimate | None = None
-    told: JudgedRates | None = None
+    judged_rates: JudgedRates | None = None
     if rates is not None and answers is not None:
         answering = _answering(runner, rates, answers)
         beside = [] if budget is None else [Limit("safety loss", budget)]
         search = RateSearch(answering, rates, model_at, runner.watcher, beside, rises)
-        alpha, standing, told = search.found(lambda setting: f"α = {number(setting)}")
+        alpha, standing, judged_rates = search.choice(lambda setting: f"α = {number(setting)}")
         chosen_rise = standing.measured.get("safety loss")
     elif alpha is None:
         assert budget is not None
@@ -335,7 +337,7 @@ def _chosen(
         alignment_loss=held_out_loss(endpoints.model, original, measuring).per_token
         if original
         else None,
-        rates=told,
+        rates=judged_rates,
     )
 
 
@@ -363,18 +365,20 @@ def _sampled(runner: Runner, endpoints: Endpoints, roles: Roles, count: int) -> 
     for is_safety, splits in ((False, roles.task), (True, roles.safety)):
         (split,) = splits.values()
         is_real = row_weights(split.held_out) is None
-        every = list(dict.fromkeys(row.prompt for row in split.held_out))
-        prompts = every[:: max(1, len(every) // count)][:count]
+        distinct_prompts = list(dict.fromkeys(row.prompt for row in split.held_out))
+        prompts = distinct_prompts[:: max(1, len(distinct_prompts) // count)][:count]
         answers: list[list[Answer]] = [[] for _ in prompts]
         for alpha in SAMPLED_SETTINGS:
             endpoints.set_alpha(alpha)
             texts = sampled_answers(
                 endpoints.model, runner.tokenizer, prompts, lengths, greedy=True
             )
-            for told, text in zip(answers, texts, strict=True):
-                told.append(shown(alpha, text, is_refusal(text) if is_real and is_safety else None))
-        for prompt, told in zip(prompts, answers, strict=True):
-            yield Sample(is_safety, prompt[-1].content, tuple(told))
+            for prompt_answers, text in zip(answers, texts, strict=True):
+                prompt_answers.append(
+                    shown(alpha, text, is_refusal(text) if is_real and is_safety else None)
+                )
+        for prompt, prompt_answers in zip(prompts, answers, strict=True):
+            yield Sample(is_safety, prompt[-1].content, tuple(prompt_answers))
 
 
 def _opened(

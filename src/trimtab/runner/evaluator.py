@@ -64,18 +64,18 @@ class EncodedRoles:
         def rows(place: str, chosen: tuple[Row, ...]) -> Dataset:
             return encode(chosen, tokenizer, lengths, limits, warning, place)
 
-        def split(one: Split) -> EncodedSplit:
-            held_out = rows(f"{one.label}, held out", one.held_out)
+        def encoded(split: Split) -> EncodedSplit:
+            held_out = rows(f"{split.label}, held out", split.held_out)
             return EncodedSplit(
-                rows(one.label, one.train),
-                HeldOutRows(held_out, row_weights(one.held_out)),
-                tuple(row.prompt[-1].content for row in one.train),
+                rows(split.label, split.train),
+                HeldOutRows(held_out, row_weights(split.held_out)),
+                tuple(row.prompt[-1].content for row in split.train),
             )
 
         return cls(
-            split(roles.original) if roles.original else None,
-            {name: split(one) for name, one in roles.safety.items()},
-            {name: split(one) for name, one in roles.task.items()},
+            encoded(roles.original) if roles.original else None,
+            {name: encoded(split) for name, split in roles.safety.items()},
+            {name: encoded(split) for name, split in roles.task.items()},
         )
 
     def held_out(self, dataset: str) -> HeldOutRows:
@@ -152,7 +152,7 @@ class Evaluator:
             *(safety_data(spec.proxy) for spec in specs),
             *(task_data(spec.task) for spec in specs),
         ]
-        measured = {one: self._loss(model, one) for one in dict.fromkeys(datasets)}
+        measured = {dataset: self._loss(model, dataset) for dataset in dict.fromkeys(datasets)}
         if self.answering:
             self.doing(f"answering: {name}")
         judged = self.answering.judged(name, model) if self.answering else Judged()
@@ -197,9 +197,9 @@ class Evaluator:
 
     def _overlap(self, task: str, proxy: str) -> Estimate | None:
         """None where the rows are too few to tell it."""
-        known = self.experiment.task[task].context_overlap
-        if known is not None:
-            return Estimate(known, known, known, "share of task prompts", "exact")
+        overlap = self.experiment.task[task].context_overlap
+        if overlap is not None:
+            return Estimate(overlap, overlap, overlap, "share of task prompts", "exact")
         prompts = self.rows.task[task].train_prompts, self.rows.safety[proxy].train_prompts
         if min(map(len, prompts)) < FEWEST_ROWS:
             return None
@@ -210,15 +210,15 @@ class Evaluator:
     @cached_property
     def in_landscape(self) -> dict[str, Dataset]:
         """The rows of every loss that Theorems 3 and 4 speak of, by the data set's name."""
-        wanted = {task_data(name): self.rows.task[name] for name in self.experiment.tasks_in_case_2}
+        splits = {task_data(name): self.rows.task[name] for name in self.experiment.tasks_in_case_2}
         if self.rows.original:
-            wanted[ORIGINAL] = self.rows.original
+            splits[ORIGINAL] = self.rows.original
         else:
-            wanted |= by_data_name(None, self.rows.safety, {})
+            splits |= by_data_name(None, self.rows.safety, {})
         most = self.experiment.measure.landscape_rows
         return {
             name: split.train.shuffle(seed=0).select(range(min(most, len(split.train))))
-            for name, split in wanted.items()
+            for name, split in splits.items()
         }
 
     def landscape(self, measured: Callable[[int], None]) -> dict[str, LocalGeometry]:

@@ -91,9 +91,9 @@ class Groups:
         self._failed_starts = 0
 
     def finished(
-        self, function: Callable[..., Any], every: list[tuple[Any, ...]], are_last: bool
+        self, function: Callable[..., Any], argument_lists: list[tuple[Any, ...]], are_last: bool
     ) -> Iterator[tuple[int, Any]]:
-        """What `function` returns of each of `every`, by number, as it does; or a `Lost`.
+        """What `function` returns of each of `argument_lists`, by number, as it does; or a `Lost`.
 
         A group of which a process is lost is ended, and its call begun again by another.
 
@@ -105,7 +105,7 @@ class Groups:
         """
         import ray
 
-        waiting = deque(_Call(number, given) for number, given in enumerate(every))
+        waiting = deque(_Call(number, arguments) for number, arguments in enumerate(argument_lists))
         try:
             while waiting or any(group.call for group in self._groups):
                 self._begin(function, waiting, are_last)
@@ -114,7 +114,7 @@ class Groups:
                 for group in tuple(self._groups):
                     call = group.call
                     try:
-                        made = group.look()
+                        results = group.look()
                     except LostError as lost:
                         self._end(group)
                         if call is None:
@@ -125,11 +125,11 @@ class Groups:
                         else:
                             yield call.number, Lost(str(lost))
                     else:
-                        if call and made:
-                            yield call.number, made[0]
+                        if call and results:
+                            yield call.number, results[0]
                 self._look()
         finally:
-            for group in [one for one in self._groups if one.call]:
+            for group in [group for group in self._groups if group.call]:
                 self._end(group)
 
     def _begin(self, function: Callable[..., Any], waiting: deque[_Call], are_last: bool) -> None:
@@ -141,7 +141,7 @@ class Groups:
         if len(waiting) > len(starting) and all(group.is_placed for group in starting):
             self._groups.append(_Group(self._prepare, self._processes, self._gpus))
         if are_last and not waiting:
-            for group in [one for one in self._groups if not one.call]:
+            for group in [group for group in self._groups if not group.call]:
                 self._end(group)
 
     def _count_start_of(self, group: _Group, lost: LostError) -> None:
@@ -174,12 +174,13 @@ class _Group:
             .remote()
             for index in range(processes)
         ]
-        places = [one.place.remote() for one in self._members]
+        places = [member.place.remote() for member in self._members]
         self._placed = places[0]
-        first, *others = self._members
+        first, *followers = self._members
         self._joined = first.join.remote(prepare, 0, *places)
         self._following = [
-            one.follow.remote(prepare, rank, *places) for rank, one in enumerate(others, start=1)
+            member.follow.remote(prepare, rank, *places)
+            for rank, member in enumerate(followers, start=1)
         ]
         self.is_placed = False
         """Whether the cluster has room for it."""
@@ -213,12 +214,12 @@ class _Group:
 
         ended, _ = ray.wait(self.expected, num_returns=len(self.expected), timeout=0)
         if self.call and self._task in ended:
-            made = result_of(self._task)
+            result = result_of(self._task)
             self.call = self._task = None
-            return [made]
-        for one in ended:
-            result_of(one)
-            if one in self._following:
+            return [result]
+        for task in ended:
+            result_of(task)
+            if task in self._following:
                 raise LostError("a process ended before its time")
         self.is_placed = self.is_placed or self._placed in ended
         self.is_ready = self.is_ready or self._joined in ended
@@ -229,10 +230,10 @@ class _Group:
         import ray
         from ray.util.placement_group import remove_placement_group
 
-        for one in self._members:
-            ray.kill(one)
-        if left := self.expected:
-            ray.wait(left, num_returns=len(left), timeout=SECONDS_TO_END)
+        for member in self._members:
+            ray.kill(member)
+        if expected := self.expected:
+            ray.wait(expected, num_returns=len(expected), timeout=SECONDS_TO_END)
         remove_placement_group(self._reserved)
 
 
@@ -265,22 +266,26 @@ class _Member:
             free.bind(("", 0))
             port = free.getsockname()[1]
         node = ray.get_runtime_context().get_node_id()
-        gpus = tuple(str(one) for one in ray.get_gpu_ids())
+        gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
         return _Place(node, get_node_ip_address(), port, gpus)
 
     def join(self, prepare: Callable[[], None], rank: int, *places: _Place) -> None:
         """Learn where the others are. Processes of a node see each other's GPUs, as NCCL wants."""
-        here = [one for one, place in enumerate(places) if place.node == places[rank].node]
-        told = {
+        node_ranks = [
+            node_rank for node_rank, place in enumerate(places) if place.node == places[rank].node
+        ]
+        variables = {
             "RANK": rank,
             "WORLD_SIZE": len(places),
-            "LOCAL_RANK": here.index(rank),
-            "LOCAL_WORLD_SIZE": len(here),
+            "LOCAL_RANK": node_ranks.index(rank),
+            "LOCAL_WORLD_SIZE": len(node_ranks),
             "MASTER_ADDR": places[0].address,
             "MASTER_PORT": places[0].port,
-            "CUDA_VISIBLE_DEVICES": ",".join(gpu for one in here for gpu in places[one].gpus),
+            "CUDA_VISIBLE_DEVICES": ",".join(
+                gpu for node_rank in node_ranks for gpu in places[node_rank].gpus
+            ),
         }
-        os.environ.update({name: str(value) for name, value in told.items()})
+        os.environ.update({name: str(value) for name, value in variables.items()})
         prepare()
 
     def follow(self, prepare: Callable[[], None], rank: int, *places: _Place) -> None:
@@ -288,9 +293,9 @@ class _Member:
         self.join(prepare, rank, *places)
         take_part()
 
-    def call(self, function: Callable[..., Any], *given: Any) -> Any:
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What `function` returns in the first process, which the others follow meanwhile."""
         if not self._leads:
             self._open.enter_context(leading())
             self._leads = True
-        return function(*given)
+        return function(*arguments)

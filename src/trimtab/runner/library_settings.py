@@ -43,8 +43,8 @@ def _check(
         is_models = str(error).startswith("model ")
         raise UserError(f"{'' if is_models else section}{error}") from None
     except Exception as error:  # each setting of a library fails in its own way
-        given = getattr(training, kind)
-        guilty = [name for name in given if _passes(training, kind, name, attempt)]
+        settings = getattr(training, kind)
+        guilty = [name for name in settings if _passes(training, kind, name, attempt)]
         place = f"{section}{kind}" + (f".{guilty[0]}" if len(guilty) == 1 else "")
         raise UserError(f"{place}: {reason_of(error)}. Mend or remove it.") from None
 
@@ -52,10 +52,10 @@ def _check(
 def _passes(
     training: Training, kind: str, without: str, attempt: Callable[[Training], None]
 ) -> bool:
-    given = getattr(training, kind)
-    left: dict[str, Any] = {kind: {name: given[name] for name in given if name != without}}
+    settings = getattr(training, kind)
+    changes: dict[str, Any] = {kind: {name: settings[name] for name in settings if name != without}}
     try:
-        attempt(replace(training, **left))
+        attempt(replace(training, **changes))
     except Exception:
         return False
     return True

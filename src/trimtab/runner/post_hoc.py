@@ -146,21 +146,29 @@ def interpolate_to_rates(
     context = limits_of(pair.start).context
     prompt = max_prompt if context is None else min(max_prompt, max(1, context - answers.tokens))
 
-    def named(place: float) -> tuple[str, Any]:
+    def model_at(place: float) -> tuple[str, Any]:
         return f"wise-ft-{1 - place:.6g}", pair.at(place)
 
-    kept = out.with_name(f"{out.name}-answers")
-    with only_writer(kept):
-        answering = Answering(rates.asked, answers, prompt, pair.start, pair.tokenizer, kept)
-        made_of = digest_of(f"{_digest(model)} {_digest(Path(aligned))}")
-        answering = answering.kept_in(answers_folder(kept / made_of, answering))
-        search = RateSearch(answering, rates, named, watcher)
-        place, _, told = search.found(lambda place: f"a share of {number(1 - place)} of θ_s")
+    folder = out.with_name(f"{out.name}-answers")
+    with only_writer(folder):
+        answering = Answering(rates.asked, answers, prompt, pair.start, pair.tokenizer, folder)
+        models_digest = digest_of(f"{_digest(model)} {_digest(Path(aligned))}")
+        answering = answering.in_folder(answers_folder(folder / models_digest, answering))
+        search = RateSearch(answering, rates, model_at, watcher)
+        place, _, judged_rates = search.choice(
+            lambda place: f"a share of {number(1 - place)} of θ_s"
+        )
     mended = pair.at(place)
-    found = Interpolated(1 - place, distance(mended, pair.start), told)
-    card = partial(found.card, str(model), aligned, rates=told.changes, judges=told.judges)
-    _write(mended, pair.tokenizer, out, card, {RATES_FILE: found})
-    return found
+    interpolated = Interpolated(1 - place, distance(mended, pair.start), judged_rates)
+    card = partial(
+        interpolated.card,
+        str(model),
+        aligned,
+        rates=judged_rates.changes,
+        judges=judged_rates.judges,
+    )
+    _write(mended, pair.tokenizer, out, card, {RATES_FILE: interpolated})
+    return interpolated
 
 
 def interpolate_to_budget(
@@ -205,14 +213,14 @@ def interpolate_to_budget(
 
     place, chosen_by = largest_within(rise_at, budget)
     mended = pair.at(place)
-    first, last = (held_out_loss(one, telling, measuring) for one in (pair.start, mended))
+    first, last = (held_out_loss(end, telling, measuring) for end in (pair.start, mended))
     rise = RiseOnHalves(budget, chosen_by, loss_rise(last, first))
-    found = Interpolated(1 - place, distance(mended, pair.start), rise=rise)
+    interpolated = Interpolated(1 - place, distance(mended, pair.start), rise=rise)
     over_start = replace(rise.rise, unit=OVER_START)
     change = LossChange(SAFETY_LOSS, safety.path, first.per_token, last.per_token, over_start)
-    card = partial(found.card, str(model), aligned, losses=[change])
-    _write(mended, pair.tokenizer, out, card, {BUDGET_FILE: found})
-    return found
+    card = partial(interpolated.card, str(model), aligned, losses=[change])
+    _write(mended, pair.tokenizer, out, card, {BUDGET_FILE: interpolated})
+    return interpolated
 
 
 def _require_out(out: Path, model: Path) -> None:
@@ -245,15 +253,15 @@ def _write(
     tokenizer: PreTrainedTokenizerBase,
     out: Path,
     card: Callable[[Path], str],
-    found: Mapping[str, Interpolated] = {},  # read alone
+    records: Mapping[str, Interpolated] = {},  # read alone
 ) -> None:
-    """Write a model whole, with what was found of it by file, checksums and its card."""
+    """Write a model whole, with what is recorded of it by file, checksums and its card."""
     with written_whole(out) as unfinished:
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         name_base_portably(unfinished)
-        for name, one in found.items():
-            write_atomically(unfinished / name, json.dumps(asdict(one), indent=1) + "\n")
+        for name, record in records.items():
+            write_atomically(unfinished / name, json.dumps(asdict(record), indent=1) + "\n")
         write_checksums(unfinished)
         write_atomically(unfinished / CARD_FILE, card(unfinished))
 

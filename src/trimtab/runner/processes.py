@@ -46,15 +46,15 @@ class Processes:
 
     count = 1
 
-    def make_together(self, kind: Callable[..., Any], *given: Any, own: Callable[[], T]) -> T:
-        """`own()` here, while each of the others makes and keeps `kind(*given)`."""
+    def make_together(self, kind: Callable[..., Any], *arguments: Any, own: Callable[[], T]) -> T:
+        """`own()` here, while each of the others makes and keeps `kind(*arguments)`."""
         return own()
 
-    def call_together(self, method: str, *given: Any, own: Callable[[], T]) -> T:
+    def call_together(self, method: str, *arguments: Any, own: Callable[[], T]) -> T:
         """`own()` here, while each of the others calls this method of what it keeps."""
         return own()
 
-    def each_of(self, method: str, *given: Any, own: Callable[[], T]) -> list[T]:
+    def gather(self, method: str, *arguments: Any, own: Callable[[], T]) -> list[T]:
         """`own()` here, then what this method of what each of the others keeps returns.
 
         What is returned goes from process to process.
@@ -108,7 +108,7 @@ class _Group:
         self.processes, self.index = state.num_processes, state.process_index
         self.group = torch.distributed.new_group(backend="gloo", timeout=_WORK)
 
-    def told(self, message: Any = None) -> Any:
+    def broadcast(self, message: Any = None) -> Any:
         """What the first process says, on all of them."""
         import torch
 
@@ -116,7 +116,7 @@ class _Group:
         torch.distributed.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
-    def ended(self, error: Exception | None, found: Any = None) -> list[_End]:
+    def ended(self, error: Exception | None, result: Any = None) -> list[_End]:
         """How each process ended what they all did, once all have.
 
         Raises:
@@ -130,10 +130,10 @@ class _Group:
         except RuntimeError:
             is_waiting = monotonic() - begun > _GRACE.total_seconds() / 2  # a loss is seen at once
             raise _LostError(is_waiting) from error
-        every: list[_End] = [_End(None)] * self.processes
-        own = _End(None if error is None else told_of(error), found)
-        torch.distributed.all_gather_object(every, own, group=self.group)
-        return every
+        ends: list[_End] = [_End(None)] * self.processes
+        own = _End(None if error is None else error_text(error), result)
+        torch.distributed.all_gather_object(ends, own, group=self.group)
+        return ends
 
     def leave(self) -> None:
         """Left to the end of the interpreter, a group of processes aborts it."""
@@ -151,26 +151,26 @@ class Leader(Processes):
         self.is_lost = False
         """Whether others wait where nobody will come, so that nothing reaches them."""
 
-    def make_together(self, kind: Callable[..., Any], *given: Any, own: Callable[[], T]) -> T:
-        return self._together(_Make(kind, given), own)[0]
+    def make_together(self, kind: Callable[..., Any], *arguments: Any, own: Callable[[], T]) -> T:
+        return self._together(_Make(kind, arguments), own)[0]
 
-    def call_together(self, method: str, *given: Any, own: Callable[[], T]) -> T:
-        return self._together(_Call(method, given), own)[0]
+    def call_together(self, method: str, *arguments: Any, own: Callable[[], T]) -> T:
+        return self._together(_Call(method, arguments), own)[0]
 
-    def each_of(self, method: str, *given: Any, own: Callable[[], T]) -> list[T]:
-        own_result, others = self._together(_Call(method, given, returns=True), own)
-        return [own_result, *others]
+    def gather(self, method: str, *arguments: Any, own: Callable[[], T]) -> list[T]:
+        own_result, other_results = self._together(_Call(method, arguments, returns=True), own)
+        return [own_result, *other_results]
 
     def end(self) -> None:
         """Let the others end."""
-        self.group.told(None)
+        self.group.broadcast(None)
         self.group.leave()
 
     def _together(self, message: _Make | _Call, own: Callable[[], T]) -> tuple[T, list[Any]]:
         self.is_lost = True  # until all have met, as after an interruption
-        self.group.told(message)
+        self.group.broadcast(message)
         try:
-            found = own()
+            result = own()
         except Exception as error:
             self._met(error)
             raise
@@ -178,20 +178,22 @@ class Leader(Processes):
         for process, end in enumerate(ends):
             if end.error is not None:
                 raise UserError(f"process {process} of {self.count}: {end.error}")
-        return found, [end.found for end in ends[1:]]
+        return result, [end.found for end in ends[1:]]
 
     def _met(self, error: Exception | None) -> list[_End]:
         try:
-            every = self.group.ended(error)
+            ends = self.group.ended(error)
         except _LostError as lost:
-            told = "another process ended before its time" if error is None else told_of(error)
+            message = (
+                "another process ended before its time" if error is None else error_text(error)
+            )
             kind = UserError if error is not None and lost.is_waiting else LostProcessError
             raise kind(
-                f"process 0 of {self.count}: {told.rstrip('.')}. What is finished is kept; the "
+                f"process 0 of {self.count}: {message.rstrip('.')}. What is finished is kept; the "
                 "same command goes on."
             ) from error
         self.is_lost = False
-        return every
+        return ends
 
 
 _ALONE = Processes()
@@ -276,30 +278,30 @@ def take_part() -> None:
 
     quiet_libraries()
     group = _Group()
-    kept: Any = None
+    target: Any = None
     try:
-        while (message := group.told()) is not None:
-            error = found = None
+        while (message := group.broadcast()) is not None:
+            error = result = None
             try:
                 if isinstance(message, _Make):
-                    kept = None  # before there is another in memory
-                    kept = message.kind(*message.given)
+                    target = None  # before there is another in memory
+                    target = message.kind(*message.given)
                 else:
-                    returned = getattr(kept, message.method)(*message.given)
-                    found = returned if message.returns else None
+                    returned = getattr(target, message.method)(*message.given)
+                    result = returned if message.returns else None
                     del returned  # a model, perhaps, of which another is made next
             except Exception as raised:
                 error = raised
-            group.ended(error, found)
+            group.ended(error, result)
         group.leave()
     except _LostError as lost:
         if lost.is_waiting and isinstance(lost.__cause__, Exception):
-            raise UserError(f"process {group.index}: {told_of(lost.__cause__)}") from lost
+            raise UserError(f"process {group.index}: {error_text(lost.__cause__)}") from lost
         raise LostProcessError("another process ended before its time") from lost
     except RuntimeError:
         raise LostProcessError("the first process ended without a word") from None
 
 
-def told_of(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """An error in one line."""
     return mistake(error) or printable(f"{type(error).__name__}: {reason_of(error)}")

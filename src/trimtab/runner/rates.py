@@ -64,32 +64,35 @@ class Asking:
     tokens: int | None = None
     """Where an answer ends at the latest."""
 
-    def over(self, known: Answers | None) -> Answers:
+    def over(self, defaults: Answers | None) -> Answers:
         """The prompts and judges, those given in place of the known ones.
 
         Raises:
             UserError: there are no prompts.
         """
-        asked = known
+        answers = defaults
         if self.harmful or self.benign:
-            asked = Answers(self.harmful, self.benign)
-            if known is not None:
-                asked = replace(asked, judges=known.judges, tokens=known.tokens)
-        if asked is None:
+            answers = Answers(self.harmful, self.benign)
+            if defaults is not None:
+                answers = replace(answers, judges=defaults.judges, tokens=defaults.tokens)
+        if answers is None:
             raise UserError(
                 "a limit on a rate needs prompts to answer. Give --harmful or --benign, a known "
                 "set or a file, and --judge."
             )
         if self.rows is not None:
             harmful, benign = (
-                tuple(replace(one, rows=min(self.rows, one.rows or self.rows)) for one in sources)
-                for sources in (asked.harmful, asked.benign)
+                tuple(
+                    replace(source, rows=min(self.rows, source.rows or self.rows))
+                    for source in sources
+                )
+                for sources in (answers.harmful, answers.benign)
             )
-            asked = replace(asked, harmful=harmful, benign=benign)
+            answers = replace(answers, harmful=harmful, benign=benign)
         return replace(
-            asked,
-            judges=self.judges or asked.judges,
-            tokens=asked.tokens if self.tokens is None else self.tokens,
+            answers,
+            judges=self.judges or answers.judges,
+            tokens=answers.tokens if self.tokens is None else self.tokens,
         )
 
 
@@ -127,9 +130,9 @@ class JudgedRates:
     def changes(self) -> list[RateChange]:
         """For a card: the rates on the prompts that took no part."""
         return [
-            RateChange(RATES_IN_WORDS[one.field], one.prompts, one.start, one.rate, one.change)
-            for one in self.told
-            if one.field in RATES_IN_WORDS
+            RateChange(RATES_IN_WORDS[rate.field], rate.prompts, rate.start, rate.rate, rate.change)
+            for rate in self.told
+            if rate.field in RATES_IN_WORDS
         ]
 
 
@@ -144,10 +147,10 @@ class RatesOnHalves:
             the best rate would be seen to keep it.
     """
 
-    def __init__(self, asked: Sequence[AskedPrompt], limits: Sequence[Limit], seed: int) -> None:
-        self.asked = asked
+    def __init__(self, prompts: Sequence[AskedPrompt], limits: Sequence[Limit], seed: int) -> None:
+        self.asked = prompts
         self.limits = [limit for limit in limits if limit.metric in _RATE_OF]
-        self.choosing, self.telling = prompt_halves(asked, seed)
+        self.choosing, self.telling = prompt_halves(prompts, seed)
         self._require_enough()
 
     def on_choosing(self, judged: Judged) -> dict[Metric, Estimate]:
@@ -157,17 +160,19 @@ class RatesOnHalves:
             for limit in self.limits
         }
 
-    def told(self, judged: Judged, start: Judged) -> tuple[RateTold, ...]:
+    def compared_rates(self, judged: Judged, start: Judged) -> tuple[RateTold, ...]:
         """All rates of a model beside those of θ_s."""
         limits = {_RATE_OF[limit.metric].field: limit for limit in self.limits}
-        told = []
+        compared_rates = []
         for rate in RATES:
             if f"answers:{rate.field}" not in judged.counts:
                 continue
-            after, before = (self._flags(one, rate, self.telling) for one in (judged, start))
+            after, before = (
+                self._flags(judged_model, rate, self.telling) for judged_model in (judged, start)
+            )
             measured, limit = share(after, rate.unit), limits.get(rate.field)
             chosen_by = self._rate(judged, rate, self.choosing)
-            told.append(
+            compared_rates.append(
                 RateTold(
                     rate.field,
                     limit.value if limit else None,
@@ -181,39 +186,49 @@ class RatesOnHalves:
                     limit.verdict(measured) if limit else None,
                 )
             )
-        return tuple(told)
+        return tuple(compared_rates)
 
-    def why_none(self, found: Found, place: str) -> str:
+    def why_none(self, nearest: Found, place: str) -> str:
         """One line on the nearest place, and what would help.
 
         Args:
             place: the nearest model in words, such as "α = 0".
         """
-        measured = found.standing.measured
-        said, wanted, is_beyond = [], [], []
-        for limit, kept in found.standing.verdicts.items():
-            told, rate = measured[limit.metric], _RATE_OF.get(limit.metric)
+        measured = nearest.standing.measured
+        standings, remedies, is_beyond = [], [], []
+        for limit, verdict in nearest.standing.verdicts.items():
+            estimate, rate = measured[limit.metric], _RATE_OF.get(limit.metric)
             if rate is None:
-                said.append(f"{limit.metric} {told.value:.4f}, at most {told.high:.4f}, {kept}")
-                is_beyond += [] if kept == "within" else [limit]
+                standings.append(
+                    f"{limit.metric} {estimate.value:.4f}, at most {estimate.high:.4f}, {verdict}"
+                )
+                is_beyond += [] if verdict == "within" else [limit]
                 continue
             count = self._count(rate, self.choosing)
-            said.append(f"{limit.metric} {rate_in_words(told)} of {count} prompts, {kept}")
-            if kept == "within":
+            standings.append(
+                f"{limit.metric} {rate_in_words(estimate)} of {count} prompts, {verdict}"
+            )
+            if verdict == "within":
                 continue
-            rows = limit.rows_to_keep_it(told)
+            rows = limit.rows_to_keep_it(estimate)
             if rows is None:
                 is_beyond.append(limit)
             else:
-                wanted.append(f"{_in_all(rows, rate)} would show it at that rate")
+                remedies.append(f"{_in_all(rows, rate)} would show it at that rate")
         if is_beyond:
             mend = "Give a wider limit, or train with more weight on safety."
         else:
-            many = "; ".join(wanted)
-            mend = f"The interval, not the rate, is in the way: {many}. Give more, or a wider limit"
+            remedies_text = "; ".join(remedies)
+            mend = (
+                f"The interval, not the rate, is in the way: {remedies_text}. Give more, or a "
+                "wider limit"
+            )
             mend += "."
-        asked = ", ".join(limit.in_words for limit in found.standing.verdicts)
-        return f"no setting is within {asked}. Nearest is {place}: {'; '.join(said)}. {mend}"
+        limits_text = ", ".join(limit.in_words for limit in nearest.standing.verdicts)
+        return (
+            f"no setting is within {limits_text}. Nearest is {place}: {'; '.join(standings)}. "
+            f"{mend}"
+        )
 
     def _require_enough(self) -> None:
         for limit in self.limits:
@@ -249,7 +264,7 @@ class RatesOnHalves:
         return int(half[self._places(rate)].sum())
 
     def _places(self, rate: Rate) -> NDArray[np.intp]:
-        return np.flatnonzero([one.kind in rate.kinds for one in self.asked])
+        return np.flatnonzero([prompt.kind in rate.kinds for prompt in self.asked])
 
 
 class RateSearch:
@@ -281,46 +296,48 @@ class RateSearch:
         self._limits = [*rates.limits, *limits_beside]
         self._beside = beside
         self._judged: dict[float, Judged] = {}
-        self._start = self._asked(ALIGNED.name, answering.aligned)
+        self._start = self._judge(ALIGNED.name, answering.aligned)
 
-    def found(self, in_words: Callable[[float], str]) -> tuple[float, Standing, JudgedRates]:
+    def choice(self, in_words: Callable[[float], str]) -> tuple[float, Standing, JudgedRates]:
         """The place as `most_capable_within` finds it, how it stands on what chose it, and what
         the other half of the prompts tells.
 
         Raises:
             UserError: no place is within the limits; the nearest is named, and what is lacking.
         """
-        found = most_capable_within(self._standing)
-        if not found.is_within:
-            raise UserError(self.rates.why_none(found, in_words(found.place)))
-        judged = self._judged[found.place]
-        told = self.rates.told(judged, self._start)
-        judges = tuple(one.name for one in self.answering.judges)
-        return found.place, found.standing, JudgedRates(judges, told)
+        choice = most_capable_within(self._standing)
+        if not choice.is_within:
+            raise UserError(self.rates.why_none(choice, in_words(choice.place)))
+        judged = self._judged[choice.place]
+        rates = self.rates.compared_rates(judged, self._start)
+        judges = tuple(judge.name for judge in self.answering.judges)
+        return choice.place, choice.standing, JudgedRates(judges, rates)
 
     def _standing(self, place: float) -> Standing:
         name, model = self._model_at(place)
-        self._judged[place] = self._asked(name, model)
+        self._judged[place] = self._judge(name, model)
         measured = self.rates.on_choosing(self._judged[place])
         return Standing.of({**measured, **self._beside(place)}, self._limits)
 
-    def _asked(self, name: str, model: Any) -> Judged:
+    def _judge(self, name: str, model: Any) -> Judged:
         self._watcher.doing(f"answering: {name}", len(self.answering.asked))
         return self.answering.judged(name, model, lambda count: self._watcher.stepped(count, None))
 
 
 def prompt_halves(
-    asked: Sequence[AskedPrompt], seed: int
+    prompts: Sequence[AskedPrompt], seed: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which prompts choose and which tell, two masks of shape (prompts,).
 
     Each kind is divided evenly; a prompt that comes again is in neither, so that it counts once.
     """
     half_of: dict[tuple[tuple[str, str], ...], int] = {}
-    masks = np.zeros((2, len(asked)), dtype=bool)
+    masks = np.zeros((2, len(prompts)), dtype=bool)
     for kind in _OPTIONS:
         places = {
-            one.messages: n for n, one in reversed(list(enumerate(asked))) if one.kind == kind
+            prompt.messages: n
+            for n, prompt in reversed(list(enumerate(prompts)))
+            if prompt.kind == kind
         }
         new = sorted(messages for messages in places if messages not in half_of)
         drawn = np.random.default_rng(seed + _HALVES_SEED).permutation(len(new))
@@ -332,8 +349,8 @@ def prompt_halves(
 
 def prompts_digest(answering: Answering) -> str:
     """Tells sets of prompts, and how they are answered, apart."""
-    asked = [[one.messages, one.kind, one.prompt_set] for one in answering.asked]
-    return digest_of(json.dumps([asked, asdict(answering.decoding)]))
+    prompts = [[prompt.messages, prompt.kind, prompt.prompt_set] for prompt in answering.asked]
+    return digest_of(json.dumps([prompts, asdict(answering.decoding)]))
 
 
 def answers_folder(folder: Path, answering: Answering) -> Path:
@@ -344,27 +361,27 @@ def answers_folder(folder: Path, answering: Answering) -> Path:
 def rate_lines(rates: JudgedRates) -> list[str]:
     """What is told of a chosen model, a line a rate: those with a limit first, θ_s beside."""
     lines = []
-    for one in sorted(rates.told, key=lambda rate: rate.limit is None):
-        if one.limit is None and one.field not in RATES_IN_WORDS and one.rate.value == 0:
+    for rate in sorted(rates.told, key=lambda rate: rate.limit is None):
+        if rate.limit is None and rate.field not in RATES_IN_WORDS and rate.rate.value == 0:
             continue
         line = (
-            f"{_TOLD[one.field]} {rate_in_words(one.rate)} of {one.prompts} prompts that took no "
-            "part in the choice"
+            f"{_TOLD[rate.field]} {rate_in_words(rate.rate)} of {rate.prompts} prompts that took "
+            "no part in the choice"
         )
-        if one.verdict is not None and one.limit is not None:
-            line += f": {limit_verdict(one.verdict, one.limit)}"
-        lines.append(f"{line}; θ_s {rate_in_words(one.start)}")
+        if rate.verdict is not None and rate.limit is not None:
+            line += f": {limit_verdict(rate.verdict, rate.limit)}"
+        lines.append(f"{line}; θ_s {rate_in_words(rate.start)}")
     return lines
 
 
 def limit_lines(rates: JudgedRates | None) -> list[str]:
     """The limits that a model was chosen for, and how the prompts that took no part find it."""
     return [
-        f"{RATES_IN_WORDS[one.field]} {'at least' if one.at_least else 'at most'} "
-        f"{100 * one.limit:g} %; on {one.prompts} prompts that took no part: "
-        f"{limit_verdict(one.verdict, one.limit)}"
-        for one in (rates.told if rates else ())
-        if one.limit is not None and one.verdict is not None
+        f"{RATES_IN_WORDS[rate.field]} {'at least' if rate.at_least else 'at most'} "
+        f"{100 * rate.limit:g} %; on {rate.prompts} prompts that took no part: "
+        f"{limit_verdict(rate.verdict, rate.limit)}"
+        for rate in (rates.told if rates else ())
+        if rate.limit is not None and rate.verdict is not None
     ]
 
 

@@ -52,7 +52,7 @@ MODELS_FOLDER = "models"
 
 _ALIGNING = "aligning-on-the-original-data"
 
-Made = tuple[Run, list[Point] | str]
+RunResult = tuple[Run, list[Point] | str]
 """A run, and its points or why it has none."""
 
 
@@ -98,9 +98,9 @@ class Runner(Trainings):
         """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
         kind = "slopes and curvatures at the aligned model"
         self.watcher.doing(kind, len(self.evaluator.in_landscape))
-        return self.evaluator.landscape(lambda done: self.watcher.stepped(done, None))
+        return self.evaluator.landscape(lambda count: self.watcher.stepped(count, None))
 
-    def all_made(self, runs: Iterable[Run]) -> Iterator[Made]:
+    def run_results(self, runs: Iterable[Run]) -> Iterator[RunResult]:
         """Every run with its points, or with why it has none, one after the other."""
         for run in runs:
             yield run, self.tried(run)
@@ -180,10 +180,10 @@ class Runner(Trainings):
     def _set_to_budgets(self, run: Run) -> list[Point]:
         """One dial for all budgets; each model is kept as a plain one."""
         loosest = max(spec.value or 0.0 for spec in run.specs)
-        made = self._trained_ends(
+        ends = self._trained_ends(
             run.training, Budget(self._dial, self._target, loosest, keeps_ends=True)
         )
-        budget, model = made.objective, made.model
+        budget, model = ends.objective, ends.model
         assert isinstance(budget, Budget)
         tokens_per_batch = self.experiment.measure.tokens_per_batch
         row_nll = partial(response_nll, model, tokens_per_batch=tokens_per_batch)
@@ -193,8 +193,8 @@ class Runner(Trainings):
             reached = budget.turned_to(spec.value, row_nll)
             self._turn(budget.endpoints, reached.alpha)
             trained = replace(
-                made,
-                train_tokens=made.train_tokens + reached.tokens,
+                ends,
+                train_tokens=ends.train_tokens + reached.tokens,
                 multiplier=reached.penalty,
                 extra_bytes=budget.endpoints.extra_bytes(),
                 validation_rows_wanted=reached.rows_wanted,
@@ -223,9 +223,9 @@ class Runner(Trainings):
 
     def trained_dial(self, spec: RunSpec) -> TrainedDial:
         """Train both ends of the experiment's dial at once."""
-        made = self._trained_ends(spec, DialObjective(self._dial, self._target))
-        assert isinstance(made.objective, DialObjective)
-        return TrainedDial(made.objective.endpoints, made.train_tokens, made.wall_seconds)
+        ends = self._trained_ends(spec, DialObjective(self._dial, self._target))
+        assert isinstance(ends.objective, DialObjective)
+        return TrainedDial(ends.objective.endpoints, ends.train_tokens, ends.wall_seconds)
 
     def _trained_ends(self, spec: RunSpec, objective: DialObjective) -> Trained:
         training = self.experiment.train
@@ -253,13 +253,13 @@ class Runner(Trainings):
         which, rows = self._held_by_all(model), self.rows.held_out(dataset).rows
         if which is None:
             return response_nll(model, rows, self.experiment.measure.tokens_per_batch)
-        shares = self.processes.each_of(
+        shares = self.processes.gather(
             "nll_of_share", which, dataset, own=lambda: self.nll_of_share(which, dataset)
         )
-        found = np.empty((2, len(rows)))
+        nll_and_tokens = np.empty((2, len(rows)))
         for place, share in enumerate(shares):
-            found[:, place :: len(shares)] = share
-        return found[0], found[1]
+            nll_and_tokens[:, place :: len(shares)] = share
+        return nll_and_tokens[0], nll_and_tokens[1]
 
     def _engine_of(
         self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
@@ -268,10 +268,12 @@ class Runner(Trainings):
         if which is None:
             return LoadedEngine(name, model, tokenizer)
 
-        def answers_from(asked: Sequence[AskedPrompt], decoding: Decoding, first: int) -> list[str]:
-            given = which, asked, decoding, first
-            shares = self.processes.each_of(
-                "answers_of_share", *given, own=lambda: self.answers_of_share(*given)
+        def answers_from(
+            prompts: Sequence[AskedPrompt], decoding: Decoding, first: int
+        ) -> list[str]:
+            arguments = which, prompts, decoding, first
+            shares = self.processes.gather(
+                "answers_of_share", *arguments, own=lambda: self.answers_of_share(*arguments)
             )
             return [answer for share in shares for answer in share]
 

@@ -46,39 +46,43 @@ def status_of(folder: Path) -> Status:
         raise UserError(
             f"{folder} is that of a dial, which is one training. 'trimtab dial' goes on with it."
         )
-    made = {point.spec for point in PointsFile(folder, {}).points}
+    measured_specs = {point.spec for point in PointsFile(folder, {}).points}
     failures = {failure.spec: failure for failure in read_failures(folder)}
     failed = [
         (run, failures[spec])
         for run in plan.runs
         for spec in run.specs
-        if spec in failures and spec not in made
+        if spec in failures and spec not in measured_specs
     ]
-    left = plan.without(made | set(failures)).runs
+    left = plan.without(measured_specs | set(failures)).runs
     names = {run.name for run in left}
-    done = [run for run in plan.runs if made.issuperset(run.specs)]
+    done = [run for run in plan.runs if measured_specs.issuperset(run.specs)]
     is_being_made = has_writer(folder)
     finished = {run.name for run in plan.runs} - names
-    begun = {name: one for name, one in read_under_way(folder).items() if name not in finished}
-    running = {name: one for name, one in begun.items() if is_being_made and _may_run(one)}
+    begun = {
+        name: training for name, training in read_under_way(folder).items() if name not in finished
+    }
+    running = {
+        name: training for name, training in begun.items() if is_being_made and _may_run(training)
+    }
     return Status(
         done=tuple(done),
         running=running,
-        stopped={name: one for name, one in begun.items() if name not in running},
+        stopped={name: training for name, training in begun.items() if name not in running},
         failed=tuple(failed),
         left=left,
-        points=len(made.intersection(plan.specs)),
+        points=len(measured_specs.intersection(plan.specs)),
         planned=len(plan.specs),
         is_being_made=is_being_made,
     )
 
 
-def _may_run(one: UnderWay) -> bool:
+def _may_run(training: UnderWay) -> bool:
     """Whether its process is there, as far as that is seen from this machine."""
-    if one.host != socket.gethostname():
+    if training.host != socket.gethostname():
         return True
     try:
-        os.kill(one.process, 0)
+        os.kill(training.process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:

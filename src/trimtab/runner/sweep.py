@@ -49,8 +49,8 @@ from trimtab.runner.processes import processes
 from trimtab.runner.runner import (
     DIAL_FOLDER,
     MODELS_FOLDER,
-    Made,
     Runner,
+    RunResult,
     forget_checkpoints,
 )
 from trimtab.runner.trainings import ALIGNED_FOLDER, TrainingWatcher
@@ -122,7 +122,7 @@ class Maker(Protocol):
     def measured_landscape(self) -> dict[str, LocalGeometry]:
         """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
 
-    def all_made(self, runs: Iterable[Run]) -> Iterator[Made]:
+    def run_results(self, runs: Iterable[Run]) -> Iterator[RunResult]:
         """Every run with its points, or with why it has none, in any order."""
 
 
@@ -152,44 +152,47 @@ def sweep(
     with only_writer(folder):
         claim(experiment, folder, restart)
         plan = plan_of(experiment)
-        written = PointsFile(folder, experiment.known_entropies, plan)
+        points_file = PointsFile(folder, experiment.known_entropies, plan)
         forget_under_way(folder)
         if retry:
             write_failures(folder, [])
         failures = read_failures(folder)
-        made = {point.spec for point in written.points}
-        left = plan.without(made | {failure.spec for failure in failures})
+        measured_specs = {point.spec for point in points_file.points}
+        remaining = plan.without(measured_specs | {failure.spec for failure in failures})
         for run in plan.runs:
-            if made.issuperset(run.specs):  # it was interrupted between its points and this
+            # It was interrupted between its points and this.
+            if measured_specs.issuperset(run.specs):
                 forget_checkpoints(folder, run.name)
                 for model in run.models:
                     if not has_card(folder / MODELS_FOLDER / model):
                         write_model_card(folder, model)
-        watcher.planned(plan, left)
-        if left.specs:
+        watcher.planned(plan, remaining)
+        if remaining.specs:
             roles = read_roles(experiment)
             for warning in roles.warnings:
                 watcher.warned(warning)
             record_data(roles, experiment, folder)
             maker = maker_of(experiment, roles, folder, watcher)
-            written.add(maker.measured_start(left.aligned))
+            points_file.add(maker.measured_start(remaining.aligned))
             wants_landscape = experiment.measure.landscape_rows and experiment.tasks_in_case_2
             if wants_landscape and not read_landscape(folder):
                 write_landscape(folder, maker.measured_landscape())
-            for run, points in maker.all_made(left.runs):
+            for run, points in maker.run_results(remaining.runs):
                 if isinstance(points, str):
                     failed = [Failure(spec, points) for spec in run.specs]
                     failures = plan.in_order([*failures, *failed])
                     forget_under_way(folder, run.name)
                     watcher.failed(failed[0])
                 else:
-                    written.add(points)
+                    points_file.add(points)
                     forget_checkpoints(folder, run.name)
                     for model in run.models:
                         write_model_card(folder, model)
-                    watcher.measured([one for one in written.points if one.spec in run.specs])
+                    watcher.measured(
+                        [point for point in points_file.points if point.spec in run.specs]
+                    )
                 write_failures(folder, failures)
-        return written.points
+        return points_file.points
 
 
 def left_of(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:
@@ -198,8 +201,8 @@ def left_of(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:
     for spec in plan.specs:
         if spec.method in PUBLISHED.values():
             made_from(spec.method, spec.value)  # a value out of its range is told before training
-    made = {point.spec for point in PointsFile(folder, {}).points}
-    return plan, plan.without(made | {failure.spec for failure in read_failures(folder)})
+    measured_specs = {point.spec for point in PointsFile(folder, {}).points}
+    return plan, plan.without(measured_specs | {failure.spec for failure in read_failures(folder)})
 
 
 def read_roles(experiment: Experiment) -> Roles:
@@ -239,8 +242,8 @@ def claim(experiment: Experiment, folder: Path, restart: bool) -> None:
             shutil.rmtree(folder / UNFINISHED_FOLDER, ignore_errors=True)
     else:
         _refuse_others_files(folder)
-    here = Path(experiment.data_root).resolve() == folder.resolve()
-    record = replace(experiment, data_root=".") if here else experiment
+    is_in_folder = Path(experiment.data_root).resolve() == folder.resolve()
+    record = replace(experiment, data_root=".") if is_in_folder else experiment
     write_atomically(recorded, _RECORD + to_yaml(record))
 
 
@@ -254,9 +257,9 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _has_begun(folder: Path) -> bool:
-    made = (POINTS_FILE, FAILURES_FILE, LANDSCAPE_FILE, ALIGNED_FOLDER, DIAL_FOLDER)
+    names = (POINTS_FILE, FAILURES_FILE, LANDSCAPE_FILE, ALIGNED_FOLDER, DIAL_FOLDER)
     checkpoints = (folder / UNFINISHED_FOLDER).glob("*/checkpoint-*")
-    return any((folder / name).exists() for name in made) or any(checkpoints)
+    return any((folder / name).exists() for name in names) or any(checkpoints)
 
 
 def _refuse_others_files(folder: Path) -> None:
@@ -304,12 +307,12 @@ def _refuse_another(experiment: Experiment, folder: Path) -> None:
     changed = differences((folder / EXPERIMENT_FILE).read_text(encoding="utf-8"), experiment)
     if changed:
         more = len(changed) - _DIFFERENCES_SHOWN
-        told = " | ".join(changed[:_DIFFERENCES_SHOWN]) + (
+        differences_text = " | ".join(changed[:_DIFFERENCES_SHOWN]) + (
             f" | and {more} more" if more > 0 else ""
         )
         raise UserError(
             f"{folder} holds the points of another experiment. What differs (- there, + now): "
-            f"{told}. Give another --out, or --restart to move aside what is there."
+            f"{differences_text}. Give another --out, or --restart to move aside what is there."
         )
 
 

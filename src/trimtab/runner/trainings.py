@@ -126,7 +126,7 @@ class Trainings:
     def train(self, job: Job) -> Trained:
         """Train as a job says; every process calls it with the same."""
         self.last = None
-        trained = self._left_by_trainer(job)
+        trained = self._run_trainer(job)
         if not is_to_be_sharded():
             self.last = trained
         gc.collect()  # a trainer is a cycle, and holds the optimizer's state
@@ -153,7 +153,7 @@ class Trainings:
         return response_nll(self.held(which), rows.select(own), tokens_per_batch)
 
     def answers_of_share(
-        self, which: Held, asked: Sequence[AskedPrompt], decoding: Decoding, first: int
+        self, which: Held, prompts: Sequence[AskedPrompt], decoding: Decoding, first: int
     ) -> list[str]:
         """The answers to one batch: of those from `first` on, this process's."""
         begin = first + PartialState().process_index * decoding.batch_size
@@ -163,10 +163,10 @@ class Trainings:
             answers.append(answer)
 
         engine = LoadedEngine(which, self.held(which), self.tokenizer)
-        engine.answer(asked[: begin + decoding.batch_size], decoding, begin, finished)
+        engine.answer(prompts[: begin + decoding.batch_size], decoding, begin, finished)
         return answers
 
-    def _left_by_trainer(self, job: Job) -> Trained:
+    def _run_trainer(self, job: Job) -> Trained:
         unfinished, name, proxy = self._unfinished(job.name), job.name, job.proxy
         rows = self._rows_of(job.task)
         training = job.training.for_rows(len(rows))
@@ -223,22 +223,22 @@ class Trainings:
         trained, learned = trainer.accelerator.unwrap_model(trainer.model), trainer.objective
         if not is_sharded(trainer):
             return trained, learned
-        found: Any = None
+        model: Any = None
         if self.onlooker:
-            found, adapter = self._start_of(training), lora_config(training)
+            model, adapter = self._start_of(training), lora_config(training)
             if learned is not None and learned.replaces_model:
                 learned = copy(learned)
-                found = learned.placed_on(found, adapter)
+                model = learned.placed_on(model, adapter)
             elif adapter is not None:
-                found = get_peft_model(found, adapter)
-        moved, moved_here = _moved(trained, trainer.objective), _moved(found, learned)
+                model = get_peft_model(model, adapter)
+        moved, moved_here = _moved(trained, trainer.objective), _moved(model, learned)
         with torch.no_grad():
             for name, weight in moved.named_parameters():
                 if weight.requires_grad:
                     values = whole(weight.detach())
-                    if found is not None:
+                    if model is not None:
                         moved_here.get_parameter(name).copy_(values)
-        return found, learned
+        return model, learned
 
     def _rows_of(self, task: str | None) -> Dataset:
         if task is not None:
@@ -250,12 +250,12 @@ class Trainings:
         """What a training is measured on while it goes on; nothing while θ_s is made."""
         if task is None:
             return {}
-        found: dict[Role, HeldOutRows] = {"task": self.rows.task[task].held_out}
+        held_out: dict[Role, HeldOutRows] = {"task": self.rows.task[task].held_out}
         if proxy is not None:
-            found["safety"] = self.rows.safety[proxy].held_out
+            held_out["safety"] = self.rows.safety[proxy].held_out
         if self.rows.original is not None:
-            found["original"] = self.rows.original.held_out
-        return found
+            held_out["original"] = self.rows.original.held_out
+        return held_out
 
     def _start_of(self, training: Training) -> PreTrainedModel:
         """θ_s to train on: with an adapter that leaves it alone no weight of it is copied."""
@@ -281,8 +281,8 @@ class Trainings:
                 "merged into it without loss. Align the whole model first, in bfloat16."
             )
         is_small = any(weight.dtype != torch.float32 for weight in model.parameters())
-        every = (self.experiment.train, align)
-        if is_small and any(one and one.lora_rank is None for one in every):
+        trainings = (self.experiment.train, align)
+        if is_small and any(training and training.lora_rank is None for training in trainings):
             raise UserError(
                 f"model {self.experiment.model!r} has weights in fewer than 32 bits, and all "
                 "weights are to be trained. Give lora_rank, or load: {dtype: float32}."

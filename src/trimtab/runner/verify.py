@@ -75,9 +75,9 @@ def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:
     of_data = list(_data_checks(folder, Path(experiment.data_root)))
     yield from of_data
     names = list(dict.fromkeys(point.model for point in points if point.model is not None))
-    kept = [name for name in names if (folder / MODELS_FOLDER / name).is_dir()]
+    saved_names = [name for name in names if (folder / MODELS_FOLDER / name).is_dir()]
     whole = [ALIGNED] if ALIGNED in names else []
-    for name in kept:
+    for name in saved_names:
         check = _model_check(folder / MODELS_FOLDER / name)
         yield check
         whole += [name] if check.passed is not False else []
@@ -85,8 +85,8 @@ def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:
         yield Check("losses", None, "not measured again: the data are not those that were used")
         return
     if experiment.align is not None and not (folder / ALIGNED_FOLDER).exists():
-        told = "not measured again: the aligned model that all start from was not kept"
-        yield Check("losses", None, told)
+        message = "not measured again: the aligned model that all start from was not kept"
+        yield Check("losses", None, message)
         return
     roles = read_roles(experiment)
     models = _Models(experiment, folder)
@@ -95,11 +95,11 @@ def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:
 
 
 def _data_checks(folder: Path, root: Path) -> Iterator[Check]:
-    for one in read_data(folder):
-        what = f"data {one.role} {one.name}"
-        if not one.files:
-            yield Check(what, None, f"no checksum of {one.path} was recorded")
-        for name, recorded in one.files.items():
+    for summary in read_data(folder):
+        what = f"data {summary.role} {summary.name}"
+        if not summary.files:
+            yield Check(what, None, f"no checksum of {summary.path} was recorded")
+        for name, recorded in summary.files.items():
             path = local_path(name, root)
             if not path.is_file():
                 yield Check(what, False, f"{path} is not there")
@@ -122,15 +122,17 @@ def _loss_checks(
     experiment: Experiment, roles: Roles, folder: Path, name: str, models: _Models
 ) -> Iterator[Check]:
     recorded = RowLosses(folder)
-    every = by_data_name(roles.original, roles.safety, roles.task)
-    known = {data: recorded.of(data, name) for data in every}
-    if all(rows is None for rows in known.values()):
+    splits = by_data_name(roles.original, roles.safety, roles.task)
+    losses = {data: recorded.of(data, name) for data in splits}
+    if all(row_losses is None for row_losses in losses.values()):
         yield Check(f"losses of {name}", None, "none were recorded by row")
         return
     model = models.loaded(name)
-    for data, rows in known.items():
-        if rows is not None:
-            yield _loss_check(experiment, model, models.tokenizer, name, data, every[data], rows)
+    for data, row_losses in losses.items():
+        if row_losses is not None:
+            yield _loss_check(
+                experiment, model, models.tokenizer, name, data, splits[data], row_losses
+            )
 
 
 def _loss_check(
@@ -153,9 +155,9 @@ def _loss_check(
     far = float(np.max(np.abs(nats - recorded[0, places]) / tokens))
     is_small = experiment.load.is_half or experiment.load.is_quantised
     most = TOLERANCE_OF_SMALL_WEIGHTS if is_small else TOLERANCE
-    same = bool(np.array_equal(tokens, recorded[1, places])) and far <= most
-    told = f"{len(places)} rows differ by {far:.1e} nats per token at most, {most:g} is allowed"
-    return Check(what, same, told)
+    passed = bool(np.array_equal(tokens, recorded[1, places])) and far <= most
+    message = f"{len(places)} rows differ by {far:.1e} nats per token at most, {most:g} is allowed"
+    return Check(what, passed, message)
 
 
 def _spread(count: int) -> NDArray[np.intp]:
@@ -178,16 +180,18 @@ class _Models:
     @cached_property
     def start(self) -> PreTrainedModel:
         """As it was loaded for training."""
-        load, here = self.experiment.load, self.name != self.experiment.model
-        return to_device(load_model(self.name, replace(load, revision=None) if here else load)[0])
+        load, is_saved = self.experiment.load, self.name != self.experiment.model
+        return to_device(
+            load_model(self.name, replace(load, revision=None) if is_saved else load)[0]
+        )
 
     def loaded(self, name: str) -> Any:
         """One of them; the start is as it was whatever becomes of it."""
-        kept = self.folder / MODELS_FOLDER / name
+        saved = self.folder / MODELS_FOLDER / name
         if name == ALIGNED:
             return self.start
-        if is_adapter(kept):
-            return adapter_on(self.start, self.name, kept)
+        if is_adapter(saved):
+            return adapter_on(self.start, self.name, saved)
         self.__dict__.pop("start", None)  # before there is another in memory
         gc.collect()
-        return to_device(load_model(str(kept), replace(self.experiment.load, revision=None))[0])
+        return to_device(load_model(str(saved), replace(self.experiment.load, revision=None))[0])

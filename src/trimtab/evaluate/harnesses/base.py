@@ -76,26 +76,29 @@ def kept_samples(
     run = HarnessRun(
         harness.name, installed_version(harness), model, weights_sha256(model), harness.limit
     )
-    kept = read_harness_samples(path)
-    for sample in kept:
+    samples = read_harness_samples(path)
+    for sample in samples:
         _require_same(sample.run, run, path)
-    left = [task for task in harness.tasks if task not in {one.task for one in kept}]
-    if left:
+    missing_tasks = [
+        task for task in harness.tasks if task not in {sample.task for sample in samples}
+    ]
+    if missing_tasks:
         with harness.loaded(run) as measured:
-            for task in left:
-                with _task_told(harness, task):
-                    found = measured(task)
-                if not any(one.metrics for one in found):
+            for task in missing_tasks:
+                with _task_errors(harness, task):
+                    results = measured(task)
+                if not any(result.metrics for result in results):
                     raise UserError(
                         f"{harness.name} task {task!r} has no metric that is a mean over its "
                         "samples, so that models cannot be compared sample by sample. Leave it out."
                     )
-                kept += [
-                    HarnessSample(task, one.sample, one.content, one.metrics, run) for one in found
+                samples += [
+                    HarnessSample(task, result.sample, result.content, result.metrics, run)
+                    for result in results
                 ]
-                write_harness_samples(path, kept)
+                write_harness_samples(path, samples)
                 finished()
-    return [sample for task in harness.tasks for sample in kept if sample.task == task]
+    return [sample for task in harness.tasks for sample in samples if sample.task == task]
 
 
 def installed_version(harness: Harness) -> str:
@@ -109,18 +112,18 @@ def installed_version(harness: Harness) -> str:
         ) from None
 
 
-def _require_same(kept: HarnessRun, asked: HarnessRun, path: Path) -> None:
-    wanted = asdict(asked)
-    for setting, value in asdict(kept).items():
-        if value != wanted[setting]:
+def _require_same(recorded_run: HarnessRun, run: HarnessRun, path: Path) -> None:
+    settings = asdict(run)
+    for setting, value in asdict(recorded_run).items():
+        if value != settings[setting]:
             raise UserError(
-                f"{path} holds samples under {setting} {value!r}, and {wanted[setting]!r} is asked "
-                "for. Give another --out, or remove the file."
+                f"{path} holds samples under {setting} {value!r}, and {settings[setting]!r} is "
+                "asked for. Give another --out, or remove the file."
             )
 
 
 @contextmanager
-def _task_told(harness: Harness, task: str) -> Iterator[None]:
+def _task_errors(harness: Harness, task: str) -> Iterator[None]:
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):

@@ -64,7 +64,7 @@ class Inspect:
                 )
                 if len(logs) == 1:
                     return _measured(logs[0])
-                return [one for log in logs for one in _measured(log, f"{log.eval.task} ")]
+                return [sample for log in logs for sample in _measured(log, f"{log.eval.task} ")]
 
             yield measured
 

@@ -47,22 +47,26 @@ class LmEval:
         wrapped = HFLM(pretrained=to_device(model), tokenizer=tokenizer, batch_size=self.batch_size)
 
         def measured(task: str) -> list[Measured]:
-            found = lm_eval.simple_evaluate(
+            results = lm_eval.simple_evaluate(
                 wrapped,
                 tasks=[task],
                 limit=self.limit,
                 task_manager=self._manager(task),
                 bootstrap_iters=0,
             )
-            return _measured(found)
+            return _measured(results)
 
         yield measured
 
     def command(self, model: str) -> str:
         """The harness's own command line."""
         files = model_files(model)
-        given = {"pretrained": files.base, "peft": files.adapter, "tokenizer": files.tokenizer}
-        arguments = ",".join(f"{key}={value}" for key, value in given.items() if value)
+        model_arguments = {
+            "pretrained": files.base,
+            "peft": files.adapter,
+            "tokenizer": files.tokenizer,
+        }
+        arguments = ",".join(f"{key}={value}" for key, value in model_arguments.items() if value)
         words = ["lm_eval", "--model", "hf", "--model_args", arguments]
         words += ["--tasks", ",".join(self.tasks), "--batch_size", str(self.batch_size)]
         words += ["--limit", str(self.limit)] if self.limit else []
@@ -79,23 +83,23 @@ class LmEval:
         return own if is_own else TaskManager(include_path=path)
 
 
-def _measured(found: Mapping[str, Any]) -> list[Measured]:
+def _measured(results: Mapping[str, Any]) -> list[Measured]:
     """The samples of all tasks that were run, each with what its filters gave.
 
     A metric is kept where the mean over samples is the number that the harness reports.
     """
-    told = []
-    for task, logged in found["samples"].items():
+    measured = []
+    for task, logged in results["samples"].items():
         values: dict[int, dict[str, float]] = {}
         contents = {}
-        for one in logged:
-            contents[one["doc_id"]] = one["doc_hash"]
-            of_sample = values.setdefault(one["doc_id"], {})
-            for metric in one["metrics"]:
-                named = f"{metric},{one['filter']}"
-                if isinstance(one[metric], Real):
-                    of_sample[named] = float(one[metric])
-        reported = found["results"][task]
+        for record in logged:
+            contents[record["doc_id"]] = record["doc_hash"]
+            of_sample = values.setdefault(record["doc_id"], {})
+            for metric in record["metrics"]:
+                named = f"{metric},{record['filter']}"
+                if isinstance(record[metric], Real):
+                    of_sample[named] = float(record[metric])
+        reported = results["results"][task]
         means = [
             name
             for name in next(iter(values.values()), {})
@@ -105,8 +109,8 @@ def _measured(found: Mapping[str, Any]) -> list[Measured]:
                 rel_tol=1e-9,
             )
         ]
-        prefix = f"{task}/" if len(found["samples"]) > 1 else ""
-        told += [
+        prefix = f"{task}/" if len(results["samples"]) > 1 else ""
+        measured += [
             Measured(
                 f"{prefix}{place}",
                 contents[place],
@@ -114,4 +118,4 @@ def _measured(found: Mapping[str, Any]) -> list[Measured]:
             )
             for place in sorted(values)
         ]
-    return told
+    return measured

@@ -19,12 +19,14 @@ def metrics(samples: Sequence[HarnessSample]) -> dict[str, Estimate]:
 
     Where every value is 0 or 1 it is a share with the interval of `share`, else Student's.
     """
-    told = {}
+    estimates = {}
     for name, metric in _named(samples).items():
-        values = np.array([value for one in samples if (value := metric.of(one)) is not None])
+        values = np.array([value for sample in samples if (value := metric.of(sample)) is not None])
         has_flags = _are_flags(values)
-        told[name] = share(values, f"share of {name}") if has_flags else student_mean(values, name)
-    return told
+        estimates[name] = (
+            share(values, f"share of {name}") if has_flags else student_mean(values, name)
+        )
+    return estimates
 
 
 def metric_changes(
@@ -39,7 +41,7 @@ def metric_changes(
         UserError: the samples are not the same.
     """
     ours, theirs = (
-        [(one.run.harness, one.task, one.sample, one.content) for one in samples]
+        [(sample.run.harness, sample.task, sample.sample, sample.content) for sample in samples]
         for samples in (after, before)
     )
     if ours != theirs:
@@ -47,18 +49,18 @@ def metric_changes(
             f"{after[0].run.model} and {before[0].run.model} were not given the same samples. Give "
             "another --out to have both run again."
         )
-    told = {}
+    changes = {}
     for name, metric in _named(before).items():
         pairs = [tuple(map(metric.of, pair)) for pair in zip(after, before, strict=True)]
-        if both := [pair for pair in pairs if None not in pair]:
-            now, start = np.array(both, dtype=float).T
+        if complete_pairs := [pair for pair in pairs if None not in pair]:
+            now, start = np.array(complete_pairs, dtype=float).T
             has_flags = _are_flags(now) and _are_flags(start)
-            told[name] = (
+            changes[name] = (
                 share_change(now, start, f"share of {name}")
                 if has_flags
                 else student_mean(now - start, name)
             )
-    return told
+    return changes
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,18 @@ class _Metric:
 
 def _named(samples: Sequence[HarnessSample]) -> dict[str, _Metric]:
     """Metrics by what tells them apart, in order."""
-    every = dict.fromkeys(
-        _Metric(one.run.harness, one.task, name) for one in samples for name in one.metrics
+    distinct_metrics = dict.fromkeys(
+        _Metric(sample.run.harness, sample.task, name)
+        for sample in samples
+        for name in sample.metrics
     )
-    titles = Counter(f"{_title(one.task)} {one.name}" for one in every)
+    titles = Counter(f"{_title(metric.task)} {metric.name}" for metric in distinct_metrics)
     named = {}
-    for one in every:
-        title = f"{_title(one.task)} {one.name}"
-        named[title if titles[title] == 1 else f"{one.harness} {one.task} {one.name}"] = one
+    for metric in distinct_metrics:
+        title = f"{_title(metric.task)} {metric.name}"
+        named[title if titles[title] == 1 else f"{metric.harness} {metric.task} {metric.name}"] = (
+            metric
+        )
     return named
 
 
@@ -96,7 +102,7 @@ def _title(task: str) -> str:
 
 
 def _values(samples: Sequence[HarnessSample], metric: str) -> Array:
-    return np.array([one.metrics[metric] for one in samples if metric in one.metrics])
+    return np.array([sample.metrics[metric] for sample in samples if metric in sample.metrics])
 
 
 def _are_flags(values: Array) -> bool:

@@ -43,18 +43,18 @@ class FunctionJudge:
             UserError: there is no such module or function in it.
         """
         module, _, function = place.partition(":")
-        here = str(Path.cwd())
-        sys.path.insert(0, here)
+        folder = str(Path.cwd())
+        sys.path.insert(0, folder)
         try:
-            found = getattr(import_module(module), function)
+            judge_function = getattr(import_module(module), function)
         except Exception as error:  # a module of somebody else's raises what it likes
             raise UserError(
                 f"--judge {place}: {reason_of(error)}. Give module:function, of a module that "
                 "Python can import from here."
             ) from None
         finally:
-            sys.path.remove(here)
-        return cls(place, found)
+            sys.path.remove(folder)
+        return cls(place, judge_function)
 
     @property
     def settings(self) -> str:
@@ -69,12 +69,12 @@ class FunctionJudge:
         """A verdict on each prompt and answer. Raises UserError: the function gives neither."""
         return [self._verdict(self.function(prompt, answer)) for prompt, answer in pairs]
 
-    def _verdict(self, told: Verdict | str) -> Verdict:
-        if isinstance(told, Verdict):
-            return told
-        if told not in _TOLD:
+    def _verdict(self, returned: Verdict | str) -> Verdict:
+        if isinstance(returned, Verdict):
+            return returned
+        if returned not in _TOLD:
             raise UserError(
-                f"--judge {self.name} gave {told!r}. Return a Verdict, or one of "
-                f"{', '.join(repr(one.value) for one in _TOLD)}."
+                f"--judge {self.name} gave {returned!r}. Return a Verdict, or one of "
+                f"{', '.join(repr(outcome.value) for outcome in _TOLD)}."
             )
-        return _TOLD[Outcome(told)]
+        return _TOLD[Outcome(returned)]
