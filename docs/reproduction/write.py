@@ -45,7 +45,9 @@ RECIPES = {
     "smollm2": Roles("gpt4-0613", "alpaca-7b", high_overlap="alpaca", low_overlap="code"),
     "smollm2-safety": Roles("chatgpt", "llama2-chat", high_overlap="alpaca", low_overlap=""),
 }
-CONFLICT, GEMMA = (HERE.parents[1] / "experiments" / name for name in ("conflict", "gemma"))
+CONFLICT, STEEPER, GEMMA = (
+    HERE.parents[1] / "experiments" / name for name in ("conflict", "steeper", "gemma")
+)
 """A model that judges, in what it was aligned on; one kind of safety data, so no far proxy."""
 JUDGING = Roles("judging", "", "alpaca", "")
 WORLD = Roles("near", "far", high_overlap="shared", low_overlap="separate")
@@ -64,6 +66,7 @@ def main() -> None:
         "built-in world": Measured(sorted(HERE.glob("world-*")), WORLD),
         **{name: Measured([HERE / name], RECIPES[name]) for name in recipes},
         "a conflict": Measured([CONFLICT], JUDGING),
+        "the same, 400 rows": Measured([STEEPER], JUDGING),
         "Gemma 3 270M": Measured([GEMMA], JUDGING),
     }
     replace_between(PAGE, "findings", findings_table(measured))

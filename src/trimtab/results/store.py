@@ -114,14 +114,14 @@ def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
     write_json_lines(folder / FAILURES_FILE, records)
 
 
-def write_landscape(folder: Path, terrains: Mapping[str, LocalGeometry]) -> None:
-    """Keep the local_geometry at the aligned model, by the data set's name as for gaps."""
-    record = {name: asdict(local_geometry) for name, local_geometry in terrains.items()}
+def write_landscape(folder: Path, geometries: Mapping[str, LocalGeometry]) -> None:
+    """Keep the local geometry at the aligned model, by the data set's name as for gaps."""
+    record = {name: asdict(local_geometry) for name, local_geometry in geometries.items()}
     write_atomically(folder / LANDSCAPE_FILE, json.dumps(record, indent=1) + "\n")
 
 
 def read_landscape(folder: Path) -> dict[str, LocalGeometry]:
-    """The terrains of a folder; none where there is no such file or, with a word, a damaged one."""
+    """The local geometry by data set; none where there is no such file or, with a word, a damaged one."""
 
     def read(path: Path) -> dict[str, LocalGeometry]:
         return {

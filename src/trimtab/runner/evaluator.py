@@ -225,13 +225,13 @@ class Evaluator:
         """Slope and curvature at θ_s of each loss; `measured` hears how many are done."""
         rank, tokens = self.experiment.train.lora_rank, self.experiment.measure.tokens_per_batch
         space = all_weights if rank is None else partial(low_rank_subspace, rank=rank)
-        terrains = {}
+        geometries = {}
         with space(self.aligned) as (model, weights):
             for name, rows in self.in_landscape.items():
                 loss = TokenLoss.over(model, weights, rows, tokens)
-                terrains[name] = LocalGeometry(slope(loss)[0].norm, curvature(loss))
-                measured(len(terrains))
-        return terrains
+                geometries[name] = LocalGeometry(slope(loss)[0].norm, curvature(loss))
+                measured(len(geometries))
+        return geometries
 
 
 def row_weights(rows: tuple[Row, ...]) -> np.ndarray[Any, np.dtype[np.float64]] | None:

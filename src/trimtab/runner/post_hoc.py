@@ -1,4 +1,4 @@
-"""A saved model or adapter is mended and saved again."""
+"""A saved model or adapter is repaired and saved again."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def repair_saved(
     _require_out(out, model)
     pair = _Pair(model, aligned)
     before = load_model(unaligned)[0] if unaligned else None
-    mended = repair.apply(pair.tuned(base_of_its_own=repair.merges), pair.start, before)
-    moved = distance(mended, pair.start)
+    repaired = repair.apply(pair.tuned(base_of_its_own=repair.merges), pair.start, before)
+    moved = distance(repaired, pair.start)
     card = partial(repaired_card, published(method), value, str(model), aligned, unaligned, moved)
-    _write(mended, pair.tokenizer, out, card)
+    _write(repaired, pair.tokenizer, out, card)
     return moved
 
 
@@ -158,8 +158,8 @@ def interpolate_to_rates(
         place, _, judged_rates = search.choice(
             lambda place: f"a share of {number(1 - place)} of θ_s"
         )
-    mended = pair.at(place)
-    interpolated = Interpolated(1 - place, distance(mended, pair.start), judged_rates)
+    repaired = pair.at(place)
+    interpolated = Interpolated(1 - place, distance(repaired, pair.start), judged_rates)
     card = partial(
         interpolated.card,
         str(model),
@@ -167,7 +167,7 @@ def interpolate_to_rates(
         rates=judged_rates.changes,
         judges=judged_rates.judges,
     )
-    _write(mended, pair.tokenizer, out, card, {RATES_FILE: interpolated})
+    _write(repaired, pair.tokenizer, out, card, {RATES_FILE: interpolated})
     return interpolated
 
 
@@ -212,14 +212,14 @@ def interpolate_to_budget(
         return loss_rise(held_out_loss(pair.at(place), choosing, measuring), before)
 
     place, chosen_by = largest_within(rise_at, budget)
-    mended = pair.at(place)
-    first, last = (held_out_loss(end, telling, measuring) for end in (pair.start, mended))
+    repaired = pair.at(place)
+    first, last = (held_out_loss(end, telling, measuring) for end in (pair.start, repaired))
     rise = RiseOnHalves(budget, chosen_by, loss_rise(last, first))
-    interpolated = Interpolated(1 - place, distance(mended, pair.start), rise=rise)
+    interpolated = Interpolated(1 - place, distance(repaired, pair.start), rise=rise)
     over_start = replace(rise.rise, unit=OVER_START)
     change = LossChange(SAFETY_LOSS, safety.path, first.per_token, last.per_token, over_start)
     card = partial(interpolated.card, str(model), aligned, losses=[change])
-    _write(mended, pair.tokenizer, out, card, {BUDGET_FILE: interpolated})
+    _write(repaired, pair.tokenizer, out, card, {BUDGET_FILE: interpolated})
     return interpolated
 
 

@@ -62,8 +62,8 @@ def safety_bound(
     follows_original = follow(
         original.contexts, original.responses, proxy.contexts, proxy.responses
     )
-    optimum_bound = _largest_surprise(penalized_optimum(task, proxy, penalty), excess > 0)
-    original_bound = _largest_surprise(follows_original, excess < 0)
+    optimum_bound = _largest_nll(penalized_optimum(task, proxy, penalty), excess > 0)
+    original_bound = _largest_nll(follows_original, excess < 0)
     task_bound, proxy_bound = _switch_bounds(task, proxy)
     if log_bound is not None:
         _check_a1(log_bound, optimum_bound, original_bound, task_bound, proxy_bound)
@@ -168,12 +168,12 @@ def _switch_bounds(task: Distribution, proxy: Distribution) -> tuple[float, floa
     """B of D_ŝ on the task's pairs and of D_f on the proxy's, over the contexts they share."""
     shared = (task.support & proxy.support)[:, None]
     return (
-        _largest_surprise(proxy.responses, shared & (task.responses > 0)),
-        _largest_surprise(task.responses, shared & (proxy.responses > 0)),
+        _largest_nll(proxy.responses, shared & (task.responses > 0)),
+        _largest_nll(task.responses, shared & (proxy.responses > 0)),
     )
 
 
-def _largest_surprise(model: Array, pairs: NDArray[np.bool_]) -> float:
+def _largest_nll(model: Array, pairs: NDArray[np.bool_]) -> float:
     rarest = float(np.min(model, where=pairs, initial=1.0))
     return abs(math.log(rarest)) if rarest > 0 else math.inf
 

@@ -101,9 +101,5 @@ def _title(task: str) -> str:
     return name or (Path(file).stem if Path(file).suffix in (".py", ".yaml", ".yml") else task)
 
 
-def _values(samples: Sequence[HarnessSample], metric: str) -> Array:
-    return np.array([sample.metrics[metric] for sample in samples if metric in sample.metrics])
-
-
 def _are_flags(values: Array) -> bool:
     return bool(np.isin(values, (0.0, 1.0)).all())
