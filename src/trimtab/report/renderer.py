@@ -121,8 +121,10 @@ def plot(panel: Panel, ring: tuple[float, float] | None = None) -> dict[str, Any
     """
     drawn = _drawn(panel, PAGE_HEIGHT, PAGE_LEGEND_WIDTH)
     if ring is not None:
-        here = alt.Data(alt.InlineData([{"x": ring[0], "y": ring[1]}], name=RING))
-        drawn += alt.Chart(here).mark_point(size=RING_SIZE, color=TEXT, strokeWidth=3, filled=False)
+        ring_data = alt.Data(alt.InlineData([{"x": ring[0], "y": ring[1]}], name=RING))
+        drawn += alt.Chart(ring_data).mark_point(
+            size=RING_SIZE, color=TEXT, strokeWidth=3, filled=False
+        )
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     sized = drawn.properties(width="container", height=PAGE_HEIGHT, autosize=fit)
     return _vega_lite(sized, PAGE_FONT)
@@ -178,7 +180,9 @@ def _data(rows: Iterable[Row]) -> alt.InlineData:
 
 
 def _path(x: Iterable[float], y: Iterable[float]) -> alt.InlineData:
-    return _data({"x": a, "y": b, "order": n} for n, (a, b) in enumerate(zip(x, y, strict=True)))
+    return _data(
+        {"x": a, "y": b, "order": number} for number, (a, b) in enumerate(zip(x, y, strict=True))
+    )
 
 
 def _rounded(curve: Curve) -> tuple[list[float], list[float]]:
@@ -211,9 +215,9 @@ def _shade(curve: Curve, x_axis: Axis, y_axis: Axis) -> alt.Chart:
 
 def _joined(line: Line) -> alt.Chart:
     joined = [mark for mark in line.marks if mark.joined]
-    drawn = alt.Chart(_path((mark.x for mark in joined), (mark.y for mark in joined)))
+    chart = alt.Chart(_path((mark.x for mark in joined), (mark.y for mark in joined)))
     dash = DASHES[line.ink.dash]
-    return drawn.mark_line(color=line.ink.colour, strokeDash=dash, strokeWidth=1.8).encode(
+    return chart.mark_line(color=line.ink.colour, strokeDash=dash, strokeWidth=1.8).encode(
         order="order:Q"
     )
 
@@ -305,17 +309,20 @@ def _break(axis: Axis, place: dict[str, Any], angle: int) -> tuple[alt.Chart, ..
     """Two slashes over a white gap in the axis line."""
     if axis.strip is None:
         return ()
-    here = alt.Chart(_data([{"at": axis.strip.break_at}])).encode(**place)
+    chart = alt.Chart(_data([{"at": axis.strip.break_at}])).encode(**place)
     return (
-        here.mark_point(shape="square", size=40, filled=True, color="white", opacity=1),
-        here.mark_text(text="//", fontSize=FONT_SIZE, angle=angle, color=TEXT),
+        chart.mark_point(shape="square", size=40, filled=True, color="white", opacity=1),
+        chart.mark_text(text="//", fontSize=FONT_SIZE, angle=angle, color=TEXT),
     )
 
 
 def _title(panel: Panel) -> alt.Chart:
     """Above the axes at a height of its own, so that the titles of a row stand level."""
     lines = wrap(printable(panel.title), TITLE_WIDTH)
-    rows = [{"x": 0, "y": -16 * (len(lines) - n) - 4, "line": line} for n, line in enumerate(lines)]
+    rows = [
+        {"x": 0, "y": -16 * (len(lines) - number) - 4, "line": line}
+        for number, line in enumerate(lines)
+    ]
     text = alt.Chart(_data(rows)).mark_text(align="left", fontSize=TITLE_SIZE, color=TEXT)
     return text.encode(**IN_PIXELS, text="line:N")
 
