@@ -54,7 +54,7 @@ def dial_settings(
                 (safety_gap.value, point.capability_gap.value),
                 tuple(_measured(point)),
                 tuple(_theory(point, penalty, world)),
-                tuple(_nearest(sample, alpha) for sample in samples),
+                tuple(_nearest_answer(sample, alpha) for sample in samples),
             )
         )
     return tuple(settings)
@@ -103,5 +103,5 @@ def _theory(point: Point, penalty: float, world: World | None) -> list[Line]:
     return lines
 
 
-def _nearest(sample: Sample, alpha: float) -> Answer:
+def _nearest_answer(sample: Sample, alpha: float) -> Answer:
     return min(sample.answers, key=lambda answer: abs(answer.alpha - alpha))

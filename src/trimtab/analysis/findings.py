@@ -142,13 +142,13 @@ def nearer_proxy_keeps_more_safety(
         evidence.append(
             f"on {shortened(task)}, {shortened(near)} lies below {shortened(far)} at "
             f"{pair_orders.count('below')} of {len(pair_orders)} "
-            f"penalties (at λ = {number(middle)}: {_value(gaps[near])} "
-            f"against {_value(gaps[far])} {UNIT}; {distances[near].unit} to the original "
+            f"penalties (at λ = {number(middle)}: {_gap_text(gaps[near])} "
+            f"against {_gap_text(gaps[far])} {UNIT}; {distances[near].unit} to the original "
             f"{nats(distances[near].value)} and {nats(distances[far].value)})"
         )
     statement = "The proxy nearer the original safety data keeps more safety, at every penalty λ."
     if orders:
-        return Finding(statement, all_lie("below", orders), _quoted(evidence))
+        return Finding(statement, all_lie("below", orders), _evidence_text(evidence))
     if is_short:
         return Finding(statement, "too few to say", TOO_FEW)
     if unknown:
@@ -157,7 +157,7 @@ def nearer_proxy_keeps_more_safety(
             "experiment, or let 'trimtab audit' tell them apart"
             for pair in dict.fromkeys(unknown)
         ]
-        return Finding(statement, "undecided", _quoted(evidence))
+        return Finding(statement, "undecided", _evidence_text(evidence))
     return None
 
 
@@ -229,7 +229,7 @@ def overlap_makes_safety_costly(points: Iterable[Point], pairs: Pairs) -> Findin
     statement = (
         "The less the task's contexts overlap the proxy's, the less capability safety costs."
     )
-    return Finding(statement, all_hold(verdicts), _quoted(evidence))
+    return Finding(statement, all_hold(verdicts), _evidence_text(evidence))
 
 
 def case_2_costs_more(points: Iterable[Point], pairs: Pairs, safety: SafetyGap) -> Finding | None:
@@ -249,18 +249,20 @@ def case_2_costs_more(points: Iterable[Point], pairs: Pairs, safety: SafetyGap) 
             is_short = True
             continue
         chosen = _unbeaten(case_1_models, safety)
-        compared = [_beside(setting, chosen, pairs, safety) for setting in case_2_models]
+        compared = [
+            _order_beside_case_1(setting, chosen, pairs, safety) for setting in case_2_models
+        ]
         verdicts.append(_most_lie_above(compared))
         evidence.append(
             f"on {shortened(task)} with {shortened(proxy)}, of {len(compared)} Case II models "
             f"{compared.count('above')} cost more than one of Case I that is as safe, and "
             f"{compared.count('below')} less than one that is no safer"
-            f"{_example(case_2_models, compared, case_1_models, safety)}"
+            f"{_example_text(case_2_models, compared, case_1_models, safety)}"
         )
     statement = f"Case II is steeper: at the same {safety} it costs more capability than Case I."
     if not verdicts:
         return Finding(statement, "too few to say", TOO_FEW) if is_short else None
-    return Finding(statement, all_hold(verdicts), _quoted(evidence))
+    return Finding(statement, all_hold(verdicts), _evidence_text(evidence))
 
 
 def _unbeaten(settings: Sequence[Setting], safety: SafetyGap) -> list[Setting]:
@@ -281,7 +283,9 @@ def _most_lie_above(orders: Sequence[Order]) -> Verdict:
     return "holds" if above else "does not hold"
 
 
-def _beside(setting: Setting, case_1: Sequence[Setting], pairs: Pairs, safety: SafetyGap) -> Order:
+def _order_beside_case_1(
+    setting: Setting, case_1: Sequence[Setting], pairs: Pairs, safety: SafetyGap
+) -> Order:
     """Whether a Case II model costs more, or less, than one of Case I that can stand for it."""
     order = pairs.order("capability gap")
     safety_gap = setting.measured(safety)
@@ -297,7 +301,7 @@ def _beside(setting: Setting, case_1: Sequence[Setting], pairs: Pairs, safety: S
     return "above" if above else "below"
 
 
-def _example(
+def _example_text(
     case_2: Sequence[Setting], orders: Sequence[Order], case_1: Sequence[Setting], safety: SafetyGap
 ) -> str:
     """One Case II model that costs more, beside the cheapest of Case I that is as safe."""
@@ -363,7 +367,7 @@ def _trend(
     if not evidence:
         return Finding(statement, "too few to say", TOO_FEW)
     count = f"{verdicts.count('holds')} of {len(evidence)} lines, in {UNIT}: "
-    return Finding(statement, all_hold(verdicts), count + _quoted(evidence))
+    return Finding(statement, all_hold(verdicts), count + _evidence_text(evidence))
 
 
 def _case_1_with_overlap(points: Iterable[Point]) -> dict[str, list[Setting]]:
@@ -398,7 +402,7 @@ def _by_distance(
     return (proxy, other_proxy) if order == "below" else (other_proxy, proxy)
 
 
-def _value(gap: Estimate | None) -> str:
+def _gap_text(gap: Estimate | None) -> str:
     return "–" if gap is None else nats(gap.value)
 
 
@@ -417,7 +421,7 @@ def _by_penalty(line: Iterable[Setting], which: Gap) -> dict[float, Setting]:
     }
 
 
-def _quoted(evidence: Sequence[str]) -> str:
+def _evidence_text(evidence: Sequence[str]) -> str:
     more = len(evidence) - LINES_QUOTED
     text = "; ".join(evidence[:LINES_QUOTED]) + (f"; and {more} more" if more > 0 else "")
     return f"{text}."

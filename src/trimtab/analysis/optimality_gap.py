@@ -69,14 +69,14 @@ def optimality_gap(points: Iterable[Point], world: World) -> tuple[PointOptimali
         if point.task not in world.task or point.capability_gap is None:
             continue
         proxy = world.safety.get(point.proxy) if point.proxy is not None else None
-        on_proxy = _nearness(world, point, proxy, point.proxy_gap)
-        on_original = _nearness(world, point, world.original, point.alignment_gap)
+        on_proxy = _gap_over_limit(world, point, proxy, point.proxy_gap)
+        on_original = _gap_over_limit(world, point, world.original, point.alignment_gap)
         if on_proxy or on_original:
             gaps.append(PointOptimalityGap(point, on_proxy, on_original))
     return tuple(gaps)
 
 
-def _nearness(
+def _gap_over_limit(
     world: World, point: Point, safety: Distribution | None, gap: Estimate | None
 ) -> OptimalityGap | None:
     if safety is None or gap is None or point.capability_gap is None:

@@ -144,10 +144,10 @@ def overview(points: Sequence[Point], rows: RowLosses) -> Overview | None:
     )
     if len(options) == len(starts):
         return None
-    main_task = _most(option.setting.task for option in options)
+    main_task = _commonest(option.setting.task for option in options)
     pictured = tuple(option for option in options if option.setting.task == main_task)
     if not on_original:
-        proxy = _most(option.setting.proxy for option in pictured)
+        proxy = _commonest(option.setting.proxy for option in pictured)
         pictured = tuple(option for option in pictured if option.setting.proxy == proxy)
     counted = all(REFUSED in option.rates for option in pictured)
     return Overview(options, main_task, pictured, "refusals" if counted else "losses", on_original)
@@ -158,13 +158,13 @@ def answer_in_words(summary: Overview) -> tuple[str, ...]:
     shown = summary.plain or next(
         option for option in summary.pictured if option.setting.method is not ALIGNED
     )
-    how = f" by {_called(shown)}" if summary.plain is None else ""
+    how = f" by {_option_text(shown)}" if summary.plain is None else ""
     who = f"{'Fine-tuning' if how else 'Plain fine-tuning'} on {summary.task}{how}"
     seeds = len(shown.setting.points)
     mean = f" (means over {seeds} seeds)" if seeds > 1 else ""
     losses = (
-        f"{who} {_moved('the safety loss', shown.safety.change)} and "
-        f"{_moved('the task loss', shown.task.change)}, in nats per token{mean}."
+        f"{who} {_change_text('the safety loss', shown.safety.change)} and "
+        f"{_change_text('the task loss', shown.task.change)}, in nats per token{mean}."
     )
     sentences = [losses]
     if refusals := _refusals(summary, shown):
@@ -173,12 +173,12 @@ def answer_in_words(summary: Overview) -> tuple[str, ...]:
         sentences.append(
             "What plain fine-tuning would have cost is not known here: train it as well."
         )
-    elif sentence := _recommended(summary):
+    elif sentence := _recommendation(summary):
         sentences.append(sentence)
     return tuple(sentences)
 
 
-def _recommended(summary: Overview) -> str | None:
+def _recommendation(summary: Overview) -> str | None:
     best, alternatives = summary.best, summary.choices
     if best is None:
         learned = summary.plain is not None and _learned(summary.plain)
@@ -188,10 +188,10 @@ def _recommended(summary: Overview) -> str | None:
             else None
         )
     if len(alternatives) == 1:
-        return f"{_called(best)} instead: {_in_short(best)}."
+        return f"{_option_text(best)} instead: {_changes_text(best)}."
     return (
         f"Of the other {len(alternatives)} models here, the safest that keeps at least half of the "
-        f"gain is {_called(best)}: {_in_short(best)}."
+        f"gain is {_option_text(best)}: {_changes_text(best)}."
     )
 
 
@@ -204,14 +204,14 @@ def _refusals(summary: Overview, shown: Option) -> str | None:
     if before is None or now is None:
         return None
     of = f"{now.count} harmful prompts" if now.count else "the harmful prompts"
-    who = "plain fine-tuning" if summary.plain else f"fine-tuning by {_called(shown)}"
+    who = "plain fine-tuning" if summary.plain else f"fine-tuning by {_option_text(shown)}"
     return (
         f"Of {of} the model refused {percent(before.value.value)} before, and "
-        f"{percent(now.value.value)} after {who}{_points_apart(now)}."
+        f"{percent(now.value.value)} after {who}{_points_text(now)}."
     )
 
 
-def _points_apart(rate: Measured) -> str:
+def _points_text(rate: Measured) -> str:
     return "" if rate.change is None else f" ({points_in_words(rate.change)})"
 
 
@@ -228,7 +228,7 @@ def points_in_words(change: Estimate) -> str:
     return f"{value} points" if change.low == change.high else f"{value} points [{low}, {high}]"
 
 
-def _moved(what: str, change: Estimate | None) -> str:
+def _change_text(what: str, change: Estimate | None) -> str:
     if change is None:
         return f"changed {what} by what is not known"
     if change.low <= 0 <= change.high:
@@ -239,7 +239,7 @@ def _moved(what: str, change: Estimate | None) -> str:
     return f"lowered {what} by {change_in_words(turned).replace('+', '')}"
 
 
-def _called(option: Option) -> str:
+def _option_text(option: Option) -> str:
     setting = option.setting
     hyperparameter = setting.method.hyperparameter.replace("_", " ")
     symbol = setting.method.symbol
@@ -251,7 +251,7 @@ def _called(option: Option) -> str:
     return f"{method_name} with {label}{f' on safety data {setting.proxy}' if reads else ''}"
 
 
-def _in_short(option: Option) -> str:
+def _changes_text(option: Option) -> str:
     parts = []
     if refused := option.rates.get(REFUSED):
         parts.append(f"{percent(refused.value.value)} refused")
@@ -311,6 +311,6 @@ def _rank(option: Option) -> tuple[int, float]:
     return rank, change.value if change else 0.0
 
 
-def _most(values: Iterable[T]) -> T:
+def _commonest(values: Iterable[T]) -> T:
     listed = list(values)
     return max(dict.fromkeys(listed), key=listed.count)

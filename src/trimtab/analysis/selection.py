@@ -403,7 +403,7 @@ def _suggestion(
         halves = len(_half(whole.shape[1], 0)), len(_half(whole.shape[1], 1))
     plain_beside = None
     if plain is not None and plain != chosen.setting:
-        plain_beside = _beside(chosen.setting, plain, start, telling)
+        plain_beside = _plain_beside(chosen.setting, plain, start, telling)
     return Suggestion(
         start.proxy,
         start.task,
@@ -461,7 +461,7 @@ def _task_change(setting: Setting, start: Point, rows: _Rows) -> Estimate:
     return _change(setting, start, task_data(start.task), rows, lambda point: point.capability_loss)
 
 
-def _beside(setting: Setting, plain: Setting, start: Point, rows: _Rows) -> PlainBeside:
+def _plain_beside(setting: Setting, plain: Setting, start: Point, rows: _Rows) -> PlainBeside:
     return PlainBeside(_task_change(plain, start, rows), _cost(setting, plain, rows))
 
 

@@ -84,7 +84,10 @@ def side_by_side(
     for most in range(MOST_PROMPTS, 0, -1):
         places = _first_of_each_kind(first_generations, most)
         answers = {
-            model: [_shown(generations[place], names, outcomes, judged[model]) for place in places]
+            model: [
+                _answer_record(generations[place], names, outcomes, judged[model])
+                for place in places
+            ]
             for model, generations in comparable.items()
         }
         if (
@@ -114,7 +117,7 @@ def _first_of_each_kind(generations: Sequence[Generation], most: int) -> list[in
     ]
 
 
-def _shown(
+def _answer_record(
     generation: Generation,
     judges: Sequence[str],
     outcomes: Sequence[str],

@@ -69,7 +69,8 @@ def audit(
     extractor = FeatureExtractor(model, settings, stages, watcher)
     reference = data.original or _own_answers(data, extractor, stages, settings, watcher)
     read = tuple(
-        _described(dataset, extractor.reading(dataset)) for dataset in _looked_at(data, reference)
+        _data_read(dataset, extractor.reading(dataset))
+        for dataset in _datasets_read(data, reference)
     )
     compared_with = "the original data" if data.original else "the aligned model's own answers"
     similarities = _similarities(data, reference, extractor, stages, watcher)
@@ -96,7 +97,7 @@ def audit(
     return result
 
 
-def _looked_at(data: AuditedData, reference: Audited) -> list[Audited]:
+def _datasets_read(data: AuditedData, reference: Audited) -> list[Audited]:
     return data.every if data.original else [reference, *data.every]
 
 
@@ -143,7 +144,7 @@ def _own_answers(
     return Audited(OWN, "sampled from the aligned model", rows, rows)
 
 
-def _described(data: Audited, reading: Reading) -> DataRead:
+def _data_read(data: Audited, reading: Reading) -> DataRead:
     return DataRead(
         data.label,
         data.path,

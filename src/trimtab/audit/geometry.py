@@ -90,7 +90,7 @@ def landscape_and_rows(
                 for name, dataset in data.task.items()
             }
         return {
-            "landscape": asdict(_recorded(local_landscape, settings, data)),
+            "landscape": asdict(_landscape_result(local_landscape, settings, data)),
             "rates": {
                 name: task_influence.rates.tolist() for name, task_influence in rates.items()
             },
@@ -134,7 +134,7 @@ def _rates(
     )
 
 
-def _recorded(
+def _landscape_result(
     local_landscape: Landscape, settings: AuditSettings, data: AuditedData
 ) -> LandscapeResult:
     space = (
@@ -152,7 +152,7 @@ def _recorded(
             side.curvature,
             side.cosine,
             along_the_walk(local_landscape, name),
-            Radii(_finite(local), _finite(walked)),
+            Radii(_finite_radius(local), _finite_radius(walked)),
         )
     return LandscapeResult(
         space,
@@ -169,7 +169,7 @@ def _recorded(
     )
 
 
-def _finite(suggestion: Suggestion) -> SuggestedRadius:
+def _finite_radius(suggestion: Suggestion) -> SuggestedRadius:
     value = suggestion.value
     finite = value if value is not None and math.isfinite(value) else None
     return SuggestedRadius(finite, suggestion.reason)

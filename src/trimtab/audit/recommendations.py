@@ -116,8 +116,8 @@ def _of_proxies(
         (proxy,) = total_variations
         return [
             f"{proxy}: a classifier of words tells it from {reference} by a total variation of "
-            f"{_plain(total_variations[proxy])}; the aligned model expects its responses "
-            f"{_signed(excess[proxy])} nats per token less."
+            f"{_interval_text(total_variations[proxy])}; the aligned model expects its responses "
+            f"{_signed_text(excess[proxy])} nats per token less."
         ]
     if fewest < ROWS_TO_ORDER:
         return [
@@ -125,7 +125,8 @@ def _of_proxies(
             f"{ROWS_TO_ORDER} of each are needed to tell which is nearest."
         ]
     lines = [
-        f"Nearest to {reference} by total variation of words: {_ranked(total_variations, _plain)}.",
+        f"Nearest to {reference} by total variation of words: "
+        f"{_ranks_text(total_variations, _interval_text)}.",
         *_open_orders(total_variations, "is nearer than"),
     ]
     if (
@@ -139,13 +140,13 @@ def _of_proxies(
     negative = [name for name in in_order(total_variations) if excess[name].high < 0]
     if negative:
         lines.append(
-            f"The aligned model expects the responses of {_listed(negative)} more than those of "
-            f"{reference}: more predictable, which is not yet more similar."
+            f"The aligned model expects the responses of {_names_text(negative)} more than those "
+            f"of {reference}: more predictable, which is not yet more similar."
         )
     return lines
 
 
-def _ranked(values: Mapping[str, Estimate], estimate_text: Callable[[Estimate], str]) -> str:
+def _ranks_text(values: Mapping[str, Estimate], estimate_text: Callable[[Estimate], str]) -> str:
     return ", then ".join(
         " or ".join(f"{name} ({estimate_text(values[name])})" for name in rank)
         for rank in ranks(values)
@@ -155,14 +156,16 @@ def _ranked(values: Mapping[str, Estimate], estimate_text: Callable[[Estimate], 
 def _open_orders(values: Mapping[str, Estimate], relation: str) -> list[str]:
     lines = []
     for rank in alike(values):
-        lines.append(f"{_listed(rank)} cannot be told apart: their intervals touch.")
-        known = [f"{name} {relation} {_listed(above)}" for name, above in told_apart(rank, values)]
+        lines.append(f"{_names_text(rank)} cannot be told apart: their intervals touch.")
+        known = [
+            f"{name} {relation} {_names_text(above)}" for name, above in told_apart(rank, values)
+        ]
         if known:
             lines.append(f"Told all the same: {'; '.join(known)}.")
     return lines
 
 
-def _listed(names: Sequence[str]) -> str:
+def _names_text(names: Sequence[str]) -> str:
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 
@@ -191,16 +194,16 @@ def _of_tasks(shared: Mapping[str, Estimate], best: str) -> list[str]:
         ((task, overlap),) = shared.items()
         return [
             f"{overlap.value:.0%} of the prompts of {task} fall among those of {best} "
-            f"({overlap.low:.0%} to {overlap.high:.0%}): {_expected(overlap)}."
+            f"({overlap.low:.0%} to {overlap.high:.0%}): {_expectation_text(overlap)}."
         ]
     return [
         f"Context overlap with {best}, least first, and so the least trade-off to expect: "
-        f"{_ranked(shared, _percents)}.",
+        f"{_ranks_text(shared, _percents_text)}.",
         *_open_orders(shared, "overlaps less than"),
     ]
 
 
-def _expected(overlap: Estimate) -> str:
+def _expectation_text(overlap: Estimate) -> str:
     if overlap.high < NEARLY_NONE:
         return "expect next to no trade-off"
     if overlap.low > NEARLY_NONE:
@@ -260,13 +263,13 @@ def _of_radii(landscape: LandscapeResult | None, budget: float) -> list[str]:
     return lines
 
 
-def _plain(estimate: Estimate) -> str:
+def _interval_text(estimate: Estimate) -> str:
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
-def _percents(estimate: Estimate) -> str:
+def _percents_text(estimate: Estimate) -> str:
     return f"{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
 
 
-def _signed(estimate: Estimate) -> str:
+def _signed_text(estimate: Estimate) -> str:
     return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"

@@ -98,7 +98,7 @@ def _basin(landscape: LandscapeResult) -> tuple[Panel, ...]:
                 (
                     walk.direction,
                     f"distance {number(distance)}",
-                    f"safety loss {nats(loss)}, {_signed(loss - landscape.safety_loss)}",
+                    f"safety loss {nats(loss)}, {_signed_text(loss - landscape.safety_loss)}",
                 ),
                 joined=True,
             )
@@ -110,7 +110,9 @@ def _basin(landscape: LandscapeResult) -> tuple[Panel, ...]:
     low, high = min(0.0, *rises), max(rises)
     slope, curvature = landscape.safety_slope.value, abs(landscape.safety_curvature.value)
     reach = [
-        distance for distance in _filled(distances) if _bound(slope, curvature, distance) <= high
+        distance
+        for distance in _distance_grid(distances)
+        if _bound(slope, curvature, distance) <= high
     ]
     curve = Curve(
         "Theorem 3 at most (estimate)",
@@ -144,10 +146,10 @@ def _bound(slope: float, curvature: float, distance: float) -> float:
     return slope * distance + 0.5 * curvature * distance**2
 
 
-def _filled(distances: list[float]) -> list[float]:
+def _distance_grid(distances: list[float]) -> list[float]:
     ratio = (distances[-1] / distances[0]) ** (1 / 80)
     return [distances[0] * ratio**step for step in range(81)]
 
 
-def _signed(rise: float) -> str:
+def _signed_text(rise: float) -> str:
     return f"+{nats(rise)}" if rise > 0 else nats(rise)

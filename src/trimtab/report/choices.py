@@ -59,25 +59,25 @@ def picture(overview: Overview, points: Sequence[Point], rows: RowLosses) -> Pic
         if option in overview.pictured
     ]
     better = "Upper left" if overview.unit == "refusals" else "Lower left"
-    drawn = panel(
+    drawn_panel = panel(
         f"What each model gave up and gained on {shortened(overview.task)}",
         _series(pictured, Palette.of(points)),
         x,
         y,
         note=f"{better} is better. Click a mark or choose a model to read all that is known of it.",
     )
-    if drawn is None:
+    if drawn_panel is None:
         return None
     places = []
     for setting in settings:
         measured = setting.measured(x), setting.measured(y)
         is_there = setting in pictured and measured[0] is not None and measured[1] is not None
         places.append(
-            (drawn.x.place(measured[0].value), drawn.y.place(measured[1].value))
+            (drawn_panel.x.place(measured[0].value), drawn_panel.y.place(measured[1].value))
             if is_there and measured[0] and measured[1]
             else None
         )
-    return Picture(drawn, tuple(places))
+    return Picture(drawn_panel, tuple(places))
 
 
 def _series(settings: Sequence[Setting], palette: Palette) -> list[Series]:

@@ -69,7 +69,8 @@ def panel(
 ) -> Panel | None:
     """The panel of these series; None where none has both coordinates, or all the one strength."""
     series = [
-        replace(line_series, settings=_with(line_series.settings, x, y)) for line_series in series
+        replace(line_series, settings=_with_coordinates(line_series.settings, x, y))
+        for line_series in series
     ]
     series = [line_series for line_series in series if line_series.settings]
     if not any(line_series.joined for line_series in series):
@@ -90,7 +91,7 @@ def panel(
             for line, line_series in zip(lines, series, strict=True)
         )
     if against_strength:
-        lines = tuple(_unlabelled(line) for line in lines)
+        lines = tuple(_without_labels(line) for line in lines)
     else:
         lines = labelled(lines, x_axis, y_axis)
     if sum(curve.shaded for curve in curves) > 1:
@@ -101,15 +102,15 @@ def panel(
     return Panel(title, x_axis, y_axis, lines, shown, note)
 
 
-def _with(settings: Sequence[Setting], *coordinates: Coordinate) -> tuple[Setting, ...]:
+def _with_coordinates(settings: Sequence[Setting], *coordinates: Coordinate) -> tuple[Setting, ...]:
     return tuple(
         setting
         for setting in settings
-        if all(_at(setting, which) is not None for which in coordinates)
+        if all(_coordinate(setting, which) is not None for which in coordinates)
     )
 
 
-def _at(setting: Setting, which: Coordinate) -> Estimate | None:
+def _coordinate(setting: Setting, which: Coordinate) -> Estimate | None:
     if which == "penalty" or which == "radius":
         value = setting.value
         if value is None or setting.method.hyperparameter != which:
@@ -124,7 +125,9 @@ def _axis(which: Coordinate, settings: Sequence[Setting], *, may_be_log: bool) -
     ]
     if which == "penalty" or which == "radius":
         values = [
-            estimate.value for mean_or_seed in with_seeds if (estimate := _at(mean_or_seed, which))
+            estimate.value
+            for mean_or_seed in with_seeds
+            if (estimate := _coordinate(mean_or_seed, which))
         ]
         if which == "penalty":
             return penalty_axis(values, LABELS[which]) if max(values) > 0 else None
@@ -163,7 +166,7 @@ def _line(series: Series, x: Coordinate, y: Gap | Rate, x_axis: Axis, y_axis: Ax
 def _mark(
     setting: Setting, x: Coordinate, y: Gap | Rate, x_axis: Axis, y_axis: Axis, joined: bool
 ) -> Mark:
-    at_x, at_y = _at(setting, x), _at(setting, y)
+    at_x, at_y = _coordinate(setting, x), _coordinate(setting, y)
     assert at_x is not None
     assert at_y is not None
     alone = len(setting.points) == 1
@@ -221,7 +224,7 @@ def _with_task_labels(line: Line, series: Series) -> Line:
     return replace(line, marks=marks)
 
 
-def _unlabelled(line: Line) -> Line:
+def _without_labels(line: Line) -> Line:
     return replace(line, marks=tuple(replace(mark, label=None) for mark in line.marks))
 
 

@@ -107,8 +107,8 @@ def sheet(figure: Figure) -> dict[str, Any]:
     columns = len(figure.panels) if len(figure.panels) <= MOST_IN_A_ROW else 2
     panels = []
     for panel in figure.panels:
-        drawn = _drawn(panel, HEIGHT, LEGEND_WIDTH) + _title(panel)
-        panels.append(drawn.properties(width=WIDTH, height=HEIGHT))
+        chart = _panel_chart(panel, HEIGHT, LEGEND_WIDTH) + _title(panel)
+        panels.append(chart.properties(width=WIDTH, height=HEIGHT))
     return _vega_lite(alt.concat(*panels, columns=columns, spacing=28), PAPER_FONT)
 
 
@@ -119,14 +119,14 @@ def plot(panel: Panel, ring: tuple[float, float] | None = None) -> dict[str, Any
         panel: what is drawn.
         ring: a place to ring. The page moves it: it is the data set named `ring`.
     """
-    drawn = _drawn(panel, PAGE_HEIGHT, PAGE_LEGEND_WIDTH)
+    chart = _panel_chart(panel, PAGE_HEIGHT, PAGE_LEGEND_WIDTH)
     if ring is not None:
         ring_data = alt.Data(alt.InlineData([{"x": ring[0], "y": ring[1]}], name=RING))
-        drawn += alt.Chart(ring_data).mark_point(
+        chart += alt.Chart(ring_data).mark_point(
             size=RING_SIZE, color=TEXT, strokeWidth=3, filled=False
         )
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
-    sized = drawn.properties(width="container", height=PAGE_HEIGHT, autosize=fit)
+    sized = chart.properties(width="container", height=PAGE_HEIGHT, autosize=fit)
     return _vega_lite(sized, PAGE_FONT)
 
 
@@ -141,11 +141,11 @@ def _paths(figure: Figure, folder: Path) -> tuple[Path, ...]:
     return tuple(folder / f"{figure.stem}.{kind}" for kind in KINDS)
 
 
-def _drawn(panel: Panel, height: float, legend_width: int) -> alt.LayerChart:
+def _panel_chart(panel: Panel, height: float, legend_width: int) -> alt.LayerChart:
     layers = [
         *(_shade(curve, panel.x, panel.y) for curve in panel.curves if curve.shaded),
         *(_curve(curve) for curve in panel.curves),
-        *(_joined(line) for line in panel.lines),
+        *(_joined_line(line) for line in panel.lines),
         *_bars(panel.lines),
         _marks([_mark(mark, line.ink, SEED_SHARE) for line in panel.lines for mark in line.seeds]),
         _marks(_small_last(panel.lines)).properties(name=MEASURED),
@@ -213,7 +213,7 @@ def _shade(curve: Curve, x_axis: Axis, y_axis: Axis) -> alt.Chart:
     return area.encode(y2=alt.datum(y_axis.low))
 
 
-def _joined(line: Line) -> alt.Chart:
+def _joined_line(line: Line) -> alt.Chart:
     joined = [mark for mark in line.marks if mark.joined]
     chart = alt.Chart(_path((mark.x for mark in joined), (mark.y for mark in joined)))
     dash = DASHES[line.ink.dash]
@@ -397,5 +397,5 @@ def _vega_lite(chart: alt.LayerChart | alt.ConcatChart, font: str) -> dict[str, 
             labelOverlap=False,
         ),
     )
-    drawn: dict[str, Any] = chart.configure(**config.to_dict()).to_dict()
-    return drawn
+    spec: dict[str, Any] = chart.configure(**config.to_dict()).to_dict()
+    return spec
