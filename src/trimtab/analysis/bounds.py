@@ -114,20 +114,20 @@ def bounds_beside(
     Theorems 1, 2 and 4 bound the optimum of the objective. A trained model may stop short of it.
     """
     points = _over_lowest_seen(list(points))
-    found = []
+    comparisons = []
     for setting in settings_of(points, CASE_1):
         if setting.is_plain:
             continue
         if world is not None and setting.proxy in world.safety and setting.task in world.task:
-            found += _in_the_world(setting, world)
+            comparisons += _in_the_world(setting, world)
         else:
-            found += _from_estimates(setting)
-    starts = {(one.proxy, one.task): one for one in settings_of(points, ALIGNED)}
+            comparisons += _from_estimates(setting)
+    starts = {(start.proxy, start.task): start for start in settings_of(points, ALIGNED)}
     for setting in settings_of(points, CASE_2, CASE_2_RADIUS):
         start = starts.get((setting.proxy, setting.task))
         if start is not None and not setting.is_plain:
-            found += _from_local_geometry(setting, start, landscape)
-    return tuple(sorted(found, key=lambda one: one.bound.theorem))
+            comparisons += _from_local_geometry(setting, start, landscape)
+    return tuple(sorted(comparisons, key=lambda comparison: comparison.bound.theorem))
 
 
 def _over_lowest_seen(points: list[Point]) -> list[Point]:
@@ -186,20 +186,22 @@ def _in_the_world(setting: Setting, world: World) -> list[BoundBeside]:
 
 
 def _from_estimates(setting: Setting) -> list[BoundBeside]:
-    first = setting.points[0]
-    if first.context_overlap is None or setting.value is None:
+    point = setting.points[0]
+    if point.context_overlap is None or setting.value is None:
         return []
-    overlap, penalty = first.context_overlap.value, setting.value
+    overlap, penalty = point.context_overlap.value, setting.value
     unknown = float("inf")
     safety = theorem_1(total_variation=0.0, overlap=overlap, penalty=penalty, log_bound=unknown)
     capability = theorem_2(overlap=overlap, penalty=penalty)
-    found = []
+    comparisons = []
     sides: tuple[tuple[Gap, Bound], ...] = (("proxy gap", safety), ("capability gap", capability))
     for gap, bound in sides:
-        measured, tokens = setting.measured(gap), _mean_tokens(first, gap)
+        measured, tokens = setting.measured(gap), _mean_tokens(point, gap)
         if measured is not None and tokens is not None:
-            found.append(BoundBeside(setting, gap, bound, None, "estimate", None, measured, tokens))
-    return found
+            comparisons.append(
+                BoundBeside(setting, gap, bound, None, "estimate", None, measured, tokens)
+            )
+    return comparisons
 
 
 def _from_local_geometry(
@@ -208,16 +210,16 @@ def _from_local_geometry(
     safety_gap: Gap = "alignment gap" if ORIGINAL in landscape else "proxy gap"
     safety = landscape.get(ORIGINAL) or landscape.get(safety_data(setting.proxy))
     task = landscape.get(task_data(setting.task))
-    found = []
+    comparisons = []
     if (
         safety
-        and (first := start.measured(safety_gap))
+        and (start_gap := start.measured(safety_gap))
         and (measured := setting.measured(safety_gap))
     ):
         reached = max(point.distance for point in setting.points)
         sharp, classical = (
             theorem_3(
-                gap_at_start=max(0.0, first.value),
+                gap_at_start=max(0.0, start_gap.value),
                 gradient_norm=safety.slope.value,
                 smoothness=abs(safety.curvature.value),
                 radius=reached,
@@ -225,19 +227,19 @@ def _from_local_geometry(
             )
             for sharp in (True, False)
         )
-        found.append(
+        comparisons.append(
             BoundBeside(setting, safety_gap, sharp, classical, "estimate", None, measured, 1.0)
         )
     capability_gap: Gap = "capability gap"
     constraint: dict[str, Any] = {setting.method.hyperparameter: setting.value}
     if (
         task
-        and (first := start.measured(capability_gap))
+        and (start_gap := start.measured(capability_gap))
         and (measured := setting.measured(capability_gap))
     ):
         sharp, classical = (
             theorem_4(
-                gap_at_start=max(0.0, first.value),
+                gap_at_start=max(0.0, start_gap.value),
                 gradient_norm=task.slope.value,
                 smoothness=abs(task.curvature.value),
                 **constraint,
@@ -245,10 +247,10 @@ def _from_local_geometry(
             )
             for sharp in (True, False)
         )
-        found.append(
+        comparisons.append(
             BoundBeside(setting, capability_gap, sharp, classical, "estimate", None, measured, 1.0)
         )
-    return found
+    return comparisons
 
 
 def _mean_tokens(point: Point, gap: Gap) -> float | None:

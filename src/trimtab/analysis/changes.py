@@ -48,8 +48,8 @@ def loss_changes(
         model: the points of that model, which differ in the safety data or in the method's name.
         points: all of its experiment, those of the start among them.
     """
-    starts = {(one.proxy, one.task): one for one in points if one.method is ALIGNED}
-    found: dict[tuple[str, str], LossChange] = {}
+    starts = {(point.proxy, point.task): point for point in points if point.method is ALIGNED}
+    changes: dict[tuple[str, str], LossChange] = {}
     for point in model:
         start = starts.get((point.proxy, point.task))
         # With no entropies known, gaps are the changes from the start.
@@ -62,9 +62,9 @@ def loss_changes(
             now, before = getattr(point, field), getattr(start, field, None)
             if now is not None:
                 change = gap if before is not None else None
-                found.setdefault((what, data), LossChange(what, data, before, now, change))
+                changes.setdefault((what, data), LossChange(what, data, before, now, change))
     order = (SAFETY_LOSS, ORIGINAL_LOSS, TASK_LOSS)
-    return tuple(sorted(found.values(), key=lambda one: order.index(one.what)))
+    return tuple(sorted(changes.values(), key=lambda change: order.index(change.what)))
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,16 @@ class RateChange:
 
 def rate_changes(model: Point, points: Iterable[Point], rows: RowLosses) -> tuple[RateChange, ...]:
     """The changes of a model's judged rates; none where its answers were not judged."""
-    start = next((one for one in points if one.method is ALIGNED), None)
-    found = []
+    start = next((point for point in points if point.method is ALIGNED), None)
+    changes = []
     for field, what in RATES_IN_WORDS.items():
         now: Estimate | None = getattr(model, field)
         if now is None:
             continue
         before: Estimate | None = getattr(start, field, None)
         after_rows, before_rows = (
-            rows.of(f"answers:{field}", one.model) if one is not None and one.model else None
-            for one in (model, start)
+            rows.of(f"answers:{field}", point.model) if point is not None and point.model else None
+            for point in (model, start)
         )
         change = (
             share_change(after_rows[0], before_rows[0], now.unit)
@@ -101,5 +101,5 @@ def rate_changes(model: Point, points: Iterable[Point], rows: RowLosses) -> tupl
             else None
         )
         count = None if after_rows is None else after_rows.shape[1]
-        found.append(RateChange(what, count, before, now, change))
-    return tuple(found)
+        changes.append(RateChange(what, count, before, now, change))
+    return tuple(changes)

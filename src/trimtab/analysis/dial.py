@@ -44,29 +44,31 @@ def dial_settings(
     settings = []
     for point in (point for point in of_dial if point.seed == of_dial[0].seed):
         alpha, penalty = point.spec.value, point.multiplier
-        at = measured_of(point, safety) if safety is not None else None
-        if alpha is None or penalty is None or at is None or point.capability_gap is None:
+        safety_gap = measured_of(point, safety) if safety is not None else None
+        if alpha is None or penalty is None or safety_gap is None or point.capability_gap is None:
             continue
         settings.append(
             DialSetting(
                 alpha,
                 penalty,
-                (at.value, point.capability_gap.value),
+                (safety_gap.value, point.capability_gap.value),
                 tuple(_measured(point)),
                 tuple(_theory(point, penalty, world)),
-                tuple(_nearest(sample, alpha) for sample in samples),
+                tuple(_nearest_answer(sample, alpha) for sample in samples),
             )
         )
     return tuple(settings)
 
 
 def _measured(point: Point) -> list[Line]:
-    named: list[tuple[str, Estimate | None]] = [
+    losses: list[tuple[str, Estimate | None]] = [
         ("loss on the original safety data", point.alignment_loss),
         ("loss on the safety data trained on", point.proxy_loss),
         ("loss on the task", point.capability_loss),
     ]
-    lines = [(name, estimate_in_words(loss), loss.kind) for name, loss in named if loss is not None]
+    lines = [
+        (name, estimate_in_words(loss), loss.kind) for name, loss in losses if loss is not None
+    ]
     return [*lines, ("distance from θₛ (no unit)", number(point.distance), "exact")]
 
 
@@ -75,8 +77,8 @@ def _theory(point: Point, penalty: float, world: World | None) -> list[Line]:
     if world is None or not known:
         return []
     lines: list[Line] = []
-    (near,) = optimality_gap([point], world)
-    for name, beside in (("original", near.on_original), ("proxy", near.on_proxy)):
+    (point_gap,) = optimality_gap([point], world)
+    for name, beside in (("original", point_gap.on_original), ("proxy", point_gap.on_proxy)):
         if beside is not None:
             lines.append(
                 (
@@ -101,5 +103,5 @@ def _theory(point: Point, penalty: float, world: World | None) -> list[Line]:
     return lines
 
 
-def _nearest(sample: Sample, alpha: float) -> Answer:
+def _nearest_answer(sample: Sample, alpha: float) -> Answer:
     return min(sample.answers, key=lambda answer: abs(answer.alpha - alpha))

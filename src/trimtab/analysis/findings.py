@@ -79,9 +79,11 @@ def findings(
     """
     points, pairs = list(points), Pairs(rows)
     safety = safety_gap_of(points)
-    found: list[Finding | None] = [nearer_proxy_keeps_more_safety(points, pairs, distances)]
+    possible_findings: list[Finding | None] = [
+        nearer_proxy_keeps_more_safety(points, pairs, distances)
+    ]
     if safety is not None:
-        found += [
+        possible_findings += [
             penalty_lowers_safety_gap(points, pairs, safety),
             penalty_raises_capability_gap(points, pairs),
             strength_lowers_safety_gap(points, pairs, safety),
@@ -89,7 +91,7 @@ def findings(
             overlap_makes_safety_costly(points, pairs),
             case_2_costs_more(points, pairs, safety),
         ]
-    return tuple(finding for finding in found if finding is not None)
+    return tuple(finding for finding in possible_findings if finding is not None)
 
 
 def distances_in(world: World) -> dict[str, Estimate]:
@@ -112,39 +114,41 @@ def nearer_proxy_keeps_more_safety(
     evidence: list[str] = []
     unknown: list[str] = []
     is_short = False
-    for ((one, task), line), ((other, other_task), other_line) in combinations(
+    for ((proxy, task), line), ((other_proxy, other_task), other_line) in combinations(
         lines_of(points, CASE_1).items(), 2
     ):
         settings = {
-            name: _by_penalty(of, "alignment gap")
-            for name, of in ((one, line), (other, other_line))
+            name: _by_penalty(proxy_line, "alignment gap")
+            for name, proxy_line in ((proxy, line), (other_proxy, other_line))
         }
-        common = sorted(settings[one].keys() & settings[other].keys())
+        common = sorted(settings[proxy].keys() & settings[other_proxy].keys())
         if task != other_task or not common:
             continue
-        names = _by_distance(one, other, distances)
+        names = _by_distance(proxy, other_proxy, distances)
         if names is None:
-            unknown.append(f"{shortened(one)} or {shortened(other)}")
+            unknown.append(f"{shortened(proxy)} or {shortened(other_proxy)}")
             continue
         near, far = names
-        if not all(speaks([of[penalty] for penalty in common]) for of in settings.values()):
+        if not all(
+            speaks([by_penalty[penalty] for penalty in common]) for by_penalty in settings.values()
+        ):
             is_short = True
             continue
         order = pairs.order("alignment gap")
-        here = [order(settings[near][penalty], settings[far][penalty]) for penalty in common]
-        orders += here
+        pair_orders = [order(settings[near][penalty], settings[far][penalty]) for penalty in common]
+        orders += pair_orders
         middle = common[len(common) // 2]
-        at = {name: settings[name][middle].measured("alignment gap") for name in names}
+        gaps = {name: settings[name][middle].measured("alignment gap") for name in names}
         evidence.append(
             f"on {shortened(task)}, {shortened(near)} lies below {shortened(far)} at "
-            f"{here.count('below')} of {len(here)} "
-            f"penalties (at λ = {number(middle)}: {_value(at[near])} "
-            f"against {_value(at[far])} {UNIT}; {distances[near].unit} to the original "
+            f"{pair_orders.count('below')} of {len(pair_orders)} "
+            f"penalties (at λ = {number(middle)}: {_gap_text(gaps[near])} "
+            f"against {_gap_text(gaps[far])} {UNIT}; {distances[near].unit} to the original "
             f"{nats(distances[near].value)} and {nats(distances[far].value)})"
         )
     statement = "The proxy nearer the original safety data keeps more safety, at every penalty λ."
     if orders:
-        return Finding(statement, all_lie("below", orders), _quoted(evidence))
+        return Finding(statement, all_lie("below", orders), _evidence_text(evidence))
     if is_short:
         return Finding(statement, "too few to say", TOO_FEW)
     if unknown:
@@ -153,7 +157,7 @@ def nearer_proxy_keeps_more_safety(
             "experiment, or let 'trimtab audit' tell them apart"
             for pair in dict.fromkeys(unknown)
         ]
-        return Finding(statement, "undecided", _quoted(evidence))
+        return Finding(statement, "undecided", _evidence_text(evidence))
     return None
 
 
@@ -200,7 +204,7 @@ def overlap_makes_safety_costly(points: Iterable[Point], pairs: Pairs) -> Findin
         if len({overlap.value for overlap, _, _ in lines}) < 2 or len(common) < 2:
             continue
         loose, tight = common[0], common[-1]
-        lines = sorted(lines, key=lambda one: one[0].value)
+        lines = sorted(lines, key=lambda entry: entry[0].value)
         costs = [
             (overlap, pairs.rise(line[loose], line[tight], "capability gap"))
             for overlap, _, line in lines
@@ -210,21 +214,22 @@ def overlap_makes_safety_costly(points: Iterable[Point], pairs: Pairs) -> Findin
             evidence.append(TOO_FEW)
             continue
         verdicts.append(rises(costs, _cost_order))
-        told = ", ".join(
+        costs_text = ", ".join(
             f"{nats(cost.value)} at overlap {percent(overlap.value)} ({shortened(task)})"
             for (overlap, cost), (_, task, _) in zip(costs, lines, strict=True)
         )
         alike = compare(costs[0][0], costs[-1][0]) == "within"
         evidence.append(
             f"with {shortened(proxy)}, going from λ = {number(loose)} to {number(tight)} "
-            f"costs {told}, in {UNIT}" + ("; these overlaps cannot be told apart" if alike else "")
+            f"costs {costs_text}, in {UNIT}"
+            + ("; these overlaps cannot be told apart" if alike else "")
         )
     if not verdicts:
         return None
     statement = (
         "The less the task's contexts overlap the proxy's, the less capability safety costs."
     )
-    return Finding(statement, all_hold(verdicts), _quoted(evidence))
+    return Finding(statement, all_hold(verdicts), _evidence_text(evidence))
 
 
 def case_2_costs_more(points: Iterable[Point], pairs: Pairs, safety: SafetyGap) -> Finding | None:
@@ -237,33 +242,35 @@ def case_2_costs_more(points: Iterable[Point], pairs: Pairs, safety: SafetyGap) 
     verdicts: list[Verdict] = []
     evidence: list[str] = []
     is_short = False
-    for task, (proxy, first, second) in tasks_in_both_cases(points).items():
-        constrained = [setting for setting in first if not setting.is_plain]
-        other = [setting for setting in second if not setting.is_plain]
-        if not speaks(constrained) or not speaks(other):
+    for task, (proxy, case_1, case_2) in tasks_in_both_cases(points).items():
+        case_1_models = [setting for setting in case_1 if not setting.is_plain]
+        case_2_models = [setting for setting in case_2 if not setting.is_plain]
+        if not speaks(case_1_models) or not speaks(case_2_models):
             is_short = True
             continue
-        chosen = _unbeaten(constrained, safety)
-        compared = [_beside(setting, chosen, pairs, safety) for setting in other]
+        chosen = _unbeaten(case_1_models, safety)
+        compared = [
+            _order_beside_case_1(setting, chosen, pairs, safety) for setting in case_2_models
+        ]
         verdicts.append(_most_lie_above(compared))
         evidence.append(
             f"on {shortened(task)} with {shortened(proxy)}, of {len(compared)} Case II models "
             f"{compared.count('above')} cost more than one of Case I that is as safe, and "
             f"{compared.count('below')} less than one that is no safer"
-            f"{_example(other, compared, constrained, safety)}"
+            f"{_example_text(case_2_models, compared, case_1_models, safety)}"
         )
     statement = f"Case II is steeper: at the same {safety} it costs more capability than Case I."
     if not verdicts:
         return Finding(statement, "too few to say", TOO_FEW) if is_short else None
-    return Finding(statement, all_hold(verdicts), _quoted(evidence))
+    return Finding(statement, all_hold(verdicts), _evidence_text(evidence))
 
 
 def _unbeaten(settings: Sequence[Setting], safety: SafetyGap) -> list[Setting]:
     """Those on the front of both gaps: what another beats, nobody would choose."""
     measured = [
-        (setting, (at.value, cost.value))
+        (setting, (gap.value, cost.value))
         for setting in settings
-        if (at := setting.measured(safety)) and (cost := setting.measured("capability gap"))
+        if (gap := setting.measured(safety)) and (cost := setting.measured("capability gap"))
     ]
     return [measured[place][0] for place in front([gaps for _, gaps in measured])]
 
@@ -276,55 +283,60 @@ def _most_lie_above(orders: Sequence[Order]) -> Verdict:
     return "holds" if above else "does not hold"
 
 
-def _beside(setting: Setting, first: Sequence[Setting], pairs: Pairs, safety: SafetyGap) -> Order:
+def _order_beside_case_1(
+    setting: Setting, case_1: Sequence[Setting], pairs: Pairs, safety: SafetyGap
+) -> Order:
     """Whether a Case II model costs more, or less, than one of Case I that can stand for it."""
     order = pairs.order("capability gap")
-    at = setting.measured(safety)
+    safety_gap = setting.measured(safety)
     above = below = False
-    for one in first:
-        gap = one.measured(safety)
-        if at is None or gap is None:
+    for rival in case_1:
+        gap = rival.measured(safety)
+        if safety_gap is None or gap is None:
             continue
-        above |= gap.value <= at.value and order(one, setting) == "below"
-        below |= gap.value >= at.value and order(one, setting) == "above"
+        above |= gap.value <= safety_gap.value and order(rival, setting) == "below"
+        below |= gap.value >= safety_gap.value and order(rival, setting) == "above"
     if above == below:
         return "within"
     return "above" if above else "below"
 
 
-def _example(
-    second: Sequence[Setting], orders: Sequence[Order], first: Sequence[Setting], safety: SafetyGap
+def _example_text(
+    case_2: Sequence[Setting], orders: Sequence[Order], case_1: Sequence[Setting], safety: SafetyGap
 ) -> str:
     """One Case II model that costs more, beside the cheapest of Case I that is as safe."""
-    for one, order in zip(second, orders, strict=True):
-        at, cost = one.measured(safety), one.measured("capability gap")
-        if order != "above" or at is None or cost is None:
+    for case_2_setting, order in zip(case_2, orders, strict=True):
+        safety_gap, cost = (
+            case_2_setting.measured(safety),
+            case_2_setting.measured("capability gap"),
+        )
+        if order != "above" or safety_gap is None or cost is None:
             continue
         as_safe = [
             (height.value, gap.value)
-            for setting in first
+            for setting in case_1
             if (gap := setting.measured(safety)) and (height := setting.measured("capability gap"))
-            if gap.value <= at.value
+            if gap.value <= safety_gap.value
         ]
         least, beside = min(as_safe)
         return (
-            f" ({nats(cost.value)} at {nats(at.value)} against {nats(least)} at {nats(beside)}, "
-            f"in {UNIT})"
+            f" ({nats(cost.value)} at {nats(safety_gap.value)} against {nats(least)} at "
+            f"{nats(beside)}, in {UNIT})"
         )
     return ""
 
 
-def no_model_passes_the_limit(near: Sequence[PointOptimalityGap]) -> Finding | None:
+def no_model_passes_the_limit(gaps: Sequence[PointOptimalityGap]) -> Finding | None:
     """No measured G_f lies below min{G_f(P) : G(P) ≤ the safety gap measured}, in either plane."""
-    if not near:
+    if not gaps:
         return None
-    wrong = [one for one in near if one.is_impossible]
+    wrong = [gap for gap in gaps if gap.is_impossible]
     if not wrong:
-        evidence = f"{len(near)} of {len(near)} models keep to it, within their intervals."
+        evidence = f"{len(gaps)} of {len(gaps)} models keep to it, within their intervals."
         return Finding(NO_MODEL_PASSES, "holds", evidence)
     point = wrong[0].point
     evidence = (
-        f"a mistake somewhere, in data, measuring or theory: {len(wrong)} of {len(near)} models "
+        f"a mistake somewhere, in data, measuring or theory: {len(wrong)} of {len(gaps)} models "
         f"lie below by more than their intervals, first {point.method.title}, "
         f"{point.spec.label}, on {shortened(point.task)}, seed {point.seed}."
     )
@@ -337,7 +349,7 @@ def _trend(
     verdicts: list[Verdict] = []
     evidence: list[str] = []
     for name, line in lines.items():
-        measured = [(s, gap) for s in line if (gap := s.measured(which))]
+        measured = [(setting, gap) for setting in line if (gap := setting.measured(which))]
         if len(measured) < 2:
             continue
         if not speaks([setting for setting, _ in measured]):
@@ -345,17 +357,17 @@ def _trend(
             continue
         goes = falls if down else rises
         verdicts.append(goes([setting for setting, _ in measured], pairs.order(which)))
-        (first, from_gap), (last, to_gap) = measured[0], measured[-1]
+        (from_setting, from_gap), (to_setting, to_gap) = measured[0], measured[-1]
         evidence.append(
-            f"{name} {nats(from_gap.value)} at {first.label} and "
-            f"{nats(to_gap.value)} at {last.label}"
+            f"{name} {nats(from_gap.value)} at {from_setting.label} and "
+            f"{nats(to_gap.value)} at {to_setting.label}"
         )
     if not verdicts:
         return None
     if not evidence:
         return Finding(statement, "too few to say", TOO_FEW)
     count = f"{verdicts.count('holds')} of {len(evidence)} lines, in {UNIT}: "
-    return Finding(statement, all_hold(verdicts), count + _quoted(evidence))
+    return Finding(statement, all_hold(verdicts), count + _evidence_text(evidence))
 
 
 def _case_1_with_overlap(points: Iterable[Point]) -> dict[str, list[Setting]]:
@@ -378,32 +390,38 @@ def _case_2(points: Iterable[Point]) -> dict[str, list[Setting]]:
     }
 
 
-def _by_distance(one: str, other: str, distances: Mapping[str, Estimate]) -> tuple[str, str] | None:
+def _by_distance(
+    proxy: str, other_proxy: str, distances: Mapping[str, Estimate]
+) -> tuple[str, str] | None:
     """The nearer proxy and the farther; None where that is not known, or their intervals touch."""
-    if one not in distances or other not in distances:
+    if proxy not in distances or other_proxy not in distances:
         return None
-    order = compare(distances[one], distances[other])
+    order = compare(distances[proxy], distances[other_proxy])
     if order == "within":
         return None
-    return (one, other) if order == "below" else (other, one)
+    return (proxy, other_proxy) if order == "below" else (other_proxy, proxy)
 
 
-def _value(gap: Estimate | None) -> str:
+def _gap_text(gap: Estimate | None) -> str:
     return "–" if gap is None else nats(gap.value)
 
 
-def _cost_order(one: tuple[Estimate, Estimate], other: tuple[Estimate, Estimate]) -> Order:
+def _cost_order(first: tuple[Estimate, Estimate], second: tuple[Estimate, Estimate]) -> Order:
     """Of two costs, each after its overlap; overlaps that may be the same order nothing."""
-    (overlap, cost), (other_overlap, other_cost) = one, other
+    (overlap, cost), (other_overlap, other_cost) = first, second
     return "within" if compare(overlap, other_overlap) == "within" else compare(cost, other_cost)
 
 
 def _by_penalty(line: Iterable[Setting], which: Gap) -> dict[float, Setting]:
     """The settings with λ > 0 whose gap was measured."""
-    return {s.value: s for s in line if s.value and s.measured(which) is not None}
+    return {
+        setting.value: setting
+        for setting in line
+        if setting.value and setting.measured(which) is not None
+    }
 
 
-def _quoted(evidence: Sequence[str]) -> str:
+def _evidence_text(evidence: Sequence[str]) -> str:
     more = len(evidence) - LINES_QUOTED
-    told = "; ".join(evidence[:LINES_QUOTED]) + (f"; and {more} more" if more > 0 else "")
-    return f"{told}."
+    text = "; ".join(evidence[:LINES_QUOTED]) + (f"; and {more} more" if more > 0 else "")
+    return f"{text}."

@@ -31,9 +31,9 @@ class Setting:
 
     def measured(self, which: Gap | Rate) -> Estimate | None:
         """The gap or rate over the seeds, or None where a seed has none."""
-        each = [measured_of(point, which) for point in self.points]
-        known = [one for one in each if one is not None]
-        return over_seeds(known) if known and len(known) == len(each) else None
+        estimates = [measured_of(point, which) for point in self.points]
+        known = [estimate for estimate in estimates if estimate is not None]
+        return over_seeds(known) if known and len(known) == len(estimates) else None
 
     @property
     def is_plain(self) -> bool:
@@ -68,7 +68,10 @@ def settings_of(points: Iterable[Point], *methods: Method) -> list[Setting]:
         for spec, of_seeds in groups.items()
     ]
     order = {method: place for place, method in enumerate(methods)}
-    return sorted(settings, key=lambda one: (order[one.method], one.method.tightness(one.value)))
+    return sorted(
+        settings,
+        key=lambda setting: (order[setting.method], setting.method.tightness(setting.value)),
+    )
 
 
 def all_settings(points: Iterable[Point]) -> tuple[Setting, ...]:
@@ -117,19 +120,19 @@ def tasks_in_both_cases(
     The proxy is the one that Case II was measured on, else the first that Case I was given.
     """
     points = list(points)
-    first_lines = lines_of(points, CASE_1)
-    second_lines: dict[str, list[Setting]] = {}
+    case_1_by_pair = lines_of(points, CASE_1)
+    case_2_by_task: dict[str, list[Setting]] = {}
     for method in (CASE_2, CASE_2_RADIUS):
         for task, line in case_2_lines(points, method).items():
-            second_lines.setdefault(task, []).extend(line)
-    both = {}
-    for task, second in second_lines.items():
-        proxies = [proxy for proxy, other in first_lines if other == task]
+            case_2_by_task.setdefault(task, []).extend(line)
+    in_both_cases = {}
+    for task, case_2 in case_2_by_task.items():
+        proxies = [proxy for proxy, line_task in case_1_by_pair if line_task == task]
         if proxies:
-            measured = second[0].proxy
+            measured = case_2[0].proxy
             proxy = measured if measured is not None and measured in proxies else proxies[0]
-            both[task] = proxy, first_lines[proxy, task], second
-    return both
+            in_both_cases[task] = proxy, case_1_by_pair[proxy, task], case_2
+    return in_both_cases
 
 
 def _by_seed(points: Iterable[Point]) -> tuple[Point, ...]:

@@ -21,7 +21,9 @@ _VERDICTS: dict[Verdict, str] = {
     "beyond": "beyond {}",
     "undecided": "undecided, as its interval holds {}",
 }
-VERDICTS: dict[Verdict, str] = {kept: told.format("the budget") for kept, told in _VERDICTS.items()}
+VERDICTS: dict[Verdict, str] = {
+    outcome: template.format("the budget") for outcome, template in _VERDICTS.items()
+}
 
 
 def nats(value: float) -> str:
@@ -63,8 +65,8 @@ def before_and_after(start: Estimate, now: Estimate, change: Estimate | None) ->
     >>> before_and_after(loss(1.849, 1, 2), loss(1.829, 1, 2), loss(-0.02, -0.033, -0.009))
     '1.849 → 1.829 (−0.020 [−0.033, −0.009])'
     """
-    told = f"{start.value:.3f} → {now.value:.3f}"
-    return told if change is None else f"{told} ({change_in_words(change)})"
+    text = f"{start.value:.3f} → {now.value:.3f}"
+    return text if change is None else f"{text} ({change_in_words(change)})"
 
 
 def change_in_words(change: Estimate, digits: int | None = None) -> str:
@@ -91,7 +93,7 @@ def unbroken(words: str) -> str:
     >>> unbroken("by 0.1 [0.05, 0.15]").split(" ")[-1]
     '[0.05,\\xa00.15]'
     """
-    return re.sub(r"\[[^\]]*\]", lambda found: found[0].replace(" ", "\u00a0"), words)
+    return re.sub(r"\[[^\]]*\]", lambda match: match[0].replace(" ", "\u00a0"), words)
 
 
 def percent(share: float) -> str:
@@ -113,13 +115,13 @@ def rate_in_words(rate: Estimate) -> str:
     return f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
 
 
-def limit_verdict(kept: Verdict, limit: float) -> str:
+def limit_verdict(outcome: Verdict, limit: float) -> str:
     """How a rate keeps to a limit, a share.
 
     >>> limit_verdict("within", 0.02), limit_verdict("undecided", 0.005)
     ('within the limit of 2 %', 'undecided, as its interval holds the limit of 0.5 %')
     """
-    return _VERDICTS[kept].format(f"the limit of {100 * limit:g} %")
+    return _VERDICTS[outcome].format(f"the limit of {100 * limit:g} %")
 
 
 def budget_in_words(point: Point) -> str:
@@ -127,26 +129,26 @@ def budget_in_words(point: Point) -> str:
     change, budget = point.safety_change, point.budget
     assert change is not None
     assert budget is not None
-    told = (
+    text = (
         f"budget {number(budget)}: held-out change of the safety loss {estimate_in_words(change)} "
         f"{change.unit}, {'exact' if change.kind == 'exact' else f'an {change.kind}'}"
     )
-    kept = verdict(change, budget)
-    told = f"{told}: {VERDICTS[kept]}"
-    if kept != "within" and point.multiplier is not None and point.multiplier >= OUT_OF_REACH:
-        return f"{told}, and out of reach: at λ = {number(point.multiplier)} the task hardly counts"
-    if budget <= 0 or kept == "beyond":
-        return told
+    outcome = verdict(change, budget)
+    text = f"{text}: {VERDICTS[outcome]}"
+    if outcome != "within" and point.multiplier is not None and point.multiplier >= OUT_OF_REACH:
+        return f"{text}, and out of reach: at λ = {number(point.multiplier)} the task hardly counts"
+    if budget <= 0 or outcome == "beyond":
+        return text
     spent = change.value / budget
     if spent >= MOST_UNSPENT:
-        return told
+        return text
     if spent <= 0:
-        return f"{told}; none of it is spent"
-    told = f"{told}; {percent(spent)} of it is spent"
+        return f"{text}; none of it is spent"
+    text = f"{text}; {percent(spent)} of it is spent"
     if point.validation_rows_wanted is None:
-        return told
+        return text
     return (
-        f"{told}, as validation rows allow: {point.validation_rows_wanted:,} would let four fifths "
+        f"{text}, as validation rows allow: {point.validation_rows_wanted:,} would let four fifths "
         "be spent"
     )
 

@@ -49,7 +49,9 @@ class Limits:
         world = self.world
         d_f, d_proxy = world.task[task], world.safety[proxy]
         frontier = exact_frontier(d_f, d_proxy, world.original, grid)
-        bounds = [safety_bound(d_f, d_proxy, world.original, float(p)).value for p in grid]
+        bounds = [
+            safety_bound(d_f, d_proxy, world.original, float(penalty)).value for penalty in grid
+        ]
         return (
             _curve(BOUND, grid, self._per_token(np.array(bounds))),
             _curve(EXACT, grid, self._per_token(frontier.alignment_gap)),
@@ -72,8 +74,10 @@ class Limits:
         world = self.world
         d_f, d_proxy = world.task[task], world.safety[proxy]
         penalties = FRONT_PENALTIES[::4].tolist()
-        safety = [safety_bound(d_f, d_proxy, world.original, p).value for p in penalties]
-        capability = [capability_bound(d_f, d_proxy, p).value for p in penalties]
+        safety = [
+            safety_bound(d_f, d_proxy, world.original, penalty).value for penalty in penalties
+        ]
+        capability = [capability_bound(d_f, d_proxy, penalty).value for penalty in penalties]
         return (self._in_plane(BOTH_BOUNDS, np.array(safety), np.array(capability)),)
 
     def oracle_curves(self, task: str) -> tuple[LimitCurve, ...]:

@@ -53,7 +53,7 @@ def most_capable_within(standing_at: Callable[[float], Standing]) -> Found:
             break
         beyond = place
     else:
-        nearest = min(tried, key=lambda one: tried[one].shortfall)
+        nearest = min(tried, key=lambda candidate: tried[candidate].shortfall)
         return Found(nearest, tried[nearest], tried)
     if beyond is not None:
         for _ in range(REFINEMENTS):

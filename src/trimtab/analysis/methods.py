@@ -54,7 +54,7 @@ class MethodResult:
     extra_bytes: float | None
 
     def to_json(self) -> dict[str, Any]:
-        def told(estimate: Estimate | None) -> Any:
+        def estimate_record(estimate: Estimate | None) -> Any:
             if estimate is None:
                 return None
             return {"value": estimate.value, "interval": [estimate.low, estimate.high]}
@@ -63,8 +63,8 @@ class MethodResult:
             "method": self.method.name,
             "proxy": self.proxy,
             "task": self.task,
-            "hypervolume": told(self.volume),
-            "hypervolume_less_case_1": told(self.against_case_1),
+            "hypervolume": estimate_record(self.volume),
+            "hypervolume_less_case_1": estimate_record(self.against_case_1),
             "adjusted_p_value": self.p_value,
             "settings": len(self.settings),
             "dominated": self.dominated,
@@ -75,11 +75,11 @@ class MethodResult:
             "extra_bytes": None if self.extra_bytes is None else round(self.extra_bytes),
             "points": [
                 {
-                    "value": "inf" if one.value == math.inf else one.value,
-                    "seeds": len(one.points),
-                    "capability_gap": told(one.measured("capability gap")),
+                    "value": "inf" if setting.value == math.inf else setting.value,
+                    "seeds": len(setting.points),
+                    "capability_gap": estimate_record(setting.measured("capability gap")),
                 }
-                for one in self.settings
+                for setting in self.settings
             ],
         }
 
@@ -98,7 +98,7 @@ class Rectangle:
     def between(cls, aligned: Setting, plain: Setting, safety: SafetyGap) -> Rectangle | None:
         """The one between two models; None where a gap of theirs was not measured."""
         safest, unsafest = aligned.measured(safety), plain.measured(safety)
-        untaught, taught = (one.measured("capability gap") for one in (aligned, plain))
+        untaught, taught = (setting.measured("capability gap") for setting in (aligned, plain))
         if not (safest and unsafest and untaught and taught):
             return None
         over_start = safest.unit == OVER_START
@@ -127,61 +127,66 @@ def method_results(points: Sequence[Point]) -> tuple[MethodResult, ...]:
         return ()
     settings = all_settings(points)
     results: list[MethodResult] = []
-    for pair in dict.fromkeys((one.proxy, one.task) for one in settings):
-        results += _of_pair([one for one in settings if (one.proxy, one.task) == pair], safety)
+    for pair in dict.fromkeys((setting.proxy, setting.task) for setting in settings):
+        results += _of_pair(
+            [setting for setting in settings if (setting.proxy, setting.task) == pair], safety
+        )
     return tuple(results)
 
 
-def dominates(one: Setting, other: Setting, safety: SafetyGap) -> bool:
-    """Whether `one` is better in both gaps, each beyond its interval."""
-    return all(_below(one, other, which) for which in (safety, "capability gap"))
+def dominates(first: Setting, second: Setting, safety: SafetyGap) -> bool:
+    """Whether `first` is better in both gaps, each beyond its interval."""
+    return all(_below(first, second, which) for which in (safety, "capability gap"))
 
 
 def _of_pair(settings: list[Setting], safety: SafetyGap) -> list[MethodResult]:
-    ends = {one.method: one for one in settings if one.method in (ALIGNED, PLAIN)}
+    ends = {setting.method: setting for setting in settings if setting.method in (ALIGNED, PLAIN)}
     if len(ends) < 2:
         return []
     rectangle = Rectangle.between(ends[ALIGNED], ends[PLAIN], safety)
     if rectangle is None:
         return []
     methods: dict[Method, list[Setting]] = {}
-    for one in settings:
-        if one.method not in ends:
-            methods.setdefault(one.method, []).append(one)
+    for setting in settings:
+        if setting.method not in ends:
+            methods.setdefault(setting.method, []).append(setting)
     volumes = {method: _volumes(line, safety, rectangle) for method, line in methods.items()}
     results = []
     for method, line in methods.items():
         beaten: dict[Setting, list[Method]] = {}
-        for mine in line:
-            others = [other for other in settings if other.method not in (method, *ends)]
-            winners = [other.method for other in others if dominates(other, mine, safety)]
+        for setting in line:
+            rivals = [rival for rival in settings if rival.method not in (method, *ends)]
+            winners = [rival.method for rival in rivals if dominates(rival, setting, safety)]
             if winners:
-                beaten[mine] = winners
+                beaten[setting] = winners
         if not volumes[method]:
             continue
-        made = [point for one in line for point in one.points]
-        first = volumes.get(CASE_1)
-        against = p_value = None
-        if first and method is not CASE_1:
-            seeds = sorted(set(first) & set(volumes[method]))
+        trained_points = [point for setting in line for point in setting.points]
+        case_1_volumes = volumes.get(CASE_1)
+        against_case_1 = p_value = None
+        if case_1_volumes and method is not CASE_1:
+            seeds = sorted(set(case_1_volumes) & set(volumes[method]))
             if seeds:
-                less = [volumes[method][seed] - first[seed] for seed in seeds]
-                against, p_value = student_mean(less, SHARE), student_p_value(less)
+                differences = [volumes[method][seed] - case_1_volumes[seed] for seed in seeds]
+                against_case_1, p_value = (
+                    student_mean(differences, SHARE),
+                    student_p_value(differences),
+                )
         results.append(
             MethodResult(
                 method,
                 line[0].proxy,
                 line[0].task,
-                tuple(sorted(line, key=lambda one: one.value or 0.0)),
+                tuple(sorted(line, key=lambda setting: setting.value or 0.0)),
                 student_mean(list(volumes[method].values()), SHARE),
-                against,
+                against_case_1,
                 p_value,
                 len(beaten),
-                sum(_can_be_judged(one, safety) for one in line),
+                sum(_can_be_judged(setting, safety) for setting in line),
                 tuple(dict.fromkeys(winner for won in beaten.values() for winner in won)),
-                _of_line(made, lambda point: point.train_tokens),
-                _of_line(made, lambda point: point.wall_seconds),
-                _mean_where_known([point.extra_bytes for point in made]),
+                _of_line(trained_points, lambda point: point.train_tokens),
+                _of_line(trained_points, lambda point: point.wall_seconds),
+                _mean_where_known([point.extra_bytes for point in trained_points]),
             )
         )
     return sorted(_adjusted(results), key=lambda result: -result.volume.value)
@@ -189,11 +194,13 @@ def _of_pair(settings: list[Setting], safety: SafetyGap) -> list[MethodResult]:
 
 def _adjusted(results: Sequence[MethodResult]) -> list[MethodResult]:
     """The results with p-values that hold for all of them together."""
-    raw = {one.method: one.p_value for one in results if one.p_value is not None}
+    raw = {result.method: result.p_value for result in results if result.p_value is not None}
     adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
     return [
-        replace(one, p_value=float(adjusted[one.method])) if one.method in adjusted else one
-        for one in results
+        replace(result, p_value=float(adjusted[result.method]))
+        if result.method in adjusted
+        else result
+        for result in results
     ]
 
 
@@ -204,14 +211,14 @@ def _of_line(points: Sequence[Point], cost: Callable[[Point], float]) -> float:
         seeds.setdefault(point.seed, []).append(point)
     method = points[0].method
     shared = method.one_training or method.stage == "after training"
-    each = [(max if shared else sum)(map(cost, of_seed)) for of_seed in seeds.values()]
-    return float(np.mean(each))
+    costs = [(max if shared else sum)(map(cost, of_seed)) for of_seed in seeds.values()]
+    return float(np.mean(costs))
 
 
 def _volumes(line: Sequence[Setting], safety: SafetyGap, rectangle: Rectangle) -> dict[int, float]:
     of_seed: dict[int, list[tuple[float, float]]] = {}
-    for one in line:
-        for point in one.points:
+    for setting in line:
+        for point in setting.points:
             x, y = measured_of(point, safety), measured_of(point, "capability gap")
             if x is not None and y is not None:
                 of_seed.setdefault(point.seed, []).append((x.value, y.value))
@@ -224,23 +231,27 @@ def _volumes(line: Sequence[Setting], safety: SafetyGap, rectangle: Rectangle) -
     }
 
 
-def _below(one: Setting, other: Setting, which: Gap) -> bool:
-    mine = {point.seed: measured_of(point, which) for point in one.points}
-    theirs = {point.seed: measured_of(point, which) for point in other.points}
-    shared = [seed for seed in mine if seed in theirs and mine[seed] and theirs[seed]]
+def _below(first: Setting, second: Setting, which: Gap) -> bool:
+    first_gaps = {point.seed: measured_of(point, which) for point in first.points}
+    second_gaps = {point.seed: measured_of(point, which) for point in second.points}
+    shared = [
+        seed
+        for seed in first_gaps
+        if seed in second_gaps and first_gaps[seed] and second_gaps[seed]
+    ]
     if len(shared) < 2:
-        ours, others = one.measured(which), other.measured(which)
-        if not shared or ours is None or others is None:
+        first_gap, second_gap = first.measured(which), second.measured(which)
+        if not shared or first_gap is None or second_gap is None:
             return False
-        is_judged = ours.low < ours.high or others.low < others.high
-        return is_judged and compare(ours, others) == "below"
-    gaps = [(mine[seed], theirs[seed]) for seed in shared]
+        is_judged = first_gap.low < first_gap.high or second_gap.low < second_gap.high
+        return is_judged and compare(first_gap, second_gap) == "below"
+    gaps = [(first_gaps[seed], second_gaps[seed]) for seed in shared]
     return student_mean([a.value - b.value for a, b in gaps if a and b], "").high < 0
 
 
-def _can_be_judged(one: Setting, safety: SafetyGap) -> bool:
-    gap = one.measured(safety)
-    return gap is not None and (len(one.points) > 1 or gap.low < gap.high)
+def _can_be_judged(setting: Setting, safety: SafetyGap) -> bool:
+    gap = setting.measured(safety)
+    return gap is not None and (len(setting.points) > 1 or gap.low < gap.high)
 
 
 def _mean_where_known(values: Sequence[float | None]) -> float | None:

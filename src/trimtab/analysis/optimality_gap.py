@@ -54,7 +54,7 @@ class PointOptimalityGap:
     @property
     def is_impossible(self) -> bool:
         return any(
-            near is not None and near.is_impossible for near in (self.on_proxy, self.on_original)
+            gap is not None and gap.is_impossible for gap in (self.on_proxy, self.on_original)
         )
 
 
@@ -64,19 +64,19 @@ def optimality_gap(points: Iterable[Point], world: World) -> tuple[PointOptimali
     In (proxy gap, capability gap) and in (alignment gap, capability gap) alike the limit is the
     Pareto front over all models, so it is true of Case I, of Case II and of the starting model.
     """
-    found = []
+    gaps = []
     for point in points:
         if point.task not in world.task or point.capability_gap is None:
             continue
         proxy = world.safety.get(point.proxy) if point.proxy is not None else None
-        on_proxy = _nearness(world, point, proxy, point.proxy_gap)
-        on_original = _nearness(world, point, world.original, point.alignment_gap)
+        on_proxy = _gap_over_limit(world, point, proxy, point.proxy_gap)
+        on_original = _gap_over_limit(world, point, world.original, point.alignment_gap)
         if on_proxy or on_original:
-            found.append(PointOptimalityGap(point, on_proxy, on_original))
-    return tuple(found)
+            gaps.append(PointOptimalityGap(point, on_proxy, on_original))
+    return tuple(gaps)
 
 
-def _nearness(
+def _gap_over_limit(
     world: World, point: Point, safety: Distribution | None, gap: Estimate | None
 ) -> OptimalityGap | None:
     if safety is None or gap is None or point.capability_gap is None:

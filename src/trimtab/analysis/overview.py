@@ -53,8 +53,8 @@ class Option:
         """Method and hyperparameter as a person says them."""
         if self.setting.method is ALIGNED:
             return "start θₛ"
-        named = self.setting.method.short or self.setting.method.title
-        return named if self.setting.value is None else f"{named}, {self.setting.label}"
+        method_name = self.setting.method.short or self.setting.method.title
+        return method_name if self.setting.value is None else f"{method_name}, {self.setting.label}"
 
 
 @dataclass(frozen=True)
@@ -72,22 +72,24 @@ class Overview:
     @property
     def start(self) -> Option:
         """θ_s of the picture."""
-        return next(one for one in self.pictured if one.setting.method is ALIGNED)
+        return next(option for option in self.pictured if option.setting.method is ALIGNED)
 
     @property
     def plain(self) -> Option | None:
         """Plain fine-tuning of the picture."""
-        return next((one for one in self.pictured if one.setting.method is PLAIN), None)
+        return next((option for option in self.pictured if option.setting.method is PLAIN), None)
 
     @property
     def trained(self) -> tuple[Option, ...]:
         """All but the start, of all tasks."""
-        return tuple(one for one in self.options if one.setting.method is not ALIGNED)
+        return tuple(option for option in self.options if option.setting.method is not ALIGNED)
 
     @property
     def choices(self) -> tuple[Option, ...]:
         """Of the picture, all but the start and plain fine-tuning."""
-        return tuple(one for one in self.pictured if one.setting.method not in (ALIGNED, PLAIN))
+        return tuple(
+            option for option in self.pictured if option.setting.method not in (ALIGNED, PLAIN)
+        )
 
     @property
     def best(self) -> Option | None:
@@ -100,7 +102,11 @@ class Overview:
         if plain is None or plain.task.change is None or plain.task.change.high >= 0:
             return None
         least = KEPT * plain.task.change.value
-        held = [one for one in self.choices if one.task.change and one.task.change.value <= least]
+        held = [
+            option
+            for option in self.choices
+            if option.task.change and option.task.change.value <= least
+        ]
         return min(held, key=self._danger, default=None)
 
     def _danger(self, option: Option) -> tuple[float, float]:
@@ -112,70 +118,80 @@ class Overview:
 def overview(points: Sequence[Point], rows: RowLosses) -> Overview | None:
     """What there is to choose; None without the start, or where no safety loss was measured."""
     known = [point for point in points if point.alignment_loss or point.proxy_loss]
-    starts = [one for one in all_settings(known) if one.method is ALIGNED]
+    starts = [setting for setting in all_settings(known) if setting.method is ALIGNED]
     if not starts:
         return None
-    on_original = all(one.alignment_loss for one in known)
-    found: dict[tuple[object, ...], Option] = {}
+    on_original = all(point.alignment_loss for point in known)
+    by_key: dict[tuple[object, ...], Option] = {}
     by_pair = choices(known, rows)
     for start in starts:
         zero = Estimate(0.0, 0.0, 0.0, "nats per token", "exact")
         line = by_pair[start.proxy, start.task]
-        plain_first = sorted(line, key=lambda one: one.setting.method is not PLAIN)
-        changes = [(one.setting, one.safety_change, one.task_change) for one in plain_first]
+        plain_first = sorted(line, key=lambda choice: choice.setting.method is not PLAIN)
+        changes = [
+            (choice.setting, choice.safety_change, choice.task_change) for choice in plain_first
+        ]
         for setting, safety, task in ((start, zero, zero), *changes):
-            found.setdefault(
+            by_key.setdefault(
                 _key(setting, on_original), _option(setting, safety, task, points, rows)
             )
     tasks = list(dict.fromkeys(start.task for start in starts))
     options = tuple(
         sorted(
-            found.values(),
-            key=lambda one: (tasks.index(one.setting.task), _rank(one)),
+            by_key.values(),
+            key=lambda option: (tasks.index(option.setting.task), _rank(option)),
         )
     )
     if len(options) == len(starts):
         return None
-    main = _most(one.setting.task for one in options)
-    pictured = tuple(one for one in options if one.setting.task == main)
+    main_task = _commonest(option.setting.task for option in options)
+    pictured = tuple(option for option in options if option.setting.task == main_task)
     if not on_original:
-        proxy = _most(one.setting.proxy for one in pictured)
-        pictured = tuple(one for one in pictured if one.setting.proxy == proxy)
-    counted = all(REFUSED in one.rates for one in pictured)
-    return Overview(options, main, pictured, "refusals" if counted else "losses", on_original)
+        proxy = _commonest(option.setting.proxy for option in pictured)
+        pictured = tuple(option for option in pictured if option.setting.proxy == proxy)
+    counted = all(REFUSED in option.rates for option in pictured)
+    return Overview(options, main_task, pictured, "refusals" if counted else "losses", on_original)
 
 
-def answer_in_words(found: Overview) -> tuple[str, ...]:
+def answer_in_words(summary: Overview) -> tuple[str, ...]:
     """The answer in two or three sentences, for a reader who knows none of the symbols."""
-    shown = found.plain or next(one for one in found.pictured if one.setting.method is not ALIGNED)
-    how = f" by {_called(shown)}" if found.plain is None else ""
-    who = f"{'Fine-tuning' if how else 'Plain fine-tuning'} on {found.task}{how}"
+    shown = summary.plain or next(
+        option for option in summary.pictured if option.setting.method is not ALIGNED
+    )
+    how = f" by {_option_text(shown)}" if summary.plain is None else ""
+    who = f"{'Fine-tuning' if how else 'Plain fine-tuning'} on {summary.task}{how}"
     seeds = len(shown.setting.points)
     mean = f" (means over {seeds} seeds)" if seeds > 1 else ""
     losses = (
-        f"{who} {_moved('the safety loss', shown.safety.change)} and "
-        f"{_moved('the task loss', shown.task.change)}, in nats per token{mean}."
+        f"{who} {_change_text('the safety loss', shown.safety.change)} and "
+        f"{_change_text('the task loss', shown.task.change)}, in nats per token{mean}."
     )
-    told = [losses]
-    if refusals := _refusals(found, shown):
-        told.insert(0, refusals)
-    if found.plain is None:
-        told.append("What plain fine-tuning would have cost is not known here: train it as well.")
-    elif sentence := _recommended(found):
-        told.append(sentence)
-    return tuple(told)
+    sentences = [losses]
+    if refusals := _refusals(summary, shown):
+        sentences.insert(0, refusals)
+    if summary.plain is None:
+        sentences.append(
+            "What plain fine-tuning would have cost is not known here: train it as well."
+        )
+    elif sentence := _recommendation(summary):
+        sentences.append(sentence)
+    return tuple(sentences)
 
 
-def _recommended(found: Overview) -> str | None:
-    best, others = found.best, found.choices
+def _recommendation(summary: Overview) -> str | None:
+    best, alternatives = summary.best, summary.choices
     if best is None:
-        learned = found.plain is not None and _learned(found.plain)
-        return f"No other model here keeps {KEPT:.0%} of that gain." if others and learned else None
-    if len(others) == 1:
-        return f"{_called(best)} instead: {_in_short(best)}."
+        learned = summary.plain is not None and _learned(summary.plain)
+        return (
+            f"No other model here keeps {KEPT:.0%} of that gain."
+            if alternatives and learned
+            else None
+        )
+    if len(alternatives) == 1:
+        return f"{_option_text(best)} instead: {_changes_text(best)}."
     return (
-        f"Of the other {len(others)} models here, the safest that keeps at least half of the gain "
-        f"is {_called(best)}: {_in_short(best)}."
+        f"Of the other {len(alternatives)} models here, the safest that keeps at least half of the "
+        f"gain is {_option_text(best)}: {_changes_text(best)}."
     )
 
 
@@ -183,19 +199,19 @@ def _learned(option: Option) -> bool:
     return option.task.change is not None and option.task.change.high < 0
 
 
-def _refusals(found: Overview, shown: Option) -> str | None:
-    before, now = found.start.rates.get(REFUSED), shown.rates.get(REFUSED)
+def _refusals(summary: Overview, shown: Option) -> str | None:
+    before, now = summary.start.rates.get(REFUSED), shown.rates.get(REFUSED)
     if before is None or now is None:
         return None
     of = f"{now.count} harmful prompts" if now.count else "the harmful prompts"
-    who = "plain fine-tuning" if found.plain else f"fine-tuning by {_called(shown)}"
+    who = "plain fine-tuning" if summary.plain else f"fine-tuning by {_option_text(shown)}"
     return (
         f"Of {of} the model refused {percent(before.value.value)} before, and "
-        f"{percent(now.value.value)} after {who}{_points_apart(now)}."
+        f"{percent(now.value.value)} after {who}{_points_text(now)}."
     )
 
 
-def _points_apart(rate: Measured) -> str:
+def _points_text(rate: Measured) -> str:
     return "" if rate.change is None else f" ({points_in_words(rate.change)})"
 
 
@@ -212,7 +228,7 @@ def points_in_words(change: Estimate) -> str:
     return f"{value} points" if change.low == change.high else f"{value} points [{low}, {high}]"
 
 
-def _moved(what: str, change: Estimate | None) -> str:
+def _change_text(what: str, change: Estimate | None) -> str:
     if change is None:
         return f"changed {what} by what is not known"
     if change.low <= 0 <= change.high:
@@ -223,19 +239,19 @@ def _moved(what: str, change: Estimate | None) -> str:
     return f"lowered {what} by {change_in_words(turned).replace('+', '')}"
 
 
-def _called(option: Option) -> str:
+def _option_text(option: Option) -> str:
     setting = option.setting
     hyperparameter = setting.method.hyperparameter.replace("_", " ")
     symbol = setting.method.symbol
     label = f"{hyperparameter} {setting.label}" if symbol and len(symbol) == 1 else setting.label
-    named = setting.method.short or setting.method.title
+    method_name = setting.method.short or setting.method.title
     if setting.value is None:
-        return named
+        return method_name
     reads = setting.method.reads_safety and setting.proxy
-    return f"{named} with {label}{f' on safety data {setting.proxy}' if reads else ''}"
+    return f"{method_name} with {label}{f' on safety data {setting.proxy}' if reads else ''}"
 
 
-def _in_short(option: Option) -> str:
+def _changes_text(option: Option) -> str:
     parts = []
     if refused := option.rates.get(REFUSED):
         parts.append(f"{percent(refused.value.value)} refused")
@@ -250,28 +266,35 @@ def _option(
 ) -> Option:
     return Option(
         setting,
-        Measured(_mean(setting, lambda one: one.alignment_loss or one.proxy_loss), safety),
-        Measured(_mean(setting, lambda one: one.capability_loss), task),
+        Measured(_mean(setting, lambda point: point.alignment_loss or point.proxy_loss), safety),
+        Measured(_mean(setting, lambda point: point.capability_loss), task),
         _rates(setting, points, rows),
     )
 
 
 def _mean(setting: Setting, loss_of: Callable[[Point], Estimate | None]) -> Estimate:
-    return over_seeds([loss for one in setting.points if (loss := loss_of(one)) is not None])
+    return over_seeds([loss for point in setting.points if (loss := loss_of(point)) is not None])
 
 
 def _rates(setting: Setting, points: Sequence[Point], rows: RowLosses) -> dict[str, Measured]:
     of_seeds = [
-        {one.what: one for one in rate_changes(point, points, rows)} for point in setting.points
+        {rate_change.what: rate_change for rate_change in rate_changes(point, points, rows)}
+        for point in setting.points
     ]
-    shared = [what for what in of_seeds[0] if all(what in each for each in of_seeds)]
-    found = {}
+    shared = [what for what in of_seeds[0] if all(what in of_seed for of_seed in of_seeds)]
+    rates = {}
     for what in shared:
-        each = [of_seed[what] for of_seed in of_seeds]
-        changes = [one.change for one in each if one.change is not None]
-        change = over_seeds(changes) if len(changes) == len(each) else None
-        found[what] = Measured(over_seeds([one.now for one in each]), change, each[0].prompts)
-    return found
+        seed_changes = [of_seed[what] for of_seed in of_seeds]
+        changes = [
+            rate_change.change for rate_change in seed_changes if rate_change.change is not None
+        ]
+        change = over_seeds(changes) if len(changes) == len(seed_changes) else None
+        rates[what] = Measured(
+            over_seeds([rate_change.now for rate_change in seed_changes]),
+            change,
+            seed_changes[0].prompts,
+        )
+    return rates
 
 
 def _key(setting: Setting, on_original: bool) -> tuple[object, ...]:
@@ -288,6 +311,6 @@ def _rank(option: Option) -> tuple[int, float]:
     return rank, change.value if change else 0.0
 
 
-def _most(values: Iterable[T]) -> T:
+def _commonest(values: Iterable[T]) -> T:
     listed = list(values)
     return max(dict.fromkeys(listed), key=listed.count)

@@ -103,7 +103,7 @@ _ESTIMATES = frozenset(
 
 def _flat(point: Point) -> dict[str, Any]:
     record = point.spec.to_json() | {"value": point.spec.value}
-    for name in (one.name for one in fields(Point) if one.name != "spec"):
+    for name in (point_field.name for point_field in fields(Point) if point_field.name != "spec"):
         value = getattr(point, name)
         if name not in _ESTIMATES:
             record[name] = value

@@ -64,9 +64,9 @@ class Limit:
     def in_words(self) -> str:
         """As in 'harmful rate at most 0.02'."""
         side = "at least" if self.at_least else "at most"
-        told = f"{self.metric} {side} {number(self.value)}"
+        text = f"{self.metric} {side} {number(self.value)}"
         is_loss = self.metric.endswith("loss")
-        return f"{told} nats per token over the start's" if is_loss else told
+        return f"{text} nats per token over the start's" if is_loss else text
 
     def rows_to_keep_it(self, measured: Estimate) -> int | None:
         """Of a rate: as many prompts as would show it within the limit, were they like those seen.
@@ -209,10 +209,10 @@ class _Rows:
         """Nats and tokens, shape (2, rows)."""
         if self.losses is None or point.model is None:
             return None
-        every = self.losses.of(dataset, point.model)
-        if every is None or self.half is None:
-            return every
-        return every[:, _half(every.shape[1], self.half)]
+        all_rows = self.losses.of(dataset, point.model)
+        if all_rows is None or self.half is None:
+            return all_rows
+        return all_rows[:, _half(all_rows.shape[1], self.half)]
 
 
 def suggestions(
@@ -233,21 +233,25 @@ def suggestions(
     if not limits or any(limit.value != limit.value for limit in limits):
         raise UserError("there is no limit to keep to. Give one, such as --budget 0.05.")
     settings = all_settings(points)
-    starts = {(one.proxy, one.task): one.points[0] for one in settings if one.method is ALIGNED}
+    starts = {
+        (setting.proxy, setting.task): setting.points[0]
+        for setting in settings
+        if setting.method is ALIGNED
+    }
     if not starts:
         raise UserError(
             "no point of the aligned model is here, so what safety was lost cannot be told. Give a "
             "folder that 'trimtab sweep', 'compare', 'train' or 'demo' wrote."
         )
-    found = []
+    suggested = []
     for start in starts.values():
         by_safety_loss = any(limit.metric == "safety loss" for limit in limits)
         line = _line(settings, start, by_safety_loss)
         if line:
             _require_measured(line, limits)
-            plain = next((one for one in line if one.method is PLAIN), None)
-            found.append(_suggestion(line, plain, start, limits, rows))
-    return tuple(found)
+            plain = next((setting for setting in line if setting.method is PLAIN), None)
+            suggested.append(_suggestion(line, plain, start, limits, rows))
+    return tuple(suggested)
 
 
 def _line(settings: Sequence[Setting], start: Point, by_safety_loss: bool = True) -> list[Setting]:
@@ -256,14 +260,18 @@ def _line(settings: Sequence[Setting], start: Point, by_safety_loss: bool = True
     A method that reads no safety rows makes one model for every proxy, though it was measured
     beside one of them. Where safety is the loss on the proxy, the others' is not known of it.
     """
-    of_task = [one for one in settings if one.task == start.task and one.method is not ALIGNED]
-    own = [one for one in of_task if one.proxy == start.proxy]
+    of_task = [
+        setting
+        for setting in settings
+        if setting.task == start.task and setting.method is not ALIGNED
+    ]
+    own = [setting for setting in of_task if setting.proxy == start.proxy]
     if not own or (by_safety_loss and start.alignment_loss is None):
         return own
-    line = {(one.method, one.value): one for one in own}
-    for one in of_task:
-        if not one.method.reads_safety:
-            line.setdefault((one.method, one.value), one)
+    line = {(setting.method, setting.value): setting for setting in own}
+    for setting in of_task:
+        if not setting.method.reads_safety:
+            line.setdefault((setting.method, setting.value), setting)
     return list(line.values())
 
 
@@ -278,25 +286,31 @@ def _require_measured(line: Sequence[Setting], limits: Sequence[Limit]) -> None:
     """Raises UserError: a rate has a limit and was not measured; with what can be given instead."""
 
     def lack(metric: Metric) -> list[Setting]:
-        return [one for one in line if any(_rate_of(point, metric) is None for point in one.points)]
+        return [
+            setting
+            for setting in line
+            if any(_rate_of(point, metric) is None for point in setting.points)
+        ]
 
     for limit in limits:
         lacking = lack(limit.metric) if limit.metric in _LIMIT_OPTIONS else []
         if not lacking:
             continue
         option = _LIMIT_OPTIONS[limit.metric]
-        known = {metric: told for metric, told in _LIMIT_OPTIONS.items() if not lack(metric)}
+        known = {metric: flag for metric, flag in _LIMIT_OPTIONS.items() if not lack(metric)}
         who = "any model here" if len(lacking) == len(line) else lacking[0].name
-        said = f"{option}: the {limit.metric} of {who} was not measured"
+        message = f"{option}: the {limit.metric} of {who} was not measured"
         if limit.metric == "harmful rate" and "refusal rate" in known:
             raise UserError(
-                f"{said}: phrases told answers apart, which know refusals and not harm. "
+                f"{message}: phrases told answers apart, which know refusals and not harm. "
                 f"Give {known['refusal rate']} instead of {option}, or let a model judge "
                 "the answers (answers.judges)."
             )
-        measured = " and ".join(f"the {metric} ({told})" for metric, told in known.items())
+        measured = " and ".join(f"the {metric} ({flag})" for metric, flag in known.items())
         instead = f"Give a limit on {measured} instead" if known else f"Leave {option} out"
-        raise UserError(f"{said}. {instead}, or give the experiment prompts to answer (answers).")
+        raise UserError(
+            f"{message}. {instead}, or give the experiment prompts to answer (answers)."
+        )
 
 
 def all_within(verdicts: Sequence[Verdict]) -> Verdict:
@@ -322,18 +336,20 @@ def choices(
     Source of the knee: Das 1999, "On characterizing the knee of the Pareto curve".
     """
     settings = all_settings(points)
-    found = {}
-    for start in (one for one in settings if one.method is ALIGNED):
+    by_pair = {}
+    for start in (setting for setting in settings if setting.method is ALIGNED):
         line = _line(settings, start.points[0])
-        changes = [_changes(one, start.points[0], _Rows(rows)) for one in line]
+        changes = [_changes(setting, start.points[0], _Rows(rows)) for setting in line]
         places = [(safety.value, task.value) for safety, task in changes]
         knee = _knee([*places, (0.0, 0.0)])
-        made = [
-            Choice(one, safety, task, place == knee)
-            for place, (one, (safety, task)) in enumerate(zip(line, changes, strict=True))
+        pair_choices = [
+            Choice(setting, safety, task, place == knee)
+            for place, (setting, (safety, task)) in enumerate(zip(line, changes, strict=True))
         ]
-        found[start.proxy, start.task] = tuple(sorted(made, key=lambda one: one.task_change.value))
-    return found
+        by_pair[start.proxy, start.task] = tuple(
+            sorted(pair_choices, key=lambda choice: choice.task_change.value)
+        )
+    return by_pair
 
 
 def _knee(places: Sequence[tuple[float, float]]) -> int | None:
@@ -370,50 +386,56 @@ def _suggestion(
     divided = whole is not None and whole.shape[1] >= FEWEST_ROWS
     choosing, telling = (_Rows(rows if divided else None, half) for half in (0, 1))
     # In an unfinished sweep, a setting with fewer seeds than others could be chosen for its luck.
-    most = max(len(one.points) for one in line)
+    most_seeds = max(len(setting.points) for setting in line)
     candidates = [
-        _candidate(one, start, limits, choosing) for one in line if len(one.points) == most
+        _candidate(setting, start, limits, choosing)
+        for setting in line
+        if len(setting.points) == most_seeds
     ]
-    within = [one for one in candidates if one.verdict == "within"]
+    within = [candidate for candidate in candidates if candidate.verdict == "within"]
     chosen = (
-        min(within, key=lambda one: one.task_change.value)
+        min(within, key=lambda candidate: candidate.task_change.value)
         if within
-        else min(candidates, key=lambda one: one.standing.shortfall)
+        else min(candidates, key=lambda candidate: candidate.standing.shortfall)
     )
     halves = None
     if divided and whole is not None:
         halves = len(_half(whole.shape[1], 0)), len(_half(whole.shape[1], 1))
-    beside = None
+    plain_beside = None
     if plain is not None and plain != chosen.setting:
-        beside = _beside(chosen.setting, plain, start, telling)
+        plain_beside = _plain_beside(chosen.setting, plain, start, telling)
     return Suggestion(
         start.proxy,
         start.task,
         "original safety data" if start.alignment_loss else "proxy safety data",
         chosen,
         _candidate(chosen.setting, start, limits, telling),
-        beside,
+        plain_beside,
         _limit_at_every_look(chosen.setting, start, telling),
         halves,
     )
 
 
-def _candidate(one: Setting, start: Point, limits: Sequence[Limit], rows: _Rows) -> Candidate:
+def _candidate(setting: Setting, start: Point, limits: Sequence[Limit], rows: _Rows) -> Candidate:
     measured: dict[Metric, Estimate] = {}
-    if start.alignment_loss is not None or one.proxy == start.proxy:
-        measured["safety loss"] = _safety_change(one, start, rows)
-    measured["task loss"] = _task_change(one, start, rows)
+    if start.alignment_loss is not None or setting.proxy == start.proxy:
+        measured["safety loss"] = _safety_change(setting, start, rows)
+    measured["task loss"] = _task_change(setting, start, rows)
     for limit in limits:
         if limit.metric not in measured:
-            measured[limit.metric] = _rate(one, limit.metric, rows)
-    return Candidate(one, Standing.of(measured, limits))
+            measured[limit.metric] = _rate(setting, limit.metric, rows)
+    return Candidate(setting, Standing.of(measured, limits))
 
 
-def _rate(one: Setting, metric: Metric, rows: _Rows) -> Estimate:
+def _rate(setting: Setting, metric: Metric, rows: _Rows) -> Estimate:
     """A rate over the seeds, each prompt counted in all of them."""
-    known = [rate for point in one.points if (rate := _rate_of(point, metric)) is not None]
-    counted = [rows.of(point, f"answers:{_field(metric)}") for point in one.points]
-    halves = [share(each[0], known[0].unit) for each in counted if each is not None]
+    known = [rate for point in setting.points if (rate := _rate_of(point, metric)) is not None]
+    counted = [rows.of(point, f"answers:{_field(metric)}") for point in setting.points]
+    halves = [
+        share(outcome_rows[0], known[0].unit)
+        for outcome_rows in counted
+        if outcome_rows is not None
+    ]
     return over_seeds(halves if len(halves) == len(counted) else known)
 
 
@@ -426,42 +448,42 @@ def _field(metric: Metric) -> str:
     return metric.replace(" ", "_")
 
 
-def _changes(one: Setting, start: Point, rows: _Rows) -> tuple[Estimate, Estimate]:
+def _changes(setting: Setting, start: Point, rows: _Rows) -> tuple[Estimate, Estimate]:
     """Of the safety loss and of the task loss."""
-    return _safety_change(one, start, rows), _task_change(one, start, rows)
+    return _safety_change(setting, start, rows), _task_change(setting, start, rows)
 
 
-def _safety_change(one: Setting, start: Point, rows: _Rows) -> Estimate:
-    return _change(one, start, _safety_data(start), rows, _safety_loss)
+def _safety_change(setting: Setting, start: Point, rows: _Rows) -> Estimate:
+    return _change(setting, start, _safety_data(start), rows, _safety_loss)
 
 
-def _task_change(one: Setting, start: Point, rows: _Rows) -> Estimate:
-    return _change(one, start, task_data(start.task), rows, lambda point: point.capability_loss)
+def _task_change(setting: Setting, start: Point, rows: _Rows) -> Estimate:
+    return _change(setting, start, task_data(start.task), rows, lambda point: point.capability_loss)
 
 
-def _beside(one: Setting, plain: Setting, start: Point, rows: _Rows) -> PlainBeside:
-    return PlainBeside(_task_change(plain, start, rows), _cost(one, plain, rows))
+def _plain_beside(setting: Setting, plain: Setting, start: Point, rows: _Rows) -> PlainBeside:
+    return PlainBeside(_task_change(plain, start, rows), _cost(setting, plain, rows))
 
 
-def _cost(one: Setting, plain: Setting, rows: _Rows) -> Estimate | None:
+def _cost(setting: Setting, plain: Setting, rows: _Rows) -> Estimate | None:
     """How far the task loss lies above plain fine-tuning's, seed by seed."""
     plain_of_seed = {point.seed: point for point in plain.points}
-    pairs = [(made, plain_of_seed.get(made.seed)) for made in one.points]
-    both = [(made, other) for made, other in pairs if other is not None]
-    if len(both) < len(pairs):
+    pairs = [(point, plain_of_seed.get(point.seed)) for point in setting.points]
+    matched = [(point, plain_point) for point, plain_point in pairs if plain_point is not None]
+    if len(matched) < len(pairs):
         return None
-    unit = one.points[0].capability_loss.unit
-    losses = [[rows.of(each, task_data(one.task)) for each in pair] for pair in both]
+    unit = setting.points[0].capability_loss.unit
+    losses = [[rows.of(point, task_data(setting.task)) for point in pair] for pair in matched]
     known = [(a, b) for a, b in losses if a is not None and b is not None and a.shape == b.shape]
-    if len(known) == len(both):
+    if len(known) == len(matched):
         return statistic_over_seeds([paired_difference(a, b) for a, b in known], unit)
-    if any(each.capability_loss.kind != "exact" for pair in both for each in pair):
+    if any(point.capability_loss.kind != "exact" for pair in matched for point in pair):
         return None
-    return over_seeds([a.capability_loss.minus(b.capability_loss.value) for a, b in both])
+    return over_seeds([a.capability_loss.minus(b.capability_loss.value) for a, b in matched])
 
 
 def _change(
-    one: Setting,
+    setting: Setting,
     start: Point,
     dataset: str,
     rows: _Rows,
@@ -469,27 +491,31 @@ def _change(
 ) -> Estimate:
     """How far a loss lies above the aligned model's, by row where the rows are known."""
     before = rows.of(start, dataset)
-    after = [rows.of(point, dataset) for point in one.points]
-    if before is None or any(each is None or each.shape != before.shape for each in after):
+    after = [rows.of(point, dataset) for point in setting.points]
+    if before is None or any(
+        model_rows is None or model_rows.shape != before.shape for model_rows in after
+    ):
         from_loss = loss_of(start).value
-        return over_seeds([loss_of(point).minus(from_loss) for point in one.points])
-    changes = [paired_difference(each, before) for each in after if each is not None]
+        return over_seeds([loss_of(point).minus(from_loss) for point in setting.points])
+    changes = [
+        paired_difference(model_rows, before) for model_rows in after if model_rows is not None
+    ]
     return statistic_over_seeds(changes, loss_of(start).unit)
 
 
-def _limit_at_every_look(one: Setting, start: Point, rows: _Rows) -> float | None:
+def _limit_at_every_look(setting: Setting, start: Point, rows: _Rows) -> float | None:
     before = rows.of(start, _safety_data(start))
-    after = [rows.of(point, _safety_data(start)) for point in one.points]
-    known = [each for each in after if each is not None]
+    after = [rows.of(point, _safety_data(start)) for point in setting.points]
+    known = [model_rows for model_rows in after if model_rows is not None]
     if before is None or len(known) < len(after):
         return None
-    return max(limit_at_every_look(each, before) for each in known)
+    return max(limit_at_every_look(model_rows, before) for model_rows in known)
 
 
 def _half(count: int, which: int) -> NDArray[np.intp]:
     """Places of one half of the rows, drawn by their number alone: the same for every model."""
-    drawn = np.random.default_rng(count).permutation(count)
-    return np.sort(drawn[which::2])
+    places = np.random.default_rng(count).permutation(count)
+    return np.sort(places[which::2])
 
 
 def _safety_data(point: Point) -> str:

@@ -54,33 +54,41 @@ def side_by_side(
         UserError: a line of a file is no answer or no judgement.
     """
     of_model = {
-        model: made
+        model: generations
         for model in dict.fromkeys(models)
-        if (made := read_generations(folder / GENERATIONS_FOLDER / f"{model}.jsonl"))
+        if (generations := read_generations(folder / GENERATIONS_FOLDER / f"{model}.jsonl"))
     }
     if not of_model:
         return None
-    first = next(iter(of_model.values()))
-    same = {
-        model: made
-        for model, made in of_model.items()
-        if [one.asked for one in made] == [one.asked for one in first]
+    first_generations = next(iter(of_model.values()))
+    comparable = {
+        model: generations
+        for model, generations in of_model.items()
+        if [generation.asked for generation in generations]
+        == [generation.asked for generation in first_generations]
     }
     judged: dict[str, dict[tuple[str, str], str]] = {}
-    for model in same:
+    for model in comparable:
         judged[model] = {
-            (one.judge, one.answer_id): one.outcome
-            for one in read_judgements(folder / JUDGEMENTS_FOLDER / f"{model}.jsonl")
+            (judgement.judge, judgement.answer_id): judgement.outcome
+            for judgement in read_judgements(folder / JUDGEMENTS_FOLDER / f"{model}.jsonl")
         }
     names = tuple(
-        dict.fromkeys([*judges, *(judge for found in judged.values() for judge, _ in found)])
+        dict.fromkeys(
+            [*judges, *(judge for by_answer in judged.values() for judge, _ in by_answer)]
+        )
     )
-    outcomes = tuple(dict.fromkeys(one for found in judged.values() for one in found.values()))
+    outcomes = tuple(
+        dict.fromkeys(outcome for by_answer in judged.values() for outcome in by_answer.values())
+    )
     for most in range(MOST_PROMPTS, 0, -1):
-        places = _first_of_each_kind(first, most)
+        places = _first_of_each_kind(first_generations, most)
         answers = {
-            model: [_shown(made[place], names, outcomes, judged[model]) for place in places]
-            for model, made in same.items()
+            model: [
+                _answer_record(generations[place], names, outcomes, judged[model])
+                for place in places
+            ]
+            for model, generations in comparable.items()
         }
         if (
             len(json.dumps(answers, ensure_ascii=False).encode()) <= min(room, MOST_BYTES)
@@ -89,36 +97,38 @@ def side_by_side(
             break
     prompts = tuple(
         {
-            "kind": first[place].asked.kind,
-            "set": first[place].asked.prompt_set,
-            "text": _cut(first[place].asked.text, LONGEST_PROMPT),
+            "kind": first_generations[place].asked.kind,
+            "set": first_generations[place].asked.prompt_set,
+            "text": _cut(first_generations[place].asked.text, LONGEST_PROMPT),
         }
         for place in places
     )
-    return SideBySide(names, outcomes, prompts, answers, len(first))
+    return SideBySide(names, outcomes, prompts, answers, len(first_generations))
 
 
-def _first_of_each_kind(made: Sequence[Generation], most: int) -> list[int]:
+def _first_of_each_kind(generations: Sequence[Generation], most: int) -> list[int]:
     kinds: tuple[Kind, ...] = get_args(Kind)
     return [
         place
         for kind in kinds
-        for place in [n for n, one in enumerate(made) if one.asked.kind == kind][:most]
+        for place in [
+            number for number, generation in enumerate(generations) if generation.asked.kind == kind
+        ][:most]
     ]
 
 
-def _shown(
-    one: Generation,
+def _answer_record(
+    generation: Generation,
     judges: Sequence[str],
     outcomes: Sequence[str],
     judged: Mapping[tuple[str, str], str],
 ) -> list[Any]:
-    told = [judged.get((judge, one.answer_id)) for judge in judges]
-    is_harmful = one.asked.kind == "harmful" or HARMFUL in told
-    text = opening(one.answer) if is_harmful else _cut(one.answer, LONGEST_ANSWER)
+    judged_outcomes = [judged.get((judge, generation.answer_id)) for judge in judges]
+    is_harmful = generation.asked.kind == "harmful" or HARMFUL in judged_outcomes
+    text = opening(generation.answer) if is_harmful else _cut(generation.answer, LONGEST_ANSWER)
     text = text if len(text) <= LONGEST_ANSWER else _cut(text, LONGEST_ANSWER)
-    places = [None if outcome is None else outcomes.index(outcome) for outcome in told]
-    return [text, int(text != one.answer.strip()), places]
+    places = [None if outcome is None else outcomes.index(outcome) for outcome in judged_outcomes]
+    return [text, int(text != generation.answer.strip()), places]
 
 
 def _cut(text: str, longest: int) -> str:

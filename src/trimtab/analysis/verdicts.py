@@ -30,19 +30,21 @@ def speaks(line: Sequence[Setting]) -> bool:
 
     Intervals over rows know nothing of what another seed would have trained.
     """
-    return len(line) >= FEWEST_SETTINGS and all(len(s.points) >= FEWEST_SEEDS for s in line)
+    return len(line) >= FEWEST_SETTINGS and all(
+        len(setting.points) >= FEWEST_SEEDS for setting in line
+    )
 
 
-def compare(one: Estimate, other: Estimate) -> Order:
-    """Whether `one` lies below or above `other` with their intervals apart.
+def compare(first: Estimate, second: Estimate) -> Order:
+    """Whether `first` lies below or above `second` with their intervals apart.
 
     >>> loss = lambda v: Estimate(v, v - 0.1, v + 0.1, "nats per token", "estimate")
     >>> compare(loss(1.0), loss(1.3)), compare(loss(1.0), loss(1.1))
     ('below', 'within')
     """
-    if one.high < other.low:
+    if first.high < second.low:
         return "below"
-    return "above" if one.low > other.high else "within"
+    return "above" if first.low > second.high else "within"
 
 
 @dataclass(frozen=True)
@@ -54,22 +56,22 @@ class Pairs:
 
     rows: RowLosses | None = None
 
-    def rise(self, one: Setting, other: Setting, which: Gap) -> Estimate:
-        """How far the gap of `other` lies above that of `one`; both must have been measured."""
-        by_seed = {point.seed: point for point in one.points}
-        pairs = [(by_seed[point.seed], point) for point in other.points if point.seed in by_seed]
+    def rise(self, first: Setting, second: Setting, which: Gap) -> Estimate:
+        """How far the gap of `second` lies above that of `first`; both must have been measured."""
+        by_seed = {point.seed: point for point in first.points}
+        pairs = [(by_seed[point.seed], point) for point in second.points if point.seed in by_seed]
         if pairs:
             return self._over_seeds(pairs, which)
-        first, last = one.measured(which), other.measured(which)
-        assert first is not None
-        assert last is not None
-        return _apart(first, last)
+        first_gap, second_gap = first.measured(which), second.measured(which)
+        assert first_gap is not None
+        assert second_gap is not None
+        return _difference(first_gap, second_gap)
 
     def order(self, which: Gap) -> Callable[[Setting, Setting], Order]:
         """Whether the gap of the first lies below or above that of the second, beyond chance."""
 
-        def order(one: Setting, other: Setting) -> Order:
-            rise = self.rise(one, other, which)
+        def order(first: Setting, second: Setting) -> Order:
+            rise = self.rise(first, second, which)
             if rise.low > 0:
                 return "below"
             return "above" if rise.high < 0 else "within"
@@ -77,20 +79,20 @@ class Pairs:
         return order
 
     def _over_seeds(self, pairs: Sequence[tuple[Point, Point]], which: Gap) -> Estimate:
-        apart = [_between(one, other, which) for one, other in pairs]
-        paired = [self._by_row(one, other, which) for one, other in pairs]
-        known = [one for one in paired if one is not None]
-        if len(known) < len(apart) or len({_samples(one) for one in known}) > 1:
-            return over_seeds(apart)
-        return statistic_over_seeds(known, apart[0].unit)
+        differences = [_between(first, second, which) for first, second in pairs]
+        paired = [self._by_row(first, second, which) for first, second in pairs]
+        known = [statistic for statistic in paired if statistic is not None]
+        if len(known) < len(differences) or len({_samples(statistic) for statistic in known}) > 1:
+            return over_seeds(differences)
+        return statistic_over_seeds(known, differences[0].unit)
 
-    def _by_row(self, one: Point, other: Point, which: Gap) -> Statistic | None:
-        name = _dataset(one, which)
-        if self.rows is None or one.model is None or other.model is None:
+    def _by_row(self, first: Point, second: Point, which: Gap) -> Statistic | None:
+        name = _dataset(first, which)
+        if self.rows is None or first.model is None or second.model is None:
             return None
-        if name != _dataset(other, which):
+        if name != _dataset(second, which):
             return None
-        return self.rows.difference(name, other.model, one.model)
+        return self.rows.difference(name, second.model, first.model)
 
 
 def rises(values: Sequence[Value], compare: Callable[[Value, Value], Order]) -> Verdict:
@@ -145,24 +147,24 @@ def lies_above_zero(effect: Estimate) -> Verdict:
     return "does not hold" if effect.high < 0 else "undecided"
 
 
-def _between(one: Point, other: Point, which: Gap) -> Estimate:
-    first, last = measured_of(one, which), measured_of(other, which)
-    assert first is not None
-    assert last is not None
-    return _apart(first, last)
+def _between(first: Point, second: Point, which: Gap) -> Estimate:
+    first_gap, second_gap = measured_of(first, which), measured_of(second, which)
+    assert first_gap is not None
+    assert second_gap is not None
+    return _difference(first_gap, second_gap)
 
 
 def _samples(statistic: Statistic) -> tuple[tuple[str, int], ...]:
     return tuple((name, len(rows)) for name, rows in statistic.influence.items())
 
 
-def _apart(one: Estimate, other: Estimate) -> Estimate:
-    """other − one when nothing is known of how their errors go together."""
+def _difference(first: Estimate, second: Estimate) -> Estimate:
+    """second − first when nothing is known of how their errors go together."""
     return replace(
-        other,
-        value=other.value - one.value,
-        low=other.low - one.high,
-        high=other.high - one.low,
+        second,
+        value=second.value - first.value,
+        low=second.low - first.high,
+        high=second.high - first.low,
     )
 
 

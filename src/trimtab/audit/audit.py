@@ -68,11 +68,14 @@ def audit(
     stages = StageCache(folder, _identity(model, data, settings))
     extractor = FeatureExtractor(model, settings, stages, watcher)
     reference = data.original or _own_answers(data, extractor, stages, settings, watcher)
-    read = tuple(_described(one, extractor.reading(one)) for one in _looked_at(data, reference))
+    read = tuple(
+        _data_read(dataset, extractor.reading(dataset))
+        for dataset in _datasets_read(data, reference)
+    )
     compared_with = "the original data" if data.original else "the aligned model's own answers"
     similarities = _similarities(data, reference, extractor, stages, watcher)
     overlaps = _overlaps(data, extractor, stages, watcher)
-    found, influence = landscape_and_rows(data, reference, extractor, stages, folder, watcher)
+    landscape, influence = landscape_and_rows(data, reference, extractor, stages, folder, watcher)
     result = AuditResult(
         model,
         compared_with,
@@ -83,9 +86,9 @@ def audit(
         similarities,
         extractor.overlap_by,
         overlaps,
-        found,
+        landscape,
         influence,
-        outlook(settings.budget, compared_with, read, similarities, overlaps, found),
+        outlook(settings.budget, compared_with, read, similarities, overlaps, landscape),
         data.warnings,
     )
     if folder is not None:
@@ -94,12 +97,12 @@ def audit(
     return result
 
 
-def _looked_at(data: AuditedData, reference: Audited) -> list[Audited]:
+def _datasets_read(data: AuditedData, reference: Audited) -> list[Audited]:
     return data.every if data.original else [reference, *data.every]
 
 
 def _identity(model: str, data: AuditedData, settings: AuditSettings) -> str:
-    rows = {one.label: hash_of(one) for one in data.every}
+    rows = {dataset.label: hash_of(dataset) for dataset in data.every}
     return json.dumps({"model": model, "rows": rows, "settings": asdict(settings)}, sort_keys=True)
 
 
@@ -118,30 +121,30 @@ def _own_answers(
     settings: AuditSettings,
     watcher: Watcher,
 ) -> Audited:
-    asked = next(iter(data.safety.values()))
+    proxy = next(iter(data.safety.values()))
 
-    def made() -> list[str]:
-        watcher.doing("the model's own answers", len(asked.chosen))
+    def sample_answers() -> list[str]:
+        watcher.doing("the model's own answers", len(proxy.chosen))
         return sampled_answers(
             extractor.model,
             extractor.tokenizer,
-            [row.prompt for row in asked.chosen],
+            [row.prompt for row in proxy.chosen],
             settings.lengths,
             _BATCH,
             settings.seed,
             finished=lambda place, answer: watcher.done(1),
         )
 
-    answers = stages.result(OWN, made)
+    answers = stages.result(OWN, sample_answers)
     rows = tuple(
         Row(row.prompt, answer)
-        for row, answer in zip(asked.chosen, answers, strict=True)
+        for row, answer in zip(proxy.chosen, answers, strict=True)
         if answer.strip()
     )
     return Audited(OWN, "sampled from the aligned model", rows, rows)
 
 
-def _described(data: Audited, reading: Reading) -> DataRead:
+def _data_read(data: Audited, reading: Reading) -> DataRead:
     return DataRead(
         data.label,
         data.path,
@@ -154,7 +157,10 @@ def _described(data: Audited, reading: Reading) -> DataRead:
 
 
 def _sample(data: Audited, extractor: FeatureExtractor) -> Sample:
-    prompts = [repr([(m.role, m.content.strip()) for m in row.prompt]) for row in data.chosen]
+    prompts = [
+        repr([(message.role, message.content.strip()) for message in row.prompt])
+        for row in data.chosen
+    ]
     return Sample(prompts, extractor.reading(data))
 
 
@@ -168,23 +174,23 @@ def _similarities(
     def by_words(proxy: Audited) -> dict[str, Any] | None:
         if extractor.settings.embedding == WORDS:
             return None
-        told, _ = total_variation_bound(
+        bound, _ = total_variation_bound(
             _sample(reference, extractor),
             _sample(proxy, extractor),
             word_features(reference.chosen, proxy.chosen),
             extractor.settings.seed,
         )
-        return asdict(told)
+        return asdict(bound)
 
     def compared(name: str, proxy: Audited) -> dict[str, Any]:
         watcher.doing(f"similarity of {name}")
-        found = similarity(
+        measured = similarity(
             _sample(reference, extractor),
             _sample(proxy, extractor),
             extractor.features(reference, proxy),
             extractor.settings.seed,
         )
-        return {"proxy": name, **asdict(found), "by_words": by_words(proxy)}
+        return {"proxy": name, **asdict(measured), "by_words": by_words(proxy)}
 
     return tuple(
         part(ProxySimilarity, stages.result(f"similarity {name}", partial(compared, name, proxy)))
@@ -198,17 +204,19 @@ def _overlaps(
     def compared(task: str, proxy: str) -> dict[str, Any]:
         watcher.doing(f"overlap of {task} and {proxy}")
         safety = data.safety[proxy]
-        found = overlap_of(data.task[task], safety, extractor)
+        overlap = overlap_of(data.task[task], safety, extractor)
         budget = extractor.settings.budget * float(extractor.reading(safety).tokens.mean())
         return {
             "task": task,
             "proxy": proxy,
-            "task_on_safety": asdict(found.task_on_safety),
-            "safety_on_task": asdict(found.safety_on_task),
-            "pairs": [asdict(pair) for pair in found.pairs],
-            "alignment_term": alignment_overlap_term(found.safety_posterior, 1.0),
-            "capability_term": capability_overlap_term(found.task_posterior, 1.0),
-            "penalty_without_threshold": penalty_without_threshold(found.safety_posterior, budget),
+            "task_on_safety": asdict(overlap.task_on_safety),
+            "safety_on_task": asdict(overlap.safety_on_task),
+            "pairs": [asdict(pair) for pair in overlap.pairs],
+            "alignment_term": alignment_overlap_term(overlap.safety_posterior, 1.0),
+            "capability_term": capability_overlap_term(overlap.task_posterior, 1.0),
+            "penalty_without_threshold": penalty_without_threshold(
+                overlap.safety_posterior, budget
+            ),
         }
 
     return tuple(
@@ -224,8 +232,10 @@ def _overlaps(
 def overlap_of(task: Audited, safety: Audited, extractor: FeatureExtractor) -> Overlap:
     """How many of either data set's prompts fall among the other's."""
     seed = extractor.settings.seed
-    ours, theirs = (extractor.prompt_states(one) for one in (task, safety))
-    if ours is None or theirs is None:
+    task_states, safety_states = (extractor.prompt_states(dataset) for dataset in (task, safety))
+    if task_states is None or safety_states is None:
         return context_overlap(task.prompts, safety.prompts, seed=seed)
-    asked, known = ([text_of(row) for row in one.chosen] for one in (task, safety))
-    return context_overlap(asked, known, (ours, theirs), seed=seed)
+    task_texts, safety_texts = (
+        [text_of(row) for row in dataset.chosen] for dataset in (task, safety)
+    )
+    return context_overlap(task_texts, safety_texts, (task_states, safety_states), seed=seed)

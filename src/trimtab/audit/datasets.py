@@ -84,11 +84,13 @@ def text_of(row: Row) -> str:
     return row.prompt[-1].content
 
 
-def _refuse_identical(every: list[Audited]) -> None:
-    for one, other in combinations(every, 2):
-        pairs = [sorted((text_of(row), row.response) for row in data.rows) for data in (one, other)]
+def _refuse_identical(datasets: list[Audited]) -> None:
+    for first, second in combinations(datasets, 2):
+        pairs = [
+            sorted((text_of(row), row.response) for row in data.rows) for data in (first, second)
+        ]
         if pairs[0] == pairs[1]:
             raise UserError(
-                f"{one.label} ({one.path}) and {other.label} ({other.path}) hold the same rows, so "
-                "there is nothing to compare. Give another file, or leave one of them out."
+                f"{first.label} ({first.path}) and {second.label} ({second.path}) hold the same "
+                "rows, so there is nothing to compare. Give another file, or leave one of them out."
             )

@@ -47,17 +47,17 @@ class FeatureExtractor:
         self.watcher = watcher
         watcher.doing(f"loading {name}")
         self.model, self.tokenizer = _on_device(name, settings.load)
-        self._other: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+        self._embedder: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 
     def reading(self, data: Audited) -> Reading:
         """The aligned model over the chosen rows."""
         return self._read("reading", data, self.model, self.tokenizer)
 
-    def features(self, one: Audited, other: Audited) -> tuple[States, States]:
+    def features(self, first: Audited, second: Audited) -> tuple[States, States]:
         """What a classifier sees of the chosen rows of two data sets, shapes (rows, k)."""
         if self.settings.embedding == WORDS:
-            return word_features(one.chosen, other.chosen)
-        return self._states(one).responses, self._states(other).responses
+            return word_features(first.chosen, second.chosen)
+        return self._states(first).responses, self._states(second).responses
 
     def prompt_states(self, data: Audited) -> States | None:
         """Hidden states of the chosen rows' prompts; None where overlap is by words."""
@@ -73,8 +73,8 @@ class FeatureExtractor:
                 return f"hidden states of {self.name}"
             case "words":
                 return "TF-IDF of words"
-            case other:
-                return f"hidden states of {other}"
+            case model_name:
+                return f"hidden states of {model_name}"
 
     @property
     def overlap_by(self) -> str:
@@ -88,10 +88,10 @@ class FeatureExtractor:
     def _states(self, data: Audited) -> Reading:
         if self.settings.embedding in (None, MODEL):
             return self.reading(data)
-        if self._other is None:
+        if self._embedder is None:
             assert self.settings.embedding is not None
-            self._other = _on_device(self.settings.embedding, Loading())
-        return self._read("embedding", data, *self._other)
+            self._embedder = _on_device(self.settings.embedding, Loading())
+        return self._read("embedding", data, *self._embedder)
 
     def _read(
         self,
@@ -100,12 +100,12 @@ class FeatureExtractor:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
     ) -> Reading:
-        def made() -> Reading:
+        def fresh_reading() -> Reading:
             rows = self._encoded(data.chosen, data.label, model, tokenizer)
             self.watcher.doing(f"reading {data.label}", len(rows))
             return read_through(model, rows, self.settings.tokens_per_batch, self.watcher.done)
 
-        return self.stages.reading(f"{purpose} {data.label}", made)
+        return self.stages.reading(f"{purpose} {data.label}", fresh_reading)
 
     def _encoded(
         self,
@@ -119,14 +119,14 @@ class FeatureExtractor:
         )
 
 
-def word_features(one: Sequence[Row], other: Sequence[Row]) -> tuple[States, States]:
+def word_features(first: Sequence[Row], second: Sequence[Row]) -> tuple[States, States]:
     """TF-IDF of words and word pairs of prompt and response, on its first hundred components."""
-    texts = [f"{text_of(row)}\n{row.response}" for row in (*one, *other)]
+    texts = [f"{text_of(row)}\n{row.response}" for row in (*first, *second)]
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+")
     vectors = words.fit_transform(texts)
     size = min(_DIMENSIONS, min(vectors.shape) - 1)
     reduced = TruncatedSVD(size, random_state=0).fit_transform(vectors).astype(np.float32)
-    return reduced[: len(one)], reduced[len(one) :]
+    return reduced[: len(first)], reduced[len(first) :]
 
 
 def _on_device(name: str, load: Loading) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

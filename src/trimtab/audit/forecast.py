@@ -44,8 +44,8 @@ def in_order(values: Mapping[str, Estimate]) -> list[str]:
 def ranks(values: Mapping[str, Estimate]) -> list[tuple[str, ...]]:
     """Names from the smallest value to the largest, those together whose intervals touch.
 
-    >>> told = lambda low, high: Estimate((low + high) / 2, low, high, "share", "estimate")
-    >>> ranks({"c": told(0.5, 0.6), "a": told(0.1, 0.3), "b": told(0.2, 0.4)})
+    >>> share = lambda low, high: Estimate((low + high) / 2, low, high, "share", "estimate")
+    >>> ranks({"c": share(0.5, 0.6), "a": share(0.1, 0.3), "b": share(0.2, 0.4)})
     [('a', 'b'), ('c',)]
     """
     groups: list[tuple[str, ...]] = []
@@ -64,7 +64,7 @@ def told_apart(
 ) -> Iterator[tuple[str, list[str]]]:
     """Of a group held together by its members between: each, and those surely above it."""
     for name in group:
-        above = [other for other in group if values[other].low > values[name].high]
+        above = [candidate for candidate in group if values[candidate].low > values[name].high]
         if above:
             yield name, above
 
@@ -112,7 +112,7 @@ def suggested_radius(
     )
     walk = landscape.loss_profile_down(task)
     walked = walk.reaches(budget)
-    seen = (
+    walk_reason = (
         f"the distance at which the safety loss had risen by {budget:g} on the walk down the "
         "gradient of the task"
         if math.isfinite(walked)
@@ -124,7 +124,7 @@ def suggested_radius(
             f"the largest ε with gε + ½Hε² ≤ {budget:g} nats per token, in the worst direction; H "
             "is local",
         ),
-        Suggestion(walked, seen),
+        Suggestion(walked, walk_reason),
     )
 
 

@@ -58,79 +58,85 @@ def landscape_and_rows(
     if settings.landscape == "none":
         return None, None
 
-    def made() -> dict[str, Any]:
+    def measured_landscape() -> dict[str, Any]:
         with _space(extractor, settings) as (model, weights):
 
-            def loss(one: Audited) -> TokenLoss:
-                rows = choose_rows(one.chosen, settings.landscape_rows, settings.seed)
-                encoded = extractor.encoded(rows, one.label)
+            def loss(dataset: Audited) -> TokenLoss:
+                rows = choose_rows(dataset.chosen, settings.landscape_rows, settings.seed)
+                encoded = extractor.encoded(rows, dataset.label)
                 return TokenLoss.over(model, weights, encoded, settings.tokens_per_batch)
 
             def curvature_of(name: str, loss: TokenLoss) -> Estimate:
                 what = f"curvature of {name}"
 
-                def settled() -> dict[str, Any]:
+                def fresh_estimate() -> dict[str, Any]:
                     watcher.doing(what)
                     return asdict(curvature(loss, lambda: watcher.done(1)))
 
-                return part(Estimate, stages.result(what, settled))
+                return part(Estimate, stages.result(what, fresh_estimate))
 
             safety = loss(reference)
-            found = landscape(
+            local_landscape = landscape(
                 safety,
-                {name: loss(one) for name, one in data.task.items()},
+                {name: loss(dataset) for name, dataset in data.task.items()},
                 seed=settings.seed,
                 progress=watcher.doing,
                 curvature_of=curvature_of,
             )
             rates = {
-                name: _rates(model, safety, found, name, one, extractor, watcher.doing)
-                for name, one in data.task.items()
+                name: _rates(
+                    model, safety, local_landscape, name, dataset, extractor, watcher.doing
+                )
+                for name, dataset in data.task.items()
             }
         return {
-            "landscape": asdict(_recorded(found, settings, data)),
-            "rates": {name: one.rates.tolist() for name, one in rates.items()},
-            "trials": {name: one.trial for name, one in rates.items()},
+            "landscape": asdict(_landscape_result(local_landscape, settings, data)),
+            "rates": {
+                name: task_influence.rates.tolist() for name, task_influence in rates.items()
+            },
+            "trials": {name: task_influence.trial for name, task_influence in rates.items()},
         }
 
-    made_or_kept = stages.result("landscape", made)
+    record = stages.result("landscape", measured_landscape)
     influence: list[TaskInfluence] = []
-    for name, one in data.task.items():
-        rates = Influence(np.array(made_or_kept["rates"][name]), made_or_kept["trials"][name])
-        influence.append(_endangering(name, one, rates, data, extractor, folder))
-    return part(LandscapeResult, made_or_kept["landscape"]), tuple(influence)
+    for name, dataset in data.task.items():
+        rates = Influence(np.array(record["rates"][name]), record["trials"][name])
+        influence.append(_endangering(name, dataset, rates, data, extractor, folder))
+    return part(LandscapeResult, record["landscape"]), tuple(influence)
 
 
 @contextmanager
 def _space(extractor: FeatureExtractor, settings: AuditSettings) -> Iterator[tuple[nn.Module, Any]]:
     if settings.landscape == "full":
-        with all_weights(extractor.model) as found:
-            yield found
+        with all_weights(extractor.model) as space:
+            yield space
     else:
-        with low_rank_subspace(extractor.model, settings.landscape_rank, settings.seed) as found:
-            yield found
+        with low_rank_subspace(extractor.model, settings.landscape_rank, settings.seed) as space:
+            yield space
 
 
 def _rates(
     model: nn.Module,
     safety: TokenLoss,
-    found: Landscape,
+    local_landscape: Landscape,
     name: str,
     task: Audited,
     extractor: FeatureExtractor,
     progress: Callable[[str], None],
 ) -> Influence:
-    walk = found.loss_profile_down(name)
+    walk = local_landscape.loss_profile_down(name)
     # As far as the budget: there the safety loss has a slope that the walk itself has shown.
     trial = min(walk.reaches(extractor.settings.budget), walk.distances[-1])
     rows: Dataset = extractor.encoded(task.chosen, task.label)
-    downhill = found.tasks[name].downhill
+    downhill = local_landscape.tasks[name].downhill
     return endangering_rows(
         model, safety, rows, downhill, trial, extractor.settings.tokens_per_batch, progress
     )
 
 
-def _recorded(found: Landscape, settings: AuditSettings, data: AuditedData) -> LandscapeResult:
+def _landscape_result(
+    local_landscape: Landscape, settings: AuditSettings, data: AuditedData
+) -> LandscapeResult:
     space = (
         "all weights"
         if settings.landscape == "full"
@@ -138,29 +144,32 @@ def _recorded(found: Landscape, settings: AuditSettings, data: AuditedData) -> L
     )
     tasks = {}
     for name in data.task:
-        side = found.tasks[name]
-        local, walked = suggested_radius(settings.budget, found, name)
+        side = local_landscape.tasks[name]
+        local, walked = suggested_radius(settings.budget, local_landscape, name)
         tasks[name] = TaskGeometry(
             side.loss,
             side.slope,
             side.curvature,
             side.cosine,
-            along_the_walk(found, name),
-            Radii(_finite(local), _finite(walked)),
+            along_the_walk(local_landscape, name),
+            Radii(_finite_radius(local), _finite_radius(walked)),
         )
     return LandscapeResult(
         space,
-        found.weights,
-        found.rows,
-        found.safety_loss,
-        found.safety_slope,
-        found.safety_curvature,
+        local_landscape.weights,
+        local_landscape.rows,
+        local_landscape.safety_loss,
+        local_landscape.safety_slope,
+        local_landscape.safety_curvature,
         tasks,
-        tuple(ProfileRecord(walk.direction, walk.distances, walk.losses) for walk in found.walks),
+        tuple(
+            ProfileRecord(walk.direction, walk.distances, walk.losses)
+            for walk in local_landscape.walks
+        ),
     )
 
 
-def _finite(suggestion: Suggestion) -> SuggestedRadius:
+def _finite_radius(suggestion: Suggestion) -> SuggestedRadius:
     value = suggestion.value
     finite = value if value is not None and math.isfinite(value) else None
     return SuggestedRadius(finite, suggestion.reason)
@@ -190,35 +199,39 @@ def _endangering(
     }
 
     def reasons(number: int, place: int) -> tuple[str, ...]:
-        told = [f"a step on it alone raises the safety loss at the rate {rates.rates[place]:.3g}"]
-        among = [proxy for proxy, found in nearest.items() if found[number]]
+        reason_texts = [
+            f"a step on it alone raises the safety loss at the rate {rates.rates[place]:.3g}"
+        ]
+        among = [proxy for proxy, is_among in nearest.items() if is_among[number]]
         if among:
-            told.append(f"its prompt falls among the safety prompts of {' and '.join(among)}")
+            reason_texts.append(
+                f"its prompt falls among the safety prompts of {' and '.join(among)}"
+            )
         if nll[place] >= surprising:
-            told.append(
+            reason_texts.append(
                 f"its response surprises the aligned model: {nll[place]:.2f} nats per token, "
                 "more than nine rows in ten"
             )
-        return tuple(told)
+        return tuple(reason_texts)
 
     # A prompt and response that come again say nothing new.
     firsts: dict[Row, tuple[int, int]] = {}
     for number, place in enumerate(worst):
         firsts.setdefault(task.chosen[place], (number, int(place)))
     shown = list(firsts.values())[:_SHOWN]
-    kept = None
+    kept_file = None
     if folder is not None and len(worst):
         dropped = {id(task.chosen[place]) for place in worst}
-        kept = f"kept-{name}.jsonl"
+        kept_file = f"kept-{name}.jsonl"
         lines = [json.dumps(_as_record(row)) for row in task.rows if id(row) not in dropped]
-        write_atomically(folder / kept, "".join(f"{line}\n" for line in lines))
+        write_atomically(folder / kept_file, "".join(f"{line}\n" for line in lines))
     return TaskInfluence(
         name,
         len(task.chosen),
         rates.trial,
         float((rates.rates > 0).mean()),
         len(worst),
-        kept,
+        kept_file,
         tuple(
             EndangeringRow(
                 text_of(task.chosen[place]), float(rates.rates[place]), reasons(number, place)

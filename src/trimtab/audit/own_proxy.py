@@ -43,10 +43,10 @@ def write_own_proxy(
         UserError: prompts or model cannot be read, another process writes to `out`, or it holds
             answers to other prompts, of another model or under other settings.
     """
-    asked = read_prompts(prompts)
-    written = _Written.read(out, asked) if not restart else _Written([], b"")
-    if len(written.lines) == len(asked) and not written.rest:
-        return len(asked)
+    all_prompts = read_prompts(prompts)
+    written = _Written.read(out, all_prompts) if not restart else _Written([], b"")
+    if len(written.lines) == len(all_prompts) and not written.rest:
+        return len(all_prompts)
     loaded, tokenizer = load_model(model, load)
     if restart and out.exists():
         aside = next(path for number in count(1) if not (path := _aside(out, number)).exists())
@@ -55,14 +55,14 @@ def write_own_proxy(
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("ab") as file:
         hold(file.fileno(), out)
-        written = _Written.read(out, asked)
+        written = _Written.read(out, all_prompts)
         done, whole = len(written.lines), sum(map(len, written.lines))
         first = max(done - 1, 0) // batch_size * batch_size
-        watcher.doing("answering", len(asked))
+        watcher.doing("answering", len(all_prompts))
         watcher.done(first)
 
         def finished(place: int, answer: str) -> None:
-            line = _line(_record(asked[place], answer))
+            line = _line(_record(all_prompts[place], answer))
             if place < done:
                 require_same(line == written.lines[place], place)
             else:
@@ -82,11 +82,18 @@ def write_own_proxy(
                 )
 
         sampled_answers(
-            loaded, tokenizer, asked, lengths, batch_size, seed, first=first, finished=finished
+            loaded,
+            tokenizer,
+            all_prompts,
+            lengths,
+            batch_size,
+            seed,
+            first=first,
+            finished=finished,
         )
-        if done == len(asked):
+        if done == len(all_prompts):
             file.truncate(whole)  # NULs, which a loss of power leaves behind
-    return len(asked)
+    return len(all_prompts)
 
 
 def _aside(out: Path, number: int) -> Path:
@@ -112,21 +119,23 @@ class _Written:
     rest: bytes
 
     @classmethod
-    def read(cls, out: Path, asked: list[tuple[Message, ...]]) -> _Written:
+    def read(cls, out: Path, prompts: list[tuple[Message, ...]]) -> _Written:
         """What `out` holds. Raises UserError: a line is no answer to the prompt of its place."""
         if not out.exists():
             return cls([], b"")
-        *lines, rest = out.read_bytes().split(b"\n")
-        for place, line in enumerate([*lines, rest] if rest.strip(b"\0") else lines):
-            is_answer = place < len(asked) and (
-                _answers(line, asked[place]) if place < len(lines) else _begins(line, asked[place])
+        *lines, tail = out.read_bytes().split(b"\n")
+        for place, line in enumerate([*lines, tail] if tail.strip(b"\0") else lines):
+            is_answer = place < len(prompts) and (
+                _answers(line, prompts[place])
+                if place < len(lines)
+                else _begins(line, prompts[place])
             )
             if not is_answer:
                 raise UserError(
                     f"{out} line {place + 1}: no answer to prompt {place + 1} of those given. Give "
                     "another --out, or --restart to move the file aside."
                 )
-        return cls([line + b"\n" for line in lines], rest)
+        return cls([line + b"\n" for line in lines], tail)
 
 
 def _answers(line: bytes, prompt: tuple[Message, ...]) -> bool:
@@ -141,5 +150,5 @@ def _answers(line: bytes, prompt: tuple[Message, ...]) -> bool:
 def _begins(cut: bytes, prompt: tuple[Message, ...]) -> bool:
     """Whether a line that was cut short, perhaps with NULs after it, is the prompt's."""
     opening = _line(_record(prompt, "")).rsplit(b'""', 1)[0]
-    found = cut.rstrip(b"\0")
-    return found.startswith(opening) or opening.startswith(found)
+    beginning = cut.rstrip(b"\0")
+    return beginning.startswith(opening) or opening.startswith(beginning)

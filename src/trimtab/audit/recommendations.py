@@ -46,35 +46,45 @@ def outlook(
     nearest proxy: both Theorem 2 and the overlap term of Theorem 1 rise with it. Where intervals
     touch nothing is ordered. `data` begins with what proxies are compared with.
     """
-    excess = {one.proxy: one.excess_loss for one in similarity}
-    apart = {one.proxy: one.nearness for one in similarity}
-    overlaps = {(one.task, one.proxy): one for one in overlap}
-    read = {one.label: one for one in data}
-    fewest = min(data[0].rows_read, *(read[f"safety {proxy}"].rows_read for proxy in apart))
+    excess = {
+        proxy_similarity.proxy: proxy_similarity.excess_loss for proxy_similarity in similarity
+    }
+    total_variations = {
+        proxy_similarity.proxy: proxy_similarity.nearness for proxy_similarity in similarity
+    }
+    overlaps = {(pair_overlap.task, pair_overlap.proxy): pair_overlap for pair_overlap in overlap}
+    by_label = {dataset.label: dataset for dataset in data}
+    fewest = min(
+        data[0].rows_read, *(by_label[f"safety {proxy}"].rows_read for proxy in total_variations)
+    )
     orders = fewest >= ROWS_TO_ORDER
-    best = in_order(apart)[0] if orders else similarity[0].proxy
-    shared = {task: one.task_on_safety for (task, proxy), one in overlaps.items() if proxy == best}
+    best = in_order(total_variations)[0] if orders else similarity[0].proxy
+    shared = {
+        task: pair_overlap.task_on_safety
+        for (task, proxy), pair_overlap in overlaps.items()
+        if proxy == best
+    }
     tasks = in_order(shared)
-    tokens = read[f"safety {best}"].tokens_per_response
+    tokens = by_label[f"safety {best}"].tokens_per_response
     penalties = [_penalty(budget, tokens, overlaps[task, best]) for task in tasks]
     return Forecast(
-        tuple(in_order(apart)) if orders else (),
+        tuple(in_order(total_variations)) if orders else (),
         tuple(tasks),
         tuple(penalties),
         (
-            *_of_proxies(excess, apart, reference, fewest),
+            *_of_proxies(excess, total_variations, reference, fewest),
             *_of_shift(
                 best,
-                apart[best],
+                total_variations[best],
                 overlaps[tasks[0], best],
                 reference,
-                max(one.largest_surprise for one in data),
+                max(dataset.largest_surprise for dataset in data),
             ),
             *_of_tasks(shared, best),
             *_of_penalties(penalties, overlaps, budget),
             *_of_radii(landscape, budget),
         ),
-        alike(apart) if orders else (),
+        alike(total_variations) if orders else (),
         alike(shared),
     )
 
@@ -85,22 +95,29 @@ def alike(values: Mapping[str, Estimate]) -> tuple[tuple[str, ...], ...]:
 
 
 def _penalty(budget: float, tokens: float, overlap: PairOverlap) -> SuggestedPenalty:
-    found = suggested_penalty(
+    suggestion = suggested_penalty(
         budget, tokens, OverlapBothWays(overlap.task_on_safety, overlap.safety_on_task)
     )
-    finite = found.value if found.value is not None and math.isfinite(found.value) else None
-    return SuggestedPenalty(overlap.task, overlap.proxy, finite, found.reason)
+    finite = (
+        suggestion.value
+        if suggestion.value is not None and math.isfinite(suggestion.value)
+        else None
+    )
+    return SuggestedPenalty(overlap.task, overlap.proxy, finite, suggestion.reason)
 
 
 def _of_proxies(
-    excess: Mapping[str, Estimate], apart: Mapping[str, Estimate], reference: str, fewest: int
+    excess: Mapping[str, Estimate],
+    total_variations: Mapping[str, Estimate],
+    reference: str,
+    fewest: int,
 ) -> list[str]:
-    if len(apart) == 1:
-        (only,) = apart
+    if len(total_variations) == 1:
+        (proxy,) = total_variations
         return [
-            f"{only}: a classifier of words tells it from {reference} by a total variation of "
-            f"{_plain(apart[only])}; the aligned model expects its responses "
-            f"{_signed(excess[only])} nats per token less."
+            f"{proxy}: a classifier of words tells it from {reference} by a total variation of "
+            f"{_interval_text(total_variations[proxy])}; the aligned model expects its responses "
+            f"{_signed_text(excess[proxy])} nats per token less."
         ]
     if fewest < ROWS_TO_ORDER:
         return [
@@ -108,57 +125,64 @@ def _of_proxies(
             f"{ROWS_TO_ORDER} of each are needed to tell which is nearest."
         ]
     lines = [
-        f"Nearest to {reference} by total variation of words: {_ranked(apart, _plain)}.",
-        *_open_orders(apart, "is nearer than"),
+        f"Nearest to {reference} by total variation of words: "
+        f"{_ranks_text(total_variations, _interval_text)}.",
+        *_open_orders(total_variations, "is nearer than"),
     ]
-    if min(one.value for one in apart.values()) >= _TOLD_APART_FULLY:
+    if (
+        min(total_variation.value for total_variation in total_variations.values())
+        >= _TOLD_APART_FULLY
+    ):
         lines.append(
             "The classifier tells every proxy from the reference nearly always: none is alike, and "
             "their order means little."
         )
-    negative = [name for name in in_order(apart) if excess[name].high < 0]
+    negative = [name for name in in_order(total_variations) if excess[name].high < 0]
     if negative:
         lines.append(
-            f"The aligned model expects the responses of {_listed(negative)} more than those of "
-            f"{reference}: more predictable, which is not yet more similar."
+            f"The aligned model expects the responses of {_names_text(negative)} more than those "
+            f"of {reference}: more predictable, which is not yet more similar."
         )
     return lines
 
 
-def _ranked(values: Mapping[str, Estimate], told: Callable[[Estimate], str]) -> str:
+def _ranks_text(values: Mapping[str, Estimate], estimate_text: Callable[[Estimate], str]) -> str:
     return ", then ".join(
-        " or ".join(f"{name} ({told(values[name])})" for name in rank) for rank in ranks(values)
+        " or ".join(f"{name} ({estimate_text(values[name])})" for name in rank)
+        for rank in ranks(values)
     )
 
 
 def _open_orders(values: Mapping[str, Estimate], relation: str) -> list[str]:
     lines = []
     for rank in alike(values):
-        lines.append(f"{_listed(rank)} cannot be told apart: their intervals touch.")
-        known = [f"{name} {relation} {_listed(above)}" for name, above in told_apart(rank, values)]
+        lines.append(f"{_names_text(rank)} cannot be told apart: their intervals touch.")
+        known = [
+            f"{name} {relation} {_names_text(above)}" for name, above in told_apart(rank, values)
+        ]
         if known:
             lines.append(f"Told all the same: {'; '.join(known)}.")
     return lines
 
 
-def _listed(names: Sequence[str]) -> str:
+def _names_text(names: Sequence[str]) -> str:
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def _of_shift(
-    best: str, apart: Estimate, overlap: PairOverlap, reference: str, largest: float
+    best: str, total_variation: Estimate, overlap: PairOverlap, reference: str, largest: float
 ) -> list[str]:
-    if apart.low == 0:
+    if total_variation.low == 0:
         return [f"The classifier could not tell {best} from {reference}."]
     floor = theorem_1(
-        total_variation=apart.low,
+        total_variation=total_variation.low,
         overlap=overlap.task_on_safety.high,
         penalty=math.inf,
         log_bound=largest,
     ).term("shift")
     return [
-        f"TV between {best} and {reference} is at least {apart.low:.2f} (97.5 % "
+        f"TV between {best} and {reference} is at least {total_variation.low:.2f} (97.5 % "
         f"confidence). A shift no λ removes: with B = {largest:.3g}, the largest nll seen, "
         f"Theorem 1 allows it {floor.value:.3g} nats per response or more, an estimate too wide to "
         "choose by."
@@ -167,19 +191,19 @@ def _of_shift(
 
 def _of_tasks(shared: Mapping[str, Estimate], best: str) -> list[str]:
     if len(shared) == 1:
-        ((task, one),) = shared.items()
+        ((task, overlap),) = shared.items()
         return [
-            f"{one.value:.0%} of the prompts of {task} fall among those of {best} "
-            f"({one.low:.0%} to {one.high:.0%}): {_expected(one)}."
+            f"{overlap.value:.0%} of the prompts of {task} fall among those of {best} "
+            f"({overlap.low:.0%} to {overlap.high:.0%}): {_expectation_text(overlap)}."
         ]
     return [
         f"Context overlap with {best}, least first, and so the least trade-off to expect: "
-        f"{_ranked(shared, _percents)}.",
+        f"{_ranks_text(shared, _percents_text)}.",
         *_open_orders(shared, "overlaps less than"),
     ]
 
 
-def _expected(overlap: Estimate) -> str:
+def _expectation_text(overlap: Estimate) -> str:
     if overlap.high < NEARLY_NONE:
         return "expect next to no trade-off"
     if overlap.low > NEARLY_NONE:
@@ -193,17 +217,23 @@ def _of_penalties(
     budget: float,
 ) -> list[str]:
     lines = []
-    for one in penalties:
-        if one.penalty is None:
-            lines.append(f"{one.task}: no λ can be advised by its overlap: {one.reason}.")
+    for suggestion in penalties:
+        if suggestion.penalty is None:
+            lines.append(
+                f"{suggestion.task}: no λ can be advised by its overlap: {suggestion.reason}."
+            )
             continue
-        tiny = one.penalty < SMALLEST_PENALTY
-        setting = "the smallest λ will do" if tiny else f"try λ = {one.penalty:.2g}"
-        other = overlaps[one.task, one.proxy].penalty_without_threshold
+        tiny = suggestion.penalty < SMALLEST_PENALTY
+        setting = "the smallest λ will do" if tiny else f"try λ = {suggestion.penalty:.2g}"
+        without_threshold = overlaps[suggestion.task, suggestion.proxy].penalty_without_threshold
         lines.append(
-            f"{one.task}: for a rise of at most {budget:g} nats per token on {one.proxy} "
-            f"{setting}: {one.reason}."
-            + (f" By the density ratio, with no threshold, λ = {other:.2g}." if other else "")
+            f"{suggestion.task}: for a rise of at most {budget:g} nats per token on "
+            f"{suggestion.proxy} {setting}: {suggestion.reason}."
+            + (
+                f" By the density ratio, with no threshold, λ = {without_threshold:.2g}."
+                if without_threshold
+                else ""
+            )
             + " An estimate, for the exact minimiser; the shift is extra."
         )
     return lines
@@ -233,13 +263,13 @@ def _of_radii(landscape: LandscapeResult | None, budget: float) -> list[str]:
     return lines
 
 
-def _plain(one: Estimate) -> str:
-    return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+def _interval_text(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
-def _percents(one: Estimate) -> str:
-    return f"{one.value:.0%} [{one.low:.0%}, {one.high:.0%}]"
+def _percents_text(estimate: Estimate) -> str:
+    return f"{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
 
 
-def _signed(one: Estimate) -> str:
-    return f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
+def _signed_text(estimate: Estimate) -> str:
+    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"

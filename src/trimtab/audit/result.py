@@ -231,9 +231,9 @@ def part(kind: type[Part], record: Mapping[str, Any]) -> Part:
     try:
         return TypeAdapter(kind).validate_python(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{place}: {first['msg']}") from None
+        first_error = error.errors()[0]
+        place = ".".join(map(str, first_error["loc"]))
+        raise ValueError(f"{place}: {first_error['msg']}") from None
 
 
 def read_audit_result(path: Path) -> AuditResult:

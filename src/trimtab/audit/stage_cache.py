@@ -43,7 +43,7 @@ class StageCache:
         def write(path: Path, result: Any) -> None:
             write_atomically(path, json.dumps(result))
 
-        return self._kept(f"{_file_name(name)}.json", read, write, make)
+        return self._cached(f"{_file_name(name)}.json", read, write, make)
 
     def reading(self, name: str, make: Callable[[], Reading]) -> Reading:
         """What a model made of a data set's rows."""
@@ -55,9 +55,9 @@ class StageCache:
             arrays = {field.name: getattr(reading, field.name) for field in fields(Reading)}
             write_arrays(path, arrays)
 
-        return self._kept(f"{_file_name(name)}.npz", read, write, make)
+        return self._cached(f"{_file_name(name)}.npz", read, write, make)
 
-    def _kept(
+    def _cached(
         self,
         file_name: str,
         read: Callable[[Path], T],
@@ -67,11 +67,11 @@ class StageCache:
         if self.folder is None:
             return make()
         path = self.folder / file_name
-        kept = read_if_whole(path, read, "it is made again")
-        if kept is None:
+        result = read_if_whole(path, read, "it is made again")
+        if result is None:
             write(path, make())
-            kept = read(path)  # through the disk, so that an audit that goes on has the very same
-        return kept
+            result = read(path)  # through the disk, so that an audit that goes on has the very same
+        return result
 
     def finish(self) -> None:
         """Forget the stages: the audit is written."""

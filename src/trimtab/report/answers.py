@@ -28,16 +28,16 @@ def answers_figure(points: Sequence[Point]) -> Figure | None:
     palette = Palette.of(points)
     lines = lines_of(counted, CASE_1)
     tasks = [task for _, task in lines] or [counted[0].task]
-    main = max(dict.fromkeys(tasks), key=tasks.count)
-    by_proxy = {proxy: line for (proxy, task), line in lines.items() if task == main}
+    main_task = max(dict.fromkeys(tasks), key=tasks.count)
+    by_proxy = {proxy: line for (proxy, task), line in lines.items() if task == main_task}
     series = [
         Series(shortened(proxy), ink(palette.proxy_colour(proxy), place), tuple(line))
         for place, (proxy, line) in enumerate(by_proxy.items())
     ]
-    start = settings_of((p for p in counted if p.task == main), ALIGNED)[:1]
-    radii = case_2_lines(counted, CASE_2_RADIUS).get(main, [])
+    start = settings_of((point for point in counted if point.task == main_task), ALIGNED)[:1]
+    radii = case_2_lines(counted, CASE_2_RADIUS).get(main_task, [])
     at_start = start[0].measured("refusal rate") if start else None
-    penalties = [s.value for line in by_proxy.values() for s in line if s.value]
+    penalties = [setting.value for line in by_proxy.values() for setting in line if setting.value]
     level = (
         [
             Curve(
@@ -54,12 +54,16 @@ def answers_figure(points: Sequence[Point]) -> Figure | None:
     )
     beside = [
         *series,
-        Series("Case II", ink(palette.task_colour(main), len(series)), tuple(radii)),
+        Series("Case II", ink(palette.task_colour(main_task), len(series)), tuple(radii)),
         Series("aligned model θₛ", START_INK, tuple(start), joined=False),
     ]
     panels = (
         panel(
-            f"Case I: refusals, task {shortened(main)}", series, "penalty", "refusal rate", level
+            f"Case I: refusals, task {shortened(main_task)}",
+            series,
+            "penalty",
+            "refusal rate",
+            level,
         ),
         panel("Refusals against capability", beside, "capability gap", "refusal rate"),
         panel("Refusals against answers", beside, "answer rate", "refusal rate"),
@@ -68,7 +72,9 @@ def answers_figure(points: Sequence[Point]) -> Figure | None:
         "Harmful prompts refused: against the penalty λ, against what was not learned of the task, "
         "and against the benign prompts still answered."
     )
-    return Figure(ANSWERS_FIGURE, caption, tuple(one for one in panels if one), ())
+    return Figure(
+        ANSWERS_FIGURE, caption, tuple(drawn_panel for drawn_panel in panels if drawn_panel), ()
+    )
 
 
 def answers_table(points: Sequence[Point], judge: str) -> Table | None:

@@ -52,7 +52,7 @@ def read_audit(folder: Path) -> AuditSection | None:
     return AuditSection(
         result.model,
         result.reference,
-        {one.proxy: one.nearness for one in result.similarity},
+        {similarity.proxy: similarity.nearness for similarity in result.similarity},
         result.forecast.reasoning,
         audit_tables.tables(result),
         audit_tables.quantities_table(result),
@@ -85,20 +85,20 @@ def write_audit_page(folder: Path) -> Path:
     return page
 
 
-def _basin(found: LandscapeResult) -> tuple[Panel, ...]:
+def _basin(landscape: LandscapeResult) -> tuple[Panel, ...]:
     """The safety loss against distance on every walk, with Theorem 3's estimate beside it."""
     lines = []
-    for place, walk in enumerate(found.walks):
+    for place, walk in enumerate(landscape.walks):
         marks = tuple(
             Mark(
                 distance,
-                loss - found.safety_loss,
+                loss - landscape.safety_loss,
                 None,
                 None,
                 (
                     walk.direction,
                     f"distance {number(distance)}",
-                    f"safety loss {nats(loss)}, {_signed(loss - found.safety_loss)}",
+                    f"safety loss {nats(loss)}, {_signed_text(loss - landscape.safety_loss)}",
                 ),
                 joined=True,
             )
@@ -108,26 +108,30 @@ def _basin(found: LandscapeResult) -> tuple[Panel, ...]:
     distances = sorted({mark.x for line in lines for mark in line.marks})
     rises = [mark.y for line in lines for mark in line.marks]
     low, high = min(0.0, *rises), max(rises)
-    slope, bend = found.safety_slope.value, abs(found.safety_curvature.value)
-    reach = [distance for distance in _filled(distances) if _bound(slope, bend, distance) <= high]
+    slope, curvature = landscape.safety_slope.value, abs(landscape.safety_curvature.value)
+    reach = [
+        distance
+        for distance in _distance_grid(distances)
+        if _bound(slope, curvature, distance) <= high
+    ]
     curve = Curve(
         "Theorem 3 at most (estimate)",
         "#767676",
         "dash",
         2,
         tuple(reach),
-        tuple(_bound(slope, bend, distance) for distance in reach),
+        tuple(_bound(slope, curvature, distance) for distance in reach),
     )
-    first, last = distances[0] / 1.15, distances[-1] * 1.15
+    nearest, farthest = distances[0] / 1.15, distances[-1] * 1.15
     return (
         Panel(
             "How far the local estimate holds",
             Axis(
-                f"distance from θₛ, over {found.space}",
+                f"distance from θₛ, over {landscape.space}",
                 True,
-                first,
-                last,
-                log_ticks(first, last),
+                nearest,
+                farthest,
+                log_ticks(nearest, farthest),
             ),
             linear_axis("rise of the safety loss, nats per token", (low, high)),
             tuple(lines),
@@ -138,14 +142,14 @@ def _basin(found: LandscapeResult) -> tuple[Panel, ...]:
     )
 
 
-def _bound(slope: float, bend: float, distance: float) -> float:
-    return slope * distance + 0.5 * bend * distance**2
+def _bound(slope: float, curvature: float, distance: float) -> float:
+    return slope * distance + 0.5 * curvature * distance**2
 
 
-def _filled(distances: list[float]) -> list[float]:
+def _distance_grid(distances: list[float]) -> list[float]:
     ratio = (distances[-1] / distances[0]) ** (1 / 80)
     return [distances[0] * ratio**step for step in range(81)]
 
 
-def _signed(rise: float) -> str:
+def _signed_text(rise: float) -> str:
     return f"+{nats(rise)}" if rise > 0 else nats(rise)

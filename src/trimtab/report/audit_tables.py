@@ -11,25 +11,25 @@ from trimtab.stats import Estimate
 
 def tables(result: AuditResult) -> dict[str, Table]:
     """Every table by its title, in the order they are read."""
-    found = {
+    by_title = {
         "Data": _data(result),
         "Data similarity": _similarity(result),
         "Context overlap": _overlap(result),
     }
-    if any(one.pairs for one in result.overlap):
-        found["Nearest prompts"] = _pairs(result)
+    if any(overlap.pairs for overlap in result.overlap):
+        by_title["Nearest prompts"] = _pairs(result)
     if result.landscape is not None and result.influence is not None:
-        found["Landscape at the aligned model"] = _landscape(result.landscape)
-        found["Theorems 3 and 4 beside the walk"] = _theorems(result.landscape)
-        found["Task rows that endanger safety"] = _endangering(result.influence)
-    return found
+        by_title["Landscape at the aligned model"] = _landscape(result.landscape)
+        by_title["Theorems 3 and 4 beside the walk"] = _theorems(result.landscape)
+        by_title["Task rows that endanger safety"] = _endangering(result.influence)
+    return by_title
 
 
 def quantities_table(result: AuditResult) -> Table:
     """What each number is, and which way it errs."""
     rows = tuple(
-        Row((one.name, one.symbol, one.unit, one.theory, one.errs))
-        for one in result.quantities.values()
+        Row((quantity.name, quantity.symbol, quantity.unit, quantity.theory, quantity.errs))
+        for quantity in result.quantities.values()
     )
     caption = "Each quantity, its name in the theory, and the direction of its error."
     return Table(caption, ("quantity", "symbol", "unit", "in the theory", "errs"), 5, rows)
@@ -39,14 +39,14 @@ def _data(result: AuditResult) -> Table:
     rows = tuple(
         Row(
             (
-                one.label,
-                f"{one.rows:,}",
-                f"{one.rows_read:,}",
-                number(one.tokens_per_response),
-                nats(one.loss),
+                data.label,
+                f"{data.rows:,}",
+                f"{data.rows_read:,}",
+                number(data.tokens_per_response),
+                nats(data.loss),
             )
         )
-        for one in result.data
+        for data in result.data
     )
     caption = "Loss of the aligned model on the rows it read, in nats per token."
     columns = ("data", "rows", "rows read", "tokens per response", "loss")
@@ -57,15 +57,15 @@ def _similarity(result: AuditResult) -> Table:
     rows = tuple(
         Row(
             (
-                one.proxy,
-                estimate_in_words(one.nearness),
-                percent(one.shared_prompts),
-                estimate_in_words(one.total_variation),
-                estimate_in_words(one.given_prompt),
-                estimate_in_words(one.excess_loss),
+                similarity.proxy,
+                estimate_in_words(similarity.nearness),
+                percent(similarity.shared_prompts),
+                estimate_in_words(similarity.total_variation),
+                estimate_in_words(similarity.given_prompt),
+                estimate_in_words(similarity.excess_loss),
             )
         )
-        for one in result.similarity
+        for similarity in result.similarity
     )
     caption = (
         f"Each proxy against {result.reference}: TV by TF-IDF of words, on which their order "
@@ -89,15 +89,15 @@ def _overlap(result: AuditResult) -> Table:
     rows = tuple(
         Row(
             (
-                one.task,
-                one.proxy,
-                _share(one.task_on_safety),
-                _share(one.safety_on_task),
-                _term(one.alignment_term),
-                _term(one.capability_term),
+                overlap.task,
+                overlap.proxy,
+                _share(overlap.task_on_safety),
+                _share(overlap.safety_on_task),
+                _term(overlap.alignment_term),
+                _term(overlap.capability_term),
             )
         )
-        for one in result.overlap
+        for overlap in result.overlap
     )
     caption = (
         "Share of prompts that a classifier scores as high as all but 5 % of the other's own, by "
@@ -118,9 +118,9 @@ def _overlap(result: AuditResult) -> Table:
 
 def _pairs(result: AuditResult) -> Table:
     rows = tuple(
-        Row((_cut(pair.prompt), _cut(pair.nearest), one.proxy, f"{pair.cosine:.2f}"))
-        for one in result.overlap
-        for pair in one.pairs[:3]
+        Row((_cut(pair.prompt), _cut(pair.nearest), overlap.proxy, f"{pair.cosine:.2f}"))
+        for overlap in result.overlap
+        for pair in overlap.pairs[:3]
     )
     caption = (
         "Of the task prompts among the safety prompts, those nearest to one: judge whether they "
@@ -129,14 +129,14 @@ def _pairs(result: AuditResult) -> Table:
     return Table(caption, ("task prompt", "nearest safety prompt", "proxy", "cosine"), 3, rows)
 
 
-def _landscape(found: LandscapeResult) -> Table:
+def _landscape(landscape: LandscapeResult) -> Table:
     rows = [
         Row(
             (
                 "safety",
-                nats(found.safety_loss),
-                estimate_in_words(found.safety_slope),
-                estimate_in_words(found.safety_curvature),
+                nats(landscape.safety_loss),
+                estimate_in_words(landscape.safety_slope),
+                estimate_in_words(landscape.safety_curvature),
                 "–",
             )
         )
@@ -145,23 +145,23 @@ def _landscape(found: LandscapeResult) -> Table:
         Row(
             (
                 f"task {name}",
-                nats(one.loss),
-                estimate_in_words(one.slope),
-                estimate_in_words(one.curvature),
-                estimate_in_words(one.cosine),
+                nats(geometry.loss),
+                estimate_in_words(geometry.slope),
+                estimate_in_words(geometry.curvature),
+                estimate_in_words(geometry.cosine),
             )
         )
-        for name, one in found.tasks.items()
+        for name, geometry in landscape.tasks.items()
     ]
     caption = (
-        f"Over {found.space} ({found.weights:,} weights), from {found.rows} rows of each. "
-        "Estimates: the slope g errs high, the curvature H is local and so low away from θₛ."
+        f"Over {landscape.space} ({landscape.weights:,} weights), from {landscape.rows} rows of "
+        "each. Estimates: the slope g errs high, the curvature H is local and so low away from θₛ."
     )
     columns = ("loss of", "nats per token", "slope g", "curvature H", "cos with safety")
     return Table(caption, columns, 1, tuple(rows))
 
 
-def _theorems(found: LandscapeResult) -> Table:
+def _theorems(landscape: LandscapeResult) -> Table:
     rows = tuple(
         Row(
             (
@@ -173,8 +173,8 @@ def _theorems(found: LandscapeResult) -> Table:
             ),
             step.measured_rise > step.theorem_3 + 1e-3,
         )
-        for name, one in found.tasks.items()
-        for step in one.along_the_walk
+        for name, geometry in landscape.tasks.items()
+        for step in geometry.along_the_walk
     )
     caption = (
         "Down the task's gradient, in nats per token: the rise of the safety loss as measured, the "
@@ -185,19 +185,19 @@ def _theorems(found: LandscapeResult) -> Table:
     return Table(caption, columns, 1, rows)
 
 
-def _endangering(found: tuple[TaskInfluence, ...]) -> Table:
+def _endangering(influences: tuple[TaskInfluence, ...]) -> Table:
     rows = tuple(
-        Row((one.task, _cut(row.prompt), "; ".join(row.reasons), number(row.rate)))
-        for one in found
-        for row in one.worst
+        Row((influence.task, _cut(row.prompt), "; ".join(row.reasons), number(row.rate)))
+        for influence in influences
+        for row in influence.worst
     )
-    told = "; ".join(
-        f"{one.task}: {one.left_out} of the {one.rows_looked_at:,} rows looked at are "
-        f"left out of {one.kept_file or 'the data'}, "
-        f"{percent(one.share_against_safety)} work against safety"
-        for one in found
+    summary = "; ".join(
+        f"{influence.task}: {influence.left_out} of the {influence.rows_looked_at:,} rows looked "
+        f"at are left out of {influence.kept_file or 'the data'}, "
+        f"{percent(influence.share_against_safety)} work against safety"
+        for influence in influences
     )
-    caption = f"{told}. Estimates, by the gradients' inner product after a trial step."
+    caption = f"{summary}. Estimates, by the gradients' inner product after a trial step."
     return Table(caption, ("task", "prompt", "reasons", "rate"), 3, rows)
 
 

@@ -55,10 +55,10 @@ def gap_axis(
     if may_be_log and min(values) > 0 and max(values) >= LOG_SPAN * min(values):
         low, high, _ = _log_range(values)
         return Axis(label, True, low, high, log_ticks(low, high))
-    others = [gap.value for gap in constrained]
-    most = max(others, default=0.0)
+    constrained_values = [gap.value for gap in constrained]
+    largest = max(constrained_values, default=0.0)
     # Where no other gap is above 0, none is dwarfed: all stand on one scale.
-    far = [gap.value for gap in plain if most > 0 and gap.value > DWARFING * most]
+    far = [gap.value for gap in plain if largest > 0 and gap.value > DWARFING * largest]
     shown = [gap for gap in (*constrained, *plain) if gap.value not in far]
     low, high = _linear_range(shown)
     if not far:
@@ -84,9 +84,9 @@ def linear_axis(label: str, values: Iterable[float], margin: float = MARGIN) -> 
     >>> axis.low, axis.high
     (0.5, 2.5)
     """
-    found = list(values)
-    beyond = margin * (max(found) - min(found))
-    low, high = min(found) - beyond, max(found) + beyond
+    numbers = list(values)
+    beyond = margin * (max(numbers) - min(numbers))
+    low, high = min(numbers) - beyond, max(numbers) + beyond
     return Axis(label, False, low, high, linear_ticks(low, high))
 
 

@@ -39,51 +39,54 @@ class Picture:
     places: tuple[tuple[float, float] | None, ...]
 
 
-def picture(found: Overview, points: Sequence[Point], rows: RowLosses) -> Picture | None:
+def picture(overview: Overview, points: Sequence[Point], rows: RowLosses) -> Picture | None:
     """The start, plain fine-tuning and the choices: refusals if counted, else changes of losses."""
     # With no entropies known, gaps are the changes from the start.
-    changed = {one.spec: one for one in with_gaps(points, {}, rows)}
+    changed = {point.spec: point for point in with_gaps(points, {}, rows)}
     settings = [
-        replace(one.setting, points=tuple(changed[point.spec] for point in one.setting.points))
-        for one in found.options
+        replace(
+            option.setting, points=tuple(changed[point.spec] for point in option.setting.points)
+        )
+        for option in overview.options
     ]
-    x: Gap = "alignment gap" if found.on_original else "proxy gap"
+    x: Gap = "alignment gap" if overview.on_original else "proxy gap"
     y: Gap | Rate = "capability gap"
-    if found.unit == "refusals":
+    if overview.unit == "refusals":
         x, y = "capability gap", "refusal rate"
     pictured = [
         setting
-        for setting, option in zip(settings, found.options, strict=True)
-        if option in found.pictured
+        for setting, option in zip(settings, overview.options, strict=True)
+        if option in overview.pictured
     ]
-    better = "Upper left" if found.unit == "refusals" else "Lower left"
-    drawn = panel(
-        f"What each model gave up and gained on {shortened(found.task)}",
+    better = "Upper left" if overview.unit == "refusals" else "Lower left"
+    drawn_panel = panel(
+        f"What each model gave up and gained on {shortened(overview.task)}",
         _series(pictured, Palette.of(points)),
         x,
         y,
         note=f"{better} is better. Click a mark or choose a model to read all that is known of it.",
     )
-    if drawn is None:
+    if drawn_panel is None:
         return None
     places = []
     for setting in settings:
-        at = setting.measured(x), setting.measured(y)
-        is_there = setting in pictured and at[0] is not None and at[1] is not None
+        measured = setting.measured(x), setting.measured(y)
+        is_there = setting in pictured and measured[0] is not None and measured[1] is not None
         places.append(
-            (drawn.x.place(at[0].value), drawn.y.place(at[1].value))
-            if is_there and at[0] and at[1]
+            (drawn_panel.x.place(measured[0].value), drawn_panel.y.place(measured[1].value))
+            if is_there and measured[0] and measured[1]
             else None
         )
-    return Picture(drawn, tuple(places))
+    return Picture(drawn_panel, tuple(places))
 
 
 def _series(settings: Sequence[Setting], palette: Palette) -> list[Series]:
-    is_crowded = len({_line(one) for one in settings}) > DRAWN_APART
+    is_crowded = len({_line(setting) for setting in settings}) > DRAWN_APART
     lines: dict[tuple[Method | None, str | None], list[Setting]] = {}
-    first = {ALIGNED: 0, PLAIN: 1}
+    ranks = {ALIGNED: 0, PLAIN: 1}
     ordered = sorted(
-        settings, key=lambda one: (first.get(one.method, 2), one.method.tightness(one.value))
+        settings,
+        key=lambda setting: (ranks.get(setting.method, 2), setting.method.tightness(setting.value)),
     )
     for setting in ordered:
         is_one_of_many = is_crowded and setting.method.family is not None
@@ -130,12 +133,12 @@ def _ink(method: Method | None, proxy: str | None, task: str, palette: Palette, 
     return ink(colour, place)
 
 
-def choices_table(found: Overview) -> Table:
+def choices_table(overview: Overview) -> Table:
     """A row for each model: its answers, its losses, and how far both lie from the start."""
-    options = found.options
-    proxies = {one.setting.proxy for one in options if _is_of_proxy(one.setting.method)}
-    several_tasks = len({one.setting.task for one in options}) > 1
-    of_proxy = len(proxies) > 1 or not found.on_original
+    options = overview.options
+    proxies = {option.setting.proxy for option in options if _is_of_proxy(option.setting.method)}
+    several_tasks = len({option.setting.task for option in options}) > 1
+    of_proxy = len(proxies) > 1 or not overview.on_original
     rates = {
         name: what
         for name, what in (
@@ -143,7 +146,7 @@ def choices_table(found: Overview) -> Table:
             ("harmful complied", COMPLIED),
             ("benign answered", ANSWERED),
         )
-        if any(what in one.rates for one in options)
+        if any(what in option.rates for option in options)
     }
     names = (
         "model",
@@ -156,21 +159,21 @@ def choices_table(found: Overview) -> Table:
         *("safety loss", "change", "task loss", "change"),
     )
     rows = []
-    for one in options:
-        setting = one.setting
-        touched = _is_of_proxy(setting.method) or not found.on_original
-        cells = [one.name]
+    for option in options:
+        setting = option.setting
+        touched = _is_of_proxy(setting.method) or not overview.on_original
+        cells = [option.name]
         if of_proxy:
             cells.append((setting.proxy or "–") if touched else "–")
         if several_tasks:
             cells.append(setting.task)
         is_start = setting.method is ALIGNED
         for what in rates.values():
-            cells += _rate(one.rates.get(what), is_start)
-        for loss in (one.safety, one.task):
+            cells += _rate(option.rates.get(what), is_start)
+        for loss in (option.safety, option.task):
             cells += (nats(loss.value.value), "–" if is_start else _change(loss))
         rows.append(Row(tuple(cells)))
-    data = "the original safety data" if found.on_original else "each row’s safety data"
+    data = "the original safety data" if overview.on_original else "each row’s safety data"
     caption = (
         f"Losses on held-out rows in nats per token, lower is better; safety’s is on {data}. "
         "A change is from the start θₛ on the same rows or prompts, with its 95 % interval."
@@ -189,33 +192,33 @@ def _change(loss: Measured) -> str:
     return "–" if loss.change is None else unbroken(change_in_words(loss.change))
 
 
-def for_script(found: Overview, shown: Picture | None) -> list[dict[str, Any]]:
+def for_script(overview: Overview, shown: Picture | None) -> list[dict[str, Any]]:
     """What the page's script knows of each option: its name, its mark, and what to read it with."""
-    options = found.options
-    several = len({one.setting.task for one in options}) > 1
+    options = overview.options
+    several = len({option.setting.task for option in options}) > 1
 
     def beside(option: Option, method: Method) -> int | None:
         """Where the start or plain fine-tuning stands that this option is read beside."""
         return next(
             (
                 place
-                for place, other in enumerate(options)
-                if other.setting.method is method
-                and other.setting.task == option.setting.task
-                and (found.on_original or other.setting.proxy == option.setting.proxy)
+                for place, candidate in enumerate(options)
+                if candidate.setting.method is method
+                and candidate.setting.task == option.setting.task
+                and (overview.on_original or candidate.setting.proxy == option.setting.proxy)
             ),
             None,
         )
 
     return [
         {
-            "name": _full_name(one, several),
+            "name": _full_name(option, several),
             "place": shown.places[place] if shown else None,
-            "start": beside(one, ALIGNED),
-            "plain": beside(one, PLAIN),
-            "models": [point.model for point in one.setting.points if point.model],
+            "start": beside(option, ALIGNED),
+            "plain": beside(option, PLAIN),
+            "models": [point.model for point in option.setting.points if point.model],
         }
-        for place, one in enumerate(options)
+        for place, option in enumerate(options)
     ]
 
 

@@ -28,7 +28,7 @@ from trimtab.config.methods import (
     DIAL,
 )
 from trimtab.report.chart import Curve, Figure, Ink, Panel
-from trimtab.report.palette import START_INK, Palette, budget_ink, drawn, ink
+from trimtab.report.palette import START_INK, Palette, budget_ink, chart_curves, ink
 from trimtab.report.panels import Series, panel
 from trimtab.results.gaps import OVER_START
 from trimtab.results.result import LocalGeometry, Point
@@ -88,28 +88,32 @@ class _Atlas:
         if not self.case_1:
             return _left_out(1, f"Figure 1 needs Case I: add to the grid {CASE_1_BLOCK}.")
         main = self._task_with_most_proxies()
-        left = [
+        left_series = [
             Series(shortened(proxy), self._ink(proxy, main), tuple(line))
             for (proxy, task), line in self.case_1.items()
             if task == main
         ]
-        keys = sorted(self.case_1, key=lambda key: key[1] != main)
-        right = [
-            Series(f"{shortened(p)} – {shortened(t)}", self._ink(p, t), tuple(self.case_1[p, t]))
-            for p, t in keys[:MOST_LINES]
+        pairs = sorted(self.case_1, key=lambda pair: pair[1] != main)
+        right_series = [
+            Series(
+                f"{shortened(proxy)} – {shortened(task)}",
+                self._ink(proxy, task),
+                tuple(self.case_1[proxy, task]),
+            )
+            for proxy, task in pairs[:MOST_LINES]
         ]
-        for p, t in keys[:MOST_LINES]:
-            name = f"{shortened(p)} – {shortened(t)}, by budget"
-            line = tuple(self.budgets.get((p, t), ()))
-            right.append(Series(name, budget_ink(self.palette.proxy_colour(p)), line))
-        right.append(self._starts(task for _, task in keys[:MOST_LINES]))
+        for proxy, task in pairs[:MOST_LINES]:
+            name = f"{shortened(proxy)} – {shortened(task)}, by budget"
+            line = tuple(self.budgets.get((proxy, task), ()))
+            right_series.append(Series(name, budget_ink(self.palette.proxy_colour(proxy)), line))
+        right_series.append(self._starts(task for _, task in pairs[:MOST_LINES]))
         note = self.note
-        if len(keys) > MOST_LINES:
-            note = f"{note} {MOST_LINES} of {len(keys)} pairs are drawn.".strip()
+        if len(pairs) > MOST_LINES:
+            note = f"{note} {MOST_LINES} of {len(pairs)} pairs are drawn.".strip()
         panels = (
             panel(
                 f"Case I: safety, task {shortened(main)}",
-                left,
+                left_series,
                 "penalty",
                 self.safety,
                 self._alignment_gap_curves(main),
@@ -117,10 +121,10 @@ class _Atlas:
             ),
             panel(
                 "Case I: capability against safety",
-                right,
+                right_series,
                 self.safety,
                 "capability gap",
-                self._plane_curves(keys[:MOST_LINES]),
+                self._plane_curves(pairs[:MOST_LINES]),
                 note,
             ),
         )
@@ -134,7 +138,7 @@ class _Atlas:
             f"The {self.safety} under an alignment loss constraint against its penalty λ, by proxy "
             "safety data (left), and what it costs in capability (right)."
         )
-        return Figure(1, caption, _there(panels), _there([missing]))
+        return Figure(1, caption, _present(panels), _present([missing]))
 
     def figure_2(self) -> Figure:
         """Case II against λ or ε, by task, and Case I against Case II."""
@@ -145,10 +149,13 @@ class _Atlas:
         }
         if not by_method:
             return _left_out(2, f"Figure 2 needs Case II: add to the grid {CASE_2_BLOCK}.")
-        left = [
+        left_panels = [
             panel(
                 "Case II: safety",
-                [Series(shortened(t), self._task_ink(t), tuple(line)) for t, line in lines.items()],
+                [
+                    Series(shortened(task), self._task_ink(task), tuple(line))
+                    for task, line in lines.items()
+                ],
                 "penalty" if method is CASE_2 else "radius",
                 self.safety,
                 self._drift_curves(lines),
@@ -156,20 +163,20 @@ class _Atlas:
             )
             for method, lines in by_method.items()
         ]
-        right = self._both_cases()
+        right_panel = self._both_cases()
         missing = (
             None
-            if any(left)
+            if any(left_panels)
             else f"Figure 2 left needs several values of λ or ε: add to the grid {CASE_2_BLOCK}.",
             None
-            if right
+            if right_panel
             else f"Figure 2 right needs one task in both cases: add to the grid {CASE_1_BLOCK}.",
         )
         caption = (
             f"The {self.safety} under an alignment parameter constraint, by task (left), and both "
             "cases in the plane of what each gave up (right)."
         )
-        return Figure(2, caption, _there([*left, right]), _there(missing))
+        return Figure(2, caption, _present([*left_panels, right_panel]), _present(missing))
 
     def figure_3(self) -> Figure:
         """The trade-off of one proxy with tasks of several context overlaps."""
@@ -195,7 +202,7 @@ class _Atlas:
             self.note,
         )
         caption = "The trade-off at several overlaps of the task's contexts with the proxy's."
-        return Figure(3, caption, _there([plane]), ())
+        return Figure(3, caption, _present([plane]), ())
 
     def figure_4(self) -> Figure:
         """The settings of a dial, beside separate runs on the same data."""
@@ -206,9 +213,9 @@ class _Atlas:
             runs = tuple(self.case_1[proxy, task])
             series.append(Series(f"separate runs, {name}", ink(1, 1), runs))
         start = tuple(
-            one
-            for one in settings_of(self.points, ALIGNED)
-            if (one.proxy, one.task) == (proxy, task)
+            setting
+            for setting in settings_of(self.points, ALIGNED)
+            if (setting.proxy, setting.task) == (proxy, task)
         )
         series.append(Series("aligned model θₛ", START_INK, start, joined=False))
         plane = panel(
@@ -223,32 +230,36 @@ class _Atlas:
             f"The {self.safety} and the capability gap at every measured setting of the dial: "
             "α = 0 is its safest, α = 1 its most capable."
         )
-        return Figure(DIAL_FIGURE, caption, _there([plane]), ())
+        return Figure(DIAL_FIGURE, caption, _present([plane]), ())
 
     def _drift_curves(self, lines: dict[str, list[Setting]]) -> list[Curve]:
         """Theorem 3 at the distance that each model reached, estimated from slope and curvature."""
-        found = [
-            one
-            for one in bounds_beside(self.points, None, self.landscape)
-            if one.bound.theorem == 3 and one.gap == self.safety
+        comparisons = [
+            comparison
+            for comparison in bounds_beside(self.points, None, self.landscape)
+            if comparison.bound.theorem == 3 and comparison.gap == self.safety
         ]
         curves = []
         for task, line in lines.items():
-            at = {one.setting: one.value for one in found if one.setting in line}
-            x = tuple(float(setting.value) for setting in at if setting.value is not None)
-            ink = self._task_ink(task)
-            curves.append(Curve(DRIFT, ink.colour, "dot", 1.0, x, tuple(at.values())))
+            values = {
+                comparison.setting: comparison.value
+                for comparison in comparisons
+                if comparison.setting in line
+            }
+            x = tuple(float(setting.value) for setting in values if setting.value is not None)
+            task_ink = self._task_ink(task)
+            curves.append(Curve(DRIFT, task_ink.colour, "dot", 1.0, x, tuple(values.values())))
         return curves
 
     def _both_cases(self) -> Panel | None:
         series: list[Series] = []
         compared: list[tuple[str, str]] = []
-        for task, (proxy, first, second) in tasks_in_both_cases(self.points).items():
+        for task, (proxy, case_1, case_2) in tasks_in_both_cases(self.points).items():
             compared.append((proxy, task))
             colour = self.palette.task_colour(task)
-            series.append(Series(f"Case I, {shortened(task)}", ink(colour, 0), tuple(first)))
+            series.append(Series(f"Case I, {shortened(task)}", ink(colour, 0), tuple(case_1)))
             by_method = {
-                method: tuple(setting for setting in second if setting.method is method)
+                method: tuple(setting for setting in case_2 if setting.method is method)
                 for method in (CASE_2, CASE_2_RADIUS)
             }
             for shape, (method, line) in enumerate(by_method.items(), start=1):
@@ -275,8 +286,10 @@ class _Atlas:
 
         Changes from θ_s have it at 0 for every task, and one mark stands for all.
         """
-        first = {one.task: one for one in reversed(settings_of(self.points, ALIGNED))}
-        starts = tuple(first[task] for task in dict.fromkeys(tasks) if task in first)
+        start_of_task = {start.task: start for start in reversed(settings_of(self.points, ALIGNED))}
+        starts = tuple(
+            start_of_task[task] for task in dict.fromkeys(tasks) if task in start_of_task
+        )
         gaps = [start.measured("capability gap") for start in starts]
         if any(gap is not None and gap.unit == OVER_START for gap in gaps):
             starts = starts[:1]
@@ -301,15 +314,17 @@ class _Atlas:
     def _alignment_gap_curves(self, task: str) -> list[Curve]:
         if self.limits is None:
             return []
-        lines = {proxy: line for (proxy, other), line in self.case_1.items() if other == task}
-        penalties = [s.value for line in lines.values() for s in line if s.value]
+        lines = {
+            proxy: line for (proxy, line_task), line in self.case_1.items() if line_task == task
+        }
+        penalties = [setting.value for line in lines.values() for setting in line if setting.value]
         if not penalties:
             return []
         ends = (min(penalties), max(penalties))
         return [
             curve
             for proxy in lines
-            for curve in drawn(
+            for curve in chart_curves(
                 self.limits.alignment_gap_curves(proxy, task, ends), self._ink(proxy, task).colour
             )
         ]
@@ -322,10 +337,10 @@ class _Atlas:
         pairs = list(pairs)
         curves: list[Curve] = []
         for task in dict.fromkeys(task for _, task in pairs):
-            curves.extend(drawn(self.limits.oracle_curves(task)))
+            curves.extend(chart_curves(self.limits.oracle_curves(task)))
         for proxy, task in pairs:
             colour = (self._task_ink(task) if by_task else self._ink(proxy, task)).colour
-            curves.extend(drawn(self.limits.plane_curves(proxy, task), colour))
+            curves.extend(chart_curves(self.limits.plane_curves(proxy, task), colour))
         return curves
 
     def _plane_bounds(self, pairs: Iterable[tuple[str, str]]) -> list[Curve]:
@@ -334,7 +349,9 @@ class _Atlas:
         return [
             curve
             for proxy, task in pairs
-            for curve in drawn(self.limits.plane_bounds(proxy, task), self._task_ink(task).colour)
+            for curve in chart_curves(
+                self.limits.plane_bounds(proxy, task), self._task_ink(task).colour
+            )
         ]
 
     def _ink(self, proxy: str, task: str) -> Ink:
@@ -348,5 +365,5 @@ def _left_out(number: int, why: str) -> Figure:
     return Figure(number, "", (), (why,))
 
 
-def _there(found: Iterable[T | None]) -> tuple[T, ...]:
-    return tuple(one for one in found if one is not None)
+def _present(values: Iterable[T | None]) -> tuple[T, ...]:
+    return tuple(value for value in values if value is not None)

@@ -28,8 +28,8 @@ def replace_between(page: Path, name: str, text: str) -> None:
         UserError: the page has no such marks.
     """
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, ended, after = rest.partition(end)
-    if not (found and ended):
+    before, begin_found, after_begin = page.read_text(encoding="utf-8").partition(begin)
+    _, end_found, after = after_begin.partition(end)
+    if not (begin_found and end_found):
         raise UserError(f"{page}: no {begin} with {end} after it. Put both where {name} belongs.")
     write_atomically(page, f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")

@@ -10,7 +10,7 @@ from trimtab.analysis.limits import Limits
 from trimtab.analysis.methods import MethodResult
 from trimtab.config.methods import ALIGNED, CASE_1, METHODS, PLAIN, Family, Method
 from trimtab.report.chart import Figure, Panel
-from trimtab.report.palette import COLOURS, PLAIN_INK, START_INK, drawn, ink
+from trimtab.report.palette import COLOURS, PLAIN_INK, START_INK, chart_curves, ink
 from trimtab.report.panels import Series, panel
 from trimtab.results.result import Point
 
@@ -29,8 +29,14 @@ def methods_figure(
     if not results or safety is None:
         return None
     proxy, task = results[0].proxy, results[0].task
-    lines = {one.method: one for one in results if (one.proxy, one.task) == (proxy, task)}
-    ends = [one for one in all_settings(points) if (one.proxy, one.task) == (proxy, task)]
+    lines = {
+        result.method: result for result in results if (result.proxy, result.task) == (proxy, task)
+    }
+    ends = [
+        setting
+        for setting in all_settings(points)
+        if (setting.proxy, setting.task) == (proxy, task)
+    ]
     panels = [
         _family(name, methods, lines, ends, safety, limits)
         for name, methods in FAMILIES.items()
@@ -40,7 +46,7 @@ def methods_figure(
         "Every method over its own hyperparameter, at equal rows a step, with Case I in each "
         "panel: means over seeds, and each seed faintly. Left and below is better."
     )
-    return Figure(5, caption, tuple(one for one in panels if one), ())
+    return Figure(5, caption, tuple(drawn_panel for drawn_panel in panels if drawn_panel), ())
 
 
 def _family(
@@ -53,8 +59,8 @@ def _family(
 ) -> Panel | None:
     shown = [method for method in (CASE_1, *methods) if method in lines]
     # Case I has the first colour in every panel; the others take the rest in turn.
-    rest = len(COLOURS) - 1
-    colours = {method: 1 + (place - 1) % rest for place, method in enumerate(shown)}
+    colour_count = len(COLOURS) - 1
+    colours = {method: 1 + (place - 1) % colour_count for place, method in enumerate(shown)}
     colours |= {CASE_1: 0}
     series = [
         Series(
@@ -69,4 +75,4 @@ def _family(
             mark = PLAIN_INK if end.method is PLAIN else START_INK
             series.append(Series(end.method.title, mark, (end,), False))
     oracle = limits.oracle_curves(ends[0].task) if limits and safety == "alignment gap" else ()
-    return panel(name, series, safety, "capability gap", drawn(oracle))
+    return panel(name, series, safety, "capability gap", chart_curves(oracle))

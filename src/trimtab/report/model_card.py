@@ -105,24 +105,26 @@ def points_card(points: Sequence[Point], results: Results, model: Path) -> str:
     Numbers are those of the points: losses in nats per token with 95 % intervals.
     """
     point = points[0]
-    made = [
+    details = [
         f"Trained on {point.train_tokens:,} tokens. Its weights lie {number(point.distance)} from "
         f"those of the start model, {percent(point.relative_distance)} of their norm."
     ]
     if point.multiplier is not None:
-        made.append(f"It is the setting of a dial trained at λ = {number(point.multiplier)} there.")
+        details.append(
+            f"It is the setting of a dial trained at λ = {number(point.multiplier)} there."
+        )
     if point.budget_verdict is not None:
-        made.append(f"By held-out rows: {budget_in_words(point)}.")
+        details.append(f"By held-out rows: {budget_in_words(point)}.")
     changes = loss_changes(points, results.points, results.rows)
     rates = rate_changes(point, results.points, results.rows)
     origin = Origin(results.settings, results.data)
-    return trained_card(point.spec, changes, made, origin, model, rates=rates)
+    return trained_card(point.spec, changes, details, origin, model, rates=rates)
 
 
 def trained_card(
     spec: RunSpec,
     losses: Iterable[LossChange],
-    made: Sequence[str],
+    details: Sequence[str],
     origin: Origin,
     model: Path,
     not_measured: Sequence[str] = (),
@@ -136,7 +138,7 @@ def trained_card(
         f"{_start(origin)}, fine-tuned on `{spec.task}`{safety} under {constraint} "
         f"(seed {spec.seed}), and measured on held-out rows before and after."
     )
-    has_original = any(one.data == "original" for one in losses)
+    has_original = any(loss.data == "original" for loss in losses)
     return _card(
         _metadata(origin, model),
         f"{spec.task}, {constraint}",
@@ -144,7 +146,7 @@ def trained_card(
         {
             "Before and after": _before_and_after(losses),
             **({"What it answers": _answers(rates, origin)} if rates else {}),
-            "What was done": _what_was_done(constraint, made, origin),
+            "What was done": _what_was_done(constraint, details, origin),
             "Data": _data(origin.data),
             "What was not measured": _bullets(
                 (*not_measured, *(() if rates else (_NOT_JUDGED,)), *_never_measured(has_original))
@@ -217,7 +219,9 @@ def _metadata(origin: Origin, model: Path) -> ModelCardData:
     """What the Hub reads. A licence is not known here, and so is left out."""
     is_adapter = (model / ADAPTER_FILE).exists()
     root = Path(str(origin.settings.get("data_root", ".")))
-    datasets = list(dict.fromkeys(one.path for one in origin.data if on_hub(one.path, root)))
+    datasets = list(
+        dict.fromkeys(summary.path for summary in origin.data if on_hub(summary.path, root))
+    )
     return ModelCardData(
         base_model=hub_id(origin.model) if origin.model else None,
         library_name="peft" if is_adapter else "transformers",
@@ -239,13 +243,13 @@ def _start(origin: Origin) -> str:
 def _before_and_after(losses: Iterable[LossChange]) -> str:
     rows = [
         (
-            one.what,
-            f"`{one.data}`",
-            _loss(one.start),
-            _loss(one.now),
-            "–" if one.change is None else change_in_words(one.change),
+            loss.what,
+            f"`{loss.data}`",
+            _loss(loss.start),
+            _loss(loss.now),
+            "–" if loss.change is None else change_in_words(loss.change),
         )
-        for one in losses
+        for loss in losses
     ]
     columns = ("held out", "data", "start model θₛ", "this model", "change")
     return f"{markdown_table(columns, rows)}\n\n{_WHAT_A_LOSS_IS}"
@@ -259,38 +263,38 @@ def _loss(estimate: Estimate | None) -> str:
     return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
-def _what_was_done(constraint: str, made: Sequence[str], origin: Origin) -> str:
+def _what_was_done(constraint: str, details: Sequence[str], origin: Origin) -> str:
     settings = yaml.safe_dump(
         _portable(origin.settings), sort_keys=False, allow_unicode=True
     ).strip()
     return (
-        f"Constraint: {constraint}. {' '.join(made)}\n\n"
+        f"Constraint: {constraint}. {' '.join(details)}\n\n"
         "This experiment made it. Save it as `experiment.yaml` beside the files it names, and the "
         "same is made again by\n\n```sh\ntrimtab sweep experiment.yaml --out again\n```\n\n"
         f"```yaml\n{settings}\n```"
     )
 
 
-def _portable(given: Any) -> Any:
+def _portable(settings: Any) -> Any:
     """Settings without this machine's folders: a path from the root is its last part."""
-    if isinstance(given, Mapping):
-        return {name: _portable(value) for name, value in given.items() if name != "data_root"}
-    if isinstance(given, list):
-        return [_portable(value) for value in given]
-    return portable_name(given) if isinstance(given, str) else given
+    if isinstance(settings, Mapping):
+        return {name: _portable(value) for name, value in settings.items() if name != "data_root"}
+    if isinstance(settings, list):
+        return [_portable(value) for value in settings]
+    return portable_name(settings) if isinstance(settings, str) else settings
 
 
 def _data(data: Iterable[DataSummary]) -> str:
     rows = [
         (
-            one.role,
-            f"`{one.name}`",
-            f"`{portable_name(one.path)}`",
-            f"{one.train_rows:,}",
-            f"{one.held_out_rows:,}",
-            ", ".join(f"`{each}`" for each in one.files.values()) or "–",
+            summary.role,
+            f"`{summary.name}`",
+            f"`{portable_name(summary.path)}`",
+            f"{summary.train_rows:,}",
+            f"{summary.held_out_rows:,}",
+            ", ".join(f"`{digest}`" for digest in summary.files.values()) or "–",
         )
-        for one in data
+        for summary in data
     ]
     columns = ("role", "name", "source", "rows to train on", "rows held out", "SHA-256")
     if not rows:
@@ -316,17 +320,17 @@ def _versions() -> str:
 
 
 def _answers(rates: Sequence[RateChange], origin: Origin) -> str:
-    asked = origin.settings.get("answers") or {}
-    judges = ", ".join(f"`{judge}`" for judge in asked.get("judges") or ["phrases"])
+    answer_settings = origin.settings.get("answers") or {}
+    judges = ", ".join(f"`{judge}`" for judge in answer_settings.get("judges") or ["phrases"])
     rows = [
         (
-            one.what,
-            "–" if one.prompts is None else str(one.prompts),
-            "–" if one.start is None else _rate(one.start),
-            _rate(one.now),
-            "–" if one.change is None else _points(one.change),
+            rate.what,
+            "–" if rate.prompts is None else str(rate.prompts),
+            "–" if rate.start is None else _rate(rate.start),
+            _rate(rate.now),
+            "–" if rate.change is None else _points(rate.change),
         )
-        for one in rates
+        for rate in rates
     ]
     columns = ("share of", "prompts", "start model θₛ", "this model", "change, in points")
     return (

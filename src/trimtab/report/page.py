@@ -65,36 +65,40 @@ def write_report(folder: Path) -> Report:
     """
     results = read_results(folder)
     limits = Limits(results.world) if results.world is not None else None
-    near = optimality_gap(results.points, results.world) if results.world is not None else ()
-    kept = no_model_passes_the_limit(near)
+    optimality_gaps = (
+        optimality_gap(results.points, results.world) if results.world is not None else ()
+    )
+    limit_finding = no_model_passes_the_limit(optimality_gaps)
     audit = read_audit(folder)
-    told = findings(results.points, results.rows, _distances(results, audit))
-    found = (*told, *([kept] if kept else []))
+    trend_findings = findings(results.points, results.rows, _distances(results, audit))
+    all_findings = (*trend_findings, *([limit_finding] if limit_finding else []))
     methods = method_results(results.points)
     of_methods = methods_figure(results.points, methods, limits)
     of_answers = answers_figure(results.points)
-    drawn = (
+    drawn_figures = (
         *figures(results.points, limits, results.landscape),
         *(figure for figure in (of_methods, of_answers) if figure),
     )
     if methods:
-        records = [one.to_json() for one in methods]
+        records = [result.to_json() for result in methods]
         write_atomically(folder / METHODS_FILE, json.dumps(records, indent=1) + "\n")
     paths: list[Path] = []
-    for figure in drawn:
+    for figure in drawn_figures:
         if figure.panels:
             paths += renderer.save(figure, folder / FIGURES_FOLDER)
         else:
             renderer.remove(figure, folder / FIGURES_FOLDER)
     page = folder / PAGE_FILE
-    write_atomically(page, _page(folder, results, drawn, found, near, methods, audit))
-    return Report(page, tuple(paths), found)
+    write_atomically(
+        page, _page(folder, results, drawn_figures, all_findings, optimality_gaps, methods, audit)
+    )
+    return Report(page, tuple(paths), all_findings)
 
 
 def _judge(results: Results) -> str:
     """Whose counts the results hold; the first version had no judge but phrases."""
-    asked = results.settings.get("answers") or {}
-    return str((asked.get("judges") or ["phrases"])[0])
+    answer_settings = results.settings.get("answers") or {}
+    return str((answer_settings.get("judges") or ["phrases"])[0])
 
 
 def _distances(results: Results, audit: AuditSection | None) -> Mapping[str, Estimate]:
@@ -111,16 +115,18 @@ def _distances(results: Results, audit: AuditSection | None) -> Mapping[str, Est
         if isinstance(source, dict) and source.get("distance") is not None
     }
     if stated or audit is None:
-        return {name: Estimate.exact(far, "distance stated") for name, far in stated.items()}
+        return {
+            name: Estimate.exact(distance, "distance stated") for name, distance in stated.items()
+        }
     return audit.distances
 
 
 def _page(
     folder: Path,
     results: Results,
-    drawn: Sequence[Figure],
-    found: Sequence[Finding],
-    near: Sequence[PointOptimalityGap],
+    drawn_figures: Sequence[Figure],
+    all_findings: Sequence[Finding],
+    optimality_gaps: Sequence[PointOptimalityGap],
     methods: Sequence[MethodResult],
     audit: AuditSection | None,
 ) -> str:
@@ -135,27 +141,27 @@ def _page(
     options = overview(results.points, results.rows)
     picture = choices.picture(options, results.points, results.rows) if options else None
     of_slider = dial_settings(results.points, results.world, results.samples)
-    of_dial = next((figure for figure in drawn if figure.number == DIAL_FIGURE), None)
-    figures_below = [one for one in drawn if one.panels and one is not of_dial]
+    of_dial = next((figure for figure in drawn_figures if figure.number == DIAL_FIGURE), None)
+    figures_below = [figure for figure in drawn_figures if figure.panels and figure is not of_dial]
     panels = [panel for figure in figures_below for panel in figure.panels]
     page = partial(
         environment.get_template("page.html.j2").render,
         dial=of_slider if of_dial is not None and of_dial.panels else (),
         dial_figure=of_dial,
         dial_plot=_dial_plot(of_dial, of_slider),
-        dial_script=_for_script([_for_slider(one) for one in of_slider]),
+        dial_script=_for_script([_for_slider(setting) for setting in of_slider]),
         samples=results.samples,
-        answer=[unbroken(one) for one in answer_in_words(options)]
+        answer=[unbroken(sentence) for sentence in answer_in_words(options)]
         if options
         else [_summary(results)],
         options=options,
         choices=choices.choices_table(options) if options else None,
         picture=picture.panel if picture else None,
         plenty=options is None or len(options.trained) > 1,
-        findings=found,
-        says_anything=any(one.verdict != "too few to say" for one in found),
+        findings=all_findings,
+        says_anything=any(finding.verdict != "too few to say" for finding in all_findings),
         figures=figures_below,
-        missing=[line for figure in drawn for line in figure.missing],
+        missing=[line for figure in drawn_figures for line in figure.missing],
         plots=_for_script(
             [renderer.plot(panel) for panel in (*panels, *(audit.panels if audit else ()))]
         ),
@@ -164,13 +170,13 @@ def _page(
         library=renderer.library(),
         figures_folder=FIGURES_FOLDER,
         kinds=renderer.KINDS,
-        optimality_gap=tables.optimality_gap_table(near) if near else None,
-        optimality_gap_in_words=_optimality_gap_in_words(near),
+        optimality_gap=tables.optimality_gap_table(optimality_gaps) if optimality_gaps else None,
+        optimality_gap_in_words=_optimality_gap_in_words(optimality_gaps),
         bounds=tables.bounds_tables(
             bounds_beside(results.points, results.world, results.landscape)
         ),
         methods=tables.methods_table(methods) if methods else None,
-        alarms=sum(one.is_impossible for one in near),
+        alarms=sum(gap.is_impossible for gap in optimality_gaps),
         budgets=tables.budgets_table(results.points),
         answers=answers_table(results.points, _judge(results)),
         judge=_judge(results),
@@ -214,9 +220,11 @@ def _for_slider(setting: DialSetting) -> dict[str, Any]:
 
 def _answers(folder: Path, results: Results, options: Overview, room: int) -> SideBySide | None:
     """What the models answered, the start's first, in so many bytes of the page."""
-    names = [point.model for one in options.options for point in one.setting.points if point.model]
-    asked = results.settings.get("answers") or {}
-    return side_by_side(folder, names, asked.get("judges") or [], room)
+    names = [
+        point.model for option in options.options for point in option.setting.points if point.model
+    ]
+    answer_settings = results.settings.get("answers") or {}
+    return side_by_side(folder, names, answer_settings.get("judges") or [], room)
 
 
 def _for_choosing(
@@ -226,7 +234,7 @@ def _for_choosing(
     if options is None:
         return None
     shown = options.best or options.plain or options.trained[0]
-    first = next(place for place, one in enumerate(options.options) if one is shown)
+    first = next(place for place, option in enumerate(options.options) if option is shown)
     ring = picture.places[first] if picture else None
     return {
         "options": choices.for_script(options, picture),
@@ -249,25 +257,30 @@ def _summary(results: Results) -> str:
     )
 
 
-def _optimality_gap_in_words(near: Sequence[PointOptimalityGap]) -> str:
-    reached = [
-        one.on_proxy
-        for one in near
-        if one.point.method is CASE_1 and one.point.spec.value and one.on_proxy is not None
+def _optimality_gap_in_words(optimality_gaps: Sequence[PointOptimalityGap]) -> str:
+    gaps = [
+        gap.on_proxy
+        for gap in optimality_gaps
+        if gap.point.method is CASE_1 and gap.point.spec.value and gap.on_proxy is not None
     ]
-    if not reached:
+    if not gaps:
         return ""
-    over = sorted(one.excess for one in reached)
-    told = (
-        f"Trained under a penalty λ > 0, Case I models stay {nats(over[0])} to {nats(over[-1])} "
-        "nats per token above the least capability gap possible at the proxy gap they reached"
+    excesses = sorted(gap.excess for gap in gaps)
+    sentence = (
+        f"Trained under a penalty λ > 0, Case I models stay {nats(excesses[0])} to "
+        f"{nats(excesses[-1])} nats per token above the least capability gap possible at the "
+        "proxy gap they reached"
     )
-    ratios = [one.ratio for one in reached if one.ratio is not None]
-    return f"{told}; the median model has {median(ratios):.2f} times it." if ratios else f"{told}."
+    ratios = [gap.ratio for gap in gaps if gap.ratio is not None]
+    return (
+        f"{sentence}; the median model has {median(ratios):.2f} times it."
+        if ratios
+        else f"{sentence}."
+    )
 
 
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
 def _for_script(value: Any) -> Markup:

@@ -60,9 +60,13 @@ class Palette:
     @classmethod
     def of(cls, points: Iterable[Point]) -> Palette:
         points = list(points)
-        trained_on = [one.proxy for one in points if one.method in (CASE_1, CASE_1_BUDGET, DIAL)]
-        proxies = dict.fromkeys(one for one in (*trained_on, *(p.proxy for p in points)) if one)
-        return cls(tuple(proxies), tuple(dict.fromkeys(one.task for one in points)))
+        trained_on = [
+            point.proxy for point in points if point.method in (CASE_1, CASE_1_BUDGET, DIAL)
+        ]
+        proxies = dict.fromkeys(
+            proxy for proxy in (*trained_on, *(point.proxy for point in points)) if proxy
+        )
+        return cls(tuple(proxies), tuple(dict.fromkeys(point.task for point in points)))
 
     def proxy_colour(self, proxy: str) -> int:
         return self.proxies.index(proxy)
@@ -71,7 +75,7 @@ class Palette:
         return len(self.proxies) + self.tasks.index(task)
 
 
-def drawn(curves: Iterable[LimitCurve], colour: str = GREY) -> list[Curve]:
+def chart_curves(curves: Iterable[LimitCurve], colour: str = GREY) -> list[Curve]:
     """What theory says, in the colour of the line it speaks of; the oracle speaks of all."""
     return [
         Curve(curve.name, colour, *LIMITS[curve.name], curve.x, curve.y, curve.name == ORACLE)

@@ -68,11 +68,14 @@ def panel(
     note: str = "",
 ) -> Panel | None:
     """The panel of these series; None where none has both coordinates, or all the one strength."""
-    series = [replace(one, settings=_with(one.settings, x, y)) for one in series]
-    series = [one for one in series if one.settings]
-    if not any(one.joined for one in series):
+    series = [
+        replace(line_series, settings=_with_coordinates(line_series.settings, x, y))
+        for line_series in series
+    ]
+    series = [line_series for line_series in series if line_series.settings]
+    if not any(line_series.joined for line_series in series):
         return None
-    settings = [setting for one in series for setting in one.settings]
+    settings = [setting for line_series in series for setting in line_series.settings]
     against_strength = x in ("penalty", "radius")
     if against_strength and len({setting.value for setting in settings}) < 2:
         return None
@@ -80,12 +83,15 @@ def panel(
     y_axis = _axis(y, settings, may_be_log=against_strength)
     if x_axis is None or y_axis is None:
         return None
-    lines = tuple(_line(one, x, y, x_axis, y_axis) for one in series)
+    lines = tuple(_line(line_series, x, y, x_axis, y_axis) for line_series in series)
     starts = {setting.task for setting in settings if setting.method is ALIGNED}
     if len(starts) > 1:
-        lines = tuple(_told_apart(line, one) for line, one in zip(lines, series, strict=True))
+        lines = tuple(
+            _with_task_labels(line, line_series)
+            for line, line_series in zip(lines, series, strict=True)
+        )
     if against_strength:
-        lines = tuple(_unlabelled(line) for line in lines)
+        lines = tuple(_without_labels(line) for line in lines)
     else:
         lines = labelled(lines, x_axis, y_axis)
     if sum(curve.shaded for curve in curves) > 1:
@@ -96,11 +102,15 @@ def panel(
     return Panel(title, x_axis, y_axis, lines, shown, note)
 
 
-def _with(settings: Sequence[Setting], *coordinates: Coordinate) -> tuple[Setting, ...]:
-    return tuple(s for s in settings if all(_at(s, which) is not None for which in coordinates))
+def _with_coordinates(settings: Sequence[Setting], *coordinates: Coordinate) -> tuple[Setting, ...]:
+    return tuple(
+        setting
+        for setting in settings
+        if all(_coordinate(setting, which) is not None for which in coordinates)
+    )
 
 
-def _at(setting: Setting, which: Coordinate) -> Estimate | None:
+def _coordinate(setting: Setting, which: Coordinate) -> Estimate | None:
     if which == "penalty" or which == "radius":
         value = setting.value
         if value is None or setting.method.hyperparameter != which:
@@ -110,31 +120,45 @@ def _at(setting: Setting, which: Coordinate) -> Estimate | None:
 
 
 def _axis(which: Coordinate, settings: Sequence[Setting], *, may_be_log: bool) -> Axis | None:
-    each = [one for setting in settings for one in (setting, *_seeds(setting))]
+    with_seeds = [
+        mean_or_seed for setting in settings for mean_or_seed in (setting, *_seeds(setting))
+    ]
     if which == "penalty" or which == "radius":
-        values = [estimate.value for one in each if (estimate := _at(one, which))]
+        values = [
+            estimate.value
+            for mean_or_seed in with_seeds
+            if (estimate := _coordinate(mean_or_seed, which))
+        ]
         if which == "penalty":
             return penalty_axis(values, LABELS[which]) if max(values) > 0 else None
         return radius_axis(values, LABELS[which]) if min(values) < math.inf else None
     if which == "refusal rate" or which == "answer rate":
         return rate_axis(LABELS[which])
-    plain = [gap for one in each if one.is_plain and (gap := one.measured(which))]
-    constrained = [gap for one in each if not one.is_plain and (gap := one.measured(which))]
+    plain = [
+        gap
+        for mean_or_seed in with_seeds
+        if mean_or_seed.is_plain and (gap := mean_or_seed.measured(which))
+    ]
+    constrained = [
+        gap
+        for mean_or_seed in with_seeds
+        if not mean_or_seed.is_plain and (gap := mean_or_seed.measured(which))
+    ]
     over_start = any(gap.unit == OVER_START for gap in (*constrained, *plain))
     label = (LABELS_OVER_START if over_start else LABELS)[which]
     return gap_axis(label, constrained, plain, may_be_log=may_be_log and not over_start)
 
 
 def _line(series: Series, x: Coordinate, y: Gap | Rate, x_axis: Axis, y_axis: Axis) -> Line:
-    marks = [_mark(s, x, y, x_axis, y_axis, series.joined) for s in series.settings]
+    marks = [_mark(setting, x, y, x_axis, y_axis, series.joined) for setting in series.settings]
     # A mean tells the most, and the table all: a page of many seeds would grow with their words.
     seeds = [
         replace(
             _mark(seed, x, y, x_axis, y_axis, False),
             hover=(seed.name, f"seed {seed.points[0].seed}"),
         )
-        for s in series.settings
-        for seed in _seeds(s)
+        for setting in series.settings
+        for seed in _seeds(setting)
     ]
     return Line(series.name, series.ink, tuple(marks), tuple(seeds))
 
@@ -142,7 +166,7 @@ def _line(series: Series, x: Coordinate, y: Gap | Rate, x_axis: Axis, y_axis: Ax
 def _mark(
     setting: Setting, x: Coordinate, y: Gap | Rate, x_axis: Axis, y_axis: Axis, joined: bool
 ) -> Mark:
-    at_x, at_y = _at(setting, x), _at(setting, y)
+    at_x, at_y = _coordinate(setting, x), _coordinate(setting, y)
     assert at_x is not None
     assert at_y is not None
     alone = len(setting.points) == 1
@@ -189,7 +213,7 @@ def _mean_hover(setting: Setting) -> tuple[str, ...]:
     )
 
 
-def _told_apart(line: Line, series: Series) -> Line:
+def _with_task_labels(line: Line, series: Series) -> Line:
     """Where tasks have starts of their own, each start is labelled with its task."""
     marks = tuple(
         replace(mark, label=f"{ANCHORS[0]}, {shortened(setting.task, LONGEST_TASK)}")
@@ -200,7 +224,7 @@ def _told_apart(line: Line, series: Series) -> Line:
     return replace(line, marks=marks)
 
 
-def _unlabelled(line: Line) -> Line:
+def _without_labels(line: Line) -> Line:
     return replace(line, marks=tuple(replace(mark, label=None) for mark in line.marks))
 
 
@@ -213,21 +237,21 @@ def labelled(lines: tuple[Line, ...], x_axis: Axis, y_axis: Axis) -> tuple[Line,
     taken = [(_share(mark, x_axis, y_axis), 0.0) for line in lines for mark in line.marks]
     places = [(line, number) for line in lines for number in _ends(line)]
     places.sort(key=lambda place: not _is_anchor(place[0].marks[place[1]]))
-    kept: dict[tuple[int, int], Literal["left", "right"]] = {}
+    label_sides: dict[tuple[int, int], Literal["left", "right"]] = {}
     for line, number in places:
         mark = line.marks[number]
-        here = _share(mark, x_axis, y_axis)
+        position = _share(mark, x_axis, y_axis)
         room = max(LABEL_ROOM[0], LETTER * len(mark.label or ""))
         sides: tuple[Literal["left", "right"], ...] = ("right", "left")
-        for side in sides[::-1] if here[0] > FAR_RIGHT else sides:
+        for side in sides[::-1] if position[0] > FAR_RIGHT else sides:
             towards = 1 if side == "right" else -1
-            beside = (here[0] + towards * room / 2, here[1] + LABEL_ROOM[1] / 2)
+            beside = (position[0] + towards * room / 2, position[1] + LABEL_ROOM[1] / 2)
             in_the_way = any(
-                _near(beside, other, max(LABEL_ROOM[0], (room + its_room) / 2))
-                for other, its_room in taken
-                if other != here
+                _near(beside, taken_place, max(LABEL_ROOM[0], (room + taken_room) / 2))
+                for taken_place, taken_room in taken
+                if taken_place != position
             )
-            end = here[0] + towards * (BESIDE_MARK + LETTER * len(mark.label or ""))
+            end = position[0] + towards * (BESIDE_MARK + LETTER * len(mark.label or ""))
             outside = not 0 <= end <= 1 + OVERHANG
             if not (in_the_way or outside):
                 break
@@ -235,15 +259,15 @@ def labelled(lines: tuple[Line, ...], x_axis: Axis, y_axis: Axis) -> tuple[Line,
             if not _is_anchor(mark):
                 continue
         taken.append((beside, room))
-        kept[id(line), number] = side
+        label_sides[id(line), number] = side
     return tuple(
         replace(
             line,
             marks=tuple(
                 replace(
                     mark,
-                    label=mark.label if (id(line), number) in kept else None,
-                    label_side=kept.get((id(line), number), "right"),
+                    label=mark.label if (id(line), number) in label_sides else None,
+                    label_side=label_sides.get((id(line), number), "right"),
                 )
                 for number, mark in enumerate(line.marks)
             ),
@@ -267,8 +291,8 @@ def _is_anchor(mark: Mark) -> bool:
     return mark.label is not None and mark.label.startswith(ANCHORS)
 
 
-def _near(one: tuple[float, float], other: tuple[float, float], room: float) -> bool:
-    return abs(one[0] - other[0]) < room and abs(one[1] - other[1]) < LABEL_ROOM[1]
+def _near(first: tuple[float, float], second: tuple[float, float], room: float) -> bool:
+    return abs(first[0] - second[0]) < room and abs(first[1] - second[1]) < LABEL_ROOM[1]
 
 
 def _cut(curve: Curve, x_axis: Axis, y_axis: Axis) -> Curve:
@@ -278,10 +302,10 @@ def _cut(curve: Curve, x_axis: Axis, y_axis: Axis) -> Curve:
         for x, y in zip(curve.x, curve.y, strict=True)
         if x_axis.scales(x) and y_axis.scales(y)
     ]
-    kept = inside[:1]
+    points = inside[:1]
     for point in inside[1:]:
-        ends = zip((x_axis, y_axis), point, kept[-1], strict=True)
+        ends = zip((x_axis, y_axis), point, points[-1], strict=True)
         if max(abs(axis.share(a) - axis.share(b)) for axis, a, b in ends) > FINEST_STEP:
-            kept.append(point)
-    kept += [point for point in inside[-1:] if point != kept[-1]]
-    return replace(curve, x=tuple(x for x, _ in kept), y=tuple(y for _, y in kept))
+            points.append(point)
+    points += [point for point in inside[-1:] if point != points[-1]]
+    return replace(curve, x=tuple(x for x, _ in points), y=tuple(y for _, y in points))

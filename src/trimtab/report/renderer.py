@@ -107,8 +107,8 @@ def sheet(figure: Figure) -> dict[str, Any]:
     columns = len(figure.panels) if len(figure.panels) <= MOST_IN_A_ROW else 2
     panels = []
     for panel in figure.panels:
-        drawn = _drawn(panel, HEIGHT, LEGEND_WIDTH) + _title(panel)
-        panels.append(drawn.properties(width=WIDTH, height=HEIGHT))
+        chart = _panel_chart(panel, HEIGHT, LEGEND_WIDTH) + _title(panel)
+        panels.append(chart.properties(width=WIDTH, height=HEIGHT))
     return _vega_lite(alt.concat(*panels, columns=columns, spacing=28), PAPER_FONT)
 
 
@@ -119,12 +119,14 @@ def plot(panel: Panel, ring: tuple[float, float] | None = None) -> dict[str, Any
         panel: what is drawn.
         ring: a place to ring. The page moves it: it is the data set named `ring`.
     """
-    drawn = _drawn(panel, PAGE_HEIGHT, PAGE_LEGEND_WIDTH)
+    chart = _panel_chart(panel, PAGE_HEIGHT, PAGE_LEGEND_WIDTH)
     if ring is not None:
-        here = alt.Data(alt.InlineData([{"x": ring[0], "y": ring[1]}], name=RING))
-        drawn += alt.Chart(here).mark_point(size=RING_SIZE, color=TEXT, strokeWidth=3, filled=False)
+        ring_data = alt.Data(alt.InlineData([{"x": ring[0], "y": ring[1]}], name=RING))
+        chart += alt.Chart(ring_data).mark_point(
+            size=RING_SIZE, color=TEXT, strokeWidth=3, filled=False
+        )
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
-    sized = drawn.properties(width="container", height=PAGE_HEIGHT, autosize=fit)
+    sized = chart.properties(width="container", height=PAGE_HEIGHT, autosize=fit)
     return _vega_lite(sized, PAGE_FONT)
 
 
@@ -139,11 +141,11 @@ def _paths(figure: Figure, folder: Path) -> tuple[Path, ...]:
     return tuple(folder / f"{figure.stem}.{kind}" for kind in KINDS)
 
 
-def _drawn(panel: Panel, height: float, legend_width: int) -> alt.LayerChart:
+def _panel_chart(panel: Panel, height: float, legend_width: int) -> alt.LayerChart:
     layers = [
         *(_shade(curve, panel.x, panel.y) for curve in panel.curves if curve.shaded),
         *(_curve(curve) for curve in panel.curves),
-        *(_joined(line) for line in panel.lines),
+        *(_joined_line(line) for line in panel.lines),
         *_bars(panel.lines),
         _marks([_mark(mark, line.ink, SEED_SHARE) for line in panel.lines for mark in line.seeds]),
         _marks(_small_last(panel.lines)).properties(name=MEASURED),
@@ -178,7 +180,9 @@ def _data(rows: Iterable[Row]) -> alt.InlineData:
 
 
 def _path(x: Iterable[float], y: Iterable[float]) -> alt.InlineData:
-    return _data({"x": a, "y": b, "order": n} for n, (a, b) in enumerate(zip(x, y, strict=True)))
+    return _data(
+        {"x": a, "y": b, "order": number} for number, (a, b) in enumerate(zip(x, y, strict=True))
+    )
 
 
 def _rounded(curve: Curve) -> tuple[list[float], list[float]]:
@@ -209,11 +213,11 @@ def _shade(curve: Curve, x_axis: Axis, y_axis: Axis) -> alt.Chart:
     return area.encode(y2=alt.datum(y_axis.low))
 
 
-def _joined(line: Line) -> alt.Chart:
+def _joined_line(line: Line) -> alt.Chart:
     joined = [mark for mark in line.marks if mark.joined]
-    drawn = alt.Chart(_path((mark.x for mark in joined), (mark.y for mark in joined)))
+    chart = alt.Chart(_path((mark.x for mark in joined), (mark.y for mark in joined)))
     dash = DASHES[line.ink.dash]
-    return drawn.mark_line(color=line.ink.colour, strokeDash=dash, strokeWidth=1.8).encode(
+    return chart.mark_line(color=line.ink.colour, strokeDash=dash, strokeWidth=1.8).encode(
         order="order:Q"
     )
 
@@ -305,17 +309,20 @@ def _break(axis: Axis, place: dict[str, Any], angle: int) -> tuple[alt.Chart, ..
     """Two slashes over a white gap in the axis line."""
     if axis.strip is None:
         return ()
-    here = alt.Chart(_data([{"at": axis.strip.break_at}])).encode(**place)
+    chart = alt.Chart(_data([{"at": axis.strip.break_at}])).encode(**place)
     return (
-        here.mark_point(shape="square", size=40, filled=True, color="white", opacity=1),
-        here.mark_text(text="//", fontSize=FONT_SIZE, angle=angle, color=TEXT),
+        chart.mark_point(shape="square", size=40, filled=True, color="white", opacity=1),
+        chart.mark_text(text="//", fontSize=FONT_SIZE, angle=angle, color=TEXT),
     )
 
 
 def _title(panel: Panel) -> alt.Chart:
     """Above the axes at a height of its own, so that the titles of a row stand level."""
     lines = wrap(printable(panel.title), TITLE_WIDTH)
-    rows = [{"x": 0, "y": -16 * (len(lines) - n) - 4, "line": line} for n, line in enumerate(lines)]
+    rows = [
+        {"x": 0, "y": -16 * (len(lines) - number) - 4, "line": line}
+        for number, line in enumerate(lines)
+    ]
     text = alt.Chart(_data(rows)).mark_text(align="left", fontSize=TITLE_SIZE, color=TEXT)
     return text.encode(**IN_PIXELS, text="line:N")
 
@@ -390,5 +397,5 @@ def _vega_lite(chart: alt.LayerChart | alt.ConcatChart, font: str) -> dict[str, 
             labelOverlap=False,
         ),
     )
-    drawn: dict[str, Any] = chart.configure(**config.to_dict()).to_dict()
-    return drawn
+    spec: dict[str, Any] = chart.configure(**config.to_dict()).to_dict()
+    return spec

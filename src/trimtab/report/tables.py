@@ -142,7 +142,7 @@ def budgets_table(points: Iterable[Point]) -> Table | None:
     return Table(caption, columns, 6, rows) if rows else None
 
 
-def optimality_gap_table(found: Iterable[PointOptimalityGap]) -> Table:
+def optimality_gap_table(gaps: Iterable[PointOptimalityGap]) -> Table:
     """Every point beside the limits of both planes."""
     columns = (
         *NAMES,
@@ -157,28 +157,28 @@ def optimality_gap_table(found: Iterable[PointOptimalityGap]) -> Table:
     rows = tuple(
         Row(
             (
-                *names_of(one.point.spec),
-                estimate_in_words(one.point.capability_gap),
-                *_beside_limit(one.on_proxy),
-                *_beside_limit(one.on_original),
+                *names_of(gap.point.spec),
+                estimate_in_words(gap.point.capability_gap),
+                *_beside_limit(gap.on_proxy),
+                *_beside_limit(gap.on_original),
             ),
-            one.is_impossible,
+            gap.is_impossible,
         )
-        for one in found
+        for gap in gaps
     )
     caption = "Capability gap over the least that any model can have at the safety gap measured."
     return Table(caption, columns, 5, rows)
 
 
-def bounds_tables(found: Iterable[BoundBeside]) -> tuple[Table, ...]:
+def bounds_tables(comparisons: Iterable[BoundBeside]) -> tuple[Table, ...]:
     """A table for each theorem and gap: its terms, its value, the optimum and what was measured."""
-    return _by_theorem(found, _bounds_table)
+    return _by_theorem(comparisons, _bounds_table)
 
 
-def _bounds_table(caption: str, kind: str, found: Sequence[BoundBeside]) -> Table:
-    terms = tuple(term.name for term in found[0].bound.terms)
-    knows_optimum = any(one.optimum is not None for one in found)
-    knows_classical = any(one.classical is not None for one in found)
+def _bounds_table(caption: str, kind: str, comparisons: Sequence[BoundBeside]) -> Table:
+    terms = tuple(term.name for term in comparisons[0].bound.terms)
+    knows_optimum = any(comparison.optimum is not None for comparison in comparisons)
+    knows_classical = any(comparison.classical is not None for comparison in comparisons)
     columns = (
         *("λ or ε", "safety", "task", *terms, kind),
         *(["classic"] if knows_classical else []),
@@ -186,67 +186,73 @@ def _bounds_table(caption: str, kind: str, found: Sequence[BoundBeside]) -> Tabl
         *("measured", "slack"),
     )
 
-    def cells(one: BoundBeside) -> Iterator[str]:
-        yield one.setting.label
-        yield one.setting.proxy or "–"
-        yield one.setting.task
-        yield from (nats(term.value / one.tokens) for term in one.bound.terms)
-        yield nats(one.value)
+    def cells(comparison: BoundBeside) -> Iterator[str]:
+        yield comparison.setting.label
+        yield comparison.setting.proxy or "–"
+        yield comparison.setting.task
+        yield from (nats(term.value / comparison.tokens) for term in comparison.bound.terms)
+        yield nats(comparison.value)
         if knows_classical:
-            yield "–" if one.classical is None else nats(one.classical.value / one.tokens)
+            yield (
+                "–"
+                if comparison.classical is None
+                else nats(comparison.classical.value / comparison.tokens)
+            )
         if knows_optimum:
-            yield "–" if one.optimum is None else nats(one.optimum)
-        yield estimate_in_words(one.measured)
-        yield nats(one.slack)
+            yield "–" if comparison.optimum is None else nats(comparison.optimum)
+        yield estimate_in_words(comparison.measured)
+        yield nats(comparison.slack)
 
-    rows = tuple(Row(tuple(cells(one)), one.is_broken) for one in found)
+    rows = tuple(Row(tuple(cells(comparison)), comparison.is_broken) for comparison in comparisons)
     return Table(caption, columns, 3, rows)
 
 
-def bounds_in_short(found: Iterable[BoundBeside]) -> tuple[Table, ...]:
+def bounds_in_short(comparisons: Iterable[BoundBeside]) -> tuple[Table, ...]:
     """The same for a terminal: models as rows, the bound and what it stands beside."""
-    return _by_theorem(found, _bounds_in_short)
+    return _by_theorem(comparisons, _bounds_in_short)
 
 
 def _by_theorem(
-    found: Iterable[BoundBeside], table_of: Callable[[str, str, Sequence[BoundBeside]], Table]
+    comparisons: Iterable[BoundBeside], table_of: Callable[[str, str, Sequence[BoundBeside]], Table]
 ) -> tuple[Table, ...]:
     groups: dict[tuple[int, str, str], list[BoundBeside]] = {}
-    for one in found:
-        groups.setdefault((one.bound.theorem, one.gap, one.kind), []).append(one)
+    for comparison in comparisons:
+        groups.setdefault((comparison.bound.theorem, comparison.gap, comparison.kind), []).append(
+            comparison
+        )
     return tuple(
         table_of(f"Theorem {theorem}, on the {gap}: {WHAT_IT_IS[kind]}", kind, group)
         for (theorem, gap, kind), group in groups.items()
     )
 
 
-def _bounds_in_short(caption: str, kind: str, found: Sequence[BoundBeside]) -> Table:
-    knows_optimum = any(one.optimum is not None for one in found)
+def _bounds_in_short(caption: str, kind: str, comparisons: Sequence[BoundBeside]) -> Table:
+    knows_optimum = any(comparison.optimum is not None for comparison in comparisons)
 
-    def cells(one: BoundBeside) -> Iterator[str]:
-        setting = one.setting
+    def cells(comparison: BoundBeside) -> Iterator[str]:
+        setting = comparison.setting
         yield ", ".join(filter(None, (setting.label, setting.proxy, setting.task)))
-        yield nats(one.value)
+        yield nats(comparison.value)
         if knows_optimum:
-            yield "–" if one.optimum is None else nats(one.optimum)
-        yield estimate_in_words(one.measured)
+            yield "–" if comparison.optimum is None else nats(comparison.optimum)
+        yield estimate_in_words(comparison.measured)
         if not knows_optimum:
-            yield nats(one.slack)
+            yield nats(comparison.slack)
 
     columns = (
         *("model", kind),
         *(("optimum", "measured") if knows_optimum else ("measured", "slack")),
     )
-    rows = tuple(Row(tuple(cells(one)), one.is_broken) for one in found)
+    rows = tuple(Row(tuple(cells(comparison)), comparison.is_broken) for comparison in comparisons)
     return Table(caption, columns, 1, rows)
 
 
 def methods_table(results: Sequence[MethodResult]) -> Table:
     """Methods by falling hypervolume, what others beat of each, and what each costs."""
-    several = len({(one.proxy, one.task) for one in results}) > 1
+    several_pairs = len({(result.proxy, result.task) for result in results}) > 1
     columns = (
         "method",
-        *(("safety", "task") if several else ()),
+        *(("safety", "task") if several_pairs else ()),
         "hypervolume, share",
         "less Case I’s",
         "adjusted p",
@@ -258,20 +264,20 @@ def methods_table(results: Sequence[MethodResult]) -> Table:
     rows = tuple(
         Row(
             (
-                one.method.title,
-                *((one.proxy or "–", one.task) if several else ()),
-                _share(one.volume),
-                "–" if one.against_case_1 is None else _share(one.against_case_1),
-                "–" if one.p_value is None else p_in_words(one.p_value),
-                f"{one.dominated} of {one.judged}" if one.judged else "–",
-                f"{one.tokens:,.0f}",
-                f"{one.seconds:.1f}",
-                _bytes(one.extra_bytes),
+                result.method.title,
+                *((result.proxy or "–", result.task) if several_pairs else ()),
+                _share(result.volume),
+                "–" if result.against_case_1 is None else _share(result.against_case_1),
+                "–" if result.p_value is None else p_in_words(result.p_value),
+                f"{result.dominated} of {result.judged}" if result.judged else "–",
+                f"{result.tokens:,.0f}",
+                f"{result.seconds:.1f}",
+                _bytes(result.extra_bytes),
             )
         )
-        for one in results
+        for result in results
     )
-    return Table(METHODS_CAPTION, columns, 3 if several else 1, rows)
+    return Table(METHODS_CAPTION, columns, 3 if several_pairs else 1, rows)
 
 
 def _share(estimate: Estimate) -> str:
@@ -299,15 +305,15 @@ def data_table(data: Iterable[DataSummary]) -> Table:
     rows = tuple(
         Row(
             (
-                one.role,
-                one.name,
-                one.path,
-                "; ".join(one.warnings) or "none",
-                f"{one.train_rows:,}",
-                f"{one.held_out_rows:,}",
+                summary.role,
+                summary.name,
+                summary.path,
+                "; ".join(summary.warnings) or "none",
+                f"{summary.train_rows:,}",
+                f"{summary.held_out_rows:,}",
             )
         )
-        for one in data
+        for summary in data
     )
     columns = ("role", "name", "path", "warnings", "rows trained on", "rows held out")
     return Table("The data, and what was noticed while reading it.", columns, 4, rows)
@@ -328,16 +334,16 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
 
 def names_of(spec: RunSpec) -> tuple[str, ...]:
     """Method, hyperparameter, safety data, task and seed, in words."""
-    named = spec.method.short or spec.method.title
-    return named, spec.label, spec.proxy or "–", spec.task, str(spec.seed)
+    method_name = spec.method.short or spec.method.title
+    return method_name, spec.label, spec.proxy or "–", spec.task, str(spec.seed)
 
 
-def _beside_limit(near: OptimalityGap | None) -> tuple[str, str, str]:
-    if near is None:
+def _beside_limit(gap: OptimalityGap | None) -> tuple[str, str, str]:
+    if gap is None:
         return "–", "–", "–"
-    over = f"+{nats(near.excess)}" if near.excess >= 0 else nats(near.excess)
-    ratio = "" if near.ratio is None else f" ({near.ratio:.2f}×)"
-    return estimate_in_words(near.safety_gap), nats(near.limit), f"{over}{ratio}"
+    over = f"+{nats(gap.excess)}" if gap.excess >= 0 else nats(gap.excess)
+    ratio = "" if gap.ratio is None else f" ({gap.ratio:.2f}×)"
+    return estimate_in_words(gap.safety_gap), nats(gap.limit), f"{over}{ratio}"
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
