@@ -105,7 +105,7 @@ class Run:
                 and point.task == task
                 and not point.spec.is_plain
             ),
-            key=lambda point: point.method.tightness(point.spec.value),
+            key=lambda point: point.method.strength(point.spec.value),
         )
 
     def plain(self, task: str) -> Point | None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from trimtab.audit.forecast import OverlapBothWays, ranks, suggested_penalty, told_apart
-from trimtab.audit.recommendations import outlook
+from trimtab.audit.forecast import OverlapBothWays, ranks, separable_pairs, suggested_penalty
+from trimtab.audit.recommendations import make_forecast
 from trimtab.audit.result import DataRead, Forecast, PairOverlap, ProxySimilarity
 from trimtab.stats import Estimate
 
@@ -25,7 +25,7 @@ def forecast(
     """What is made of the TV of proxies by words and of tasks' overlaps with every proxy."""
     nothing = told((-0.1, 0.1))
     labels = ["original", *(f"safety {name}" for name in proxies)]
-    return outlook(
+    return make_forecast(
         0.1,
         "the original data",
         [DataRead(label, "rows.jsonl", 900, rows, 5.0, 1.0, 9.0) for label in labels],
@@ -62,7 +62,7 @@ def test_what_touches_is_not_ordered() -> None:
 def test_the_ends_of_a_chain_are_told_apart_all_the_same() -> None:
     values = {"a": told((0.1, 0.3)), "b": told((0.2, 0.5)), "c": told((0.4, 0.6))}
     (chain,) = ranks(values)
-    assert list(told_apart(chain, values)) == [("a", ["c"])]
+    assert list(separable_pairs(chain, values)) == [("a", ["c"])]
     found = forecast({"a": (0.1, 0.3), "b": (0.2, 0.5), "c": (0.4, 0.6)}, {"x": (0.3, 0.5)})
     assert "Told all the same: a is nearer than c." in found.reasoning
 

@@ -70,7 +70,7 @@ def settings_of(points: Iterable[Point], *methods: Method) -> list[Setting]:
     order = {method: place for place, method in enumerate(methods)}
     return sorted(
         settings,
-        key=lambda setting: (order[setting.method], setting.method.tightness(setting.value)),
+        key=lambda setting: (order[setting.method], setting.method.strength(setting.value)),
     )
 
 

@@ -14,7 +14,7 @@ from trimtab.audit.datasets import Audited, AuditedData, read_data, text_of
 from trimtab.audit.features import FeatureExtractor, Watcher, word_features
 from trimtab.audit.geometry import landscape_and_rows
 from trimtab.audit.quantities import QUANTITIES
-from trimtab.audit.recommendations import outlook
+from trimtab.audit.recommendations import make_forecast
 from trimtab.audit.result import (
     AUDIT_FILE,
     AuditResult,
@@ -88,7 +88,7 @@ def audit(
         overlaps,
         landscape,
         influence,
-        outlook(settings.budget, compared_with, read, similarities, overlaps, landscape),
+        make_forecast(settings.budget, compared_with, read, similarities, overlaps, landscape),
         data.warnings,
     )
     if folder is not None:

@@ -59,7 +59,7 @@ def ranks(values: Mapping[str, Estimate]) -> list[tuple[str, ...]]:
     return groups
 
 
-def told_apart(
+def separable_pairs(
     group: Sequence[str], values: Mapping[str, Estimate]
 ) -> Iterator[tuple[str, list[str]]]:
     """Of a group held together by its members between: each, and those surely above it."""

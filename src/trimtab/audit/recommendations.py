@@ -11,8 +11,8 @@ from trimtab.audit.forecast import (
     OverlapBothWays,
     in_order,
     ranks,
+    separable_pairs,
     suggested_penalty,
-    told_apart,
 )
 from trimtab.audit.result import (
     DataRead,
@@ -31,7 +31,7 @@ ROWS_TO_ORDER = 150
 _TOLD_APART_FULLY = 0.95
 
 
-def outlook(
+def make_forecast(
     budget: float,
     reference: str,
     data: Sequence[DataRead],
@@ -158,7 +158,8 @@ def _open_orders(values: Mapping[str, Estimate], relation: str) -> list[str]:
     for rank in alike(values):
         lines.append(f"{_names_text(rank)} cannot be told apart: their intervals touch.")
         known = [
-            f"{name} {relation} {_names_text(above)}" for name, above in told_apart(rank, values)
+            f"{name} {relation} {_names_text(above)}"
+            for name, above in separable_pairs(rank, values)
         ]
         if known:
             lines.append(f"Told all the same: {'; '.join(known)}.")

@@ -78,7 +78,7 @@ class Method:
         symbol = self.symbol or self.hyperparameter.replace("_", " ")
         return f"{symbol}{' = ' if len(symbol) == 1 else ' '}{number(value)}"
 
-    def tightness(self, value: float | None) -> float:
+    def strength(self, value: float | None) -> float:
         """The value with the sign that makes it grow as the model is held more."""
         if value is None:
             return 0.0

@@ -86,7 +86,7 @@ def _series(settings: Sequence[Setting], palette: Palette) -> list[Series]:
     ranks = {ALIGNED: 0, PLAIN: 1}
     ordered = sorted(
         settings,
-        key=lambda setting: (ranks.get(setting.method, 2), setting.method.tightness(setting.value)),
+        key=lambda setting: (ranks.get(setting.method, 2), setting.method.strength(setting.value)),
     )
     for setting in ordered:
         is_one_of_many = is_crowded and setting.method.family is not None

@@ -121,7 +121,7 @@ def write_landscape(folder: Path, geometries: Mapping[str, LocalGeometry]) -> No
 
 
 def read_landscape(folder: Path) -> dict[str, LocalGeometry]:
-    """The local geometry by data set; none where there is no such file or, with a word, a damaged one."""
+    """The local geometry by data set: none without a file or, with a word, of a damaged one."""
 
     def read(path: Path) -> dict[str, LocalGeometry]:
         return {
