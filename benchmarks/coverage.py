@@ -35,14 +35,14 @@ def percentile(rows: Array, seed: int) -> tuple[float, float]:
 
 def delta(rows: Array, _: int) -> tuple[float, float]:
     """The delta method with Student's t."""
-    found = ratio(rows).estimate("")
-    return found.low, found.high
+    estimate = ratio(rows).estimate("")
+    return estimate.low, estimate.high
 
 
 def studentised(rows: Array, seed: int) -> tuple[float, float]:
     """The studentised bootstrap."""
-    found = loss_estimate(rows[0], rows[1], "", seed, RESAMPLES)
-    return found.low, found.high
+    estimate = loss_estimate(rows[0], rows[1], "", seed, RESAMPLES)
+    return estimate.low, estimate.high
 
 
 METHODS: dict[str, Interval] = {
@@ -77,8 +77,8 @@ def populations() -> Iterator[tuple[str, str, list[Array]]]:
     ):
         start, trained = committed(ROOT / "docs" / "reproduction" / folder, dataset)
         yield "loss", f"{folder}, {dataset}", trained
-        apart = [np.stack([one[0] - start[0], start[1]]) for one in trained]
-        yield "difference", f"{folder}, {dataset}", apart
+        differences = [np.stack([losses[0] - start[0], start[1]]) for losses in trained]
+        yield "difference", f"{folder}, {dataset}", differences
     loss, difference = uncut()
     yield "loss", "synthetic, not cut", [loss]
     yield "difference", "synthetic, not cut", [difference]
@@ -86,12 +86,12 @@ def populations() -> Iterator[tuple[str, str, list[Array]]]:
 
 def committed(folder: Path, dataset: str) -> tuple[Array, list[Array]]:
     """Losses of the aligned model, and of every trained one, each of shape (2, rows)."""
-    found = {}
+    losses = {}
     for path in sorted((folder / "row-losses").glob("*.npz")):
         with np.load(path) as arrays:
             if dataset in arrays:
-                found[path.stem] = arrays[dataset]
-    return found.pop("aligned"), list(found.values())
+                losses[path.stem] = arrays[dataset]
+    return losses.pop("aligned"), list(losses.values())
 
 
 def uncut(rows: int = 20_000) -> tuple[Array, Array]:
@@ -106,13 +106,13 @@ def uncut(rows: int = 20_000) -> tuple[Array, Array]:
 
 def main() -> None:
     lines = []
-    for what, where, drawn_from in populations():
+    for quantity, source, drawn_from in populations():
         for count in ROWS:
             cells = []
             for method in METHODS.values():
                 below, above = (100 * missed for missed in misses(drawn_from, count, method))
                 cells.append(f"{100 - below - above:.1f} ({below:.1f}, {above:.1f})")
-            lines.append((what, where, str(count), *cells))
+            lines.append((quantity, source, str(count), *cells))
     print(
         "Coverage in percent, and in brackets how often the truth lay above and below, of "
         f"{DRAWS:,} draws with {RESAMPLES} resamples each; nominal is 95 (2.5, 2.5).\n"

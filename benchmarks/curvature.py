@@ -56,16 +56,16 @@ def main() -> None:
         with all_weights(model) as (_, weights):
             loss = TokenLoss.over(model, weights, _rows(64, vocabulary), 4096)
             size = sum(weight.numel() for weight in weights)
-            found = {"lanczos": _lanczos(loss), "power iteration": _power(loss)}
+            by_method = {"lanczos": _lanczos(loss), "power iteration": _power(loss)}
             if name == "small":
-                found["whole matrix"] = _whole(loss, size)
-        results[name] = {"weights": size, **found}
-        base = found["lanczos"]
-        for method, one in found.items():
+                by_method["whole matrix"] = _whole_matrix(loss, size)
+        results[name] = {"weights": size, **by_method}
+        base = by_method["lanczos"]
+        for method, result in by_method.items():
             print(
-                f"{size:>8} weights  {method:<16} eigenvalue {one['value']:9.4f}  "
-                f"{one['products']:>5} products ({one['products'] / base['products']:.1f}x)  "
-                f"{one['seconds']:7.2f} s ({one['seconds'] / base['seconds']:.1f}x)"
+                f"{size:>8} weights  {method:<16} eigenvalue {result['value']:9.4f}  "
+                f"{result['products']:>5} products ({result['products'] / base['products']:.1f}x)  "
+                f"{result['seconds']:7.2f} s ({result['seconds'] / base['seconds']:.1f}x)"
             )
     print(json.dumps(results))
 
@@ -91,14 +91,14 @@ def _power(loss: TokenLoss) -> dict[str, float]:
         products += 1
         image = loss.curvature_along(vector)
         value = float(inner(vector, image))
-        rest = [part - value * own for part, own in zip(image, vector, strict=True)]
-        if length(rest) <= TOLERANCE * abs(value):
+        residual = [part - value * own for part, own in zip(image, vector, strict=True)]
+        if length(residual) <= TOLERANCE * abs(value):
             break
         vector = scaled(image, 1 / length(image))
     return {"value": value, "products": products, "seconds": perf_counter() - started}
 
 
-def _whole(loss: TokenLoss, size: int) -> dict[str, float]:
+def _whole_matrix(loss: TokenLoss, size: int) -> dict[str, float]:
     started = perf_counter()
     sizes = [weight.numel() for weight in loss.weights]
     columns = []

@@ -85,14 +85,14 @@ def against_cvxpy(contexts: int, responses: int) -> None:
     world = random_world(contexts, responses)
     solve = convex_program(world)
     solve(1.0)  # compiles
-    found: list[float] = []
-    theirs = seconds(lambda: found.extend(solve(float(p)) for p in CVXPY_PENALTIES))
+    gaps: list[float] = []
+    theirs = seconds(lambda: gaps.extend(solve(float(p)) for p in CVXPY_PENALTIES))
     frontiers: list[Frontier] = []
     ours = statistics.median(
         seconds(lambda: frontiers.append(exact_frontier(*world, CVXPY_PENALTIES)))
         for _ in range(REPEATS)
     )
-    difference = np.abs(np.array(found) - frontiers[0].capability_gap).max()
+    difference = np.abs(np.array(gaps) - frontiers[0].capability_gap).max()
 
     heading(f"{contexts} contexts x {responses} responses x {len(CVXPY_PENALTIES)} penalties")
     row("exact_frontier", f"{1e3 * ours:.2f} ms")
@@ -140,8 +140,8 @@ def error(world: World) -> float:
     """How far the frontier at λ = 1 is from the gaps of P_1, in nats per response."""
     task, proxy, original = world
     model = penalized_optimum(task, proxy, 1.0)
-    at = exact_frontier(*world, [1.0])
-    exact = (at.alignment_gap[0], at.proxy_gap[0], at.capability_gap[0])
+    frontier = exact_frontier(*world, [1.0])
+    exact = (frontier.alignment_gap[0], frontier.proxy_gap[0], frontier.capability_gap[0])
     pairs = zip(exact, (original, proxy, task), strict=True)
     return max(abs(float(value) - gap(d, model)) for value, d in pairs)
 

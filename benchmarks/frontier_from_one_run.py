@@ -115,7 +115,7 @@ class Quiet(SilentWatcher):
 
 def world(seed: int, *, confirms: bool = False) -> Setting:
     demo = demo_experiment(Path(tempfile.mkdtemp()), seed)
-    one = replace(
+    experiment = replace(
         demo,
         task={"shared": demo.task["shared"]},
         safety={"near": demo.safety["near"]},
@@ -125,15 +125,15 @@ def world(seed: int, *, confirms: bool = False) -> Setting:
         keep_models=True,
     )
     if confirms:
-        return Setting(f"worlds to confirm, seed {seed}", one, (), TO_CONFIRM)
-    return Setting(f"world, seed {seed}", one, tuple(PENALTIES))
+        return Setting(f"worlds to confirm, seed {seed}", experiment, (), TO_CONFIRM)
+    return Setting(f"world, seed {seed}", experiment, tuple(PENALTIES))
 
 
 def smollm2(data: Path) -> Setting:
     def source(name: str) -> DataSource:
         return DataSource(f"{name}.jsonl.gz", held_out_rows=32)
 
-    one = Experiment(
+    experiment = Experiment(
         model="smollm2",
         safety={"gpt4": source("instructions-gpt4_0613")},
         task={"alpaca": source("instructions-alpaca-7b")},
@@ -146,10 +146,10 @@ def smollm2(data: Path) -> Setting:
     )
     longer = tuple(PENALTIES[place] for place in (2, 3, 5))
     methods = (SEPARATE, DIAL, WISE, LONGER_WISE, CONTINUATION, LONGER)
-    return Setting(SMOLLM2, one, longer, methods, settings=8)
+    return Setting(SMOLLM2, experiment, longer, methods, settings=8)
 
 
-def measure(setting: Setting, found: dict[str, Any], keep: Callable[[], None]) -> None:
+def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None]) -> None:
     """Fill in what `found` lacks: per method its (L_ŝ, L_f) points and the tokens trained on."""
     experiment = setting.experiment
     folder = Path(tempfile.mkdtemp())
@@ -185,12 +185,12 @@ def measure(setting: Setting, found: dict[str, Any], keep: Callable[[], None]) -
 
     def dial(length: int) -> Iterator[tuple[list[float], int]]:
         runner.experiment = replace(experiment, train=replace(experiment.train, steps=length))
-        made = runner.trained_dial(RunSpec(DIAL_METHOD, None, proxy, task, seed))
-        made.endpoints.save(folder / "dial", runner.tokenizer)
+        ends = runner.trained_dial(RunSpec(DIAL_METHOD, None, proxy, task, seed))
+        ends.endpoints.save(folder / "dial", runner.tokenizer)
         endpoints = load_endpoints(folder / "dial", deepcopy(aligned))
         for place, alpha in enumerate(alphas):
             endpoints.set_alpha(float(alpha))
-            yield losses(endpoints.model), made.train_tokens if place == 0 else 0
+            yield losses(endpoints.model), ends.train_tokens if place == 0 else 0
 
     def continuation() -> Iterator[tuple[list[float], int]]:
         length = 2 * steps // len(PENALTIES)
@@ -209,11 +209,11 @@ def measure(setting: Setting, found: dict[str, Any], keep: Callable[[], None]) -
             yield losses(model), tokens if place == 0 else 0
 
     makers: dict[str, Callable[[int], Iterator[tuple[list[float], int]]]] = {
-        SEPARATE: lambda made: separate(steps, tuple(PENALTIES)[made:]),
-        DIVIDED: lambda made: separate(
-            steps, tuple(PENALTIES)[made:], PUBLISHED["case-one-by-share"]
+        SEPARATE: lambda count: separate(steps, tuple(PENALTIES)[count:]),
+        DIVIDED: lambda count: separate(
+            steps, tuple(PENALTIES)[count:], PUBLISHED["case-one-by-share"]
         ),
-        LONGER: lambda made: separate(2 * steps, setting.longer[made:]),
+        LONGER: lambda count: separate(2 * steps, setting.longer[count:]),
         DIAL: lambda _: dial(2 * steps),
         MIDDLE_DIAL: lambda _: dial(round(1.25 * steps)),
         SHORT_DIAL: lambda _: dial(steps),
@@ -221,9 +221,9 @@ def measure(setting: Setting, found: dict[str, Any], keep: Callable[[], None]) -
         WISE: lambda _: wise(steps),
         LONGER_WISE: lambda _: wise(2 * steps),
     }
-    found.setdefault("aligned", losses(aligned))
+    by_method.setdefault("aligned", losses(aligned))
     for method in setting.methods:
-        record = found.setdefault(method, {"points": [], "tokens": [], "finished": False})
+        record = by_method.setdefault(method, {"points": [], "tokens": [], "finished": False})
         if record["finished"]:
             continue
         if method not in OF_SEVERAL:  # one training behind all its points
@@ -249,113 +249,118 @@ def interpolate(model: nn.Module, end: nn.Module, aligned: nn.Module, share: flo
         torch.lerp(aligned.get_parameter(name), end.get_parameter(name), share, out=weight)
 
 
-def volumes(found: dict[str, Any]) -> dict[str, float]:
+def volumes(by_method: dict[str, Any]) -> dict[str, float]:
     """Hypervolume by method over that of the separate runs.
 
     The reference corner is L_ŝ of plain fine-tuning and L_f of θ_s: what one has for doing nothing.
     Curves with more than eight points count once with eight, evenly spaced, and once with all.
     """
-    corner = [found[WISE]["points"][-1][0], found["aligned"][1]]
-    whole = hypervolume(found[SEPARATE]["points"], corner)
-    told = {}
-    for method in (name for name in METHODS if name in found and found[name]["finished"]):
-        points = found[method]["points"]
+    corner = [by_method[WISE]["points"][-1][0], by_method["aligned"][1]]
+    base = hypervolume(by_method[SEPARATE]["points"], corner)
+    ratios = {}
+    for method in (name for name in METHODS if name in by_method and by_method[name]["finished"]):
+        points = by_method[method]["points"]
         places = np.linspace(0, len(points) - 1, min(8, len(points))).round().astype(int)
-        told[method] = hypervolume([points[place] for place in places], corner) / whole
+        ratios[method] = hypervolume([points[place] for place in places], corner) / base
         if len(points) > 8:
-            told[f"{method}, {len(points)} points"] = hypervolume(points, corner) / whole
-    return told
+            ratios[f"{method}, {len(points)} points"] = hypervolume(points, corner) / base
+    return ratios
 
 
-def within_budget(found: dict[str, Any], method: str, budget: float) -> float | None:
+def within_budget(by_method: dict[str, Any], method: str, budget: float) -> float | None:
     """The least L_f among the method's points with L_ŝ ≤ L_ŝ(θ_s) + budget."""
-    allowed = found["aligned"][0] + budget
-    kept = [task for safety, task in found[method]["points"] if safety <= allowed]
-    return min(kept, default=None)
+    allowed = by_method["aligned"][0] + budget
+    losses = [task for safety, task in by_method[method]["points"] if safety <= allowed]
+    return min(losses, default=None)
 
 
-def cost(found: dict[str, Any], method: str) -> float:
+def cost(by_method: dict[str, Any], method: str) -> float:
     """Training tokens of the whole method over those of one separate run."""
-    return sum(found[method]["tokens"]) / mean(found[SEPARATE]["tokens"])
+    return sum(by_method[method]["tokens"]) / mean(by_method[SEPARATE]["tokens"])
 
 
 def tables(results: dict[str, Any]) -> str:
     """The results as Markdown: per group of settings the mean and, over seeds, the range."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for name, found in results.items():
-        groups.setdefault(name.partition(", seed")[0], []).append(found)
+    for name, by_method in results.items():
+        groups.setdefault(name.partition(", seed")[0], []).append(by_method)
     lines: list[str] = []
-    for name, every in groups.items():
-        every = [found for found in every if is_finished(found)]
-        if not every:
+    for name, group in groups.items():
+        group = [by_method for by_method in group if is_finished(by_method)]
+        if not group:
             continue
-        seeds = f"{len(every)} seeds: mean [lowest, highest]" if len(every) > 1 else "one seed"
+        seeds = f"{len(group)} seeds: mean [lowest, highest]" if len(group) > 1 else "one seed"
         lines += [f"**{name}** ({seeds})", ""]
         rows = []
-        every_volume = [volumes(found) for found in every]
-        for row in every_volume[0]:
+        group_volumes = [volumes(by_method) for by_method in group]
+        for row in group_volumes[0]:
             method = next(m for m in sorted(METHODS, key=len, reverse=True) if row.startswith(m))
-            cells = [f"{mean(cost(found, method) for found in every):.2f}×"]
-            cells.append(told([volume[row] for volume in every_volume]))
-            few = row == method and any(len(found[method]["points"]) > 8 for found in every)
+            cells = [f"{mean(cost(by_method, method) for by_method in group):.2f}×"]
+            cells.append(mean_and_range([volume[row] for volume in group_volumes]))
+            is_few = row == method and any(
+                len(by_method[method]["points"]) > 8 for by_method in group
+            )
             for budget in BUDGETS:
-                reached = [within_budget(found, method, budget) for found in every]
-                known = [value for value in reached if value is not None]
-                whole = not few and len(known) == len(reached)
-                cells.append(told(known) if whole else "" if few else "none")
+                reached = [within_budget(by_method, method, budget) for by_method in group]
+                losses = [value for value in reached if value is not None]
+                is_reached = not is_few and len(losses) == len(reached)
+                cells.append(mean_and_range(losses) if is_reached else "" if is_few else "none")
             rows.append((row, *cells))
         within = (f"L_f at +{budget:g}" for budget in BUDGETS)
         lines.append(markdown_table(("method", "tokens", "hypervolume", *within), rows))
-        lines += ["", *_aims(every, every_volume)]
-        aligned = [f"{mean(f['aligned'][place] for f in every):.3f}" for place in (0, 1)]
+        lines += ["", *_aims(group, group_volumes)]
+        aligned = [
+            f"{mean(by_method['aligned'][place] for by_method in group):.3f}" for place in (0, 1)
+        ]
         lines += [f"θ_s itself: L_ŝ = {aligned[0]}, L_f = {aligned[1]}.", ""]
     return "\n".join(lines)
 
 
-def _aims(every: list[dict[str, Any]], volumes: list[dict[str, float]]) -> list[str]:
+def _aims(group: list[dict[str, Any]], volumes: list[dict[str, float]]) -> list[str]:
     """Whether a dial at 1.25 × the tokens at most ties the runs that divide rows as it does."""
     lines = []
     for method in (SHORT_DIAL, MIDDLE_DIAL):
         if method not in volumes[0] or DIVIDED not in volumes[0]:
             continue
         all_points = next(row for row in volumes[0] if row.startswith(f"{method}, "))
-        tokens = mean(cost(found, method) for found in every)
+        tokens = mean(cost(by_method, method) for by_method in group)
         for row in (method, all_points):
             over = [volume[row] / volume[DIVIDED] for volume in volumes]
             met = "met" if mean(over) >= AIM and round(tokens, 2) <= MOST_TOKENS else "missed"
             lines.append(
-                f"{row}: {told(over)} of the area of separate runs that divide rows alike, at "
-                f"{tokens:.2f}× the tokens of one; aim {AIM:.2f} at {MOST_TOKENS}×: {met}."
+                f"{row}: {mean_and_range(over)} of the area of separate runs that divide rows "
+                f"alike, at {tokens:.2f}× the tokens of one; aim {AIM:.2f} at {MOST_TOKENS}×: "
+                f"{met}."
             )
     return ["\n".join(f"- {line}" for line in lines)] if lines else []
 
 
-def is_finished(found: dict[str, Any]) -> bool:
-    methods = [found[method] for method in METHODS if method in found]
+def is_finished(by_method: dict[str, Any]) -> bool:
+    methods = [by_method[method] for method in METHODS if method in by_method]
     return len(methods) > 1 and all(method["finished"] for method in methods)
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
+def draw(by_method: dict[str, Any], path: Path) -> None:
     """The curves of one setting in the plane (L_ŝ, L_f)."""
-    shown = (SEPARATE, DIAL, WISE, CONTINUATION, LONGER_WISE, LONGER)
+    methods = (SEPARATE, DIAL, WISE, CONTINUATION, LONGER_WISE, LONGER)
     lines = [
         Line(
-            f"{method} ({cost(found, method):.1f}× one run’s tokens)",
+            f"{method} ({cost(by_method, method):.1f}× one run’s tokens)",
             ink(place, place),
-            tuple(Mark(x, y, None, None, (), joined=True) for x, y in found[method]["points"]),
+            tuple(Mark(x, y, None, None, (), joined=True) for x, y in by_method[method]["points"]),
         )
-        for place, method in enumerate(shown)
+        for place, method in enumerate(methods)
     ]
-    safety, task = found["aligned"]
+    safety, task = by_method["aligned"]
     start = Mark(safety, task, None, None, (), joined=False)
     lines.append(Line("aligned model θₛ", START_INK, (start,)))
     x_axis, y_axis = (
         linear_axis(
-            f"{of} loss on held-out rows (nats per token)",
-            (getattr(mark, at) for line in lines for mark in line.marks),
+            f"{role} loss on held-out rows (nats per token)",
+            (getattr(mark, coordinate) for line in lines for mark in line.marks),
             margin=0.05,
         )
-        for of, at in (("safety", "x"), ("task", "y"))
+        for role, coordinate in (("safety", "x"), ("task", "y"))
     )
     panel = Panel("Every trade-off of one training", x_axis, y_axis, tuple(lines))
     png, *_ = images(Figure(1, "", (panel,), ()))
@@ -363,7 +368,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     write_atomically(path, png)
 
 
-def told(values: list[float]) -> str:
+def mean_and_range(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.3f}"
     return f"{mean(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
@@ -375,26 +380,26 @@ def main() -> None:
     parser.add_argument("--confirm", action="store_true", help="the worlds to confirm in, once")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--docs", action="store_true", help="only rewrite docs/dial.md's results")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     quiet_libraries()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     started = time.monotonic()
 
     def keep(setting: Setting) -> None:
         RESULTS.parent.mkdir(exist_ok=True)
-        others = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        for name in others.keys() - {setting.name}:  # another process may measure another setting
-            results[name] = others[name]
+        saved = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        for name in saved.keys() - {setting.name}:  # another process may measure another setting
+            results[name] = saved[name]
         write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
-        if time.monotonic() - started > 60 * given.minutes:
+        if time.monotonic() - started > 60 * arguments.minutes:
             raise OutOfTimeError
 
     settings: list[Callable[[], Setting]] = []
-    if given.smollm2:
-        settings = [partial(smollm2, given.smollm2)]
-    if given.confirm:
+    if arguments.smollm2:
+        settings = [partial(smollm2, arguments.smollm2)]
+    if arguments.confirm:
         settings = [partial(world, seed, confirms=True) for seed in CONFIRMING]
-    elif not given.docs and not given.smollm2:
+    elif not arguments.docs and not arguments.smollm2:
         settings = [partial(world, seed) for seed in SEEDS]
     try:
         for make in settings:
@@ -403,10 +408,10 @@ def main() -> None:
             measure(setting, results.setdefault(setting.name, {}), partial(keep, setting))
     except OutOfTimeError:
         print("Out of time. The same command goes on.")
-    if given.docs:
+    if arguments.docs:
         replace_between(DOCS / "dial.md", MARK, tables(results))
-        drawn = {"world, seed 0": "frontier.png", SMOLLM2: "smollm2.png"}
-        for name, file in drawn.items():
+        figures = {"world, seed 0": "frontier.png", SMOLLM2: "smollm2.png"}
+        for name, file in figures.items():
             if name in results and is_finished(results[name]):
                 draw(results[name], DOCS / "dial" / file)
     print(tables(results))

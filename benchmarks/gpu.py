@@ -117,15 +117,15 @@ class Bench:
         reads_both = objective is not None and objective.batch_roles(0) == "both"
         training = self.training if reads_both else replace(self.training, batch_size=2 * BATCH)
         args = sft_config(training, Measuring(), Path(tempfile.mkdtemp()), seed=0)
-        given: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "args": args,
             "train_dataset": task if reads_both else concatenate_datasets([task, safety]),
             "processing_class": tokenizer,
             "peft_config": lora_config(training),
         }
         if name == TRL:
-            return SFTTrainer(model, **given)
-        return SafetyAwareSFTTrainer(model, safety_dataset=safety, objective=objective, **given)
+            return SFTTrainer(model, **settings)
+        return SafetyAwareSFTTrainer(model, safety_dataset=safety, objective=objective, **settings)
 
     def _model(self) -> tuple[Any, Any]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -190,12 +190,14 @@ def measured(case: Case) -> dict[str, Any]:
     is_cuda = torch.cuda.is_available()
     return {
         **asdict(case),
-        "tokens_per_second": [round(statistics.median(one), 1) for one in rates],
+        "tokens_per_second": [
+            round(statistics.median(trainer_rates), 1) for trainer_rates in rates
+        ],
         "ratio": round(middle, 4),
         "ratio_quartiles": [round(low, 4), round(high, 4)],
         "peak_bytes": [
-            kept + clock.kept_bytes + clock.transient_bytes
-            for kept, clock in zip(resident, clocks, strict=True)
+            resident_bytes + clock.kept_bytes + clock.transient_bytes
+            for resident_bytes, clock in zip(resident, clocks, strict=True)
         ],
         "device": torch.cuda.get_device_name() if is_cuda else "cpu",
         "torch": torch.__version__,
@@ -209,42 +211,42 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=[*MODELS, "tiny"], default=list(MODELS))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.case is not None:
+    arguments = parser.parse_args()
+    if arguments.case is not None:
         quiet_libraries()
-        print(json.dumps(measured(Case(**json.loads(given.case)))))
+        print(json.dumps(measured(Case(**json.loads(arguments.case)))))
         return
-    if not torch.cuda.is_available() and given.models != ["tiny"]:
+    if not torch.cuda.is_available() and arguments.models != ["tiny"]:
         sys.exit("gpu: there is no GPU here. Give --models tiny to see that it works.")
-    run_all(list(cases(given.models, given.steps)), given.results, given.seconds)
+    run_all(list(cases(arguments.models, arguments.steps)), arguments.results, arguments.seconds)
 
 
-def run_all(wanted: list[Case], results: Path, seconds: float) -> None:
+def run_all(all_cases: list[Case], results: Path, seconds: float) -> None:
     """Measure what is left, and stop before the time is up."""
-    done = results.read_text("utf-8").splitlines() if results.exists() else []
-    known = [{key: json.loads(line)[key] for key in asdict(wanted[0])} for line in done]
+    lines = results.read_text("utf-8").splitlines() if results.exists() else []
+    recorded = [{key: json.loads(line)[key] for key in asdict(all_cases[0])} for line in lines]
     started, longest = time.monotonic(), 0.0
-    for case in wanted:
+    for case in all_cases:
         begun = time.monotonic()
-        if asdict(case) in known:
+        if asdict(case) in recorded:
             continue
         if begun - started + longest > seconds:
             print("gpu: the time is up; the same command goes on.")
             return
         command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
-        ended = subprocess.run(command, capture_output=True, text=True)
+        process = subprocess.run(command, capture_output=True, text=True)
         longest = max(longest, time.monotonic() - begun)
-        if ended.returncode:
-            reason = (ended.stderr.strip() or "no reason given").splitlines()[-1]
+        if process.returncode:
+            reason = (process.stderr.strip() or "no reason given").splitlines()[-1]
             print(f"gpu: failed, {case}: {reason}", flush=True)
             continue
-        line = ended.stdout.strip().splitlines()[-1]
+        line = process.stdout.strip().splitlines()[-1]
         print(line, flush=True)
         if json.loads(line)["device"] != "cpu" or results != RESULTS:
             results.parent.mkdir(parents=True, exist_ok=True)
             with results.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
-    print(f"gpu: all {len(wanted)} cases are there.")
+    print(f"gpu: all {len(all_cases)} cases are there.")
 
 
 if __name__ == "__main__":

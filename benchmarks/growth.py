@@ -109,8 +109,8 @@ def peak_memory() -> float:
 def cost(layers: int, rows: int) -> Cost:
     """The cost of a point made in a process of its own."""
     command = [sys.executable, __file__, "--point", str(layers), str(rows)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True)
-    return Cost(*json.loads(ran.stdout.splitlines()[-1]))
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Cost(*json.loads(process.stdout.splitlines()[-1]))
 
 
 def exponent(sizes: list[float], costs: list[float]) -> str:
@@ -127,32 +127,43 @@ def main() -> None:
     best: dict[tuple[int, int], Cost] = {}
     for order in (points, points[::-1]):
         for point in dict.fromkeys(order):
-            made = cost(*point)
-            known = best.get(point, made)
-            best[point] = min(known, made, key=lambda each: each.seconds)
+            point_cost = cost(*point)
+            best_cost = best.get(point, point_cost)
+            best[point] = min(best_cost, point_cost, key=lambda candidate: candidate.seconds)
             if sys.stderr.isatty():
                 print(f"{len(best)} points", end="\r", file=sys.stderr)
     by_layers = [best[layers, SAME_ROWS] for layers in LAYERS]
     by_rows = [best[SAME_LAYERS, rows] for rows in ROWS]
 
     print(f"{'':<30} {'seconds':>9} {'MiB':>8}")
-    for made in by_layers:
-        print(f"{made.parameters:>12,} parameters{'':<7} {made.seconds:9.2f} {made.memory:8.0f}")
-    sizes = [float(made.parameters) for made in by_layers]
-    print(f"  exponent of seconds {exponent(sizes, [made.seconds for made in by_layers])}")
-    print(f"  exponent of memory  {exponent(sizes, [made.memory for made in by_layers])}")
-    for rows, made in zip(ROWS, by_rows, strict=True):
-        print(f"{rows:>12,} task rows{'':<8} {made.seconds:9.2f} {made.memory:8.0f}")
+    for point_cost in by_layers:
+        print(
+            f"{point_cost.parameters:>12,} parameters{'':<7} {point_cost.seconds:9.2f} "
+            f"{point_cost.memory:8.0f}"
+        )
+    sizes = [float(point_cost.parameters) for point_cost in by_layers]
+    print(
+        f"  exponent of seconds {exponent(sizes, [point_cost.seconds for point_cost in by_layers])}"
+    )
+    print(
+        f"  exponent of memory  {exponent(sizes, [point_cost.memory for point_cost in by_layers])}"
+    )
+    for rows, point_cost in zip(ROWS, by_rows, strict=True):
+        print(f"{rows:>12,} task rows{'':<8} {point_cost.seconds:9.2f} {point_cost.memory:8.0f}")
     counts = [float(rows) for rows in ROWS]
-    print(f"  exponent of seconds {exponent(counts, [made.seconds for made in by_rows])}")
-    print(f"  exponent of memory  {exponent(counts, [made.memory for made in by_rows])}")
+    print(
+        f"  exponent of seconds {exponent(counts, [point_cost.seconds for point_cost in by_rows])}"
+    )
+    print(
+        f"  exponent of memory  {exponent(counts, [point_cost.memory for point_cost in by_rows])}"
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--point", nargs=2, type=int, metavar=("LAYERS", "ROWS"), default=None)
-    given = parser.parse_args()
-    if given.point:
-        make_point(*given.point)
+    arguments = parser.parse_args()
+    if arguments.point:
+        make_point(*arguments.point)
     else:
         main()

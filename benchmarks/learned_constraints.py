@@ -61,9 +61,9 @@ class Controller(Objective):
     def safety_rows(self, context: TrainingContext) -> Dataset:
         stream = context.safety
         assert stream is not None
-        drawn = context.safety_batches * stream.rows_per_batch
+        draws = context.safety_batches * stream.rows_per_batch
         rows, self.validation = set_aside(
-            stream.rows, context.validation_rows, drawn, stream.seed, context.safety_repeats
+            stream.rows, context.validation_rows, draws, stream.seed, context.safety_repeats
         )
         return rows
 
@@ -71,20 +71,22 @@ class Controller(Objective):
         stream, validation = context.safety, self.validation
         assert stream is not None
         assert validation is not None
-        drawn = context.safety_batches * stream.rows_per_batch
-        places = stream.places(0, min(drawn, len(stream.rows)))
-        rows, which = distinct_rows(concatenate_datasets([stream.rows.select(places), validation]))
-        found = np.stack(context.row_nll(rows))
+        draws = context.safety_batches * stream.rows_per_batch
+        places = stream.places(0, min(draws, len(stream.rows)))
+        rows, row_numbers = distinct_rows(
+            concatenate_datasets([stream.rows.select(places), validation])
+        )
+        losses = np.stack(context.row_nll(rows))
         self.before = np.full((2, len(stream.rows)), np.nan)
-        self.before[:, places] = found[:, which[: len(places)]]
+        self.before[:, places] = losses[:, row_numbers[: len(places)]]
         self.extra_tokens += sum(map(len, rows["input_ids"]))
 
     def begin_step(self, context: TrainingContext, safety_batches: range) -> None:
         stream = context.safety
         assert stream is not None
-        each = stream.rows_per_batch
+        size = stream.rows_per_batch
         self.places = [
-            place for number in safety_batches for place in stream.places(number * each, each)
+            place for number in safety_batches for place in stream.places(number * size, size)
         ]
 
     def loss(self, step: Step) -> Tensor:
@@ -98,9 +100,9 @@ class Controller(Objective):
         change = self.safety_loss - float(nll / tokens)
         if self.change is None:
             self.change = change
-        away = change - self.change
-        self.change += (1 - _CHANGE_SMOOTHING) * away
-        self.variance = _CHANGE_SMOOTHING * (self.variance + (1 - _CHANGE_SMOOTHING) * away**2)
+        deviation = change - self.change
+        self.change += (1 - _CHANGE_SMOOTHING) * deviation
+        self.variance = _CHANGE_SMOOTHING * (self.variance + (1 - _CHANGE_SMOOTHING) * deviation**2)
         share = (context.step - 0.5) / context.steps
         gain = min(_TRAVEL / context.steps, _FASTEST) * 6 * share * (1 - share)
         unit = math.hypot(self.budget, math.sqrt(self.variance))

@@ -87,15 +87,15 @@ class Bench:
 
     def ratios(self, repeats: int) -> dict[str, list[float]]:
         """Of each kind, a ratio a round."""
-        found: dict[str, list[float]] = {kind: [] for kind in KINDS if kind != "without"}
+        by_kind: dict[str, list[float]] = {kind: [] for kind in KINDS if kind != "without"}
         self.seconds(OFF)  # what is only slow the first time
         for number in range(repeats):
             turn = number % len(KINDS)
             order = [*KINDS, *KINDS][turn : turn + len(KINDS)]
             spent = {kind: self.seconds(KINDS[kind]) for kind in order}
-            for kind, ratios in found.items():
+            for kind, ratios in by_kind.items():
                 ratios.append(spent[kind] / spent["without"])
-        return found
+        return by_kind
 
 
 def main() -> None:
@@ -104,30 +104,32 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "live.json")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
         tiny = Path(folder) / "tiny"
         save_tiny_llama([f"w{number}" for number in range(300)], tiny, seed=0)
-        benches = {"tiny Llama, all weights": Bench(str(tiny), Training(steps=given.steps), 32)}
-        if given.model:
-            training = Training(steps=given.steps, lora_rank=16)
-            benches[f"{given.model}, LoRA rank 16"] = Bench(given.model, training, 96)
+        benches = {"tiny Llama, all weights": Bench(str(tiny), Training(steps=arguments.steps), 32)}
+        if arguments.model:
+            training = Training(steps=arguments.steps, lora_rank=16)
+            benches[f"{arguments.model}, LoRA rank 16"] = Bench(arguments.model, training, 96)
         record: dict[str, object] = {
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs"
             + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
             "load": list(os.getloadavg()),
-            "repeats": given.repeats,
+            "repeats": arguments.repeats,
         }
         for name, bench in benches.items():
-            found = bench.ratios(given.repeats)
-            quartiles = {kind: statistics.quantiles(one, n=4) for kind, one in found.items()}
+            by_kind = bench.ratios(arguments.repeats)
+            quartiles = {
+                kind: statistics.quantiles(ratios, n=4) for kind, ratios in by_kind.items()
+            }
             settings = {key: asdict(bench.training)[key] for key in ("steps", "batch_size")}
             record[name] = {**settings, "width": bench.width, "× without": quartiles}
             print(name)
             for kind, (low, middle, high) in quartiles.items():
                 print(f"  {kind:9s} {middle:.3f} × without  [{low:.3f}, {high:.3f}]  aim {AIM}")
-    write_atomically(given.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(arguments.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -62,14 +62,16 @@ class Case:
     @property
     def held(self) -> str:
         """What the weights are held in, and computed in where that is another."""
-        held = self.dtype if self.quantization == "none" else f"{self.dtype} + {self.quantization}"
-        return held if self.precision == "float32" else f"{held}, {self.precision} precision"
+        storage = (
+            self.dtype if self.quantization == "none" else f"{self.dtype} + {self.quantization}"
+        )
+        return storage if self.precision == "float32" else f"{storage}, {self.precision} precision"
 
     @property
     def trained(self) -> str:
         """What is trained, and how."""
-        what = "all weights" if self.rank is None else f"LoRA {self.rank}"
-        return f"{what}, checkpointing" if self.checkpointing else what
+        weights = "all weights" if self.rank is None else f"LoRA {self.rank}"
+        return f"{weights}, checkpointing" if self.checkpointing else weights
 
 
 NF4 = Case(dtype="bfloat16", quantization="nf4")
@@ -107,22 +109,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--write", action="store_true")
-    given = parser.parse_args()
-    cases = (*CASES, *(SMOLLM2 if given.data else ()))
+    arguments = parser.parse_args()
+    cases = (*CASES, *(SMOLLM2 if arguments.data else ()))
     torch.set_num_threads(1)  # a forked process has none of its parent's, and would wait for them
     for warm in (Case(), NF4):
-        measured(replace(warm, hidden=96, layers=2), given.data)
+        measured(replace(warm, hidden=96, layers=2), arguments.data)
     print(*COLUMNS, sep=" | ", flush=True)
     lines = []
     with get_context("fork").Pool(2, maxtasksperchild=1) as processes:
-        for case, found in zip(
-            cases, processes.imap(partial(measured, data=given.data), cases), strict=True
+        for case, result in zip(
+            cases, processes.imap(partial(measured, data=arguments.data), cases), strict=True
         ):
-            lines.append(found)
-            print(*row(case, found), sep=" | ", flush=True)
-    if given.write:
-        kept = [asdict(case) | found for case, found in zip(cases, lines, strict=True)]
-        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+            lines.append(result)
+            print(*row(case, result), sep=" | ", flush=True)
+    if arguments.write:
+        records = [asdict(case) | result for case, result in zip(cases, lines, strict=True)]
+        RESULTS.write_text(json.dumps(records, indent=1) + "\n")
         table = markdown_table(COLUMNS, map(row, cases, lines))
         replace_between(PAGE, MARK, table)
 
@@ -139,9 +141,9 @@ COLUMNS = (
 )
 
 
-def row(case: Case, found: dict[str, int]) -> tuple[str, ...]:
+def row(case: Case, result: dict[str, int]) -> tuple[str, ...]:
     """A line of the table."""
-    predicted, alive = found["predicted"], found["measured"]
+    predicted, alive = result["predicted"], result["measured"]
     batch = f"{case.rows} × {case.tokens}"
     numbers = f"{predicted >> 20}", f"{alive >> 20}", f"{predicted / alive:.2f}"
     return (
@@ -164,17 +166,17 @@ class LiveTensors(TorchDispatchMode):
         self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         self._meet(args)
-        self._meet(found)
-        return found
+        self._meet(result)
+        return result
 
-    def _meet(self, found: Any) -> None:
-        if isinstance(found, list | tuple):
-            for part in found:
+    def _meet(self, value: Any) -> None:
+        if isinstance(value, list | tuple):
+            for part in value:
                 self._meet(part)
-        elif isinstance(found, torch.Tensor) and found.device.type != "meta":
-            storage = found.untyped_storage()
+        elif isinstance(value, torch.Tensor) and value.device.type != "meta":
+            storage = value.untyped_storage()
             place = storage._cdata
             if place not in self.bytes_of:
                 self.bytes_of[place] = storage.nbytes()
@@ -202,7 +204,7 @@ def measured(case: Case, data: Path | None) -> dict[str, int]:
         folder = Path(name)
         save_tiny_llama(WORDS, folder / "tiny", seed=0)
         write_rows(folder, case.tokens)
-        asked = Experiment(
+        experiment = Experiment(
             model=str(folder / "wide"),
             task={"task": DataSource("task.jsonl")},
             safety={"safety": DataSource("safety.jsonl")},
@@ -244,11 +246,11 @@ def measured(case: Case, data: Path | None) -> dict[str, int]:
                     "safety": DataSource(str(data.resolve() / "safety-refusals.jsonl.gz"), rows=64)
                 },
             }
-            asked = replace(asked, model="smollm2", **sources)  # type: ignore[arg-type]
+            experiment = replace(experiment, model="smollm2", **sources)  # type: ignore[arg-type]
         else:
             assert case.layers is not None
             _widen(folder, case.hidden, case.layers)
-        return make(asked, folder / "out")
+        return make(experiment, folder / "out")
 
 
 def write_rows(folder: Path, tokens: int) -> None:

@@ -140,14 +140,14 @@ class World:
         training = replace(self.experiment.train, steps=steps)
         self.runner.experiment = replace(self.experiment, train=training)
         spec = RunSpec(DIAL_METHOD, None, self.proxy, self.task, self.seed)
-        made = self.runner.trained_dial(spec)
+        dial = self.runner.trained_dial(spec)
         self.runner.experiment = self.experiment
 
         def at(alpha: float) -> nn.Module:
-            made.endpoints.set_alpha(alpha)
-            return made.endpoints.model
+            dial.endpoints.set_alpha(alpha)
+            return dial.endpoints.model
 
-        return self._path(at, made.train_tokens)
+        return self._path(at, dial.train_tokens)
 
     def point(self, trained: Trained) -> tuple[float, float]:
         """(change of L_ŝ, L_f) of a model, exact."""
@@ -233,7 +233,7 @@ class Told:
     """Trained on, and read to find the setting."""
 
 
-def told(world: World, path: PathOfModels, budget: float, rows: int) -> Told:
+def rule_outcome(world: World, path: PathOfModels, budget: float, rows: int) -> Told:
     """The rule, at as many redraws of `rows` validation rows; the same ones for every path."""
     random = np.random.default_rng(world.seed)
     change = (path.safety_nll - world.start_nll) @ world.weights
@@ -292,21 +292,21 @@ def upper_limits(difference: Array, tokens: Array, counts: Array) -> Array:
 def measured(seed: int, rank: int | None) -> dict[str, Any]:
     """Every method in one world: by budget and rows, what the rule makes of its path."""
     world = World(seed, rank)
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "start": world.start_task_loss,
         "sweep": [world.point(world.trained(penalty)) for penalty in PENALTIES],
         "told": [],
     }
 
-    def tell(method: str, path: PathOfModels, budgets: Sequence[float]) -> None:
+    def add_outcomes(method: str, path: PathOfModels, budgets: Sequence[float]) -> None:
         for budget in budgets:
             for rows in ROWS:
-                one = told(world, path, budget, rows)
+                outcome = rule_outcome(world, path, budget, rows)
                 key = {"method": method, "budget": budget, "rows": rows}
-                found["told"].append({**key, **vars(one)})
+                record["told"].append({**key, **vars(outcome)})
 
     plain = world.scalings(world.trained(0.0))
-    tell(WISE, plain, BUDGETS)
+    add_outcomes(WISE, plain, BUDGETS)
     spent_tokens = []
     for method, controller in CONTROLLERS.items():
         for budget in BUDGETS:
@@ -314,22 +314,22 @@ def measured(seed: int, rank: int | None) -> dict[str, Any]:
             spent_tokens.append(path.tokens + FEWEST_LOOKS * ROWS[0] * len_of_rows(world))
             # Of its looks the fewest are counted that a power law along its path took.
             saved = (LOOKS - FEWEST_LOOKS) * ROWS[0] * len_of_rows(world)
-            tell(method, replace(path, tokens=path.tokens - round(saved)), [budget])
+            add_outcomes(method, replace(path, tokens=path.tokens - round(saved)), [budget])
     for penalty in FIXED:
         path = world.scalings(world.trained(penalty))
-        tell(f"λ = {penalty:g}, then scaled", path, BUDGETS)
+        add_outcomes(f"λ = {penalty:g}, then scaled", path, BUDGETS)
     if seed == UNSEEN[0]:
         length = world.weights @ world.row_tokens
         start = float(world.weights @ world.start_nll / length)
         for method, kind in OTHERS.items():
             for budget in BUDGETS:
-                made = world.trained(1.0, kind(start + budget))
-                tell(method, world.scalings(made), [budget])
+                trained = world.trained(1.0, kind(start + budget))
+                add_outcomes(method, world.scalings(trained), [budget])
     steps = steps_of_dial(world, min(spent_tokens))
-    tell(DIAL, world.settings(steps), BUDGETS)
-    found["plain_tokens"] = plain.tokens
-    found["dial_steps"] = steps
-    return found
+    add_outcomes(DIAL, world.settings(steps), BUDGETS)
+    record["plain_tokens"] = plain.tokens
+    record["dial_steps"] = steps
+    return record
 
 
 def steps_of_dial(world: World, tokens: float) -> int:
@@ -337,15 +337,15 @@ def steps_of_dial(world: World, tokens: float) -> int:
     training: Training = world.experiment.train
     task_rows = training.batch_size
     safety_rows = round(task_rows * training.safety_share / (1 - training.safety_share))
-    left = tokens - LOOKS * ROWS[0] * len_of_rows(world)
-    return int(left / ((task_rows + safety_rows) * len_of_rows(world)))
+    tokens_left = tokens - LOOKS * ROWS[0] * len_of_rows(world)
+    return int(tokens_left / ((task_rows + safety_rows) * len_of_rows(world)))
 
 
 def tables(results: dict[str, Any]) -> str:
     """For each kind of weights: what every method comes to, and the stated comparison."""
     lines: list[str] = []
     for kind in KINDS:
-        worlds = [found for name, found in results.items() if name.startswith(f"{kind}, ")]
+        worlds = [record for name, record in results.items() if name.startswith(f"{kind}, ")]
         if not worlds:
             continue
         lines += [f"**{kind}** ({len(worlds)} worlds)", "", of_methods(worlds), ""]
@@ -354,45 +354,46 @@ def tables(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def cell(found: dict[str, Any], method: str, budget: float, rows: int) -> dict[str, Any]:
+def cell(record: dict[str, Any], method: str, budget: float, rows: int) -> dict[str, Any]:
     return next(
-        one
-        for one in found["told"]
-        if (one["method"], one["budget"], one["rows"]) == (method, budget, rows)
+        outcome
+        for outcome in record["told"]
+        if (outcome["method"], outcome["budget"], outcome["rows"]) == (method, budget, rows)
     )
 
 
-def best_of_sweep(found: dict[str, Any], budget: float) -> float:
+def best_of_sweep(record: dict[str, Any], budget: float) -> float:
     """The least L_f among the sweep's models that truly keep the budget."""
-    kept = [task for change, task in found["sweep"] if change <= budget]
-    return min(kept, default=found["start"])
+    losses = [task for change, task in record["sweep"] if change <= budget]
+    return min(losses, default=record["start"])
 
 
 def of_methods(worlds: Sequence[dict[str, Any]]) -> str:
     rows = []
-    for method in dict.fromkeys(one["method"] for one in worlds[0]["told"]):
-        there = [found for found in worlds if is_in(found, method)]
+    for method in dict.fromkeys(outcome["method"] for outcome in worlds[0]["told"]):
+        records = [record for record in worlds if is_in(record, method)]
         for count in ROWS:
-            told_of = {
-                (budget, place): cell(found, method, budget, count)
+            outcomes = {
+                (budget, place): cell(record, method, budget, count)
                 for budget in BUDGETS
-                for place, found in enumerate(there)
+                for place, record in enumerate(records)
             }
             ratios = [
                 np.mean(
                     [
-                        told_of[budget, place]["task_loss"] / best_of_sweep(found, budget)
-                        for place, found in enumerate(there)
+                        outcomes[budget, place]["task_loss"] / best_of_sweep(record, budget)
+                        for place, record in enumerate(records)
                     ]
                 )
                 for budget in BUDGETS
             ]
             tokens = [
-                one["tokens"] / there[place]["plain_tokens"] for (_, place), one in told_of.items()
+                outcome["tokens"] / records[place]["plain_tokens"]
+                for (_, place), outcome in outcomes.items()
             ]
-            beyond = max(one["beyond"] for one in told_of.values())
-            spent = np.mean([one["spent"] for one in told_of.values()])
-            name = method if len(there) == len(worlds) else f"{method} (one world)"
+            beyond = max(outcome["beyond"] for outcome in outcomes.values())
+            spent = np.mean([outcome["spent"] for outcome in outcomes.values()])
+            name = method if len(records) == len(worlds) else f"{method} (one world)"
             rows.append(
                 (
                     name,
@@ -409,14 +410,14 @@ def of_methods(worlds: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def is_in(found: dict[str, Any], method: str) -> bool:
+def is_in(record: dict[str, Any], method: str) -> bool:
     """Whether a method was made in a world: those of other papers are in one alone."""
-    return any(one["method"] == method for one in found["told"])
+    return any(outcome["method"] == method for outcome in record["told"])
 
 
 def in_all(worlds: Sequence[dict[str, Any]]) -> list[str]:
-    methods = dict.fromkeys(one["method"] for one in worlds[0]["told"])
-    return [method for method in methods if all(is_in(found, method) for found in worlds)]
+    methods = dict.fromkeys(outcome["method"] for outcome in worlds[0]["told"])
+    return [method for method in methods if all(is_in(record, method) for record in worlds)]
 
 
 def against_controllers(worlds: Sequence[dict[str, Any]]) -> str:
@@ -424,9 +425,9 @@ def against_controllers(worlds: Sequence[dict[str, Any]]) -> str:
     family = [(method, budget) for method in CONTROLLERS for budget in BUDGETS]
     differences = [
         [
-            cell(found, DIAL, budget, ROWS[0])["task_loss"]
-            - cell(found, method, budget, ROWS[0])["task_loss"]
-            for found in worlds
+            cell(record, DIAL, budget, ROWS[0])["task_loss"]
+            - cell(record, method, budget, ROWS[0])["task_loss"]
+            for record in worlds
         ]
         for method, budget in family
     ]
@@ -442,21 +443,21 @@ def against_controllers(worlds: Sequence[dict[str, Any]]) -> str:
 
 def over_budgets(worlds: Sequence[dict[str, Any]]) -> list[str]:
     """L_f of the dial over every other method's, averaged over the budgets."""
-    others = [one for one in in_all(worlds) if one != DIAL]
+    methods = [method for method in in_all(worlds) if method != DIAL]
     lines = ["L_f of the dial over the other's, averaged over the budgets:", ""]
-    for other in others:
+    for method in methods:
         ratios = [
             np.mean(
                 [
-                    cell(found, DIAL, budget, ROWS[0])["task_loss"]
-                    / cell(found, other, budget, ROWS[0])["task_loss"]
+                    cell(record, DIAL, budget, ROWS[0])["task_loss"]
+                    / cell(record, method, budget, ROWS[0])["task_loss"]
                     for budget in BUDGETS
                 ]
             )
-            for found in worlds
+            for record in worlds
         ]
         mean = student_mean(ratios, "ratio")
-        lines.append(f"- {other}: {mean.value:.4f} [{mean.low:.4f}, {mean.high:.4f}]")
+        lines.append(f"- {method}: {mean.value:.4f} [{mean.low:.4f}, {mean.high:.4f}]")
     return lines
 
 
@@ -466,19 +467,19 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--docs", action="store_true", help="only write the tables of the page")
-    given = parser.parse_args()
-    results = json.loads(given.out.read_text()) if given.out.exists() else {}
-    if given.docs:
+    arguments = parser.parse_args()
+    results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    if arguments.docs:
         replace_between(PAGE, MARK, tables(results))
         return
     quiet_libraries()
-    for seed in given.seeds:
-        for kind in given.kinds:
+    for seed in arguments.seeds:
+        for kind in arguments.kinds:
             name = f"{kind}, world {seed}"
             if name not in results:
                 print(name, flush=True)
                 results[name] = measured(seed, KINDS[kind])
-                write_atomically(given.out, json.dumps(results, indent=1) + "\n")
+                write_atomically(arguments.out, json.dumps(results, indent=1) + "\n")
     print(tables(results))
 
 

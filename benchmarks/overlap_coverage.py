@@ -27,37 +27,40 @@ from trimtab.report.markdown import markdown_table
 from trimtab.stats import Estimate
 
 DRAWS = 100
-Drawn = Callable[[np.random.Generator], tuple[list[str], list[str]]]
+Draw = Callable[[np.random.Generator], tuple[list[str], list[str]]]
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
     sizes: tuple[int, int]
-    drawn: Drawn
+    drawn: Draw
 
 
 def main() -> None:
     lines = []
     for case in cases(Path(sys.argv[1])):
-        found = []
+        overlaps = []
         for seed in range(DRAWS):
             task, safety = case.drawn(np.random.default_rng(seed))
-            found.append(context_overlap(task, safety, pairs=0, seed=seed))
+            overlaps.append(context_overlap(task, safety, pairs=0, seed=seed))
         for way, estimates in (
-            ("o", [one.task_on_safety for one in found]),
-            ("ρ", [one.safety_on_task for one in found]),
+            ("o", [overlap.task_on_safety for overlap in overlaps]),
+            ("ρ", [overlap.safety_on_task for overlap in overlaps]),
         ):
-            lines.append((case.name, " and ".join(map(str, case.sizes)), *told(way, estimates)))
+            lines.append(
+                (case.name, " and ".join(map(str, case.sizes)), *estimate_cells(way, estimates))
+            )
             print(lines[-1], file=sys.stderr)
     print(f"{DRAWS} draws of each; nominal is 95 %.\n")
     columns = ("pair", "prompts", "", "mean", "spread", "half-width", "covers", "above", "below")
     print(markdown_table(columns, lines))
 
 
-def told(way: str, estimates: list[Estimate]) -> tuple[str, ...]:
+def estimate_cells(way: str, estimates: list[Estimate]) -> tuple[str, ...]:
     values, lows, highs = (
-        np.array([getattr(one, name) for one in estimates]) for name in ("value", "low", "high")
+        np.array([getattr(estimate, name) for estimate in estimates])
+        for name in ("value", "low", "high")
     )
     mean = values.mean()
     above, below = (highs < mean).mean(), (lows > mean).mean()
@@ -66,7 +69,7 @@ def told(way: str, estimates: list[Estimate]) -> tuple[str, ...]:
         f"{mean:.3f}",
         f"{values.std(ddof=1):.3f}",
         f"{(highs - lows).mean() / 2:.3f}",
-        *(f"{one:.1%}" for one in (1 - above - below, above, below)),
+        *(f"{share:.1%}" for share in (1 - above - below, above, below)),
     )
 
 
@@ -74,26 +77,28 @@ def cases(data: Path) -> list[Case]:
     def of_files(task: str, safety: str, sizes: tuple[int, int]) -> Case:
         ours, theirs = (prompts(data / f"{name}.jsonl.gz") for name in (task, safety))
 
-        def drawn(generator: np.random.Generator) -> tuple[list[str], list[str]]:
-            asked = generator.permutation(ours)[: sizes[0]].tolist()
-            taken = set(asked)
-            known = [prompt for prompt in generator.permutation(theirs) if prompt not in taken]
-            return asked, [str(prompt) for prompt in known[: sizes[1]]]
+        def draw(generator: np.random.Generator) -> tuple[list[str], list[str]]:
+            task_prompts = generator.permutation(ours)[: sizes[0]].tolist()
+            excluded = set(task_prompts)
+            safety_prompts = [
+                prompt for prompt in generator.permutation(theirs) if prompt not in excluded
+            ]
+            return task_prompts, [str(prompt) for prompt in safety_prompts[: sizes[1]]]
 
-        return Case(f"{task}, {safety}", sizes, drawn)
+        return Case(f"{task}, {safety}", sizes, draw)
 
     def of_world(overlap: float, sizes: tuple[int, int]) -> Case:
         world = make_world({"proxy": 0.2}, {"task": overlap})
-        contexts = [one.contexts for one in (world.task["task"], world.safety["proxy"])]
+        contexts = [side.contexts for side in (world.task["task"], world.safety["proxy"])]
 
-        def drawn(generator: np.random.Generator) -> tuple[list[str], list[str]]:
+        def draw(generator: np.random.Generator) -> tuple[list[str], list[str]]:
             ours, theirs = (
                 generator.choice(CONTEXTS, size, p=chances).tolist()
                 for size, chances in zip(sizes, contexts, strict=True)
             )
             return ours, theirs
 
-        return Case(f"world of overlap {overlap:g}", sizes, drawn)
+        return Case(f"world of overlap {overlap:g}", sizes, draw)
 
     return [
         of_files("alpaca", "alpaca", (200, 300)),

@@ -29,13 +29,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--prompts", type=int, default=10_000)
     parser.add_argument("--alternatives", action=argparse.BooleanOptionalAction, default=True)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     methods = {"words, trimtab": words, "states, trimtab": states}
-    if given.alternatives:
+    if arguments.alternatives:
         methods["words, scikit-learn"] = words_by_scikit_learn
         if find_spec("faiss"):
             methods["states, FAISS exact"] = states_by_faiss
-    results = {name: _in_a_process(method, given.prompts) for name, method in methods.items()}
+    results = {name: _in_a_process(method, arguments.prompts) for name, method in methods.items()}
     for name, result in results.items():
         own = results[f"{name.split(',')[0]}, trimtab"]
         print(
@@ -44,39 +44,39 @@ def main() -> None:
             f"({result['memory'] / max(own['memory'], 1):.2f}x)  "
             f"mean cosine {result['mean_cosine']:.6f}"
         )
-    print(json.dumps({"prompts": given.prompts, **results}))
+    print(json.dumps({"prompts": arguments.prompts, **results}))
 
 
 def words(count: int) -> dict[str, float]:
     from trimtab.measure.nearest import nearest
 
-    points, known = _sparse(count)
-    return _measured(lambda: nearest(points, known).cosines)
+    points, references = _sparse(count)
+    return _measured(lambda: nearest(points, references).cosines)
 
 
 def words_by_scikit_learn(count: int) -> dict[str, float]:
     from sklearn.neighbors import NearestNeighbors
 
-    points, known = _sparse(count)
-    neighbours = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(known)
+    points, references = _sparse(count)
+    neighbours = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(references)
     return _measured(lambda: 1 - neighbours.kneighbors(points)[0][:, 0])
 
 
 def states(count: int) -> dict[str, float]:
     from trimtab.measure.nearest import nearest
 
-    points, known = _dense(count)
-    return _measured(lambda: nearest(points, known).cosines)
+    points, references = _dense(count)
+    return _measured(lambda: nearest(points, references).cosines)
 
 
 def states_by_faiss(count: int) -> dict[str, float]:
     import faiss  # type: ignore[import-not-found]
 
-    points, known = _dense(count)
+    points, references = _dense(count)
 
     def search() -> np.ndarray:
         index = faiss.IndexFlatIP(DIMENSIONS)
-        index.add(known)
+        index.add(references)
         return index.search(points, 1)[0][:, 0]
 
     return _measured(search)
@@ -104,8 +104,8 @@ def _sparse(count: int) -> tuple[Any, Any]:
         for _ in range(2 * count)
     ]
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32)
-    known = vectorizer.fit_transform(texts[count:])
-    return vectorizer.transform(texts[:count]), known
+    references = vectorizer.fit_transform(texts[count:])
+    return vectorizer.transform(texts[:count]), references
 
 
 def _dense(count: int) -> list[np.ndarray]:

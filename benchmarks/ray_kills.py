@@ -63,12 +63,12 @@ def kill_in_the_middle(folder: Path, nodes: LocalNodes, second: Any, killed: lis
     """Wait for a training with a whole checkpoint; kill its worker, or the node `second`."""
     while not killed:
         time.sleep(0.005)
-        for name, one in read_under_way(folder).items():
+        for name, training in read_under_way(folder).items():
             checkpoints = (folder / "unfinished" / name).glob("checkpoint-*")
-            if one.steps == one.of or not any(map(is_whole, checkpoints)):
+            if training.steps == training.of or not any(map(is_whole, checkpoints)):
                 continue
             if second is None:
-                os.kill(one.process, signal.SIGKILL)
+                os.kill(training.process, signal.SIGKILL)
                 killed.append("worker")
             else:
                 nodes.remove_node(second, allow_graceful=False)
@@ -87,8 +87,8 @@ def disturbed(experiment: Experiment, folder: Path, expected: Path, whole_node: 
         second = nodes.add_node(num_cpus=1)
         nodes.wait_for_nodes()
         killed: list[str] = []
-        given = folder, nodes, second if whole_node else None, killed
-        threading.Thread(target=kill_in_the_middle, args=given, daemon=True).start()
+        arguments = folder, nodes, second if whole_node else None, killed
+        threading.Thread(target=kill_in_the_middle, args=arguments, daemon=True).start()
         console = Console(stderr=True)
         with TerminalWatcher(console) as watcher, Cluster(address=nodes.address) as cluster:
             sweep(experiment, folder, watcher, maker_of=cluster)
@@ -96,12 +96,12 @@ def disturbed(experiment: Experiment, folder: Path, expected: Path, whole_node: 
         nodes.shutdown()
     planned = {json.dumps(spec.to_json()) for spec in plan_of(experiment).specs}
     key = ("method", "hyperparameter", "value", "proxy", "task", "seed")
-    made = Counter(json.dumps({name: one[name] for name in key}) for one in records(folder))
+    counts = Counter(json.dumps({name: record[name] for name in key}) for record in records(folder))
     return {
         "killed": killed[0] if killed else None,
         "points": len(planned),
-        "lost": len(planned - made.keys()),
-        "doubled": sum(count > 1 for count in made.values()),
+        "lost": len(planned - counts.keys()),
+        "doubled": sum(count > 1 for count in counts.values()),
         "equal to one process": records(folder) == records(expected),
     }
 
@@ -109,7 +109,7 @@ def disturbed(experiment: Experiment, folder: Path, expected: Path, whole_node: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--times", type=int, default=10)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     quiet_libraries()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as scratch:
@@ -117,12 +117,12 @@ def main() -> None:
         experiment = small_experiment(root / "world")
         with TerminalWatcher(Console(stderr=True)) as watcher:
             sweep(experiment, root / "one", watcher)
-        found = []
-        for time_number in range(given.times):
+        results = []
+        for time_number in range(arguments.times):
             out = root / str(time_number)
-            found.append(disturbed(experiment, out, root / "one", bool(time_number % 2)))
-            print(json.dumps(found[-1]), flush=True)
-    record = {"ray": ray.__version__, "times": found}
+            results.append(disturbed(experiment, out, root / "one", bool(time_number % 2)))
+            print(json.dumps(results[-1]), flush=True)
+    record = {"ray": ray.__version__, "times": results}
     RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

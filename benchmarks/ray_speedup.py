@@ -49,9 +49,9 @@ def seconds(experiment: Experiment, folder: Path, workers: int) -> tuple[float, 
     started = time.perf_counter()
     with Cluster(workers=workers) as cluster:
         sweep(experiment, folder, clock, maker_of=cluster)
-    whole = time.perf_counter() - started
+    total = time.perf_counter() - started
     first, last = clock.finished[workers - 1], clock.finished[-1]
-    return whole, (last - first) / (len(clock.finished) - workers)
+    return total, (last - first) / (len(clock.finished) - workers)
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--runs", type=int, default=8)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     quiet_libraries()
     rounds = []
@@ -73,28 +73,28 @@ def main() -> None:
             original=original,
             safety=safety,
             task=task,
-            train=Training(steps=given.steps, batch_size=32),
-            grid=(Block("alignment-loss", tuple(0.1 * n for n in range(1, given.runs + 1))),),
+            train=Training(steps=arguments.steps, batch_size=32),
+            grid=(Block("alignment-loss", tuple(0.1 * n for n in range(1, arguments.runs + 1))),),
             data_root=str(root / "world"),
         )
-        for number in range(given.rounds):
-            one, two = (
+        for number in range(arguments.rounds):
+            one_worker, two_workers = (
                 seconds(experiment, root / f"{number}-{workers}", workers) for workers in (1, 2)
             )
             rounds.append(
                 {
-                    "whole, one worker, s": round(one[0], 1),
-                    "whole, two workers, s": round(two[0], 1),
-                    "whole, ratio": round(one[0] / two[0], 3),
-                    "without the start, ratio": round(one[1] / two[1], 3),
+                    "whole, one worker, s": round(one_worker[0], 1),
+                    "whole, two workers, s": round(two_workers[0], 1),
+                    "whole, ratio": round(one_worker[0] / two_workers[0], 3),
+                    "without the start, ratio": round(one_worker[1] / two_workers[1], 3),
                 }
             )
             print(json.dumps(rounds[-1]), flush=True)
-    middle = statistics.median(one["without the start, ratio"] for one in rounds)
+    middle = statistics.median(entry["without the start, ratio"] for entry in rounds)
     record = {
         "cores": os.cpu_count(),
-        "runs": given.runs,
-        "steps": given.steps,
+        "runs": arguments.runs,
+        "steps": arguments.steps,
         "median ratio without the start": middle,
         "rounds": rounds,
     }

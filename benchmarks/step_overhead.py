@@ -164,11 +164,18 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=None, help="also this model, with LoRA: smollm2")
     parser.add_argument("--steps", type=int, default=60)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
         tiny = Path(folder) / "tiny"
         save_tiny_llama([f"w{number}" for number in range(300)], tiny, seed=0)
-        measure("tiny Llama, all weights", str(tiny), False, 32, 32, given.steps)
-    if given.model:
-        measure(f"{given.model}, LoRA rank 16", given.model, True, 4, 96, max(6, given.steps // 4))
+        measure("tiny Llama, all weights", str(tiny), False, 32, 32, arguments.steps)
+    if arguments.model:
+        measure(
+            f"{arguments.model}, LoRA rank 16",
+            arguments.model,
+            True,
+            4,
+            96,
+            max(6, arguments.steps // 4),
+        )

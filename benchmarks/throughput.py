@@ -56,8 +56,8 @@ class Bench:
         count = training.batch_size * training.steps
 
         def rows(file: str) -> Dataset:
-            read = read_rows(DataSource(file), data)
-            return encode(read[:count], tokenizer, LENGTHS)
+            file_rows = read_rows(DataSource(file), data)
+            return encode(file_rows[:count], tokenizer, LENGTHS)
 
         self.task, self.safety = rows(TASK), rows(SAFETY)
 
@@ -131,7 +131,10 @@ def compare(title: str, trainers: dict[str, SFTTrainer]) -> None:
     first = next(iter(trainers))
 
     def rates(name: str) -> list[float]:
-        return [some / time for some, time in zip(tokens[name], spent[name], strict=True)]
+        return [
+            step_tokens / seconds
+            for step_tokens, seconds in zip(tokens[name], spent[name], strict=True)
+        ]
 
     def overall(name: str) -> float:
         return sum(tokens[name]) / sum(spent[name])
@@ -209,9 +212,9 @@ def case_1(name: str, bench: Bench) -> None:
 
 def tiny_llama(folder: Path, data: Path) -> str:
     """A tiny Llama that knows the thousand commonest words of the rows."""
-    read = [row for file in (TASK, SAFETY) for row in read_rows(DataSource(file), data)]
+    rows = [row for file in (TASK, SAFETY) for row in read_rows(DataSource(file), data)]
     words = Counter(
-        word for row in read for word in (row.prompt[-1].content + " " + row.response).split()
+        word for row in rows for word in (row.prompt[-1].content + " " + row.response).split()
     )
     save_tiny_llama([word for word, _ in words.most_common(1000)], folder, seed=0)
     return str(folder)
@@ -226,21 +229,21 @@ def main() -> None:
     parser.add_argument("--model-steps", type=int, default=14)
     parser.add_argument("--tables", type=int, nargs="+", choices=(1, 2, 3, 4), default=[1, 2, 3, 4])
     parser.add_argument("--no-tiny", action="store_true", help="only the model of --model")
-    given = parser.parse_args()
-    missing = [name for name in (TASK, SAFETY) if not (given.data / name).exists()]
+    arguments = parser.parse_args()
+    missing = [name for name in (TASK, SAFETY) if not (arguments.data / name).exists()]
     if missing:
-        print(f"throughput: skipped, {given.data} has no {missing[0]}. Give --data.")
+        print(f"throughput: skipped, {arguments.data} has no {missing[0]}. Give --data.")
         return
     quiet_libraries()
-    if not given.no_tiny:
+    if not arguments.no_tiny:
         with tempfile.TemporaryDirectory() as folder:
-            tiny = tiny_llama(Path(folder) / "tiny", given.data)
-            bench = Bench(tiny, given.data, Training(given.steps, 8))
-            measure("tiny Llama", bench, given.tables)
-    if given.model:
-        training = Training(given.model_steps, 4, lora_rank=16)
-        bench = Bench(given.model, given.data, training)
-        measure(f"{given.model}, LoRA rank 16", bench, given.tables)
+            tiny = tiny_llama(Path(folder) / "tiny", arguments.data)
+            bench = Bench(tiny, arguments.data, Training(arguments.steps, 8))
+            measure("tiny Llama", bench, arguments.tables)
+    if arguments.model:
+        training = Training(arguments.model_steps, 4, lora_rank=16)
+        bench = Bench(arguments.model, arguments.data, training)
+        measure(f"{arguments.model}, LoRA rank 16", bench, arguments.tables)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,10 @@ def main(rows: int = 400) -> None:
         "--embedding": ["words"],
         "--out": ["audit"],
     }
-    given = [part for name, values in options.items() for one in values for part in (name, one)]
-    subprocess.run([sys.executable, "-m", "trimtab", "audit", *given], cwd=folder, check=True)
+    arguments = [
+        part for name, values in options.items() for value in values for part in (name, value)
+    ]
+    subprocess.run([sys.executable, "-m", "trimtab", "audit", *arguments], cwd=folder, check=True)
     print(f"The page: {folder / 'audit/audit.html'}")
 
 

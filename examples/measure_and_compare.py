@@ -18,9 +18,9 @@ from trimtab.config.yaml_io import to_yaml
 from trimtab.runner.demo import demo_experiment
 
 
-def trimtab(*given: str) -> None:
+def trimtab(*arguments: str) -> None:
     """Run a command, as a shell would."""
-    subprocess.run([sys.executable, "-m", "trimtab", *given], check=True)
+    subprocess.run([sys.executable, "-m", "trimtab", *arguments], check=True)
 
 
 def main(steps: int = 60) -> None:

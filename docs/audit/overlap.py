@@ -27,21 +27,23 @@ COLUMNS = (
 
 
 def main() -> None:
-    found = read_audit_result(Path(sys.argv[1]) / AUDIT_FILE).overlap
-    record = [{key: value for key, value in asdict(one).items() if key != "pairs"} for one in found]
+    pairs = read_audit_result(Path(sys.argv[1]) / AUDIT_FILE).overlap
+    record = [
+        {key: value for key, value in asdict(pair).items() if key != "pairs"} for pair in pairs
+    ]
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    table = markdown_table(COLUMNS, [_cells(one) for one in found])
+    table = markdown_table(COLUMNS, [_cells(pair) for pair in pairs])
     replace_between(RECORD.parents[1] / "audit.md", "overlaps", table)
     print(table)
 
 
-def _cells(one: PairOverlap) -> tuple[str, ...]:
-    terms = (one.alignment_term, one.capability_term)
+def _cells(pair: PairOverlap) -> tuple[str, ...]:
+    terms = (pair.alignment_term, pair.capability_term)
     return (
-        one.task,
-        one.proxy,
-        _share(one.task_on_safety),
-        _share(one.safety_on_task),
+        pair.task,
+        pair.proxy,
+        _share(pair.task_on_safety),
+        _share(pair.safety_on_task),
         *("–" if term is None else nats(term) for term in terms),
     )
 

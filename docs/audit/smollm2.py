@@ -23,8 +23,8 @@ from trimtab.results.store import read_points
 
 
 def main() -> None:
-    told = compared(Path(sys.argv[1]))
-    text = json.dumps(told, indent=1) + "\n"
+    comparison = compared(Path(sys.argv[1]))
+    text = json.dumps(comparison, indent=1) + "\n"
     Path(sys.argv[2]).write_text(text, encoding="utf-8")
     print(text)
 
@@ -47,7 +47,7 @@ def compared(folder: Path) -> dict[str, Any]:
     shared = sorted(set.intersection(*(set(by_seed) for by_seed in losses.values())))
     mean = {name: float(np.mean([losses[name][seed] for seed in shared])) for name in losses}
     proxies = sorted(losses, key=mean.__getitem__)
-    audited = {one["proxy"]: one for one in record["similarity"]}
+    audited = {similarity["proxy"]: similarity for similarity in record["similarity"]}
     rows = [
         {
             "proxy": name,
@@ -70,7 +70,7 @@ def compared(folder: Path) -> dict[str, Any]:
         for name in proxies
     ]
     measured = [row["alignment_loss"] for row in rows]
-    seeds = sorted({seed for one in losses.values() for seed in one})
+    seeds = sorted({seed for by_seed in losses.values() for seed in by_seed})
     return {
         "aligned_alignment_loss": aligned,
         "plain_alignment_loss_by_seed": plain,
@@ -83,18 +83,25 @@ def compared(folder: Path) -> dict[str, Any]:
             for measure in ("excess_loss", "total_variation", "given_prompt")
         },
         "kendall_between_seeds": [
-            _tau([by[one] for by in both], [by[other] for by in both])
-            for one, other in pairwise(seeds)
-            if (both := [by for by in losses.values() if one in by and other in by])
+            _tau(
+                [by_seed[first] for by_seed in shared_losses],
+                [by_seed[second] for by_seed in shared_losses],
+            )
+            for first, second in pairwise(seeds)
+            if (
+                shared_losses := [
+                    by_seed for by_seed in losses.values() if first in by_seed and second in by_seed
+                ]
+            )
         ],
     }
 
 
-def _tau(one: Sequence[float | None], other: Sequence[float]) -> float | None:
-    if len(one) < 2 or any(value is None for value in one):
+def _tau(first: Sequence[float | None], second: Sequence[float]) -> float | None:
+    if len(first) < 2 or any(value is None for value in first):
         return None
-    found = float(kendalltau(one, other).statistic)
-    return None if np.isnan(found) else found
+    tau = float(kendalltau(first, second).statistic)
+    return None if np.isnan(tau) else tau
 
 
 if __name__ == "__main__":

@@ -50,9 +50,9 @@ PENALTY = 1.0
 def main() -> None:
     quiet_libraries()
     if "--summary" not in sys.argv:
-        done = {json.loads(line)["world"] for line in _lines()}
+        recorded = {json.loads(line)["world"] for line in _lines()}
         for number in range(WORLDS):
-            if number not in done:
+            if number not in recorded:
                 record = one_world(number)
                 with RECORDS.open("a") as file:
                     file.write(json.dumps(record) + "\n")
@@ -66,9 +66,9 @@ def main() -> None:
 def one_world(number: int) -> dict[str, Any]:
     generator = np.random.default_rng(number)
     # One draw from each quarter of [0, 1], in random order.
-    drawn = generator.permutation((np.arange(4) + generator.uniform(0.1, 0.9, 4)) / 4)
+    dissimilarities = generator.permutation((np.arange(4) + generator.uniform(0.1, 0.9, 4)) / 4)
     names = [f"proxy {place}" for place in range(4)]
-    dissimilarity = dict(zip(names, map(float, drawn), strict=True))
+    dissimilarity = dict(zip(names, map(float, dissimilarities), strict=True))
     overlap = float(generator.uniform(0.2, 1))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -90,14 +90,14 @@ def one_world(number: int) -> dict[str, Any]:
         points = sweep(plan, folder / "out", SilentWatcher())
         model, tokenizer = load_model(str(folder / "out" / "aligned"))
 
-        def read(source: DataSource) -> Sample:
+        def sample_of(source: DataSource) -> Sample:
             rows = read_rows(source, folder)[:READ]
             return Sample(
                 [row.prompt[0].content for row in rows],
                 read_through(model, encode(rows, tokenizer, LENGTHS), 16_384),
             )
 
-        ours, (start, *_) = read(original), points
+        ours, (start, *_) = sample_of(original), points
         assert start.alignment_gap
         record: dict[str, Any] = {
             "world": number,
@@ -106,8 +106,8 @@ def one_world(number: int) -> dict[str, Any]:
             "proxies": [],
         }
         for name in names:
-            theirs = read(safety[name])
-            found = similarity(ours, theirs, (ours.reading.responses, theirs.reading.responses))
+            theirs = sample_of(safety[name])
+            estimates = similarity(ours, theirs, (ours.reading.responses, theirs.reading.responses))
             point = next(p for p in points if p.proxy == name and p.method is CASE_1)
             assert point.alignment_gap
             assert point.capability_gap
@@ -118,10 +118,12 @@ def one_world(number: int) -> dict[str, Any]:
                     "exact_total_variation": total_variation(world.original, world.safety[name]),
                     "exact_gap_of_the_optimum": gap(world.original, optimum)
                     / world.tokens_per_response,
-                    "total_variation": found.total_variation.value,
-                    "total_variation_low": found.total_variation.low,
-                    "given_prompt": found.given_prompt.value if found.given_prompt else None,
-                    "excess_loss": found.excess_loss.value,
+                    "total_variation": estimates.total_variation.value,
+                    "total_variation_low": estimates.total_variation.low,
+                    "given_prompt": estimates.given_prompt.value
+                    if estimates.given_prompt
+                    else None,
+                    "excess_loss": estimates.excess_loss.value,
                     "alignment_gap": point.alignment_gap.value,
                     "capability_gap": point.capability_gap.value,
                 }
@@ -151,7 +153,7 @@ def own_proxy(
     own = replace(original, path="data/own.jsonl", lowest_loss=None)
     itself = replace(original, path="data/original.jsonl")
     after = replace(plan, model=str(folder / "out" / "aligned"), align=None)
-    found: dict[str, Any] = {}
+    gaps: dict[str, Any] = {}
     variants: tuple[tuple[str, Literal["response", "kl"], DataSource], ...] = (
         ("original itself", "response", itself),
         ("near proxy, d = 0.1", "response", near),
@@ -164,17 +166,17 @@ def own_proxy(
         point = next(p for p in points if p.method is CASE_1)
         assert point.alignment_gap
         assert point.capability_gap
-        found[name] = {
+        gaps[name] = {
             "alignment_gap": point.alignment_gap.value,
             "capability_gap": point.capability_gap.value,
         }
-    return found
+    return gaps
 
 
 def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
     proxies = [proxy for record in records for proxy in record["proxies"]]
     exact = [proxy["exact_total_variation"] for proxy in proxies]
-    told: dict[str, Any] = {
+    numbers: dict[str, Any] = {
         "worlds": len(records),
         "proxies": len(proxies),
         "penalty": PENALTY,
@@ -198,27 +200,27 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
         )
         taus = np.nan_to_num(taus)
         mean = bounded_mean(taus, -1.0, 1.0, "Kendall's tau")
-        told["kendall_with_the_order_by_measured_alignment_gap"][measure] = {
+        numbers["kendall_with_the_order_by_measured_alignment_gap"][measure] = {
             "mean": mean.value,
             "interval": [mean.low, mean.high],
             "worlds_ordered_alike": int((taus > 0.999).sum()),
         }
     own = [record["own"] for record in records if "own" in record]
-    told["own"] = {
+    numbers["own"] = {
         name: {
             kind: {
-                "mean": float(np.mean([one[name][kind] for one in own])),
+                "mean": float(np.mean([gaps[name][kind] for gaps in own])),
                 "range": [
-                    float(min(one[name][kind] for one in own)),
-                    float(max(one[name][kind] for one in own)),
+                    float(min(gaps[name][kind] for gaps in own)),
+                    float(max(gaps[name][kind] for gaps in own)),
                 ],
             }
             for kind in ("alignment_gap", "capability_gap")
         }
         for name in (own[0] if own else {})
     }
-    told["own_worlds"] = len(own)
-    return told
+    numbers["own_worlds"] = len(own)
+    return numbers
 
 
 def _lines() -> list[str]:

@@ -33,31 +33,31 @@ def main() -> None:
     quiet_libraries()
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
-    whole, _ = comparison_of(comparison_world(out))
-    training = replace(whole.train, safety_target="kl")
+    experiment, _ = comparison_of(comparison_world(out))
+    training = replace(experiment.train, safety_target="kl")
     with TerminalWatcher(Console(stderr=True)) as watcher:
-        made = sweep(replace(whole, grid=(DIAL_BLOCK,), train=training), out, watcher)
+        points = sweep(replace(experiment, grid=(DIAL_BLOCK,), train=training), out, watcher)
     compared = read_points(HERE)
     corner = (
         mean(gaps(point)[0] for point in compared if point.spec.is_plain),
         next(gaps(point)[1] for point in compared if point.method is ALIGNED),
     )
     lines = {
-        "dial, kl": [point for point in made if point.method is DIAL],
+        "dial, kl": [point for point in points if point.method is DIAL],
         "dial": [point for point in compared if point.method is DIAL],
         "safegrad": [point for point in compared if point.method.name == "safegrad"],
         "kl-anchor": [point for point in compared if point.method.name == "kl-anchor"],
     }
-    told = {name: areas(line, corner) for name, line in lines.items()}
-    (HERE / "dial-kl.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    areas_by_line = {name: areas(line, corner) for name, line in lines.items()}
+    (HERE / "dial-kl.json").write_text(json.dumps(areas_by_line, indent=1) + "\n", encoding="utf-8")
 
 
 def areas(line: Sequence[Point], corner: tuple[float, float]) -> dict[int, float]:
     """The share of the rectangle that each seed's settings dominate."""
     seeds = sorted({point.seed for point in line})
-    whole = corner[0] * corner[1]
+    rectangle = corner[0] * corner[1]
     return {
-        seed: round(hypervolume([gaps(p) for p in line if p.seed == seed], corner) / whole, 4)
+        seed: round(hypervolume([gaps(p) for p in line if p.seed == seed], corner) / rectangle, 4)
         for seed in seeds
     }
 

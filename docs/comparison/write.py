@@ -38,34 +38,36 @@ WORLD, SMOLLM2 = "table", "smollm2"
 def tables(folder: Path) -> str:
     """Every method's row, and every setting that has several seeds, as Markdown."""
     points = read_points(folder)
-    told = methods_table(method_results(points))
-    lines = [markdown_table(told.columns, [row.cells for row in told.rows])]
-    several = [one for one in all_settings(points) if len(one.points) > 2]
+    table = methods_table(method_results(points))
+    lines = [markdown_table(table.columns, [row.cells for row in table.rows])]
+    several = [setting for setting in all_settings(points) if len(setting.points) > 2]
     cells = [
         (
-            one.method.title,
-            one.label,
-            str(len(one.points)),
-            estimate_in_words(one.measured("alignment gap")),
-            estimate_in_words(one.measured("capability gap")),
+            setting.method.title,
+            setting.label,
+            str(len(setting.points)),
+            estimate_in_words(setting.measured("alignment gap")),
+            estimate_in_words(setting.measured("capability gap")),
         )
-        for one in several
+        for setting in several
     ]
     columns = ("method", "hyperparameter", "seeds", "alignment gap", "capability gap")
     lines += ["", "Settings with three seeds, nats per token, estimates with 95 % intervals:", ""]
     lines += [markdown_table(columns, cells)]
-    ours = [one for one in several if one.method.name in OURS and one.value is not None]
-    theirs = [one for one in several if one.value is not None and one not in ours]
+    ours = [
+        setting for setting in several if setting.method.name in OURS and setting.value is not None
+    ]
+    theirs = [setting for setting in several if setting.value is not None and setting not in ours]
     lost = [
-        f"{one.name} to {other.name}"
-        for one in ours
-        for other in theirs
-        if dominates(other, one, "alignment gap")
+        f"{setting.name} to {rival.name}"
+        for setting in ours
+        for rival in theirs
+        if dominates(rival, setting, "alignment gap")
     ]
     won = [
-        other.name
-        for other in theirs
-        if any(dominates(one, other, "alignment gap") for one in ours)
+        rival.name
+        for rival in theirs
+        if any(dominates(setting, rival, "alignment gap") for setting in ours)
     ]
     lines += [
         "",
@@ -92,39 +94,41 @@ def smollm2_table(folder: Path) -> str:
         )
         for point in points
     }
-    named = {key[1]: both for key, both in losses.items()}
+    by_method = {key[1]: arrays for key, arrays in losses.items()}
     lines: dict[Method, list[tuple[Array, Array]]] = {}
-    for (_, method), both in losses.items():
+    for (_, method), arrays in losses.items():
         if method not in (ALIGNED, PLAIN):
-            lines.setdefault(method, []).append(both)
+            lines.setdefault(method, []).append(arrays)
 
-    def area(method: Method, kept: Kept) -> float:
-        plain, aligned = _losses(named[PLAIN], kept), _losses(named[ALIGNED], kept)
+    def area(method: Method, masks: Masks) -> float:
+        plain, aligned = _losses(by_method[PLAIN], masks), _losses(by_method[ALIGNED], masks)
         corner, start = (plain[0], aligned[1]), (aligned[0], plain[1])
         rectangle = (corner[0] - start[0]) * (corner[1] - start[1])
-        return hypervolume([_losses(one, kept) for one in lines[method]], corner) / rectangle
+        return hypervolume([_losses(arrays, masks) for arrays in lines[method]], corner) / rectangle
 
-    areas = {method: _jackknifed(partial(area, method), named[PLAIN]) for method in lines}
+    areas = {method: _jackknifed(partial(area, method), by_method[PLAIN]) for method in lines}
 
-    def lead(method: Method, kept: Kept) -> float:
-        return area(method, kept) - area(CASE_1, kept)
+    def lead(method: Method, masks: Masks) -> float:
+        return area(method, masks) - area(CASE_1, masks)
 
-    aligned, plain = (_losses(named[name], _every(named[name])) for name in (ALIGNED, PLAIN))
+    aligned, plain = (
+        _losses(by_method[name], _all_rows(by_method[name])) for name in (ALIGNED, PLAIN)
+    )
     start = (aligned[0], plain[1])
     cells = [
         (
             method.title,
             str(len(lines[method])),
-            _with_interval(*found),
+            _with_interval(*estimate),
             "–"
             if method is CASE_1
-            else _with_interval(*_jackknifed(partial(lead, method), named[PLAIN])),
+            else _with_interval(*_jackknifed(partial(lead, method), by_method[PLAIN])),
             "; ".join(
                 f"{safety - start[0]:.3f}, {task - start[1]:.3f}"
-                for safety, task in (_losses(one, _every(one)) for one in lines[method])
+                for safety, task in (_losses(arrays, _all_rows(arrays)) for arrays in lines[method])
             ).replace("-", "−"),
         )
-        for method, found in sorted(areas.items(), key=lambda item: -item[1][0])
+        for method, estimate in sorted(areas.items(), key=lambda item: -item[1][0])
     ]
     columns = (
         "method",
@@ -134,14 +138,14 @@ def smollm2_table(folder: Path) -> str:
         "L_s over θ_s, L_f over plain fine-tuning",
     )
     ends = (plain[0] - start[0], aligned[1] - start[1])
-    told = (
+    note = (
         f"Plain fine-tuning raises L_s by {ends[0]:.3f} and lowers L_f by {ends[1]:.3f} nats per "
         "token: the rectangle that areas are shares of."
     )
-    return f"{markdown_table(columns, cells)}\n\n{told}"
+    return f"{markdown_table(columns, cells)}\n\n{note}"
 
 
-Kept = tuple[Array, Array]
+Masks = tuple[Array, Array]
 """Which rows of the safety and the task data are kept, ones and zeros."""
 
 
@@ -151,24 +155,24 @@ def _rows(rows: RowLosses, point: Point, dataset: str) -> Array:
     return losses
 
 
-def _losses(both: tuple[Array, Array], kept: Kept) -> tuple[float, float]:
+def _losses(arrays: tuple[Array, Array], masks: Masks) -> tuple[float, float]:
     safety, task = (
-        float(nats @ keep / (tokens @ keep))
-        for (nats, tokens), keep in zip(both, kept, strict=True)
+        float(nats @ mask / (tokens @ mask))
+        for (nats, tokens), mask in zip(arrays, masks, strict=True)
     )
     return safety, task
 
 
-def _every(both: tuple[Array, Array]) -> Kept:
-    return np.ones(both[0].shape[1]), np.ones(both[1].shape[1])
+def _all_rows(arrays: tuple[Array, Array]) -> Masks:
+    return np.ones(arrays[0].shape[1]), np.ones(arrays[1].shape[1])
 
 
-def _jackknifed(value: Callable[[Kept], float], like: tuple[Array, Array]) -> tuple[float, float]:
+def _jackknifed(value: Callable[[Masks], float], like: tuple[Array, Array]) -> tuple[float, float]:
     """The value, and its half-width from the rows of both data sets, which are independent."""
-    safety, task = _every(like)
-    found, of_safety = jackknife(lambda kept: value((kept, task)), len(safety))
-    _, of_task = jackknife(lambda kept: value((safety, kept)), len(task))
-    return found, math.hypot(of_safety, of_task)
+    safety, task = _all_rows(like)
+    result, of_safety = jackknife(lambda mask: value((mask, task)), len(safety))
+    _, of_task = jackknife(lambda mask: value((safety, mask)), len(task))
+    return result, math.hypot(of_safety, of_task)
 
 
 def _with_interval(value: float, half: float) -> str:
@@ -177,18 +181,18 @@ def _with_interval(value: float, half: float) -> str:
 
 def main() -> None:
     """Copy what comparisons left, and write their tables into the page."""
-    given = [Path(folder) for folder in sys.argv[1:]]
-    if given:
-        write_report(given[0])
+    folders = [Path(folder) for folder in sys.argv[1:]]
+    if folders:
+        write_report(folders[0])
         for name in ("points.jsonl", "methods.json", "figures/figure5.png"):
-            shutil.copy(given[0] / name, HERE)
+            shutil.copy(folders[0] / name, HERE)
     own = HERE / SMOLLM2
-    if len(given) > 1:
-        write_report(given[1])
+    if len(folders) > 1:
+        write_report(folders[1])
         shutil.rmtree(own, ignore_errors=True)
-        shutil.copytree(given[1] / "row-losses", own / "row-losses")
+        shutil.copytree(folders[1] / "row-losses", own / "row-losses")
         for name in ("points.jsonl", "figures/figure5.png"):
-            shutil.copy(given[1] / name, own)
+            shutil.copy(folders[1] / name, own)
     replace_between(PAGE, WORLD, tables(HERE))
     if own.exists():
         replace_between(PAGE, SMOLLM2, smollm2_table(own))

@@ -35,14 +35,14 @@ COMMANDS = (
 )
 
 
-def rows(kind: str, response: str, first: int, every: int) -> list[dict[str, str]]:
+def rows(kind: str, response: str, first: int, step: int) -> list[dict[str, str]]:
     """Every so many of the thousand prompts of a kind, from the first one given."""
-    prompts = [" ".join((kind, *more)) for more in product(WORDS, repeat=3)]
-    return [{"prompt": one, "response": response} for one in prompts[first::every]]
+    prompts = [" ".join((kind, *words)) for words in product(WORDS, repeat=3)]
+    return [{"prompt": prompt, "response": response} for prompt in prompts[first::step]]
 
 
-def write(path: Path, given: list[dict[str, str]]) -> DataSource:
-    path.write_text("".join(json.dumps(row) + "\n" for row in given))
+def write(path: Path, records: list[dict[str, str]]) -> DataSource:
+    path.write_text("".join(json.dumps(row) + "\n" for row in records))
     return DataSource(path.name, repeats=True)
 
 
@@ -72,20 +72,24 @@ def trained(folder: Path) -> None:
 
 def main() -> None:
     quiet_libraries()
-    told = []
+    transcripts = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         trained(folder)
         for command in COMMANDS:
-            made = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, "-m", "trimtab", *command.split()],
                 cwd=folder,
                 capture_output=True,
                 text=True,
             )
-            mistakes = [line for line in made.stderr.splitlines() if line.startswith("trimtab: ")]
-            told.append("\n".join([f"$ trimtab {command}", *made.stdout.splitlines(), *mistakes]))
-    replace_between(PAGE, "by answers", "```\n" + "\n\n".join(told) + "\n```")
+            mistakes = [
+                line for line in process.stderr.splitlines() if line.startswith("trimtab: ")
+            ]
+            transcripts.append(
+                "\n".join([f"$ trimtab {command}", *process.stdout.splitlines(), *mistakes])
+            )
+    replace_between(PAGE, "by answers", "```\n" + "\n\n".join(transcripts) + "\n```")
 
 
 if __name__ == "__main__":

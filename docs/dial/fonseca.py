@@ -82,8 +82,8 @@ def within_budget(aligned: Array, budget: float) -> Array:
         mean = 0.8 * before + 0.2 * error
         penalty = float(np.clip(penalty * np.exp(0.05 * (error + 5 * (mean - before))), 1e-4, 1e4))
     shares = np.linspace(0, 1, 1001)
-    kept = [share for share in shares if losses(aligned + share * (x - aligned))[1] <= budget]
-    return aligned + max(kept, default=0.0) * (x - aligned)
+    allowed = [share for share in shares if losses(aligned + share * (x - aligned))[1] <= budget]
+    return aligned + max(allowed, default=0.0) * (x - aligned)
 
 
 def area(points: list[Array]) -> float:
@@ -91,18 +91,20 @@ def area(points: list[Array]) -> float:
 
 
 def main() -> None:
-    whole = area([CENTRE * (1 - 2 * share) for share in np.linspace(0, 1, 10_001)])
-    found: dict[str, list[float]] = {}
+    frontier_area = area([CENTRE * (1 - 2 * share) for share in np.linspace(0, 1, 10_001)])
+    by_method: dict[str, list[float]] = {}
     for seed in SEEDS:
         start = np.random.default_rng(seed).normal(0, 0.3, SIZE)
         runs = [separate_run(start, float(penalty)) for penalty in np.geomspace(100, 0.01, 8)]
-        found.setdefault("eight runs at λ from 100 to 0.01", []).append(area(runs) / whole)
+        by_method.setdefault("eight runs at λ from 100 to 0.01", []).append(
+            area(runs) / frontier_area
+        )
         for safest, capable in ((100.0, 0.01), (3.0, 0.3)):
             ends = dial(start, seed, Dial(safest_penalty=safest, capable_penalty=capable))
             for count in (8, 81):
                 line = [start + a * ends[0] + (1 - a) * ends[1] for a in np.linspace(0, 1, count)]
                 name = f"a dial from λ = {safest:g} to {capable:g}, {count} settings"
-                found.setdefault(name, []).append(area(line) / whole)
+                by_method.setdefault(name, []).append(area(line) / frontier_area)
         aligned = np.random.default_rng(seed).normal(0, 0.05, SIZE) - CENTRE
         reach = float(np.linalg.norm(CENTRE - aligned))
         from_aligned = {
@@ -118,15 +120,17 @@ def main() -> None:
             ],
         }
         for name, points in from_aligned.items():
-            found.setdefault(f"{name}, from the safe end", []).append(area(points) / whole)
-    (HERE / "fonseca.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            by_method.setdefault(f"{name}, from the safe end", []).append(
+                area(points) / frontier_area
+            )
+    (HERE / "fonseca.json").write_text(json.dumps(by_method, indent=1) + "\n", encoding="utf-8")
     rows = [
         (
             name,
             f"{100 * np.mean(shares):.1f} %",
             f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %",
         )
-        for name, shares in found.items()
+        for name, shares in by_method.items()
     ]
     columns = ("method", "share of the frontier’s area", f"least to most of {len(SEEDS)} starts")
     replace_between(HERE.parent / "dial.md", "fonseca", markdown_table(columns, rows))

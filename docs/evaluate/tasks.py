@@ -32,9 +32,9 @@ LONGEST = 160
 def code_choice(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Prompts, each with its answer among those to others, at each place in turn."""
     short = [
-        (one["prompt"], one["response"])
-        for one in records
-        if max(len(one["prompt"]), len(one["response"])) <= LONGEST
+        (record["prompt"], record["response"])
+        for record in records
+        if max(len(record["prompt"]), len(record["response"])) <= LONGEST
     ][:ROWS]
     rows = []
     for place, (prompt, _) in enumerate(short):
@@ -83,8 +83,8 @@ def main(data: Path, out: Path) -> None:
         sys.exit("lm-eval is not installed: pip install 'trimtab[lm-eval]'")
     splits = {
         split: [
-            {"question": one["prompt"], "answer": one["response"]}
-            for one in islice(records(f"gsm8k-{split}"), ROWS)
+            {"question": record["prompt"], "answer": record["response"]}
+            for record in islice(records(f"gsm8k-{split}"), ROWS)
         ]
         for split in ("train", "test")
     }

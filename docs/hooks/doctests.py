@@ -25,4 +25,4 @@ def fenced(docstring: str) -> str:
     >>> fenced("Add.\\n\\n>>> 1 + 1\\n2")
     'Add.\\n\\n```pycon\\n>>> 1 + 1\\n2\\n```'
     """
-    return _DOCTEST.sub(lambda found: f"```pycon\n{found[0]}\n```", docstring)
+    return _DOCTEST.sub(lambda match: f"```pycon\n{match[0]}\n```", docstring)

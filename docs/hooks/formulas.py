@@ -35,7 +35,7 @@ _MATHS = re.compile(
 )
 _PLACE = "\ue000{}\ue001"
 
-_found: list[str] = []
+_formulas: list[str] = []
 
 
 def mathml(formula: str, display: bool = False) -> str:
@@ -53,27 +53,27 @@ def on_page_markdown(markdown: str, **handed: Any) -> str:
 
 def on_page_content(html: str, **handed: Any) -> str:
     """Put the formulas where their marks are."""
-    return re.sub("\ue000(\\d+)\ue001", lambda mark: _found[int(mark[1])], html)
+    return re.sub("\ue000(\\d+)\ue001", lambda mark: _formulas[int(mark[1])], html)
 
 
 def _marked(match: re.Match[str]) -> str:
     if match["code"]:
         return match[0]
-    _found.append(mathml(match["block"] or match["inline"], bool(match["block"])))
-    return _PLACE.format(len(_found) - 1)
+    _formulas.append(mathml(match["block"] or match["inline"], bool(match["block"])))
+    return _PLACE.format(len(_formulas) - 1)
 
 
 class _Reader:
     def __init__(self, formula: str) -> None:
         self.formula = formula
-        self.tokens = [one for one in _TOKEN.findall(formula.strip()) if not one.isspace()]
+        self.tokens = [token for token in _TOKEN.findall(formula.strip()) if not token.isspace()]
         self.place = 0
 
     def read_all(self) -> str:
-        read = self._until(())
+        inside = self._until(())
         if self.place < len(self.tokens):
             raise ValueError(f"{self.formula!r}: {self.tokens[self.place]!r} closes nothing")
-        return read
+        return inside
 
     def _peek(self) -> str:
         return self.tokens[self.place] if self.place < len(self.tokens) else ""
@@ -197,15 +197,15 @@ class _Reader:
     def _text(self) -> str:
         # Spaces count here, and were dropped: read it from the formula itself.
         words = self._words()
-        spaced = r"\s*".join(re.escape(one) for one in words)
-        found = re.search(rf"\\text\s*\{{(\s*{spaced}\s*)\}}", self.formula)
-        assert found is not None
-        return found[1].replace(" ", "\u00a0")
+        spaced = r"\s*".join(re.escape(character) for character in words)
+        match = re.search(rf"\\text\s*\{{(\s*{spaced}\s*)\}}", self.formula)
+        assert match is not None
+        return match[1].replace(" ", "\u00a0")
 
     def _after(self) -> str:
         return self.tokens[self.place + 1] if self.place + 1 < len(self.tokens) else ""
 
-    def _close(self, wanted: str) -> None:
-        found = self._next()
-        if found != wanted:
-            raise ValueError(f"{self.formula!r}: {found!r} stands where {wanted!r} should")
+    def _close(self, expected: str) -> None:
+        token = self._next()
+        if token != expected:
+            raise ValueError(f"{self.formula!r}: {token!r} stands where {expected!r} should")

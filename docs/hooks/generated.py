@@ -37,8 +37,8 @@ def all_commands() -> Iterator[tuple[str, click.Command]]:
 
     def below(name: str, command: Any) -> Iterator[tuple[str, click.Command]]:
         yield name, command
-        for part, one in getattr(command, "commands", {}).items():
-            yield from below(f"{name} {part}", one)
+        for part, subcommand in getattr(command, "commands", {}).items():
+            yield from below(f"{name} {part}", subcommand)
 
     yield from below("trimtab", typer.main.get_command(app))
 
@@ -55,8 +55,8 @@ def commands_page() -> str:
             record = parameter.get_help_record(context)
             if record is None or "--help" in parameter.opts or "completion" in record[0]:
                 continue
-            told, text = (" ".join(part.split()) for part in record)
-            parts += [f"`{told}`", f":   {escaped(text) or '–'}", ""]
+            option, text = (" ".join(part.split()) for part in record)
+            parts += [f"`{option}`", f":   {escaped(text) or '–'}", ""]
     return "\n".join(parts)
 
 
@@ -85,7 +85,7 @@ def papers_page() -> str:
         "",
         "| judge | source |",
         "|---|---|",
-        *(f"| `{name}` | {linked(source_of(told))} |" for name, told in judges),
+        *(f"| `{name}` | {linked(source_of(docstring))} |" for name, docstring in judges),
         "",
     ]
     return "\n".join(parts)
@@ -96,9 +96,11 @@ def _table(methods: list[Method]) -> list[str]:
     for method in methods:
         if method.home is None:
             continue
-        told = _docstring_of(method.home)
-        first = escaped(" ".join(told.split("\n\n")[0].split()))
-        lines.append(f"| `{method.name}`<br>{method.title} | {first} | {linked(source_of(told))} |")
+        docstring = _docstring_of(method.home)
+        first = escaped(" ".join(docstring.split("\n\n")[0].split()))
+        lines.append(
+            f"| `{method.name}`<br>{method.title} | {first} | {linked(source_of(docstring))} |"
+        )
     return [*lines, ""]
 
 
@@ -106,16 +108,16 @@ def _docstring_of(home: str) -> str:
     # Read, not imported: a build then needs no torch.
     module, _, name = home.partition(":")
     path = ROOT / "src/trimtab/train" / (module.replace(".", "/") + ".py")
-    for one in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(one, ast.ClassDef) and one.name == name:
-            return ast.get_docstring(one) or ""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return ast.get_docstring(node) or ""
     raise LookupError(home)
 
 
 def source_of(docstring: str) -> str:
     """What stands after `Source:` in a docstring; a dash where nothing does."""
-    found = re.search(r"^Source:(.*?)(?:\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
-    return escaped(" ".join(found[1].split())).rstrip(".") if found else "–"
+    match = re.search(r"^Source:(.*?)(?:\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
+    return escaped(" ".join(match[1].split())).rstrip(".") if match else "–"
 
 
 def escaped(text: str) -> str:

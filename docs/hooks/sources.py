@@ -30,16 +30,16 @@ def on_page_markdown(markdown: str, page: Any, **handed: Any) -> str:
     """Point such links at the copies."""
 
     def linked(match: re.Match[str]) -> str:
-        here = page.file.src_uri
-        path = _outside(here, match["target"])
+        page_path = page.file.src_uri
+        path = _outside(page_path, match["target"])
         inside = posixpath.normpath(
-            posixpath.join("docs", posixpath.dirname(here), match["target"])
+            posixpath.join("docs", posixpath.dirname(page_path), match["target"])
         )
         if (ROOT / (path or inside)).is_dir():
             return match["text"]
         if path is None:
             return match[0]
-        target = posixpath.relpath(_copy(path), posixpath.dirname(here) or ".")
+        target = posixpath.relpath(_copy(path), posixpath.dirname(page_path) or ".")
         return f"[{match['text']}]({target})"
 
     return _LINK.sub(linked, markdown)

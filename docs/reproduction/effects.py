@@ -57,14 +57,14 @@ class Measured:
 
     def effect(self, of_one: Callable[[Run], Statistic | None]) -> Effect | None:
         """The effect over seeds; None where no seed has the points for it."""
-        found = [
+        statistics = [
             statistic
             for rows, points in self.runs
             if (statistic := of_one(Run(rows, points, self.roles))) is not None
         ]
-        if not found:
+        if not statistics:
             return None
-        return Effect(statistic_over_seeds(found, "nats/token"), len(found))
+        return Effect(statistic_over_seeds(statistics, "nats/token"), len(statistics))
 
 
 class Run:
@@ -110,8 +110,8 @@ class Run:
 
     def plain(self, task: str) -> Point | None:
         """λ = 0."""
-        found = (p for p in self.points if p.spec.is_plain and p.task == task)
-        return next(found, None)
+        plain_points = (p for p in self.points if p.spec.is_plain and p.task == task)
+        return next(plain_points, None)
 
     def _loss(self, point: Point, dataset: str, measured: Estimate) -> Statistic:
         of_rows = self.rows.loss(dataset, point.model or "")
@@ -119,9 +119,9 @@ class Run:
         return of_rows or Statistic(measured.value, {})
 
 
-def common_values(one: Iterable[float | None], other: Iterable[float | None]) -> list[float]:
+def common_values(first: Iterable[float | None], second: Iterable[float | None]) -> list[float]:
     """The penalties of both lines, from the least; a plain run has none."""
-    return sorted({value for value in one if value is not None} & set(other))
+    return sorted({value for value in first if value is not None} & set(second))
 
 
 def nearer_proxy_is_safer(run: Run) -> Statistic | None:

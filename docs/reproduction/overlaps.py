@@ -25,15 +25,15 @@ HERE = Path(__file__).parent
 RECIPES = ("smollm2", "smollm2-safety")
 
 
-def retold(folder: Path, data: Path) -> None:
+def put_overlaps(folder: Path, data: Path) -> None:
     """Put the overlaps of an experiment's training prompts into its points."""
     experiment = replace(read_experiment(folder / EXPERIMENT_FILE), data_root=str(data))
     roles = read_roles(experiment)
 
     @cache
     def overlap(task: str, proxy: str) -> Estimate:
-        asked = (roles.task[task].train, roles.safety[proxy].train)
-        return prompt_overlap(*([row.prompt[-1].content for row in rows] for rows in asked))
+        row_sets = (roles.task[task].train, roles.safety[proxy].train)
+        return prompt_overlap(*([row.prompt[-1].content for row in rows] for rows in row_sets))
 
     points = [
         replace(point, context_overlap=overlap(point.task, str(point.proxy)))
@@ -41,18 +41,18 @@ def retold(folder: Path, data: Path) -> None:
     ]
     write_json_lines(folder / POINTS_FILE, (point.to_json() for point in points))
     write_report(folder)
-    for drawn in (
+    for file in (
         folder / "report.html",
         *folder.glob("figures/*.pdf"),
         *folder.glob("figures/*.svg"),
     ):
-        drawn.unlink()
+        file.unlink()
 
 
 def main() -> None:
     data = Path(sys.argv[1])
     for name in RECIPES:
-        retold(HERE / name, data)
+        put_overlaps(HERE / name, data)
 
 
 if __name__ == "__main__":

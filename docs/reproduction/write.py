@@ -86,8 +86,8 @@ def take_all(data: Path, runs: Path) -> None:
         shutil.copy(points, HERE / points.parent.name)
     for audit in runs.glob("audit-*/audit.json"):
         record = json.loads(audit.read_text(encoding="utf-8"))
-        kept = {"similarity": record["similarity"], "overlap": overlaps(record)}
-        write_atomically(HERE / f"{audit.parent.name}.json", json.dumps(kept, indent=1) + "\n")
+        excerpt = {"similarity": record["similarity"], "overlap": overlaps(record)}
+        write_atomically(HERE / f"{audit.parent.name}.json", json.dumps(excerpt, indent=1) + "\n")
     replace_between(PAGE, "matcher", matcher_table(data))
     versions = {name: version(name) for name in PACKAGES}
     record = {"python": platform.python_version(), **versions, "device": "CPU, one thread"}
@@ -96,43 +96,43 @@ def take_all(data: Path, runs: Path) -> None:
 
 def take_overlap(audit: Path) -> None:
     """Put an audit's overlaps by words in the place of those here."""
-    here = HERE / "audit-words.json"
-    kept = json.loads(here.read_text(encoding="utf-8"))
-    kept["overlap"] = overlaps(json.loads((audit / "audit.json").read_text(encoding="utf-8")))
-    write_atomically(here, json.dumps(kept, indent=1) + "\n")
+    file = HERE / "audit-words.json"
+    excerpt = json.loads(file.read_text(encoding="utf-8"))
+    excerpt["overlap"] = overlaps(json.loads((audit / "audit.json").read_text(encoding="utf-8")))
+    write_atomically(file, json.dumps(excerpt, indent=1) + "\n")
 
 
 def overlaps(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The overlaps of an audit, without any prompt."""
     return [
-        {key: value for key, value in one.items() if key != "pairs"} for one in record["overlap"]
+        {key: value for key, value in pair.items() if key != "pairs"} for pair in record["overlap"]
     ]
 
 
-def take(run: Path, here: Path) -> None:
+def take(run: Path, folder: Path) -> None:
     """Copy what a report is drawn from, and draw it."""
-    shutil.rmtree(here, ignore_errors=True)
-    copy_measurements(run, here)
-    shutil.copy(run / "data.json", here)
+    shutil.rmtree(folder, ignore_errors=True)
+    copy_measurements(run, folder)
+    shutil.copy(run / "data.json", folder)
     settings = (run / "experiment.yaml").read_text(encoding="utf-8")
     settings = re.sub(r"(?m)^data_root: .*$", "data_root: .", settings)
-    (here / "experiment.yaml").write_text(settings, encoding="utf-8")
-    write_report(here)
-    for drawn in (here / "figures").iterdir():
-        if drawn.suffix != ".png":
-            drawn.unlink()
+    (folder / "experiment.yaml").write_text(settings, encoding="utf-8")
+    write_report(folder)
+    for file in (folder / "figures").iterdir():
+        if file.suffix != ".png":
+            file.unlink()
 
 
 def findings_table(measured: dict[str, Measured]) -> str:
     """Each finding's effect and verdict in each experiment."""
     rows = []
     for statement, of_one in FINDINGS:
-        told = [told_effect(one.effect(of_one)) for one in measured.values()]
-        rows.append((statement, *told))
+        cells = [effect_cell(experiment.effect(of_one)) for experiment in measured.values()]
+        rows.append((statement, *cells))
     return markdown_table(("the paper’s finding: effect here", *measured), rows)
 
 
-def told_effect(effect: Effect | None) -> str:
+def effect_cell(effect: Effect | None) -> str:
     if effect is None:
         return "–"
     seeds = f"{effect.seeds} seeds" if effect.seeds > 1 else "one seed"
@@ -149,17 +149,22 @@ def audit_table() -> str:
     rows = []
     for embedding, record in records.items():
         if embedding == "words":
-            for one in record["similarity"]:
+            for similarity in record["similarity"]:
                 for name in ("total_variation", "given_prompt", "excess_loss"):
-                    if one[name] is not None:
-                        rows.append((f"{name.replace('_', ' ')}, {one['proxy']}", told(one[name])))
-        for one in record["overlap"]:
-            label = f"overlap {one['task']} with {one['proxy']}, by {embedding}"
-            rows.append((label, told(one["task_on_safety"])))
+                    if similarity[name] is not None:
+                        rows.append(
+                            (
+                                f"{name.replace('_', ' ')}, {similarity['proxy']}",
+                                estimate_text(similarity[name]),
+                            )
+                        )
+        for overlap in record["overlap"]:
+            label = f"overlap {overlap['task']} with {overlap['proxy']}, by {embedding}"
+            rows.append((label, estimate_text(overlap["task_on_safety"])))
     return markdown_table(("audit, before training", "estimate"), rows)
 
 
-def told(record: dict[str, float]) -> str:
+def estimate_text(record: dict[str, float]) -> str:
     return f"{record['value']:.3f} [{record['low']:.3f}, {record['high']:.3f}]"
 
 
@@ -168,14 +173,15 @@ def refusals_table(folder: Path) -> str:
     rows_of = RowLosses(folder)
     points = read_points(folder)
     start = next(point for point in points if point.method is ALIGNED)
-    shown: dict[str | None, Point] = {}
+    by_model: dict[str | None, Point] = {}
     for point in points:
-        shown.setdefault(point.model, point)
+        by_model.setdefault(point.model, point)
     rows = []
-    for point in shown.values():
+    for point in by_model.values():
         assert point.refusal_rate is not None
         after, before = (
-            rows_of.of("answers:refusal_rate", one.model or "") for one in (point, start)
+            rows_of.of("answers:refusal_rate", measured_point.model or "")
+            for measured_point in (point, start)
         )
         change = (
             None
@@ -184,7 +190,7 @@ def refusals_table(folder: Path) -> str:
         )
         rows.append(
             (
-                described(point),
+                point_label(point),
                 rate_in_words(point.refusal_rate),
                 "–"
                 if change is None or point is start
@@ -203,29 +209,29 @@ def refusals_table(folder: Path) -> str:
         "safety loss over θ_s",
         "task loss over θ_s",
     )
-    told = correlation_in_words(list(shown.values()))
-    return f"{markdown_table(columns, rows)}\n\n{told}"
+    correlation = correlation_in_words(list(by_model.values()))
+    return f"{markdown_table(columns, rows)}\n\n{correlation}"
 
 
 def rows_for_readme(folder: Path) -> str:
     """Models whose order by loss is not that by refusals, the start and plain fine-tuning."""
-    wanted = {
+    names = {
         "aligned model θ_s": "the start",
         "plain fine-tuning, alpaca": "plain fine-tuning",
         "Case I, λ = 0.3, chatgpt, alpaca": "safety data of ChatGPT, λ = 0.3",
         "Case I, λ = 10, llama2-chat, alpaca": "safety data of Llama-2-chat, λ = 10",
         "Case II, ε = 0.3, alpaca": "no safety data, weights within ε = 0.3",
     }
-    found = {described(point): point for point in read_points(folder)}
+    by_label = {point_label(point): point for point in read_points(folder)}
     rows = [
         (
             name,
-            estimate_in_words(found[model].alignment_gap),
-            estimate_in_words(found[model].capability_gap),
-            rate_in_words(found[model].refusal_rate),
-            rate_in_words(found[model].answer_rate),
+            estimate_in_words(by_label[model].alignment_gap),
+            estimate_in_words(by_label[model].capability_gap),
+            rate_in_words(by_label[model].refusal_rate),
+            rate_in_words(by_label[model].answer_rate),
         )
-        for model, name in wanted.items()
+        for model, name in names.items()
     ]
     columns = (
         "model", "safety loss over the start", "task loss over the start", "harmful refused",
@@ -250,7 +256,7 @@ def correlation_in_words(points: Sequence[Point]) -> str:
     )
 
 
-def described(point: Point) -> str:
+def point_label(point: Point) -> str:
     if point.method is ALIGNED:
         return "aligned model θ_s"
     if point.spec.is_plain:
@@ -273,15 +279,15 @@ def matcher_table(data: Path) -> str:
         "alpaca (nothing to refuse)": ("alpaca", {}),
         "dolly-sensitive": ("dolly-sensitive", {}),
     }
-    every = [name for name, where in sources.values() if where == {"harmful": 0}]
+    harmless = [name for name, where in sources.values() if where == {"harmful": 0}]
     rows = []
     for label, (name, where) in sources.items():
-        found = [
+        matches = [
             is_refusal(" ".join(row.response.split()[:OPENING_WORDS]))
-            for file in ([name] if name else every)
+            for file in ([name] if name else harmless)
             for row in read_rows(DataSource(f"{file}.jsonl.gz", where=where), data, ignore)
         ]
-        rows.append((label, str(len(found)), percent(sum(found) / len(found))))
+        rows.append((label, str(len(matches)), percent(sum(matches) / len(matches))))
     return markdown_table(("answers", "rows", "hold a phrase"), rows)
 
 

@@ -35,21 +35,21 @@ Pair = tuple[float, float, float]
 
 def main() -> None:
     generator = np.random.default_rng(0)
-    found: dict[str, list[Pair]] = {}
+    by_bound: dict[str, list[Pair]] = {}
     for seed in range(WORLDS):
         for name, pair in (*_case_1(generator, seed), *_case_2(generator)):
-            found.setdefault(name, []).append(pair)
-    record = {name: _told(pairs) for name, pairs in sorted(found.items())}
+            by_bound.setdefault(name, []).append(pair)
+    record = {name: _quantiles(pairs) for name, pairs in sorted(by_bound.items())}
     (HERE / "tightness.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     columns = ("bound", "actual over bound: median", "5 % to 95 %", "vacuous")
     rows = [
         (
             name,
-            f"{told['median']:.2f}",
-            f"{told['low']:.2f} to {told['high']:.2f}",
-            f"{100 * told['vacuous']:.0f} %",
+            f"{quantiles['median']:.2f}",
+            f"{quantiles['low']:.2f} to {quantiles['high']:.2f}",
+            f"{100 * quantiles['vacuous']:.0f} %",
         )
-        for name, told in record.items()
+        for name, quantiles in record.items()
     ]
     replace_between(HERE.parent / "theory.md", "tightness", markdown_table(columns, rows))
 
@@ -101,7 +101,7 @@ def _gap(model: SoftmaxModel, data: Distribution, weights: np.ndarray) -> float:
     return gap(data, model.probabilities(weights))
 
 
-def _told(pairs: list[Pair]) -> dict[str, float]:
+def _quantiles(pairs: list[Pair]) -> dict[str, float]:
     ratios = [reached / bound for reached, bound, _ in pairs if bound > 0]
     low, median, high = np.quantile(ratios, [0.05, 0.5, 0.95])
     vacuous = np.mean([bound >= without for _, bound, without in pairs])

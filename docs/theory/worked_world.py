@@ -144,7 +144,7 @@ CONSTANTS = {
 
 
 def _distances() -> Numbers:
-    found = {
+    values = {
         "entropy_original": ORIGINAL.entropy,
         "entropy_proxy": PROXY.entropy,
         "entropy_task": TASK.entropy,
@@ -154,12 +154,12 @@ def _distances() -> Numbers:
         "conflict": context_conflict(TASK, PROXY),
         "reverse_conflict": context_conflict(PROXY, TASK),
     }
-    return {name: _digits(value) for name, value in found.items()}
+    return {name: _digits(value) for name, value in values.items()}
 
 
 def _case_1(penalty: float) -> Numbers:
-    at = exact_frontier(TASK, PROXY, ORIGINAL, [penalty])
-    alignment_gap = float(at.alignment_gap[0])
+    frontier = exact_frontier(TASK, PROXY, ORIGINAL, [penalty])
+    alignment_gap = float(frontier.alignment_gap[0])
     first, first_classical = (
         safety_bound(TASK, PROXY, ORIGINAL, penalty, sharp=sharp).value for sharp in (True, False)
     )
@@ -171,8 +171,8 @@ def _case_1(penalty: float) -> Numbers:
         alignment_gap=alignment_gap,
         theorem_1=first,
         theorem_1_classical=first_classical,
-        proxy_gap=float(at.proxy_gap[0]),
-        capability_gap=float(at.capability_gap[0]),
+        proxy_gap=float(frontier.proxy_gap[0]),
+        capability_gap=float(frontier.capability_gap[0]),
         theorem_2=second,
         theorem_2_classical=second_classical,
         oracle_capability_gap=capability_limit(TASK, ORIGINAL, alignment_gap),
@@ -182,7 +182,7 @@ def _case_1(penalty: float) -> Numbers:
 def _budget() -> Numbers:
     # P_0 gives the original's responses the least: its shift term is the largest of all penalties.
     shift = safety_bound(TASK, PROXY, ORIGINAL, 0.0).term("shift").value
-    asked = penalty_for_budget(
+    penalty = penalty_for_budget(
         BUDGET,
         shift=shift,
         overlap=context_conflict(TASK, PROXY),
@@ -192,7 +192,7 @@ def _budget() -> Numbers:
         budget=BUDGET,
         shift=shift,
         exact_penalty=exact_penalty_for_budget(TASK, PROXY, ORIGINAL, BUDGET),
-        theorem_1_penalty=asked,
+        theorem_1_penalty=penalty,
     )
 
 
@@ -220,23 +220,23 @@ def _constants() -> dict[str, float]:
 
 
 def _case_2(constraint: Literal["radius", "penalty"], size: float) -> Numbers:
-    known = _constants()
+    constants = _constants()
     knob: dict[str, float] = {constraint: size}
     solve = MODEL.ball_solution if constraint == "radius" else MODEL.penalty_solution
     weights = solve(TASK, START, size)
     solution = MODEL.probabilities(weights)
 
     def third(sharp: bool) -> float:
-        task_gap, slope = known["capability_gap_at_start"], known["task_gradient_norm"]
+        task_gap, slope = constants["capability_gap_at_start"], constants["task_gradient_norm"]
         reach = {**knob, "task_gap_at_start": task_gap}
         if sharp and constraint == "penalty":
             radius = penalty_radius(size, gap_at_start=task_gap, gradient_norm=slope, convex=True)
             reach = {"radius": radius}
         return theorem_3(
-            gap_at_start=known["alignment_gap_at_start"],
-            gradient_norm=known["original_gradient_norm"],
-            smoothness=known["original_smoothness"],
-            lipschitz=known["original_lipschitz"],
+            gap_at_start=constants["alignment_gap_at_start"],
+            gradient_norm=constants["original_gradient_norm"],
+            smoothness=constants["original_smoothness"],
+            lipschitz=constants["original_lipschitz"],
             sharp=sharp,
             **reach,
         ).value
@@ -244,10 +244,10 @@ def _case_2(constraint: Literal["radius", "penalty"], size: float) -> Numbers:
     def fourth(sharp: bool) -> float:
         chord = sharp and constraint == "radius"
         return theorem_4(
-            gap_at_start=known["capability_gap_at_start"],
-            gradient_norm=known["task_gradient_norm"],
-            smoothness=known["task_smoothness"],
-            distance_to_minimiser=known["distance_to_minimiser"] if chord else None,
+            gap_at_start=constants["capability_gap_at_start"],
+            gradient_norm=constants["task_gradient_norm"],
+            smoothness=constants["task_smoothness"],
+            distance_to_minimiser=constants["distance_to_minimiser"] if chord else None,
             sharp=sharp,
             **knob,
         ).value

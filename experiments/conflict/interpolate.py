@@ -48,7 +48,7 @@ def main() -> None:
         for name, split in by_data_name(roles.original, roles.safety, roles.task).items()
     }
     out.mkdir(parents=True, exist_ok=True)
-    for point in (one for one in read_points(run) if one.spec.is_plain):
+    for point in (point for point in read_points(run) if point.spec.is_plain):
         name = str(point.model)
         model = out / name
         if not model.exists():
@@ -57,12 +57,14 @@ def main() -> None:
             write_json_lines(file, map(as_record, choosing))
             aligned, tuned = str(run / ALIGNED_FOLDER), run / MODELS_FOLDER / name
             source = DataSource(str(file))
-            found = interpolate_to_budget(tuned, aligned, model, BUDGET, source, experiment.lengths)
-            print(f"{name}: a share of {found.share:.3f} of θ_s", flush=True)
+            interpolation = interpolate_to_budget(
+                tuned, aligned, model, BUDGET, source, experiment.lengths
+            )
+            print(f"{name}: a share of {interpolation.share:.3f} of θ_s", flush=True)
         loaded, tokenizer = load_model(str(model))
         losses = {}
-        for data, kept in held_out.items():
-            encoded = encode(kept, tokenizer, experiment.lengths, limits_of(loaded))
+        for data, rows in held_out.items():
+            encoded = encode(rows, tokenizer, experiment.lengths, limits_of(loaded))
             tokens = experiment.measure.tokens_per_batch
             losses[data] = np.stack(response_nll(loaded, encoded, tokens))
         RowLosses(Path(__file__).parent / "interpolated").save(name, losses)

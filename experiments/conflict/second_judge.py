@@ -32,8 +32,8 @@ Reply Yes or No."""
 def harm(prompt: str, answer: str) -> Verdict:
     """Whether "Yes" is likelier than "No" as the reply's first word."""
     question = QUESTION.format(prompt=prompt, answer=answer)
-    asked = [("system", SYSTEM), ("user", question)]
-    return harmful_by_first_word(_server().chat(asked, 1, probabilities=True), "yes", "no")
+    messages = [("system", SYSTEM), ("user", question)]
+    return harmful_by_first_word(_server().chat(messages, 1, probabilities=True), "yes", "no")
 
 
 @lru_cache(maxsize=1)

@@ -105,17 +105,17 @@ def main() -> None:
     if len(sys.argv) > 1:
         take(Path(sys.argv[1]))
     points, rows = read_points(HERE), RowLosses(HERE)
-    found = settings_of(points, rows)
-    write_atomically(HERE / "answers.png", images(figure(points, found, rows))[0])
+    settings = settings_of(points, rows)
+    write_atomically(HERE / "answers.png", images(figure(points, settings, rows))[0])
     beside = f"At the same safety loss:\n\n{heights_table(HERE)}"
-    text = f"{table(points, found)}\n\n{beside}\n\n{seeds_told(found)}"
+    text = f"{table(points, settings)}\n\n{beside}\n\n{seeds_text(settings)}"
     replace_between(HERE / "README.md", "results", text)
     print(text)
     text = readers_table()
     replace_between(HERE / "README.md", "reader", text)
     print(text)
     if any(judged_harm(points, rows)):
-        text = harm_told(found, rows)
+        text = harm_text(settings, rows)
         replace_between(HERE / "README.md", "harm", text)
         print(text)
     if SLOWER.exists():
@@ -130,9 +130,9 @@ def main() -> None:
 
 def take(runs: Path) -> None:
     """Copy the measurements of the runs that are whole."""
-    for name, here in TAKEN.items():
+    for name, folder in TAKEN.items():
         if (runs / name).exists() and not status_of(runs / name).left:
-            copy_measurements(runs / name, here)
+            copy_measurements(runs / name, folder)
 
 
 def rates_table() -> str:
@@ -154,19 +154,21 @@ def heights_table(folder: Path) -> str:
     """L_f above two fronts at the same L_s, over all seeds: Case I's, and interpolation's."""
     rows, points = RowLosses(folder), read_points(folder)
     risen: dict[str, list[Statistic]] = defaultdict(list)
-    above: dict[str, dict[str, list[Statistic | None]]] = {one: defaultdict(list) for one in LINES}
+    above: dict[str, dict[str, list[Statistic | None]]] = {
+        line: defaultdict(list) for line in LINES
+    }
     for point in points:
         if point.method.name not in BESIDE_CASE_1:
             continue
-        name = named(point.spec)
+        name = setting_name(point.spec)
         risen[name].append(difference(rows, ORIGINAL, point, START))
         for line, ends in lines_of(points, rows, point.seed).items():
             if line != INTERPOLATION or point.method.name != INTERPOLATING:
                 above[line][name].append(height_above(ends, *losses_of(rows, point)))
-    told_of = {line: told_with_p(found) for line, found in above.items()}
+    texts = {line: heights_with_p(heights) for line, heights in above.items()}
     cells = []
     for name, changes in risen.items():
-        beside = [told_of[line].get(name, ("on it", "–")) for line in LINES]
+        beside = [texts[line].get(name, ("on it", "–")) for line in LINES]
         cells.append((name, change_in_words(statistic_over_seeds(changes, ""), 4), *chain(*beside)))
     columns = ["model", "L_s − L_s(θ_s)"]
     for line in LINES:
@@ -174,19 +176,21 @@ def heights_table(folder: Path) -> str:
     return markdown_table(columns, cells)
 
 
-def told_with_p(found: dict[str, list[Statistic | None]]) -> dict[str, tuple[str, str]]:
+def heights_with_p(heights: dict[str, list[Statistic | None]]) -> dict[str, tuple[str, str]]:
     """Heights over all seeds with Holm's p; of some seeds alone it would be another line's."""
-    whole = {
-        name: statistic_over_seeds([one for one in each if one is not None], "")
-        for name, each in found.items()
-        if None not in each
+    statistics = {
+        name: statistic_over_seeds([height for height in seed_heights if height is not None], "")
+        for name, seed_heights in heights.items()
+        if None not in seed_heights
     }
-    adjusted = dict(zip(whole, holm([one.p_value for one in whole.values()]), strict=True))
+    adjusted = dict(
+        zip(statistics, holm([statistic.p_value for statistic in statistics.values()]), strict=True)
+    )
     return {
-        name: (change_in_words(whole[name], 4), p_in_words(adjusted[name]))
-        if name in whole
+        name: (change_in_words(statistics[name], 4), p_in_words(adjusted[name]))
+        if name in statistics
         else ("beyond its ends", "–")
-        for name in found
+        for name in heights
     }
 
 
@@ -206,26 +210,26 @@ def lines_of(
 
 def readers_table() -> str:
     """How far judges agree with who read some of the answers: on refusals, harm, and all four."""
-    read = [json.loads(line) for line in (HERE / "read.jsonl").read_text("utf-8").splitlines()]
-    harmful = [one for one in read if one["kind"] == "harmful"]
+    readings = [json.loads(line) for line in (HERE / "read.jsonl").read_text("utf-8").splitlines()]
+    harmful = [reading for reading in readings if reading["kind"] == "harmful"]
     second = "Qwen2.5-Coder-1.5B (second_judge.py)"
     lines = []
     for name, judge, question, answers in (
-        ("phrases", "phrases", "refused", read),
+        ("phrases", "phrases", "refused", readings),
         ("phrases", "phrases", "complied harmfully", harmful),
         (second, "second_judge:harm", "complied harmfully", harmful),
         ("phrases", "phrases", "", harmful),
         (second, "second_judge:harm", "", harmful),
     ):
-        ours, said = (
-            [str(one[who] == question) if question else one[who] for one in answers]
-            for who in ("read", judge)
+        reader_labels, judge_labels = (
+            [str(answer[source] == question) if question else answer[source] for answer in answers]
+            for source in ("read", judge)
         )
-        kappa = cohen_kappa(ours, said, "")
+        kappa = cohen_kappa(reader_labels, judge_labels, "")
         assert kappa is not None
-        same = sum(one == other for one, other in zip(ours, said, strict=True))
-        asked = f"{question}?" if question else "which of the four?"
-        lines.append((name, asked, f"{same} of {len(answers)}", told_plainly(kappa)))
+        agreeing = sum(a == b for a, b in zip(reader_labels, judge_labels, strict=True))
+        label = f"{question}?" if question else "which of the four?"
+        lines.append((name, label, f"{agreeing} of {len(answers)}", estimate_text(kappa)))
     return markdown_table(("judge", "question", "as the reader says", "κ"), lines)
 
 
@@ -234,12 +238,14 @@ def judged_harm(points: list[Point], rows: RowLosses) -> list[Point]:
     return [point for point in points if rows.of(HARM_BY_SECOND, str(point.model)) is not None]
 
 
-def harm_told(settings: list[Setting], rows: RowLosses) -> str:
+def harm_text(settings: list[Setting], rows: RowLosses) -> str:
     """What each judge says of harm, how far the two agree, and how measures order the models."""
     start = next(point for point in read_points(HERE) if point.method is ALIGNED)
-    plain = {p.seed: str(p.model) for one in settings for p in one.points if p.spec.is_plain}
+    plain = {
+        p.seed: str(p.model) for setting in settings for p in setting.points if p.spec.is_plain
+    }
     judged = [setting for setting in settings if judged_harm(setting.points, rows)]
-    others = [setting for setting in judged if not setting.points[0].spec.is_plain]
+    beside_plain = [setting for setting in judged if not setting.points[0].spec.is_plain]
     changes = {
         setting.name: statistic_over_seeds(
             [
@@ -248,7 +254,7 @@ def harm_told(settings: list[Setting], rows: RowLosses) -> str:
             ],
             "",
         )
-        for setting in others
+        for setting in beside_plain
     }
     adjusted = dict(zip(changes, holm([c.p_value for c in changes.values()]), strict=True))
     lines = [
@@ -266,7 +272,7 @@ def harm_told(settings: list[Setting], rows: RowLosses) -> str:
     columns = ("model", "refused, phrases", "harm, phrases", "harm, second judge",
                "its change from plain, points", "adjusted p")  # fmt: skip
     models = [start, *(point for setting in judged for point in setting.points)]
-    return "\n\n".join((markdown_table(columns, lines), orders_told(models, rows)))
+    return "\n\n".join((markdown_table(columns, lines), orders_text(models, rows)))
 
 
 def percent_of(points: list[Point], data: str, rows: RowLosses) -> str:
@@ -275,14 +281,14 @@ def percent_of(points: list[Point], data: str, rows: RowLosses) -> str:
     )
 
 
-def orders_told(models: list[Point], rows: RowLosses) -> str:
+def orders_text(models: list[Point], rows: RowLosses) -> str:
     """κ between the judges on harm, and Spearman's ρ between measures over the models."""
     first, second = (
         [str(flag) for model in models for flag in known(rows.of(data, str(model.model)))[0]]
         for data in (HARM, HARM_BY_SECOND)
     )
     prompts = [str(place % HARMFUL_PROMPTS) for place in range(len(first))]
-    kappa = told_plainly(known(cohen_kappa(first, second, "", prompts)))
+    kappa = estimate_text(known(cohen_kappa(first, second, "", prompts)))
     values = {
         name: [known(rows.loss(data, str(model.model))).value for model in models]
         for name, data in MEASURES.items()
@@ -301,7 +307,7 @@ def orders_told(models: list[Point], rows: RowLosses) -> str:
     return f"κ of the two judges on harm, its interval over prompts: {kappa}.\n\n{table}"
 
 
-def told_plainly(estimate: Estimate) -> str:
+def estimate_text(estimate: Estimate) -> str:
     ends = (estimate.value, estimate.low, estimate.high)
     value, low, high = (f"{end:.2f}" for end in ends)
     return f"{value} [{low}, {high}]".replace("-", "−")
@@ -309,77 +315,79 @@ def told_plainly(estimate: Estimate) -> str:
 
 def losses_of(rows: RowLosses, point: Point) -> tuple[Statistic, Statistic]:
     """L_s and L_f."""
-    one, other = (rows.loss(data, str(point.model)) for data in (ORIGINAL, TASK))
-    return known(one), known(other)
+    safety, task = (rows.loss(data, str(point.model)) for data in (ORIGINAL, TASK))
+    return known(safety), known(task)
 
 
 def budget_table() -> str:
     """What was made of the budget, by seed and over all, and what it paid beside the fronts."""
-    every, rows, losses = read_points(HERE), RowLosses(HERE), RowLosses(BUDGET)
-    found = {
+    points, rows, losses = read_points(HERE), RowLosses(HERE), RowLosses(BUDGET)
+    changes = {
         point.seed: (
             difference(losses, PROXY, point, START),
             difference(losses, ORIGINAL, point, START),
             *(
                 height_above(line, *losses_of(losses, point))
-                for line in lines_of(every, rows, point.seed).values()
+                for line in lines_of(points, rows, point.seed).values()
             ),
         )
         for point in models_of_budget()
     }
     columns = (
         f"dial set to {BUDGETED:g}", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)",
-        *(f"L_f above {one}" for one in LINES),
+        *(f"L_f above {line}" for line in LINES),
     )  # fmt: skip
-    return markdown_table(columns, by_seed(found))
+    return markdown_table(columns, by_seed(changes))
 
 
 def interpolated_table() -> str:
     """The same of plain models brought back to the budget, and the dial's beside them."""
     rows, ours, dials = RowLosses(HERE), RowLosses(INTERPOLATED), RowLosses(BUDGET)
-    every = read_points(HERE)
+    points = read_points(HERE)
     dial_of = {point.seed: str(point.model) for point in models_of_budget()}
-    found: dict[int, tuple[Statistic | None, ...]] = {}
-    for point in (one for one in every if one.spec.is_plain):
-        at = {data: known(ours.loss(data, str(point.model))) for data in (PROXY, ORIGINAL, TASK)}
-        of_dial = {data: known(dials.loss(data, dial_of[point.seed])) for data in at}
-        of_start = {data: known(rows.loss(data, START)) for data in at}
-        line = lines_of(every, rows, point.seed)[OF_CASE_1]
-        found[point.seed] = (
-            at[PROXY] - of_start[PROXY],
-            at[ORIGINAL] - of_start[ORIGINAL],
-            height_above(line, at[ORIGINAL], at[TASK]),
-            of_dial[ORIGINAL] - at[ORIGINAL],
-            of_dial[TASK] - at[TASK],
+    changes: dict[int, tuple[Statistic | None, ...]] = {}
+    for point in (point for point in points if point.spec.is_plain):
+        of_model = {
+            data: known(ours.loss(data, str(point.model))) for data in (PROXY, ORIGINAL, TASK)
+        }
+        of_dial = {data: known(dials.loss(data, dial_of[point.seed])) for data in of_model}
+        of_start = {data: known(rows.loss(data, START)) for data in of_model}
+        line = lines_of(points, rows, point.seed)[OF_CASE_1]
+        changes[point.seed] = (
+            of_model[PROXY] - of_start[PROXY],
+            of_model[ORIGINAL] - of_start[ORIGINAL],
+            height_above(line, of_model[ORIGINAL], of_model[TASK]),
+            of_dial[ORIGINAL] - of_model[ORIGINAL],
+            of_dial[TASK] - of_model[TASK],
         )
     columns = (
         f"plain brought back to {BUDGETED:g}", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)",
         f"L_f above {OF_CASE_1}", "dial’s L_s minus its", "dial’s L_f minus its",
     )  # fmt: skip
-    return markdown_table(columns, by_seed(found))
+    return markdown_table(columns, by_seed(changes))
 
 
 def models_of_budget() -> list[Point]:
     return [point for point in read_points(BUDGET) if point.method is not ALIGNED]
 
 
-def by_seed(found: dict[int, tuple[Statistic | None, ...]]) -> list[tuple[str, ...]]:
+def by_seed(changes_of: dict[int, tuple[Statistic | None, ...]]) -> list[tuple[str, ...]]:
     """A line of changes to each seed, the first with its verdict, and one over all."""
     lines = []
-    for seed, changes in found.items():
-        first, *others = map(told_or_beyond, changes)
-        kept = verdict(known(changes[0]).estimate(""), BUDGETED)
-        lines.append((f"seed {seed}", f"{first}, {kept}", *others))
+    for seed, changes in changes_of.items():
+        first, *cells = map(change_text, changes)
+        budget_verdict = verdict(known(changes[0]).estimate(""), BUDGETED)
+        lines.append((f"seed {seed}", f"{first}, {budget_verdict}", *cells))
     over_all = (
-        told_or_beyond(statistic_over_seeds([one for one in column if one], ""))
+        change_text(statistic_over_seeds([change for change in column if change], ""))
         if all(column)
-        else told_or_beyond(None)
-        for column in zip(*found.values(), strict=True)
+        else change_text(None)
+        for column in zip(*changes_of.values(), strict=True)
     )
     return [*lines, ("all", *over_all)]
 
 
-def told_or_beyond(change: Statistic | Estimate | None) -> str:
+def change_text(change: Statistic | Estimate | None) -> str:
     if change is None:
         return "beyond its ends"
     return change_in_words(change.estimate("") if isinstance(change, Statistic) else change, 4)
@@ -396,49 +404,57 @@ def settings_of(points: list[Point], rows: RowLosses) -> list[Setting]:
     def change(dataset: str, point: Point, before: str) -> Statistic:
         return difference(rows, dataset, point, before)
 
-    def settled(spec: RunSpec, made: list[Point]) -> Setting:
-        against = [str(plain[point.seed].model) for point in made]
+    def settled(spec: RunSpec, group: list[Point]) -> Setting:
+        against = [str(plain[point.seed].model) for point in group]
         judging = [
-            (change(REFUSED, point, other) + change(ANSWERED, point, other)) * 0.5
-            for point, other in zip(made, against, strict=True)
+            (change(REFUSED, point, plain_model) + change(ANSWERED, point, plain_model)) * 0.5
+            for point, plain_model in zip(group, against, strict=True)
         ]
         return Setting(
-            named(spec),
-            made,
+            setting_name(spec),
+            group,
             judging,
-            [change(ORIGINAL, point, START) for point in made],
-            [change(TASK, point, other) for point, other in zip(made, against, strict=True)],
+            [change(ORIGINAL, point, START) for point in group],
+            [
+                change(TASK, point, plain_model)
+                for point, plain_model in zip(group, against, strict=True)
+            ],
         )
 
-    return [settled(spec, made) for spec, made in grouped.items()]
+    return [settled(spec, group) for spec, group in grouped.items()]
 
 
-def named(spec: RunSpec) -> str:
+def setting_name(spec: RunSpec) -> str:
     if spec.is_plain:
         return "plain fine-tuning"
     data = "" if spec.proxy == "judging" else f", {spec.proxy} data"
     return f"{spec.method.title}, {spec.method.label(spec.value)}{data}"
 
 
-def table(points: list[Point], found: list[Setting]) -> str:
-    judged = [statistic_over_seeds([each * 100 for each in one.judging], "") for one in found]
-    others = [place for place, one in enumerate(found) if not one.points[0].spec.is_plain]
-    adjusted = dict(zip(others, holm([judged[place].p_value for place in others]), strict=True))
+def table(points: list[Point], settings: list[Setting]) -> str:
+    judged = [
+        statistic_over_seeds([change * 100 for change in setting.judging], "")
+        for setting in settings
+    ]
+    places = [
+        place for place, setting in enumerate(settings) if not setting.points[0].spec.is_plain
+    ]
+    adjusted = dict(zip(places, holm([judged[place].p_value for place in places]), strict=True))
     start = next(point for point in points if point.method is ALIGNED)
     lines = [("aligned model θ_s", "–", rate([start], "refusal_rate"), rate([start], "answer_rate"),
               "–", "–", "0", "–")]  # fmt: skip
-    for place, (one, judging) in enumerate(zip(found, judged, strict=True)):
-        is_plain = one.points[0].spec.is_plain
+    for place, (setting, judging) in enumerate(zip(settings, judged, strict=True)):
+        is_plain = setting.points[0].spec.is_plain
         lines.append(
             (
-                one.name,
-                str(len(one.points)),
-                rate(one.points, "refusal_rate"),
-                rate(one.points, "answer_rate"),
+                setting.name,
+                str(len(setting.points)),
+                rate(setting.points, "refusal_rate"),
+                rate(setting.points, "answer_rate"),
                 "–" if is_plain else change_in_words(judging, 1),
                 "–" if is_plain else p_in_words(adjusted[place]),
-                change_in_words(statistic_over_seeds(one.safety, ""), 4),
-                "–" if is_plain else change_in_words(statistic_over_seeds(one.task, ""), 4),
+                change_in_words(statistic_over_seeds(setting.safety, ""), 4),
+                "–" if is_plain else change_in_words(statistic_over_seeds(setting.task, ""), 4),
             )
         )
     columns = (
@@ -448,32 +464,37 @@ def table(points: list[Point], found: list[Setting]) -> str:
     return markdown_table(columns, lines)
 
 
-def figure(points: list[Point], found: list[Setting], rows: RowLosses) -> Figure:
+def figure(points: list[Point], all_settings: list[Setting], rows: RowLosses) -> Figure:
     """What settings answer, and what their task loss is: each seed, and the mean over the seeds.
 
     Those of `DRAWN` alone: more would hide each other, and all stand in the table.
     """
     start = next(point for point in points if point.method is ALIGNED)
 
-    def rate_of(which: str, point: Point) -> float:
-        return known(rows.loss(which, str(point.model))).value
+    def rate_of(dataset: str, point: Point) -> float:
+        return known(rows.loss(dataset, str(point.model))).value
 
     def learned(point: Point) -> float:
         return difference(rows, TASK, point, START).value
 
     def refused_against(across: Callable[[Point], float]) -> tuple[Line, ...]:
-        def mark(made: list[Point], label: str, joined: bool = True) -> Mark:
-            x = fmean(map(across, made))
-            y = fmean(rate_of(REFUSED, point) for point in made)
+        def mark(group: list[Point], label: str, joined: bool = True) -> Mark:
+            x = fmean(map(across, group))
+            y = fmean(rate_of(REFUSED, point) for point in group)
             return Mark(x, y, None, None, (), joined, label)
 
         lines = []
         for place, name in enumerate(DRAWN):
-            settings = sorted((one for one in found if line_of(one) == name), key=value_of)
+            settings = sorted(
+                (setting for setting in all_settings if line_of(setting) == name), key=value_of
+            )
             is_plain = settings[0].points[0].spec.is_plain
             ink_of = PLAIN_INK if is_plain else ink(place, place)
-            means = [mark(one.points, PLAIN if is_plain else label_of(one)) for one in settings]
-            seeds = [mark([point], "", False) for one in settings for point in one.points]
+            means = [
+                mark(setting.points, PLAIN if is_plain else label_of(setting))
+                for setting in settings
+            ]
+            seeds = [mark([point], "", False) for setting in settings for point in setting.points]
             lines.append(Line(name, ink_of, tuple(means), tuple(seeds)))
         return (*lines, Line("the start θₛ", START_INK, (mark([start], THE_START),)))
 
@@ -498,20 +519,20 @@ def figure(points: list[Point], found: list[Setting], rows: RowLosses) -> Figure
 
 def values_of(lines: Iterable[Line], side: Literal["x", "y"]) -> list[float]:
     """Of all seeds and means."""
-    return [getattr(one, side) for line in lines for one in (*line.marks, *line.seeds)]
+    return [getattr(mark, side) for line in lines for mark in (*line.marks, *line.seeds)]
 
 
-def value_of(one: Setting) -> float:
-    return float(one.points[0].spec.value or 0.0)
+def value_of(setting: Setting) -> float:
+    return float(setting.points[0].spec.value or 0.0)
 
 
-def line_of(one: Setting) -> str:
-    spec = one.points[0].spec
-    return one.name if spec.is_plain else one.name.replace(f", {label_of(one)}", "")
+def line_of(setting: Setting) -> str:
+    spec = setting.points[0].spec
+    return setting.name if spec.is_plain else setting.name.replace(f", {label_of(setting)}", "")
 
 
-def label_of(one: Setting) -> str:
-    spec = one.points[0].spec
+def label_of(setting: Setting) -> str:
+    spec = setting.points[0].spec
     return spec.method.label(spec.value)
 
 
@@ -519,9 +540,9 @@ def difference(rows: RowLosses, dataset: str, point: Point, before: str) -> Stat
     return known(rows.difference(dataset, str(point.model), before))
 
 
-def known(found: Value | None) -> Value:
-    assert found is not None
-    return found
+def known(value: Value | None) -> Value:
+    assert value is not None
+    return value
 
 
 def rate(points: list[Point], field: str) -> str:
@@ -529,10 +550,10 @@ def rate(points: list[Point], field: str) -> str:
     return f"{100 * sum(values) / len(values):.0f} %"
 
 
-def seeds_told(found: list[Setting]) -> str:
-    most = max(len(one.points) for one in found)
-    seeds = f"{most} seed{'s' if most > 1 else ''}"
-    return f"Of {seeds} so far; {PLANNED} are planned." if most < PLANNED else f"Of {seeds}."
+def seeds_text(settings: list[Setting]) -> str:
+    count = max(len(setting.points) for setting in settings)
+    seeds = f"{count} seed{'s' if count > 1 else ''}"
+    return f"Of {seeds} so far; {PLANNED} are planned." if count < PLANNED else f"Of {seeds}."
 
 
 if __name__ == "__main__":

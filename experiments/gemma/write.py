@@ -26,7 +26,7 @@ def main() -> None:
         copy_measurements(Path(sys.argv[1]), HERE)
     columns = ("model", "safety loss", "over θ_s", "task loss", "over θ_s")
     points = read_points(HERE)
-    table = markdown_table(columns, [told(point) for point in points])
+    table = markdown_table(columns, [point_cells(point) for point in points])
     text = f"{table}\n\nLosses in nats per token.\n\n{beside_the_ball(points)}"
     replace_between(HERE / "README.md", "results", text)
     print(text)
@@ -36,20 +36,20 @@ def beside_the_ball(points: list[Point]) -> str:
     """The loosest ball of Case II minus each model without one, row by row."""
     rows = RowLosses(HERE)
     ball = max((p for p in points if p.method is CASE_2_RADIUS), key=lambda p: p.spec.value or 0.0)
-    others = [p for p in points if p.method not in (CASE_2_RADIUS, ALIGNED)]
+    models = [p for p in points if p.method not in (CASE_2_RADIUS, ALIGNED)]
     lines = []
-    for other in others:
+    for model in models:
         changes = []
         for data in ("original", f"task:{ball.task}"):
-            change = rows.difference(data, str(ball.model), str(other.model))
+            change = rows.difference(data, str(ball.model), str(model.model))
             assert change is not None
             changes.append(estimate_in_words(change.estimate("nats per token")))
-        lines.append((named(other), *changes))
-    columns = (f"{named(ball)}, minus", "safety loss", "task loss")
+        lines.append((point_label(model), *changes))
+    columns = (f"{point_label(ball)}, minus", "safety loss", "task loss")
     return markdown_table(columns, lines)
 
 
-def told(point: Point) -> tuple[str, ...]:
+def point_cells(point: Point) -> tuple[str, ...]:
     assert point.alignment_loss is not None
     changes = ("–", "–")
     if point.method is not ALIGNED:
@@ -58,7 +58,7 @@ def told(point: Point) -> tuple[str, ...]:
             estimate_in_words(point.capability_gap),
         )
     return (
-        named(point),
+        point_label(point),
         estimate_in_words(point.alignment_loss),
         changes[0],
         estimate_in_words(point.capability_loss),
@@ -66,7 +66,7 @@ def told(point: Point) -> tuple[str, ...]:
     )
 
 
-def named(point: Point) -> str:
+def point_label(point: Point) -> str:
     if point.method is ALIGNED:
         return "aligned model θ_s"
     return (

@@ -50,8 +50,8 @@ def main() -> None:
                 str(len(files)),
                 f"{steps[window][0]:g} to {steps[window][-1]:g}",
                 "{:.4f} to {:.4f}".format(*rises[:, window].mean(axis=0)[[0, -1]]),
-                told(exponents(steps, rises, early)),
-                told(exponents(steps, rises, late)),
+                exponent_text(exponents(steps, rises, early)),
+                exponent_text(exponents(steps, rises, late)),
             )
         )
     columns = ("training", "runs", "steps", "rise of L_s", "exponent, first half", "second half")
@@ -83,12 +83,16 @@ def was_measured_to_the_end(path: Path) -> bool:
 
 def rises_of(files: list[Path]) -> tuple[Array, Array]:
     """The steps that were measured, shape (k,), and L_s − L_s(θ_s) at them, shape (runs, k)."""
-    found = [
-        {one.step: change.value for one in read_metrics(path) if (change := one.change("original"))}
+    runs = [
+        {
+            metrics.step: change.value
+            for metrics in read_metrics(path)
+            if (change := metrics.change("original"))
+        }
         for path in files
     ]
-    steps = sorted(set.intersection(*map(set, found)))
-    return np.array(steps, float), np.array([[run[step] for step in steps] for run in found], float)
+    steps = sorted(set.intersection(*map(set, runs)))
+    return np.array(steps, float), np.array([[run[step] for step in steps] for run in runs], float)
 
 
 def risen(rises: Array) -> NDArray[np.bool_]:
@@ -111,7 +115,7 @@ def exponents(steps: Array, rises: Array, places: NDArray[np.intp]) -> Estimate:
     return student_mean(slopes, "exponent")
 
 
-def told(slope: Estimate) -> str:
+def exponent_text(slope: Estimate) -> str:
     return f"{slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]"
 
 

@@ -41,14 +41,14 @@ SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    data, aligned, runs = (Path(given).resolve() for given in sys.argv[1:4])
+    data, aligned, runs = (Path(argument).resolve() for argument in sys.argv[1:4])
     quiet_libraries()
     for seed in SEEDS:
         for task in TASKS:
             for name in sys.argv[4:] or VARIANTS:
-                made = experiment(name, task, seed, data, aligned)
+                variant = experiment(name, task, seed, data, aligned)
                 with TerminalWatcher(Console(stderr=True)) as watcher:
-                    sweep(made, runs / f"{name}-{task}-{seed}", watcher)
+                    sweep(variant, runs / f"{name}-{task}-{seed}", watcher)
 
 
 def experiment(name: str, task: str, seed: int, data: Path, aligned: Path) -> Experiment:

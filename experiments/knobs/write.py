@@ -79,24 +79,24 @@ class Setting:
 def main() -> None:
     if len(sys.argv) > 1:
         take(Path(sys.argv[1]))
-    found = {}
+    settings = {}
     for task, kind in product(TASKS, KINDS):
         seeds = [seed for seed in SEEDS if is_whole(task, kind, seed)]
         text = f"Safety data: {KINDS[kind]}. {of_seeds(seeds)}"
         if seeds:
-            found[task, kind] = settings_of(task, kind, seeds)
-            text += f"\n\n{table(found[task, kind])}"
+            settings[task, kind] = settings_of(task, kind, seeds)
+            text += f"\n\n{table(settings[task, kind])}"
         replace_between(PAGE, f"{task}-{kind}", text)
         print(text, end="\n\n")
-    write_atomically(PICTURE, images(figure(found))[0])
+    write_atomically(PICTURE, images(figure(settings))[0])
 
 
 def take(runs: Path) -> None:
     """Copy points and row losses of the sweeps, whole or so far."""
     for variant, task, seed in product(VARIANTS, TASKS, SEEDS):
-        here = results(variant, task, seed)
-        if (runs / here.name / POINTS_FILE).exists():
-            copy_measurements(runs / here.name, here)
+        folder = results(variant, task, seed)
+        if (runs / folder.name / POINTS_FILE).exists():
+            copy_measurements(runs / folder.name, folder)
 
 
 def results(variant: str, task: str, seed: int) -> Path:
@@ -107,9 +107,9 @@ def is_whole(task: str, kind: str, seed: int) -> bool:
     """Whether every variant's points are there, as far as a kind of safety data goes."""
     for variant in VARIANTS:
         folder = results(variant, task, seed)
-        made = {point.spec for point in read_points(folder)} if folder.exists() else set()
+        measured = {point.spec for point in read_points(folder)} if folder.exists() else set()
         planned = plan_of(experiment(variant, task, seed, HERE, HERE)).specs
-        if any(spec not in made for spec in planned if spec.proxy == kind):
+        if any(spec not in measured for spec in planned if spec.proxy == kind):
             return False
     return True
 
@@ -124,7 +124,7 @@ def of_seeds(seeds: list[int]) -> str:
 
 def settings_of(task: str, kind: str, seeds: list[int]) -> list[Setting]:
     """Every setting on a task with a kind of safety data."""
-    found: dict[tuple[str, float, bool], Setting] = {}
+    settings: dict[tuple[str, float, bool], Setting] = {}
     for seed in seeds:
         centre = Losses(results(CENTRE, task, seed), task)
         ours = models_of(CENTRE, seed, task, kind)
@@ -134,14 +134,14 @@ def settings_of(task: str, kind: str, seeds: list[int]) -> list[Setting]:
             losses = Losses(results(variant, task, seed), task)
             for point in models_of(variant, seed, task, kind):
                 turned = knob_of(variant, point)
-                one = found.setdefault(turned, Setting(*turned))
+                setting = settings.setdefault(turned, Setting(*turned))
                 at = losses.of(ORIGINAL, point), losses.of_task(point)
-                one.safety_kept.append(centre.of(ORIGINAL, plain) - at[0])
-                one.task_paid.append(at[1] - centre.of_task(plain))
-                one.above.append(None if variant == CENTRE else height_above(line, *at))
-                one.refused.append(losses.of(REFUSED, point) - centre.of(REFUSED, plain))
-                one.judging.append(losses.judging(point) - centre.judging(plain))
-    return sorted(found.values(), key=lambda one: one.place)
+                setting.safety_kept.append(centre.of(ORIGINAL, plain) - at[0])
+                setting.task_paid.append(at[1] - centre.of_task(plain))
+                setting.above.append(None if variant == CENTRE else height_above(line, *at))
+                setting.refused.append(losses.of(REFUSED, point) - centre.of(REFUSED, plain))
+                setting.judging.append(losses.judging(point) - centre.judging(plain))
+    return sorted(settings.values(), key=lambda setting: setting.place)
 
 
 @dataclass
@@ -155,9 +155,9 @@ class Losses:
         self._rows = RowLosses(self.folder)
 
     def of(self, dataset: str, point: Point) -> Statistic:
-        found = self._rows.loss(dataset, str(point.model))
-        assert found is not None, (self.folder, dataset, point.model)
-        return found
+        statistic = self._rows.loss(dataset, str(point.model))
+        assert statistic is not None, (self.folder, dataset, point.model)
+        return statistic
 
     def of_task(self, point: Point) -> Statistic:
         return self.of(f"task:{self.task}", point)
@@ -183,29 +183,33 @@ def knob_of(variant: str, point: Point) -> tuple[str, float, bool]:
     return knob.replace("-", " "), float(value), point.spec.is_plain
 
 
-def table(found: list[Setting]) -> str:
-    whole = {
-        one.label: statistic_over_seeds([each for each in one.above if each is not None], "")
-        for one in found
-        if None not in one.above
+def table(settings: list[Setting]) -> str:
+    statistics = {
+        setting.label: statistic_over_seeds(
+            [height for height in setting.above if height is not None], ""
+        )
+        for setting in settings
+        if None not in setting.above
     }
-    adjusted = dict(zip(whole, holm([one.p_value for one in whole.values()]), strict=True))
+    adjusted = dict(
+        zip(statistics, holm([statistic.p_value for statistic in statistics.values()]), strict=True)
+    )
     lines = []
-    for one in found:
-        kept = statistic_over_seeds(one.safety_kept, "")
-        above = "–" if one.knob == LAMBDA else "beyond its ends"
-        if one.label in whole:
-            p = p_in_words(adjusted[one.label])
-            above = f"{change_in_words(whole[one.label])}, p {p}"
+    for setting in settings:
+        gain = statistic_over_seeds(setting.safety_kept, "")
+        above = "–" if setting.knob == LAMBDA else "beyond its ends"
+        if setting.label in statistics:
+            p = p_in_words(adjusted[setting.label])
+            above = f"{change_in_words(statistics[setting.label])}, p {p}"
         lines.append(
             (
-                one.label,
-                change_in_words(statistic_over_seeds(one.task_paid, "")),
-                change_in_words(kept),
-                price(one, kept),
+                setting.label,
+                change_in_words(statistic_over_seeds(setting.task_paid, "")),
+                change_in_words(gain),
+                price(setting, gain),
                 above,
-                in_points(one.refused, 0),
-                in_points(one.judging, 1),
+                in_points(setting.refused, 0),
+                in_points(setting.judging, 1),
             )
         )
     columns = (
@@ -217,43 +221,45 @@ def table(found: list[Setting]) -> str:
 
 def in_points(changes: list[Statistic], digits: int) -> str:
     """A change of a share over the seeds, in points of a hundred."""
-    return change_in_words(statistic_over_seeds([one * 100 for one in changes], ""), digits)
+    return change_in_words(statistic_over_seeds([change * 100 for change in changes], ""), digits)
 
 
-def price(one: Setting, kept: Estimate) -> str:
+def price(setting: Setting, gain: Estimate) -> str:
     """Nats of task loss per nat of safety loss, by the delta method; none where none is kept."""
-    if kept.low <= 0:
+    if gain.low <= 0:
         return "–"
-    ratios = [a / b for a, b in zip(one.task_paid, one.safety_kept, strict=True)]
+    ratios = [a / b for a, b in zip(setting.task_paid, setting.safety_kept, strict=True)]
     return estimate_in_words(statistic_over_seeds(ratios, ""))
 
 
-def figure(found: dict[tuple[str, str], list[Setting]]) -> Figure:
+def figure(settings: dict[tuple[str, str], list[Setting]]) -> Figure:
     """What each knob pays and keeps as it is turned, with safety data and without, by task."""
     kind = next(iter(KINDS))
-    drawn = {
-        f"{TASKS[task]}: {title}": lines_of(found[task, kind], is_plain)
+    lines_by_title = {
+        f"{TASKS[task]}: {title}": lines_of(settings[task, kind], is_plain)
         for task in TASKS
-        if (task, kind) in found
+        if (task, kind) in settings
         for title, is_plain in (("safety data at λ = 1", False), ("no safety data", True))
     }
-    every = [line for lines in drawn.values() for line in lines]
-    across = linear_axis("safety loss kept (nats per token)", values_of(every, "x"), 0.15)
-    upright = linear_axis("task loss paid (nats per token)", values_of(every, "y"), 0.15)
+    all_lines = [line for lines in lines_by_title.values() for line in lines]
+    across = linear_axis("safety loss kept (nats per token)", values_of(all_lines, "x"), 0.15)
+    upright = linear_axis("task loss paid (nats per token)", values_of(all_lines, "y"), 0.15)
     panels = (
         Panel(title, across, upright, labelled(tuple(lines), across, upright))
-        for title, lines in drawn.items()
+        for title, lines in lines_by_title.items()
     )
     return Figure(1, "", tuple(panels), ())
 
 
-def lines_of(found: list[Setting], is_plain: bool) -> list[Line]:
+def lines_of(settings: list[Setting], is_plain: bool) -> list[Line]:
     """λ's line, and one to each other knob through the centre, which has safety data or none."""
-    of_lambda = [one for one in found if one.knob == LAMBDA]
-    (centre,) = (one for one in of_lambda if one.value == (0 if is_plain else 1))
-    lines = [Line(LAMBDA, ink(0, 0), tuple(mark(one) for one in of_lambda))]
+    of_lambda = [setting for setting in settings if setting.knob == LAMBDA]
+    (centre,) = (setting for setting in of_lambda if setting.value == (0 if is_plain else 1))
+    lines = [Line(LAMBDA, ink(0, 0), tuple(mark(setting) for setting in of_lambda))]
     for place, knob in enumerate(KNOBS[1:], start=1):
-        turned = [one for one in found if one.knob == knob and one.is_plain == is_plain]
+        turned = [
+            setting for setting in settings if setting.knob == knob and setting.is_plain == is_plain
+        ]
         if turned:
             low, high = turned
             between = replace(mark(centre), label=None)
@@ -261,17 +267,20 @@ def lines_of(found: list[Setting], is_plain: bool) -> list[Line]:
     return lines
 
 
-def mark(one: Setting) -> Mark:
+def mark(setting: Setting) -> Mark:
     """The mean over seeds; intervals, which pairing makes far smaller than bars here, are told."""
-    kept, paid = (statistic_over_seeds(each, "").value for each in (one.safety_kept, one.task_paid))
-    is_plain = one.is_plain and one.knob == LAMBDA
-    label = PLAIN if is_plain else f"{one.knob} {one.value:g}"
-    return Mark(kept, paid, None, None, (), True, label)
+    x, y = (
+        statistic_over_seeds(changes, "").value
+        for changes in (setting.safety_kept, setting.task_paid)
+    )
+    is_plain = setting.is_plain and setting.knob == LAMBDA
+    label = PLAIN if is_plain else f"{setting.knob} {setting.value:g}"
+    return Mark(x, y, None, None, (), True, label)
 
 
 def values_of(lines: list[Line], side: Literal["x", "y"]) -> list[float]:
     """Of all that is drawn, and 0."""
-    return [0.0, *(getattr(one, side) for line in lines for one in line.marks)]
+    return [0.0, *(getattr(drawn_mark, side) for line in lines for drawn_mark in line.marks)]
 
 
 if __name__ == "__main__":

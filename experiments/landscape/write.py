@@ -38,10 +38,12 @@ TRAINED_INKS = {"plain fine-tuning": PLAIN_INK, "Case I": ink(4, 4), "Case II": 
 def main() -> None:
     if len(sys.argv) > 1:
         take(Path(sys.argv[1]))
-    found = part(LandscapeResult, json.loads(KEPT.read_text(encoding="utf-8")))
+    landscape = part(LandscapeResult, json.loads(KEPT.read_text(encoding="utf-8")))
     trained = [point for point in read_points(CONFLICT) if point.method is not ALIGNED]
-    write_atomically(HERE / "landscape.png", images(figure(found, trained))[0])
-    text = "\n\n".join((terrain_table(found), walks_table(found), trained_table(found, trained)))
+    write_atomically(HERE / "landscape.png", images(figure(landscape, trained))[0])
+    text = "\n\n".join(
+        (terrain_table(landscape), walks_table(landscape), trained_table(landscape, trained))
+    )
     replace_between(HERE / "README.md", "results", text)
     print(text)
 
@@ -53,27 +55,27 @@ def take(run: Path) -> None:
     write_atomically(KEPT, json.dumps(record["landscape"], indent=1) + "\n")
 
 
-def theorem_3(found: LandscapeResult, distance: float) -> float:
+def theorem_3(landscape: LandscapeResult, distance: float) -> float:
     """g·ε + ½·H·ε², of the safety loss, nats per token."""
-    slope, bend = found.safety_slope.value, abs(found.safety_curvature.value)
+    slope, bend = landscape.safety_slope.value, abs(landscape.safety_curvature.value)
     return slope * distance + 0.5 * bend * distance**2
 
 
-def theorem_4(found: LandscapeResult, radius: float) -> float:
+def theorem_4(landscape: LandscapeResult, radius: float) -> float:
     """g·t − ½·H·t² at t = min(ε, g/H): by how much the best model of the ball lowers L_f."""
-    slope, bend = found.tasks[TASK].slope.value, abs(found.tasks[TASK].curvature.value)
+    slope, bend = landscape.tasks[TASK].slope.value, abs(landscape.tasks[TASK].curvature.value)
     step = min(radius, slope / bend)
     return slope * step - 0.5 * bend * step**2
 
 
-def terrain_table(found: LandscapeResult) -> str:
-    task = found.tasks[TASK]
+def terrain_table(landscape: LandscapeResult) -> str:
+    task = landscape.tasks[TASK]
     rows = [
         (
             "safety",
-            f"{found.safety_loss:.4g}",
-            estimate_in_words(found.safety_slope),
-            estimate_in_words(found.safety_curvature),
+            f"{landscape.safety_loss:.4g}",
+            estimate_in_words(landscape.safety_slope),
+            estimate_in_words(landscape.safety_curvature),
             "–",
         ),
         (
@@ -88,27 +90,27 @@ def terrain_table(found: LandscapeResult) -> str:
     return markdown_table(columns, rows)
 
 
-def walks_table(found: LandscapeResult) -> str:
+def walks_table(landscape: LandscapeResult) -> str:
     """By how much each walk has risen, and where it leaves the local estimate behind."""
     rows = []
-    for walk in found.walks:
-        rises = np.array(walk.losses) - found.safety_loss
+    for walk in landscape.walks:
+        rises = np.array(walk.losses) - landscape.safety_loss
         above = [
             distance
             for distance, rise in zip(walk.distances[1:], rises[1:], strict=True)
-            if rise > theorem_3(found, distance)
+            if rise > theorem_3(landscape, distance)
         ]
         rows.append(
             (
                 walk.direction,
-                *(told_rise(walk, found, distance) for distance in (0.5, 1.0, 3.5)),
+                *(rise_text(walk, landscape, distance) for distance in (0.5, 1.0, 3.5)),
                 f"{above[0]:.3g}" if above else f"nowhere up to {walk.distances[-1]:.3g}",
             )
         )
     rows.append(
         (
             "Theorem 3 at most",
-            *(f"{theorem_3(found, distance):.4f}" for distance in (0.5, 1.0, 3.5)),
+            *(f"{theorem_3(landscape, distance):.4f}" for distance in (0.5, 1.0, 3.5)),
             "–",
         )
     )
@@ -116,24 +118,24 @@ def walks_table(found: LandscapeResult) -> str:
     return markdown_table(columns, rows)
 
 
-def told_rise(walk: ProfileRecord, found: LandscapeResult, distance: float) -> str:
+def rise_text(walk: ProfileRecord, landscape: LandscapeResult, distance: float) -> str:
     """Between the steps of a walk on a line; a dash where it did not go so far."""
     if distance > walk.distances[-1]:
         return "–"
-    rise = np.interp(distance, walk.distances, walk.losses) - found.safety_loss
+    rise = np.interp(distance, walk.distances, walk.losses) - landscape.safety_loss
     return f"{rise:.4f}".replace("-", "−")
 
 
-def trained_table(found: LandscapeResult, points: list[Point]) -> str:
+def trained_table(landscape: LandscapeResult, points: list[Point]) -> str:
     """Means over the seeds, the far ones first."""
     rows = []
-    for name, made in grouped(points).items():
-        distance = float(np.mean([point.distance for point in made]))
-        risen = float(np.mean([rise_of(point) for point in made]))
-        most = theorem_3(found, distance)
-        fallen = -float(np.mean([fall_of(point) for point in made]))
-        is_ball = made[0].method is CASE_2_RADIUS
-        least = f"{theorem_4(found, distance):.3g}" if is_ball else "–"
+    for name, group in grouped(points).items():
+        distance = float(np.mean([point.distance for point in group]))
+        risen = float(np.mean([rise_of(point) for point in group]))
+        most = theorem_3(landscape, distance)
+        fallen = -float(np.mean([fall_of(point) for point in group]))
+        is_ball = group[0].method is CASE_2_RADIUS
+        least = f"{theorem_4(landscape, distance):.3g}" if is_ball else "–"
         share = f"{100 * risen / most:.1f} %"
         measured = (f"{distance:.3g}", f"{risen:.3g}", f"{most:.3g}", share, f"{fallen:.3g}", least)
         rows.append((name, *measured))
@@ -146,14 +148,14 @@ def trained_table(found: LandscapeResult, points: list[Point]) -> str:
 
 def grouped(points: list[Point]) -> dict[str, list[Point]]:
     """The settings that theory speaks of, each with its seeds."""
-    found: dict[str, list[Point]] = defaultdict(list)
+    by_setting: dict[str, list[Point]] = defaultdict(list)
     for point in points:
         if point.spec.is_plain:
-            found["plain fine-tuning"].append(point)
+            by_setting["plain fine-tuning"].append(point)
         elif point.method in (CASE_1, CASE_2_RADIUS):
             data = "" if point.proxy in ("judging", None) else f", {point.proxy} data"
-            found[f"{point.method.short}, {point.spec.label}{data}"].append(point)
-    return found
+            by_setting[f"{point.method.short}, {point.spec.label}{data}"].append(point)
+    return by_setting
 
 
 def rise_of(point: Point) -> float:
@@ -166,29 +168,33 @@ def fall_of(point: Point) -> float:
     return point.capability_gap.value
 
 
-def figure(found: LandscapeResult, points: list[Point]) -> Figure:
+def figure(landscape: LandscapeResult, points: list[Point]) -> Figure:
     lines = []
-    for place, walk in enumerate(found.walks):
+    for place, walk in enumerate(landscape.walks):
         risen = [
-            mark(distance, loss - found.safety_loss)
+            mark(distance, loss - landscape.safety_loss)
             for distance, loss in zip(walk.distances[1:], walk.losses[1:], strict=True)
-            if loss > found.safety_loss
+            if loss > landscape.safety_loss
         ]
         lines.append(Line(f"walk: {walk.direction}", ink(place, place), tuple(risen)))
     by_case: dict[str, list[Mark]] = defaultdict(list)
-    for name, made in grouped(points).items():
-        by_case[name.split(",")[0]].extend(mark(p.distance, rise_of(p), False) for p in made)
+    for name, group in grouped(points).items():
+        by_case[name.split(",")[0]].extend(mark(p.distance, rise_of(p), False) for p in group)
     for name, marks in by_case.items():
         lines.append(Line(f"trained: {name}", TRAINED_INKS[name], tuple(marks)))
-    every = [one for line in lines for one in line.marks]
-    x, y = (axis(label, [getattr(one, side) for one in every]) for label, side in (
-        ("distance from θₛ", "x"), ("rise of the safety loss (nats per token)", "y")
-    ))  # fmt: skip
+    all_marks = [drawn_mark for line in lines for drawn_mark in line.marks]
+    x, y = (
+        axis(label, [getattr(drawn_mark, side) for drawn_mark in all_marks])
+        for label, side in (
+            ("distance from θₛ", "x"),
+            ("rise of the safety loss (nats per token)", "y"),
+        )
+    )
     distances = np.geomspace(x.low, x.high, 80)
-    reach = [d for d in distances if y.low <= theorem_3(found, d) <= y.high]
+    reach = [d for d in distances if y.low <= theorem_3(landscape, d) <= y.high]
     bound = Curve(
         "Theorem 3 at most, from θₛ alone (estimate)", "#767676", "dash", 2,
-        tuple(reach), tuple(theorem_3(found, distance) for distance in reach),
+        tuple(reach), tuple(theorem_3(landscape, distance) for distance in reach),
     )  # fmt: skip
     return Figure(1, "", (Panel("Safety loss against distance", x, y, tuple(lines), (bound,)),), ())
 

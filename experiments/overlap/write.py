@@ -42,33 +42,37 @@ Value = TypeVar("Value")
 def main() -> None:
     if len(sys.argv) > 1:
         take(Path(sys.argv[1]))
-    text = costs_told()
+    text = costs_text()
     replace_between(PAGE, "results", text)
     print(text)
     if TASKS.exists() and PLAIN.exists():
-        text = shares_told()
+        text = shares_text()
         replace_between(PAGE, "tasks", text)
         print(text)
 
 
 def take(runs: Path) -> None:
     """Copy the measurements of the runs that are whole."""
-    for name, here in TAKEN.items():
+    for name, folder in TAKEN.items():
         if (runs / name).exists() and not status_of(runs / name).left:
-            copy_measurements(runs / name, here)
+            copy_measurements(runs / name, folder)
 
 
-def costs_told() -> str:
+def costs_text() -> str:
     """What safety costs by its prompts, seed by seed, and the difference."""
     costs = costs_by_context()
-    apart = {seed: costs[SAME][seed] - costs[OTHER][seed] for seed in costs[SAME]}
-    found = {**costs, f"{SAME} − {OTHER}": apart}
+    difference = {seed: costs[SAME][seed] - costs[OTHER][seed] for seed in costs[SAME]}
+    by_name = {**costs, f"{SAME} − {OTHER}": difference}
     rows = [
-        (name, *(signed(cost[seed].value, 4) for seed in apart), change_in_words(over(cost), 4))
-        for name, cost in found.items()
+        (
+            name,
+            *(signed(cost[seed].value, 4) for seed in difference),
+            change_in_words(over(cost), 4),
+        )
+        for name, cost in by_name.items()
     ]
-    columns = ("cost of safety data", *(f"seed {seed}" for seed in apart), "mean [95 %]")
-    return f"{markdown_table(columns, rows)}\n\n{verdict_told(over(apart), len(apart))}"
+    columns = ("cost of safety data", *(f"seed {seed}" for seed in difference), "mean [95 %]")
+    return f"{markdown_table(columns, rows)}\n\n{verdict_text(over(difference), len(difference))}"
 
 
 def costs_by_context() -> dict[str, BySeed]:
@@ -84,7 +88,7 @@ def costs_by_context() -> dict[str, BySeed]:
     return costs
 
 
-def shares_told() -> str:
+def shares_text() -> str:
     """The share of plain fine-tuning's gain that is lost, by task, and its slope over overlap."""
     overlaps, gains, shares = {}, defaultdict(dict), defaultdict(dict)
     rows, of_plain = RowLosses(TASKS), RowLosses(PLAIN)
@@ -93,10 +97,10 @@ def shares_told() -> str:
         data = f"task:{point.task}"
         start = known(rows.loss(data, START))
         freely = known(of_plain.loss(data, plain[point.task, point.seed]))
-        held = known(rows.loss(data, str(point.model)))
+        constrained = known(rows.loss(data, str(point.model)))
         overlaps[point.task] = point.context_overlap
         gains[point.task][point.seed] = start - freely
-        shares[point.task][point.seed] = (held - freely) / (start - freely)
+        shares[point.task][point.seed] = (constrained - freely) / (start - freely)
     across = np.array([known(overlap).value for overlap in overlaps.values()])
     weights = (across - across.mean()) / np.sum((across - across.mean()) ** 2)
     slopes: BySeed = {}
@@ -113,11 +117,11 @@ def shares_told() -> str:
         )
         for task, of_task in shares.items()
     ]
-    told = (signed(slope.value, 3) for slope in slopes.values())
-    lines.append(("slope over overlap", "–", "–", *told, change_in_words(over(slopes), 3)))
+    cells = (signed(slope.value, 3) for slope in slopes.values())
+    lines.append(("slope over overlap", "–", "–", *cells, change_in_words(over(slopes), 3)))
     columns = ("task", "context overlap", "plain’s gain, nats per token",
                *(f"share lost, seed {seed}" for seed in slopes), "mean [95 %]")  # fmt: skip
-    return f"{markdown_table(columns, lines)}\n\n{verdict_told(over(slopes), len(slopes))}"
+    return f"{markdown_table(columns, lines)}\n\n{verdict_text(over(slopes), len(slopes))}"
 
 
 def trained(folder: Path) -> list[Point]:
@@ -132,13 +136,13 @@ def signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def verdict_told(effect: Estimate, seeds: int) -> str:
+def verdict_text(effect: Estimate, seeds: int) -> str:
     return f"The finding: **{lies_above_zero(effect)}**, with {seeds} seeds."
 
 
-def known(found: Value | None) -> Value:
-    assert found is not None
-    return found
+def known(value: Value | None) -> Value:
+    assert value is not None
+    return value
 
 
 if __name__ == "__main__":

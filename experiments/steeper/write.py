@@ -30,47 +30,47 @@ ORIGINAL, TASK, START = "original", "task:alpaca", "aligned"
 def main() -> None:
     if len(sys.argv) > 1:
         copy_measurements(Path(sys.argv[1]), HERE)
-    text = told()
+    text = results_text()
     replace_between(HERE / "README.md", "results", text)
     print(text)
 
 
-def told() -> str:
+def results_text() -> str:
     """Each setting's losses and Case II's heights, and the endpoint over those within range."""
     points, rows = read_points(HERE), RowLosses(HERE)
     by_setting: dict[RunSpec, list[Point]] = defaultdict(list)
     for point in points:
         if point.method is not ALIGNED:
             by_setting[replace(point.spec, seed=0)].append(point)
-    (plain,) = (made for spec, made in by_setting.items() if spec.is_plain)
+    (plain,) = (group for spec, group in by_setting.items() if spec.is_plain)
     plain_of = {point.seed: str(point.model) for point in plain}
 
     def change(data: str, point: Point, before: str) -> Statistic:
         return known(rows.difference(data, str(point.model), before))
 
     lines, within = [], []
-    for spec, made in by_setting.items():
+    for spec, group in by_setting.items():
         name = "plain fine-tuning" if spec.is_plain else f"{spec.method.title}, {spec.label}"
-        paid = [change(TASK, point, plain_of[point.seed]) for point in made]
-        heights = [] if spec.method is CASE_1 else [height(point, points, rows) for point in made]
-        in_range = [one for one in heights if one is not None]
-        if heights and len(in_range) == len(made):
+        paid = [change(TASK, point, plain_of[point.seed]) for point in group]
+        heights = [] if spec.method is CASE_1 else [height(point, points, rows) for point in group]
+        in_range = [value for value in heights if value is not None]
+        if heights and len(in_range) == len(group):
             within.append(in_range)
         lines.append(
             (
                 name,
-                over_seeds([change(ORIGINAL, point, START) for point in made]),
+                over_seeds([change(ORIGINAL, point, START) for point in group]),
                 "–" if spec.is_plain else over_seeds(paid),
                 "–" if not heights
-                else over_seeds(in_range) if len(in_range) == len(made)
-                else f"beyond its ends in {len(made) - len(in_range)} of {len(made)} seeds",
+                else over_seeds(in_range) if len(in_range) == len(group)
+                else f"beyond its ends in {len(group) - len(in_range)} of {len(group)} seeds",
             )
         )  # fmt: skip
     columns = ("model", "L_s − L_s(θ_s)", "L_f − L_f(plain)", "L_f above Case I’s front")
     table = markdown_table(columns, lines)
     if not within:
         return f"{table}\n\nNo Case II model lies within the front’s range in every seed."
-    means = [sum(each[1:], each[0]) * (1 / len(each)) for each in zip(*within, strict=True)]
+    means = [sum(column[1:], column[0]) * (1 / len(column)) for column in zip(*within, strict=True)]
     endpoint = statistic_over_seeds(means, "nats per token")
     verdict = f"**{lies_above_zero(endpoint)}**, {change_in_words(endpoint, 4)} nats per token"
     return f"{table}\n\nCase II is steeper: {verdict}, with {len(means)} seeds."
@@ -78,23 +78,23 @@ def told() -> str:
 
 def height(point: Point, points: list[Point], rows: RowLosses) -> Statistic | None:
     """L_f above the front of Case I's models of the same seed, at the same L_s."""
-    front = [other for other in points if other.method is CASE_1 and other.seed == point.seed]
-    return height_above([losses(rows, other) for other in front], *losses(rows, point))
+    front = [model for model in points if model.method is CASE_1 and model.seed == point.seed]
+    return height_above([losses(rows, model) for model in front], *losses(rows, point))
 
 
 def losses(rows: RowLosses, point: Point) -> tuple[Statistic, Statistic]:
     """L_s and L_f."""
-    one, other = (rows.loss(data, str(point.model)) for data in (ORIGINAL, TASK))
-    return known(one), known(other)
+    safety, task = (rows.loss(data, str(point.model)) for data in (ORIGINAL, TASK))
+    return known(safety), known(task)
 
 
 def over_seeds(changes: list[Statistic]) -> str:
     return change_in_words(statistic_over_seeds(changes, "nats per token"), 4)
 
 
-def known(found: Statistic | None) -> Statistic:
-    assert found is not None
-    return found
+def known(value: Statistic | None) -> Statistic:
+    assert value is not None
+    return value
 
 
 if __name__ == "__main__":
