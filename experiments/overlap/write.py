@@ -90,7 +90,9 @@ def costs_by_context() -> dict[str, BySeed]:
 
 def shares_text() -> str:
     """The share of plain fine-tuning's gain that is lost, by task, and its slope over overlap."""
-    overlaps, gains, shares = {}, defaultdict(dict), defaultdict(dict)
+    overlaps: dict[str, Estimate | None] = {}
+    gains: dict[str, BySeed] = defaultdict(dict)
+    shares: dict[str, BySeed] = defaultdict(dict)
     rows, of_plain = RowLosses(TASKS), RowLosses(PLAIN)
     plain = {(point.task, point.seed): str(point.model) for point in trained(PLAIN)}
     for point in trained(TASKS):
