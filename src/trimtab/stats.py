@@ -70,8 +70,8 @@ class Estimate:
     def p_value(self) -> float:
         """Of a true value of 0, two-sided, of a normal error as wide as the interval.
 
-        >>> found = Estimate(0.3, 0.0, 0.6, "nats per token", "estimate")
-        >>> round(found.p_value, 3), found.minus(0.3).p_value, found.exact(0.3, "nats").p_value
+        >>> estimate = Estimate(0.3, 0.0, 0.6, "nats per token", "estimate")
+        >>> round(estimate.p_value, 3), estimate.minus(0.3).p_value, estimate.exact(0.3, "nats").p_value
         (0.05, 1.0, 0.0)
         """
         if self.low == self.high:
@@ -367,8 +367,8 @@ def bounded_mean(values: ArrayLike, lowest: float, highest: float, unit: str) ->
     Where all values are at one end, sd is 0 and Student's interval a point; the exact one is then
     of the share of values elsewhere (Clopper and Pearson), each at worst at the other end.
 
-    >>> told = bounded_mean([1.0] * 20, -1.0, 1.0, "Kendall's tau")
-    >>> told.value, round(told.low, 2), told.high
+    >>> estimate = bounded_mean([1.0] * 20, -1.0, 1.0, "Kendall's tau")
+    >>> estimate.value, round(estimate.low, 2), estimate.high
     (1.0, 0.66, 1.0)
     """
     array = np.asarray(values, dtype=float)
@@ -423,8 +423,8 @@ def share(flags: ArrayLike, unit: str) -> Estimate:
 
     Where all or none are set, the exact one of Clopper and Pearson.
 
-    >>> told = share(np.array([1.0, 1.0, 0.0, 1.0]), "share of prompts")
-    >>> told.value, round(told.low, 2), round(told.high, 2)
+    >>> estimate = share(np.array([1.0, 1.0, 0.0, 1.0]), "share of prompts")
+    >>> estimate.value, round(estimate.low, 2), round(estimate.high, 2)
     (0.75, 0.3, 0.95)
 
     Source: Brown, Cai and DasGupta, "Interval Estimation for a Binomial Proportion", 2001.
@@ -526,8 +526,8 @@ def cohen_kappa(
     agreement could then be told from chance. Where `of` names what a row is of, as the prompt of an
     answer, rows of one are not independent, and their ψᵢ are added.
 
-    >>> told = cohen_kappa(list("aabb" * 10), list("aaba" * 10), "κ")
-    >>> told.value, round(told.low, 2), round(told.high, 2)
+    >>> estimate = cohen_kappa(list("aabb" * 10), list("aaba" * 10), "κ")
+    >>> estimate.value, round(estimate.low, 2), round(estimate.high, 2)
     (0.5, 0.26, 0.74)
 
     Source: Fleiss, Cohen and Everitt, "Large sample standard errors of kappa and weighted kappa",

@@ -125,8 +125,8 @@ def steps_and_rows(
 ) -> tuple[frozenset[int], int]:
     """The steps after which to measure, and on how many rows of each role; see `Measuring.every`.
 
-    >>> found = steps_and_rows(Measuring(), steps=200, rows_per_step=16, roles=2)
-    >>> sorted(found[0]), found[1]
+    >>> steps, rows = steps_and_rows(Measuring(), steps=200, rows_per_step=16, roles=2)
+    >>> sorted(steps), rows
     ([50, 100, 150], 32)
     >>> steps_and_rows(Measuring(), steps=20, rows_per_step=16, roles=2)
     (frozenset(), 0)

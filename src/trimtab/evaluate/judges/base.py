@@ -149,8 +149,8 @@ def word_probabilities(
     probabilities: then it is the text that tells.
 
     >>> first = Token(" Yes", {" Yes": 0.6, "yes": 0.1, "No": 0.2, "Maybe": 0.1})
-    >>> told = word_probabilities(Reply("Yes", (first,)), ["yes", "no"])
-    >>> {word: round(p, 2) for word, p in told.items()}
+    >>> probabilities = word_probabilities(Reply("Yes", (first,)), ["yes", "no"])
+    >>> {word: round(p, 2) for word, p in probabilities.items()}
     {'yes': 0.78, 'no': 0.22}
     """
     token = _first_token(reply, after)
