@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.report.answered_points import COMPLIES, answered_experiment
-from tests.report.reported_points import PENALTIES, case_1, made_as, point, sweep, write_points
+from tests.report.reported_points import PENALTIES, case_1, point, sweep, with_spec, write_points
 from trimtab.analysis.overview import Overview, answer_in_words, overview
 from trimtab.analysis.side_by_side import MOST_BYTES, side_by_side
 from trimtab.report import write_report
@@ -60,7 +60,7 @@ def test_without_the_start_nothing_is_said_to_have_changed(tmp_path: Path) -> No
 def test_every_model_is_a_row_once_and_the_picture_holds_one_task(tmp_path: Path) -> None:
     points = sweep()
     starts = [
-        made_as(points[0], proxy=proxy, task=task)
+        with_spec(points[0], proxy=proxy, task=task)
         for proxy, task in (("far", "chat"), ("near", "news"), ("near", "code"))
     ]
     points = [*points, *starts]
@@ -131,6 +131,6 @@ def test_answers_to_other_prompts_are_not_set_beside(tmp_path: Path) -> None:
 
 def test_means_over_seeds_are_named(tmp_path: Path) -> None:
     start = point("aligned", safety=0.0, capability=0.5)
-    seeds = [replace(made_as(one, seed=seed)) for one in case_1() for seed in (0, 1)]
+    seeds = [replace(with_spec(one, seed=seed)) for one in case_1() for seed in (0, 1)]
     (cost, *_) = answer_in_words(seen([start, *seeds], tmp_path))
     assert "means over 2 seeds" in cost

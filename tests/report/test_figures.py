@@ -15,10 +15,10 @@ from tests.report.reported_points import (
     case_1,
     case_2,
     estimate,
-    made_as,
     optima,
     point,
     sweep,
+    with_spec,
     world,
 )
 from trimtab.analysis.limits import BOUND, EXACT, ORACLE, Limits
@@ -306,8 +306,8 @@ def test_page_and_paper_draw_the_same_marks() -> None:
 
 
 def test_the_drawing_has_finite_numbers_and_names_letter_by_letter() -> None:
-    points = [made_as(one, task=HOSTILE, proxy=HOSTILE) for one in case_1(seeds=(0, 1))]
-    points += [made_as(one, task=HOSTILE, proxy=HOSTILE) for one in case_2(by="radius")]
+    points = [with_spec(one, task=HOSTILE, proxy=HOSTILE) for one in case_1(seeds=(0, 1))]
+    points += [with_spec(one, task=HOSTILE, proxy=HOSTILE) for one in case_2(by="radius")]
     for panel in panels(points):
         json.dumps(renderer.plot(panel), allow_nan=False)
         assert any(HOSTILE in told for told in hovers(panel))
@@ -315,7 +315,7 @@ def test_the_drawing_has_finite_numbers_and_names_letter_by_letter() -> None:
 
 def test_only_the_hover_text_is_more_than_a_number_a_colour_or_a_name() -> None:
     """A name stands in data, which Vega shows literally; in an expression it would be run."""
-    points = [made_as(one, task=HOSTILE, proxy=HOSTILE) for one in case_1()]
+    points = [with_spec(one, task=HOSTILE, proxy=HOSTILE) for one in case_1()]
     for panel in panels(points):
         drawn = renderer.plot(panel)
         del drawn["datasets"]
@@ -323,7 +323,7 @@ def test_only_the_hover_text_is_more_than_a_number_a_colour_or_a_name() -> None:
 
 
 def test_a_figure_is_written_as_png_and_as_svg_and_pdf_with_text(tmp_path: Path) -> None:
-    (figure, *_) = figures([made_as(one, proxy=HOSTILE) for one in case_1()], None)
+    (figure, *_) = figures([with_spec(one, proxy=HOSTILE) for one in case_1()], None)
     png, svg, pdf = renderer.save(figure, tmp_path)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert pdf.read_bytes().startswith(b"%PDF")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.report.answered_points import answered_experiment
-from tests.report.reported_points import case_2, made_as, optima, world, write_points
+from tests.report.reported_points import case_2, optima, with_spec, world, write_points
 from trimtab.config.methods import DIAL
 from trimtab.data.synthetic import write_data
 from trimtab.report import write_report
@@ -67,7 +67,7 @@ def dial_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     penalties = {10.0: 0.0, 1.0: 0.5, 0.1: 1.0}
     points = [
         replace(
-            made_as(one, method=DIAL, value=penalties[float(one.spec.value or 0)]),
+            with_spec(one, method=DIAL, value=penalties[float(one.spec.value or 0)]),
             multiplier=one.spec.value,
         )
         for one in optima(made, penalties)
