@@ -70,9 +70,9 @@ def point(
     )
 
 
-def with_spec(one: Point, **changes: Any) -> Point:
+def with_spec(model: Point, **changes: Any) -> Point:
     """The point, made in another way: fields of its spec."""
-    return replace(one, spec=replace(one.spec, **changes))
+    return replace(model, spec=replace(model.spec, **changes))
 
 
 def case_1(
