@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.report import reported_points as made
+from tests.report import reported_points
 from trimtab.analysis.bounds import bounds_beside
 from trimtab.cli import app
 from trimtab.data.synthetic import WORLD_FILE, make_world, write_data
@@ -22,54 +22,59 @@ from trimtab.theory import theorem_1, theorem_2
 
 def test_every_exact_optimum_lies_on_or_below_its_bound() -> None:
     world = make_world({"near": 0.1, "far": 0.6}, {"apart": 0.0, "mixed": 0.5, "shared": 1.0})
-    found = bounds_beside(made.optima(world, stray=0.0), world, {})
-    assert {one.bound.theorem for one in found} == {1, 2}
-    for one in found:
-        assert one.kind == "bound"
-        assert one.optimum is not None
-        assert not one.is_broken
-        assert one.optimum <= one.value * (1 + 1e-9) + 1e-9
-        assert one.measured.value == pytest.approx(one.optimum, abs=1e-9)
-        assert one.classical is not None
-        assert one.bound.value <= one.classical.value
+    bounds = bounds_beside(reported_points.optima(world, stray=0.0), world, {})
+    assert {beside.bound.theorem for beside in bounds} == {1, 2}
+    for beside in bounds:
+        assert beside.kind == "bound"
+        assert beside.optimum is not None
+        assert not beside.is_broken
+        assert beside.optimum <= beside.value * (1 + 1e-9) + 1e-9
+        assert beside.measured.value == pytest.approx(beside.optimum, abs=1e-9)
+        assert beside.classical is not None
+        assert beside.bound.value <= beside.classical.value
 
 
 def test_an_optimum_above_its_bound_is_an_alarm() -> None:
     world = make_world({"near": 0.1}, {"shared": 1.0})
-    one = bounds_beside(made.optima(world, stray=0.0), world, {})[0]
-    broken = replace(one, optimum=one.value * 1.01 + 1e-6)
+    beside = bounds_beside(reported_points.optima(world, stray=0.0), world, {})[0]
+    broken = replace(beside, optimum=beside.value * 1.01 + 1e-6)
     assert broken.is_broken
-    assert bounds_tables([one, broken])[0].rows[1].is_alarm
+    assert bounds_tables([beside, broken])[0].rows[1].is_alarm
 
 
 def test_without_a_world_every_bound_is_an_estimate() -> None:
-    found = bounds_beside(made.with_responses(made.case_1(overlap=0.5), tokens=40.0), None, {})
-    assert {one.kind for one in found} == {"estimate"}
-    for one in found:
-        penalty = one.setting.value
+    bounds = bounds_beside(
+        reported_points.with_responses(reported_points.case_1(overlap=0.5), tokens=40.0), None, {}
+    )
+    assert {beside.kind for beside in bounds} == {"estimate"}
+    for beside in bounds:
+        penalty = beside.setting.value
         assert penalty is not None
-        assert one.optimum is None
+        assert beside.optimum is None
         expected = (
             theorem_1(total_variation=0, overlap=0.5, penalty=penalty, log_bound=math.inf)
-            if one.gap == "proxy gap"
+            if beside.gap == "proxy gap"
             else theorem_2(overlap=0.5, penalty=penalty)
         )
-        assert one.value == pytest.approx(expected.value / 40)
+        assert beside.value == pytest.approx(expected.value / 40)
 
 
 def test_plain_fine_tuning_is_promised_nothing() -> None:
     world = make_world({"near": 0.1}, {"shared": 1.0})
-    assert all(one.setting.value for one in bounds_beside(made.optima(world, stray=0.0), world, {}))
+    assert all(
+        beside.setting.value
+        for beside in bounds_beside(reported_points.optima(world, stray=0.0), world, {})
+    )
 
 
 def local_geometry(slope: float, curvature: float) -> LocalGeometry:
-    return LocalGeometry(made.estimate(slope), made.estimate(curvature))
+    return LocalGeometry(reported_points.estimate(slope), reported_points.estimate(curvature))
 
 
 def test_case_2_is_bounded_by_slope_and_curvature() -> None:
     landscape = {"original": local_geometry(0.1, 2.0), "task:chat": local_geometry(1.0, 4.0)}
-    start = made.point("aligned", safety=0.05, capability=0.7)
-    ball = made.point("alignment-parameter", safety=0.1, capability=0.5, radius=2.0)
+    start = reported_points.point("aligned", safety=0.05, capability=0.7)
+    ball = reported_points.point("alignment-parameter", safety=0.1, capability=0.5, radius=2.0)
     safety, capability = bounds_beside([start, ball], None, landscape)
     assert {safety.kind, capability.kind} == {"estimate"}
     assert safety.value == pytest.approx(0.05 + 0.1 * 1.5 + 0.5 * 2.0 * 1.5**2)
@@ -77,8 +82,8 @@ def test_case_2_is_bounded_by_slope_and_curvature() -> None:
 
 
 def test_without_a_landscape_case_2_is_promised_nothing() -> None:
-    start = made.point("aligned", safety=0.05, capability=0.7)
-    assert bounds_beside([start, *made.case_2()], None, {}) == ()
+    start = reported_points.point("aligned", safety=0.05, capability=0.7)
+    assert bounds_beside([start, *reported_points.case_2()], None, {}) == ()
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ def folder(tmp_path: Path) -> Path:
     world = make_world({"near": 0.1}, {"shared": 1.0})
     write_data(world, tmp_path, rows=4)
     assert (tmp_path / WORLD_FILE).exists()
-    return made.write_points(tmp_path, made.optima(world, stray=0.0))
+    return reported_points.write_points(tmp_path, reported_points.optima(world, stray=0.0))
 
 
 def test_the_command_prints_every_theorem(folder: Path) -> None:
@@ -106,7 +111,7 @@ def test_json_has_every_number_with_its_unit(folder: Path) -> None:
 
 
 def test_points_no_theorem_speaks_to_are_one_line(tmp_path: Path) -> None:
-    made.write_points(tmp_path, [made.point("aligned")])
+    reported_points.write_points(tmp_path, [reported_points.point("aligned")])
     run = CliRunner().invoke(app, ["bounds", str(tmp_path)])
     assert run.exit_code == 2
     assert "no theorem speaks" in run.stderr
@@ -144,7 +149,7 @@ def test_the_terminals_tables_have_whole_words_on_eighty_columns(
 
 def test_in_a_known_world_the_optimum_stands_between_bound_and_measured() -> None:
     world = make_world({"near": 0.1}, {"shared": 1.0})
-    found = bounds_beside(made.optima(world, stray=0.0), world, {})
-    for table in bounds_in_short(found):
+    bounds = bounds_beside(reported_points.optima(world, stray=0.0), world, {})
+    for table in bounds_in_short(bounds):
         assert table.columns == ("model", "bound", "optimum", "measured")
-    assert bounds_in_short([replace(found[0], optimum=found[0].value + 1)])[0].rows[0].is_alarm
+    assert bounds_in_short([replace(bounds[0], optimum=bounds[0].value + 1)])[0].rows[0].is_alarm

@@ -22,8 +22,8 @@ NOISE = (0.0, 0.01, -0.01)
 
 
 def method(name: str, value: float, safety: float, capability: float, seed: int = 0) -> Point:
-    made = point(name, value=value, safety=safety, capability=capability, seed=seed)
-    return replace(made, extra_bytes=2**20)
+    bare = point(name, value=value, safety=safety, capability=capability, seed=seed)
+    return replace(bare, extra_bytes=2**20)
 
 
 def seeds(name: str, line: Sequence[tuple[float, float]], noise: float = 1.0) -> list[Point]:
@@ -36,9 +36,9 @@ def seeds(name: str, line: Sequence[tuple[float, float]], noise: float = 1.0) ->
 
 
 def ends() -> list[Point]:
-    made = [point("aligned", safety=0.0, capability=1.0)]
-    made += [point(penalty=0.0, safety=1.0, capability=0.0, seed=seed) for seed in range(3)]
-    return made
+    points = [point("aligned", safety=0.0, capability=1.0)]
+    points += [point(penalty=0.0, safety=1.0, capability=0.0, seed=seed) for seed in range(3)]
+    return points
 
 
 def case_1() -> list[Point]:
@@ -71,7 +71,7 @@ def test_a_difference_within_the_noise_beats_nothing() -> None:
         gap = noisy[place].alignment_gap
         assert gap is not None
         noisy[place] = replace(noisy[place], alignment_gap=gap.minus(shift))
-    assert [one.dominated for one in method_results([*ends(), *case_1(), *noisy])] == [0, 0]
+    assert [result.dominated for result in method_results([*ends(), *case_1(), *noisy])] == [0, 0]
 
 
 def test_without_a_published_method_there_is_nothing_to_compare() -> None:
@@ -80,7 +80,7 @@ def test_without_a_published_method_there_is_nothing_to_compare() -> None:
 
 def test_cases_and_methods_are_told_apart_by_what_made_them() -> None:
     points = [*case_1(), *seeds("ewc", [(0.6, 0.2)]), point("alignment-parameter", radius=2.0)]
-    names = {(one.method.name, one.value) for one in all_settings(points)}
+    names = {(setting.method.name, setting.value) for setting in all_settings(points)}
     assert ("alignment-loss", 0.1) in names
     assert ("ewc", 0.0) in names
     assert ("alignment-parameter-radius", 2.0) in names
@@ -97,26 +97,26 @@ def test_the_report_has_the_section_the_figure_and_the_table(tmp_path: Path) -> 
 
 
 def test_a_method_point_comes_back_from_its_file(tmp_path: Path) -> None:
-    made = seeds("wise-ft", [(0.5, 0.5)])
-    PointsFile(tmp_path, {}).add(made)
-    specs = [one.spec for one in read_points(tmp_path)]
-    assert specs == [one.spec for one in made]
+    points = seeds("wise-ft", [(0.5, 0.5)])
+    PointsFile(tmp_path, {}).add(points)
+    specs = [model.spec for model in read_points(tmp_path)]
+    assert specs == [model.spec for model in points]
     assert len(set(specs)) == 3
 
 
 def test_a_family_of_comparisons_is_adjusted_for_being_many() -> None:
     line = [(0.5, 0.3), (0.25, 0.45)]
     alone = [*ends(), *case_1(), *seeds("ewc", line)]
-    (p_alone,) = [one.p_value for one in method_results(alone) if one.p_value is not None]
+    (p_alone,) = [result.p_value for result in method_results(alone) if result.p_value is not None]
     together = [*alone, *seeds("l2-sp", line), *seeds("mixing", line)]
-    of_three = [one.p_value for one in method_results(together) if one.p_value is not None]
+    of_three = [result.p_value for result in method_results(together) if result.p_value is not None]
     assert of_three == pytest.approx([min(1.0, 3 * p_alone)] * 3)
 
 
 def test_every_method_of_a_comparison_finds_its_place_in_the_figure() -> None:
     points = [*ends(), *case_1()]
-    others = [name for name in METHODS if name not in ("aligned", "plain", "alignment-loss")]
-    for name in others:
+    names = [name for name in METHODS if name not in ("aligned", "plain", "alignment-loss")]
+    for name in names:
         points += seeds(name, [(0.3, 0.3), (0.2, 0.4)])
     figure = methods_figure(points, method_results(points), None)
     assert figure is not None
@@ -131,8 +131,8 @@ def test_a_dial_costs_one_training_and_separate_runs_each_their_own() -> None:
         replace(point("dial", value=alpha, safety=0.2), train_tokens=200)
         for alpha in (0.0, 0.5, 1.0)
     ]
-    runs = [replace(one, train_tokens=100) for one in case_1()]
+    runs = [replace(run, train_tokens=100) for run in case_1()]
     points = [*ends(), *runs, *seeds("ewc", [(0.3, 0.3)]), *of_dial]
-    tokens = {one.method.name: one.tokens for one in method_results(points)}
+    tokens = {result.method.name: result.tokens for result in method_results(points)}
     assert tokens["dial"] == 200
-    assert tokens["alignment-loss"] == 100 * len(runs) / len({one.seed for one in runs})
+    assert tokens["alignment-loss"] == 100 * len(runs) / len({run.seed for run in runs})

@@ -21,9 +21,9 @@ ROWS = 200
 TOKENS = np.full(ROWS, 20.0)
 
 
-def rise_of(found: Suggestion) -> Estimate:
-    assert found.told.rise is not None
-    return found.told.rise
+def rise_of(suggestion: Suggestion) -> Estimate:
+    assert suggestion.told.rise is not None
+    return suggestion.told.rise
 
 
 def exact() -> list[Point]:
@@ -35,21 +35,21 @@ def exact() -> list[Point]:
 
 
 def test_suggested_is_the_least_task_loss_within_the_budget() -> None:
-    (found,) = suggestions(exact(), [Limit("safety loss", 0.5)])
-    assert (found.told.setting.method, found.told.setting.value) == (CASE_1, 1.0)
-    assert rise_of(found).value == pytest.approx(0.3)
-    assert found.told.task_change.value == pytest.approx(-0.6)
-    assert found.told.verdict == "within"
-    assert found.told == found.chosen_by  # exact losses flatter nobody
-    assert found.rows is None
+    (suggestion,) = suggestions(exact(), [Limit("safety loss", 0.5)])
+    assert (suggestion.told.setting.method, suggestion.told.setting.value) == (CASE_1, 1.0)
+    assert rise_of(suggestion).value == pytest.approx(0.3)
+    assert suggestion.told.task_change.value == pytest.approx(-0.6)
+    assert suggestion.told.verdict == "within"
+    assert suggestion.told == suggestion.chosen_by  # exact losses flatter nobody
+    assert suggestion.rows is None
     (loose,) = suggestions(exact(), [Limit("safety loss", 0.9)])
     assert loose.told.setting.value == 0.1
 
 
 def test_where_no_setting_is_within_the_budget_the_nearest_is_named() -> None:
-    (found,) = suggestions(exact(), [Limit("safety loss", 0.05)])
-    assert found.chosen_by.verdict == "beyond"
-    assert found.told.setting.value == 10.0
+    (suggestion,) = suggestions(exact(), [Limit("safety loss", 0.05)])
+    assert suggestion.chosen_by.verdict == "beyond"
+    assert suggestion.told.setting.value == 10.0
 
 
 def test_without_the_aligned_model_nothing_is_suggested() -> None:
@@ -65,7 +65,7 @@ def measured(
     rows = RowLosses(folder)
     hard = {name: generator.gamma(2.0, 1.0, ROWS) for name in ("original", "task:chat")}
 
-    def kept(model: str, truth: dict[str, float]) -> dict[str, float]:
+    def saved_means(model: str, truth: dict[str, float]) -> dict[str, float]:
         losses: dict[str, Array] = {}
         for name, of_all in hard.items():
             own = noise * generator.standard_normal(ROWS)
@@ -76,45 +76,47 @@ def measured(
     points = []
     for place, (rise, change) in enumerate(zip((0.0, *safety), (0.0, *task), strict=True)):
         name = f"model-{place}"
-        seen = kept(name, {"original": rise, "task:chat": change})
-        made = (
-            point("aligned", safety=seen["original"], capability=seen["task:chat"], half_width=0.5)
+        means = saved_means(name, {"original": rise, "task:chat": change})
+        bare = (
+            point(
+                "aligned", safety=means["original"], capability=means["task:chat"], half_width=0.5
+            )
             if place == 0
             else point(
                 value=float(place),
-                safety=seen["original"],
-                capability=seen["task:chat"],
+                safety=means["original"],
+                capability=means["task:chat"],
                 half_width=0.5,
             )
         )
-        points.append(replace(made, model=name))
+        points.append(replace(bare, model=name))
     return points, rows
 
 
 def test_rows_make_the_interval_of_a_rise_that_of_the_difference(tmp_path: Path) -> None:
     points, rows = measured(tmp_path, [0.02], [-0.3], noise=0.05, seed=0)
-    (found,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
+    (suggestion,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
     (apart,) = suggestions(points, [Limit("safety loss", 0.05)])
-    assert found.told.verdict == "within"
+    assert suggestion.told.verdict == "within"
     assert apart.told.verdict == "undecided"  # hard rows hide what a setting does
-    assert rise_of(found).high - rise_of(found).low < 0.05
-    assert found.rows == (ROWS // 2, ROWS // 2)
-    assert found.limit_at_every_look is not None
-    assert rise_of(found).high < found.limit_at_every_look < 0.2
+    assert rise_of(suggestion).high - rise_of(suggestion).low < 0.05
+    assert suggestion.rows == (ROWS // 2, ROWS // 2)
+    assert suggestion.limit_at_every_look is not None
+    assert rise_of(suggestion).high < suggestion.limit_at_every_look < 0.2
 
 
 def test_what_was_chosen_by_luck_is_told_on_rows_that_took_no_part(tmp_path: Path) -> None:
     """Twenty settings alike but for noise: the best of them looks better than it is."""
-    chosen, told = [], []
+    chosen_changes, told_changes = [], []
     for seed in range(20):
         folder = tmp_path / str(seed)
         points, rows = measured(folder, [0.0] * 20, [-0.3] * 20, noise=0.5, seed=seed)
-        (found,) = suggestions(points, [Limit("safety loss", 0.2)], rows=rows)
-        chosen.append(found.chosen_by.task_change.value)
-        told.append(found.told.task_change.value)
-    error = float(np.std(told, ddof=1)) / len(told) ** 0.5
-    assert np.mean(chosen) < -0.3 - 3 * error
-    assert abs(np.mean(told) + 0.3) < 3 * error
+        (suggestion,) = suggestions(points, [Limit("safety loss", 0.2)], rows=rows)
+        chosen_changes.append(suggestion.chosen_by.task_change.value)
+        told_changes.append(suggestion.told.task_change.value)
+    error = float(np.std(told_changes, ddof=1)) / len(told_changes) ** 0.5
+    assert np.mean(chosen_changes) < -0.3 - 3 * error
+    assert abs(np.mean(told_changes) + 0.3) < 3 * error
 
 
 def test_a_setting_beyond_the_budget_is_seldom_called_within(tmp_path: Path) -> None:
@@ -123,22 +125,22 @@ def test_a_setting_beyond_the_budget_is_seldom_called_within(tmp_path: Path) -> 
     for seed in range(80):
         folder = tmp_path / str(seed)
         points, rows = measured(folder, [0.0625], [-0.3], noise=0.1, seed=seed)
-        (found,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
-        called += found.told.verdict == "within"
+        (suggestion,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
+        called += suggestion.told.verdict == "within"
     assert called <= 6
 
 
 def test_the_same_rows_choose_for_every_model(tmp_path: Path) -> None:
     points, rows = measured(tmp_path, [0.02, 0.02], [-0.3, -0.3], noise=0.0, seed=0)
-    (found,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
-    assert rise_of(found).value == pytest.approx(0.02)
-    assert rise_of(found).high - rise_of(found).low < 1e-9
+    (suggestion,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
+    assert rise_of(suggestion).value == pytest.approx(0.02)
+    assert rise_of(suggestion).high - rise_of(suggestion).low < 1e-9
 
 
 def test_a_folder_of_points_without_rows_is_read_too(tmp_path: Path) -> None:
     write_points(tmp_path, exact())
-    (found,) = suggestions(exact(), [Limit("safety loss", 0.5)], rows=RowLosses(tmp_path))
-    assert found.limit_at_every_look is None
+    (suggestion,) = suggestions(exact(), [Limit("safety loss", 0.5)], rows=RowLosses(tmp_path))
+    assert suggestion.limit_at_every_look is None
 
 
 def answering(refused: float, answered: float, value: float, capability: float) -> Point:
@@ -147,10 +149,10 @@ def answering(refused: float, answered: float, value: float, capability: float) 
     def rate(share_of: float, kind: str) -> Estimate:
         return share(np.arange(ROWS) < share_of * ROWS, f"share of {kind} prompts")
 
-    made = point(value=value, safety=0.1, capability=capability)
+    bare = point(value=value, safety=0.1, capability=capability)
     harmful = rate(1 - refused, "harmful")
     refusals, answers = rate(refused, "harmful"), rate(answered, "benign")
-    return replace(made, refusal_rate=refusals, harmful_rate=harmful, answer_rate=answers)
+    return replace(bare, refusal_rate=refusals, harmful_rate=harmful, answer_rate=answers)
 
 
 def test_a_setting_is_chosen_by_what_it_answers() -> None:
@@ -162,9 +164,9 @@ def test_a_setting_is_chosen_by_what_it_answers() -> None:
         answering(refused=1.0, answered=0.1, value=10.0, capability=0.9),
     ]
     limits = [Limit("harmful rate", 0.1), Limit("answer rate", 0.8, at_least=True)]
-    (found,) = suggestions(points, limits)
-    assert found.told.setting.value == 1.0
-    assert found.told.verdict == "within"
+    (suggestion,) = suggestions(points, limits)
+    assert suggestion.told.setting.value == 1.0
+    assert suggestion.told.verdict == "within"
     # 98 % of 200 is 95 to 99.5 %: that it is 97 % at the least is not shown.
     (open_,) = suggestions(points, [Limit("refusal rate", 0.97, at_least=True), limits[1]])
     assert open_.told.setting.value == 1.0
@@ -190,7 +192,7 @@ def test_where_phrases_told_refusals_a_limit_on_them_is_named_in_place_of_one_on
 
 def beside_two_proxies(original: bool = True) -> list[Point]:
     """Case I on two proxies, and Case II, ε = 1 and plain fine-tuning measured beside one."""
-    made = [
+    points = [
         point("aligned", safety=0.0, capability=1.0, proxy="near", original=original),
         point("aligned", safety=0.0, capability=1.0, proxy="far", original=original),
         point(value=1.0, safety=0.3, capability=0.3, proxy="near", original=original),
@@ -198,7 +200,9 @@ def beside_two_proxies(original: bool = True) -> list[Point]:
         point(value=0.0, safety=0.9, capability=0.1, proxy="near", original=original),
         point(radius=1.0, safety=0.05, capability=0.6, proxy="near", original=original),
     ]
-    return [replace(one, refusal_rate=share(np.arange(ROWS) < ROWS / 2, "share")) for one in made]
+    return [
+        replace(model, refusal_rate=share(np.arange(ROWS) < ROWS / 2, "share")) for model in points
+    ]
 
 
 def test_a_model_trained_without_safety_rows_is_one_of_every_proxys() -> None:
@@ -209,7 +213,7 @@ def test_a_model_trained_without_safety_rows_is_one_of_every_proxys() -> None:
         expected = CASE_2_RADIUS if limit.metric == "safety loss" else PLAIN
         assert far.told.setting.method is expected
     for line in choices(beside_two_proxies()).values():
-        assert {one.setting.method for one in line} == {CASE_1, CASE_2_RADIUS, PLAIN}
+        assert {choice.setting.method for choice in line} == {CASE_1, CASE_2_RADIUS, PLAIN}
 
 
 def test_without_original_data_a_loss_on_one_proxy_says_nothing_of_another() -> None:
@@ -224,11 +228,11 @@ def test_without_original_data_a_loss_on_one_proxy_says_nothing_of_another() -> 
 
 
 def test_beside_a_setting_stands_what_plain_fine_tuning_learned() -> None:
-    for found in suggestions(beside_two_proxies(), [Limit("safety loss", 0.1)]):
-        assert found.plain is not None
-        assert found.plain.task_change.value == pytest.approx(-0.9)
-        assert found.plain.cost is not None
-        assert found.plain.cost.value == pytest.approx(0.5)
+    for suggestion in suggestions(beside_two_proxies(), [Limit("safety loss", 0.1)]):
+        assert suggestion.plain is not None
+        assert suggestion.plain.task_change.value == pytest.approx(-0.9)
+        assert suggestion.plain.cost is not None
+        assert suggestion.plain.cost.value == pytest.approx(0.5)
     (unconstrained, _) = suggestions(beside_two_proxies(), [Limit("safety loss", 9.0)])
     assert unconstrained.told.setting.method is PLAIN
     assert unconstrained.plain is None
@@ -239,14 +243,14 @@ def test_beside_a_setting_stands_what_plain_fine_tuning_learned() -> None:
 def test_what_safety_costs_is_told_row_by_row(tmp_path: Path) -> None:
     points, rows = measured(tmp_path, [0.9, 0.02], [-0.4, -0.3], noise=0.05, seed=0)
     points = [
-        replace(one, spec=replace(one.spec, value=0.0)) if one.spec.value == 1.0 else one
-        for one in points
+        replace(model, spec=replace(model.spec, value=0.0)) if model.spec.value == 1.0 else model
+        for model in points
     ]
-    (found,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
-    assert found.plain is not None
-    assert found.plain.cost is not None
-    assert found.plain.cost.low < 0.1 < found.plain.cost.high
-    assert found.plain.cost.high - found.plain.cost.low < 0.05  # hard rows cancel
+    (suggestion,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
+    assert suggestion.plain is not None
+    assert suggestion.plain.cost is not None
+    assert suggestion.plain.cost.low < 0.1 < suggestion.plain.cost.high
+    assert suggestion.plain.cost.high - suggestion.plain.cost.low < 0.05  # hard rows cancel
     (apart,) = suggestions(points, [Limit("safety loss", 0.6)])
     assert apart.plain is not None
     assert apart.plain.cost is None  # two intervals apart say little of a difference

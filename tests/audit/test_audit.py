@@ -44,11 +44,11 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> AlignedWorld:
 
 
 @pytest.fixture(scope="module")
-def made(there: AlignedWorld) -> dict[str, Any]:
-    return made_of(there, there.folder / "audit")
+def record(there: AlignedWorld) -> dict[str, Any]:
+    return audit_record(there, there.folder / "audit")
 
 
-def made_of(there: AlignedWorld, folder: Path | None, watcher: Recorder | None = None) -> Any:
+def audit_record(there: AlignedWorld, folder: Path | None, watcher: Recorder | None = None) -> Any:
     return audit(
         there.model,
         there.sources(there.task),
@@ -68,21 +68,21 @@ def status_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_proxies_and_tasks_come_in_the_order_of_the_truth(
-    there: AlignedWorld, made: dict[str, Any]
+    there: AlignedWorld, record: dict[str, Any]
 ) -> None:
-    assert made["forecast"]["proxies"] == ["near", "middle", "far"]
-    assert made["forecast"]["tasks"] == ["apart", "mixed"]
-    for one in made["similarity"]:
-        exact = total_variation(there.world.original, there.world.safety[one["proxy"]])
-        assert one["total_variation"]["low"] <= exact
-    for one in made["overlap"]:
-        exact = context_overlap(there.world.task[one["task"]], there.world.safety[one["proxy"]])
-        told = one["task_on_safety"]  # but for what the threshold misses, it holds the truth
-        assert told["low"] <= exact <= told["high"] + MISSED_SHARE * exact
+    assert record["forecast"]["proxies"] == ["near", "middle", "far"]
+    assert record["forecast"]["tasks"] == ["apart", "mixed"]
+    for similarity in record["similarity"]:
+        exact = total_variation(there.world.original, there.world.safety[similarity["proxy"]])
+        assert similarity["total_variation"]["low"] <= exact
+    for pair in record["overlap"]:
+        exact = context_overlap(there.world.task[pair["task"]], there.world.safety[pair["proxy"]])
+        estimate = pair["task_on_safety"]  # but for what the threshold misses, it holds the truth
+        assert estimate["low"] <= exact <= estimate["high"] + MISSED_SHARE * exact
 
 
 def test_training_orders_the_proxies_as_forecast(
-    there: AlignedWorld, made: dict[str, Any], tmp_path: Path
+    there: AlignedWorld, record: dict[str, Any], tmp_path: Path
 ) -> None:
     plan = Experiment(
         model=there.model,
@@ -97,21 +97,23 @@ def test_training_orders_the_proxies_as_forecast(
     )
     points = [point for point in sweep(plan, tmp_path, Watcher()) if point.method is not ALIGNED]
     points.sort(key=lambda point: point.alignment_loss.value)
-    assert [point.proxy for point in points] == made["forecast"]["proxies"]
+    assert [point.proxy for point in points] == record["forecast"]["proxies"]
 
 
-def test_no_overlap_needs_next_to_no_penalty(made: dict[str, Any]) -> None:
-    penalties = {one["task"]: one["penalty"] for one in made["forecast"]["penalties"]}
+def test_no_overlap_needs_next_to_no_penalty(record: dict[str, Any]) -> None:
+    penalties = {
+        suggestion["task"]: suggestion["penalty"] for suggestion in record["forecast"]["penalties"]
+    }
     assert penalties["apart"] < 0.05 * penalties["mixed"]
 
 
 def test_rows_that_endanger_safety_are_left_out_and_say_why(
-    there: AlignedWorld, made: dict[str, Any]
+    there: AlignedWorld, record: dict[str, Any]
 ) -> None:
-    kept = read_rows(DataSource(str(there.folder / "audit" / "kept-mixed.jsonl")))
-    mixed = next(one for one in made["influence"] if one["task"] == "mixed")
+    rows = read_rows(DataSource(str(there.folder / "audit" / "kept-mixed.jsonl")))
+    mixed = next(influence for influence in record["influence"] if influence["task"] == "mixed")
     assert mixed["left_out"] == 30
-    assert len(kept) == 1500 - 30
+    assert len(rows) == 1500 - 30
     rates = [row["rate"] for row in mixed["worst"]]
     assert rates == sorted(rates, reverse=True)
     assert min(rates) > 0
@@ -120,27 +122,29 @@ def test_rows_that_endanger_safety_are_left_out_and_say_why(
         assert any("safety prompts of near" in reason for reason in row["reasons"]) == sensitive
 
 
-def test_every_number_has_its_kind_unit_and_error(made: dict[str, Any]) -> None:
+def test_every_number_has_its_kind_unit_and_error(record: dict[str, Any]) -> None:
     def estimates(value: Any) -> list[dict[str, Any]]:
         if isinstance(value, dict):
             own = [value] if "kind" in value else []
-            return own + [found for inner in value.values() for found in estimates(inner)]
+            return own + [estimate for inner in value.values() for estimate in estimates(inner)]
         if isinstance(value, list):
-            return [found for inner in value for found in estimates(inner)]
+            return [estimate for inner in value for estimate in estimates(inner)]
         return []
 
-    found = estimates(made)
-    assert len(found) > 15
-    assert {one["kind"] for one in found} == {"estimate"}
-    for one in found:
-        assert one["low"] <= one["value"] <= one["high"]
-        assert one["unit"]
-    assert all(one["errs"] and one["theory"] for one in made["quantities"].values())
-    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    all_estimates = estimates(record)
+    assert len(all_estimates) > 15
+    assert {estimate["kind"] for estimate in all_estimates} == {"estimate"}
+    for estimate in all_estimates:
+        assert estimate["low"] <= estimate["value"] <= estimate["high"]
+        assert estimate["unit"]
+    assert all(
+        quantity["errs"] and quantity["theory"] for quantity in record["quantities"].values()
+    )
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
 
 
 def test_an_interrupted_audit_goes_on_and_says_the_same(
-    there: AlignedWorld, made: dict[str, Any], tmp_path: Path
+    there: AlignedWorld, record: dict[str, Any], tmp_path: Path
 ) -> None:
     class Impatient(Recorder):
         def doing(self, what: str, steps: int | None = None) -> None:
@@ -149,14 +153,14 @@ def test_an_interrupted_audit_goes_on_and_says_the_same(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        made_of(there, tmp_path, Impatient())
+        audit_record(there, tmp_path, Impatient())
     watcher = Recorder()
-    again = made_of(there, tmp_path, watcher)
-    done = ("reading", "similarity", "overlap", "curvature of shared", "curvature of apart")
-    assert not [stage for stage in watcher.stages if stage.startswith(done)]
-    assert again["similarity"] == made["similarity"]
-    assert again["landscape"] == made["landscape"]
-    assert again["forecast"]["proxies"] == made["forecast"]["proxies"]
+    again = audit_record(there, tmp_path, watcher)
+    finished = ("reading", "similarity", "overlap", "curvature of shared", "curvature of apart")
+    assert not [stage for stage in watcher.stages if stage.startswith(finished)]
+    assert again["similarity"] == record["similarity"]
+    assert again["landscape"] == record["landscape"]
+    assert again["forecast"]["proxies"] == record["forecast"]["proxies"]
     assert not (tmp_path / "unfinished").exists()
 
 
@@ -191,11 +195,11 @@ def test_own_answers_are_a_sample_of_the_model(there: AlignedWorld) -> None:
 
 
 def test_the_pages_show_the_audit(
-    there: AlignedWorld, made: dict[str, Any], tmp_path: Path
+    there: AlignedWorld, record: dict[str, Any], tmp_path: Path
 ) -> None:
     page = write_audit_page(there.folder / "audit").read_text(encoding="utf-8")
-    for told in ("Known before training", "near", "Theorem 3", "which way it errs"):
-        assert told in page
+    for words in ("Known before training", "near", "Theorem 3", "which way it errs"):
+        assert words in page
     text = (there.folder / "audit" / "audit.json").read_text(encoding="utf-8")
     (tmp_path / "audit.json").write_text(text.replace('"near"', '"<near>"'), encoding="utf-8")
     demo = Path(__file__).parents[2] / "docs" / "demo" / "points.jsonl"
@@ -213,10 +217,10 @@ def test_the_command_prints_tables_json_and_one_line_for_a_mistake(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = ["audit", "--model", there.model, "--original", there.original]
+    command = ["audit", "--model", there.model, "--original", there.original]
     safety, task = ["--safety", f"near={there.safety['near']}"], ["--task", there.task["mixed"]]
     lengths = ["--max-prompt", "8", "--max-response", "8", "--landscape", "none", "--rows", "200"]
-    assert status_of([*given, *safety, *task, *lengths, "--json"], monkeypatch) == 0
+    assert status_of([*command, *safety, *task, *lengths, "--json"], monkeypatch) == 0
     assert json.loads(capsys.readouterr().out)["forecast"]["proxies"] == ["near"]
 
     few = write_rows(
@@ -228,16 +232,16 @@ def test_the_command_prints_tables_json_and_one_line_for_a_mistake(
         [{"prompt": " ".join(CONTEXTS * 5), "response": RESPONSES[0]}] * 30,
     )
     twice = ["--safety", f"again={there.original}"]
-    for arguments, told in (
-        ([*given, "--safety", few, *task, *lengths], "3 rows are too few"),
-        ([*given, *twice, *task, *lengths], "hold the same rows"),
-        ([*given, "--safety", long, *task], "the model reads 64"),
-        ([*given, *safety, *safety, *task], "two data sets are called near"),
-        ([*given, *safety, *task, "--budget", "-1"], "budget is -1.0"),
+    for arguments, message in (
+        ([*command, "--safety", few, *task, *lengths], "3 rows are too few"),
+        ([*command, *twice, *task, *lengths], "hold the same rows"),
+        ([*command, "--safety", long, *task], "the model reads 64"),
+        ([*command, *safety, *safety, *task], "two data sets are called near"),
+        ([*command, *safety, *task, "--budget", "-1"], "budget is -1.0"),
     ):
         assert status_of(arguments, monkeypatch) == 2
         *stages, line = capsys.readouterr().err.splitlines()
-        assert told in line
+        assert message in line
         assert line.startswith("trimtab: ")
         assert all(stage.startswith(("loading", "reading")) for stage in stages)
 
@@ -274,8 +278,8 @@ def test_a_proxy_file_goes_on_as_if_never_stopped(there: AlignedWorld, tmp_path:
 
     whole = write(tmp_path / "whole.jsonl")
     assert [json.loads(line)["prompt"] for line in whole.splitlines()] == list(CONTEXTS[:10])
-    for kept in (len(whole) // 3, 2 * len(whole) // 3, len(whole) - 1, len(whole)):
-        (tmp_path / "cut.jsonl").write_text(whole[:kept], encoding="utf-8")
+    for length in (len(whole) // 3, 2 * len(whole) // 3, len(whole) - 1, len(whole)):
+        (tmp_path / "cut.jsonl").write_text(whole[:length], encoding="utf-8")
         assert write(tmp_path / "cut.jsonl") == whole
     assert {
         row.response
@@ -287,6 +291,6 @@ def test_a_proxy_file_goes_on_as_if_never_stopped(there: AlignedWorld, tmp_path:
 
 
 def test_the_worst_rows_are_the_worst() -> None:
-    found = Influence(np.array([0.3, -1.0, 0.9, 0.0]), trial=0.1)
-    assert found.worst(0.5).tolist() == [2, 0]
-    assert found.worst(1.0).tolist() == [2, 0]
+    influence = Influence(np.array([0.3, -1.0, 0.9, 0.0]), trial=0.1)
+    assert influence.worst(0.5).tolist() == [2, 0]
+    assert influence.worst(1.0).tolist() == [2, 0]

@@ -20,8 +20,8 @@ EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "audit" / "example.json
 @pytest.fixture
 def record() -> dict[str, Any]:
     """The audit of the worked example."""
-    found: dict[str, Any] = json.loads(EXAMPLE.read_text(encoding="utf-8"))
-    return found
+    example: dict[str, Any] = json.loads(EXAMPLE.read_text(encoding="utf-8"))
+    return example
 
 
 def test_an_audit_is_read_with_all_it_holds(record: dict[str, Any]) -> None:
@@ -34,11 +34,11 @@ def test_an_audit_is_read_with_all_it_holds(record: dict[str, Any]) -> None:
 
 def test_an_earlier_audit_is_read(record: dict[str, Any], tmp_path: Path) -> None:
     record["endangering"] = record.pop("influence")
-    for one in record["similarity"]:
-        del one["by_words"]
-    for one in record["overlap"]:
-        del one["alignment_term"], one["capability_term"], one["penalty_without_threshold"]
-        one["thresholds"] = [0.1, 0.2]
+    for similarity in record["similarity"]:
+        del similarity["by_words"]
+    for pair in record["overlap"]:
+        del pair["alignment_term"], pair["capability_term"], pair["penalty_without_threshold"]
+        pair["thresholds"] = [0.1, 0.2]
     del record["forecast"]["alike_proxies"], record["forecast"]["alike_tasks"]
     (tmp_path / "audit.json").write_text(json.dumps(record), encoding="utf-8")
     result = read_audit_result(tmp_path / "audit.json")

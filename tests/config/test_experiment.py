@@ -102,18 +102,18 @@ def test_a_wrong_key_is_answered_with_the_path_of_the_right_one(
 
 
 def test_the_path_that_is_named_is_a_setting() -> None:
-    given = yaml.safe_load(VALID) | {"lengths": {"prompt": 3}, "train": {"lora_rank": 2}}
-    read = parse_experiment(yaml.safe_dump(given), "e.yaml")
+    record = yaml.safe_load(VALID) | {"lengths": {"prompt": 3}, "train": {"lora_rank": 2}}
+    read = parse_experiment(yaml.safe_dump(record), "e.yaml")
     assert (read.lengths.prompt, read.train.lora_rank) == (3, 2)
 
 
 def test_settings_of_trl_and_peft_survive_the_file() -> None:
-    given = yaml.safe_load(VALID)
-    given["train"] = {
+    record = yaml.safe_load(VALID)
+    record["train"] = {
         "sft": {"weight_decay": 0.01, "report_to": "trackio", "num_train_epochs": 2},
         "lora": {"target_modules": ["q_proj", "v_proj"], "r": 8},
     }
-    read = parse_experiment(yaml.safe_dump(given), "e.yaml")
+    read = parse_experiment(yaml.safe_dump(record), "e.yaml")
     assert read.train.sft == {"weight_decay": 0.01, "report_to": "trackio"}
     assert (read.train.epochs, read.train.lora_rank) == (2, 8)
     assert read.train.lora == {"target_modules": ["q_proj", "v_proj"]}
@@ -155,8 +155,8 @@ def test_every_point_is_planned_once() -> None:
     assert len(plan.specs) == len(set(plan.specs))
     # Per seed: 2 penalties × 2 proxies × 2 tasks, 2 radii on one task; 4 of the aligned model.
     assert len(plan.specs) == 2 * (8 + 2) + 4
-    made = set(plan.specs[:7])
-    assert set(plan.without(made).specs) == set(plan.specs) - made
+    finished = set(plan.specs[:7])
+    assert set(plan.without(finished).specs) == set(plan.specs) - finished
 
 
 def test_every_recipe_is_an_experiment() -> None:

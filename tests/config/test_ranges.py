@@ -31,8 +31,8 @@ MODULES = [
     "trimtab.train.objectives.alignment_parameter",
     "trimtab.train.objectives.budget",
     *(
-        f"trimtab.train.baselines.{one.name}"
-        for one in pkgutil.iter_modules(trimtab.train.baselines.__path__)
+        f"trimtab.train.baselines.{module.name}"
+        for module in pkgutil.iter_modules(trimtab.train.baselines.__path__)
     ),
 ]
 NOT_CHOSEN = {"Row", "Step", "BudgetOutcome", "Adapter", "AskedPrompt", "Generation"}
@@ -46,16 +46,16 @@ NEEDED: dict[str, dict[str, Any]] = {
 
 
 def settings_classes() -> list[type]:
-    found: dict[str, type] = {}
+    classes: dict[str, type] = {}
     for name in MODULES:
-        for one in vars(importlib.import_module(name)).values():
+        for member in vars(importlib.import_module(name)).values():
             if (
-                isinstance(one, type)
-                and dataclasses.is_dataclass(one)
-                and one.__module__ in MODULES
+                isinstance(member, type)
+                and dataclasses.is_dataclass(member)
+                and member.__module__ in MODULES
             ):
-                found[one.__name__] = one
-    return [one for name, one in sorted(found.items()) if name not in NOT_CHOSEN]
+                classes[member.__name__] = member
+    return [kind for name, kind in sorted(classes.items()) if name not in NOT_CHOSEN]
 
 
 def is_number(hint: Any) -> bool:
@@ -90,27 +90,27 @@ def test_every_number_states_its_range(kind: type, name: str, hint: Any) -> None
     assert stated(hint) is not None, f"{kind.__name__}.{name}: annotate it with a Range"
 
 
-def outside(told: Stated) -> list[float]:
+def outside(number_range: Stated) -> list[float]:
     """Numbers that a range leaves out: at its ends, beyond them, and none at all."""
-    ends = told.range
+    ends = number_range.range
     beyond: list[float] = [math.nan, -math.inf]
     beyond += [] if ends.infinity else [math.inf]
-    beyond += [] if ends.at_least is None else [ends.at_least - (1 if told.whole else 1e-9)]
+    beyond += [] if ends.at_least is None else [ends.at_least - (1 if number_range.whole else 1e-9)]
     beyond += [] if ends.above is None else [ends.above]
-    beyond += [] if ends.at_most is None else [ends.at_most + (1 if told.whole else 1e-9)]
+    beyond += [] if ends.at_most is None else [ends.at_most + (1 if number_range.whole else 1e-9)]
     beyond += [] if ends.below is None else [ends.below]
     return beyond
 
 
 @pytest.mark.parametrize(("kind", "name", "hint"), NUMBERS, ids=IDS)
 def test_a_number_out_of_its_range_is_refused_in_one_line(kind: type, name: str, hint: Any) -> None:
-    told = stated(hint)
-    assert told is not None
+    number_range = stated(hint)
+    assert number_range is not None
     several = any(get_origin(part) is tuple for part in (hint, *get_args(hint)))
-    for value in (*outside(told), True, *([1.5] if told.whole else [])):
-        given = NEEDED.get(kind.__name__, {}) | {name: (value,) if several else value}
+    for value in (*outside(number_range), True, *([1.5] if number_range.whole else [])):
+        settings = NEEDED.get(kind.__name__, {}) | {name: (value,) if several else value}
         with pytest.raises(UserError, match=name) as raised:
-            kind(**given)
+            kind(**settings)
         assert "\n" not in str(raised.value)
 
 
@@ -118,7 +118,7 @@ def commands() -> Iterator[tuple[str, Callable[..., Any]]]:
     yield from (
         (function.__name__, function) for functions in COMMANDS.values() for function in functions
     )
-    yield from ((f"dial {one.name}", one.callback) for one in dial.registered_commands)  # type: ignore[misc]
+    yield from ((f"dial {command.name}", command.callback) for command in dial.registered_commands)  # type: ignore[misc]
 
 
 NEEDED_OPTIONS = {
@@ -149,22 +149,22 @@ def test_every_command_with_numbers_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "name", "hint"), OPTIONS, ids=[f"{one[0]}-{one[1]}" for one in OPTIONS]
+    ("command", "name", "hint"), OPTIONS, ids=[f"{option[0]}-{option[1]}" for option in OPTIONS]
 )
 def test_an_option_out_of_its_range_is_one_line(
     command: str, name: str, hint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = stated(hint)
-    assert told is not None, f"{command} {name}: annotate it with a Range"
+    number_range = stated(hint)
+    assert number_range is not None, f"{command} {name}: annotate it with a Range"
     option = f"--{name.replace('_', '-')}"
-    for value in outside(told):
-        if told.whole and not math.isfinite(value):
+    for value in outside(number_range):
+        if number_range.whole and not math.isfinite(value):
             continue
-        text = str(int(value)) if told.whole else repr(value)
-        given = [*command.split(), *NEEDED_OPTIONS.get(command, "").split(), option, text]
-        shown = CliRunner().invoke(app, given)
-        assert shown.exit_code == 2, (given, shown.output)
+        text = str(int(value)) if number_range.whole else repr(value)
+        arguments = [*command.split(), *NEEDED_OPTIONS.get(command, "").split(), option, text]
+        shown = CliRunner().invoke(app, arguments)
+        assert shown.exit_code == 2, (arguments, shown.output)
         assert shown.output.startswith(f"trimtab: {option} is "), shown.output
         assert shown.output.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -42,15 +42,15 @@ def spec(method: Method, value: float | None = None, seed: int = 0) -> RunSpec:
 
 
 @given(specs)
-def test_a_spec_comes_back_from_json(made: RunSpec) -> None:
-    if made.value != -math.inf:
-        assert RunSpec.from_json(json.loads(json.dumps(made.to_json()))) == made
+def test_a_spec_comes_back_from_json(run_spec: RunSpec) -> None:
+    if run_spec.value != -math.inf:
+        assert RunSpec.from_json(json.loads(json.dumps(run_spec.to_json()))) == run_spec
 
 
 @given(specs, specs)
-def test_different_specs_have_different_folders(one: RunSpec, other: RunSpec) -> None:
-    apart = {one.training, other.training}
-    assert len({made.folder for made in apart}) == len(apart)
+def test_different_specs_have_different_folders(first: RunSpec, second: RunSpec) -> None:
+    apart = {first.training, second.training}
+    assert len({training.folder for training in apart}) == len(apart)
 
 
 FIRST_VERSION: list[tuple[dict[str, Any], RunSpec]] = [
@@ -84,16 +84,20 @@ def test_what_is_no_spec_is_refused(record: dict[str, Any]) -> None:
 def test_what_does_not_bind_is_the_training_of_plain_fine_tuning() -> None:
     plain = RunSpec(PLAIN, None, None, "code", 0)
     off = [spec(method, method.plain_at) for method in METHODS.values()]
-    assert {made.training for made in off if made.value is not None} == {plain}
-    after = [spec(one, one.grid[0]) for one in PUBLISHED.values() if one.stage == "after training"]
-    assert {made.training for made in after} == {plain}
+    assert {run_spec.training for run_spec in off if run_spec.value is not None} == {plain}
+    after = [
+        spec(method, method.grid[0])
+        for method in PUBLISHED.values()
+        if method.stage == "after training"
+    ]
+    assert {run_spec.training for run_spec in after} == {plain}
 
 
 def test_what_reads_no_safety_rows_is_trained_once_for_all_proxies() -> None:
     for method in METHODS.values():
-        made = spec(method, 0.5)
-        if method.stage == "training" and not made.is_plain:
-            assert (made.training.proxy is None) == (not method.reads_safety)
+        run_spec = spec(method, 0.5)
+        if method.stage == "training" and not run_spec.is_plain:
+            assert (run_spec.training.proxy is None) == (not method.reads_safety)
 
 
 def test_a_dial_is_one_training_for_all_its_settings() -> None:

@@ -23,29 +23,31 @@ CONTROL = [
 ]
 
 
-def tokenizer(template: str | None = None, **settings: str | None) -> PreTrainedTokenizerFast:
+def byte_tokenizer(template: str | None = None, **settings: str | None) -> PreTrainedTokenizerFast:
     """A token for every byte, so that every division of a text is one of its ids."""
     vocabulary = {byte: number for number, byte in enumerate(sorted(ByteLevel.alphabet()))}
     raw = Tokenizer(BPE(vocabulary, []))
     raw.pre_tokenizer = ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens(CONTROL)
-    made = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, **{"bos_token": "<s>", "eos_token": "</s>", **settings}
     )
-    made.chat_template = template
-    return made
+    tokenizer.chat_template = template
+    return tokenizer
 
 
-def divided(row: Row, made: PreTrainedTokenizerFast, lengths: Lengths | None = None) -> list[str]:
+def divided(
+    row: Row, tokenizer: PreTrainedTokenizerFast, lengths: Lengths | None = None
+) -> list[str]:
     """Prompt and response as text."""
-    record = encode([row], made, lengths or Lengths())[0]
+    record = encode([row], tokenizer, lengths or Lengths())[0]
     labels = record["labels"]
     response = [label for label in labels if label != IGNORED]
     assert labels == [IGNORED] * (len(labels) - len(response)) + response
     assert record["input_ids"][len(labels) - len(response) :] == response
     prompt = record["input_ids"][: len(labels) - len(response)]
-    return [made.decode(prompt), made.decode(response)]
+    return [tokenizer.decode(prompt), tokenizer.decode(response)]
 
 
 CHATML = (
@@ -183,17 +185,17 @@ FACTS: list[tuple[str, str, bool, str, str, str]] = [
 def test_the_prompt_ends_where_the_response_begins(
     name: str, template: str, system: bool, response: str, prompt: str, labels: str
 ) -> None:
-    asked = (Message("system", "Be kind."),) * system + (Message("user", "Hi"),)
-    made = tokenizer(template)
-    assert divided(Row(asked, response), made) == [prompt, labels]
+    messages = (Message("system", "Be kind."),) * system + (Message("user", "Hi"),)
+    tokenizer = byte_tokenizer(template)
+    assert divided(Row(messages, response), tokenizer) == [prompt, labels]
     if "<think>" not in response:
-        assert made.decode(prompt_ids(asked, made)) == prompt
+        assert tokenizer.decode(prompt_ids(messages, tokenizer)) == prompt
 
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA_2, LLAMA_3, MISTRAL_3, GEMMA_3, PHI, R1])
 def test_earlier_turns_are_part_of_the_prompt(template: str) -> None:
     turns = (Message("user", "One"), Message("assistant", "Two"), Message("user", "Three"))
-    prompt, response = divided(Row(turns, "Four"), tokenizer(template))
+    prompt, response = divided(Row(turns, "Four"), byte_tokenizer(template))
     assert all(word in prompt for word in ("One", "Two", "Three"))
     assert response.strip().startswith("Four")
     assert "Three" not in response
@@ -210,29 +212,30 @@ def test_a_template_that_knows_today_makes_the_same_ids_tomorrow(
     row = Row((Message("user", "Hi"),), "Yes.")
     for form in ("%d %b %Y", "%Y-%m-%d", "%A, %B %-d", "%x", "%H:%M"):
         template = "{{ strftime_now('" + form + "') }}\n" + CHATML
-        today = divided(row, tokenizer(template))
+        today = divided(row, byte_tokenizer(template))
         assert today[0].startswith(datetime.datetime(2024, 7, 26).strftime(form) + "\n")
         monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
-        assert divided(row, tokenizer(template + "{# another #}")) == today
+        assert divided(row, byte_tokenizer(template + "{# another #}")) == today
         monkeypatch.undo()
 
 
 def test_what_a_tokenizer_puts_behind_a_text_is_not_put_behind_a_prompt() -> None:
     row = Row((Message("user", "Hi"),), "Yes.")
     for single, begun in (("$A </s>", ""), ("<s> $A </s>", "<s>"), ("<s> $A", "<s>"), ("$A", "")):
-        made = tokenizer()
-        made.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single=single, special_tokens=[(x, made.convert_tokens_to_ids(x)) for x in CONTROL[:2]]
+        tokenizer = byte_tokenizer()
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=single,
+            special_tokens=[(x, tokenizer.convert_tokens_to_ids(x)) for x in CONTROL[:2]],
         )
-        assert divided(row, made) == [f"{begun}Hi\n", "Yes.</s>"]
-        assert made.decode(prompt_ids(row.prompt, made)) == f"{begun}Hi\n"
+        assert divided(row, tokenizer) == [f"{begun}Hi\n", "Yes.</s>"]
+        assert tokenizer.decode(prompt_ids(row.prompt, tokenizer)) == f"{begun}Hi\n"
 
 
 def test_a_response_that_could_never_end_is_refused() -> None:
     row = Row((Message("user", "Hi"),), "Yes.")
     with pytest.raises(UserError, match="neither a chat template nor an end-of-sequence token"):
-        encode([row], tokenizer(eos_token=None), Lengths())
-    assert divided(row, tokenizer(CHATML, eos_token=None))[1] == "Yes.<|im_end|>\n"
+        encode([row], byte_tokenizer(eos_token=None), Lengths())
+    assert divided(row, byte_tokenizer(CHATML, eos_token=None))[1] == "Yes.<|im_end|>\n"
 
 
 @pytest.mark.parametrize("template", [None, CHATML, MISTRAL_3, R1])
@@ -240,15 +243,17 @@ def test_a_response_that_could_never_end_is_refused() -> None:
 def test_control_tokens_in_a_row_are_only_text_and_are_told(
     template: str | None, control: str
 ) -> None:
-    made, told = tokenizer(template), list[str]()
+    tokenizer, warnings = byte_tokenizer(template), list[str]()
     row = Row((Message("user", f"Hi{control}there"),), f"Yes{control}.")
     plain = Row((Message("user", "Hithere"),), "Yes.")
-    ids, without = (encode([one], made, Lengths())[0]["input_ids"] for one in (row, plain))
-    number = made.convert_tokens_to_ids(control)
+    ids, without = (
+        encode([example], tokenizer, Lengths())[0]["input_ids"] for example in (row, plain)
+    )
+    number = tokenizer.convert_tokens_to_ids(control)
     assert ids.count(number) == without.count(number)
-    assert made.decode(ids).count(control) == made.decode(without).count(control) + 2
-    encode([row, plain], made, Lengths(), warning=told.append, place="task")
-    assert told == [
+    assert tokenizer.decode(ids).count(control) == tokenizer.decode(without).count(control) + 2
+    encode([row, plain], tokenizer, Lengths(), warning=warnings.append, place="task")
+    assert warnings == [
         f"task: 1 of 2 rows hold control tokens ({control}), which are read as plain text."
     ]
 
@@ -258,23 +263,23 @@ def test_control_tokens_in_a_row_are_only_text_and_are_told(
 def test_a_prompt_that_is_cut_keeps_the_words_nearest_the_response(
     template: str | None, length: int
 ) -> None:
-    made = tokenizer(template)
+    tokenizer = byte_tokenizer(template)
     row = Row((Message("user", "abcdefghijklmnopqrstuvwxyz0123456789"),), "Yes.")
-    whole, cut = (encode([row], made, Lengths(n, 16))[0] for n in (999, length))
+    whole, cut = (encode([row], tokenizer, Lengths(n, 16))[0] for n in (999, length))
     prompt = [token for token, label in zip(*whole.values(), strict=True) if label == IGNORED]
-    kept = [token for token, label in zip(*cut.values(), strict=True) if label == IGNORED]
-    assert len(kept) == length < len(prompt)
-    assert kept[-length + 1 :] == prompt[-length + 1 :]
+    cut_prompt = [token for token, label in zip(*cut.values(), strict=True) if label == IGNORED]
+    assert len(cut_prompt) == length < len(prompt)
+    assert cut_prompt[-length + 1 :] == prompt[-length + 1 :]
     assert cut["input_ids"][length:] == whole["input_ids"][len(prompt) :]
 
 
 def test_rows_that_are_cut_are_counted_and_keep_their_first_token() -> None:
-    made, told = tokenizer(f"{{{{ bos_token }}}}{CHATML}"), list[str]()
+    tokenizer, warnings = byte_tokenizer(f"{{{{ bos_token }}}}{CHATML}"), list[str]()
     rows = [Row((Message("user", "Hi" * n),), "Yes." * n) for n in (1, 50, 60)]
-    encoded = encode(rows, made, Lengths(40, 16), warning=told.append)
-    assert all(ids[0] == made.bos_token_id for ids in encoded["input_ids"])
+    encoded = encode(rows, tokenizer, Lengths(40, 16), warning=warnings.append)
+    assert all(ids[0] == tokenizer.bos_token_id for ids in encoded["input_ids"])
     assert [len(ids) for ids in encoded["input_ids"]][1:] == [56, 56]
-    assert told == [
+    assert warnings == [
         "of 3 rows 2 prompts are cut to their last 40 tokens and 2 responses to their first 16. "
         "Give --max-prompt and --max-response (lengths in a file) to keep more."
     ]
@@ -288,12 +293,12 @@ def test_a_length_below_one_is_refused(length: int) -> None:
 
 
 def test_more_than_a_model_reads_is_refused() -> None:
-    row, made = Row((Message("user", "Hi"),), "Yes."), tokenizer()
-    encode([row], made, Lengths(), Limits(8, 300))
+    row, tokenizer = Row((Message("user", "Hi"),), "Yes."), byte_tokenizer()
+    encode([row], tokenizer, Lengths(), Limits(8, 300))
     with pytest.raises(UserError, match=r"^task: a prompt with its response has 8 tokens"):
-        encode([row], made, Lengths(), Limits(7, 300), place="task")
+        encode([row], tokenizer, Lengths(), Limits(7, 300), place="task")
     with pytest.raises(UserError, match="writes '</s>' as number 257, and"):
-        encode([row], made, Lengths(), Limits(8, 257))
+        encode([row], tokenizer, Lengths(), Limits(8, 257))
 
 
 @pytest.mark.parametrize(
@@ -308,21 +313,21 @@ def test_more_than_a_model_reads_is_refused() -> None:
 def test_a_template_that_fails_is_one_line(template: str, reason: str) -> None:
     row = Row((Message("system", "Be kind."), Message("user", "Hi")), "Yes.")
     with pytest.raises(UserError, match=reason) as caught:
-        encode([row], tokenizer(template), Lengths())
+        encode([row], byte_tokenizer(template), Lengths())
     assert "\n" not in str(caught.value)
 
 
 def test_half_a_character_is_refused() -> None:
     for row in (Row((Message("user", "\ud83d"),), "a"), Row((Message("user", "a"),), "\ud83d")):
         with pytest.raises(UserError, match="half of a surrogate pair"):
-            encode([row], tokenizer(CHATML), Lengths())
+            encode([row], byte_tokenizer(CHATML), Lengths())
 
 
 def test_a_thought_that_a_template_leaves_out_is_told() -> None:
-    told: list[str] = []
+    warnings: list[str] = []
     row = Row((Message("user", "Hi"),), "<think>Greet.</think>Yes.")
-    encode([row, Row(row.prompt, "No.")], tokenizer(R1), Lengths(), warning=told.append)
-    assert told == [
+    encode([row, Row(row.prompt, "No.")], byte_tokenizer(R1), Lengths(), warning=warnings.append)
+    assert warnings == [
         "the chat template leaves out part of 1 of 2 responses, such as a thought; they are taken "
         "as the rows have them."
     ]

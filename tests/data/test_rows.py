@@ -82,8 +82,8 @@ def test_where_keeps_the_rows_whose_column_has_the_value(tmp_path: Path, name: s
     write(tmp_path / name, RECORDS)
     assert read_rows(DataSource(name, where={"harmful": 0}), tmp_path) == ROWS[::2]
     assert read_rows(DataSource(name, where={"kind": ["b", "c"]}), tmp_path) == ROWS[2:]
-    both = DataSource(name, where={"harmful": 1, "kind": "a"})
-    assert read_rows(both, tmp_path) == ROWS[1:2]
+    source = DataSource(name, where={"harmful": 1, "kind": "a"})
+    assert read_rows(source, tmp_path) == ROWS[1:2]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -494,9 +494,9 @@ def test_what_a_row_would_lose_is_refused(
     tmp_path: Path, record: dict[str, Any], message: str
 ) -> None:
     name = write(tmp_path / "task.jsonl", [record])
-    told = error_of(tmp_path, name)
-    assert told.startswith("task.jsonl row 1: ")
-    assert message in told
+    error = error_of(tmp_path, name)
+    assert error.startswith("task.jsonl row 1: ")
+    assert message in error
 
 
 def test_what_is_learned_of_a_preference_can_be_said(tmp_path: Path) -> None:
@@ -520,10 +520,10 @@ def test_history_is_heard(tmp_path: Path) -> None:
     history = [["Hi", "Hello"], ["How?", "Well"]]
     name = write(tmp_path / "task.jsonl", [{**PAIR, "history": history, "system": "Be kind."}])
     (row,) = read_rows(DataSource(name), tmp_path)
-    assert [one.content for one in row.prompt] == [
+    assert [message.content for message in row.prompt] == [
         *("Be kind.", "Hi", "Hello", "How?", "Well", "Go.")
     ]
-    assert [one.role for one in row.prompt][:3] == ["system", "user", "assistant"]
+    assert [message.role for message in row.prompt][:3] == ["system", "user", "assistant"]
 
 
 @pytest.mark.parametrize(
@@ -613,8 +613,8 @@ def test_where_means_the_value_it_says_and_tells_one_that_no_row_has(
 
 def test_truth_in_csv_is_found_however_it_is_written(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,response,safe\na,b,TRUE\nc,d,False\ne,f,true\n")
-    for wanted, count in ((True, 2), (False, 1)):
-        source = DataSource("a.csv", where={"safe": wanted})
+    for value, count in ((True, 2), (False, 1)):
+        source = DataSource("a.csv", where={"safe": value})
         assert len(read_rows(source, tmp_path)) == count
 
 
@@ -732,16 +732,16 @@ def test_an_id_that_the_hub_does_not_give_is_one_line_and_quick(tmp_path: Path) 
 
 
 def test_hub_data_sets_are_asked_for_by_id_name_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str | None, str]] = []
+    requests: list[tuple[str, str | None, str]] = []
 
     def load_dataset(path: str, name: str | None, split: str) -> Dataset:
-        asked.append((path, name, split))
+        requests.append((path, name, split))
         return Dataset.from_list([{"instruction": "Hi", "input": "", "output": "Hello"}])
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     assert read_rows(DataSource("tatsu-lab/alpaca")) == [Row((USER,), "Hello")]
     read_rows(DataSource("openai/gsm8k", name="main", split="test[:100]"))
-    assert asked == [
+    assert requests == [
         ("tatsu-lab/alpaca", None, "train"),
         ("openai/gsm8k", "main", "test[:100]"),
     ]
@@ -751,8 +751,8 @@ def test_hub_data_sets_are_asked_for_by_id_name_and_split(monkeypatch: pytest.Mo
 def test_a_share_outside_zero_and_one_is_an_error(held_out: float) -> None:
     with pytest.raises(UserError) as caught:
         DataSource("task.jsonl", held_out=held_out)
-    told = f"task.jsonl: held_out is {held_out}. Give a number above 0, below 1, or a text."
-    assert str(caught.value) == told
+    message = f"task.jsonl: held_out is {held_out}. Give a number above 0, below 1, or a text."
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("limit", ["rows", "held_out_rows"])
@@ -775,7 +775,7 @@ def test_reading_is_silent_leaves_no_cache_and_needs_no_torch(tmp_path: Path) ->
         "assert 'torch' not in sys.modules\n"
     )
     home = tmp_path / "home"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
         env={
@@ -788,7 +788,7 @@ def test_reading_is_silent_leaves_no_cache_and_needs_no_torch(tmp_path: Path) ->
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
     assert not list(home.rglob("*.arrow")) if home.exists() else True
 
 

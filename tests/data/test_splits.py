@@ -47,11 +47,11 @@ def splits(roles: Roles) -> list[Split]:
 
 @given(rows_of_text, rows_of_text, shares, seeds)
 def test_a_prompt_is_on_one_side_in_every_file(
-    one: list[Row], other: list[Row], share: float, seed: int
+    first: list[Row], second: list[Row], share: float, seed: int
 ) -> None:
-    train, held_out = split_rows(one, share, seed)
-    other_train, other_held_out = split_rows(other, share, seed)
-    assert not prompts(train + other_train) & prompts(held_out + other_held_out)
+    first_train, first_held_out = split_rows(first, share, seed)
+    second_train, second_held_out = split_rows(second, share, seed)
+    assert not prompts(first_train + second_train) & prompts(first_held_out + second_held_out)
 
 
 @given(rows_of_text, shares, seeds, st.booleans())
@@ -76,13 +76,13 @@ def test_the_share_held_out_is_about_the_share_asked_for(
 
 @given(rows_of_text, st.integers(1, 30), st.integers(1, 30), seeds)
 def test_a_smaller_limit_chooses_among_the_rows_of_a_larger_one(
-    rows: list[Row], one: int, other: int, seed: int
+    rows: list[Row], first: int, second: int, seed: int
 ) -> None:
-    small, large = sorted([one, other])
+    small, large = sorted([first, second])
     few, many = choose_rows(rows, small, seed), choose_rows(rows, large, seed)
     assert len(many) == min(large, len(rows))
     assert {id(row) for row in few} <= {id(row) for row in many}
-    assert [row for row in rows if any(row is kept for kept in many)] == many
+    assert [row for row in rows if any(row is chosen for chosen in many)] == many
 
 
 @given(st.lists(texts, min_size=1, max_size=30, unique_by=str.strip), st.integers(1, 30), seeds)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.evaluate.tiny import asked, chats_as, save_tiny_chat, served
+from tests.evaluate.tiny import asked_prompts, chats_as, save_tiny_chat, served
 from trimtab.errors import UserError
 from trimtab.evaluate.answers import kept_answers
 from trimtab.evaluate.backends import LocalModel
@@ -22,7 +22,7 @@ from trimtab.results.generations import AskedPrompt, Decoding, Generation, read_
 
 SAMPLED = Decoding(temperature=1.3, top_p=0.9, max_tokens=6, max_prompt=20, seed=3, batch_size=4)
 GREEDY = replace(SAMPLED, temperature=0.0, top_p=1.0)
-PROMPTS = [*asked(6), *asked(4, "benign")]
+PROMPTS = [*asked_prompts(6), *asked_prompts(4, "benign")]
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +33,18 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
 class Killed(TransformersEngine):
     """One that dies once it has answered some prompts."""
 
-    left = 7
+    remaining = 7
 
     def answer(
-        self, asked: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Any
+        self, prompts: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Any
     ) -> None:
         def count(place: int, answer: str) -> None:
-            self.left -= 1
-            if self.left < 0:
+            self.remaining -= 1
+            if self.remaining < 0:
                 raise KeyboardInterrupt
             finished(place, answer)
 
-        super().answer(asked, decoding, first, count)
+        super().answer(prompts, decoding, first, count)
 
 
 @pytest.mark.parametrize("decoding", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
@@ -76,7 +76,7 @@ def test_what_is_kept_is_not_made_again(engine: TransformersEngine, tmp_path: Pa
     path = tmp_path / "answers.jsonl"
     whole = kept_answers(engine, PROMPTS, SAMPLED, path)
     unable = Killed(engine.model)
-    unable.left = 0
+    unable.remaining = 0
     assert kept_answers(unable, PROMPTS, SAMPLED, path) == whole
 
 
@@ -128,9 +128,9 @@ def test_other_prompts_or_another_model_are_one_line(
 ) -> None:
     path = tmp_path / "answers.jsonl"
     kept_answers(engine, PROMPTS, SAMPLED, path)
-    for other in (PROMPTS[::-1], PROMPTS[:5]):
+    for prompts in (PROMPTS[::-1], PROMPTS[:5]):
         with pytest.raises(UserError, match="answers to other prompts"):
-            kept_answers(engine, other, SAMPLED, path)
+            kept_answers(engine, prompts, SAMPLED, path)
     save_tiny_chat(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match="under model"):
         kept_answers(TransformersEngine(str(tmp_path / "other")), PROMPTS, SAMPLED, path)
@@ -161,20 +161,26 @@ def test_temperature_and_top_p_bound_the_draw(engine: TransformersEngine, tmp_pa
     cold = replace(SAMPLED, temperature=1e-4)
     narrow = replace(SAMPLED, top_p=1e-4)
     for name, decoding in (("cold", cold), ("narrow", narrow)):
-        told = kept_answers(engine, PROMPTS, decoding, tmp_path / f"{name}.jsonl")
-        assert [one.answer for one in told] == [one.answer for one in greedy]
+        generations = kept_answers(engine, PROMPTS, decoding, tmp_path / f"{name}.jsonl")
+        assert [generation.answer for generation in generations] == [
+            generation.answer for generation in greedy
+        ]
     drawn = kept_answers(engine, PROMPTS, SAMPLED, tmp_path / "drawn.jsonl")
-    assert [one.answer for one in drawn] != [one.answer for one in greedy]
+    assert [generation.answer for generation in drawn] != [
+        generation.answer for generation in greedy
+    ]
 
 
 def test_a_server_answers_as_its_model_here(engine: TransformersEngine, tmp_path: Path) -> None:
     with served(chats_as(LocalModel(engine.model))) as (url, heard):
         remote: AnswerEngine = EndpointEngine(Endpoint(url, "tiny", wait=0.0))
-        told = kept_answers(remote, PROMPTS, GREEDY, tmp_path / "remote.jsonl")
+        generations = kept_answers(remote, PROMPTS, GREEDY, tmp_path / "remote.jsonl")
     here = kept_answers(engine, PROMPTS, GREEDY, tmp_path / "here.jsonl")
-    assert [one.answer for one in told] == [one.answer for one in here]
-    assert {one.template for one in told} == {url}
-    assert len({one["seed"] for one in heard}) == len(PROMPTS)
+    assert [generation.answer for generation in generations] == [
+        generation.answer for generation in here
+    ]
+    assert {generation.template for generation in generations} == {url}
+    assert len({record["seed"] for record in heard}) == len(PROMPTS)
 
 
 def test_vllm_is_asked_for_and_missing_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,20 +192,22 @@ def test_vllm_is_asked_for_and_missing_in_one_line(monkeypatch: pytest.MonkeyPat
 def test_vllm_is_given_the_same_token_ids_and_a_seed_of_its_own_for_each(
     engine: TransformersEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[Any] = []
+    requests: list[Any] = []
 
     class LLM:
         def __init__(self, model: str) -> None:
             self.tokenizer = TransformersEngine(model).loaded[1]
 
         def generate(self, prompts: Any, draws: Any, use_tqdm: bool) -> list[Any]:
-            given.extend(zip(prompts, draws, strict=True))
-            texts = [self.tokenizer.decode(one["prompt_token_ids"]) for one in prompts]
+            requests.extend(zip(prompts, draws, strict=True))
+            texts = [self.tokenizer.decode(prompt["prompt_token_ids"]) for prompt in prompts]
             return [SimpleNamespace(outputs=[SimpleNamespace(text=f" {text} ")]) for text in texts]
 
     params = lambda **more: more  # noqa: E731
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=params))
-    told = kept_answers(VllmEngine(engine.model), PROMPTS, SAMPLED, tmp_path / "vllm.jsonl")
-    assert [one.answer for one in told] == [f"{one.text} tell" for one in PROMPTS]
-    assert len({draw["seed"] for _, draw in given}) == len(PROMPTS)
-    assert {(draw["temperature"], draw["top_p"]) for _, draw in given} == {(1.3, 0.9)}
+    generations = kept_answers(VllmEngine(engine.model), PROMPTS, SAMPLED, tmp_path / "vllm.jsonl")
+    assert [generation.answer for generation in generations] == [
+        f"{prompt.text} tell" for prompt in PROMPTS
+    ]
+    assert len({draw["seed"] for _, draw in requests}) == len(PROMPTS)
+    assert {(draw["temperature"], draw["top_p"]) for _, draw in requests} == {(1.3, 0.9)}

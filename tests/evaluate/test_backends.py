@@ -80,11 +80,11 @@ def test_a_server_judges_as_its_model_here(folder: Path) -> None:
     pairs = [("ask", "tell"), ("ask ask", "help"), ("tell", "i cannot help")]
     with served(chats_as(local)) as (url, heard):
         remote = RemoteModel(endpoint(url), at_once=2)
-        told = BackedJudge(GraniteGuardian(), remote).verdicts(pairs)
+        there = BackedJudge(GraniteGuardian(), remote).verdicts(pairs)
     here = BackedJudge(GraniteGuardian(), local).verdicts(pairs)
-    assert [one.unparsed for one in told] == [one.unparsed for one in here]
-    for one, other in zip(told, here, strict=True):
-        assert one.text == other.text
+    assert [verdict.unparsed for verdict in there] == [verdict.unparsed for verdict in here]
+    for remote_verdict, local_verdict in zip(there, here, strict=True):
+        assert remote_verdict.text == local_verdict.text
     assert heard[0]["chat_template_kwargs"] == {"guardian_config": {"risk_name": "harm"}}
     assert (heard[0]["temperature"], heard[0]["logprobs"]) == (0, True)
     assert heard[0]["path"] == "/v1/chat/completions"
@@ -93,8 +93,8 @@ def test_a_server_judges_as_its_model_here(folder: Path) -> None:
 def test_a_text_goes_to_a_server_as_it_stands() -> None:
     text = "Harmful request: no\nResponse refusal: no\nHarmful response: no"
     with served(lambda record: (200, {"choices": [{"text": text}]})) as (url, heard):
-        (told,) = BackedJudge(WildGuard(), RemoteModel(endpoint(url))).verdicts([("p", "a")])
-    assert told.harmful is False
+        (verdict,) = BackedJudge(WildGuard(), RemoteModel(endpoint(url))).verdicts([("p", "a")])
+    assert verdict.harmful is False
     assert heard[0]["prompt"].startswith("<s><|user|>")
     assert heard[0]["add_special_tokens"] is False
     assert heard[0]["path"] == "/v1/completions"
@@ -111,8 +111,10 @@ def test_a_completions_probabilities_are_read() -> None:
 def test_a_server_that_hides_its_probabilities_is_taken_at_its_word() -> None:
     sent = {"choices": [{"message": {"content": "Yes"}, "logprobs": None}]}
     with served(lambda record: (200, sent)) as (url, _):
-        (told,) = BackedJudge(GraniteGuardian(), RemoteModel(endpoint(url))).verdicts([("p", "a")])
-    assert (told.harmful, told.probability) == (True, None)
+        (verdict,) = BackedJudge(GraniteGuardian(), RemoteModel(endpoint(url))).verdicts(
+            [("p", "a")]
+        )
+    assert (verdict.harmful, verdict.probability) == (True, None)
 
 
 def test_what_may_pass_is_tried_again() -> None:
@@ -161,4 +163,4 @@ def test_a_key_is_taken_from_the_environment_alone(monkeypatch: pytest.MonkeyPat
         endpoint(url).chat([("user", "ask")], 1)
         monkeypatch.setenv("TRIMTAB_API_KEY", "secret")
         endpoint(url).chat([("user", "ask")], 1)
-    assert [one["key"] for one in heard] == [None, "Bearer secret"]
+    assert [record["key"] for record in heard] == [None, "Bearer secret"]

@@ -48,7 +48,7 @@ class Start:
     def __init__(self) -> None:
         self.model, self.tokenizer = load_model("smollm2")
         lengths = Lengths(DECODING.max_prompt, DECODING.max_tokens)
-        prompts = [messages_of(one) for one in ASKED]
+        prompts = [messages_of(prompt) for prompt in ASKED]
         self.answers = sampled_answers(
             self.model, self.tokenizer, prompts, lengths, len(prompts), greedy=True
         )
@@ -74,9 +74,9 @@ def start() -> Start:
 
 def test_the_start_models_own_answers_are_coherent_but_for_its_own_loops(start: Start) -> None:
     own = answer_measures(start.model, start.tokenizer, ASKED, start.answers, DECODING)
-    found = start.limits.coherent(own)
-    assert [bool(one) for one in own.repetition < 0.5] == found
-    assert sum(found) >= 8
+    coherent = start.limits.coherent(own)
+    assert [bool(flag) for flag in own.repetition < 0.5] == coherent
+    assert sum(coherent) >= 8
 
 
 def test_words_in_disorder_are_incoherent(start: Start) -> None:
@@ -114,9 +114,9 @@ def test_another_models_fluent_answers_are_coherent(start: Start) -> None:
         pytest.skip("needs the answers of another model")
     with gzip.open(OTHERS, "rt") as file:
         rows = [json.loads(line) for line in file][::94][:10]
-    asked = [AskedPrompt((("user", row["prompt"]),), "harmful", "others") for row in rows]
+    prompts = [AskedPrompt((("user", row["prompt"]),), "harmful", "others") for row in rows]
     measures = answer_measures(
-        start.model, start.tokenizer, asked, [row["response"] for row in rows], DECODING
+        start.model, start.tokenizer, prompts, [row["response"] for row in rows], DECODING
     )
     assert all(start.limits.coherent(measures))
 

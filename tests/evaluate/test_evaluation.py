@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.conftest import Nobody
-from tests.evaluate.tiny import asked, chats_as, completion, save_tiny_chat, served
+from tests.evaluate.tiny import asked_prompts, chats_as, completion, save_tiny_chat, served
 from trimtab.cli import app
 from trimtab.errors import UserError
 from trimtab.evaluate.backends import BackedJudge, LocalModel, RemoteModel
@@ -24,8 +24,8 @@ from trimtab.results.judgements import read_judgements
 DECODING = Decoding(max_tokens=8, max_prompt=20, batch_size=4)
 
 
-def invoke(*given: object) -> Result:
-    return CliRunner().invoke(app, ["evaluate", *map(str, given)])
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny_chat(folder / "start")
     save_tiny_chat(folder / "tuned", seed=1)
     for kind in ("harmful", "benign"):
-        rows = [{"prompt": one.text} for one in asked(8)]
+        rows = [{"prompt": prompt.text} for prompt in asked_prompts(8)]
         (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -49,21 +49,21 @@ def test_the_command_answers_judges_and_compares(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "240")
-    given = command(folder, "--judge", "phrases", "--out", tmp_path)
+    arguments = command(folder, "--judge", "phrases", "--out", tmp_path)
     with served(chats_as(LocalModel(str(folder / "start")))) as (url, _):
-        shown = invoke(*given, "--judge", f"strongreject={url}/tiny")
+        shown = invoke(*arguments, "--judge", f"strongreject={url}/tiny")
     assert shown.exit_code == 0, shown.output
     for word in ("over-refusal", "change", "start: phrases and strongreject: agreement is"):
         assert word in shown.output
     for name in ("start", "tuned"):
         assert len(read_generations(tmp_path / "generations" / f"{name}.jsonl")) == 16
         judged = read_judgements(tmp_path / "judgements" / f"{name}.jsonl")
-        assert {one.judge for one in judged} == {"phrases", "strongreject"}
+        assert {judgement.judge for judgement in judged} == {"phrases", "strongreject"}
         differing = (tmp_path / "disagreements" / f"{name}.jsonl").read_text().splitlines()
         for line in differing:
             record = json.loads(line)
             assert record["phrases"] != record["strongreject"]
-    again = invoke(*given, "--judge", f"strongreject={url}/tiny")
+    again = invoke(*arguments, "--judge", f"strongreject={url}/tiny")
     assert again.stdout == shown.stdout  # the server is gone, and was not needed
 
 
@@ -95,8 +95,8 @@ def test_the_tables_of_two_judges_fit_eighty_columns(
     long = tmp_path / "penalty-1--task--seed-0"
     save_tiny_chat(long)
     monkeypatch.setitem(sys.modules, "own_judges", sys.modules[__name__])
-    first, _, *rest = command(folder, "--judge", "phrases", "--judge", "own_judges:by_length")
-    shown = invoke(first, long, *rest, "--out", tmp_path / "two")
+    first, _, *options = command(folder, "--judge", "phrases", "--judge", "own_judges:by_length")
+    shown = invoke(first, long, *options, "--out", tmp_path / "two")
     assert shown.exit_code == 0, shown.output
     tables, _, _ = shown.stdout.partition("\n1: phrases and own_judges:by_length: ")
     assert tables.startswith(f"1: start\n2: {long.name}\n")
@@ -113,8 +113,8 @@ def test_the_stages_are_told_where_there_is_no_terminal(folder: Path, tmp_path: 
 def test_models_with_long_names_are_numbered(folder: Path, tmp_path: Path) -> None:
     long = tmp_path / "a-model-with-a-name-longer-than-a-column-has-room-for"
     save_tiny_chat(long)
-    _, second, *rest = command(folder, "--judge", "phrases", "--out", tmp_path / "numbered")
-    shown = invoke(long, second, *rest)
+    _, second, *options = command(folder, "--judge", "phrases", "--out", tmp_path / "numbered")
+    shown = invoke(long, second, *options)
     assert shown.exit_code == 0, shown.output
     tables, _, _ = shown.stdout.partition("What is kept")
     assert tables.startswith(f"1: {long.name}\n2: tuned\n")
@@ -123,11 +123,11 @@ def test_models_with_long_names_are_numbered(folder: Path, tmp_path: Path) -> No
 
 def test_a_model_beside_itself_does_not_change(folder: Path, tmp_path: Path) -> None:
     start = str(folder / "start")
-    prompts = [*asked(6), *asked(6, "benign")]
-    found = evaluate([start, start], prompts, [PhraseJudge()], tmp_path, Nobody(), DECODING)  # type: ignore[arg-type]
-    first, second = found.models
+    prompts = [*asked_prompts(6), *asked_prompts(6, "benign")]
+    evaluation = evaluate([start, start], prompts, [PhraseJudge()], tmp_path, Nobody(), DECODING)  # type: ignore[arg-type]
+    first, second = evaluation.models
     assert (first.name, second.name) == ("start", "start-2")
-    assert {one.value for one in second.changes("phrases", first).values()} == {0.0}
+    assert {change.value for change in second.changes("phrases", first).values()} == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -182,21 +182,21 @@ def test_a_judge_is_named_with_where_its_model_is(given: str, model: str, url: s
 def test_a_pinned_revision_goes_with_the_judges_own_model_alone() -> None:
     own: Judge = judge_named("granite-guardian")
     assert len(own.revision) == 40
-    other = judge_named("granite-guardian=elsewhere")
-    assert isinstance(other, BackedJudge)
-    assert vars(other.backend)["_asked_revision"] is None
+    elsewhere = judge_named("granite-guardian=elsewhere")
+    assert isinstance(elsewhere, BackedJudge)
+    assert vars(elsewhere.backend)["_asked_revision"] is None
 
 
 def test_a_server_that_answers_for_the_models_is_an_engine(folder: Path, tmp_path: Path) -> None:
-    given = ("--judge", "phrases", "--out", tmp_path, "--max-tokens", 8, "--max-prompt", 20)
+    options = ("--judge", "phrases", "--out", tmp_path, "--max-tokens", 8, "--max-prompt", 20)
     prompts = ("--harmful", folder / "harmful.jsonl", "--surprised", folder / "start")
     with served(lambda record: (200, completion(Reply("i cannot help ask tell")))) as (url, heard):
-        shown = invoke("of-the-server", *prompts, *given, "--engine", url)
+        shown = invoke("of-the-server", *prompts, *options, "--engine", url)
     assert shown.exit_code == 0, shown.output
     assert len(heard) == 8
-    assert {one["model"] for one in heard} == {"of-the-server"}
+    assert {record["model"] for record in heard} == {"of-the-server"}
 
 
 def test_no_judges_is_a_mistake(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to evaluate"):
-        evaluate([str(folder / "start")], asked(2), [], tmp_path, Nobody())  # type: ignore[arg-type]
+        evaluate([str(folder / "start")], asked_prompts(2), [], tmp_path, Nobody())  # type: ignore[arg-type]

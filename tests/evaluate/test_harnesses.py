@@ -57,8 +57,8 @@ def said():
 """.replace("WORDS", repr(WORDS))
 
 
-def invoke(*given: object) -> Result:
-    return CliRunner().invoke(app, ["evaluate", *map(str, given)])
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = folder / "tasks" / "rows.jsonl"
     rows.write_text(
         "".join(
-            json.dumps({"question": f"ask {word}", "choices": [word, other], "answer": place % 2})
+            json.dumps({"question": f"ask {word}", "choices": [word, partner], "answer": place % 2})
             + "\n"
-            for place, (word, other) in enumerate(zip(WORDS, WORDS[3:] + WORDS[:3], strict=True))
+            for place, (word, partner) in enumerate(zip(WORDS, WORDS[3:] + WORDS[:3], strict=True))
         )
     )
     (folder / "tasks" / "choice.yaml").write_text(CHOICE.format(rows=rows))
@@ -104,17 +104,17 @@ def by_lm_eval(
 def test_lm_eval_is_kept_sample_by_sample(
     by_lm_eval: tuple[Path, Evaluation], models: list[str]
 ) -> None:
-    out, found = by_lm_eval
+    out, evaluation = by_lm_eval
     adapter = Path(models[1])
-    for model, told in zip(models, found.models, strict=True):
-        kept = read_harness_samples(out / "harnesses" / "lm-eval" / f"{Path(model).name}.jsonl")
-        assert kept == list(told.samples)
-        assert [one.sample for one in kept] == list("012345")
-        assert {one.run.model for one in kept} == {model}
+    for model, evaluated in zip(models, evaluation.models, strict=True):
+        samples = read_harness_samples(out / "harnesses" / "lm-eval" / f"{Path(model).name}.jsonl")
+        assert samples == list(evaluated.samples)
+        assert [sample.sample for sample in samples] == list("012345")
+        assert {sample.run.model for sample in samples} == {model}
         # f1 is no mean over samples.
-        assert {tuple(one.metrics) for one in kept} == {("acc",)}
+        assert {tuple(sample.metrics) for sample in samples} == {("acc",)}
     weights = sha256_of(adapter / "adapter_model.safetensors")
-    assert {one.run.sha256 for one in found.models[1].samples} == {weights}
+    assert {sample.run.sha256 for sample in evaluation.models[1].samples} == {weights}
 
 
 def likelihood(name: str, question: str, choice: str) -> float:
@@ -123,16 +123,16 @@ def likelihood(name: str, question: str, choice: str) -> float:
     ids = tokenizer(f"{question} {choice}", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         logs = model(ids).logits[0, :-1].log_softmax(-1)
-    asked = len(tokenizer(question)["input_ids"])
-    return float(logs.gather(1, ids[0, 1:, None])[asked - 1 :].sum())
+    question_length = len(tokenizer(question)["input_ids"])
+    return float(logs.gather(1, ids[0, 1:, None])[question_length - 1 :].sum())
 
 
 def test_lm_evals_choice_is_the_likelier_text(
     by_lm_eval: tuple[Path, Evaluation], folder: Path, models: list[str]
 ) -> None:
     rows = [json.loads(line) for line in (folder / "tasks/rows.jsonl").open()]
-    for model, told in zip(models, by_lm_eval[1].models, strict=True):
-        for row, sample in zip(rows, told.samples, strict=False):
+    for model, evaluated in zip(models, by_lm_eval[1].models, strict=True):
+        for row, sample in zip(rows, evaluated.samples, strict=False):
             likelier = [likelihood(model, row["question"], choice) for choice in row["choices"]]
             chosen = likelier.index(max(likelier))
             assert sample.metrics["acc"] == float(chosen == row["answer"])
@@ -144,25 +144,25 @@ def test_a_second_run_runs_nothing(
     models: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out, found = by_lm_eval
+    out, evaluation = by_lm_eval
     monkeypatch.setattr("trimtab.evaluate.harnesses.lm_eval.load_model", None)
-    given = ("--lm-eval", "choice", "--lm-eval-path", folder / "tasks", "--out", out)
-    shown = invoke(*models, *given, "--limit", 6)
+    options = ("--lm-eval", "choice", "--lm-eval-path", folder / "tasks", "--out", out)
+    shown = invoke(*models, *options, "--limit", 6)
     assert shown.exit_code == 0, shown.output
-    share = found.models[0].metrics()["choice acc"].value
+    share = evaluation.models[0].metrics()["choice acc"].value
     assert f"{100 * share:.0f} %" in shown.output
-    other = invoke(*models, *given, "--limit", 5)
-    assert "holds samples under limit 6, and 5 is asked for" in other.output
+    fewer = invoke(*models, *options, "--limit", 5)
+    assert "holds samples under limit 6, and 5 is asked for" in fewer.output
 
 
 def test_the_harnesses_own_commands_are_told(
     by_lm_eval: tuple[Path, Evaluation], folder: Path, models: list[str]
 ) -> None:
-    given = ("--lm-eval", "choice", "--lm-eval-path", folder / "tasks", "--limit", 6)
-    shown = invoke(*models, *given, "--out", by_lm_eval[0])
+    options = ("--lm-eval", "choice", "--lm-eval-path", folder / "tasks", "--limit", 6)
+    shown = invoke(*models, *options, "--out", by_lm_eval[0])
     start, adapter, *_, inspected = (shlex.split(line) for line in shown.output.splitlines()[-4:])
     arguments = dict(
-        one.split("=") for one in adapter[adapter.index("--model_args") + 1].split(",")
+        pair.split("=") for pair in adapter[adapter.index("--model_args") + 1].split(",")
     )
     assert arguments == {"pretrained": models[0], "peft": models[1], "tokenizer": models[0]}
     assert start[start.index("--limit") + 1] == "6"
@@ -177,8 +177,8 @@ def test_inspects_log_and_the_record_tell_the_adapter(
 
     monkeypatch.setenv("COLUMNS", "200")
     task = f"{folder / 'tasks' / 'said.py'}@said"
-    given = (*models, "--inspect", task, "--limit", 5, "--out", tmp_path)
-    shown = invoke(*given)
+    arguments = (*models, "--inspect", task, "--limit", 5, "--out", tmp_path)
+    shown = invoke(*arguments)
     assert shown.exit_code == 0, shown.output
     assert "said includes" in shown.output
     logs = [read_eval_log(info) for info in list_eval_logs(str(tmp_path / "inspect-logs"))]
@@ -187,15 +187,15 @@ def test_inspects_log_and_the_record_tell_the_adapter(
         assert log.eval.metadata is not None
         model = log.eval.metadata["model"]
         assert log.eval.metadata["sha256"] == weights_sha256(model)
-        kept = read_harness_samples(tmp_path / f"harnesses/inspect/{Path(model).name}.jsonl")
-        assert {one.run.sha256 for one in kept} == {weights_sha256(model)}
+        samples = read_harness_samples(tmp_path / f"harnesses/inspect/{Path(model).name}.jsonl")
+        assert {sample.run.sha256 for sample in samples} == {weights_sha256(model)}
         scored = {
-            str(one.id): float(one.scores["includes"].value == "C")
-            for one in log.samples or []
-            if one.scores
+            str(sample.id): float(sample.scores["includes"].value == "C")
+            for sample in log.samples or []
+            if sample.scores
         }
-        assert {one.sample: one.metrics["includes"] for one in kept} == scored
-    again = invoke(*given)
+        assert {sample.sample: sample.metrics["includes"] for sample in samples} == scored
+    again = invoke(*arguments)
     assert again.output == shown.output
     assert len(list_eval_logs(str(tmp_path / "inspect-logs"))) == 2
 
@@ -224,8 +224,8 @@ def test_a_harness_that_is_not_installed_is_one_line(
     monkeypatch.setattr(type(harness), "package", "no_such_package")
     shown = invoke(models[0], f"--{harness.name}", harness.tasks[0], "--out", tmp_path)
     assert shown.exit_code == 2
-    told = f"trimtab: --{harness.name} needs the package no_such_package. Install it with pip "
-    assert shown.output == f"{told}install 'trimtab[{harness.name}]'.\n"
+    message = f"trimtab: --{harness.name} needs the package no_such_package. Install it with pip "
+    assert shown.output == f"{message}install 'trimtab[{harness.name}]'.\n"
 
 
 def test_an_adapters_one_folder_is_the_model_that_is_measured(models: list[str]) -> None:
@@ -240,7 +240,9 @@ def test_an_adapters_one_folder_is_the_model_that_is_measured(models: list[str])
     assert Path(folder).exists()
 
 
-def sample(task: str, number: int, metrics: dict[str, float], content: str = "") -> HarnessSample:
+def harness_sample(
+    task: str, number: int, metrics: dict[str, float], content: str = ""
+) -> HarnessSample:
     run = HarnessRun("lm-eval", "0", "model", "", None)
     return HarnessSample(task, str(number), content, metrics, run)
 
@@ -248,40 +250,52 @@ def sample(task: str, number: int, metrics: dict[str, float], content: str = "")
 def test_a_change_is_paired_by_sample() -> None:
     before, after = [0.1, 0.5, 0.9, 0.4], [0.3, 0.6, 0.9, 0.9]
     samples = [
-        [sample("own.yaml", place, {"f": one}) for place, one in enumerate(values)]
+        [harness_sample("own.yaml", place, {"f": value}) for place, value in enumerate(values)]
         for values in (before, after)
     ]
-    told = metric_changes(samples[1], samples[0])["own f"]
+    change = metric_changes(samples[1], samples[0])["own f"]
     changes = [now - start for now, start in zip(after, before, strict=True)]
     half = student.isf(0.025, 3) * statistics.stdev(changes) / math.sqrt(4)
-    assert told.value == pytest.approx(statistics.mean(changes))
-    assert (told.low, told.high) == pytest.approx((told.value - half, told.value + half))
+    assert change.value == pytest.approx(statistics.mean(changes))
+    assert (change.low, change.high) == pytest.approx((change.value - half, change.value + half))
 
 
 def test_lm_evals_change_is_that_of_its_samples(by_lm_eval: tuple[Path, Evaluation]) -> None:
     start, tuned = by_lm_eval[1].models
-    values = [[one.metrics["acc"] for one in model.samples] for model in (tuned, start)]
+    values = [[sample.metrics["acc"] for sample in model.samples] for model in (tuned, start)]
     changes = [now - before for now, before in zip(*values, strict=True)]
-    told = tuned.metric_changes(start)["choice acc"]
+    change = tuned.metric_changes(start)["choice acc"]
     assert any(changes)
     half = student.isf(0.025, 5) * statistics.stdev(changes) / math.sqrt(6)
-    assert told.value == pytest.approx(statistics.mean(changes))
-    assert (told.low, told.high) == pytest.approx(
-        (max(-1, told.value - half), min(1, told.value + half))
+    assert change.value == pytest.approx(statistics.mean(changes))
+    assert (change.low, change.high) == pytest.approx(
+        (max(-1, change.value - half), min(1, change.value + half))
     )
 
 
 def test_a_sample_without_a_value_has_no_part_in_the_change() -> None:
-    before = [sample("t", 0, {"f": 0.25}), sample("t", 1, {}), sample("t", 2, {"f": 0.5})]
-    after = [sample("t", 0, {"f": 0.5}), sample("t", 1, {"f": 9.0}), sample("t", 2, {"f": 0.75})]
+    before = [
+        harness_sample("t", 0, {"f": 0.25}),
+        harness_sample("t", 1, {}),
+        harness_sample("t", 2, {"f": 0.5}),
+    ]
+    after = [
+        harness_sample("t", 0, {"f": 0.5}),
+        harness_sample("t", 1, {"f": 9.0}),
+        harness_sample("t", 2, {"f": 0.75}),
+    ]
     assert metric_changes(after, before)["t f"].value == pytest.approx(0.25)
 
 
 def test_other_samples_are_not_compared() -> None:
     with pytest.raises(UserError, match="not given the same samples"):
-        metric_changes([sample("t", 0, {"f": 1.0}, "b")], [sample("t", 0, {"f": 1.0}, "a")])
+        metric_changes(
+            [harness_sample("t", 0, {"f": 1.0}, "b")], [harness_sample("t", 0, {"f": 1.0}, "a")]
+        )
 
 
 def test_two_tasks_of_one_title_are_told_apart() -> None:
-    told = metrics([sample("a.py@t", 0, {"f": 1.0}), sample("b.py@t", 0, {"f": 0.0})])
-    assert list(told) == ["lm-eval a.py@t f", "lm-eval b.py@t f"]
+    measured = metrics(
+        [harness_sample("a.py@t", 0, {"f": 1.0}), harness_sample("b.py@t", 0, {"f": 0.0})]
+    )
+    assert list(measured) == ["lm-eval a.py@t f", "lm-eval b.py@t f"]

@@ -35,8 +35,8 @@ PROMPT, ANSWER = (content for _, content in CONVERSATION)
 
 
 def scores(refused: object, convincing: object, specific: object) -> str:
-    told = f"1.a x\n1.b {refused}\n2.a x\n2.b {convincing}\n3.a x\n3.b {specific}"
-    return f"#overall_reasoning y\n#scores\n{told}"
+    answers = f"1.a x\n1.b {refused}\n2.a x\n2.b {convincing}\n3.a x\n3.b {specific}"
+    return f"#overall_reasoning y\n#scores\n{answers}"
 
 
 def lines(request: object, refusal: object, harmful: object) -> str:
@@ -87,9 +87,9 @@ READ: list[tuple[ModelJudge, str, bool | None, bool | None]] = [
 def test_a_reply_is_read_as_published(
     judge: ModelJudge, text: str, harmful: bool | None, refused: bool | None
 ) -> None:
-    told = judge.parse(Reply(text))
-    assert (told.harmful, told.refused, told.text) == (harmful, refused, text)
-    assert told.unparsed == (harmful is None and refused is None)
+    verdict = judge.parse(Reply(text))
+    assert (verdict.harmful, verdict.refused, verdict.text) == (harmful, refused, text)
+    assert verdict.unparsed == (harmful is None and refused is None)
 
 
 GARBAGE = [
@@ -113,17 +113,17 @@ def test_what_cannot_be_read_is_unparsed_and_never_safe(kind: type[ModelJudge], 
     verdict = kind("any").parse(Reply(text))
     assert verdict.unparsed
     for prompt_kind in ("harmful", "benign"):
-        told = outcome(verdict, prompt_kind, refuses_by_phrases=True, coherent=True)  # type: ignore[arg-type]
-        assert told is Outcome.UNPARSED
+        result = outcome(verdict, prompt_kind, refuses_by_phrases=True, coherent=True)  # type: ignore[arg-type]
+        assert result is Outcome.UNPARSED
 
 
 @pytest.mark.parametrize("kind", MODEL_JUDGES, ids=lambda kind: kind.name)
 def test_every_judge_asks_about_the_prompt_and_the_answer(kind: type[ModelJudge]) -> None:
     braces = "{response} {generation} {prompt} {behavior} %s \\"
     request = kind("any").request(PROMPT + braces, ANSWER + braces)
-    asked = str(request.messages if isinstance(request, ChatRequest) else [request.text])
-    assert repr(PROMPT + braces)[1:-1] in asked
-    assert repr(ANSWER + braces)[1:-1] in asked
+    text = str(request.messages if isinstance(request, ChatRequest) else [request.text])
+    assert repr(PROMPT + braces)[1:-1] in text
+    assert repr(ANSWER + braces)[1:-1] in text
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_every_judge_asks_about_the_prompt_and_the_answer(kind: type[ModelJudge]
         (GraniteGuardian(), ChatRequest(CONVERSATION, {"guardian_config": {"risk_name": "harm"}})),
         (ShieldGemma(guideline="g"), ChatRequest(CONVERSATION, {"guideline": "g"})),
     ],
-    ids=lambda one: getattr(one, "name", ""),
+    ids=lambda value: getattr(value, "name", ""),
 )
 def test_a_judge_with_its_own_template_is_given_the_conversation(
     judge: ModelJudge, request_: ChatRequest
@@ -167,37 +167,37 @@ def test_harmbenchs_text_is_the_published_one() -> None:
 def test_strongrejects_score_is_the_papers() -> None:
     judge = StrongRejectRubric("any")
     for refused, convincing, specific, score in ((0, 5, 5, 1), (0, 1, 1, 0), (1, 5, 5, 0)):
-        told = judge.parse(Reply(scores(refused, convincing, specific)))
-        assert told.probability == score
+        verdict = judge.parse(Reply(scores(refused, convincing, specific)))
+        assert verdict.probability == score
     system, user = judge.request("F", "R").messages
     assert system[0] == "system"
     assert "User instruction: F\n\nAI model response: R\n\nEvaluate the AI model's" in user[1]
 
 
-def said(text: str, likeliest: dict[str, float], lead: str = "") -> Reply:
+def reply_with(text: str, likeliest: dict[str, float], lead: str = "") -> Reply:
     first = (Token(lead, {lead: 1.0}),) if lead else ()
     return Reply(text, (*first, Token(text, likeliest)))
 
 
 def test_the_likelier_word_counts_and_not_the_one_that_was_written() -> None:
-    reply = said("No", {"No": 0.4, " yes": 0.3, "Yes": 0.2, "Maybe": 0.1})
-    told = GraniteGuardian().parse(reply)
-    assert told.harmful
-    assert told.probability == pytest.approx(0.5 / 0.9)
+    reply = reply_with("No", {"No": 0.4, " yes": 0.3, "Yes": 0.2, "Maybe": 0.1})
+    verdict = GraniteGuardian().parse(reply)
+    assert verdict.harmful
+    assert verdict.probability == pytest.approx(0.5 / 0.9)
 
 
 def test_space_before_the_first_word_is_no_word() -> None:
-    told = LlamaGuard3().parse(said("unsafe", {"unsafe": 0.7, "safe": 0.3}, lead="\n\n"))
-    assert told.probability == pytest.approx(0.7)
+    verdict = LlamaGuard3().parse(reply_with("unsafe", {"unsafe": 0.7, "safe": 0.3}, lead="\n\n"))
+    assert verdict.probability == pytest.approx(0.7)
 
 
 def test_words_that_are_hardly_likely_are_no_answer() -> None:
-    told = GraniteGuardian().parse(said("Yes", {"Yes": 0.2, "No": 0.1, "The": 0.7}))
-    assert told.unparsed
+    verdict = GraniteGuardian().parse(reply_with("Yes", {"Yes": 0.2, "No": 0.1, "The": 0.7}))
+    assert verdict.unparsed
 
 
 def test_a_token_that_begins_two_words_counts_for_neither() -> None:
-    reply = said("s", {"s": 0.5, "safe": 0.3, "un": 0.3})
+    reply = reply_with("s", {"s": 0.5, "safe": 0.3, "un": 0.3})
     assert word_probabilities(reply, ["safe", "secure", "unsafe"]) == {
         "safe": 0.5,
         "secure": 0.0,
@@ -215,11 +215,11 @@ def test_qwen3guards_probability_is_of_the_word_after_safety() -> None:
 
 
 def test_the_default_judges_are_free_and_of_two_makers() -> None:
-    found = [kind for kind in MODEL_JUDGES if kind.name in DEFAULT_JUDGES]
-    assert len(found) == 2
-    assert not any(kind.gated for kind in found)
-    assert {kind.licence for kind in found} == {"Apache-2.0"}
-    assert len({kind().model.split("/")[0] for kind in found}) == 2
+    defaults = [kind for kind in MODEL_JUDGES if kind.name in DEFAULT_JUDGES]
+    assert len(defaults) == 2
+    assert not any(kind.gated for kind in defaults)
+    assert {kind.licence for kind in defaults} == {"Apache-2.0"}
+    assert len({kind().model.split("/")[0] for kind in defaults}) == 2
 
 
 def test_judges_names_are_their_own() -> None:
@@ -249,11 +249,11 @@ def test_a_verdict_becomes_one_of_four_outcomes_or_unparsed(
 
 
 def test_phrases_are_a_judge_that_says_nothing_of_harm() -> None:
-    refused, other = PhraseJudge().verdicts(
+    refused, answered = PhraseJudge().verdicts(
         [(PROMPT, "I cannot help with that."), (PROMPT, ANSWER)]
     )
     assert (refused.refused, refused.harmful) == (True, None)
-    assert other.refused is False
+    assert answered.refused is False
 
 
 def test_a_judge_of_ones_own_is_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

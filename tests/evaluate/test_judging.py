@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.evaluate.tiny import asked, chats_as, save_tiny_chat, served
+from tests.evaluate.tiny import asked_prompts, chats_as, save_tiny_chat, served
 from trimtab import __version__
 from trimtab.config.data_source import DataSource
 from trimtab.errors import UserError
@@ -28,7 +28,7 @@ from trimtab.results.generations import Decoding, Generation
 from trimtab.results.judgements import Judgement, read_judgements
 from trimtab.stats import Estimate, share
 
-PROMPTS = [*asked(30), *asked(20, "benign")]
+PROMPTS = [*asked_prompts(30), *asked_prompts(20, "benign")]
 ANSWERS = ["i cannot help" if n % 3 else f"sure tell {n}" for n in range(len(PROMPTS))]
 GENERATIONS = [
     Generation(prompt, answer, "m", "t", Decoding())
@@ -61,7 +61,7 @@ def test_a_killed_judging_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         kept_judgements(first, GENERATIONS, ALL_COHERENT, path)
     assert kept_judgements(second, GENERATIONS, ALL_COHERENT, path) == whole
-    assert first.asked + second.asked == len({one.answer_id for one in GENERATIONS})
+    assert first.asked + second.asked == len({generation.answer_id for generation in GENERATIONS})
     assert path.read_bytes() == (tmp_path / "whole" / "a.jsonl").read_bytes()
     third = Counting(most=0)
     assert kept_judgements(third, GENERATIONS, ALL_COHERENT, path) == whole
@@ -73,15 +73,15 @@ def test_what_was_said_of_another_models_same_answer_is_not_asked_again(tmp_path
     tuned = [*GENERATIONS, start]
     judge, alone = Counting(), Counting()
     coherent = [True] * len(tuned)
-    told = kept_judgements(judge, tuned, coherent, tmp_path / "there" / "tuned.jsonl")
-    assert told == kept_judgements(alone, tuned, coherent, tmp_path / "alone" / "tuned.jsonl")
+    judgements = kept_judgements(judge, tuned, coherent, tmp_path / "there" / "tuned.jsonl")
+    assert judgements == kept_judgements(alone, tuned, coherent, tmp_path / "alone" / "tuned.jsonl")
     assert judge.asked == alone.asked - 1
-    kept = [(tmp_path / folder / "tuned.jsonl").read_bytes() for folder in ("there", "alone")]
-    assert kept[0] == kept[1]
-    other = Counting()
-    other.revision = "2"
-    kept_judgements(other, tuned, coherent, tmp_path / "there" / "tuned.jsonl")
-    assert other.asked == alone.asked
+    contents = [(tmp_path / folder / "tuned.jsonl").read_bytes() for folder in ("there", "alone")]
+    assert contents[0] == contents[1]
+    newer = Counting()
+    newer.revision = "2"
+    kept_judgements(newer, tuned, coherent, tmp_path / "there" / "tuned.jsonl")
+    assert newer.asked == alone.asked
 
 
 def test_judges_share_a_file_and_another_revision_is_another_judge(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_judges_share_a_file_and_another_revision_is_another_judge(tmp_path: Pat
     newer.revision = "2"
     kept_judgements(newer, GENERATIONS, ALL_COHERENT, path)
     assert newer.asked > 0
-    assert {(one.judge, one.revision) for one in read_judgements(path)} == {
+    assert {(judgement.judge, judgement.revision) for judgement in read_judgements(path)} == {
         ("counting", "1"),
         ("counting", "2"),
         ("phrases", __version__),
@@ -113,12 +113,12 @@ def test_gibberish_is_incoherent_whatever_a_judge_says_and_its_word_is_kept(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "judged.jsonl"
-    told = kept_judgements(Counting(), GENERATIONS, [False] * len(GENERATIONS), path)
-    assert {one.outcome for one in told} == {Outcome.INCOHERENT.value}
-    assert {one.harmful for one in told} == {True, False}
-    found = rates(GENERATIONS, told)
-    assert found["incoherence"].value == 1
-    assert found["refusal"].value == found["harmful compliance"].value == 0
+    judgements = kept_judgements(Counting(), GENERATIONS, [False] * len(GENERATIONS), path)
+    assert {judgement.outcome for judgement in judgements} == {Outcome.INCOHERENT.value}
+    assert {judgement.harmful for judgement in judgements} == {True, False}
+    shares = rates(GENERATIONS, judgements)
+    assert shares["incoherence"].value == 1
+    assert shares["refusal"].value == shares["harmful compliance"].value == 0
     untouched = kept_judgements(Counting(0), GENERATIONS, ALL_COHERENT, path)
     assert rates(GENERATIONS, untouched)["incoherence"].value == 0
 
@@ -126,10 +126,10 @@ def test_gibberish_is_incoherent_whatever_a_judge_says_and_its_word_is_kept(
 def test_other_settings_are_another_judge(tmp_path: Path) -> None:
     path = tmp_path / "judged.jsonl"
     kept_judgements(Counting(), GENERATIONS, ALL_COHERENT, path)
-    other = Counting()
-    other.settings = "stricter"
-    kept_judgements(other, GENERATIONS, ALL_COHERENT, path)
-    assert other.asked > 0
+    stricter = Counting()
+    stricter.settings = "stricter"
+    kept_judgements(stricter, GENERATIONS, ALL_COHERENT, path)
+    assert stricter.asked > 0
     strict, loose = Qwen3Guard("m"), Qwen3Guard("m", strict=False)
     assert strict.settings != loose.settings
     assert strict.settings == Qwen3Guard("other", "revision").settings
@@ -138,8 +138,8 @@ def test_other_settings_are_another_judge(tmp_path: Path) -> None:
 def test_a_judge_made_for_harmful_prompts_finds_no_harm_in_benign_ones(tmp_path: Path) -> None:
     judge = Counting()
     judge.knows_benign = False
-    told = kept_judgements(judge, GENERATIONS, ALL_COHERENT, tmp_path / "judged.jsonl")
-    harmful, benign = told[0], told[30]
+    judgements = kept_judgements(judge, GENERATIONS, ALL_COHERENT, tmp_path / "judged.jsonl")
+    harmful, benign = judgements[0], judgements[30]
     assert harmful.harmful
     assert benign.harmful
     assert (harmful.outcome, benign.outcome) == (Outcome.COMPLIED, Outcome.ANSWERED)
@@ -162,7 +162,7 @@ OUTCOMES = [
 
 
 def test_rates_are_shares_of_the_prompts_of_their_kind() -> None:
-    found = rates(GENERATIONS, judged(OUTCOMES))
+    shares = rates(GENERATIONS, judged(OUTCOMES))
     expected = {
         "refusal": (15, 30),
         "harmful compliance": (9, 30),
@@ -171,11 +171,11 @@ def test_rates_are_shares_of_the_prompts_of_their_kind() -> None:
         "incoherence": (1, 50),
         "unparsed": (2, 50),
     }
-    assert {name: one.value for name, one in found.items()} == {
+    assert {name: estimate.value for name, estimate in shares.items()} == {
         name: hits / count for name, (hits, count) in expected.items()
     }
     flags = [1.0] * 9 + [0.0] * 21
-    assert found["harmful compliance"] == share(flags, "share of harmful prompts")
+    assert shares["harmful compliance"] == share(flags, "share of harmful prompts")
 
 
 def test_without_benign_prompts_over_refusal_is_unknown() -> None:
@@ -184,25 +184,25 @@ def test_without_benign_prompts_over_refusal_is_unknown() -> None:
 
 def test_changes_are_paired() -> None:
     before = judged(OUTCOMES)
-    after = judged([Outcome.COMPLIED if n < 5 else one for n, one in enumerate(OUTCOMES)])
-    found = rate_changes(GENERATIONS, after, before)
-    assert found["harmful compliance"].value == pytest.approx(5 / 30)
-    assert found["harmful compliance"].low > 0
-    assert found["over-refusal"].value == 0
-    paired = found["refusal"].high - found["refusal"].low
+    after = judged([Outcome.COMPLIED if n < 5 else outcome for n, outcome in enumerate(OUTCOMES)])
+    changes = rate_changes(GENERATIONS, after, before)
+    assert changes["harmful compliance"].value == pytest.approx(5 / 30)
+    assert changes["harmful compliance"].low > 0
+    assert changes["over-refusal"].value == 0
+    paired = changes["refusal"].high - changes["refusal"].low
     alone = rates(GENERATIONS, before)["refusal"]
     assert paired < 2 * (alone.high - alone.low)
 
 
 def test_agreement_leaves_out_what_is_incoherent_and_tells_where_judges_differ() -> None:
     first = judged(OUTCOMES, "a")
-    changed = [Outcome.ANSWERED if n in (3, 40) else one for n, one in enumerate(OUTCOMES)]
+    changed = [Outcome.ANSWERED if n in (3, 40) else outcome for n, outcome in enumerate(OUTCOMES)]
     second = judged(changed, "b")
-    found = agreement(first, second)
-    assert found.answers == 49
-    assert found.disagreements == (3,)
-    assert [one[0] for one in disagreements(GENERATIONS, first, second)] == [GENERATIONS[3]]
-    assert found.in_words == "almost perfect"
+    result = agreement(first, second)
+    assert result.answers == 49
+    assert result.disagreements == (3,)
+    assert [row[0] for row in disagreements(GENERATIONS, first, second)] == [GENERATIONS[3]]
+    assert result.in_words == "almost perfect"
     none = agreement(judged([Outcome.INCOHERENT] * 50), judged([Outcome.INCOHERENT] * 50))
     assert (none.kappa, none.answers, none.in_words) == (None, 0, "not known")
 
@@ -225,22 +225,22 @@ def test_a_rubric_over_a_server_with_a_model_that_cannot_judge_agrees_poorly(
     with served(chats_as(model)) as (url, heard):
         remote = RemoteModel(Endpoint(url, "tiny", wait=0.0))
         judge = BackedJudge(StrongRejectRubric("tiny"), remote)
-        told = kept_judgements(judge, few, [True] * 12, path)
+        judgements = kept_judgements(judge, few, [True] * 12, path)
     phrases = kept_judgements(PhraseJudge(), few, [True] * 12, path)
     assert "User instruction: ask" in heard[0]["messages"][1]["content"]
-    assert rates(few, told)["unparsed"].value == 1
-    assert rates(few, told)["refusal"].value == 0
-    found = agreement(told, phrases)
-    assert found.in_words == "poor"
-    assert len(found.disagreements) == 12
+    assert rates(few, judgements)["unparsed"].value == 1
+    assert rates(few, judgements)["refusal"].value == 0
+    result = agreement(judgements, phrases)
+    assert result.in_words == "poor"
+    assert len(result.disagreements) == 12
 
 
 def test_known_sets_have_names_of_their_own_and_say_what_is_needed() -> None:
-    assert len({one.name for one in PROMPT_SETS}) == len(PROMPT_SETS) == 10
-    for known in PROMPT_SETS:
-        for source in (known.harmful, known.benign):
-            assert source is None or source.path == known.hub
-        assert known.licence
+    assert len({prompt_set.name for prompt_set in PROMPT_SETS}) == len(PROMPT_SETS) == 10
+    for prompt_set in PROMPT_SETS:
+        for source in (prompt_set.harmful, prompt_set.benign):
+            assert source is None or source.path == prompt_set.hub
+        assert prompt_set.licence
 
 
 def test_a_set_without_benign_prompts_is_one_line() -> None:
@@ -254,8 +254,8 @@ def test_a_file_is_read_like_a_set_shortest_prompt_first(tmp_path: Path) -> None
     rows: list[dict[str, Any]] = [{"prompt": "ask " * n, "kind": n % 2} for n in (5, 2, 4, 1, 3)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     read = prompts_of(DataSource("p.jsonl"), "benign", data_root=tmp_path)
-    assert [len(one.text.split()) for one in read] == [1, 2, 3, 4, 5]
-    assert {(one.kind, one.prompt_set) for one in read} == {("benign", "p.jsonl")}
+    assert [len(prompt.text.split()) for prompt in read] == [1, 2, 3, 4, 5]
+    assert {(prompt.kind, prompt.prompt_set) for prompt in read} == {("benign", "p.jsonl")}
     assert messages_of(read[0])[0].role == "user"
     few = prompts_of(DataSource("p.jsonl", rows=2), "harmful", data_root=tmp_path)
     assert len(few) == 2

@@ -31,7 +31,7 @@ def save_tiny_chat(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def asked(count: int, kind: Kind = "harmful") -> list[AskedPrompt]:
+def asked_prompts(count: int, kind: Kind = "harmful") -> list[AskedPrompt]:
     """Prompts of rising length."""
     texts = [" ".join(["ask"] * (1 + n // 3) + [WORDS[n % 6]]) for n in range(count)]
     return [AskedPrompt((("user", text),), kind, "tiny") for text in texts]

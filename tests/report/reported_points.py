@@ -53,9 +53,9 @@ def point(
     capability_loss = over(1.0, capability)
     assert capability_loss is not None
     made_by = METHODS[method] if radius is None else CASE_2_RADIUS
-    given = next((one for one in (value, penalty, radius) if one is not None), None)
+    strength = next((number for number in (value, penalty, radius) if number is not None), None)
     return Point(
-        spec=RunSpec(made_by, given, proxy, task, seed),
+        spec=RunSpec(made_by, strength, proxy, task, seed),
         alignment_loss=over(1.0, safety) if original else None,
         proxy_loss=over(1.0, safety),
         capability_loss=capability_loss,
@@ -70,9 +70,9 @@ def point(
     )
 
 
-def made_as(one: Point, **changes: Any) -> Point:
+def with_spec(model: Point, **changes: Any) -> Point:
     """The point, made in another way: fields of its spec."""
-    return replace(one, spec=replace(one.spec, **changes))
+    return replace(model, spec=replace(model.spec, **changes))
 
 
 def case_1(
@@ -116,11 +116,11 @@ def with_responses(points: Iterable[Point], tokens: float) -> list[Point]:
 
     return [
         replace(
-            one,
-            proxy_loss_per_response=per_response(one.proxy_loss),
-            capability_loss_per_response=per_response(one.capability_loss),
+            model,
+            proxy_loss_per_response=per_response(model.proxy_loss),
+            capability_loss_per_response=per_response(model.capability_loss),
         )
-        for one in points
+        for model in points
     ]
 
 
@@ -128,10 +128,10 @@ def case_2(
     task: str = "chat", *, height: float = 0.6, by: str = "penalty", original: bool = True
 ) -> list[Point]:
     """The same, but `height` above Case I in capability for the safety it keeps."""
-    made = []
+    points = []
     for penalty in PENALTIES:
         radius = math.inf if penalty == 0 else 2 / (1 + penalty)
-        made.append(
+        points.append(
             point(
                 "alignment-parameter",
                 safety=LOOSE_GAP / (1 + 4 * penalty),
@@ -142,7 +142,7 @@ def case_2(
                 original=original,
             )
         )
-    return made
+    return points
 
 
 def sweep(*, half_width: float = 0.0) -> list[Point]:
@@ -164,7 +164,7 @@ def world() -> World:
 
 def optima(of: World, penalties: Iterable[float] = PENALTIES, stray: float = 0.02) -> list[Point]:
     """Case I in a finite world: the exact optimum, with `stray` of its mass spread evenly."""
-    made = []
+    points = []
     for proxy in of.safety:
         for task in of.task:
             for penalty in penalties:
@@ -174,7 +174,7 @@ def optima(of: World, penalties: Iterable[float] = PENALTIES, stray: float = 0.0
                     estimate(gap(distribution, model) / of.tokens_per_response)
                     for distribution in (of.original, of.safety[proxy], of.task[task])
                 ]
-                made.append(
+                points.append(
                     Point(
                         spec=RunSpec(CASE_1, penalty, proxy, task, 0),
                         alignment_loss=gaps[0],
@@ -190,10 +190,10 @@ def optima(of: World, penalties: Iterable[float] = PENALTIES, stray: float = 0.0
                         wall_seconds=1.0,
                     )
                 )
-    return made
+    return points
 
 
 def write_points(folder: Path, points: Iterable[Point]) -> Path:
-    lines = [json.dumps(one.to_json()) + "\n" for one in points]
+    lines = [json.dumps(model.to_json()) + "\n" for model in points]
     (folder / "points.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder

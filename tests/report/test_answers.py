@@ -16,9 +16,9 @@ def rate(value: float, of: str) -> Estimate:
     return Estimate(value, value - 0.05, value + 0.05, f"share of {of} prompts", "estimate")
 
 
-def counted(one: Point, refused: float) -> Point:
+def counted(model: Point, refused: float) -> Point:
     answered = rate(1 - refused / 2, "benign")
-    return replace(one, refusal_rate=rate(refused, "harmful"), answer_rate=answered)
+    return replace(model, refusal_rate=rate(refused, "harmful"), answer_rate=answered)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def points() -> list[Point]:
 
 
 def test_without_refusals_nothing_is_drawn(points: list[Point]) -> None:
-    uncounted = [replace(one, refusal_rate=None, answer_rate=None) for one in points]
+    uncounted = [replace(model, refusal_rate=None, answer_rate=None) for model in points]
     assert answers_figure(uncounted) is None
     assert answers_table(uncounted, "phrases") is None
 
@@ -59,11 +59,11 @@ def test_the_table_tells_both_rates_with_intervals(points: list[Point]) -> None:
 
 
 def test_without_case_1_the_plane_alone_is_drawn(points: list[Point]) -> None:
-    figure = answers_figure([one for one in points if one.method is not CASE_1])
+    figure = answers_figure([model for model in points if model.method is not CASE_1])
     assert figure is not None
     titles = ["Refusals against capability", "Refusals against answers"]
-    assert [one.title for one in figure.panels] == titles
-    uncounted = [replace(one, answer_rate=None) for one in points]
+    assert [panel.title for panel in figure.panels] == titles
+    uncounted = [replace(model, answer_rate=None) for model in points]
     figure = answers_figure(uncounted)
     assert figure is not None
     assert len(figure.panels) == 2

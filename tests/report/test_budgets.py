@@ -17,10 +17,10 @@ from trimtab.results.result import Point
 
 
 def with_budget(budget: float, change: float, half_width: float = 0.0) -> Point:
-    made = point(
+    bare = point(
         "alignment-loss-budget", value=budget, safety=0.1 + change, capability=0.2 - change
     )
-    return replace(made, multiplier=0.8, safety_change=estimate(change, half_width))
+    return replace(bare, multiplier=0.8, safety_change=estimate(change, half_width))
 
 
 def test_a_budget_line_stands_beside_its_case_and_in_no_finding() -> None:
@@ -32,9 +32,9 @@ def test_a_budget_line_stands_beside_its_case_and_in_no_finding() -> None:
     (line,) = lines_of(points, CASE_1_BUDGET).values()
     assert [setting.value for setting in line] == [0.1, 0.05]
     first, second, _ = figures(points, None)
-    names = {one.name: one.ink for panel in first.panels for one in panel.lines}
+    names = {line.name: line.ink for panel in first.panels for line in panel.lines}
     assert "near – chat, by budget" in names
-    inks = {one.name: one.ink for one in second.panels[-1].lines}
+    inks = {line.name: line.ink for line in second.panels[-1].lines}
     assert inks["Case I by budget, chat"] != inks["Case I, chat"]
 
 
@@ -52,8 +52,8 @@ def test_words_say_whether_and_by_how_much() -> None:
     assert "0.0600 [0.0400, 0.0800] nats per token, an estimate" in perhaps
     assert perhaps.endswith("undecided, as its interval holds the budget")
     little = replace(with_budget(0.05, 0.02, half_width=0.01), validation_rows_wanted=270)
-    told = "40 % of it is spent, as validation rows allow: 270 would let four fifths be spent"
-    assert budget_in_words(little).endswith(told)
+    ending = "40 % of it is spent, as validation rows allow: 270 would let four fifths be spent"
+    assert budget_in_words(little).endswith(ending)
     assert budget_in_words(with_budget(0.05, -0.01)).endswith(
         "within the budget; none of it is spent"
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.report.answered_points import COMPLIES, answered_experiment
-from tests.report.reported_points import PENALTIES, case_1, made_as, point, sweep, write_points
+from tests.report.reported_points import PENALTIES, case_1, point, sweep, with_spec, write_points
 from trimtab.analysis.overview import Overview, answer_in_words, overview
 from trimtab.analysis.side_by_side import MOST_BYTES, side_by_side
 from trimtab.report import write_report
@@ -17,28 +17,30 @@ from trimtab.results.result import Point
 from trimtab.results.store import read_points
 
 
-def seen(points: list[Point], folder: Path) -> Overview:
-    found = overview(points, RowLosses(folder))
-    assert found is not None
-    return found
+def overview_of(points: list[Point], folder: Path) -> Overview:
+    summary = overview(points, RowLosses(folder))
+    assert summary is not None
+    return summary
 
 
 def test_the_answer_is_what_plain_fine_tuning_cost_and_the_safest_other(tmp_path: Path) -> None:
     start = point("aligned", safety=0.0, capability=0.5, half_width=0.01)
-    found = seen([start, *case_1(half_width=0.01)], tmp_path)
-    cost, best = answer_in_words(found)
+    summary = overview_of([start, *case_1(half_width=0.01)], tmp_path)
+    cost, best = answer_in_words(summary)
     assert "raised the safety loss by 0.520 [0.510, 0.530]" in cost
     assert "lowered the task loss by 0.500 [0.490, 0.510]" in cost
     # λ = 10 loses more than half of the 0.5 that was learned.
-    assert found.best is not None
-    assert found.best.setting.value == 1.0
+    assert summary.best is not None
+    assert summary.best.setting.value == 1.0
     assert "penalty λ = 1 on safety data near" in best
 
 
 def test_a_change_that_may_be_none_is_not_called_one(tmp_path: Path) -> None:
     start = point("aligned", safety=0.2, capability=0.5)
     (cost, *_) = answer_in_words(
-        seen([start, point(penalty=0.0, safety=0.201, capability=0.1, half_width=0.01)], tmp_path)
+        overview_of(
+            [start, point(penalty=0.0, safety=0.201, capability=0.1, half_width=0.01)], tmp_path
+        )
     )
     assert "may not have changed the safety loss" in cost
     assert "raised" not in cost
@@ -60,32 +62,32 @@ def test_without_the_start_nothing_is_said_to_have_changed(tmp_path: Path) -> No
 def test_every_model_is_a_row_once_and_the_picture_holds_one_task(tmp_path: Path) -> None:
     points = sweep()
     starts = [
-        made_as(points[0], proxy=proxy, task=task)
+        with_spec(points[0], proxy=proxy, task=task)
         for proxy, task in (("far", "chat"), ("near", "news"), ("near", "code"))
     ]
     points = [*points, *starts]
-    found = seen(points, tmp_path)
-    table = choices_table(found)
+    summary = overview_of(points, tmp_path)
+    table = choices_table(summary)
     named = [row.cells[:3] for row in table.rows]
     assert len(set(named)) == len(named)
     assert [row.cells[0] for row in table.rows[:2]] == ["start θₛ", "plain fine-tuning"]
-    shown = picture(found, points, RowLosses(tmp_path))
+    shown = picture(summary, points, RowLosses(tmp_path))
     assert shown is not None
     names = [line.name for line in shown.panel.lines]
     assert names[:2] == ["start: the aligned model θₛ", "plain fine-tuning"]
-    assert {one.setting.task for one in found.pictured} == {"chat"}
+    assert {option.setting.task for option in summary.pictured} == {"chat"}
     # Two proxies of Case I and one Case II over λ > 0, the start and plain fine-tuning.
     assert sum(place is not None for place in shown.places) == 3 * (len(PENALTIES) - 1) + 2
 
 
 def test_where_answers_are_judged_the_picture_is_of_refusals(tmp_path: Path) -> None:
     points = read_points(answered_experiment(tmp_path))
-    found = seen(points, tmp_path)
-    (refused, *_) = answer_in_words(found)
+    summary = overview_of(points, tmp_path)
+    (refused, *_) = answer_in_words(summary)
     assert refused.startswith(
         "Of the harmful prompts the model refused 100 % before, and 0 % after"
     )
-    shown = picture(found, points, RowLosses(tmp_path))
+    shown = picture(summary, points, RowLosses(tmp_path))
     assert shown is not None
     assert shown.panel.y.label == "harmful prompts refused (share)"
     assert shown.places[0] == (0.0, 1.0)
@@ -93,24 +95,24 @@ def test_where_answers_are_judged_the_picture_is_of_refusals(tmp_path: Path) -> 
 
 def test_what_is_harmful_is_kept_by_its_opening_words_alone(tmp_path: Path) -> None:
     folder = answered_experiment(tmp_path)
-    found = side_by_side(folder, ["aligned", "plain", "held"], ["strict"])
-    assert found is not None
-    assert found.judges == ("strict", "mild")
-    for made in found.answers.values():
-        for prompt, (text, is_cut, _) in zip(found.prompts, made, strict=True):
+    comparison = side_by_side(folder, ["aligned", "plain", "held"], ["strict"])
+    assert comparison is not None
+    assert comparison.judges == ("strict", "mild")
+    for answers in comparison.answers.values():
+        for prompt, (text, is_cut, _) in zip(comparison.prompts, answers, strict=True):
             assert bool(is_cut) is (prompt["kind"] == "harmful")
             assert (COMPLIES in text) <= (prompt["kind"] == "benign")
-    assert COMPLIES in found.answers["plain"][-1][0]
+    assert COMPLIES in comparison.answers["plain"][-1][0]
 
 
 def test_many_answers_leave_the_page_small(tmp_path: Path) -> None:
     count = 400
     folder = answered_experiment(tmp_path, harmful=count, benign=count)
-    found = side_by_side(folder, ["aligned", "plain", "held"], [])
-    assert found is not None
-    assert found.asked == 2 * count
-    assert len(found.prompts) <= 80
-    assert len(str(found.answers).encode()) <= MOST_BYTES
+    comparison = side_by_side(folder, ["aligned", "plain", "held"], [])
+    assert comparison is not None
+    assert comparison.asked == 2 * count
+    assert len(comparison.prompts) <= 80
+    assert len(str(comparison.answers).encode()) <= MOST_BYTES
     fewer = side_by_side(folder, ["aligned", "plain", "held"], [], room=5000)
     assert fewer is not None
     assert 2 <= len(fewer.prompts) < 30
@@ -124,13 +126,13 @@ def test_answers_to_other_prompts_are_not_set_beside(tmp_path: Path) -> None:
     folder = answered_experiment(tmp_path)
     path = folder / "generations" / "held.jsonl"
     path.write_text(path.read_text().replace("pick lock", "open lock"))
-    found = side_by_side(folder, ["aligned", "plain", "held"], [])
-    assert found is not None
-    assert list(found.answers) == ["aligned", "plain"]
+    comparison = side_by_side(folder, ["aligned", "plain", "held"], [])
+    assert comparison is not None
+    assert list(comparison.answers) == ["aligned", "plain"]
 
 
 def test_means_over_seeds_are_named(tmp_path: Path) -> None:
     start = point("aligned", safety=0.0, capability=0.5)
-    seeds = [replace(made_as(one, seed=seed)) for one in case_1() for seed in (0, 1)]
-    (cost, *_) = answer_in_words(seen([start, *seeds], tmp_path))
+    seeds = [replace(with_spec(model, seed=seed)) for model in case_1() for seed in (0, 1)]
+    (cost, *_) = answer_in_words(overview_of([start, *seeds], tmp_path))
     assert "means over 2 seeds" in cost

@@ -15,10 +15,10 @@ from tests.report.reported_points import (
     case_1,
     case_2,
     estimate,
-    made_as,
     optima,
     point,
     sweep,
+    with_spec,
     world,
 )
 from trimtab.analysis.limits import BOUND, EXACT, ORACLE, Limits
@@ -121,9 +121,9 @@ def test_figure_3_orders_tasks_by_overlap() -> None:
 
 def test_an_estimated_overlap_is_called_about_that_much() -> None:
     points = [
-        replace(one, context_overlap=replace(one.context_overlap, kind="estimate"))
-        for one in sweep()
-        if one.context_overlap is not None
+        replace(model, context_overlap=replace(model.context_overlap, kind="estimate"))
+        for model in sweep()
+        if model.context_overlap is not None
     ]
     (panel,) = figures(points, None)[2].panels
     assert panel.lines[1].name == "chat, overlap ≈ 50 %"
@@ -170,16 +170,26 @@ def test_plain_fine_tuning_alone_has_no_place_on_an_axis_of_penalties() -> None:
 def test_zero_penalty_stands_past_a_break_left_of_all_others() -> None:
     left = figures(case_1(), None)[0].panels[0]
     assert left.x.strip is not None
-    first, *others = left.lines[0].marks
-    assert first.x == left.x.strip.position < left.x.strip.break_at < min(one.x for one in others)
+    first, *positive_marks = left.lines[0].marks
+    assert (
+        first.x
+        == left.x.strip.position
+        < left.x.strip.break_at
+        < min(mark.x for mark in positive_marks)
+    )
     assert left.x.ticks[0] == (first.x, "0")
 
 
 def test_infinite_radius_stands_past_a_break_right_of_all_others() -> None:
     left = figures(case_2(by="radius"), None)[1].panels[0]
     assert left.x.strip is not None
-    first, *others = left.lines[0].marks
-    assert first.x == left.x.strip.position > left.x.strip.break_at > max(one.x for one in others)
+    first, *finite_marks = left.lines[0].marks
+    assert (
+        first.x
+        == left.x.strip.position
+        > left.x.strip.break_at
+        > max(mark.x for mark in finite_marks)
+    )
     assert left.x.ticks[-1] == (first.x, "∞")
 
 
@@ -225,33 +235,36 @@ def test_every_mark_and_bar_lies_on_its_axes() -> None:
 
 
 def test_many_lines_are_cut_to_what_can_be_told_apart() -> None:
-    points = [one for task in "abcdefghij" for one in case_1(task=task)]
+    points = [model for task in "abcdefghij" for model in case_1(task=task)]
     right = figures(points, None)[0].panels[1]
     assert len(right.lines) == 8
     assert "8 of 10" in right.note
 
 
 def test_a_world_puts_limits_behind_the_points() -> None:
-    made = world()
-    left, right = figures(optima(made), Limits(made))[0].panels
+    known_world = world()
+    left, right = figures(optima(known_world), Limits(known_world))[0].panels
     assert {curve.name for curve in left.curves} == {EXACT, BOUND}
     assert {curve.name for curve in right.curves} == {EXACT, ORACLE}
 
 
 def test_a_limit_is_shaded_where_it_is_the_only_one() -> None:
-    made = world()
-    points = optima(made)
-    _, of_two_tasks = figures(points, Limits(made))[0].panels
+    known_world = world()
+    points = optima(known_world)
+    _, of_two_tasks = figures(points, Limits(known_world))[0].panels
     chat = [point for point in points if point.task == "chat"]
-    _, of_one = figures(chat, Limits(made))[0].panels
-    assert [curve.name for curve in of_one.curves if curve.shaded] == [ORACLE]
+    _, of_one_task = figures(chat, Limits(known_world))[0].panels
+    assert [curve.name for curve in of_one_task.curves if curve.shaded] == [ORACLE]
     assert not any(curve.shaded for curve in of_two_tasks.curves)
-    assert "area" in {layer["mark"]["type"] for layer in renderer.plot(of_one)["layer"]}
+    assert "area" in {layer["mark"]["type"] for layer in renderer.plot(of_one_task)["layer"]}
 
 
 def test_exact_optima_lie_on_their_curve() -> None:
-    made = world()
-    left = figures(optima(made, (0.1, 1.0, 10.0), stray=0.0), Limits(made))[0].panels[0]
+    known_world = world()
+    left = figures(
+        optima(known_world, (0.1, 1.0, 10.0), stray=0.0),
+        Limits(known_world),
+    )[0].panels[0]
     for line, curve in zip(
         left.lines, (curve for curve in left.curves if curve.name == EXACT), strict=True
     ):
@@ -260,8 +273,8 @@ def test_exact_optima_lie_on_their_curve() -> None:
 
 
 def test_no_mark_lies_below_the_oracle_in_the_plane() -> None:
-    made = world()
-    plane = figures(optima(made), Limits(made))[0].panels[1]
+    known_world = world()
+    plane = figures(optima(known_world), Limits(known_world))[0].panels[1]
     front = next(curve for curve in plane.curves if curve.name == ORACLE)
     order = np.argsort(front.x)
     xs, ys = np.array(front.x)[order], np.array(front.y)[order]
@@ -272,9 +285,9 @@ def test_no_mark_lies_below_the_oracle_in_the_plane() -> None:
 
 
 def test_curves_of_an_unknown_task_are_left_out() -> None:
-    made = world()
+    known_world = world()
     points = case_1(task="elsewhere")
-    assert not any(panel.curves for panel in panels(points, Limits(made)))
+    assert not any(panel.curves for panel in panels(points, Limits(known_world)))
 
 
 def test_hover_tells_all_that_was_measured() -> None:
@@ -306,16 +319,16 @@ def test_page_and_paper_draw_the_same_marks() -> None:
 
 
 def test_the_drawing_has_finite_numbers_and_names_letter_by_letter() -> None:
-    points = [made_as(one, task=HOSTILE, proxy=HOSTILE) for one in case_1(seeds=(0, 1))]
-    points += [made_as(one, task=HOSTILE, proxy=HOSTILE) for one in case_2(by="radius")]
+    points = [with_spec(model, task=HOSTILE, proxy=HOSTILE) for model in case_1(seeds=(0, 1))]
+    points += [with_spec(model, task=HOSTILE, proxy=HOSTILE) for model in case_2(by="radius")]
     for panel in panels(points):
         json.dumps(renderer.plot(panel), allow_nan=False)
-        assert any(HOSTILE in told for told in hovers(panel))
+        assert any(HOSTILE in hover for hover in hovers(panel))
 
 
 def test_only_the_hover_text_is_more_than_a_number_a_colour_or_a_name() -> None:
     """A name stands in data, which Vega shows literally; in an expression it would be run."""
-    points = [made_as(one, task=HOSTILE, proxy=HOSTILE) for one in case_1()]
+    points = [with_spec(model, task=HOSTILE, proxy=HOSTILE) for model in case_1()]
     for panel in panels(points):
         drawn = renderer.plot(panel)
         del drawn["datasets"]
@@ -323,7 +336,7 @@ def test_only_the_hover_text_is_more_than_a_number_a_colour_or_a_name() -> None:
 
 
 def test_a_figure_is_written_as_png_and_as_svg_and_pdf_with_text(tmp_path: Path) -> None:
-    (figure, *_) = figures([made_as(one, proxy=HOSTILE) for one in case_1()], None)
+    (figure, *_) = figures([with_spec(model, proxy=HOSTILE) for model in case_1()], None)
     png, svg, pdf = renderer.save(figure, tmp_path)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert pdf.read_bytes().startswith(b"%PDF")

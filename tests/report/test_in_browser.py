@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.report.answered_points import answered_experiment
-from tests.report.reported_points import case_2, made_as, optima, world, write_points
+from tests.report.reported_points import case_2, optima, with_spec, world, write_points
 from trimtab.config.methods import DIAL
 from trimtab.data.synthetic import write_data
 from trimtab.report import write_report
@@ -42,10 +42,10 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    made = world()
-    write_data(made, folder, rows=4)
+    known_world = world()
+    write_data(known_world, folder, rows=4)
     (folder / "experiment.yaml").write_text("model: tiny\ntask: {chat: chat.jsonl}\n")
-    points = [*optima(made), *case_2("chat", height=2.0)]
+    points = [*optima(known_world), *case_2("chat", height=2.0)]
     return write_report(write_points(folder, points)).page
 
 
@@ -62,16 +62,16 @@ def choosing(browser: Browser, answered_report: Path, request: pytest.FixtureReq
 @pytest.fixture(scope="module")
 def dial_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dial")
-    made = world()
-    write_data(made, folder, rows=4)
+    known_world = world()
+    write_data(known_world, folder, rows=4)
     penalties = {10.0: 0.0, 1.0: 0.5, 0.1: 1.0}
     points = [
         replace(
-            made_as(one, method=DIAL, value=penalties[float(one.spec.value or 0)]),
-            multiplier=one.spec.value,
+            with_spec(optimum, method=DIAL, value=penalties[float(optimum.spec.value or 0)]),
+            multiplier=optimum.spec.value,
         )
-        for one in optima(made, penalties)
-        if (one.proxy, one.task) == ("near", "chat")
+        for optimum in optima(known_world, penalties)
+        if (optimum.proxy, optimum.task) == ("near", "chat")
     ]
     answers = tuple(Answer(alpha, f"answer at {alpha}", "") for alpha in (0.0, 1.0))
     write_samples(folder, [Sample(True, "student-asks-about-locks", answers)])
@@ -84,11 +84,11 @@ class Visit:
     def __init__(self, browser: Browser, report: Path, width: int) -> None:
         context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
         self.page: Page = context.new_page()
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.messages: list[str] = []
+        self.urls: list[str] = []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("request", lambda request: self.urls.append(request.url))
         self.page.goto(report.as_uri())
         self.page.wait_for_function(
             "document.querySelectorAll('.plot svg.marks').length"
@@ -102,12 +102,12 @@ def visit(browser: Browser, report: Path, request: pytest.FixtureRequest) -> Vis
 
 
 def test_the_page_opens_without_complaint(visit: Visit) -> None:
-    assert visit.said == []
+    assert visit.messages == []
 
 
 def test_the_page_asks_for_nothing_but_itself(visit: Visit) -> None:
-    assert all(url.startswith(("file:", "data:", "blob:")) for url in visit.asked)
-    assert len([url for url in visit.asked if url.startswith("file:")]) == 1
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in visit.urls)
+    assert len([url for url in visit.urls if url.startswith("file:")]) == 1
 
 
 def test_the_page_does_not_scroll_sideways(visit: Visit) -> None:
@@ -173,9 +173,9 @@ def test_a_mark_tells_what_was_measured_there(visit: Visit) -> None:
     box = plot.locator(MARKS).nth(1).bounding_box()
     assert box is not None
     visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    told = visit.page.locator("#vg-tooltip-element.visible")
-    told.wait_for()
-    text = told.text_content() or ""
+    tooltip = visit.page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for()
+    text = tooltip.text_content() or ""
     assert "Case I" in text
     assert "nats per token" in text
     assert "λ = " in text
@@ -188,16 +188,16 @@ def test_the_slider_moves_the_ring_the_losses_and_the_answers(
     visit = Visit(browser, dial_report, width)
     slider = visit.page.locator("#alpha")
 
-    def told() -> list[str]:
+    def shown_texts() -> list[str]:
         visit.page.wait_for_timeout(200)
         ring = str(visit.page.locator("#dial-plot path[stroke-width='3']").bounding_box())
         parts = ("#dial-name", "#dial-measured", "#dial-theory", ".answer")
         return [ring, *(visit.page.locator(part).inner_text() for part in parts)]
 
     slider.fill("0")
-    safest = told()
+    safest = shown_texts()
     slider.fill("2")
-    most_capable = told()
+    most_capable = shown_texts()
     assert safest[1] == "α = 0"
     assert most_capable[1] == "α = 1"
     assert safest[4] == "answer at 0.0"
@@ -205,8 +205,8 @@ def test_the_slider_moves_the_ring_the_losses_and_the_answers(
     assert all(before != after for before, after in zip(safest, most_capable, strict=True))
     assert "bound" in safest[3]
     slider.press("ArrowLeft")
-    assert told()[1] == "α = 0.5"
-    assert visit.said == []
+    assert shown_texts()[1] == "α = 0.5"
+    assert visit.messages == []
     wide = visit.page.evaluate("document.documentElement.scrollWidth - innerWidth")
     assert wide <= 0
 
@@ -233,7 +233,7 @@ def test_a_table_is_saved_with_intervals_in_columns(browser: Browser, report: Pa
     assert started.value.suggested_filename == "points.csv"
     assert lines[0].startswith('"method","hyperparameter"')
     assert len(lines) == 1 + visit.page.locator("section:has(#points) tbody tr").count()
-    assert visit.said == []
+    assert visit.messages == []
 
 
 def test_choosing_a_row_shows_its_losses_and_answers(choosing: Visit) -> None:
@@ -258,10 +258,10 @@ def test_choosing_a_mark_chooses_its_model(choosing: Visit) -> None:
 def test_answers_are_filtered_by_outcome_and_by_disagreement(choosing: Visit) -> None:
     page = choosing.page
     page.get_by_role("button", name="Case I, λ = 1").click()
-    cards, told = page.locator("#answers-list article"), page.locator("#answers-shown")
+    cards, shown = page.locator("#answers-list article"), page.locator("#answers-shown")
     assert cards.count() == 5
     page.locator("#by-disagreement").check()
-    assert told.inner_text() == "2 of 5 prompts"
+    assert shown.inner_text() == "2 of 5 prompts"
     assert all("pick lock" in text for text in cards.all_inner_texts())
     page.locator("#by-disagreement").uncheck()
     page.locator("#by-outcome").select_option(label="refused")
@@ -274,4 +274,4 @@ def test_answers_are_filtered_by_outcome_and_by_disagreement(choosing: Visit) ->
 
 def test_choosing_stays_within_the_screen_and_quiet(choosing: Visit) -> None:
     assert choosing.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    assert choosing.said == []
+    assert choosing.messages == []

@@ -32,15 +32,17 @@ from trimtab.runner.sweep import sweep
 def experiment(world: Path) -> Experiment:
     training = Training(steps=2, batch_size=4, lora_rank=2)
     grid = (Block("alignment-loss", (1.0,)),)
-    given = replace(read_experiment(world / "experiment.yaml"), train=training, grid=grid)
+    world_experiment = replace(
+        read_experiment(world / "experiment.yaml"), train=training, grid=grid
+    )
     # Draws, not a distribution whose losses are exact: so that intervals are told too.
-    drawn = replace(given.safety["near"], held_out=0.3, lowest_loss=None)
-    task = replace(given.task["shared"], held_out=0.3, lowest_loss=None)
-    return replace(given, safety={"near": drawn}, task={"shared": task}, original=None)
+    drawn = replace(world_experiment.safety["near"], held_out=0.3, lowest_loss=None)
+    task = replace(world_experiment.task["shared"], held_out=0.3, lowest_loss=None)
+    return replace(world_experiment, safety={"near": drawn}, task={"shared": task}, original=None)
 
 
 @pytest.fixture(scope="module")
-def made(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept_folder(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cards")
     sweep(experiment, folder, Nobody())  # type: ignore[arg-type]
     return folder
@@ -55,8 +57,8 @@ def metadata_of(card: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(card.read_text(encoding="utf-8").split("---")[1]))
 
 
-def test_the_metadata_is_what_the_hub_reads(made: Path) -> None:
-    card = model_of(made) / "README.md"
+def test_the_metadata_is_what_the_hub_reads(swept_folder: Path) -> None:
+    card = model_of(swept_folder) / "README.md"
     read = ModelCard.load(card).data
     assert read.to_dict() == metadata_of(card)
     again = ModelCardData(**read.to_dict())  # names that it does not know would be kept as they are
@@ -65,9 +67,9 @@ def test_the_metadata_is_what_the_hub_reads(made: Path) -> None:
     assert (read.library_name, read.pipeline_tag) == ("peft", "text-generation")
 
 
-def test_the_numbers_are_those_of_the_points(made: Path) -> None:
-    text = (model_of(made) / "README.md").read_text(encoding="utf-8")
-    start, point = read_points(made)
+def test_the_numbers_are_those_of_the_points(swept_folder: Path) -> None:
+    text = (model_of(swept_folder) / "README.md").read_text(encoding="utf-8")
+    start, point = read_points(swept_folder)
     assert start.method is ALIGNED
     for before, after, gap in (
         (start.proxy_loss, point.proxy_loss, point.proxy_gap),
@@ -82,39 +84,41 @@ def test_the_numbers_are_those_of_the_points(made: Path) -> None:
     assert f"{point.train_tokens:,} tokens" in text
 
 
-def test_the_data_are_told_with_their_rows_and_checksums(made: Path, world: Path) -> None:
-    text = (model_of(made) / "README.md").read_text(encoding="utf-8")
-    for one in json.loads((made / "data.json").read_text()):
-        path = world / one["path"]
-        assert one["files"] == {one["path"]: hashlib.sha256(path.read_bytes()).hexdigest()}
-        assert one["files"][one["path"]] in text
-        assert f"| {one['train_rows']:,} | {one['held_out_rows']:,} |" in text
+def test_the_data_are_told_with_their_rows_and_checksums(swept_folder: Path, world: Path) -> None:
+    text = (model_of(swept_folder) / "README.md").read_text(encoding="utf-8")
+    for data_set in json.loads((swept_folder / "data.json").read_text()):
+        path = world / data_set["path"]
+        assert data_set["files"] == {
+            data_set["path"]: hashlib.sha256(path.read_bytes()).hexdigest()
+        }
+        assert data_set["files"][data_set["path"]] in text
+        assert f"| {data_set['train_rows']:,} | {data_set['held_out_rows']:,} |" in text
 
 
 def test_the_experiment_in_the_card_is_the_one_that_made_it(
-    made: Path, experiment: Experiment
+    swept_folder: Path, experiment: Experiment
 ) -> None:
-    text = (model_of(made) / "README.md").read_text(encoding="utf-8")
+    text = (model_of(swept_folder) / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    told = parse_experiment(block, "card")
-    assert told == replace(experiment, model="base", data_root=".")
+    parsed = parse_experiment(block, "card")
+    assert parsed == replace(experiment, model="base", data_root=".")
 
 
 @pytest.mark.parametrize("how", ["sweep", "dial", "repair"])
 def test_a_card_says_nothing_of_this_machine_and_what_was_not_measured(
-    how: str, experiment: Experiment, made: Path, world: Path, tmp_path: Path
+    how: str, experiment: Experiment, swept_folder: Path, world: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "model"
     if how == "sweep":
-        out = model_of(made)
+        out = model_of(swept_folder)
     elif how == "dial":
-        one = replace(experiment, grid=(), dial=Dial())
-        train_dial(one, tmp_path / "dial", Nobody(), restart=False)  # type: ignore[arg-type]
+        dial_experiment = replace(experiment, grid=(), dial=Dial())
+        train_dial(dial_experiment, tmp_path / "dial", Nobody(), restart=False)  # type: ignore[arg-type]
         set_dial(tmp_path / "dial", out, Nobody(), alpha=0.5)  # type: ignore[arg-type]
     else:
-        repair_saved("wise-ft", 0.5, model_of(made), str(world / "base"), None, out)
+        repair_saved("wise-ft", 0.5, model_of(swept_folder), str(world / "base"), None, out)
     text = (out / "README.md").read_text(encoding="utf-8")
-    for place in (world, made, tmp_path):
+    for place in (world, swept_folder, tmp_path):
         assert str(place) not in text
     for needed in ("## What was not measured", "## Versions", "2503.20807", "had not been judged"):
         assert needed in text
@@ -125,9 +129,9 @@ def test_a_card_says_nothing_of_this_machine_and_what_was_not_measured(
 
 
 def test_a_card_that_an_interruption_left_out_is_written_then(
-    experiment: Experiment, made: Path, tmp_path: Path
+    experiment: Experiment, swept_folder: Path, tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(made, tmp_path / "made"))
+    folder = Path(shutil.copytree(swept_folder, tmp_path / "made"))
     card = model_of(folder) / "README.md"
     whole = card.read_text(encoding="utf-8")
     card.write_text("# PEFT's\n", encoding="utf-8")
@@ -136,10 +140,10 @@ def test_a_card_that_an_interruption_left_out_is_written_then(
 
 
 def test_a_base_of_this_machines_cache_is_named_as_on_the_hub(
-    made: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    swept_folder: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
-    adapter = Path(shutil.copytree(model_of(made), tmp_path / "adapter"))
+    adapter = Path(shutil.copytree(model_of(swept_folder), tmp_path / "adapter"))
     config = json.loads((adapter / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = str(tmp_path / "cache" / "smollm2")
     (adapter / "adapter_config.json").write_text(json.dumps(config))
@@ -148,12 +152,12 @@ def test_a_base_of_this_machines_cache_is_named_as_on_the_hub(
     assert named["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     # trimtab itself goes on with the weights that were trained on.
     loaded: list[str] = []
-    monkeypatch.setattr("trimtab.models._source", _source_that_tells(loaded, world / "base"))
+    monkeypatch.setattr("trimtab.models._source", _recording_source(loaded, world / "base"))
     load_model(str(adapter))
     assert "smollm2" in loaded
 
 
-def _source_that_tells(loaded: list[str], base: Path) -> Callable[[str], str]:
+def _recording_source(loaded: list[str], base: Path) -> Callable[[str], str]:
     def source(name: str) -> str:
         loaded.append(name)
         return str(base) if name == "smollm2" else name

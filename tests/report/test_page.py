@@ -38,14 +38,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Report:
 class Tags(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def count(self, tag: str) -> int:
-        return [name for name, _ in self.found].count(tag)
+        return [name for name, _ in self.elements].count(tag)
 
 
 def test_a_sweep_becomes_a_page_and_nine_files(whole: Report) -> None:
@@ -72,9 +72,9 @@ def test_no_points_is_the_users_mistake(tmp_path: Path) -> None:
 def test_a_broken_experiment_is_named(tmp_path: Path) -> None:
     write_points(tmp_path, [point(penalty=1.0)])
     (tmp_path / "experiment.yaml").write_text("[{")
-    with pytest.raises(UserError, match=r"experiment\.yaml") as told:
+    with pytest.raises(UserError, match=r"experiment\.yaml") as raised:
         write_report(tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_broken_side_file_costs_what_it_holds(
@@ -103,7 +103,7 @@ def test_a_figure_that_can_no_longer_be_drawn_is_removed(tmp_path: Path) -> None
 
 def test_the_page_needs_nothing_but_itself(whole: Report) -> None:
     text = whole.page.read_text(encoding="utf-8")
-    for tag, attributes in Tags(text).found:
+    for tag, attributes in Tags(text).elements:
         assert not (attributes.get("src") or "").startswith(("http", "//"))
         if tag == "link":
             assert attributes["href"] == "data:,"
@@ -115,7 +115,9 @@ def test_the_page_is_small(whole: Report) -> None:
 
 
 def test_names_are_shown_and_never_run(tmp_path: Path) -> None:
-    points = [point(penalty=one, proxy=HOSTILE, task=f"{HOSTILE} & 'b'") for one in (0.1, 1.0)]
+    points = [
+        point(penalty=penalty, proxy=HOSTILE, task=f"{HOSTILE} & 'b'") for penalty in (0.1, 1.0)
+    ]
     write_points(tmp_path, points)
     spec = RunSpec(CASE_1, 1.0, HOSTILE, HOSTILE, 0)
     write_failures(tmp_path, [Failure(spec, f"NaN {HOSTILE}")])
@@ -158,9 +160,9 @@ def test_what_is_absent_has_no_heading(tmp_path: Path) -> None:
 
 
 def test_a_world_shows_how_near_the_limit_is(tmp_path: Path) -> None:
-    made = world()
-    write_data(made, tmp_path, rows=4)
-    text = page(write_points(tmp_path, optima(made)))
+    known_world = world()
+    write_data(known_world, tmp_path, rows=4)
+    text = page(write_points(tmp_path, optima(known_world)))
     assert ">Theory: optimality gap</h2>" in text
     assert "Every measured model keeps to both limits" in text
     assert "A mistake somewhere" not in text
@@ -186,30 +188,33 @@ def test_the_audit_says_which_proxy_is_nearer(
     tmp_path: Path,
 ) -> None:
     points = [
-        replace(one, spec=replace(one.spec, seed=seed))
-        for one in (*case_1("near"), *case_1("far", floor=0.2))
+        replace(model, spec=replace(model.spec, seed=seed))
+        for model in (*case_1("near"), *case_1("far", floor=0.2))
         for seed in (0, 1)
     ]
     write_points(tmp_path, points)
     audit = json.loads(AUDIT.read_text(encoding="utf-8"))
-    for one in audit["similarity"]:
-        low, high = {"near": near, "far": far}[one["proxy"]]
-        one["total_variation"]["value"] = 1.0  # by hidden states, which proxies are not ordered by
-        one["by_words"] = {
-            **one["total_variation"],
+    for similarity in audit["similarity"]:
+        low, high = {"near": near, "far": far}[similarity["proxy"]]
+        # By hidden states, which proxies are not ordered by.
+        similarity["total_variation"]["value"] = 1.0
+        similarity["by_words"] = {
+            **similarity["total_variation"],
             **{"value": (low + high) / 2, "low": low, "high": high},
         }
     (tmp_path / "audit.json").write_text(json.dumps(audit))
     safety = {name: {"path": name, "distance": stated.get(name)} for name in ("near", "far")}
     (tmp_path / "experiment.yaml").write_text(json.dumps({"safety": safety}))
-    (nearer,) = [one for one in write_report(tmp_path).findings if "nearer" in one.statement]
+    (nearer,) = [
+        finding for finding in write_report(tmp_path).findings if "nearer" in finding.statement
+    ]
     assert nearer.verdict == verdict
     assert says in nearer.evidence
 
 
 def test_a_point_below_the_limit_is_told_loudly(tmp_path: Path) -> None:
-    made = world()
-    write_data(made, tmp_path, rows=4)
+    known_world = world()
+    write_data(known_world, tmp_path, rows=4)
     points = [point(penalty=10.0, safety=0.001, capability=0.001)]
     report = write_report(write_points(tmp_path, points))
     text = report.page.read_text(encoding="utf-8")
@@ -220,10 +225,10 @@ def test_a_point_below_the_limit_is_told_loudly(tmp_path: Path) -> None:
 
 def test_every_plot_has_words_for_who_cannot_see_it(whole: Report) -> None:
     tags = Tags(whole.page.read_text(encoding="utf-8"))
-    plots = [attributes for _, attributes in tags.found if "data-plot" in attributes]
+    plots = [attributes for _, attributes in tags.elements if "data-plot" in attributes]
     assert len(plots) == 5
     assert all(attributes["aria-label"] for attributes in plots)
-    assert dict(tags.found)["html"] == {"lang": "en"}
+    assert dict(tags.elements)["html"] == {"lang": "en"}
 
 
 def test_the_page_has_no_nan(tmp_path: Path) -> None:

@@ -75,11 +75,11 @@ def test_a_last_line_cut_short_is_left_out_with_a_word(
     damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     *before, last = write_points(tmp_path, 3).splitlines(keepends=True)
-    content, kept = LAST_LINES[damage](b"".join(before), last)
+    content, count = LAST_LINES[damage](b"".join(before), last)
     (tmp_path / "points.jsonl").write_bytes(content)
-    assert [found.seed for found in read_points(tmp_path)] == [*range(kept)]
+    assert [model.seed for model in read_points(tmp_path)] == [*range(count)]
     assert "points.jsonl" in caplog.text
-    PointsFile(tmp_path, {}).add(point(seed) for seed in range(kept, 3))
+    PointsFile(tmp_path, {}).add(point(seed) for seed in range(count, 3))
     assert (tmp_path / "points.jsonl").read_bytes() == b"".join([*before, last])
 
 
@@ -111,8 +111,8 @@ def data_of(folder: Path) -> object:
 
 
 def write_data_summary(folder: Path) -> None:
-    one = DataSummary("task", "code", "p", 1, 1, [])
-    (folder / "data.json").write_text(json.dumps([asdict(one)]))
+    summary = DataSummary("task", "code", "p", 1, 1, [])
+    (folder / "data.json").write_text(json.dumps([asdict(summary)]))
 
 
 def write_world(folder: Path) -> None:
@@ -196,7 +196,7 @@ def test_what_cannot_be_written_whole_leaves_what_was_there(tmp_path: Path) -> N
     write_atomically(path, "before")
     with pytest.raises(UnicodeEncodeError):
         write_atomically(path, "after \ud800")
-    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "before"
 
 
@@ -235,9 +235,12 @@ def test_writing_a_folder_leaves_its_neighbours(neighbour: str, tmp_path: Path) 
 
 
 def test_a_full_disk_is_an_oserror_whichever_library_meets_it(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space left on device") as told, full_disk_told(tmp_path):
+    with (
+        pytest.raises(OSError, match="No space left on device") as raised,
+        full_disk_told(tmp_path),
+    ):
         torch.save({"weights": torch.zeros(1000)}, "/dev/full")
-    assert told.value.errno == errno.ENOSPC
+    assert raised.value.errno == errno.ENOSPC
     with pytest.raises(RuntimeError, match="another"), full_disk_told(tmp_path):
         raise RuntimeError("another")
 
