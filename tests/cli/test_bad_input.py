@@ -35,7 +35,7 @@ drawn = settings(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _told() -> Iterator[None]:
+def _print_seen() -> Iterator[None]:
     yield
     print(dict(SEEN))
 
@@ -315,7 +315,7 @@ def test_any_bytes_in_a_model(world: Path, name: str, text: bytes, place: float,
     (model / name).write_bytes(whole[:at] + text + (b"" if cut else whole[at:]))
     prompts = world / "data" / "safety-near.jsonl"
     (world / "odd-proxy.jsonl").unlink(missing_ok=True)
-    given = (
+    arguments = (
         "--prompts",
         prompts,
         "--out",
@@ -325,7 +325,7 @@ def test_any_bytes_in_a_model(world: Path, name: str, text: bytes, place: float,
         "--max-response",
         1,
     )
-    harmless("model", "proxy", "--model", model, *given)
+    harmless("model", "proxy", "--model", model, *arguments)
 
 
 RESULT_FILES = ["points.jsonl", "experiment.yaml", "data.json"]

@@ -13,8 +13,8 @@ from trimtab.config.yaml_io import read_experiment
 
 def init(world: Path, *more: object) -> Result:
     data = world / "data"
-    given = ["--task", data / "task-shared.jsonl", "--safety", data / "safety-near.jsonl"]
-    return invoke("init", "--model", world / "base", *given, *more)
+    arguments = ["--task", data / "task-shared.jsonl", "--safety", data / "safety-near.jsonl"]
+    return invoke("init", "--model", world / "base", *arguments, *more)
 
 
 @pytest.mark.parametrize("original", [False, True])
@@ -42,9 +42,9 @@ def test_relative_paths_are_those_of_the_working_folder(
     for name in ("base", "data"):
         (tmp_path / "here" / name).symlink_to(world / name)
     monkeypatch.chdir(tmp_path / "here")
-    given = ["--model", "base", "--task", "data/task-shared.jsonl", "--task"]
-    given += ["data/task-shared.jsonl", "--safety", "data/safety-near.jsonl"]
-    shown = invoke("init", *given, "--out", "settings/e.yaml")
+    arguments = ["--model", "base", "--task", "data/task-shared.jsonl", "--task"]
+    arguments += ["data/task-shared.jsonl", "--safety", "data/safety-near.jsonl"]
+    shown = invoke("init", *arguments, "--out", "settings/e.yaml")
     assert shown.exit_code == 0, shown.output
     read = read_experiment(Path("settings/e.yaml"))
     assert set(read.task) == {"task-shared", "task-shared-2"}

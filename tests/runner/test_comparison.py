@@ -104,22 +104,22 @@ def test_a_comparison_is_made_at_equal_rows_and_told(world: Experiment, tmp_path
     )
     (tmp_path / "e.yaml").write_text(to_yaml(replace(world, grid=grid)))
     command = [sys.executable, "-m", "trimtab.cli"]
-    made = subprocess.run(
+    compared = subprocess.run(
         [*command, "compare", str(tmp_path / "e.yaml"), "--out", str(tmp_path / "out")],
         capture_output=True,
         text=True,
     )
-    assert made.returncode == 0, made.stderr
-    assert "SafeLoRA" in made.stdout
-    points = [one for one in read_points(tmp_path / "out") if one.method is not ALIGNED]
+    assert compared.returncode == 0, compared.stderr
+    assert "SafeLoRA" in compared.stdout
+    points = [point for point in read_points(tmp_path / "out") if point.method is not ALIGNED]
     assert len(points) == 2 * 8
     # Rows have one length but for the end of a prompt: 4 steps of 16 rows of 4 tokens each.
-    assert len({round(one.train_tokens, -2) for one in points}) == 1
-    plain = {one.seed: one for one in points if one.spec.is_plain}
-    for one in points:
-        if one.method.name in ("wise-ft", "safe-lora"):
-            assert one.train_tokens == plain[one.seed].train_tokens
-            assert one.distance != plain[one.seed].distance
+    assert len({round(point.train_tokens, -2) for point in points}) == 1
+    plain = {point.seed: point for point in points if point.spec.is_plain}
+    for point in points:
+        if point.method.name in ("wise-ft", "safe-lora"):
+            assert point.train_tokens == plain[point.seed].train_tokens
+            assert point.distance != plain[point.seed].distance
     suggested = subprocess.run(
         [*command, "suggest", str(tmp_path / "out"), "--budget", "10"],
         capture_output=True,

@@ -30,7 +30,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 def one_line(shown: subprocess.CompletedProcess[str]) -> str:
     assert shown.returncode != 0
-    (line,) = [one for one in shown.stderr.splitlines() if one.startswith("trimtab: ")]
+    (line,) = [
+        stderr_line
+        for stderr_line in shown.stderr.splitlines()
+        if stderr_line.startswith("trimtab: ")
+    ]
     return line
 
 
@@ -38,9 +42,9 @@ def one_line(shown: subprocess.CompletedProcess[str]) -> str:
 def train(world: Experiment, tmp_path: Path) -> list[object]:
     data = Path(world.data_root)
     files = {name: data / source.path for name, source in (world.task | world.safety).items()}
-    given: list[object] = ["train", "--model", world.model, "--steps", 2, "--batch-size", 4]
-    given += ["--task", files["shared"], "--safety", files["near"]]
-    return [*given, "--out", tmp_path / "out"]
+    arguments: list[object] = ["train", "--model", world.model, "--steps", 2, "--batch-size", 4]
+    arguments += ["--task", files["shared"], "--safety", files["near"]]
+    return [*arguments, "--out", tmp_path / "out"]
 
 
 @pytest.mark.parametrize("adapter", [(), ("--lora-rank", 2)])

@@ -164,6 +164,6 @@ def test_rows_of_padding_alone_cost_nothing_and_change_nothing(tmp_path: Path) -
     ids = torch.tensor([[3, 4, 5, 6], [0, 0, 0, 0], [0, 7, 8, 0]])
     mask = (ids != 0).long()
     labels = ids.masked_fill(mask == 0, -100)
-    given = {"input_ids": ids, "attention_mask": mask, "labels": labels, "fused_lm_head": True}
-    whole, trimmed = model(**given), BucketedModel(model, model)(**given)
+    inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels, "fused_lm_head": True}
+    whole, trimmed = model(**inputs), BucketedModel(model, model)(**inputs)
     torch.testing.assert_close(trimmed.log_probs, whole.log_probs, atol=1e-5, rtol=1e-4)
