@@ -53,8 +53,8 @@ METHODS = {
 )
 def test_a_method_that_is_used_or_replaced_takes_what_it_took(owner: type, name: str) -> None:
     expected = METHODS[owner][name]
-    found = tuple(inspect.signature(getattr(owner, name)).parameters)[1:]
-    assert expected is None or found == expected
+    parameters = tuple(inspect.signature(getattr(owner, name)).parameters)[1:]
+    assert expected is None or parameters == expected
 
 
 def test_the_trainer_has_what_the_objectives_read_of_it(tmp_path: Path) -> None:

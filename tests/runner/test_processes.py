@@ -133,8 +133,8 @@ def test_answers_of_several_processes_are_those_of_one(alone: Path, together: Pa
         len(answers) > answers[0].decoding.batch_size for answers in generations
     )  # more than a share
     for path in (alone / GENERATIONS_FOLDER).iterdir():
-        generations = read_generations(together / GENERATIONS_FOLDER / path.name)
-        assert generations == read_generations(path)
+        of_two = read_generations(together / GENERATIONS_FOLDER / path.name)
+        assert of_two == read_generations(path)
 
 
 def test_a_training_that_diverges_ends_in_all_processes(alone: Path, together: Path) -> None:

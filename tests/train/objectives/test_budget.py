@@ -129,16 +129,16 @@ def test_a_smaller_budget_is_a_safer_setting(runner: Runner, tmp_path: Path) -> 
     """One dial is set to both, and each is the model that a dial of its own would be."""
     budget = Budget(budget=0.3, keeps_ends=True)
     trainer, _ = trained(runner, budget, tmp_path)
-    kept = trainer.objective
-    assert isinstance(kept, Budget)
+    dial = trainer.objective
+    assert isinstance(dial, Budget)
     row_nll = context_of(trainer).row_nll
-    tight, loose = (kept.turned_to(budget, row_nll) for budget in (0.05, 0.3))
+    tight, loose = (dial.turned_to(budget, row_nll) for budget in (0.05, 0.3))
     assert tight.alpha < loose.alpha
     assert tight.penalty > loose.penalty
     assert tight.change.high <= 0.05
     alone, _ = trained(runner, Budget(budget=0.05), tmp_path)
     assert outcome_of(alone) == tight
-    kept.turned_to(0.05, row_nll)
+    dial.turned_to(0.05, row_nll)
     for name, weight in alone.model.named_parameters():
         assert torch.equal(weight, trainer.model.get_parameter(name)), name
 
@@ -236,15 +236,15 @@ def test_a_prompt_is_not_both_trained_and_validated_on() -> None:
         ]
     )
 
-    def asked(some: Dataset) -> set[int]:
+    def first_tokens(some: Dataset) -> set[int]:
         return {ids[0] for ids in some["input_ids"]}
 
     train, validation = set_aside(rows, limit=500, drawn=1000, seed=0)
     assert (len(train), len(validation)) == (48, 12)
-    assert not asked(train) & asked(validation)
+    assert not first_tokens(train) & first_tokens(validation)
     train, validation = set_aside(rows, limit=500, drawn=1000, seed=0, repeats=True)
     assert (len(train), len(validation)) == (48, 12)
-    assert asked(train) & asked(validation)
+    assert first_tokens(train) & first_tokens(validation)
 
 
 def test_a_prompt_of_many_rows_is_not_taken_for_validation() -> None:

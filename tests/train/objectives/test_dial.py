@@ -231,7 +231,7 @@ def test_a_dial_may_ask_for_the_aligned_distribution_which_its_safe_end_then_kee
         trainer = dial_of(settings, tmp_path, lora, target=target)
         dial_in(trainer).endpoints.set_alpha(0.0)
         dial_in(trainer).endpoints.model.eval()
-        found = []
+        divergences = []
         for row in tiny.rows(40, seed=5):
             ids = torch.tensor([row["input_ids"][:-1]])
             with torch.no_grad():
@@ -239,8 +239,8 @@ def test_a_dial_may_ask_for_the_aligned_distribution_which_its_safe_end_then_kee
                     model(input_ids=ids).logits[0, -1].log_softmax(-1)
                     for model in (start, dial_in(trainer).endpoints.model)
                 )
-            found.append(float((before.exp() * (before - after)).sum()))
-        return sum(found) / len(found)
+            divergences.append(float((before.exp() * (before - after)).sum()))
+        return sum(divergences) / len(divergences)
 
     assert strayed("kl") < 0.5 * strayed("response")
 
