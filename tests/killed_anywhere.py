@@ -82,10 +82,12 @@ def run(command: Command, out: Path, at: int | None = None, fault: Fault = "kill
             traceback.print_exc()
         finally:
             os._exit(status)
-    _, how = os.waitpid(child, 0)
-    killed = os.WIFSIGNALED(how)
+    _, wait_status = os.waitpid(child, 0)
+    killed = os.WIFSIGNALED(wait_status)
     operations = tuple(log.read_text().splitlines())
-    return Ended(0 if killed else os.WEXITSTATUS(how), killed, output.read_text(), operations)
+    return Ended(
+        0 if killed else os.WEXITSTATUS(wait_status), killed, output.read_text(), operations
+    )
 
 
 def _hook(out: Path, log: Path, at: int | None, fault: Fault) -> Callable[[str, Any], None]:

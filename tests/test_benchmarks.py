@@ -38,11 +38,11 @@ def test_what_is_there_is_not_measured_again(tmp_path: Path) -> None:
         from gpu import MODELS, asdict, cases
     finally:
         sys.path.pop(0)
-    wanted = list(cases(["tiny"], 4))
-    assert len(wanted) == len(set(wanted)) == 10
+    all_cases = list(cases(["tiny"], 4))
+    assert len(all_cases) == len(set(all_cases)) == 10
     assert len(list(cases(list(MODELS), 4))) == 30
     results = tmp_path / "gpu.jsonl"
-    results.write_text("".join(json.dumps(asdict(case)) + "\n" for case in wanted))
+    results.write_text("".join(json.dumps(asdict(case)) + "\n" for case in all_cases))
     ended = run("--models", "tiny", "--steps", "4", "--results", str(results))
     assert ended.stdout.splitlines() == ["gpu: all 10 cases are there."], ended.stderr
 

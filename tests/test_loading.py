@@ -122,15 +122,15 @@ def test_an_adapter_is_trained_in_float32_on_small_weights_that_stay(
 
     variant = replace(experiment, load=load, grid=(block,))
     runner = Runner(variant, read_roles(variant), tmp_path, Watcher())
-    seen: list[Any] = []
+    results: list[Any] = []
     train = runner._trained
-    runner._trained = lambda *args: seen.append(train(*args)) or seen[-1]  # type: ignore[method-assign,func-returns-value]
+    runner._trained = lambda *args: results.append(train(*args)) or results[-1]  # type: ignore[method-assign,func-returns-value]
     before = weights(runner.aligned)
     (run,) = plan_of(variant).runs
     points = runner.made(run)
     assert weights(runner.aligned) == before
     assert all(0 < point.distance < 10 for point in points)
-    model = seen[0].model
+    model = results[0].model
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     assert {weight.dtype for weight in trained} == {torch.float32}
     base = {id(weight) for weight in trained}
@@ -147,16 +147,16 @@ def test_a_folder_that_is_quantised_already_is_loaded_as_it_is(
     model, tokenizer = load_model(experiment.model, Loading("bfloat16", "nf4"))
     model.save_pretrained(tmp_path / "small")
     tokenizer.save_pretrained(tmp_path / "small")
-    there = str(tmp_path / "small")
-    again, _ = load_model(there, Loading("bfloat16"))
+    folder = str(tmp_path / "small")
+    again, _ = load_model(folder, Loading("bfloat16"))
     assert again.is_loaded_in_4bit
-    assert kept_as(there, Loading("bfloat16")).quantization == "nf4"
-    assert model_size(there) == model_size(experiment.model)
+    assert kept_as(folder, Loading("bfloat16")).quantization == "nf4"
+    assert model_size(folder) == model_size(experiment.model)
     assert norm(again) == pytest.approx(norm(load_model(experiment.model)[0]), rel=0.03)
-    variant = replace(experiment, model=there, train=replace(LORA, lora_rank=None))
+    variant = replace(experiment, model=folder, train=replace(LORA, lora_rank=None))
     with pytest.raises(UserError, match="in fewer than 32 bits"):
         Runner(variant, read_roles(variant), tmp_path / "out", Watcher())
-    (start, point) = sweep(replace(experiment, model=there), tmp_path / "points", Watcher())
+    (start, point) = sweep(replace(experiment, model=folder), tmp_path / "points", Watcher())
     assert start.distance == 0 < point.distance
 
 

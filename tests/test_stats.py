@@ -167,11 +167,11 @@ def test_a_share_has_wilsons_interval() -> None:
 
 
 def test_a_share_of_all_or_none_has_the_exact_interval() -> None:
-    every, none = share(np.ones(20), "share"), share(np.zeros(20), "share")
-    assert every.low == pytest.approx(0.025 ** (1 / 20))
-    assert none.high == pytest.approx(1 - 0.025 ** (1 / 20))
-    assert (none.low, every.high) == (0.0, 1.0)
-    assert every == exact_share(20, 20, "share")
+    all_ones, all_zeros = share(np.ones(20), "share"), share(np.zeros(20), "share")
+    assert all_ones.low == pytest.approx(0.025 ** (1 / 20))
+    assert all_zeros.high == pytest.approx(1 - 0.025 ** (1 / 20))
+    assert (all_zeros.low, all_ones.high) == (0.0, 1.0)
+    assert all_ones == exact_share(20, 20, "share")
 
 
 def test_a_share_of_few_clusters_is_covered_by_their_degrees_of_freedom() -> None:
@@ -239,8 +239,8 @@ def test_as_many_rows_as_it_says_narrow_an_interval_so_far() -> None:
     population = generator.gamma(0.5, 1.0, 4000)
     tokens = np.ones(4000)
     few = ratio(np.stack([population[:400], tokens[:400]]))
-    wanted = few.rows_for(0.1)
-    many = ratio(np.stack([population[:wanted], tokens[:wanted]]))
+    rows_needed = few.rows_for(0.1)
+    many = ratio(np.stack([population[:rows_needed], tokens[:rows_needed]]))
     assert many.half_width == pytest.approx(0.1, rel=0.15)
 
 

@@ -88,7 +88,7 @@ def test_adapters_are_held_where_they_are_looked_for() -> None:
     assert issubclass(ParamWrapper, LoraLayer)
     assert issubclass(MultiheadAttention, LoraLayer)
     assert issubclass(TrainableTokensLayer, BaseTunerLayer)
-    read = inspect.getsource(LoraLayer.__init__) + inspect.getsource(ParamWrapper)
+    source = inspect.getsource(LoraLayer.__init__) + inspect.getsource(ParamWrapper)
     for name in ("lora_A", "lora_B", "lora_embedding_A", "scaling", "lora_variant", "num_experts"):
-        assert f"self.{name}" in read, name
+        assert f"self.{name}" in source, name
     assert "modules_to_save" in inspect.getsource(ModulesToSaveWrapper)

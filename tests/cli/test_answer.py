@@ -16,9 +16,9 @@ from trimtab.results.store import read_points
 
 
 def test_train_ends_with_what_it_changed_and_what_to_do_next(world: Path, tmp_path: Path) -> None:
-    shown = train(world, "--out", tmp_path / "out", "--steps", 2, "--held-out-rows", 12)
-    assert shown.exit_code == 0, shown.output
-    *_, answer, page, judge = (line for line in shown.output.splitlines() if "may be" not in line)
+    result = train(world, "--out", tmp_path / "out", "--steps", 2, "--held-out-rows", 12)
+    assert result.exit_code == 0, result.output
+    *_, answer, page, judge = (line for line in result.output.splitlines() if "may be" not in line)
     points = read_points(tmp_path / "out")
     safety, task = loss_changes([points[1]], points, RowLosses(tmp_path / "out"))
     for change in (safety, task):
@@ -47,9 +47,9 @@ def test_sweep_ends_with_the_settings_by_task_loss_and_how_to_choose(
     world: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(world / "done", tmp_path / "done")
-    shown = invoke("sweep", world / "experiment.yaml", "--out", tmp_path / "done")
-    assert shown.exit_code == 0, shown.output
-    lines = [line.rstrip() for line in shown.output.splitlines()]
+    result = invoke("sweep", world / "experiment.yaml", "--out", tmp_path / "done")
+    assert result.exit_code == 0, result.output
+    lines = [line.rstrip() for line in result.output.splitlines()]
     folder = tmp_path / "done"
     assert lines[-1].endswith(f"trimtab suggest {folder} --budget 0.05")
     ((settings),) = choices(read_points(folder), RowLosses(folder)).values()

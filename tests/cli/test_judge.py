@@ -27,16 +27,16 @@ def folder(tmp_path: Path) -> Path:
 
 def test_it_is_asked_once_of_each_answer_and_stands_beside_the_others(folder: Path) -> None:
     answers_asked.clear()
-    shown = invoke("judge", folder, "--judge", PLACE)
-    assert shown.exit_code == 0, shown.output
-    assert "Refusal, of 3 harmful prompts" in shown.output
-    assert f"strict and {PLACE}: agreement is" in shown.output
-    assert "on 15 answers" in shown.output
+    result = invoke("judge", folder, "--judge", PLACE)
+    assert result.exit_code == 0, result.output
+    assert "Refusal, of 3 harmful prompts" in result.output
+    assert f"strict and {PLACE}: agreement is" in result.output
+    assert "on 15 answers" in result.output
     assert len(answers_asked) == len(set(answers_asked)) == 15
     differ = (folder / "disagreements" / "plain.jsonl").read_text().splitlines()
     assert {json.loads(line)[PLACE] for line in differ} == {"complied harmfully"}
     again = invoke("judge", folder, "--judge", PLACE)
-    assert again.output == shown.output
+    assert again.output == result.output
     assert len(answers_asked) == 15
 
 
@@ -51,10 +51,10 @@ def test_after_an_interruption_another_judge_is_told_and_the_first_goes_on(folde
     assert stopped.exit_code == 130
     judgements = (folder / "judgements" / "aligned.jsonl").read_text()
     assert "stops_at_the_second_model" in judgements
-    shown = invoke("judge", folder, "--judge", PLACE)
-    assert shown.exit_code == 0, shown.output
-    assert "stops_at_the_second_model" not in shown.output
-    assert "strict" in shown.output
+    result = invoke("judge", folder, "--judge", PLACE)
+    assert result.exit_code == 0, result.output
+    assert "stops_at_the_second_model" not in result.output
+    assert "strict" in result.output
     assert set(judgements.splitlines()) <= set(
         (folder / "judgements" / "aligned.jsonl").read_text().splitlines()
     )

@@ -41,12 +41,12 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def assert_one_line(shown: Result, status: int = 2) -> str:
-    if shown.exception is not None and not isinstance(shown.exception, SystemExit):
-        raise shown.exception
-    assert shown.exit_code == status, shown.output
-    (line,) = [line for line in shown.output.splitlines() if line.startswith("trimtab: ")]
-    assert shown.output.splitlines()[-1] == line
+def assert_one_line(result: Result, status: int = 2) -> str:
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith("trimtab: ")]
+    assert result.output.splitlines()[-1] == line
     assert not UNSEEN.search(line)
     return line
 
@@ -123,7 +123,7 @@ def test_a_disk_that_takes_no_more_is_one_line(limit: int, world: Path, tmp_path
     command = [sys.executable, "-m", "trimtab.cli", "train", "--model", world / "base"]
     command += ["--task", data / "task-shared.jsonl", "--safety", data / "safety-near.jsonl"]
     command += ["--steps", 1, "--out", tmp_path / "out"]
-    shown = subprocess.run(
+    result = subprocess.run(
         [str(argument) for argument in command],
         capture_output=True,
         text=True,
@@ -131,9 +131,9 @@ def test_a_disk_that_takes_no_more_is_one_line(limit: int, world: Path, tmp_path
         env=os.environ | {"TMPDIR": str(tmp_path)},
         check=False,
     )
-    assert shown.returncode == 2, shown.stderr
-    assert "Traceback" not in shown.stderr
-    assert shown.stderr.splitlines()[-1].startswith("trimtab: ")
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("trimtab: ")
 
 
 # YAML
@@ -286,22 +286,22 @@ def test_a_broken_model_is_one_line(
 ) -> None:
     shutil.copytree(world / "base", tmp_path / "model")
     broken(tmp_path / "model")
-    shown = train(world, "--model", tmp_path / "model", "--out", tmp_path / "out")
-    assert_one_line(shown)
+    result = train(world, "--model", tmp_path / "model", "--out", tmp_path / "out")
+    assert_one_line(result)
 
 
 def test_code_that_comes_with_a_model_is_not_run(world: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(world / "base", model)
-    ran = tmp_path / "ran"
-    (model / "code.py").write_text(f"open({str(ran)!r}, 'w')\nclass A: pass\n")
+    witness = tmp_path / "ran"
+    (model / "code.py").write_text(f"open({str(witness)!r}, 'w')\nclass A: pass\n")
     kinds = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
     code = dict.fromkeys(kinds, "code.A")
     changed("config.json", model_type="made-up", auto_map=code)(model)
     for load in (load_model, model_size):
         with pytest.raises(UserError, match="cannot be loaded"):
             load(str(model))
-    assert not ran.exists()
+    assert not witness.exists()
 
 
 def test_remote_code_is_refused_wherever_a_model_is_loaded() -> None:
@@ -340,13 +340,13 @@ def test_a_name_steers_no_terminal(name: str, world: Path, tmp_path: Path) -> No
     renamed = [json.loads(line) | {"task": name, "proxy": name} for line in lines]
     (folder / "points.jsonl").write_text("".join(json.dumps(point) + "\n" for point in renamed))
     for arguments in (("report", folder), ("bounds", folder), ("suggest", folder, "--budget", 9)):
-        shown = invoke(*arguments)
-        if isinstance(shown.exception, SystemExit) and shown.exit_code == 2:
-            assert_one_line(shown)
+        result = invoke(*arguments)
+        if isinstance(result.exception, SystemExit) and result.exit_code == 2:
+            assert_one_line(result)
             continue
-        assert shown.exit_code == 0, shown.exception
-        assert not UNSEEN.search(shown.output)
-        joined = "".join(shown.output.split())
+        assert result.exit_code == 0, result.exception
+        assert not UNSEEN.search(result.output)
+        joined = "".join(result.output.split())
         assert arguments[0] == "bounds" or "".join(printable(name).split()) in joined
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "\x1b" not in page
@@ -357,9 +357,9 @@ def test_a_name_in_a_warning_or_a_plan_steers_no_terminal(world: Path, tmp_path:
     (source,) = experiment.task.values()
     odd = replace(experiment, task={"[/red]\x1b[31m": source}, grid=experiment.grid[:1])
     (tmp_path / "e.yaml").write_text(to_yaml(odd))
-    shown = invoke("sweep", tmp_path / "e.yaml", "--out", tmp_path / "out", "--dry-run")
-    assert shown.exit_code == 0, shown.output
-    assert not UNSEEN.search(shown.output)
+    result = invoke("sweep", tmp_path / "e.yaml", "--out", tmp_path / "out", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert not UNSEEN.search(result.output)
 
 
 TERMINALS = {
@@ -373,9 +373,9 @@ TERMINALS = {
 @pytest.mark.parametrize("terminal", TERMINALS.values(), ids=TERMINALS)
 def test_any_terminal_will_do(terminal: dict[str, str], world: Path) -> None:
     command = [sys.executable, "-m", "trimtab.cli", "bounds", str(world / "done")]
-    shown = subprocess.run(command, capture_output=True, env=os.environ | terminal, check=False)
-    assert shown.returncode == 0, shown.stderr
-    assert b"Theorem" in shown.stdout
+    result = subprocess.run(command, capture_output=True, env=os.environ | terminal, check=False)
+    assert result.returncode == 0, result.stderr
+    assert b"Theorem" in result.stdout
 
 
 def test_what_only_reads_results_waits_for_no_torch(world: Path, tmp_path: Path) -> None:
@@ -399,9 +399,9 @@ def test_what_only_reads_results_waits_for_no_torch(world: Path, tmp_path: Path)
 def test_an_output_that_takes_nothing_is_one_line(world: Path) -> None:
     command = f"{sys.executable} -m trimtab.cli suggest {world / 'done'} --budget 9"
     for ending, statuses in (("> /dev/full", {2}), (">&-", {0}), ("| true", {0})):
-        shown = subprocess.run(
+        result = subprocess.run(
             ["bash", "-c", f"{command} {ending}"], capture_output=True, text=True, check=False
         )
-        assert shown.returncode in statuses, (ending, shown.stderr)
-        assert "Traceback" not in shown.stderr
-        assert "Exception ignored" not in shown.stderr
+        assert result.returncode in statuses, (ending, result.stderr)
+        assert "Traceback" not in result.stderr
+        assert "Exception ignored" not in result.stderr

@@ -17,9 +17,9 @@ from trimtab.runner.cost import Cost
 def lines(plan: Plan, remaining: Plan) -> list[str]:
     cost = Cost(trainings=len(remaining.runs), train_tokens=100, memory=2**30, seconds=60.0)
     console = Console(width=100)
-    with console.capture() as shown:
+    with console.capture() as capture:
         console.print(plan_table(plan, remaining, cost))
-    return [re.sub(r" +", " ", line).strip() for line in shown.get().splitlines()]
+    return [re.sub(r" +", " ", line).strip() for line in capture.get().splitlines()]
 
 
 ONE = Experiment(

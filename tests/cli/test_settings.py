@@ -37,9 +37,9 @@ EVERY_OPTION_OF_BEFORE = {
 
 
 def help_text(*command: str) -> str:
-    shown = invoke(*command, "--help")
-    assert shown.exit_code == 0
-    return " ".join(shown.output.split())
+    result = invoke(*command, "--help")
+    assert result.exit_code == 0
+    return " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("command", EVERY_OPTION_OF_BEFORE)
@@ -69,21 +69,21 @@ def test_every_setting_is_described(kind: Any) -> None:
 
 
 def recorded(world: Path, out: Path, *more: object) -> dict[str, Any]:
-    shown = train(world, "--out", out, *more)
-    assert shown.exit_code == 0, shown.output
-    read: dict[str, Any] = yaml.safe_load((out / "experiment.yaml").read_text())
-    return read
+    result = train(world, "--out", out, *more)
+    assert result.exit_code == 0, result.output
+    record: dict[str, Any] = yaml.safe_load((out / "experiment.yaml").read_text())
+    return record
 
 
 def test_options_reach_the_experiment(world: Path, tmp_path: Path) -> None:
     options = ["--sft", "weight_decay=0.01", "--sft", "adam_beta2=0.9", "--lora-rank", 2]
     options += ["--lora", "target_modules=q_proj,v_proj", "--schedule", "cosine"]
     options += ["--no-length-bucketing", "--max-prompt", 16, "--held-out-rows", 3]
-    read = recorded(world, tmp_path / "out", *options)
-    assert read["train"]["sft"] == {"weight_decay": 0.01, "adam_beta2": 0.9}
-    assert read["train"]["lora"] == {"target_modules": "q_proj,v_proj"}
-    assert (read["train"]["schedule"], read["train"]["length_bucketing"]) == ("cosine", False)
-    assert (read["lengths"], read["task"]["task"]["held_out_rows"]) == (
+    record = recorded(world, tmp_path / "out", *options)
+    assert record["train"]["sft"] == {"weight_decay": 0.01, "adam_beta2": 0.9}
+    assert record["train"]["lora"] == {"target_modules": "q_proj,v_proj"}
+    assert (record["train"]["schedule"], record["train"]["length_bucketing"]) == ("cosine", False)
+    assert (record["lengths"], record["task"]["task"]["held_out_rows"]) == (
         {"prompt": 16, "response": 512},
         3,
     )
@@ -92,12 +92,12 @@ def test_options_reach_the_experiment(world: Path, tmp_path: Path) -> None:
 def test_without_options_the_experiment_has_the_defaults_of_the_library(
     world: Path, tmp_path: Path
 ) -> None:
-    read = recorded(world, tmp_path / "out")
+    record = recorded(world, tmp_path / "out")
     plain = {
         field.name: field.default for field in fields(Training) if field.default is not MISSING
     }
     defaults = plain | {"steps": 1, "sft": {}, "lora": {}}
-    assert read["train"] == {name: value for name, value in defaults.items() if value is not None}
+    assert record["train"] == {name: value for name, value in defaults.items() if value is not None}
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ def test_a_dial_passes_settings_on_and_is_not_trained_by_epochs(
     assert "each says how long to train" in line
     assert "--sft optim" in assert_one_line(invoke(*command, "--sft", "optim=sgdd"))
     assert not out.exists()
-    shown = invoke(*command, "--sft", "weight_decay=0.5", "--end-share", 0.25)
-    assert shown.exit_code == 0, shown.output
-    read = yaml.safe_load((out / "experiment.yaml").read_text())
-    assert read["train"]["sft"] == {"weight_decay": 0.5}
-    assert (read["train"]["steps"], read["dial"]["end_share"]) == (2, 0.25)
+    result = invoke(*command, "--sft", "weight_decay=0.5", "--end-share", 0.25)
+    assert result.exit_code == 0, result.output
+    record = yaml.safe_load((out / "experiment.yaml").read_text())
+    assert record["train"]["sft"] == {"weight_decay": 0.5}
+    assert (record["train"]["steps"], record["dial"]["end_share"]) == (2, 0.25)
 
 
 def test_the_options_of_an_audit_have_the_defaults_of_its_settings() -> None:
@@ -178,10 +178,10 @@ def test_the_options_of_an_evaluation_have_the_defaults_of_decoding() -> None:
 
 def test_the_package_runs_and_says_its_version() -> None:
     for module in ("trimtab", "trimtab.cli"):
-        shown = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False
         )
-        assert (shown.returncode, shown.stdout) == (0, f"trimtab {trimtab.__version__}\n")
+        assert (result.returncode, result.stdout) == (0, f"trimtab {trimtab.__version__}\n")
     assert "--show-completion" in help_text()
 
 

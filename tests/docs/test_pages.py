@@ -24,7 +24,9 @@ from trimtab.cli import app
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
-TOLD = sorted(path for path in DOCS.rglob("*.md") if "```python" in path.read_text("utf-8"))
+PAGES_WITH_PYTHON = sorted(
+    path for path in DOCS.rglob("*.md") if "```python" in path.read_text("utf-8")
+)
 _NAMED = re.compile(r"(?<![\w/.-])trimtab [a-z][^`\n|#]*")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
@@ -111,7 +113,7 @@ OTHERS = {"--full-disk"}
 """Options of scripts of this repository that the pages name."""
 
 
-@pytest.mark.parametrize("page", TOLD, ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=lambda page: str(page.relative_to(DOCS)))
 def test_the_python_of_a_page_runs_and_prints_what_stands_below_it(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,8 +160,8 @@ def test_the_interval_holds_the_long_run_mean() -> None:
         context_overlap(drawn_prompts(60, -0.5), drawn_prompts(80, 0.5), pairs=0, seed=seed)
         for seed in range(20)
     ]
-    for way in ("task_on_safety", "safety_on_task"):
-        estimates = [getattr(overlap, way) for overlap in overlaps]
+    for direction in ("task_on_safety", "safety_on_task"):
+        estimates = [getattr(overlap, direction) for overlap in overlaps]
         mean = np.mean([estimate.value for estimate in estimates])
         assert 0.2 < mean < 0.8
         # Of 20 intervals that cover 95 %, 16 or fewer hold in 1.6 % of runs.
@@ -191,15 +191,15 @@ def test_hidden_states_stand_in_for_words() -> None:
     generator = np.random.default_rng(0)
     offset, topics = 5 * generator.standard_normal(16), 6 * np.eye(16)
 
-    def states_of(which: list[int], count: int) -> np.ndarray:
-        topic = topics[generator.choice(which, count)]
+    def states_of(topics_drawn: list[int], count: int) -> np.ndarray:
+        topic = topics[generator.choice(topics_drawn, count)]
         states = offset + topic + 0.5 * generator.standard_normal((count, 16))
         return states.astype(np.float32)
 
-    here, there = states_of([0, 1, 2], 200), states_of([3, 4], 80)
+    own_states, foreign_states = states_of([0, 1, 2], 200), states_of([3, 4], 80)
     texts = [f"prompt {number}" for number in range(200)]
-    own = context_overlap(texts[:80], texts[80:], (here[:80], here[80:]))
-    foreign = context_overlap(texts[:80], texts[80:], (there, here[80:]))
+    own = context_overlap(texts[:80], texts[80:], (own_states[:80], own_states[80:]))
+    foreign = context_overlap(texts[:80], texts[80:], (foreign_states, own_states[80:]))
     assert own.task_on_safety.value > 0.8
     assert len(own.pairs) == 5
     assert foreign.task_on_safety.value == 0

@@ -85,8 +85,11 @@ def test_contexts_do_not_count_given_the_prompt() -> None:
     def with_prompts(share: float, seed: int) -> Sample:
         hard = generator.random(600) < share
         base = normal_sample(600, seed, [f"prompt {int(kind)}" for kind in hard])
-        shown = np.stack([hard, ~hard], axis=1).astype(np.float32)
-        return Sample(base.prompts, Reading(base.reading.nll, base.reading.tokens, shown, shown))
+        prompt_features = np.stack([hard, ~hard], axis=1).astype(np.float32)
+        return Sample(
+            base.prompts,
+            Reading(base.reading.nll, base.reading.tokens, prompt_features, prompt_features),
+        )
 
     comparison = compared(with_prompts(0.9, 1), with_prompts(0.1, 2))
     assert comparison.total_variation.low > 0.6

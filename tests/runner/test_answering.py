@@ -148,8 +148,8 @@ def test_another_judge_counts_otherwise_during_a_run_or_after_it(
     assert start.harmful_rate is not None
     assert start.harmful_rate.value == 1.0
     shutil.copytree(finished, after)
-    shown = invoke("judge", after, "--judge", HARSH)
-    assert shown.exit_code == 0, shown.output
+    result = invoke("judge", after, "--judge", HARSH)
+    assert result.exit_code == 0, result.output
     assert (after / "points.jsonl").read_bytes() == (finished / "points.jsonl").read_bytes()
     during_rows, after_rows = RowLosses(during), RowLosses(after)
     for path in (after / "generations").iterdir():

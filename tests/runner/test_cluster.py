@@ -157,9 +157,9 @@ def test_one_process_has_nothing_to_add_to_what_workers_made(
 
 def test_a_spec_is_itself_in_another_process(experiment: Experiment) -> None:
     for spec in plan_of(experiment).specs:
-        there = pickle.loads(pickle.dumps(spec))
-        assert there == spec
-        assert there.method is spec.method
+        unpickled = pickle.loads(pickle.dumps(spec))
+        assert unpickled == spec
+        assert unpickled.method is spec.method
 
 
 def test_results_are_in_the_order_of_the_plan(experiment: Experiment, serial: Path) -> None:
@@ -169,9 +169,9 @@ def test_results_are_in_the_order_of_the_plan(experiment: Experiment, serial: Pa
 
 
 def test_a_status_tells_what_is_done_failed_and_left(serial: Path) -> None:
-    shown = invoke("status", serial)
-    assert shown.exit_code == 0, shown.output
-    lines = [" ".join(line.split()) for line in shown.output.splitlines()]
+    result = invoke("status", serial)
+    assert result.exit_code == 0, result.output
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
     assert lines[:2] == ["points 7 of 8 written", "done 4 of 5 trainings"]
     assert lines[2].startswith("failed Case I λ = 1e+38")
     assert lines[-1] == "left 0 trainings"
@@ -247,8 +247,8 @@ def test_without_ray_one_line_says_what_to_install(
 ) -> None:
     (tmp_path / "e.yaml").write_text(to_yaml(experiment))
     monkeypatch.setitem(sys.modules, "ray", None)
-    shown = invoke("sweep", tmp_path / "e.yaml", "--out", tmp_path / "out", "--workers", 2)
-    assert "pip install 'trimtab[ray]'" in assert_one_line(shown)
+    result = invoke("sweep", tmp_path / "e.yaml", "--out", tmp_path / "out", "--workers", 2)
+    assert "pip install 'trimtab[ray]'" in assert_one_line(result)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def of_two_runs(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def group_of(leader: int) -> list[psutil.Process]:
     """The processes that make runs beside one, itself among them: Ray's, begun by this process."""
     started = [process.children() for process in psutil.Process().children()]
-    siblings = next(every for every in started if leader in [process.pid for process in every])
+    siblings = next(group for group in started if leader in [process.pid for process in group])
     return [process for process in siblings if "_Member" in " ".join(process.cmdline())]
 
 

@@ -27,12 +27,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 def test_every_method_is_tried_as_often_as_any_other(world: Experiment) -> None:
     plan = plan_of(comparison_of(world)[0])
-    tried: dict[str, set[object]] = {}
+    values_by_method: dict[str, set[object]] = {}
     for spec in plan.specs:
         if spec.value is not None and not spec.is_plain:
-            tried.setdefault(spec.method.name, set()).add(spec.value)
-    assert {len(values) for values in tried.values()} == {5}
-    assert set(tried) == set(OWN | PUBLISHED) - {"aligned", "plain", "alignment-parameter-radius"}
+            values_by_method.setdefault(spec.method.name, set()).add(spec.value)
+    assert {len(values) for values in values_by_method.values()} == {5}
+    assert set(values_by_method) == set(OWN | PUBLISHED) - {
+        "aligned",
+        "plain",
+        "alignment-parameter-radius",
+    }
 
 
 def test_methods_after_training_share_the_plain_run(world: Experiment) -> None:

@@ -28,11 +28,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     )
 
 
-def one_line(shown: subprocess.CompletedProcess[str]) -> str:
-    assert shown.returncode != 0
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode != 0
     (line,) = [
         stderr_line
-        for stderr_line in shown.stderr.splitlines()
+        for stderr_line in result.stderr.splitlines()
         if stderr_line.startswith("trimtab: ")
     ]
     return line
@@ -51,10 +51,10 @@ def train(world: Experiment, tmp_path: Path) -> list[object]:
 def test_train_in_two_processes_speaks_once(
     adapter: tuple[object, ...], train: list[object], tmp_path: Path
 ) -> None:
-    shown = forked.run(*train, *adapter)
-    assert shown.returncode == 0, shown.stderr
-    assert "find_unused_parameters" not in shown.stderr
-    assert shown.stdout.count("Safety loss") == 1
+    result = forked.run(*train, *adapter)
+    assert result.returncode == 0, result.stderr
+    assert "find_unused_parameters" not in result.stderr
+    assert result.stdout.count("Safety loss") == 1
     assert len(read_points(tmp_path / "out")) == 2
     assert (tmp_path / "out" / "models").is_dir()
 
@@ -70,9 +70,9 @@ def test_what_one_process_does_is_refused_under_a_launcher(tmp_path: Path) -> No
 
 def the_first_in_a_folder() -> None:
     """The command, whose first process alone is where a relative path leads to a file."""
-    there = sys.argv.pop(1)
+    folder = sys.argv.pop(1)
     if os.environ["RANK"] == "0":
-        os.chdir(there)
+        os.chdir(folder)
     cli.main()
 
 
@@ -81,7 +81,7 @@ def test_what_one_process_alone_cannot_do_is_told_by_the_first(
 ) -> None:
     model = Path(str(train[2]))
     train[2] = model.name
-    shown = forked.run(model.parent, *train, main=the_first_in_a_folder)
-    line = one_line(shown)
+    result = forked.run(model.parent, *train, main=the_first_in_a_folder)
+    line = one_line(result)
     assert line.startswith("trimtab: process 1 of 2: model 'base' cannot be loaded")
     assert not (tmp_path / "out" / "points.jsonl").exists()

@@ -24,8 +24,8 @@ MISSING = next(name for name in ("trackio", "mlflow", "wandb") if find_spec(name
 
 @pytest.fixture
 def experiment(world: Path) -> Experiment:
-    read = read_experiment(world / "experiment.yaml")
-    return replace(read, grid=(Block("alignment-loss", (1.0,)),), align=None)
+    world_experiment = read_experiment(world / "experiment.yaml")
+    return replace(world_experiment, grid=(Block("alignment-loss", (1.0,)),), align=None)
 
 
 def trained(experiment: Experiment, folder: Path, **settings: Any) -> dict[str, torch.Tensor]:

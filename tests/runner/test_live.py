@@ -225,11 +225,11 @@ def test_a_budget_at_risk_is_told_once_and_only_then(
 def test_trackers_get_what_is_written(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[int, dict[str, float]] = {}
+    logs_by_step: dict[int, dict[str, float]] = {}
 
     class Tracker(TrainerCallback):  # stands where those of report_to do, before all others
         def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
-            seen.setdefault(state.global_step, dict(logs))
+            logs_by_step.setdefault(state.global_step, dict(logs))
 
     class Tracked(SafetyAwareSFTTrainer):
         def __init__(self, *args: Any, callbacks: Any, **settings: Any) -> None:
@@ -242,7 +242,7 @@ def test_trackers_get_what_is_written(
     for metrics in written:
         changes = {name: value for name, value in asdict(metrics).items() if "_change" in name}
         assert len(changes) == 9
-        logged = {name: seen[metrics.step][f"held_out/{name}"] for name in changes}
+        logged = {name: logs_by_step[metrics.step][f"held_out/{name}"] for name in changes}
         assert logged == changes
 
 
@@ -316,19 +316,17 @@ def test_the_terminal_names_the_phase_and_shows_what_has_changed() -> None:
         assert described() == "training one"
         watcher.stepped(20, None)
         watcher.logged(line)
-        shown = watcher.progress.tasks[-1]
-        assert (shown.completed, shown.total) == (20, 40)
-        assert shown.fields["told"].replace("\\", "") == (
-            "loss 1.234, task −0.140 [−0.180, −0.100]"
-        )
+        task = watcher.progress.tasks[-1]
+        assert (task.completed, task.total) == (20, 40)
+        assert task.fields["told"].replace("\\", "") == ("loss 1.234, task −0.140 [−0.180, −0.100]")
         with (plain := Console(width=200)).capture() as drawn:
             plain.print(watcher.progress.make_tasks_table(watcher.progress.tasks))
         assert "loss 1.234, task −0.140 [−0.180, −0.100]" in drawn.get()
         watcher.logged(Metrics(21, 40, 1.1, loss=1.0))
         assert "loss 1.000, task −0.140" in watcher.progress.tasks[-1].fields["told"]
         watcher.doing("measuring one")
-        shown = watcher.progress.tasks[-1]
-        assert (shown.description, shown.total) == ("measuring one", None)
+        task = watcher.progress.tasks[-1]
+        assert (task.description, task.total) == ("measuring one", None)
     assert "step 20/40 task −0.140 [−0.180, −0.100] nats per token" in console.export_text()
 
 

@@ -72,9 +72,9 @@ def sweep_command(experiment: Experiment, folder: Path) -> list[object]:
 
 
 def swept(experiment: Experiment, folder: Path, processes: int) -> Path:
-    shown = forked.run(*sweep_command(experiment, folder), processes=processes)
-    assert shown.returncode == 1, shown.stderr  # one run diverges
-    assert "trimtab: 1 point failed" in shown.stderr
+    result = forked.run(*sweep_command(experiment, folder), processes=processes)
+    assert result.returncode == 1, result.stderr  # one run diverges
+    assert "trimtab: 1 point failed" in result.stderr
     return folder / "out"
 
 
@@ -89,9 +89,9 @@ def together(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def assert_same_results(folder: Path, expected: Path) -> None:
-    points, wanted = read_points(folder), read_points(expected)
-    assert [point.spec for point in points] == [point.spec for point in wanted]
-    for point, expected_point in zip(points, wanted, strict=True):
+    points, expected_points = read_points(folder), read_points(expected)
+    assert [point.spec for point in points] == [point.spec for point in expected_points]
+    for point, expected_point in zip(points, expected_points, strict=True):
         assert numbers_of(point) == pytest.approx(
             numbers_of(expected_point), rel=CLOSE, abs=1e-6
         ), point.spec
@@ -191,8 +191,8 @@ def test_a_sweep_on_sharded_weights_has_the_points_of_one_process(
     for main, processes in ((cli.main, 1), (on_shards.main, 2)):
         folder = tmp_path / f"in-{processes}"
         command = sweep_command(experiment, folder)
-        shown = forked.run(*command, processes=processes, main=main)
-        assert shown.returncode == 0, shown.stderr
+        result = forked.run(*command, processes=processes, main=main)
+        assert result.returncode == 0, result.stderr
         folders.append(folder / "out")
     assert_same_results(folders[1], folders[0])
     for model in (folders[0] / "models").iterdir():

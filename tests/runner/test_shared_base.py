@@ -188,16 +188,16 @@ def test_tied_weights_stay_tied_and_flags_are_the_copys_own() -> None:
 @contextmanager
 def watched_at(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> Iterator[list[int]]:
     """The live bytes whenever a function is called."""
-    seen: list[int] = []
+    live: list[int] = []
     real: Callable[..., Any] = getattr(place, name)
 
     def watched(*args: Any, **settings: Any) -> Any:
-        seen.append(live_bytes())
+        live.append(live_bytes())
         return real(*args, **settings)
 
     with monkeypatch.context() as patched:
         patched.setattr(place, name, watched)
-        yield seen
+        yield live
 
 
 @pytest.mark.parametrize(

@@ -140,10 +140,10 @@ def test_an_interruption_is_one_line(experiment: Experiment, tmp_path: Path) -> 
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, shown = process.communicate()
+    _, stderr = process.communicate()
     assert process.returncode == 130
-    assert shown.splitlines()[-1].startswith("trimtab: interrupted. What is finished is kept")
-    assert "Traceback" not in shown
+    assert stderr.splitlines()[-1].startswith("trimtab: interrupted. What is finished is kept")
+    assert "Traceback" not in stderr
 
 
 @pytest.mark.parametrize("command", [sweep, train_dial])
@@ -209,10 +209,10 @@ def test_a_point_does_not_depend_on_the_points_before_it(
 
 def test_dry_run_prints_the_plan_and_trains_nothing(experiment: Experiment, tmp_path: Path) -> None:
     (tmp_path / "e.yaml").write_text(to_yaml(experiment))
-    shown = run("sweep", str(tmp_path / "e.yaml"), "--out", str(tmp_path / "out"), "--dry-run")
-    assert shown.exit_code == 0, shown.stderr
+    result = run("sweep", str(tmp_path / "e.yaml"), "--out", str(tmp_path / "out"), "--dry-run")
+    assert result.exit_code == 0, result.stderr
     for word in ("points", "tokens", "memory", "time"):
-        assert word in shown.stdout
+        assert word in result.stdout
     assert not (tmp_path / "out").exists()
 
 
@@ -330,16 +330,16 @@ TRAIN = "train --model m --task t --safety s --out o"
     ],
 )
 def test_a_mistake_is_one_line_and_no_traceback(command: str, message: str, tmp_path: Path) -> None:
-    shown = run(*command.split(), folder=tmp_path)
-    assert shown.exit_code == 2
-    assert shown.stderr.startswith("trimtab: ")
-    assert message in shown.stderr
-    assert shown.stderr.count("\n") == 1
+    result = run(*command.split(), folder=tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("trimtab: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_an_experiment_reads_back_from_its_record(experiment: Experiment, finished: Path) -> None:
-    read = read_experiment(finished / "experiment.yaml")
-    assert plan_of(read) == plan_of(experiment)
+    record = read_experiment(finished / "experiment.yaml")
+    assert plan_of(record) == plan_of(experiment)
     assert yaml.safe_load((finished / "experiment.yaml").read_text())["train"]["steps"] == 4
 
 

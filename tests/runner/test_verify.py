@@ -59,9 +59,9 @@ def copied(swept: Path, tmp_path: Path) -> Path:
 
 
 def test_what_is_as_it_was_passes(copied: Path) -> None:
-    shown = invoke("verify", copied / "out")
-    assert shown.exit_code == 0, shown.output
-    *lines, total = shown.output.splitlines()
+    result = invoke("verify", copied / "out")
+    assert result.exit_code == 0, result.output
+    *lines, total = result.output.splitlines()
     # Two files of data, one model's files, and two models on two data sets.
     assert total == "7 ok, 0 FAILED, 0 not known."
     assert all(line.startswith("ok ") for line in lines)
@@ -155,9 +155,9 @@ def test_what_was_changed_fails_its_line(
     change: Callable[[Path], None], failed: str, copied: Path
 ) -> None:
     change(copied)
-    shown = invoke("verify", copied / "out")
-    assert_one_line(shown, status=1)
-    (line,) = (line for line in shown.output.splitlines() if line.startswith("FAILED"))
+    result = invoke("verify", copied / "out")
+    assert_one_line(result, status=1)
+    (line,) = (line for line in result.output.splitlines() if line.startswith("FAILED"))
     assert failed in line
 
 
@@ -168,9 +168,9 @@ def test_a_folder_of_before_has_nothing_to_compare_its_files_with(copied: Path) 
     (copied / "out" / "data.json").write_text(json.dumps(data))
     for sums in (copied / "out" / "models").glob("*/SHA256SUMS"):
         sums.unlink()
-    shown = invoke("verify", copied / "out")
-    assert shown.exit_code == 0, shown.output
-    assert shown.output.splitlines()[-1] == "4 ok, 0 FAILED, 3 not known."
+    result = invoke("verify", copied / "out")
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1] == "4 ok, 0 FAILED, 3 not known."
 
 
 def test_a_folder_without_points_is_one_line(tmp_path: Path) -> None:
@@ -188,12 +188,12 @@ def test_data_that_lie_elsewhere_are_found_by_data_root(copied: Path, tmp_path: 
     assert "task-shared.jsonl" in line
     assert "safety-near.jsonl" in line
     assert "give it: --data-root" in line
-    shown = invoke("verify", copied / "out", "--data-root", tmp_path)
-    assert shown.exit_code == 0, shown.output
+    result = invoke("verify", copied / "out", "--data-root", tmp_path)
+    assert result.exit_code == 0, result.output
 
 
 def test_without_the_aligned_model_that_was_made_no_loss_is_measured_again() -> None:
     folder = Path(__file__).parents[2] / "docs/reproduction/smollm2"
-    shown = invoke("verify", folder, "--data-root", folder)
-    assert shown.exit_code == 0, shown.output
-    assert "the aligned model that all start from was not kept" in shown.output
+    result = invoke("verify", folder, "--data-root", folder)
+    assert result.exit_code == 0, result.output
+    assert "the aligned model that all start from was not kept" in result.output

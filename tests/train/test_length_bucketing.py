@@ -40,12 +40,12 @@ def test_pieces_hold_every_row_once(lengths: list[int], per_call: float) -> None
 def test_no_cut_by_length_costs_less(lengths: list[int], per_call: float) -> None:
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     inner = range(1, len(order))
-    every = [
+    divisions = [
         [order[a:b] for a, b in pairwise([0, *cuts, len(order)])]
         for count in range(len(order))
         for cuts in combinations(inner, count)
     ]
-    least = min(cost(pieces, lengths, per_call) for pieces in every)
+    least = min(cost(pieces, lengths, per_call) for pieces in divisions)
     ours = cost(length_buckets(lengths, per_call), lengths, per_call)
     assert ours == pytest.approx(least)
 

@@ -47,10 +47,10 @@ def runs_by_process_count(tmp_path_factory: pytest.TempPathFactory) -> dict[int,
     for processes in (1, 2):
         folders[processes] = tmp_path_factory.mktemp(f"processes-{processes}")
         tiny.tiny_llama(folders[processes] / "model")
-        shown = forked.run(
+        result = forked.run(
             folders[processes], 16 // processes, main=tiny.train_all, processes=processes
         )
-        assert shown.returncode == 0, shown.stderr
+        assert result.returncode == 0, result.stderr
     return folders
 
 

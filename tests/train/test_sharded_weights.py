@@ -31,8 +31,8 @@ def on_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what two processes recorded of every training on sharded weights."""
     folder = tmp_path_factory.mktemp("sharded")
     tiny.tiny_llama(folder / "model")
-    shown = forked.run(folder, main=sharded.main)
-    assert shown.returncode == 0, shown.stderr
+    result = forked.run(folder, main=sharded.main)
+    assert result.returncode == 0, result.stderr
     return folder
 
 

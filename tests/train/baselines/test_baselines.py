@@ -266,8 +266,8 @@ def test_surgery_removes_what_goes_against_safety_and_nothing_else() -> None:
         inner(along, safety) ** 2, rel=1e-4
     )
     agreeing = [-part for part in safety]
-    for part, same, add in zip(task, operated(task, agreeing, 0.5), agreeing, strict=True):
-        torch.testing.assert_close(same, part + 0.5 * add)
+    for part, agreed, add in zip(task, operated(task, agreeing, 0.5), agreeing, strict=True):
+        torch.testing.assert_close(agreed, part + 0.5 * add)
 
 
 def test_safegrad_starts_as_plain_sft_and_pcgrad_does_not(tmp_path: Path) -> None:
@@ -438,9 +438,9 @@ def test_what_osf_holds_does_not_move(tmp_path: Path) -> None:
         if "proj" not in name:
             continue
         before = start[name].detach()
-        left, values, right = torch.linalg.svd(before, full_matrices=False)
+        left_vectors, values, right_vectors = torch.linalg.svd(before, full_matrices=False)
         rank = round(0.5 * len(values))
-        held = left[:, :rank].T @ (weight.detach() - before) @ right[:rank].T
+        held = left_vectors[:, :rank].T @ (weight.detach() - before) @ right_vectors[:rank].T
         assert held.abs().max() < 1e-4
         moved_at_all = max(moved_at_all, float((weight.detach() - before).abs().max()))
     assert moved_at_all > 1e-3

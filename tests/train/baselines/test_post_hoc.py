@@ -238,9 +238,9 @@ def test_models_between_two_lie_on_one_base(models: Models) -> None:
     for model in (halfway, whole):
         base = [weight for name, weight in model.named_parameters() if "lora_" not in name]
         assert {weight.data_ptr() for weight in base} == own
-    for name, there in whole.named_parameters():
+    for name, weight in whole.named_parameters():
         if "lora_B" in name:
-            torch.testing.assert_close(halfway.get_parameter(name), 0.5 * there)
+            torch.testing.assert_close(halfway.get_parameter(name), 0.5 * weight)
     merged = pair.tuned(base_of_its_own=True).merge_and_unload()
     assert own.isdisjoint(weight.data_ptr() for weight in merged.parameters())
     for weight, old in zip(pair.start.parameters(), before, strict=True):
@@ -251,16 +251,16 @@ def test_a_budget_says_what_it_found(models: Models, tmp_path: Path) -> None:
     safety = safety_rows(tmp_path / "safety.jsonl", 40)
     pair = ["--model", str(models.folder / "full"), "--aligned", str(models.folder / "model")]
     options = ["--budget", "50", "--safety", str(safety), "--out", str(tmp_path / "out")]
-    shown = command("wise-ft", *pair, *options)
-    assert shown.exit_code == 0, shown.stderr
-    assert shown.stdout.startswith("The aligned model's share is 0.\n")
-    assert "  within the budget.\n" in shown.stdout
+    result = command("wise-ft", *pair, *options)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("The aligned model's share is 0.\n")
+    assert "  within the budget.\n" in result.stdout
     few = safety_rows(tmp_path / "few.jsonl", 5)
-    shown = command(
+    result = command(
         "wise-ft", *pair, "--budget", "1", "--safety", str(few), "--out", str(tmp_path / "o")
     )
-    assert shown.exit_code == 2
-    assert "5 rows are too few to choose by one half" in shown.stderr
+    assert result.exit_code == 2
+    assert "5 rows are too few to choose by one half" in result.stderr
 
 
 WISE_FT = ["wise-ft", "--model", "m", "--aligned", "a", "--out", "o"]
@@ -281,10 +281,10 @@ WISE_FT = ["wise-ft", "--model", "m", "--aligned", "a", "--out", "o"]
     ],
 )
 def test_a_mistaken_repair_is_one_line(arguments: list[str], message: str) -> None:
-    shown = command(*arguments)
-    assert shown.exit_code == 2
-    assert message in shown.stderr
-    assert shown.stderr.count("\n") == 1
+    result = command(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 ADAPTERS: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -160,8 +160,8 @@ def test_a_loss_below_zero_is_impossible(tmp_path: Path) -> None:
     ("change", "verdict"), [(0.03, "within"), (0.041, "undecided"), (0.061, "beyond")]
 )
 def test_verdict_goes_by_the_interval(change: float, verdict: str) -> None:
-    seen = Estimate(change, change - 0.01, change + 0.01, "nats", "estimate")
-    assert BudgetOutcome(0.05, 0.5, 1.0, seen, None, 0).verdict == verdict
+    change_estimate = Estimate(change, change - 0.01, change + 0.01, "nats", "estimate")
+    assert BudgetOutcome(0.05, 0.5, 1.0, change_estimate, None, 0).verdict == verdict
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -213,8 +213,8 @@ def test_validation_rows_are_never_trained_on() -> None:
     rows = tiny.rows(200, seed=5)
     train, validation = set_aside(rows, limit=30, drawn=1000, seed=0)
 
-    def texts(some: Dataset) -> set[tuple[int, ...]]:
-        return {tuple(ids) for ids in some["input_ids"]}
+    def texts(part: Dataset) -> set[tuple[int, ...]]:
+        return {tuple(ids) for ids in part["input_ids"]}
 
     assert (len(train), len(validation)) == (170, 30)
     distinct = texts(rows)
@@ -236,8 +236,8 @@ def test_a_prompt_is_not_both_trained_and_validated_on() -> None:
         ]
     )
 
-    def first_tokens(some: Dataset) -> set[int]:
-        return {ids[0] for ids in some["input_ids"]}
+    def first_tokens(part: Dataset) -> set[int]:
+        return {ids[0] for ids in part["input_ids"]}
 
     train, validation = set_aside(rows, limit=500, drawn=1000, seed=0)
     assert (len(train), len(validation)) == (48, 12)
@@ -273,9 +273,9 @@ def test_rows_of_one_prompt_cannot_be_divided() -> None:
 
 def test_a_repeated_row_is_measured_once_and_counted_as_often() -> None:
     rows = tiny.rows(6, seed=5).select([0, 1, 0, 2, 1, 0])
-    distinct, which = distinct_rows(rows)
+    distinct, places = distinct_rows(rows)
     assert len(distinct) == 3
-    assert which.tolist() == [0, 1, 0, 2, 1, 0]
+    assert places.tolist() == [0, 1, 0, 2, 1, 0]
 
 
 def test_the_error_of_a_paired_change_is_that_of_the_difference() -> None:

@@ -300,9 +300,9 @@ def test_what_is_saved_is_the_model_at_its_setting(pattern: dict[str, Any], tmp_
     again = load_endpoints(tmp_path / "dial", tiny.tiny_llama(tmp_path / "model")[0])
     for alpha in (0.0, 0.3, 1.0):
         endpoints.set_alpha(alpha)
-        here = logits(endpoints.model)
+        expected = logits(endpoints.model)
         again.set_alpha(alpha)
-        torch.testing.assert_close(logits(again.model), here, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(logits(again.model), expected, atol=1e-5, rtol=1e-4)
         for merged in (False, True):
             folder = tmp_path / f"{alpha}-{merged}"
             endpoints.save_at(alpha, folder, merged)
@@ -311,4 +311,4 @@ def test_what_is_saved_is_the_model_at_its_setting(pattern: dict[str, Any], tmp_
                 saved = AutoModelForCausalLM.from_pretrained(folder)
             else:
                 saved = PeftModel.from_pretrained(base, str(folder))
-            torch.testing.assert_close(logits(saved), here, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(logits(saved), expected, atol=1e-5, rtol=1e-4)
