@@ -18,7 +18,7 @@ from transformers import (
 def llama(seed: int = 0, **settings: Any) -> LlamaForCausalLM:
     """With a bias on every linear layer."""
     torch.manual_seed(seed)
-    given = {
+    defaults = {
         "vocab_size": 24,
         "hidden_size": 16,
         "intermediate_size": 24,
@@ -28,13 +28,13 @@ def llama(seed: int = 0, **settings: Any) -> LlamaForCausalLM:
         "mlp_bias": True,
         "initializer_range": 0.1,
     }
-    return LlamaForCausalLM(LlamaConfig(**(given | settings)))
+    return LlamaForCausalLM(LlamaConfig(**(defaults | settings)))
 
 
 def mixtral(seed: int = 0, **settings: Any) -> MixtralForCausalLM:
     """A mixture of three experts."""
     torch.manual_seed(seed)
-    given = {
+    defaults = {
         "vocab_size": 24,
         "hidden_size": 16,
         "intermediate_size": 20,
@@ -44,7 +44,7 @@ def mixtral(seed: int = 0, **settings: Any) -> MixtralForCausalLM:
         "num_local_experts": 3,
         "initializer_range": 0.1,
     }
-    return MixtralForCausalLM(MixtralConfig(**(given | settings)))
+    return MixtralForCausalLM(MixtralConfig(**(defaults | settings)))
 
 
 def gpt2(seed: int = 0) -> GPT2LMHeadModel:

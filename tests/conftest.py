@@ -50,7 +50,7 @@ class Nobody:
     """A watcher that looks at nothing."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *given: None
+        return lambda *args: None
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ LONGEST = 300.0
 
 
 def run(
-    *given: object, main: Callable[[], None] = cli.main, processes: int = 2
+    *command: object, main: Callable[[], None] = cli.main, processes: int = 2
 ) -> subprocess.CompletedProcess[str]:
     """What `torchrun --nproc_per_node=PROCESSES` does with a module that has this main function.
 
@@ -44,12 +44,12 @@ def run(
     Raises:
         TimeoutExpired: they have not ended after `LONGEST`.
     """
-    arguments = [main.__module__, *map(str, given)]
+    arguments = [main.__module__, *map(str, command)]
     status, raised = 0, ""
     with tempfile.TemporaryDirectory() as folder:
-        each = (processes, _free_port(), main, arguments, Path(folder))
+        process_arguments = (processes, _free_port(), main, arguments, Path(folder))
         started = start_processes(
-            _as_launched, each, processes, join=False, start_method="forkserver"
+            _as_launched, process_arguments, processes, join=False, start_method="forkserver"
         )
         end = time.monotonic() + LONGEST
         try:

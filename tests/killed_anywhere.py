@@ -56,16 +56,16 @@ class Quiet:
     """A watcher who says nothing."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *told: None
+        return lambda *args: None
 
 
 def run(command: Command, out: Path, at: int | None = None, fault: Fault = "kill") -> Ended:
     """Run `command` into `out` in a process of its own, with `fault` before operation `at`."""
-    log, told = out.with_name(f"{out.name}.operations"), out.with_name(f"{out.name}.told")
+    log, output = out.with_name(f"{out.name}.operations"), out.with_name(f"{out.name}.told")
     log.write_text("")
     child = os.fork()
     if child == 0:
-        sys.stdout = sys.stderr = told.open("w", buffering=1)  # type: ignore[assignment]
+        sys.stdout = sys.stderr = output.open("w", buffering=1)  # type: ignore[assignment]
         status = 1
         try:
             if command.is_file and at is not None and fault == "kill":
@@ -82,10 +82,12 @@ def run(command: Command, out: Path, at: int | None = None, fault: Fault = "kill
             traceback.print_exc()
         finally:
             os._exit(status)
-    _, how = os.waitpid(child, 0)
-    killed = os.WIFSIGNALED(how)
+    _, wait_status = os.waitpid(child, 0)
+    killed = os.WIFSIGNALED(wait_status)
     operations = tuple(log.read_text().splitlines())
-    return Ended(0 if killed else os.WEXITSTATUS(how), killed, told.read_text(), operations)
+    return Ended(
+        0 if killed else os.WEXITSTATUS(wait_status), killed, output.read_text(), operations
+    )
 
 
 def _hook(out: Path, log: Path, at: int | None, fault: Fault) -> Callable[[str, Any], None]:
@@ -134,8 +136,8 @@ def disturbed(command: Command, out: Path, at: int, fault: Fault, whole: Any) ->
     again = run(command, out)
     if again.status or again.killed:
         return f"stuck: {(again.told.strip().splitlines() or [''])[-1][:200]}"
-    found = command.kept(out)
-    return ("bitwise the same" if found == whole else f"differs: {_difference(found, whole)}") + (
+    result = command.kept(out)
+    return ("bitwise the same" if result == whole else f"differs: {_difference(result, whole)}") + (
         complaint
     )
 
@@ -153,14 +155,14 @@ def walk(command: Command, work: Path, fault: Fault, most: int | None = None) ->
     places = range(1, len(operations) + 1)
     if most is not None and most < len(places):
         places = [places[int((number + 0.5) * len(places) / most)] for number in range(most)]
-    found: Counter[str] = Counter()
+    verdicts: Counter[str] = Counter()
     for at in places:
         verdict = disturbed(command, out, at, fault, whole)
-        found[verdict] += 1
+        verdicts[verdict] += 1
         if verdict != "bitwise the same":
             print(f"{command.name} {at} {operations[at - 1]}: {verdict}", flush=True)
-    print(f"{command.name}, {fault}, of {len(operations)} places: {dict(found)}", flush=True)
-    return found
+    print(f"{command.name}, {fault}, of {len(operations)} places: {dict(verdicts)}", flush=True)
+    return verdicts
 
 
 def _fresh(command: Command, out: Path) -> None:
@@ -172,12 +174,12 @@ def _fresh(command: Command, out: Path) -> None:
         shutil.copytree(command.before, out)
 
 
-def _difference(found: Any, whole: Any) -> str:
-    if isinstance(found, dict) and isinstance(whole, dict):
-        names = [name for name in {*found, *whole} if found.get(name) != whole.get(name)]
-        within = (f"{name} ({_difference(found.get(name), whole.get(name))})" for name in names)
+def _difference(result: Any, whole: Any) -> str:
+    if isinstance(result, dict) and isinstance(whole, dict):
+        names = [name for name in {*result, *whole} if result.get(name) != whole.get(name)]
+        within = (f"{name} ({_difference(result.get(name), whole.get(name))})" for name in names)
         return ", ".join(sorted(within))[:300]
-    return f"{found!s:.40} for {whole!s:.40}"
+    return f"{result!s:.40} for {whole!s:.40}"
 
 
 def points_and_files(folder: Path) -> dict[str, Any]:
@@ -257,7 +259,7 @@ def commands(work: Path) -> dict[str, Command]:
     rows = "--rows 40 --landscape-rows 4"
     proxy = f"proxy --model {work}/base --prompts {work}/data/safety-near.jsonl --max-prompt 8 "
     proxy += "--max-response 3 --batch-size 4"
-    made = [
+    runs = [
         Command("sweep", make_sweep, points_and_files),
         Command("train", command_line(f"train {data}{few} --penalty 1"), points_and_files),
         Command(
@@ -275,7 +277,7 @@ def commands(work: Path) -> dict[str, Command]:
     finished = work / "finished"
     sweep(experiment, finished, Quiet())  # type: ignore[arg-type]
     shutil.copy(work / "world.npz", finished)
-    made.append(
+    runs.append(
         Command(
             "report",
             report,
@@ -283,7 +285,7 @@ def commands(work: Path) -> dict[str, Command]:
             finished,
         )
     )
-    return {command.name: command for command in made}
+    return {command.name: command for command in runs}
 
 
 def main() -> None:
@@ -292,14 +294,15 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="sweep, train, 'dial train', audit, proxy, report")
     parser.add_argument("--full-disk", action="store_true", help="a full disk in place of the kill")
     parser.add_argument("--most", type=int, help="so many operations of each, evenly spread")
-    given = parser.parse_args()
-    fault: Fault = "full disk" if given.full_disk else "kill"
+    arguments = parser.parse_args()
+    fault: Fault = "full disk" if arguments.full_disk else "kill"
     with tempfile.TemporaryDirectory() as folder:
         every = commands(Path(folder))
-        found = [
-            walk(every[name], Path(folder), fault, given.most) for name in given.names or every
+        verdicts = [
+            walk(every[name], Path(folder), fault, arguments.most)
+            for name in arguments.names or every
         ]
-    if any(set(one) != {"bitwise the same"} for one in found):
+    if any(set(counts) != {"bitwise the same"} for counts in verdicts):
         sys.exit(1)
 
 

@@ -15,9 +15,9 @@ def live_bytes(collected: bool = True) -> int:
     if collected:
         gc.collect()
     storages = {}
-    for one in gc.get_objects():
-        if isinstance(one, torch.Tensor) and one.device.type == "cpu":
-            storage = one.untyped_storage()
+    for candidate in gc.get_objects():
+        if isinstance(candidate, torch.Tensor) and candidate.device.type == "cpu":
+            storage = candidate.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
 
@@ -27,7 +27,7 @@ def before_each_forward(model: nn.Module) -> Iterator[list[int]]:
     """The live bytes whenever the model begins to compute."""
     seen: list[int] = []
 
-    def look(*given: object) -> None:
+    def look(*args: object) -> None:
         seen.append(live_bytes())
 
     hook = model.register_forward_pre_hook(look)

@@ -26,10 +26,10 @@ def test_a_case_takes_steps_of_both_trainers_in_turn() -> None:
     case = {"model": "tiny", "first": "plain", "second": "Case I", "is_packed": True, "steps": 8}
     ended = run("--case", json.dumps(case))
     assert not ended.returncode, ended.stderr
-    found = json.loads(ended.stdout.splitlines()[-1])
-    assert found.items() >= case.items()
-    assert min(found["tokens_per_second"]) > 0
-    assert found["ratio_quartiles"][0] <= found["ratio"] <= found["ratio_quartiles"][1]
+    result = json.loads(ended.stdout.splitlines()[-1])
+    assert result.items() >= case.items()
+    assert min(result["tokens_per_second"]) > 0
+    assert result["ratio_quartiles"][0] <= result["ratio"] <= result["ratio_quartiles"][1]
 
 
 def test_what_is_there_is_not_measured_again(tmp_path: Path) -> None:
@@ -38,11 +38,11 @@ def test_what_is_there_is_not_measured_again(tmp_path: Path) -> None:
         from gpu import MODELS, asdict, cases
     finally:
         sys.path.pop(0)
-    wanted = list(cases(["tiny"], 4))
-    assert len(wanted) == len(set(wanted)) == 10
+    all_cases = list(cases(["tiny"], 4))
+    assert len(all_cases) == len(set(all_cases)) == 10
     assert len(list(cases(list(MODELS), 4))) == 30
     results = tmp_path / "gpu.jsonl"
-    results.write_text("".join(json.dumps(asdict(case)) + "\n" for case in wanted))
+    results.write_text("".join(json.dumps(asdict(case)) + "\n" for case in all_cases))
     ended = run("--models", "tiny", "--steps", "4", "--results", str(results))
     assert ended.stdout.splitlines() == ["gpu: all 10 cases are there."], ended.stderr
 
@@ -64,7 +64,7 @@ def test_the_rule_of_a_budget_has_the_limit_of_a_paired_difference(
     before = generator.gamma(2.0, 1.0, 40)
     after = before + generator.normal(0.2, 0.5, (3, 40))
     counts = generator.multinomial(300, np.full(40, 1 / 40))
-    found = upper_limits(after - before, tokens, counts.astype(float))
-    for row, limit in zip(after, found, strict=True):
+    limits = upper_limits(after - before, tokens, counts.astype(float))
+    for row, limit in zip(after, limits, strict=True):
         pair = (np.repeat(np.stack([nats, tokens]), counts, axis=1) for nats in (row, before))
         assert limit == pytest.approx(paired_difference(*pair).estimate("nats").high)

@@ -27,6 +27,6 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Command],
 def test_disturbed_anywhere_a_command_goes_on_to_the_same(
     name: str, fault: Fault, every: tuple[dict[str, Command], Path]
 ) -> None:
-    made, work = every
-    found = walk(made[name], work, fault, most=SPREAD[name, fault])
-    assert found == {"bitwise the same": SPREAD[name, fault]}
+    by_name, work = every
+    verdicts = walk(by_name[name], work, fault, most=SPREAD[name, fault])
+    assert verdicts == {"bitwise the same": SPREAD[name, fault]}

@@ -81,7 +81,7 @@ def test_a_missing_bitsandbytes_is_one_line(
 
 
 def test_a_half_precision_model_is_half_as_large(experiment: Experiment) -> None:
-    whole, half = (load_model(experiment.model, one)[0] for one in (Loading(), HALF))
+    whole, half = (load_model(experiment.model, loading)[0] for loading in (Loading(), HALF))
     assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
     assert 2 * half.get_memory_footprint() == pytest.approx(whole.get_memory_footprint(), rel=0.01)
 
@@ -92,11 +92,11 @@ def test_auto_is_what_the_folder_was_saved_in(experiment: Experiment, tmp_path: 
     tokenizer.save_pretrained(tmp_path)
     assert load_model(str(tmp_path), Loading("auto"))[0].dtype == torch.bfloat16
     assert kept_as(str(tmp_path), Loading("auto")).dtype == "bfloat16"
-    asked = replace(
+    variant = replace(
         experiment, model=str(tmp_path), load=Loading("auto"), train=replace(LORA, lora_rank=None)
     )
     with pytest.raises(UserError, match="in fewer than 32 bits"):
-        Runner(asked, read_roles(asked), tmp_path / "out", Watcher())
+        Runner(variant, read_roles(variant), tmp_path / "out", Watcher())
 
 
 @needs_bitsandbytes
@@ -120,24 +120,24 @@ def test_an_adapter_is_trained_in_float32_on_small_weights_that_stay(
             digest.update(weight.detach().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    asked = replace(experiment, load=load, grid=(block,))
-    runner = Runner(asked, read_roles(asked), tmp_path, Watcher())
-    seen: list[Any] = []
-    made = runner._trained
-    runner._trained = lambda *given: seen.append(made(*given)) or seen[-1]  # type: ignore[method-assign,func-returns-value]
+    variant = replace(experiment, load=load, grid=(block,))
+    runner = Runner(variant, read_roles(variant), tmp_path, Watcher())
+    results: list[Any] = []
+    train = runner._trained
+    runner._trained = lambda *args: results.append(train(*args)) or results[-1]  # type: ignore[method-assign,func-returns-value]
     before = weights(runner.aligned)
-    (run,) = plan_of(asked).runs
+    (run,) = plan_of(variant).runs
     points = runner.made(run)
     assert weights(runner.aligned) == before
     assert all(0 < point.distance < 10 for point in points)
-    model = seen[0].model
+    model = results[0].model
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     assert {weight.dtype for weight in trained} == {torch.float32}
     base = {id(weight) for weight in trained}
-    kept = {weight.dtype for weight in model.parameters() if id(weight) not in base}
+    frozen = {weight.dtype for weight in model.parameters() if id(weight) not in base}
     plain = getattr(torch, load.dtype)
     small = {"none": set(), "nf4": {torch.uint8}, "int8": {torch.int8}}[load.quantization]
-    assert kept == {plain} | small
+    assert frozen == {plain} | small
 
 
 @needs_bitsandbytes
@@ -147,16 +147,16 @@ def test_a_folder_that_is_quantised_already_is_loaded_as_it_is(
     model, tokenizer = load_model(experiment.model, Loading("bfloat16", "nf4"))
     model.save_pretrained(tmp_path / "small")
     tokenizer.save_pretrained(tmp_path / "small")
-    there = str(tmp_path / "small")
-    again, _ = load_model(there, Loading("bfloat16"))
+    folder = str(tmp_path / "small")
+    again, _ = load_model(folder, Loading("bfloat16"))
     assert again.is_loaded_in_4bit
-    assert kept_as(there, Loading("bfloat16")).quantization == "nf4"
-    assert model_size(there) == model_size(experiment.model)
+    assert kept_as(folder, Loading("bfloat16")).quantization == "nf4"
+    assert model_size(folder) == model_size(experiment.model)
     assert norm(again) == pytest.approx(norm(load_model(experiment.model)[0]), rel=0.03)
-    asked = replace(experiment, model=there, train=replace(LORA, lora_rank=None))
+    variant = replace(experiment, model=folder, train=replace(LORA, lora_rank=None))
     with pytest.raises(UserError, match="in fewer than 32 bits"):
-        Runner(asked, read_roles(asked), tmp_path / "out", Watcher())
-    (start, point) = sweep(replace(experiment, model=there), tmp_path / "points", Watcher())
+        Runner(variant, read_roles(variant), tmp_path / "out", Watcher())
+    (start, point) = sweep(replace(experiment, model=folder), tmp_path / "points", Watcher())
     assert start.distance == 0 < point.distance
 
 
@@ -166,7 +166,8 @@ def test_the_norm_of_quantised_weights_is_that_of_what_they_stand_for(
     experiment: Experiment, quantization: Any
 ) -> None:
     whole, small = (
-        load_model(experiment.model, Loading(quantization=one))[0] for one in ("none", quantization)
+        load_model(experiment.model, Loading(quantization=name))[0]
+        for name in ("none", quantization)
     )
     assert norm(small) == pytest.approx(norm(whole), rel=0.03)
 

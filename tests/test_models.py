@@ -32,7 +32,7 @@ def prefixed(prefix: str) -> Callable[[Weights], Weights]:
 
 
 def without(part: str) -> Callable[[Weights], Weights]:
-    return lambda weights: {name: one for name, one in weights.items() if part not in name}
+    return lambda weights: {name: weight for name, weight in weights.items() if part not in name}
 
 
 CHANGES: dict[str, Callable[[Weights], Weights]] = {
@@ -44,28 +44,33 @@ CHANGES: dict[str, Callable[[Weights], Weights]] = {
     "norm lost": without("model.norm"),
     "one more": lambda weights: {**weights, "v_head.weight": torch.zeros(3)},
     "another shape": lambda weights: {
-        name: one[:-1].clone() if "up_proj" in name else one for name, one in weights.items()
+        name: weight[:-1].clone() if "up_proj" in name else weight
+        for name, weight in weights.items()
     },
 }
 
 
 def refused(folder: Path) -> list[str]:
     """What loading and, without a weight read, planning say."""
-    told = []
+    messages = []
     for look in (load_model, model_size):
         with pytest.raises(UserError) as caught:
             look(str(folder))
-        told.append(str(caught.value))
-    assert all("\n" not in line for line in told)
-    return told
+        messages.append(str(caught.value))
+    assert all("\n" not in line for line in messages)
+    return messages
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_weights_that_do_not_fit_their_configuration_are_refused(base: Path, change: str) -> None:
     file = base / "model.safetensors"
     changed = CHANGES[change](load_file(file))
-    save_file({name: one.clone() for name, one in changed.items()}, file, metadata={"format": "pt"})
-    assert all("its weights are not those of its configuration" in one for one in refused(base))
+    save_file(
+        {name: weight.clone() for name, weight in changed.items()}, file, metadata={"format": "pt"}
+    )
+    assert all(
+        "its weights are not those of its configuration" in message for message in refused(base)
+    )
 
 
 @pytest.mark.parametrize(

@@ -167,13 +167,13 @@ def test_a_stage_interrupted_before_its_end_goes_on_from_its_checkpoint(
         "training": {"train": slow},
         "dial": {"train": slow, "dial": Dial(), "grid": ()},
     }
-    one = replace(experiment, **changes[stage])  # type: ignore[arg-type]
+    variant = replace(experiment, **changes[stage])  # type: ignore[arg-type]
 
     def make(watcher: Watcher) -> None:
         if stage == "dial":
-            train_dial(one, tmp_path, watcher, restart=False)
+            train_dial(variant, tmp_path, watcher, restart=False)
         else:
-            sweep(one, tmp_path, watcher)
+            sweep(variant, tmp_path, watcher)
 
     class Stopped(Watcher):
         def stepped(self, steps: int, loss: float | None) -> None:
@@ -230,9 +230,9 @@ def test_checkpoints_of_points_that_are_written_go(experiment: Experiment, tmp_p
 def test_adapters_are_kept_unless_they_are_not_wanted(
     rank: int | None, keep: bool | None, kept: bool, experiment: Experiment, tmp_path: Path
 ) -> None:
-    one = replace(experiment, train=replace(experiment.train, lora_rank=rank), keep_models=keep)
-    sweep(one, tmp_path, Watcher())
-    assert one.keeps_models is kept
+    variant = replace(experiment, train=replace(experiment.train, lora_rank=rank), keep_models=keep)
+    sweep(variant, tmp_path, Watcher())
+    assert variant.keeps_models is kept
     assert (tmp_path / "models").exists() is kept
 
 
@@ -249,8 +249,8 @@ def test_the_last_lines_name_the_folder_of_the_model(
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
-    told = capsys.readouterr().out
-    (answer,) = (line for line in told.splitlines() if "; the model is in " in line)
+    output = capsys.readouterr().out
+    (answer,) = (line for line in output.splitlines() if "; the model is in " in line)
     load_model(answer.split("; the model is in ")[1].removesuffix("."))
 
 
@@ -276,11 +276,11 @@ def reading(rows: int) -> Reading:
 @pytest.mark.parametrize("damage", [b"", b"{", b"PK\x03\x04", b"\0" * 40])
 def test_a_damaged_stage_of_an_audit_is_made_again(damage: bytes, tmp_path: Path) -> None:
     for name, count in (("loss.json", 2), ("rows.npz", 2)):
-        made: list[int] = []
+        calls: list[int] = []
 
-        def make(made: list[int] = made) -> int:
-            made.append(1)
-            return len(made)
+        def make(calls: list[int] = calls) -> int:
+            calls.append(1)
+            return len(calls)
 
         stages = StageCache(tmp_path, "one")
         kind = stages.result if name == "loss.json" else stages.reading
@@ -289,7 +289,7 @@ def test_a_damaged_stage_of_an_audit_is_made_again(damage: bytes, tmp_path: Path
         kind(name[:4], produce)
         (tmp_path / "unfinished-audit" / name).write_bytes(damage)
         kind(name[:4], produce)
-        assert len(made) == count
+        assert len(calls) == count
 
 
 def test_an_audit_leaves_the_checkpoints_of_a_sweep(tmp_path: Path) -> None:
@@ -408,8 +408,8 @@ def test_two_proxies_do_not_share_a_file(
     write, whole = answers
     out = tmp_path / "out.jsonl"
     out.write_bytes(_lines(whole, 3))
-    with out.open("ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+    with out.open("ab") as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another trimtab is writing"):
             write(out)
     assert out.read_bytes() == _lines(whole, 3)

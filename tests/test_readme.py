@@ -40,10 +40,10 @@ def test_the_experiments_file_is_read_with_what_may_be_added() -> None:
             whole[section] = whole.get(section, {}) | settings
     del whole["train"]["steps"]  # one block says how many epochs instead
     del whole["train"]["lora_rank"]  # and the adapter's rank in PEFT's words
-    read = parse_experiment(yaml.safe_dump(whole), EXPERIMENT.name)
-    assert read.answers is not None
-    assert read.answers.judges == ("qwen3guard", "granite-guardian")
-    assert read.train.epochs == 2
+    parsed = parse_experiment(yaml.safe_dump(whole), EXPERIMENT.name)
+    assert parsed.answers is not None
+    assert parsed.answers.judges == ("qwen3guard", "granite-guardian")
+    assert parsed.train.epochs == 2
 
 
 def test_the_output_that_is_quoted_is_what_the_command_prints() -> None:

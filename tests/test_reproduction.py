@@ -45,9 +45,9 @@ def folder(tmp_path: Path) -> Path:
         for (proxy, penalty), (safety, task) in LOSSES.items():
             name = f"{proxy}-{penalty}-{seed}"
             shift = 0.01 * seed * penalty
-            each = {"original": safety + shift, "task:chat": task}
+            losses = {"original": safety + shift, "task:chat": task}
             ones = np.ones(ROWS)
-            rows.save(name, {d: np.stack([hardness + loss, ones]) for d, loss in each.items()})
+            rows.save(name, {d: np.stack([hardness + loss, ones]) for d, loss in losses.items()})
             written.add([point(proxy, penalty, seed, name, safety + shift, task)])
     return tmp_path
 

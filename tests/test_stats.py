@@ -47,55 +47,57 @@ def rows(count: int, seed: int = 0) -> Array:
 def test_a_paired_difference_by_hand() -> None:
     tokens = np.array([1.0, 2.0, 3.0])
     before = np.array([5.0, 9.0, 1.0])
-    found = paired_difference(
+    difference = paired_difference(
         np.stack([before + np.array([1.0, 1.0, 4.0]), tokens]), np.stack([before, tokens])
     )
     # θ = 6/6; x − θt = 0, −1, 1, of standard deviation 1; t̄ = 2 and t₂ = 4.3027 at 97.5 %.
-    told = found.estimate("nats per token")
-    assert told.value == pytest.approx(1.0)
-    assert told.high - 1.0 == pytest.approx(4.302653 / (np.sqrt(3) * 2))
-    assert told.low + told.high == pytest.approx(2.0)
-    assert told.kind == "estimate"
+    estimate = difference.estimate("nats per token")
+    assert estimate.value == pytest.approx(1.0)
+    assert estimate.high - 1.0 == pytest.approx(4.302653 / (np.sqrt(3) * 2))
+    assert estimate.low + estimate.high == pytest.approx(2.0)
+    assert estimate.kind == "estimate"
 
 
 def test_with_tokens_alike_a_paired_difference_is_the_paired_t_test() -> None:
     generator = np.random.default_rng(0)
     after, before = generator.gamma(2.0, 1.0, (2, 30))
     ones = np.ones(30)
-    found = paired_difference(np.stack([after, ones]), np.stack([before, ones])).estimate("nats")
+    estimate = paired_difference(np.stack([after, ones]), np.stack([before, ones])).estimate("nats")
     expected = scipy_stats.ttest_rel(after, before).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_two_samples_with_tokens_alike_are_welchs_t_test() -> None:
     generator = np.random.default_rng(0)
-    one, other = generator.normal(0, 1, 12), generator.normal(1, 3, 30)
-    difference = ratio(np.stack([one, np.ones(12)]), "one") - ratio(
-        np.stack([other, np.ones(30)]), "other"
+    first, second = generator.normal(0, 1, 12), generator.normal(1, 3, 30)
+    difference = ratio(np.stack([first, np.ones(12)]), "one") - ratio(
+        np.stack([second, np.ones(30)]), "other"
     )
-    expected = scipy_stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
-    found = difference.estimate("nats")
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    expected = scipy_stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    estimate = difference.estimate("nats")
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_the_error_of_a_ratio_is_the_jackknifes_to_first_order() -> None:
     nats, tokens = rows(200)
-    found = ratio(np.stack([nats, tokens]))
-    value, half = jackknife(lambda kept: float(kept @ nats / (kept @ tokens)), 200)
-    assert value == pytest.approx(found.value)
-    assert half == pytest.approx(found.half_width, rel=0.1)
+    quotient = ratio(np.stack([nats, tokens]))
+    value, half = jackknife(lambda weights: float(weights @ nats / (weights @ tokens)), 200)
+    assert value == pytest.approx(quotient.value)
+    assert half == pytest.approx(quotient.half_width, rel=0.1)
 
 
 def test_a_loss_has_scipys_studentised_interval_where_tokens_are_alike() -> None:
     nats = np.random.default_rng(0).lognormal(0, 1, 60)
-    found = loss_estimate(nats, np.ones(60), "nats", resamples=20_000)
+    estimate = loss_estimate(nats, np.ones(60), "nats", resamples=20_000)
     generator = np.random.default_rng(1)
     drawn = nats[generator.integers(60, size=(20_000, 60))]
     pivots = (drawn.mean(axis=1) - nats.mean()) / scipy_stats.sem(drawn, axis=1)
     low, high = nats.mean() - scipy_stats.sem(nats) * np.quantile(pivots, [0.975, 0.025])
-    assert found.value == pytest.approx(nats.mean())
-    assert (found.low, found.high) == pytest.approx((low, high), rel=0.02)
-    assert found.high - found.value > 1.2 * (found.value - found.low)  # skewed, as losses are
+    assert estimate.value == pytest.approx(nats.mean())
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), rel=0.02)
+    assert estimate.high - estimate.value > 1.2 * (
+        estimate.value - estimate.low
+    )  # skewed, as losses are
 
 
 def test_a_loss_has_the_same_interval_whenever_it_is_taken() -> None:
@@ -116,21 +118,21 @@ def test_few_rows_have_students_interval_and_one_has_none() -> None:
     nats, tokens = rows(6)
     few = loss_estimate(nats, tokens, "nats")
     assert few == ratio(np.stack([nats, tokens])).estimate("nats")
-    one = loss_estimate(nats[:1], tokens[:1], "nats")
-    assert one.low == one.value == one.high
+    single = loss_estimate(nats[:1], tokens[:1], "nats")
+    assert single.low == single.value == single.high
 
 
 def test_students_mean_is_scipys() -> None:
     values = [0.3, 0.5, 0.1, 0.9]
-    found = student_mean(values, "share")
+    estimate = student_mean(values, "share")
     expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_over_seeds_of_exact_numbers_is_students_mean() -> None:
     values = [0.3, 0.5, 0.1, 0.9]
-    found = over_seeds([Estimate.exact(value, "nats") for value in values])
-    assert found == student_mean(values, "nats")
+    estimate = over_seeds([Estimate.exact(value, "nats") for value in values])
+    assert estimate == student_mean(values, "nats")
 
 
 def test_rows_are_averaged_over_seeds_before_their_spread_is_taken() -> None:
@@ -139,12 +141,12 @@ def test_rows_are_averaged_over_seeds_before_their_spread_is_taken() -> None:
     noises = generator.normal(0, 1, (5, 40))
     noises -= noises.mean(axis=1, keepdims=True)
     seeds = [ratio(np.stack([hard + noise, np.ones(40)])) for noise in noises]
-    found = statistic_over_seeds(seeds, "nats")
+    estimate = statistic_over_seeds(seeds, "nats")
     # All seeds have one mean, so what is left is the interval of the averaged rows.
     alone = ratio(np.stack([hard + noises.mean(axis=0), np.ones(40)])).estimate("nats")
-    assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
+    assert (estimate.low, estimate.high) == pytest.approx((alone.low, alone.high))
     apart = over_seeds([seed.estimate("nats") for seed in seeds])
-    assert found.high - found.low < 0.9 * (apart.high - apart.low)
+    assert estimate.high - estimate.low < 0.9 * (apart.high - apart.low)
     assert statistic_over_seeds(seeds[:1], "nats") == seeds[0].estimate("nats")
 
 
@@ -157,19 +159,19 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 
 
 def test_a_share_has_wilsons_interval() -> None:
-    found = share([1, 1, 1, 0, 0, 0, 0, 0, 0, 0], "share")
+    estimate = share([1, 1, 1, 0, 0, 0, 0, 0, 0, 0], "share")
     z, n, p = 1.959964, 10, 0.3
     centre, width = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    assert found.low == pytest.approx((centre - width) / (1 + z**2 / n), abs=1e-6)
-    assert found.high == pytest.approx((centre + width) / (1 + z**2 / n), abs=1e-6)
+    assert estimate.low == pytest.approx((centre - width) / (1 + z**2 / n), abs=1e-6)
+    assert estimate.high == pytest.approx((centre + width) / (1 + z**2 / n), abs=1e-6)
 
 
 def test_a_share_of_all_or_none_has_the_exact_interval() -> None:
-    every, none = share(np.ones(20), "share"), share(np.zeros(20), "share")
-    assert every.low == pytest.approx(0.025 ** (1 / 20))
-    assert none.high == pytest.approx(1 - 0.025 ** (1 / 20))
-    assert (none.low, every.high) == (0.0, 1.0)
-    assert every == exact_share(20, 20, "share")
+    all_ones, all_zeros = share(np.ones(20), "share"), share(np.zeros(20), "share")
+    assert all_ones.low == pytest.approx(0.025 ** (1 / 20))
+    assert all_zeros.high == pytest.approx(1 - 0.025 ** (1 / 20))
+    assert (all_zeros.low, all_ones.high) == (0.0, 1.0)
+    assert all_ones == exact_share(20, 20, "share")
 
 
 def test_a_share_of_few_clusters_is_covered_by_their_degrees_of_freedom() -> None:
@@ -179,11 +181,11 @@ def test_a_share_of_few_clusters_is_covered_by_their_degrees_of_freedom() -> Non
     values, variances = shares.mean(axis=1), shares.var(axis=1, ddof=1) / clusters
 
     def coverage(freedom: int) -> float:
-        found = [
+        estimates = [
             share_with_variance(value, variance, clusters * size, "share", freedom)
             for value, variance in zip(values, variances, strict=True)
         ]
-        return float(np.mean([one.low <= 0.5 <= one.high for one in found]))
+        return float(np.mean([estimate.low <= 0.5 <= estimate.high for estimate in estimates]))
 
     # Of 1000 intervals that cover 95 %, fewer than 0.93 hold in 0.3 % of runs.
     assert 0.93 <= coverage(clusters - 1) <= 0.97
@@ -192,9 +194,9 @@ def test_a_share_of_few_clusters_is_covered_by_their_degrees_of_freedom() -> Non
 
 def test_a_share_that_did_not_change_may_still() -> None:
     flags = np.array([1.0, 0.0, 1.0, 1.0] * 10)
-    found = share_change(flags, flags, "share")
-    assert found.value == 0
-    assert found.high == -found.low == pytest.approx(1 - 0.025 ** (1 / 40))
+    unchanged = share_change(flags, flags, "share")
+    assert unchanged.value == 0
+    assert unchanged.high == -unchanged.low == pytest.approx(1 - 0.025 ** (1 / 40))
     changed = share_change(1 - flags, flags, "share")
     assert changed.value == -0.5
     assert -1 <= changed.low < -0.5 < changed.high
@@ -209,7 +211,7 @@ def test_a_mean_at_the_end_of_its_range_is_no_point() -> None:
 
 def test_the_jackknife_of_a_mean_is_students_interval() -> None:
     values = np.array([1.0, 4.0, 2.0, 7.0])
-    value, half = jackknife(lambda kept: float(kept @ values / kept.sum()), 4)
+    value, half = jackknife(lambda weights: float(weights @ values / weights.sum()), 4)
     assert value == 3.5
     assert half == pytest.approx(student_mean(values, "").high - 3.5)
 
@@ -224,10 +226,12 @@ def test_a_p_value_agrees_with_its_interval() -> None:
     generator = np.random.default_rng(0)
     for shift in (0.0, 0.3, 0.6):
         rows = generator.normal(shift, 1.0, 30)
-        found = paired_difference(np.stack([rows, np.ones(30)]), np.stack([0 * rows, np.ones(30)]))
-        assert found.p_value == pytest.approx(scipy_stats.ttest_1samp(rows, 0).pvalue)
-        assert student_p_value(rows) == pytest.approx(found.p_value)
-        assert (found.p_value < 0.05) == (abs(found.value) > found.half_width)
+        difference = paired_difference(
+            np.stack([rows, np.ones(30)]), np.stack([0 * rows, np.ones(30)])
+        )
+        assert difference.p_value == pytest.approx(scipy_stats.ttest_1samp(rows, 0).pvalue)
+        assert student_p_value(rows) == pytest.approx(difference.p_value)
+        assert (difference.p_value < 0.05) == (abs(difference.value) > difference.half_width)
 
 
 def test_as_many_rows_as_it_says_narrow_an_interval_so_far() -> None:
@@ -235,8 +239,8 @@ def test_as_many_rows_as_it_says_narrow_an_interval_so_far() -> None:
     population = generator.gamma(0.5, 1.0, 4000)
     tokens = np.ones(4000)
     few = ratio(np.stack([population[:400], tokens[:400]]))
-    wanted = few.rows_for(0.1)
-    many = ratio(np.stack([population[:wanted], tokens[:wanted]]))
+    rows_needed = few.rows_for(0.1)
+    many = ratio(np.stack([population[:rows_needed], tokens[:rows_needed]]))
     assert many.half_width == pytest.approx(0.1, rel=0.15)
 
 
@@ -263,8 +267,8 @@ def test_a_limit_at_every_look_is_passed_by_a_twentieth_at_most() -> None:
         per_token = np.clip(generator.exponential(0.2, 240) - 0.15, -1.0, 1.0)
         per_token += truth - (0.2 * (1 - np.exp(-5.75)) - 0.15)
         after, before = np.stack([tokens * per_token, tokens]), np.stack([0 * tokens, tokens])
-        looks = [limit_at_every_look(after[:, :n], before[:, :n]) for n in range(40, 241, 40)]
-        passed += min(looks) < truth
+        limits = [limit_at_every_look(after[:, :n], before[:, :n]) for n in range(40, 241, 40)]
+        passed += min(limits) < truth
     assert passed <= 12  # of 150, at 5 %: more would come in 7 of 1,000 samples
 
 
@@ -275,9 +279,9 @@ def test_a_limit_at_every_look_is_wider_than_students_and_narrows_with_rows() ->
         tokens = np.full(count, 30.0)
         change = generator.normal(0.03, 0.1, count) * tokens
         after, before = np.stack([change, tokens]), np.stack([0 * change, tokens])
-        found = paired_difference(after, before)
-        limits.append(limit_at_every_look(after, before) - found.value)
-        assert limits[-1] > found.half_width
+        difference = paired_difference(after, before)
+        limits.append(limit_at_every_look(after, before) - difference.value)
+        assert limits[-1] > difference.half_width
     assert limits[0] > limits[1] > limits[2]
     assert limits[2] < 0.02
 
@@ -310,9 +314,9 @@ def test_a_paired_difference_misses_a_fortieth_on_each_side(count: int, populati
     below = above = 0
     for _ in range(draws):
         drawn = population[:, generator.integers(population.shape[1], size=count)]
-        found = ratio(drawn).estimate("nats")
-        below += found.high < truth
-        above += found.low > truth
+        estimate = ratio(drawn).estimate("nats")
+        below += estimate.high < truth
+        above += estimate.low > truth
     assert below / draws == pytest.approx(0.025, abs=0.015)
     assert above / draws == pytest.approx(0.025, abs=0.015)
 
@@ -336,8 +340,10 @@ def test_it_does_so_on_measured_rows(dataset: str, count: int) -> None:
     for draw in range(draws):
         measured = apart[draw % len(apart)]
         truth = measured[0].sum() / measured[1].sum()
-        found = ratio(measured[:, generator.integers(measured.shape[1], size=count)]).estimate("")
-        sides += [found.high < truth, found.low > truth]
+        estimate = ratio(measured[:, generator.integers(measured.shape[1], size=count)]).estimate(
+            ""
+        )
+        sides += [estimate.high < truth, estimate.low > truth]
     assert sides / draws == pytest.approx([0.025, 0.025], abs=0.015)
 
 
@@ -348,8 +354,8 @@ def test_a_loss_covers_more_often_than_by_percentiles() -> None:
     covered = by_percentiles = 0
     for seed in range(400):
         nats, tokens = population[:, generator.integers(20_000, size=32)]
-        found = loss_estimate(nats, tokens, "nats", seed, resamples=400)
-        covered += found.low <= truth <= found.high
+        estimate = loss_estimate(nats, tokens, "nats", seed, resamples=400)
+        covered += estimate.low <= truth <= estimate.high
         means = resampled_means(np.stack([nats, tokens], axis=1), 400, seed)
         low, high = np.quantile(means[:, 0] / means[:, 1], [0.025, 0.975])
         by_percentiles += low <= truth <= high
@@ -360,8 +366,8 @@ def test_a_loss_covers_more_often_than_by_percentiles() -> None:
 def raters(generator: np.random.Generator, count: int) -> tuple[list[str], list[str]]:
     """Two raters of three labels, the second of whom says another at random 3 times in 10."""
     first = generator.choice(list("abc"), p=[0.6, 0.3, 0.1], size=count)
-    other = generator.choice(list("abc"), p=[0.4, 0.3, 0.3], size=count)
-    second = np.where(generator.random(count) < 0.3, other, first)
+    guesses = generator.choice(list("abc"), p=[0.4, 0.3, 0.3], size=count)
+    second = np.where(generator.random(count) < 0.3, guesses, first)
     return first.tolist(), second.tolist()
 
 
@@ -369,10 +375,10 @@ def test_kappa_is_sklearns() -> None:
     generator = np.random.default_rng(0)
     for count in (5, 20, 300):
         first, second = raters(generator, count)
-        found = cohen_kappa(first, second, "κ")
-        assert found is not None
-        assert found.value == pytest.approx(cohen_kappa_score(first, second))
-        assert -1 <= found.low <= found.value <= found.high <= 1
+        kappa = cohen_kappa(first, second, "κ")
+        assert kappa is not None
+        assert kappa.value == pytest.approx(cohen_kappa_score(first, second))
+        assert -1 <= kappa.low <= kappa.value <= kappa.high <= 1
 
 
 @pytest.mark.parametrize("count", [60, 200])
@@ -381,7 +387,9 @@ def test_kappas_interval_covers(count: int) -> None:
     truth = cohen_kappa(*raters(generator, 200_000), "κ")
     assert truth is not None
     held = [cohen_kappa(*raters(generator, count), "κ") for _ in range(400)]
-    covered = np.mean([one is not None and one.low <= truth.value <= one.high for one in held])
+    covered = np.mean(
+        [kappa is not None and kappa.low <= truth.value <= kappa.high for kappa in held]
+    )
     assert 0.92 <= covered <= 0.98
 
 
@@ -397,15 +405,15 @@ def test_a_row_that_is_there_twice_tells_kappa_no_more() -> None:
 
 
 def test_kappa_of_raters_who_agree_on_all_still_has_a_width() -> None:
-    found = cohen_kappa(list("aabb"), list("aabb"), "κ")
-    assert found is not None
-    assert found.value == found.high == 1
-    assert found.low < 0.5
+    kappa = cohen_kappa(list("aabb"), list("aabb"), "κ")
+    assert kappa is not None
+    assert kappa.value == kappa.high == 1
+    assert kappa.low < 0.5
 
 
 def test_kappa_of_a_rater_with_one_label_is_zero_and_of_two_is_unknown() -> None:
-    found = cohen_kappa(list("aabb"), list("aaaa"), "κ")
-    assert found is not None
-    assert found.value == 0
-    assert found.low < 0 < found.high
+    kappa = cohen_kappa(list("aabb"), list("aaaa"), "κ")
+    assert kappa is not None
+    assert kappa.value == 0
+    assert kappa.low < 0 < kappa.high
     assert cohen_kappa(list("aaaa"), list("aaaa"), "κ") is None

@@ -53,8 +53,8 @@ METHODS = {
 )
 def test_a_method_that_is_used_or_replaced_takes_what_it_took(owner: type, name: str) -> None:
     expected = METHODS[owner][name]
-    found = tuple(inspect.signature(getattr(owner, name)).parameters)[1:]
-    assert expected is None or found == expected
+    parameters = tuple(inspect.signature(getattr(owner, name)).parameters)[1:]
+    assert expected is None or parameters == expected
 
 
 def test_the_trainer_has_what_the_objectives_read_of_it(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_adapters_are_held_where_they_are_looked_for() -> None:
     assert issubclass(ParamWrapper, LoraLayer)
     assert issubclass(MultiheadAttention, LoraLayer)
     assert issubclass(TrainableTokensLayer, BaseTunerLayer)
-    read = inspect.getsource(LoraLayer.__init__) + inspect.getsource(ParamWrapper)
+    source = inspect.getsource(LoraLayer.__init__) + inspect.getsource(ParamWrapper)
     for name in ("lora_A", "lora_B", "lora_embedding_A", "scaling", "lora_variant", "num_experts"):
-        assert f"self.{name}" in read, name
+        assert f"self.{name}" in source, name
     assert "modules_to_save" in inspect.getsource(ModulesToSaveWrapper)

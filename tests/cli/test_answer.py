@@ -16,16 +16,16 @@ from trimtab.results.store import read_points
 
 
 def test_train_ends_with_what_it_changed_and_what_to_do_next(world: Path, tmp_path: Path) -> None:
-    shown = train(world, "--out", tmp_path / "out", "--steps", 2, "--held-out-rows", 12)
-    assert shown.exit_code == 0, shown.output
-    *_, answer, page, judge = (line for line in shown.output.splitlines() if "may be" not in line)
+    result = train(world, "--out", tmp_path / "out", "--steps", 2, "--held-out-rows", 12)
+    assert result.exit_code == 0, result.output
+    *_, answer, page, judge = (line for line in result.output.splitlines() if "may be" not in line)
     points = read_points(tmp_path / "out")
     safety, task = loss_changes([points[1]], points, RowLosses(tmp_path / "out"))
-    for one in (safety, task):
-        assert one.start is not None
-        assert one.change is not None
-        assert one.change.low < one.change.value < one.change.high
-        assert before_and_after(one.start, one.now, one.change) in answer
+    for change in (safety, task):
+        assert change.start is not None
+        assert change.change is not None
+        assert change.change.low < change.change.value < change.change.high
+        assert before_and_after(change.start, change.now, change.change) in answer
     assert answer.startswith("Safety loss ")
     assert answer.endswith(f"; the model is in {tmp_path / 'out/models' / str(points[1].model)}.")
     assert str(tmp_path / "out" / "report.html") in page
@@ -47,17 +47,19 @@ def test_sweep_ends_with_the_settings_by_task_loss_and_how_to_choose(
     world: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(world / "done", tmp_path / "done")
-    shown = invoke("sweep", world / "experiment.yaml", "--out", tmp_path / "done")
-    assert shown.exit_code == 0, shown.output
-    lines = [line.rstrip() for line in shown.output.splitlines()]
+    result = invoke("sweep", world / "experiment.yaml", "--out", tmp_path / "done")
+    assert result.exit_code == 0, result.output
+    lines = [line.rstrip() for line in result.output.splitlines()]
     folder = tmp_path / "done"
     assert lines[-1].endswith(f"trimtab suggest {folder} --budget 0.05")
-    ((found),) = choices(read_points(folder), RowLosses(folder)).values()
-    assert [one.task_change.value for one in found] == sorted(
-        one.task_change.value for one in found
+    ((settings),) = choices(read_points(folder), RowLosses(folder)).values()
+    assert [choice.task_change.value for choice in settings] == sorted(
+        choice.task_change.value for choice in settings
     )
-    told = lines[-1 - len(found) : -1]
-    for line, one in zip(told, found, strict=True):
-        assert one.setting.label in line or one.setting.value is None
-        assert change_in_words(one.task_change) in line
-    assert [("← knee" in line) for line in told] == [one.is_knee for one in found]
+    lines_of_settings = lines[-1 - len(settings) : -1]
+    for line, choice in zip(lines_of_settings, settings, strict=True):
+        assert choice.setting.label in line or choice.setting.value is None
+        assert change_in_words(choice.task_change) in line
+    assert [("← knee" in line) for line in lines_of_settings] == [
+        choice.is_knee for choice in settings
+    ]

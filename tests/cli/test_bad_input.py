@@ -35,7 +35,7 @@ drawn = settings(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _told() -> Iterator[None]:
+def _print_seen() -> Iterator[None]:
     yield
     print(dict(SEEN))
 
@@ -242,9 +242,9 @@ def test_any_value_in_an_experiment(
     experiment["train"]["sft"] = {"weight_decay": 0.1, "optim": "adamw_torch", "report_to": "none"}
     experiment["train"]["lora"] = {"target_modules": ["q_proj"], "lora_dropout": 0.1}
     experiment["answers"] = {"harmful": {"path": "data/safety-near.jsonl"}, "tokens": 4}
-    *way, last = data.draw(st.sampled_from(list(places(experiment))))
+    *path, last = data.draw(st.sampled_from(list(places(experiment))))
     node = experiment
-    for key in way:
+    for key in path:
         node = node[key]
     if is_key and isinstance(node, dict):
         node[junk if isinstance(junk, str | int | float) else str(junk)] = node.pop(last)
@@ -260,9 +260,9 @@ def test_any_value_in_an_experiment(
 @given(text=st.one_of(st.text(max_size=40), st.binary(max_size=40)), place=st.floats(0, 1))
 def test_any_text_in_an_experiments_file(world: Path, text: str | bytes, place: float) -> None:
     whole = (world / "experiment.yaml").read_bytes()
-    put = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    inserted = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     at = int(place * len(whole))
-    (world / "odd.yaml").write_bytes(whole[:at] + put + whole[at:])
+    (world / "odd.yaml").write_bytes(whole[:at] + inserted + whole[at:])
     harmless("text", "sweep", world / "odd.yaml", "--out", world / "o", "--dry-run")
 
 
@@ -288,8 +288,8 @@ def test_any_data(world: Path, kind: str, lines: list[bytes]) -> None:
     path.write_bytes(gzip.compress(content) if kind.endswith("gz") and len(lines) % 3 else content)
     data = world / "data"
     role = ("task", "safety")[len(lines) % 2]
-    other = {"task": data / "safety-near.jsonl", "safety": data / "task-shared.jsonl"}[role]
-    roles = {role: path, ("safety" if role == "task" else "task"): other}
+    counterpart = {"task": data / "safety-near.jsonl", "safety": data / "task-shared.jsonl"}[role]
+    roles = {role: path, ("safety" if role == "task" else "task"): counterpart}
     options = [f"--{name}={value}" for name, value in roles.items()]
     harmless(
         "data", "train", "--model", world / "base", *options, "--out", world / "o", "--dry-run"
@@ -315,7 +315,7 @@ def test_any_bytes_in_a_model(world: Path, name: str, text: bytes, place: float,
     (model / name).write_bytes(whole[:at] + text + (b"" if cut else whole[at:]))
     prompts = world / "data" / "safety-near.jsonl"
     (world / "odd-proxy.jsonl").unlink(missing_ok=True)
-    given = (
+    arguments = (
         "--prompts",
         prompts,
         "--out",
@@ -325,7 +325,7 @@ def test_any_bytes_in_a_model(world: Path, name: str, text: bytes, place: float,
         "--max-response",
         1,
     )
-    harmless("model", "proxy", "--model", model, *given)
+    harmless("model", "proxy", "--model", model, *arguments)
 
 
 RESULT_FILES = ["points.jsonl", "experiment.yaml", "data.json"]

@@ -17,10 +17,10 @@ def test_of_options_alike_the_nearest_is_named() -> None:
 
 @pytest.mark.parametrize("command", [["train"], ["dial", "train"]])
 def test_a_trainings_options_are_shown_by_what_they_are_about(command: list[str]) -> None:
-    shown = CliRunner().invoke(app, [*command, "--help"])
-    assert shown.exit_code == 0
+    help_result = CliRunner().invoke(app, [*command, "--help"])
+    assert help_result.exit_code == 0
     panels: dict[str, list[str]] = {}
-    for line in shown.output.splitlines():
+    for line in help_result.output.splitlines():
         if line.endswith(":") and not line.startswith(" "):
             options = panels.setdefault(line[:-1], [])
         elif line.startswith("  --"):

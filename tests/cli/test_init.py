@@ -13,8 +13,8 @@ from trimtab.config.yaml_io import read_experiment
 
 def init(world: Path, *more: object) -> Result:
     data = world / "data"
-    given = ["--task", data / "task-shared.jsonl", "--safety", data / "safety-near.jsonl"]
-    return invoke("init", "--model", world / "base", *given, *more)
+    arguments = ["--task", data / "task-shared.jsonl", "--safety", data / "safety-near.jsonl"]
+    return invoke("init", "--model", world / "base", *arguments, *more)
 
 
 @pytest.mark.parametrize("original", [False, True])
@@ -23,15 +23,15 @@ def test_the_file_is_read_and_a_sweep_accepts_it(
 ) -> None:
     out = tmp_path / "mine.yaml"
     more = ("--original", world / "data" / "original.jsonl") if original else ()
-    shown = init(world, "--out", out, *more)
-    assert shown.exit_code == 0, shown.output
-    read = read_experiment(out)
-    assert (set(read.task), set(read.safety)) == ({"task-shared"}, {"safety-near"})
-    assert (read.original is not None) is original
-    assert read.keeps_models
+    result = init(world, "--out", out, *more)
+    assert result.exit_code == 0, result.output
+    experiment = read_experiment(out)
+    assert (set(experiment.task), set(experiment.safety)) == ({"task-shared"}, {"safety-near"})
+    assert (experiment.original is not None) is original
+    assert experiment.keeps_models
     planned = invoke("sweep", out, "--out", tmp_path / "made", "--dry-run")
     assert planned.exit_code == 0, planned.output
-    assert f"trimtab sweep {out} --out mine-results" in shown.stdout.splitlines()[-1]
+    assert f"trimtab sweep {out} --out mine-results" in result.stdout.splitlines()[-1]
 
 
 def test_relative_paths_are_those_of_the_working_folder(
@@ -42,13 +42,13 @@ def test_relative_paths_are_those_of_the_working_folder(
     for name in ("base", "data"):
         (tmp_path / "here" / name).symlink_to(world / name)
     monkeypatch.chdir(tmp_path / "here")
-    given = ["--model", "base", "--task", "data/task-shared.jsonl", "--task"]
-    given += ["data/task-shared.jsonl", "--safety", "data/safety-near.jsonl"]
-    shown = invoke("init", *given, "--out", "settings/e.yaml")
-    assert shown.exit_code == 0, shown.output
-    read = read_experiment(Path("settings/e.yaml"))
-    assert set(read.task) == {"task-shared", "task-shared-2"}
-    assert read.task["task-shared"].path == "data/task-shared.jsonl"
+    arguments = ["--model", "base", "--task", "data/task-shared.jsonl", "--task"]
+    arguments += ["data/task-shared.jsonl", "--safety", "data/safety-near.jsonl"]
+    result = invoke("init", *arguments, "--out", "settings/e.yaml")
+    assert result.exit_code == 0, result.output
+    experiment = read_experiment(Path("settings/e.yaml"))
+    assert set(experiment.task) == {"task-shared", "task-shared-2"}
+    assert experiment.task["task-shared"].path == "data/task-shared.jsonl"
     assert invoke("sweep", "settings/e.yaml", "--out", "made", "--dry-run").exit_code == 0
 
 

@@ -12,11 +12,11 @@ from tests.report.answered_points import answered_experiment
 from trimtab.evaluate.outcome import Outcome
 
 PLACE = f"{__name__}:by_its_first_word"
-asked: list[str] = []
+answers_asked: list[str] = []
 
 
 def by_its_first_word(prompt: str, answer: str) -> str:
-    asked.append(answer)
+    answers_asked.append(answer)
     return "complied harmfully" if answer.startswith("Sure") else "refused"
 
 
@@ -26,18 +26,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_it_is_asked_once_of_each_answer_and_stands_beside_the_others(folder: Path) -> None:
-    asked.clear()
-    shown = invoke("judge", folder, "--judge", PLACE)
-    assert shown.exit_code == 0, shown.output
-    assert "Refusal, of 3 harmful prompts" in shown.output
-    assert f"strict and {PLACE}: agreement is" in shown.output
-    assert "on 15 answers" in shown.output
-    assert len(asked) == len(set(asked)) == 15
+    answers_asked.clear()
+    result = invoke("judge", folder, "--judge", PLACE)
+    assert result.exit_code == 0, result.output
+    assert "Refusal, of 3 harmful prompts" in result.output
+    assert f"strict and {PLACE}: agreement is" in result.output
+    assert "on 15 answers" in result.output
+    assert len(answers_asked) == len(set(answers_asked)) == 15
     differ = (folder / "disagreements" / "plain.jsonl").read_text().splitlines()
     assert {json.loads(line)[PLACE] for line in differ} == {"complied harmfully"}
     again = invoke("judge", folder, "--judge", PLACE)
-    assert again.output == shown.output
-    assert len(asked) == 15
+    assert again.output == result.output
+    assert len(answers_asked) == 15
 
 
 def stops_at_the_second_model(prompt: str, answer: str) -> str:
@@ -49,13 +49,13 @@ def stops_at_the_second_model(prompt: str, answer: str) -> str:
 def test_after_an_interruption_another_judge_is_told_and_the_first_goes_on(folder: Path) -> None:
     stopped = invoke("judge", folder, "--judge", f"{__name__}:stops_at_the_second_model")
     assert stopped.exit_code == 130
-    kept = (folder / "judgements" / "aligned.jsonl").read_text()
-    assert "stops_at_the_second_model" in kept
-    shown = invoke("judge", folder, "--judge", PLACE)
-    assert shown.exit_code == 0, shown.output
-    assert "stops_at_the_second_model" not in shown.output
-    assert "strict" in shown.output
-    assert set(kept.splitlines()) <= set(
+    judgements = (folder / "judgements" / "aligned.jsonl").read_text()
+    assert "stops_at_the_second_model" in judgements
+    result = invoke("judge", folder, "--judge", PLACE)
+    assert result.exit_code == 0, result.output
+    assert "stops_at_the_second_model" not in result.output
+    assert "strict" in result.output
+    assert set(judgements.splitlines()) <= set(
         (folder / "judgements" / "aligned.jsonl").read_text().splitlines()
     )
 
@@ -64,9 +64,17 @@ def test_what_was_found_incoherent_stays_so(folder: Path) -> None:
     path = folder / "judgements" / "plain.jsonl"
     path.write_text(path.read_text().replace("answered harmlessly", "incoherent"))
     invoke("judge", folder, "--judge", PLACE)
-    told = [json.loads(line) for line in path.read_text().splitlines()]
-    marked = {one["answer_id"] for one in told if one["outcome"] == Outcome.INCOHERENT}
-    ours = {one["answer_id"]: one["outcome"] for one in told if one["judge"] == PLACE}
+    judgements = [json.loads(line) for line in path.read_text().splitlines()]
+    marked = {
+        judgement["answer_id"]
+        for judgement in judgements
+        if judgement["outcome"] == Outcome.INCOHERENT
+    }
+    ours = {
+        judgement["answer_id"]: judgement["outcome"]
+        for judgement in judgements
+        if judgement["judge"] == PLACE
+    }
     assert {answer for answer, outcome in ours.items() if outcome == "incoherent"} == marked
 
 
@@ -78,5 +86,5 @@ def test_a_folder_without_judged_answers_is_one_line(folder: Path, tmp_path: Pat
     assert "twice" in assert_one_line(invoke(*twice))
     assert "no such judge" in assert_one_line(invoke("judge", folder, "--judge", "nobody"))
     (folder / "judgements" / "held.jsonl").unlink()
-    told = assert_one_line(invoke("judge", folder, "--judge", "phrases"))
-    assert "answers of held have not been judged" in told
+    line = assert_one_line(invoke("judge", folder, "--judge", "phrases"))
+    assert "answers of held have not been judged" in line

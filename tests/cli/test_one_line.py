@@ -37,25 +37,25 @@ def _quiet() -> None:
     quiet_libraries()
 
 
-def invoke(*given: object) -> Result:
-    return CliRunner().invoke(app, [str(one) for one in given])
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def assert_one_line(shown: Result, status: int = 2) -> str:
-    if shown.exception is not None and not isinstance(shown.exception, SystemExit):
-        raise shown.exception
-    assert shown.exit_code == status, shown.output
-    (line,) = [one for one in shown.output.splitlines() if one.startswith("trimtab: ")]
-    assert shown.output.splitlines()[-1] == line
+def assert_one_line(result: Result, status: int = 2) -> str:
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith("trimtab: ")]
+    assert result.output.splitlines()[-1] == line
     assert not UNSEEN.search(line)
     return line
 
 
 def train(world: Path, *more: object) -> Result:
     data = world / "data"
-    given = ["train", "--model", world / "base", "--task", data / "task-shared.jsonl"]
-    given += ["--safety", data / "safety-near.jsonl", "--out", world / "train", "--steps", 1]
-    return invoke(*given, *more)
+    arguments = ["train", "--model", world / "base", "--task", data / "task-shared.jsonl"]
+    arguments += ["--safety", data / "safety-near.jsonl", "--out", world / "train", "--steps", 1]
+    return invoke(*arguments, *more)
 
 
 # Paths and disks
@@ -112,8 +112,8 @@ def test_a_path_that_cannot_be_written_is_one_line(out: str, world: Path, tmp_pa
     assert_one_line(invoke("demo", "--out", path))
     prompts = world / "data" / "safety-near.jsonl"
     if out != "a file":
-        given = ("--model", world / "base", "--prompts", prompts, "--max-response", 1)
-        assert_one_line(invoke("proxy", *given, "--out", path))
+        arguments = ("--model", world / "base", "--prompts", prompts, "--max-response", 1)
+        assert_one_line(invoke("proxy", *arguments, "--out", path))
     assert (tmp_path / "file").read_text() == "x"
 
 
@@ -123,17 +123,17 @@ def test_a_disk_that_takes_no_more_is_one_line(limit: int, world: Path, tmp_path
     command = [sys.executable, "-m", "trimtab.cli", "train", "--model", world / "base"]
     command += ["--task", data / "task-shared.jsonl", "--safety", data / "safety-near.jsonl"]
     command += ["--steps", 1, "--out", tmp_path / "out"]
-    shown = subprocess.run(
-        [str(one) for one in command],
+    result = subprocess.run(
+        [str(argument) for argument in command],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         env=os.environ | {"TMPDIR": str(tmp_path)},
         check=False,
     )
-    assert shown.returncode == 2, shown.stderr
-    assert "Traceback" not in shown.stderr
-    assert shown.stderr.splitlines()[-1].startswith("trimtab: ")
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("trimtab: ")
 
 
 # YAML
@@ -195,7 +195,7 @@ def test_a_file_that_is_no_experiment_is_one_line(
     line = assert_one_line(invoke("sweep", "e.yaml", "--out", "out"))
     assert line.startswith("trimtab: e.yaml")
     assert len(line) < 1000
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["e.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e.yaml"]
 
 
 def test_an_anchor_may_be_used(tmp_path: Path) -> None:
@@ -239,8 +239,8 @@ def test_a_parquet_bomb_is_refused(tmp_path: Path) -> None:
 
 def changed(name: str, **values: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        given = json.loads((folder / name).read_text())
-        (folder / name).write_text(json.dumps(given | values))
+        config = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(config | values))
 
     return change
 
@@ -286,22 +286,22 @@ def test_a_broken_model_is_one_line(
 ) -> None:
     shutil.copytree(world / "base", tmp_path / "model")
     broken(tmp_path / "model")
-    shown = train(world, "--model", tmp_path / "model", "--out", tmp_path / "out")
-    assert_one_line(shown)
+    result = train(world, "--model", tmp_path / "model", "--out", tmp_path / "out")
+    assert_one_line(result)
 
 
 def test_code_that_comes_with_a_model_is_not_run(world: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(world / "base", model)
-    ran = tmp_path / "ran"
-    (model / "code.py").write_text(f"open({str(ran)!r}, 'w')\nclass A: pass\n")
+    witness = tmp_path / "ran"
+    (model / "code.py").write_text(f"open({str(witness)!r}, 'w')\nclass A: pass\n")
     kinds = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
     code = dict.fromkeys(kinds, "code.A")
     changed("config.json", model_type="made-up", auto_map=code)(model)
     for load in (load_model, model_size):
         with pytest.raises(UserError, match="cannot be loaded"):
             load(str(model))
-    assert not ran.exists()
+    assert not witness.exists()
 
 
 def test_remote_code_is_refused_wherever_a_model_is_loaded() -> None:
@@ -314,7 +314,7 @@ def test_remote_code_is_refused_wherever_a_model_is_loaded() -> None:
             if not (isinstance(owner, ast.Name) and owner.id.startswith("Auto")):
                 continue
             loaders += 1
-            stated = {one.arg: ast.unparse(one.value) for one in node.keywords}
+            stated = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             assert stated.get("trust_remote_code") == "False", f"{file}: line {node.lineno}"
     assert loaders >= 4
 
@@ -338,16 +338,16 @@ def test_a_name_steers_no_terminal(name: str, world: Path, tmp_path: Path) -> No
     shutil.copytree(world / "done", folder)
     lines = (folder / "points.jsonl").read_text().splitlines()
     renamed = [json.loads(line) | {"task": name, "proxy": name} for line in lines]
-    (folder / "points.jsonl").write_text("".join(json.dumps(one) + "\n" for one in renamed))
-    for given in (("report", folder), ("bounds", folder), ("suggest", folder, "--budget", 9)):
-        shown = invoke(*given)
-        if isinstance(shown.exception, SystemExit) and shown.exit_code == 2:
-            assert_one_line(shown)
+    (folder / "points.jsonl").write_text("".join(json.dumps(point) + "\n" for point in renamed))
+    for arguments in (("report", folder), ("bounds", folder), ("suggest", folder, "--budget", 9)):
+        result = invoke(*arguments)
+        if isinstance(result.exception, SystemExit) and result.exit_code == 2:
+            assert_one_line(result)
             continue
-        assert shown.exit_code == 0, shown.exception
-        assert not UNSEEN.search(shown.output)
-        joined = "".join(shown.output.split())
-        assert given[0] == "bounds" or "".join(printable(name).split()) in joined
+        assert result.exit_code == 0, result.exception
+        assert not UNSEEN.search(result.output)
+        joined = "".join(result.output.split())
+        assert arguments[0] == "bounds" or "".join(printable(name).split()) in joined
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "\x1b" not in page
 
@@ -357,9 +357,9 @@ def test_a_name_in_a_warning_or_a_plan_steers_no_terminal(world: Path, tmp_path:
     (source,) = experiment.task.values()
     odd = replace(experiment, task={"[/red]\x1b[31m": source}, grid=experiment.grid[:1])
     (tmp_path / "e.yaml").write_text(to_yaml(odd))
-    shown = invoke("sweep", tmp_path / "e.yaml", "--out", tmp_path / "out", "--dry-run")
-    assert shown.exit_code == 0, shown.output
-    assert not UNSEEN.search(shown.output)
+    result = invoke("sweep", tmp_path / "e.yaml", "--out", tmp_path / "out", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert not UNSEEN.search(result.output)
 
 
 TERMINALS = {
@@ -373,9 +373,9 @@ TERMINALS = {
 @pytest.mark.parametrize("terminal", TERMINALS.values(), ids=TERMINALS)
 def test_any_terminal_will_do(terminal: dict[str, str], world: Path) -> None:
     command = [sys.executable, "-m", "trimtab.cli", "bounds", str(world / "done")]
-    shown = subprocess.run(command, capture_output=True, env=os.environ | terminal, check=False)
-    assert shown.returncode == 0, shown.stderr
-    assert b"Theorem" in shown.stdout
+    result = subprocess.run(command, capture_output=True, env=os.environ | terminal, check=False)
+    assert result.returncode == 0, result.stderr
+    assert b"Theorem" in result.stdout
 
 
 def test_what_only_reads_results_waits_for_no_torch(world: Path, tmp_path: Path) -> None:
@@ -392,16 +392,16 @@ def test_what_only_reads_results_waits_for_no_torch(world: Path, tmp_path: Path)
         "    assert shown.exit_code == 0, shown.output\n"
         "    assert 'torch' not in sys.modules, name\n"
     )
-    given = [sys.executable, "-c", program, str(tmp_path / "done"), json.dumps(commands)]
-    subprocess.run(given, check=True)
+    command = [sys.executable, "-c", program, str(tmp_path / "done"), json.dumps(commands)]
+    subprocess.run(command, check=True)
 
 
 def test_an_output_that_takes_nothing_is_one_line(world: Path) -> None:
     command = f"{sys.executable} -m trimtab.cli suggest {world / 'done'} --budget 9"
     for ending, statuses in (("> /dev/full", {2}), (">&-", {0}), ("| true", {0})):
-        shown = subprocess.run(
+        result = subprocess.run(
             ["bash", "-c", f"{command} {ending}"], capture_output=True, text=True, check=False
         )
-        assert shown.returncode in statuses, (ending, shown.stderr)
-        assert "Traceback" not in shown.stderr
-        assert "Exception ignored" not in shown.stderr
+        assert result.returncode in statuses, (ending, result.stderr)
+        assert "Traceback" not in result.stderr
+        assert "Exception ignored" not in result.stderr

@@ -14,12 +14,12 @@ from trimtab.config.grid import Plan, plan_of
 from trimtab.runner.cost import Cost
 
 
-def lines(plan: Plan, left: Plan) -> list[str]:
-    cost = Cost(trainings=len(left.runs), train_tokens=100, memory=2**30, seconds=60.0)
+def lines(plan: Plan, remaining: Plan) -> list[str]:
+    cost = Cost(trainings=len(remaining.runs), train_tokens=100, memory=2**30, seconds=60.0)
     console = Console(width=100)
-    with console.capture() as shown:
-        console.print(plan_table(plan, left, cost))
-    return [re.sub(r" +", " ", line).strip() for line in shown.get().splitlines()]
+    with console.capture() as capture:
+        console.print(plan_table(plan, remaining, cost))
+    return [re.sub(r" +", " ", line).strip() for line in capture.get().splitlines()]
 
 
 ONE = Experiment(
@@ -54,6 +54,6 @@ def test_what_is_left_is_told_in_the_singular_and_in_the_plural() -> None:
 
 
 def test_that_points_share_a_training_is_told_where_they_do() -> None:
-    both = replace(ONE, grid=(Block("alignment-loss", (0.0, 1.0)),))
-    plan = plan_of(both)
+    two_points = replace(ONE, grid=(Block("alignment-loss", (0.0, 1.0)),))
+    plan = plan_of(two_points)
     assert "trainings 3 (points without a constraint share one)" in lines(plan, plan)

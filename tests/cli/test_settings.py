@@ -37,9 +37,9 @@ EVERY_OPTION_OF_BEFORE = {
 
 
 def help_text(*command: str) -> str:
-    shown = invoke(*command, "--help")
-    assert shown.exit_code == 0
-    return " ".join(shown.output.split())
+    result = invoke(*command, "--help")
+    assert result.exit_code == 0
+    return " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("command", EVERY_OPTION_OF_BEFORE)
@@ -51,11 +51,11 @@ def test_no_option_was_lost(command: str) -> None:
 def test_every_setting_of_a_training_is_an_option_with_its_default_range_and_doc() -> None:
     text = help_text("train")
     options = signature(train_command).parameters
-    for one in fields(Training):
-        assert f"--{one.name.replace('_', '-')} " in text
-        assert help_of(Training, one.name) in text
-        if one.default is not MISSING:
-            assert options[one.name].default == one.default
+    for field in fields(Training):
+        assert f"--{field.name.replace('_', '-')} " in text
+        assert help_of(Training, field.name) in text
+        if field.default is not MISSING:
+            assert options[field.name].default == field.default
     assert "Typing" not in text
     assert "Annotated" not in text
 
@@ -64,26 +64,26 @@ def test_every_setting_of_a_training_is_an_option_with_its_default_range_and_doc
     "kind", [Training, Lengths, DataSource, Dial, Measuring, Block, Answers, Experiment]
 )
 def test_every_setting_is_described(kind: Any) -> None:
-    for one in fields(kind):
-        assert len(help_of(kind, one.name)) > 3
+    for field in fields(kind):
+        assert len(help_of(kind, field.name)) > 3
 
 
 def recorded(world: Path, out: Path, *more: object) -> dict[str, Any]:
-    shown = train(world, "--out", out, *more)
-    assert shown.exit_code == 0, shown.output
-    read: dict[str, Any] = yaml.safe_load((out / "experiment.yaml").read_text())
-    return read
+    result = train(world, "--out", out, *more)
+    assert result.exit_code == 0, result.output
+    record: dict[str, Any] = yaml.safe_load((out / "experiment.yaml").read_text())
+    return record
 
 
 def test_options_reach_the_experiment(world: Path, tmp_path: Path) -> None:
     options = ["--sft", "weight_decay=0.01", "--sft", "adam_beta2=0.9", "--lora-rank", 2]
     options += ["--lora", "target_modules=q_proj,v_proj", "--schedule", "cosine"]
     options += ["--no-length-bucketing", "--max-prompt", 16, "--held-out-rows", 3]
-    read = recorded(world, tmp_path / "out", *options)
-    assert read["train"]["sft"] == {"weight_decay": 0.01, "adam_beta2": 0.9}
-    assert read["train"]["lora"] == {"target_modules": "q_proj,v_proj"}
-    assert (read["train"]["schedule"], read["train"]["length_bucketing"]) == ("cosine", False)
-    assert (read["lengths"], read["task"]["task"]["held_out_rows"]) == (
+    record = recorded(world, tmp_path / "out", *options)
+    assert record["train"]["sft"] == {"weight_decay": 0.01, "adam_beta2": 0.9}
+    assert record["train"]["lora"] == {"target_modules": "q_proj,v_proj"}
+    assert (record["train"]["schedule"], record["train"]["length_bucketing"]) == ("cosine", False)
+    assert (record["lengths"], record["task"]["task"]["held_out_rows"]) == (
         {"prompt": 16, "response": 512},
         3,
     )
@@ -92,10 +92,12 @@ def test_options_reach_the_experiment(world: Path, tmp_path: Path) -> None:
 def test_without_options_the_experiment_has_the_defaults_of_the_library(
     world: Path, tmp_path: Path
 ) -> None:
-    read = recorded(world, tmp_path / "out")
-    plain = {one.name: one.default for one in fields(Training) if one.default is not MISSING}
-    given = plain | {"steps": 1, "sft": {}, "lora": {}}
-    assert read["train"] == {name: value for name, value in given.items() if value is not None}
+    record = recorded(world, tmp_path / "out")
+    plain = {
+        field.name: field.default for field in fields(Training) if field.default is not MISSING
+    }
+    defaults = plain | {"steps": 1, "sft": {}, "lora": {}}
+    assert record["train"] == {name: value for name, value in defaults.items() if value is not None}
 
 
 @pytest.mark.parametrize(
@@ -124,8 +126,8 @@ def test_without_options_the_experiment_has_the_defaults_of_the_library(
 def test_a_mistake_in_a_library_setting_is_one_line_before_any_training(
     option: str, answer: str, dry: bool, world: Path, tmp_path: Path
 ) -> None:
-    given = ["--steps", 2, "--out", tmp_path / "out", option] + ["--dry-run"] * dry
-    line = assert_one_line(train(world, *given))
+    arguments = ["--steps", 2, "--out", tmp_path / "out", option] + ["--dry-run"] * dry
+    line = assert_one_line(train(world, *arguments))
     assert answer in line
     assert not (tmp_path / "out").exists()
 
@@ -143,43 +145,43 @@ def test_a_dial_passes_settings_on_and_is_not_trained_by_epochs(
     world: Path, tmp_path: Path
 ) -> None:
     data, out = world / "data", tmp_path / "dial"
-    given: list[object] = ["dial", "train", "--model", world / "base", "--out", out, "--steps", 2]
-    given += ["--task", data / "task-shared.jsonl", "--safety", data / "safety-near.jsonl"]
-    line = assert_one_line(invoke(*given, "--sft", "num_train_epochs=1"))
+    command: list[object] = ["dial", "train", "--model", world / "base", "--out", out, "--steps", 2]
+    command += ["--task", data / "task-shared.jsonl", "--safety", data / "safety-near.jsonl"]
+    line = assert_one_line(invoke(*command, "--sft", "num_train_epochs=1"))
     assert "each says how long to train" in line
-    assert "--sft optim" in assert_one_line(invoke(*given, "--sft", "optim=sgdd"))
+    assert "--sft optim" in assert_one_line(invoke(*command, "--sft", "optim=sgdd"))
     assert not out.exists()
-    shown = invoke(*given, "--sft", "weight_decay=0.5", "--end-share", 0.25)
-    assert shown.exit_code == 0, shown.output
-    read = yaml.safe_load((out / "experiment.yaml").read_text())
-    assert read["train"]["sft"] == {"weight_decay": 0.5}
-    assert (read["train"]["steps"], read["dial"]["end_share"]) == (2, 0.25)
+    result = invoke(*command, "--sft", "weight_decay=0.5", "--end-share", 0.25)
+    assert result.exit_code == 0, result.output
+    record = yaml.safe_load((out / "experiment.yaml").read_text())
+    assert record["train"]["sft"] == {"weight_decay": 0.5}
+    assert (record["train"]["steps"], record["dial"]["end_share"]) == (2, 0.25)
 
 
 def test_the_options_of_an_audit_have_the_defaults_of_its_settings() -> None:
     options = signature(audit_command).parameters
     elsewhere = ("lengths", "load")
-    kept = [one for one in fields(AuditSettings) if one.name not in elsewhere]
-    for one in fields(Loading):
-        assert options[one.name].default == one.default, one.name
-    for one in kept:
-        assert options[one.name].default == one.default, one.name
+    settings = [field for field in fields(AuditSettings) if field.name not in elsewhere]
+    for field in fields(Loading):
+        assert options[field.name].default == field.default, field.name
+    for field in settings:
+        assert options[field.name].default == field.default, field.name
     assert options["max_prompt"].default == Lengths.prompt
     assert options["max_response"].default == Lengths.response
 
 
 def test_the_options_of_an_evaluation_have_the_defaults_of_decoding() -> None:
     options = signature(evaluate_command).parameters
-    for one in fields(Decoding):
-        assert options[one.name].default == one.default, one.name
+    for field in fields(Decoding):
+        assert options[field.name].default == field.default, field.name
 
 
 def test_the_package_runs_and_says_its_version() -> None:
     for module in ("trimtab", "trimtab.cli"):
-        shown = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False
         )
-        assert (shown.returncode, shown.stdout) == (0, f"trimtab {trimtab.__version__}\n")
+        assert (result.returncode, result.stdout) == (0, f"trimtab {trimtab.__version__}\n")
     assert "--show-completion" in help_text()
 
 

@@ -18,11 +18,11 @@ def printed(folder: str, *options: str) -> str:
 
 
 def test_a_model_trained_without_safety_rows_is_suggested_for_every_safety_data() -> None:
-    told = printed("smollm2-safety", "--budget", "0.05")
-    of_alpaca = [part for part in told.split("\n\n") if part.startswith("Task alpaca")]
+    output = printed("smollm2-safety", "--budget", "0.05")
+    of_alpaca = [part for part in output.split("\n\n") if part.startswith("Task alpaca")]
     assert len(of_alpaca) == 3
     assert all("\n  Case II (parameters, by ε), ε = 1\n" in part for part in of_alpaca)
-    assert told.count("No setting is within it") == 1  # Case II was not trained on the other task
+    assert output.count("No setting is within it") == 1  # Case II was not trained on the other task
 
 
 def test_the_task_loss_of_plain_fine_tuning_stands_beside_that_of_the_setting() -> None:
@@ -35,18 +35,18 @@ def test_the_task_loss_of_plain_fine_tuning_stands_beside_that_of_the_setting() 
 
 def test_a_conservative_limit_is_told_beside_a_safety_loss_that_is_limited() -> None:
     limit = "upper limit of the safety loss's rise that assumes no distribution: 0."
-    told = printed("smollm2-safety", "--budget", "0.1")
-    assert told.count(limit) == told.count("safety loss over the start's on") == 4
-    assert "certif" not in told
+    output = printed("smollm2-safety", "--budget", "0.1")
+    assert output.count(limit) == output.count("safety loss over the start's on") == 4
+    assert "certif" not in output
     assert limit not in printed("smollm2-safety", "--min-refused", "0.8")
 
 
 def test_a_limit_is_within_beyond_or_undecided() -> None:
-    told = printed("smollm2-safety", "--budget", "0.05", "--min-refused", "0.8")
-    said = {line.rpartition("]: ")[2] for line in told.splitlines() if "]: " in line}
-    assert said == {"within", "beyond", "undecided"}
-    assert "kept" not in told
-    assert "No setting is within them" in told
+    output = printed("smollm2-safety", "--budget", "0.05", "--min-refused", "0.8")
+    verdicts = {line.rpartition("]: ")[2] for line in output.splitlines() if "]: " in line}
+    assert verdicts == {"within", "beyond", "undecided"}
+    assert "kept" not in output
+    assert "No setting is within them" in output
 
 
 def test_where_phrases_judged_a_limit_on_harm_is_told_what_to_give_instead() -> None:

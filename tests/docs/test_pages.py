@@ -24,7 +24,9 @@ from trimtab.cli import app
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
-TOLD = sorted(path for path in DOCS.rglob("*.md") if "```python" in path.read_text("utf-8"))
+PAGES_WITH_PYTHON = sorted(
+    path for path in DOCS.rglob("*.md") if "```python" in path.read_text("utf-8")
+)
 _NAMED = re.compile(r"(?<![\w/.-])trimtab [a-z][^`\n|#]*")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
@@ -39,15 +41,15 @@ def hook(name: str) -> ModuleType:
 
 
 def commands() -> dict[tuple[str, ...], click.Command]:
-    found: dict[tuple[str, ...], click.Command] = {}
+    by_name: dict[tuple[str, ...], click.Command] = {}
 
     def gather(name: tuple[str, ...], command: click.Command) -> None:
-        found[name] = command
-        for part, one in getattr(command, "commands", {}).items():
-            gather((*name, part), one)
+        by_name[name] = command
+        for part, subcommand in getattr(command, "commands", {}).items():
+            gather((*name, part), subcommand)
 
     gather((), typer.main.get_command(app))
-    return found
+    return by_name
 
 
 COMMANDS = commands()
@@ -55,17 +57,21 @@ COMMANDS = commands()
 
 def named_in(text: str) -> Iterator[str]:
     """Every `trimtab …` of a page, a continued line as one."""
-    for found in _NAMED.finditer(re.sub(r"\\\n\s*", " ", text)):
-        yield found[0].strip()
+    for match in _NAMED.finditer(re.sub(r"\\\n\s*", " ", text)):
+        yield match[0].strip()
 
 
 def options_of(words: list[str]) -> tuple[tuple[str, ...], set[str]]:
     """The command that words name, and the long options that it has."""
-    name = max((one for one in COMMANDS if tuple(words[: len(one)]) == one), key=len, default=())
-    given = {"--help"}
+    name = max(
+        (command for command in COMMANDS if tuple(words[: len(command)]) == command),
+        key=len,
+        default=(),
+    )
+    options = {"--help"}
     for parameter in COMMANDS[name].params:
-        given.update((*parameter.opts, *parameter.secondary_opts))
-    return name, given
+        options.update((*parameter.opts, *parameter.secondary_opts))
+    return name, options
 
 
 def wrong_options(text: str) -> list[str]:
@@ -107,7 +113,7 @@ OTHERS = {"--full-disk"}
 """Options of scripts of this repository that the pages name."""
 
 
-@pytest.mark.parametrize("page", TOLD, ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=lambda page: str(page.relative_to(DOCS)))
 def test_the_python_of_a_page_runs_and_prints_what_stands_below_it(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,11 +123,11 @@ def test_the_python_of_a_page_runs_and_prints_what_stands_below_it(
     )
     names: dict[str, object] = {}
     for code, printed in blocks:
-        told = StringIO()
-        with redirect_stdout(told):
+        output = StringIO()
+        with redirect_stdout(output):
             exec(compile(code, str(page), "exec"), names)
         if printed:
-            assert told.getvalue() == printed
+            assert output.getvalue() == printed
 
 
 def test_the_output_on_the_first_page_is_what_the_command_prints() -> None:
@@ -149,8 +155,8 @@ def test_a_formula_that_is_not_known_fails_the_build(formula: str) -> None:
 
 def test_no_help_says_a_type_of_python_for_a_number() -> None:
     for name, command in COMMANDS.items():
-        told = command.get_help(click.Context(command, info_name=" ".join(name)))
-        assert "Range(" not in told, name
+        text = command.get_help(click.Context(command, info_name=" ".join(name)))
+        assert "Range(" not in text, name
 
 
 def test_the_site_has_every_command_and_every_method_with_its_source() -> None:

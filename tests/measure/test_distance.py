@@ -54,8 +54,8 @@ def formed(model: Any) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in whole.named_parameters()}
 
 
-def between(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    return sum(float((one[name] - other[name]).square().sum()) for name in other) ** 0.5
+def between(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    return sum(float((first[name] - second[name]).square().sum()) for name in second) ** 0.5
 
 
 @st.composite
@@ -66,7 +66,7 @@ def lora_configs(draw: st.DrawFn) -> LoraConfig:
             [["q_proj"], ["q_proj", "down_proj"], "all-linear", ["q_proj", "embed_tokens"]]
         )
     )
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "r": rank,
         "lora_alpha": draw(st.sampled_from([1, 4, 16])),
         "target_modules": targets,
@@ -78,9 +78,9 @@ def lora_configs(draw: st.DrawFn) -> LoraConfig:
         "modules_to_save": draw(st.sampled_from([None, None, ["lm_head"], ["norm"]])),
         "lora_bias": draw(st.booleans()) if targets == ["q_proj"] else False,
     }
-    if given["lora_bias"]:
-        given |= {"bias": "none", "init_lora_weights": True}
-    return LoraConfig(task_type="CAUSAL_LM", **given)
+    if arguments["lora_bias"]:
+        arguments |= {"bias": "none", "init_lora_weights": True}
+    return LoraConfig(task_type="CAUSAL_LM", **arguments)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -106,8 +106,8 @@ def test_every_lora_is_interpolated_as_its_formed_weights_are(
     aligned = llama()
     model = trained_somehow(get_peft_model(llama(), config))
     start, tuned = formed(aligned), formed(model)
-    found = formed(Interpolation(share).apply(model, aligned, None))
-    for name, weight in found.items():
+    weights = formed(Interpolation(share).apply(model, aligned, None))
+    for name, weight in weights.items():
         expected = share * start[name] + (1 - share) * tuned[name]
         torch.testing.assert_close(weight, expected, atol=1e-6, rtol=1e-5)
 
@@ -190,14 +190,14 @@ def test_gradient_of_the_squared_distance_is_that_of_the_formed_product(name: st
     for part in displacement.low_rank.values():
         twins = {
             id(weight): weight.detach().clone().requires_grad_()
-            for one in part.adapters
-            for weight in (one.a, one.b)
+            for adapter in part.adapters
+            for weight in (adapter.a, adapter.b)
         }
         weights, gradients = zip(*part.gradient(), strict=True)
         leaves = [twins[id(weight)] for weight in weights]
         expected = torch.autograd.grad(squared_norm_formed(part, twins), leaves)
-        for found, autograd in zip(gradients, expected, strict=True):
-            torch.testing.assert_close(found, autograd, atol=1e-6, rtol=1e-4)
+        for gradient, autograd in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(gradient, autograd, atol=1e-6, rtol=1e-4)
 
 
 def squared_norm_formed(part: Any, twins: dict[int, Tensor]) -> Tensor:
@@ -205,11 +205,11 @@ def squared_norm_formed(part: Any, twins: dict[int, Tensor]) -> Tensor:
     squared = torch.zeros(())
     for expert in range(part.adapters[0].experts):
         update = torch.zeros(())
-        for one in part.adapters:
-            a, b = twins[id(one.a)], twins[id(one.b)]
-            a = a.reshape(one.experts, -1, a.shape[-1])[expert]
-            b = b.reshape(b.shape[0], -1, one.experts)[:, :, expert]
-            update = update + one.scaling * b @ a
+        for adapter in part.adapters:
+            a, b = twins[id(adapter.a)], twins[id(adapter.b)]
+            a = a.reshape(adapter.experts, -1, a.shape[-1])[expert]
+            b = b.reshape(b.shape[0], -1, adapter.experts)[:, :, expert]
+            update = update + adapter.scaling * b @ a
         squared = squared + update.square().sum()
     return squared
 
@@ -293,8 +293,8 @@ def test_a_merged_adapter_is_refused() -> None:
 
 def test_interpolation_refuses_an_adapter_of_another_base() -> None:
     model = trained_somehow(get_peft_model(llama(), LoraConfig(r=2, **COMMON)))
-    other = llama()
+    moved_base = llama()
     with torch.no_grad():
-        other.model.layers[1].self_attn.q_proj.weight.add_(0.1)
+        moved_base.model.layers[1].self_attn.q_proj.weight.add_(0.1)
     with pytest.raises(UserError, match="base is not the aligned model"):
-        Interpolation(0.5).apply(model, other, None)
+        Interpolation(0.5).apply(model, moved_base, None)

@@ -82,9 +82,9 @@ def test_curvature_is_the_top_of_the_exact_hessian() -> None:
     values = np.linalg.eigvalsh(matrix)
     with all_weights(model) as (_, parameters):
         loss = TokenLoss.over(model, parameters, rows, 60)
-        found = curvature(loss)
-    assert found.value == pytest.approx(max(values, key=abs), rel=0.01)
-    assert found.low < found.value < found.high
+        estimate = curvature(loss)
+    assert estimate.value == pytest.approx(max(values, key=abs), rel=0.01)
+    assert estimate.low < estimate.value < estimate.high
 
 
 def test_slope_is_the_gradient_of_the_mean_over_tokens() -> None:
@@ -93,10 +93,10 @@ def test_slope_is_the_gradient_of_the_mean_over_tokens() -> None:
     exact = torch.autograd.grad(exact_loss(model, rows)(weights), tuple(weights.values()))
     with all_weights(model) as (_, parameters):
         loss = TokenLoss.over(model, parameters, rows, 60)
-        found, parts = slope(loss)
-    assert found.norm.value == pytest.approx(length(exact), rel=1e-5)
+        measured, parts = slope(loss)
+    assert measured.norm.value == pytest.approx(length(exact), rel=1e-5)
     assert len(parts) == 4
-    assert found.norm.low <= found.norm.value <= found.norm.high
+    assert measured.norm.low <= measured.norm.value <= measured.norm.high
     assert loss.value() == pytest.approx(exact_loss(model, rows)(weights).item(), rel=1e-6)
 
 
@@ -139,13 +139,13 @@ def test_near_the_model_theorem_3_holds_and_down_the_gradient_the_loss_falls(
     model, _ = tiny.tiny_llama(tmp_path / "model")
     with all_weights(model) as (_, weights):
         loss = TokenLoss.over(model, weights, tiny.rows(24, seed=3), 500)
-        found = landscape(loss, {"same": loss}, random_directions=1)
-        assert found.tasks["same"].cosine.value == pytest.approx(1, abs=1e-4)
-        g, h = found.safety_slope.value, abs(found.safety_curvature.value)
-        down, up, aside = found.walks
+        terrain = landscape(loss, {"same": loss}, random_directions=1)
+        assert terrain.tasks["same"].cosine.value == pytest.approx(1, abs=1e-4)
+        g, h = terrain.safety_slope.value, abs(terrain.safety_curvature.value)
+        down, up, aside = terrain.walks
         assert down.losses[1] < down.losses[0] < up.losses[1]
         assert up.losses[1] > aside.losses[1]
-        for walk in found.walks:
+        for walk in terrain.walks:
             for step, value in zip(walk.distances[:4], walk.losses[:4], strict=True):
                 assert value - walk.losses[0] <= g * step + 0.5 * h * step**2 + 1e-5
 
@@ -163,16 +163,16 @@ def test_the_rate_of_a_row_is_the_inner_product_of_two_gradients() -> None:
         task = TokenLoss.over(model, weights, rows, 100)
         gradient = task.gradient()
         downhill = scaled(gradient, -1 / length(gradient))
-        found = endangering_rows(model, safety, rows, downhill, 0.2, 100)
+        endangering = endangering_rows(model, safety, rows, downhill, 0.2, 100)
         with safety.moved(downhill, 0.2):
             anchor = safety.gradient()
         for place in range(len(rows)):
             own = TokenLoss.over(model, weights, rows.select([place]), 100).gradient()
             expected = -float(inner(own, anchor)) / length(anchor)
-            assert found.rates[place] == pytest.approx(expected, rel=1e-3, abs=1e-5)
-        worst = found.worst(0.5)
-        assert (found.rates[worst] > 0).all()
-        assert found.rates[worst[0]] == found.rates.max()
+            assert endangering.rates[place] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        worst = endangering.worst(0.5)
+        assert (endangering.rates[worst] > 0).all()
+        assert endangering.rates[worst[0]] == endangering.rates.max()
 
 
 def test_measuring_leaves_the_losses_as_they_were(tmp_path: Path) -> None:

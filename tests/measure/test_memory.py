@@ -58,7 +58,7 @@ def test_a_batch_is_gone_before_the_next_one_is_computed(
 ) -> None:
     model, _ = tiny.tiny_llama(tmp_path / "model")
     rows = tiny.rows(40, seed=3)
-    with before_each_forward(model) as seen:
+    with before_each_forward(model) as live:
         measure(model, rows)
-    assert len(seen) > 3
-    assert max(seen) - seen[0] <= allowed
+    assert len(live) > 3
+    assert max(live) - live[0] <= allowed

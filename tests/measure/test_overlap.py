@@ -39,11 +39,11 @@ GARDEN = ["rose", "oak", "moss", "fern", "ivy", "lily", "hedge", "pond", "seed",
 def about(words: list[str], count: int, seed: int) -> list[str]:
     """Different questions about some of the words."""
     generator = np.random.default_rng(seed)
-    asked: dict[str, None] = {}
-    while len(asked) < count:
+    questions: dict[str, None] = {}
+    while len(questions) < count:
         number = generator.integers(10_000)
-        asked[f"tell me {number} things of {' and '.join(generator.choice(words, 2))}"] = None
-    return list(asked)
+        questions[f"tell me {number} things of {' and '.join(generator.choice(words, 2))}"] = None
+    return list(questions)
 
 
 def prompts_of(distribution: Distribution, count: int, seed: int) -> list[str]:
@@ -51,20 +51,20 @@ def prompts_of(distribution: Distribution, count: int, seed: int) -> list[str]:
 
 
 def test_overlap_follows_the_exact_one() -> None:
-    exact, told, backward = [], [], []
+    exact, estimates, backward = [], [], []
     for place, overlap in enumerate((0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)):
         world = make_world({"proxy": 0.2}, {"task": overlap}, seed=place)
-        found = context_overlap(
+        measured = context_overlap(
             prompts_of(world.task["task"], 300, place + 300),
             prompts_of(world.safety["proxy"], 300, place + 100),
         )
         exact.append(exact_overlap(world.task["task"], world.safety["proxy"]))
-        told.append(found.task_on_safety.value)
-        backward.append(found.safety_on_task.value)
+        estimates.append(measured.task_on_safety.value)
+        backward.append(measured.safety_on_task.value)
         # The threshold misses a twentieth of what overlaps; the rest is the interval's.
-        missed, estimate = MISSED_SHARE * exact[-1], found.task_on_safety
+        missed, estimate = MISSED_SHARE * exact[-1], measured.task_on_safety
         assert estimate.low <= exact[-1] <= estimate.high + missed
-    assert spearmanr(exact, told).statistic >= 0.95
+    assert spearmanr(exact, estimates).statistic >= 0.95
     assert backward[0] == 0
     assert min(backward[2:]) > 0.5  # directional: a task among them covers every safety prompt
 
@@ -72,7 +72,7 @@ def test_overlap_follows_the_exact_one() -> None:
 def test_terms_without_a_threshold_follow_the_theorems() -> None:
     for overlap in (0.2, 0.5, 1.0):
         world = make_world({"proxy": 0.2}, {"task": overlap})
-        found = context_overlap(
+        measured = context_overlap(
             prompts_of(world.task["task"], 1500, 1), prompts_of(world.safety["proxy"], 1500, 2)
         )
         # Odds that are off by a quarter move either term by less than a quarter.
@@ -81,10 +81,10 @@ def test_terms_without_a_threshold_follow_the_theorems() -> None:
                 total_variation=0.0, overlap=overlap, penalty=penalty, log_bound=math.inf
             )
             task = theorem_2(overlap=overlap, penalty=penalty)
-            told = alignment_overlap_term(found.safety_posterior, penalty)
-            assert told == pytest.approx(safety.value, rel=0.25)
-            told = capability_overlap_term(found.task_posterior, penalty)
-            assert told == pytest.approx(task.value, rel=0.25)
+            term = alignment_overlap_term(measured.safety_posterior, penalty)
+            assert term == pytest.approx(safety.value, rel=0.25)
+            term = capability_overlap_term(measured.task_posterior, penalty)
+            assert term == pytest.approx(task.value, rel=0.25)
 
 
 @pytest.mark.parametrize("budget", [1e-6, 0.3, 40.0])
@@ -104,10 +104,10 @@ def test_the_same_prompts_overlap_wholly() -> None:
 
 
 def test_other_topics_do_not_overlap_and_show_no_pairs() -> None:
-    found = context_overlap(about(GARDEN, 200, seed=1), about(KITCHEN, 100, seed=2))
-    assert found.task_on_safety.value == found.safety_on_task.value == 0
-    assert 0 < found.task_on_safety.high < 0.02
-    assert found.pairs == ()
+    overlap = context_overlap(about(GARDEN, 200, seed=1), about(KITCHEN, 100, seed=2))
+    assert overlap.task_on_safety.value == overlap.safety_on_task.value == 0
+    assert 0 < overlap.task_on_safety.high < 0.02
+    assert overlap.pairs == ()
 
 
 def test_a_share_of_the_topic_is_that_overlap_at_any_sizes() -> None:
@@ -115,33 +115,33 @@ def test_a_share_of_the_topic_is_that_overlap_at_any_sizes() -> None:
     for sizes in ((60, 140), (240, 560)):
         task = [*about(KITCHEN, sizes[0], seed=2), *about(GARDEN, sizes[1], seed=3)]
         for count in (100, 900):
-            found = context_overlap(task, safety[:count]).task_on_safety
+            estimate = context_overlap(task, safety[:count]).task_on_safety
             # Of the kitchens in the task all count but the share that the threshold misses, itself
             # known from `count` prompts to two binomial errors.
             error = 2 * math.sqrt(MISSED_SHARE * (1 - MISSED_SHARE) / count)
-            assert 0.3 * (1 - MISSED_SHARE - error) <= found.value <= 0.3
+            assert 0.3 * (1 - MISSED_SHARE - error) <= estimate.value <= 0.3
 
 
 def test_posteriors_are_those_of_sets_of_equal_weight() -> None:
     task = [*about(KITCHEN, 400, seed=2), *about(GARDEN, 400, seed=3)]
-    found = context_overlap(task, about(KITCHEN, 200, seed=1))
+    overlap = context_overlap(task, about(KITCHEN, 200, seed=1))
     # On kitchens safety has the whole of its mass and the task half of it: c = 1/(1 + ½), and odds
     # that are off by a quarter change it by 0.05.
-    assert found.safety_posterior.mean() == pytest.approx(2 / 3, abs=0.05)
-    assert found.task_posterior[:400].mean() == pytest.approx(2 / 3, abs=0.05)
-    assert found.task_posterior[400:].mean() < 0.1
+    assert overlap.safety_posterior.mean() == pytest.approx(2 / 3, abs=0.05)
+    assert overlap.task_posterior[:400].mean() == pytest.approx(2 / 3, abs=0.05)
+    assert overlap.task_posterior[400:].mean() < 0.1
 
 
 def test_roles_are_symmetric() -> None:
     task = [*about(KITCHEN, 90, seed=2), *about(GARDEN, 210, seed=3)]
     safety = about(KITCHEN, 200, seed=1)
     forth, back = context_overlap(task, safety), context_overlap(safety, task)
-    for one, other in (
+    for first, second in (
         (forth.task_on_safety, back.safety_on_task),
         (forth.safety_on_task, back.task_on_safety),
     ):
         # Of the same prompts only the luck of the splits differs, which the interval is far above.
-        assert one.low <= other.value <= one.high
+        assert first.low <= second.value <= first.high
     assert forth.task_posterior.mean() == pytest.approx(1 - back.safety_posterior.mean(), abs=0.05)
 
 
@@ -156,16 +156,16 @@ def test_the_interval_holds_the_long_run_mean() -> None:
             " ".join(generator.choice(words, 8, p=chances / chances.sum())) for _ in range(count)
         ]
 
-    found = [
+    overlaps = [
         context_overlap(drawn_prompts(60, -0.5), drawn_prompts(80, 0.5), pairs=0, seed=seed)
         for seed in range(20)
     ]
-    for way in ("task_on_safety", "safety_on_task"):
-        estimates = [getattr(one, way) for one in found]
-        mean = np.mean([one.value for one in estimates])
+    for direction in ("task_on_safety", "safety_on_task"):
+        estimates = [getattr(overlap, direction) for overlap in overlaps]
+        mean = np.mean([estimate.value for estimate in estimates])
         assert 0.2 < mean < 0.8
         # Of 20 intervals that cover 95 %, 16 or fewer hold in 1.6 % of runs.
-        assert sum(one.low <= mean <= one.high for one in estimates) >= 17
+        assert sum(estimate.low <= mean <= estimate.high for estimate in estimates) >= 17
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the shared data")
@@ -174,9 +174,9 @@ def test_overlaps_of_published_data_come_in_the_order_of_their_topics() -> None:
         return prompt_overlap(*(published(name) for name in (task, safety)))
 
     same, code = overlap("alpaca-davinci003-demo"), overlap("code-alpaca-davinci003")
-    other, sums = overlap("dolly-sensitive"), overlap("gsm8k-train")
+    sensitive, sums = overlap("dolly-sensitive"), overlap("gsm8k-train")
     assert same.low <= 1 - MISSED_SHARE <= same.high  # both are draws of one file
-    assert other.high < same.low
+    assert sensitive.high < same.low
     assert code.high < same.low
     # Another topic: fewer fall among the safety prompts than safety prompts fall outside them.
     assert max(sums.high, overlap("mbpp").high) < MISSED_SHARE < code.low
@@ -191,27 +191,29 @@ def test_hidden_states_stand_in_for_words() -> None:
     generator = np.random.default_rng(0)
     offset, topics = 5 * generator.standard_normal(16), 6 * np.eye(16)
 
-    def states_of(which: list[int], count: int) -> np.ndarray:
-        topic = topics[generator.choice(which, count)]
+    def states_of(topics_drawn: list[int], count: int) -> np.ndarray:
+        topic = topics[generator.choice(topics_drawn, count)]
         states = offset + topic + 0.5 * generator.standard_normal((count, 16))
         return states.astype(np.float32)
 
-    here, there = states_of([0, 1, 2], 200), states_of([3, 4], 80)
+    own_states, foreign_states = states_of([0, 1, 2], 200), states_of([3, 4], 80)
     texts = [f"prompt {number}" for number in range(200)]
-    own = context_overlap(texts[:80], texts[80:], (here[:80], here[80:]))
-    other = context_overlap(texts[:80], texts[80:], (there, here[80:]))
+    own = context_overlap(texts[:80], texts[80:], (own_states[:80], own_states[80:]))
+    foreign = context_overlap(texts[:80], texts[80:], (foreign_states, own_states[80:]))
     assert own.task_on_safety.value > 0.8
     assert len(own.pairs) == 5
-    assert other.task_on_safety.value == 0
+    assert foreign.task_on_safety.value == 0
 
 
 def test_nearest_pairs_are_among_and_differ() -> None:
     task = [*about(KITCHEN, 60, seed=2), *about(GARDEN, 60, seed=3)]
     safety = [*about(KITCHEN, 80, seed=1), task[7], task[70]]
-    found = context_overlap(task, safety)
-    assert found.pairs[0].prompt == found.pairs[0].nearest == task[7]
-    assert len({pair.nearest for pair in found.pairs}) == 5
-    assert all(found.among[pair.place] and task[pair.place] == pair.prompt for pair in found.pairs)
+    overlap = context_overlap(task, safety)
+    assert overlap.pairs[0].prompt == overlap.pairs[0].nearest == task[7]
+    assert len({pair.nearest for pair in overlap.pairs}) == 5
+    assert all(
+        overlap.among[pair.place] and task[pair.place] == pair.prompt for pair in overlap.pairs
+    )
 
 
 def test_too_few_prompts_are_told() -> None:
@@ -227,7 +229,7 @@ def test_blocks_change_nothing(sparse: bool, monkeypatch: pytest.MonkeyPatch) ->
     )
     best = (points @ known.T).argmax(axis=1)
     monkeypatch.setattr(search, "BLOCK_BYTES", 4 * 32 * 100)
-    given = (csr_matrix(points), csr_matrix(known)) if sparse else (points, known)
-    found = nearest(*given, threads=2)
-    assert found.places.tolist() == best.tolist()
-    np.testing.assert_allclose(found.cosines, (points * known[best]).sum(axis=1), rtol=1e-4)
+    matrices = (csr_matrix(points), csr_matrix(known)) if sparse else (points, known)
+    neighbours = nearest(*matrices, threads=2)
+    assert neighbours.places.tolist() == best.tolist()
+    np.testing.assert_allclose(neighbours.cosines, (points * known[best]).sum(axis=1), rtol=1e-4)

@@ -112,8 +112,8 @@ def test_answers_end_where_the_models_folder_says_one_ends(tmp_path: Path) -> No
 
 
 def test_a_share_of_none_or_of_all_still_has_a_width() -> None:
-    none, every = share(np.zeros(20), "share of x"), share(np.ones(20), "share of x")
-    assert none.value == none.low == 0
-    assert 0.1 < none.high < 0.2
-    assert every.value == every.high == 1
-    assert every.low == pytest.approx(1 - none.high)
+    none_refused, all_refused = share(np.zeros(20), "share of x"), share(np.ones(20), "share of x")
+    assert none_refused.value == none_refused.low == 0
+    assert 0.1 < none_refused.high < 0.2
+    assert all_refused.value == all_refused.high == 1
+    assert all_refused.low == pytest.approx(1 - none_refused.high)

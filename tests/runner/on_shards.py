@@ -17,13 +17,13 @@ def shard_every_training() -> None:
     """From now on, in this process."""
     sft_config, train = trainings.sft_config, SafetyAwareSFTTrainer.train
 
-    def on_shards(*given: Any) -> Any:
-        args = sft_config(*given)
+    def on_shards(*args: Any) -> Any:
+        config = sft_config(*args)
         shard_what_is_trained_next()
-        return args
+        return config
 
-    def seen(self: SafetyAwareSFTTrainer, *given: Any, **named: Any) -> Any:
-        trained = train(self, *given, **named)
+    def seen(self: SafetyAwareSFTTrainer, *args: Any, **named: Any) -> Any:
+        trained = train(self, *args, **named)
         assert all(isinstance(weight, DTensor) for weight in self.model.parameters())
         return trained
 
@@ -31,10 +31,10 @@ def shard_every_training() -> None:
     SafetyAwareSFTTrainer.train = seen  # type: ignore[method-assign]
 
 
-def prepared_on_shards(*given: Any) -> None:
+def prepared_on_shards(*args: Any) -> None:
     """A process of a group of Ray's."""
     shard_every_training()
-    cluster._prepared(*given)
+    cluster._prepared(*args)
 
 
 def main() -> None:

@@ -80,16 +80,17 @@ def finished(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -
 
 def by_name(folder: Path) -> dict[str, Point]:
     return {
-        "start" if one.method is ALIGNED else one.spec.label: one for one in read_points(folder)
+        "start" if point.method is ALIGNED else point.spec.label: point
+        for point in read_points(folder)
     }
 
 
 def test_a_model_taught_to_comply_is_counted_so(finished: Path) -> None:
-    made = by_name(finished)
-    rates = {name: one.refusal_rate.value for name, one in made.items() if one.refusal_rate}
+    points = by_name(finished)
+    rates = {name: point.refusal_rate.value for name, point in points.items() if point.refusal_rate}
     assert rates["λ = 0"] == 0.0
     assert min(rates["start"], rates["λ = 100"]) >= 0.8
-    plain = made["λ = 0"]
+    plain = points["λ = 0"]
     assert plain.harmful_rate is not None
     assert plain.harmful_rate.value == 1.0
     assert plain.unparsed_rate is not None
@@ -97,24 +98,24 @@ def test_a_model_taught_to_comply_is_counted_so(finished: Path) -> None:
 
 
 def test_every_model_answers_the_same_prompts_and_its_answers_are_kept(finished: Path) -> None:
-    asked = set()
+    prompts = set()
     for path in sorted((finished / "generations").iterdir()):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        asked.add(tuple((line["prompt"], line["kind"]) for line in lines))
+        prompts.add(tuple((line["prompt"], line["kind"]) for line in lines))
         assert {line["model"] for line in lines} == {path.stem}
         judged = (finished / "judgements" / path.name).read_text().splitlines()
         assert len({json.loads(line)["answer_id"] for line in judged}) <= len(lines)
-    assert len(asked) == 1
-    assert len(next(iter(asked))) == 16
+    assert len(prompts) == 1
+    assert len(next(iter(prompts))) == 16
 
 
 def test_rates_of_two_models_are_compared_prompt_by_prompt(finished: Path) -> None:
-    made, rows = by_name(finished), RowLosses(finished)
-    start, plain = str(made["start"].model), str(made["λ = 0"].model)
+    points, rows = by_name(finished), RowLosses(finished)
+    start, plain = str(points["start"].model), str(points["λ = 0"].model)
     change = rows.difference("answers:refusal_rate", plain, start)
     assert change is not None
-    assert made["start"].refusal_rate is not None
-    assert change.value == -made["start"].refusal_rate.value
+    assert points["start"].refusal_rate is not None
+    assert change.value == -points["start"].refusal_rate.value
     counted = rows.of("answers:answer_rate", start)
     assert counted is not None
     assert counted.shape == (2, 6)
@@ -141,27 +142,27 @@ def test_another_judge_counts_otherwise_during_a_run_or_after_it(
 ) -> None:
     assert experiment.answers is not None
     during, after = tmp_path / "during", tmp_path / "after"
-    asked = replace(experiment.answers, judges=(HARSH, "phrases"))
-    sweep(replace(experiment, answers=asked), during, Watcher())
+    answers = replace(experiment.answers, judges=(HARSH, "phrases"))
+    sweep(replace(experiment, answers=answers), during, Watcher())
     start = by_name(during)["start"]
     assert start.harmful_rate is not None
     assert start.harmful_rate.value == 1.0
     shutil.copytree(finished, after)
-    shown = invoke("judge", after, "--judge", HARSH)
-    assert shown.exit_code == 0, shown.output
+    result = invoke("judge", after, "--judge", HARSH)
+    assert result.exit_code == 0, result.output
     assert (after / "points.jsonl").read_bytes() == (finished / "points.jsonl").read_bytes()
-    one, other = RowLosses(during), RowLosses(after)
+    during_rows, after_rows = RowLosses(during), RowLosses(after)
     for path in (after / "generations").iterdir():
         for first, second in (("", f"@{HARSH}"), ("@phrases", "")):
             for rate in ("refusal_rate", "harmful_rate", "answer_rate"):
-                told = (
-                    one.of(f"answers:{rate}{first}", path.stem),
-                    other.of(f"answers:{rate}{second}", path.stem),
+                losses = (
+                    during_rows.of(f"answers:{rate}{first}", path.stem),
+                    after_rows.of(f"answers:{rate}{second}", path.stem),
                 )
-                np.testing.assert_array_equal(*told)
-        kept = [(folder / "judgements" / path.name).read_text() for folder in (during, after)]
-        assert sorted(kept[0].splitlines()) == sorted(kept[1].splitlines())
-    assert other.of("original", "aligned") is not None
+                np.testing.assert_array_equal(*losses)
+        judgements = [(folder / "judgements" / path.name).read_text() for folder in (during, after)]
+        assert sorted(judgements[0].splitlines()) == sorted(judgements[1].splitlines())
+    assert after_rows.of("original", "aligned") is not None
 
 
 def calls_all_harmful(prompt: str, answer: str) -> str:
@@ -193,8 +194,8 @@ def test_answers_need_prompts_and_a_judge(answers: dict[str, object]) -> None:
 def test_the_last_line_and_the_card_say_what_it_answers(finished: Path) -> None:
     points, rows = read_points(finished), RowLosses(finished)
     plain = by_name(finished)["λ = 0"]
-    told = {one.what: one for one in rate_changes(plain, points, rows)}
-    refused = told["harmful prompts refused"]
+    changes = {change.what: change for change in rate_changes(plain, points, rows)}
+    refused = changes["harmful prompts refused"]
     assert refused.prompts == 10
     assert refused.start is not None
     assert refused.change is not None

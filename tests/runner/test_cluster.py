@@ -81,12 +81,12 @@ class Killer(threading.Thread):
         name = ""
         while self.went_on is None and time.monotonic() < end:
             time.sleep(0.002)
-            for one, record in read_under_way(self.folder).items():
-                checkpoints = (self.folder / "unfinished" / one).glob("checkpoint-*")
+            for run, record in read_under_way(self.folder).items():
+                checkpoints = (self.folder / "unfinished" / run).glob("checkpoint-*")
                 if self.killed is None and record.steps == 0 and any(map(is_whole, checkpoints)):
                     os.kill(record.process, signal.SIGKILL)
-                    name, self.killed = one, record.process
-                elif one == name and record.process != self.killed:
+                    name, self.killed = run, record.process
+                elif run == name and record.process != self.killed:
                     self.went_on = record.steps
 
 
@@ -114,7 +114,7 @@ def parallel(
 
 def untimed(folder: Path) -> list[Mapping[str, object]]:
     records = map(json.loads, (folder / "points.jsonl").read_text().splitlines())
-    return [{name: one[name] for name in one if name != "wall_seconds"} for one in records]
+    return [{name: record[name] for name in record if name != "wall_seconds"} for record in records]
 
 
 def test_a_killed_workers_run_goes_on_from_its_checkpoint(
@@ -157,24 +157,24 @@ def test_one_process_has_nothing_to_add_to_what_workers_made(
 
 def test_a_spec_is_itself_in_another_process(experiment: Experiment) -> None:
     for spec in plan_of(experiment).specs:
-        there = pickle.loads(pickle.dumps(spec))
-        assert there == spec
-        assert there.method is spec.method
+        unpickled = pickle.loads(pickle.dumps(spec))
+        assert unpickled == spec
+        assert unpickled.method is spec.method
 
 
 def test_results_are_in_the_order_of_the_plan(experiment: Experiment, serial: Path) -> None:
-    written = [(one["method"], one["value"]) for one in untimed(serial)]
+    written = [(record["method"], record["value"]) for record in untimed(serial)]
     planned = [(spec.method.name, spec.value) for spec in plan_of(experiment).specs]
-    assert written == [one for one in planned if one[1] != 1e38]
+    assert written == [setting for setting in planned if setting[1] != 1e38]
 
 
 def test_a_status_tells_what_is_done_failed_and_left(serial: Path) -> None:
-    shown = invoke("status", serial)
-    assert shown.exit_code == 0, shown.output
-    told = [" ".join(line.split()) for line in shown.output.splitlines()]
-    assert told[:2] == ["points 7 of 8 written", "done 4 of 5 trainings"]
-    assert told[2].startswith("failed Case I λ = 1e+38")
-    assert told[-1] == "left 0 trainings"
+    result = invoke("status", serial)
+    assert result.exit_code == 0, result.output
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    assert lines[:2] == ["points 7 of 8 written", "done 4 of 5 trainings"]
+    assert lines[2].startswith("failed Case I λ = 1e+38")
+    assert lines[-1] == "left 0 trainings"
 
 
 def test_a_status_tells_who_makes_a_training_while_they_do(
@@ -184,9 +184,9 @@ def test_a_status_tells_who_makes_a_training_while_they_do(
     run = plan_of(experiment).runs[0]
     Tracker(tmp_path / "unfinished" / run.name, STEPS).at(0)
     with only_writer(tmp_path):
-        while_made = status_of(tmp_path)
-    assert while_made.running[run.name].process == os.getpid()
-    assert while_made.is_being_made
+        during = status_of(tmp_path)
+    assert during.running[run.name].process == os.getpid()
+    assert during.is_being_made
     after = status_of(tmp_path)
     assert (list(after.running), list(after.stopped)) == ([], [run.name])
     assert "5 trainings; the same command goes on" in invoke("status", tmp_path).output
@@ -235,11 +235,11 @@ def test_a_run_that_no_cluster_has_room_for_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ray = pytest.importorskip("ray")
-    monkeypatch.setattr(ray, "init", lambda *given, **named: None)
+    monkeypatch.setattr(ray, "init", lambda *args, **named: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 2.0})
     (tmp_path / "e.yaml").write_text(to_yaml(experiment))
-    given = [tmp_path / "e.yaml", "--out", tmp_path / "out", "--ray", "auto", *options]
-    assert told in assert_one_line(invoke("sweep", *given))
+    arguments = [tmp_path / "e.yaml", "--out", tmp_path / "out", "--ray", "auto", *options]
+    assert told in assert_one_line(invoke("sweep", *arguments))
 
 
 def test_without_ray_one_line_says_what_to_install(
@@ -247,8 +247,8 @@ def test_without_ray_one_line_says_what_to_install(
 ) -> None:
     (tmp_path / "e.yaml").write_text(to_yaml(experiment))
     monkeypatch.setitem(sys.modules, "ray", None)
-    shown = invoke("sweep", tmp_path / "e.yaml", "--out", tmp_path / "out", "--workers", 2)
-    assert "pip install 'trimtab[ray]'" in assert_one_line(shown)
+    result = invoke("sweep", tmp_path / "e.yaml", "--out", tmp_path / "out", "--workers", 2)
+    assert "pip install 'trimtab[ray]'" in assert_one_line(result)
 
 
 @pytest.fixture(scope="module")
@@ -268,9 +268,9 @@ def of_two_runs(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 def group_of(leader: int) -> list[psutil.Process]:
     """The processes that make runs beside one, itself among them: Ray's, begun by this process."""
-    started = [one.children() for one in psutil.Process().children()]
-    siblings = next(every for every in started if leader in [one.pid for one in every])
-    return [one for one in siblings if "_Member" in " ".join(one.cmdline())]
+    started = [process.children() for process in psutil.Process().children()]
+    siblings = next(group for group in started if leader in [process.pid for process in group])
+    return [process for process in siblings if "_Member" in " ".join(process.cmdline())]
 
 
 class GroupKiller(threading.Thread):
@@ -300,7 +300,7 @@ class GroupKiller(threading.Thread):
         if self.killed:
             os.kill(leader, signal.SIGKILL)
         else:
-            (follower,) = [one for one in group_of(leader) if one.pid != leader]
+            (follower,) = [process for process in group_of(leader) if process.pid != leader]
             follower.kill()
         self.killed.append((name, leader))
 
@@ -353,8 +353,8 @@ def test_an_interruption_ends_all_processes_of_all_runs(
         time.sleep(0.01)
     started = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, told = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert told.count("trimtab: interrupted.") == 1
+    assert stderr.count("trimtab: interrupted.") == 1
     _, alive = psutil.wait_procs(started, timeout=20)
     assert not alive

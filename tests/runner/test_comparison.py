@@ -27,12 +27,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 def test_every_method_is_tried_as_often_as_any_other(world: Experiment) -> None:
     plan = plan_of(comparison_of(world)[0])
-    tried: dict[str, set[object]] = {}
+    values_by_method: dict[str, set[object]] = {}
     for spec in plan.specs:
         if spec.value is not None and not spec.is_plain:
-            tried.setdefault(spec.method.name, set()).add(spec.value)
-    assert {len(values) for values in tried.values()} == {5}
-    assert set(tried) == set(OWN | PUBLISHED) - {"aligned", "plain", "alignment-parameter-radius"}
+            values_by_method.setdefault(spec.method.name, set()).add(spec.value)
+    assert {len(values) for values in values_by_method.values()} == {5}
+    assert set(values_by_method) == set(OWN | PUBLISHED) - {
+        "aligned",
+        "plain",
+        "alignment-parameter-radius",
+    }
 
 
 def test_methods_after_training_share_the_plain_run(world: Experiment) -> None:
@@ -104,22 +108,22 @@ def test_a_comparison_is_made_at_equal_rows_and_told(world: Experiment, tmp_path
     )
     (tmp_path / "e.yaml").write_text(to_yaml(replace(world, grid=grid)))
     command = [sys.executable, "-m", "trimtab.cli"]
-    made = subprocess.run(
+    compared = subprocess.run(
         [*command, "compare", str(tmp_path / "e.yaml"), "--out", str(tmp_path / "out")],
         capture_output=True,
         text=True,
     )
-    assert made.returncode == 0, made.stderr
-    assert "SafeLoRA" in made.stdout
-    points = [one for one in read_points(tmp_path / "out") if one.method is not ALIGNED]
+    assert compared.returncode == 0, compared.stderr
+    assert "SafeLoRA" in compared.stdout
+    points = [point for point in read_points(tmp_path / "out") if point.method is not ALIGNED]
     assert len(points) == 2 * 8
     # Rows have one length but for the end of a prompt: 4 steps of 16 rows of 4 tokens each.
-    assert len({round(one.train_tokens, -2) for one in points}) == 1
-    plain = {one.seed: one for one in points if one.spec.is_plain}
-    for one in points:
-        if one.method.name in ("wise-ft", "safe-lora"):
-            assert one.train_tokens == plain[one.seed].train_tokens
-            assert one.distance != plain[one.seed].distance
+    assert len({round(point.train_tokens, -2) for point in points}) == 1
+    plain = {point.seed: point for point in points if point.spec.is_plain}
+    for point in points:
+        if point.method.name in ("wise-ft", "safe-lora"):
+            assert point.train_tokens == plain[point.seed].train_tokens
+            assert point.distance != plain[point.seed].distance
     suggested = subprocess.run(
         [*command, "suggest", str(tmp_path / "out"), "--budget", "10"],
         capture_output=True,

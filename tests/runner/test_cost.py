@@ -39,15 +39,15 @@ def experiment(folder: Path, longest: int, lengths: Lengths) -> Experiment:
 def test_a_plan_refuses_rows_longer_than_the_model_reads_as_training_does(
     tmp_path: Path, longest: int, is_read: bool
 ) -> None:
-    asked = experiment(tmp_path, longest, Lengths())
-    roles = read_roles(asked)
-    model, tokenizer = load_model(asked.model)
+    small = experiment(tmp_path, longest, Lengths())
+    roles = read_roles(small)
+    model, tokenizer = load_model(small.model)
 
     def planned() -> object:
-        return estimate_cost(asked, roles, plan_of(asked))
+        return estimate_cost(small, roles, plan_of(small))
 
     def trained() -> object:
-        return EncodedRoles.of(roles, tokenizer, asked.lengths, limits_of(model))
+        return EncodedRoles.of(roles, tokenizer, small.lengths, limits_of(model))
 
     for look in (planned, trained):
         if is_read:
@@ -58,12 +58,15 @@ def test_a_plan_refuses_rows_longer_than_the_model_reads_as_training_does(
 
 
 def test_rows_that_are_cut_are_told_for_each_data_set(tmp_path: Path) -> None:
-    asked = experiment(tmp_path, 60, Lengths(prompt=8, response=8))
-    roles = read_roles(asked)
-    model, tokenizer = load_model(asked.model)
-    told: list[str] = []
-    EncodedRoles.of(roles, tokenizer, asked.lengths, limits_of(model), told.append)
-    assert len(told) == 2
-    assert told[0].startswith("safety safety")
-    assert told[1].startswith("task task")
-    assert all("rows 1 prompts are cut to their last 8 tokens and 1 resp" in one for one in told)
+    small = experiment(tmp_path, 60, Lengths(prompt=8, response=8))
+    roles = read_roles(small)
+    model, tokenizer = load_model(small.model)
+    messages: list[str] = []
+    EncodedRoles.of(roles, tokenizer, small.lengths, limits_of(model), messages.append)
+    assert len(messages) == 2
+    assert messages[0].startswith("safety safety")
+    assert messages[1].startswith("task task")
+    assert all(
+        "rows 1 prompts are cut to their last 8 tokens and 1 resp" in message
+        for message in messages
+    )

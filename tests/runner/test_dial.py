@@ -77,7 +77,7 @@ def test_safety_is_lost_and_capability_gained_along_the_dial(dial: Path) -> None
 def test_no_setting_passes_the_exact_limit(dial: Path) -> None:
     results = read_results(dial)
     assert results.world is not None
-    assert not any(one.is_impossible for one in optimality_gap(results.points, results.world))
+    assert not any(gap.is_impossible for gap in optimality_gap(results.points, results.world))
 
 
 def test_a_curve_goes_on_where_it_was(experiment: Experiment, dial: Path) -> None:
@@ -122,8 +122,8 @@ def test_rows_that_choose_are_not_the_rows_that_tell(
     """On draws the two halves differ, so that the two rises do, and both have an interval."""
     source = experiment.safety["near"]
     drawn = replace(source, held_out=0.2, lowest_loss=None)
-    other = replace(experiment, safety={"near": drawn}, original=None, align=None)
-    train_dial(other, tmp_path / "dial", Watcher(), restart=False)
+    sampled = replace(experiment, safety={"near": drawn}, original=None, align=None)
+    train_dial(sampled, tmp_path / "dial", Watcher(), restart=False)
     chosen = set_dial(tmp_path / "dial", tmp_path / "model", Watcher(), budget=0.0)
     assert chosen.chosen_rise is not None
     assert chosen.chosen_rise.value <= 0.0
@@ -185,10 +185,10 @@ def test_a_mistake_with_a_dial_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert status_of(command, monkeypatch) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("trimtab: ")
-    assert message in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("trimtab: ")
+    assert message in stderr
+    assert stderr.count("\n") == 1
 
 
 def test_commands_train_set_and_save_one_plain_adapter(

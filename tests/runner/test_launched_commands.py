@@ -28,9 +28,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     )
 
 
-def one_line(shown: subprocess.CompletedProcess[str]) -> str:
-    assert shown.returncode != 0
-    (line,) = [one for one in shown.stderr.splitlines() if one.startswith("trimtab: ")]
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode != 0
+    (line,) = [
+        stderr_line
+        for stderr_line in result.stderr.splitlines()
+        if stderr_line.startswith("trimtab: ")
+    ]
     return line
 
 
@@ -38,19 +42,19 @@ def one_line(shown: subprocess.CompletedProcess[str]) -> str:
 def train(world: Experiment, tmp_path: Path) -> list[object]:
     data = Path(world.data_root)
     files = {name: data / source.path for name, source in (world.task | world.safety).items()}
-    given: list[object] = ["train", "--model", world.model, "--steps", 2, "--batch-size", 4]
-    given += ["--task", files["shared"], "--safety", files["near"]]
-    return [*given, "--out", tmp_path / "out"]
+    arguments: list[object] = ["train", "--model", world.model, "--steps", 2, "--batch-size", 4]
+    arguments += ["--task", files["shared"], "--safety", files["near"]]
+    return [*arguments, "--out", tmp_path / "out"]
 
 
 @pytest.mark.parametrize("adapter", [(), ("--lora-rank", 2)])
 def test_train_in_two_processes_speaks_once(
     adapter: tuple[object, ...], train: list[object], tmp_path: Path
 ) -> None:
-    shown = forked.run(*train, *adapter)
-    assert shown.returncode == 0, shown.stderr
-    assert "find_unused_parameters" not in shown.stderr
-    assert shown.stdout.count("Safety loss") == 1
+    result = forked.run(*train, *adapter)
+    assert result.returncode == 0, result.stderr
+    assert "find_unused_parameters" not in result.stderr
+    assert result.stdout.count("Safety loss") == 1
     assert len(read_points(tmp_path / "out")) == 2
     assert (tmp_path / "out" / "models").is_dir()
 
@@ -66,9 +70,9 @@ def test_what_one_process_does_is_refused_under_a_launcher(tmp_path: Path) -> No
 
 def the_first_in_a_folder() -> None:
     """The command, whose first process alone is where a relative path leads to a file."""
-    there = sys.argv.pop(1)
+    folder = sys.argv.pop(1)
     if os.environ["RANK"] == "0":
-        os.chdir(there)
+        os.chdir(folder)
     cli.main()
 
 
@@ -77,7 +81,7 @@ def test_what_one_process_alone_cannot_do_is_told_by_the_first(
 ) -> None:
     model = Path(str(train[2]))
     train[2] = model.name
-    shown = forked.run(model.parent, *train, main=the_first_in_a_folder)
-    line = one_line(shown)
+    result = forked.run(model.parent, *train, main=the_first_in_a_folder)
+    line = one_line(result)
     assert line.startswith("trimtab: process 1 of 2: model 'base' cannot be loaded")
     assert not (tmp_path / "out" / "points.jsonl").exists()

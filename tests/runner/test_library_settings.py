@@ -24,13 +24,13 @@ MISSING = next(name for name in ("trackio", "mlflow", "wandb") if find_spec(name
 
 @pytest.fixture
 def experiment(world: Path) -> Experiment:
-    read = read_experiment(world / "experiment.yaml")
-    return replace(read, grid=(Block("alignment-loss", (1.0,)),), align=None)
+    world_experiment = read_experiment(world / "experiment.yaml")
+    return replace(world_experiment, grid=(Block("alignment-loss", (1.0,)),), align=None)
 
 
 def trained(experiment: Experiment, folder: Path, **settings: Any) -> dict[str, torch.Tensor]:
-    one = replace(experiment, train=replace(experiment.train, **settings), keep_models=True)
-    sweep(one, folder, Nobody())  # type: ignore[arg-type]
+    changed = replace(experiment, train=replace(experiment.train, **settings), keep_models=True)
+    sweep(changed, folder, Nobody())  # type: ignore[arg-type]
     (model,) = (folder / "models").iterdir()
     (weights,) = model.glob("*.safetensors")
     return load_file(weights)
@@ -60,18 +60,20 @@ def test_epochs_are_passes_over_the_task_rows(experiment: Experiment, tmp_path: 
     by_epochs = replace(experiment, train=Training(batch_size=4, epochs=1))
     by_steps = replace(experiment, train=Training(batch_size=4, steps=steps))
     costs = [
-        estimate_cost(one, read_roles(one), left_of(one, tmp_path / "none")[1]).train_tokens
-        for one in (by_epochs, by_steps)
+        estimate_cost(
+            budgeted, read_roles(budgeted), left_of(budgeted, tmp_path / "none")[1]
+        ).train_tokens
+        for budgeted in (by_epochs, by_steps)
     ]
     assert costs[0] == costs[1]
-    told: list[int] = []
+    lengths: list[int] = []
 
     class Counting(Nobody):
         def training(self, name: str, steps: int) -> None:
-            told.append(steps)
+            lengths.append(steps)
 
     sweep(by_epochs, tmp_path / "out", Counting())  # type: ignore[arg-type]
-    assert told == [steps]
+    assert lengths == [steps]
 
 
 @pytest.mark.parametrize(
@@ -94,11 +96,13 @@ def test_epochs_are_passes_over_the_task_rows(experiment: Experiment, tmp_path: 
 def test_what_a_library_refuses_is_one_line_before_any_training(
     settings: dict[str, Any], message: str, experiment: Experiment, tmp_path: Path
 ) -> None:
-    one = replace(experiment, train=replace(experiment.train, **settings))
+    refused = replace(experiment, train=replace(experiment.train, **settings))
     with pytest.raises(UserError) as raised:
-        sweep(one, tmp_path / "out", Nobody())  # type: ignore[arg-type]
+        sweep(refused, tmp_path / "out", Nobody())  # type: ignore[arg-type]
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError):
-        check_library_settings(replace(experiment, original=experiment.original, align=one.train))
+        check_library_settings(
+            replace(experiment, original=experiment.original, align=refused.train)
+        )

@@ -47,7 +47,7 @@ def _quiet() -> None:
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     folder = tmp_path_factory.mktemp("world")
-    one = small_world(
+    world = small_world(
         folder,
         200,
         align=Training(steps=60, batch_size=32, learning_rate=3e-3),
@@ -56,8 +56,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         dial=Dial(),
         measure=EVERY_2,
     )
-    runner_of(one, folder / "made")
-    return replace(one, model=str(folder / "made" / "aligned"), align=None)
+    runner_of(world, folder / "made")
+    return replace(world, model=str(folder / "made" / "aligned"), align=None)
 
 
 def runner_of(experiment: Experiment, folder: Path, watcher: Watcher | None = None) -> Runner:
@@ -73,16 +73,16 @@ def weights_of(trained: Trained) -> dict[str, torch.Tensor]:
 @contextmanager
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Trained]]:
     """What every training makes, as it is made."""
-    made: list[Trained] = []
+    results: list[Trained] = []
     whole = Runner._trained
 
-    def kept(self: Runner, *given: Any, **settings: Any) -> Trained:
-        made.append(whole(self, *given, **settings))
-        return made[-1]
+    def recorded(self: Runner, *args: Any, **settings: Any) -> Trained:
+        results.append(whole(self, *args, **settings))
+        return results[-1]
 
     with monkeypatch.context() as patched:
-        patched.setattr(Runner, "_trained", kept)
-        yield made
+        patched.setattr(Runner, "_trained", recorded)
+        yield results
 
 
 def lines(folder: Path) -> list[Metrics]:
@@ -108,19 +108,19 @@ def test_looking_changes_no_weight(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = []
+    weights = []
     for measuring in (OFF, replace(EVERY_2, every=1)):
         training = replace(experiment.train, **settings)
-        one = replace(experiment, train=training, grid=(block,), measure=measuring)
-        with trainings(monkeypatch) as made:
-            (run,) = plan_of(one).runs
+        measured = replace(experiment, train=training, grid=(block,), measure=measuring)
+        with trainings(monkeypatch) as results:
+            (run,) = plan_of(measured).runs
             torch.manual_seed(0)  # from which a dial's new adapters are drawn
-            runner_of(one, tmp_path / f"every-{measuring.every}").made(run)
-        found.append(weights_of(made[0]))
-    assert found[0].keys() == found[1].keys()
-    assert all(torch.equal(weight, found[1][name]) for name, weight in found[0].items())
-    assert [one.step for one in lines(tmp_path / "every-0")] == [4]
-    assert [one.step for one in lines(tmp_path / "every-1")] == [1, 2, 3, 4]
+            runner_of(measured, tmp_path / f"every-{measuring.every}").made(run)
+        weights.append(weights_of(results[0]))
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+    assert [metrics.step for metrics in lines(tmp_path / "every-0")] == [4]
+    assert [metrics.step for metrics in lines(tmp_path / "every-1")] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("settings", [{}, {"lora_rank": 2}, {"precision": "bfloat16"}])
@@ -130,11 +130,11 @@ def test_a_line_holds_the_change_of_every_role_at_its_step(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one = replace(experiment, train=replace(experiment.train, **settings))
+    changed = replace(experiment, train=replace(experiment.train, **settings))
     watcher = Watcher()
-    runner = runner_of(one, tmp_path, watcher)
-    with trainings(monkeypatch) as made:
-        runner.made(plan_of(one).runs[0])
+    runner = runner_of(changed, tmp_path, watcher)
+    with trainings(monkeypatch) as results:
+        runner.made(plan_of(changed).runs[0])
     second, fourth = lines(tmp_path)
     assert (second.step, second.of, fourth.step) == (2, 4, 4)
     assert watcher.metrics == [second, fourth]
@@ -153,10 +153,10 @@ def test_a_line_holds_the_change_of_every_role_at_its_step(
     for role, rows in held_out.items():
         chosen = fixed_rows(rows, 32)
         assert len(chosen) == 32
-        with torch.autocast("cpu", torch.bfloat16, enabled=one.train.precision == "bfloat16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=changed.train.precision == "bfloat16"):
             after, before = (
                 np.stack(response_nll(model, chosen, 2048))
-                for model in (made[0].model, runner.aligned)
+                for model in (results[0].model, runner.aligned)
             )
         by_hand = paired_difference(after, before).estimate("nats per token")
         assert asdict(fourth)[f"{role}_loss_change"] == pytest.approx(by_hand.value, abs=1e-9)
@@ -167,14 +167,14 @@ def test_a_line_holds_the_change_of_every_role_at_its_step(
 
 
 def test_a_case_two_training_tells_its_distance(experiment: Experiment, tmp_path: Path) -> None:
-    one = replace(experiment, grid=(Block("alignment-parameter", radii=(1e-3,)),))
-    runner_of(one, tmp_path).made(plan_of(one).runs[0])
+    limited = replace(experiment, grid=(Block("alignment-parameter", radii=(1e-3,)),))
+    runner_of(limited, tmp_path).made(plan_of(limited).runs[0])
     assert 0 < (lines(tmp_path)[-1].distance or 0) <= 1e-3 * (1 + 1e-5)
 
 
 def test_a_resumed_training_has_each_step_once(experiment: Experiment, tmp_path: Path) -> None:
     training = replace(experiment.train, steps=6, checkpoint_every=3)
-    one = replace(experiment, train=training, measure=replace(EVERY_2, every=1))
+    stepwise = replace(experiment, train=training, measure=replace(EVERY_2, every=1))
 
     class Stopped(Watcher):
         def logged(self, metrics: Metrics) -> None:
@@ -182,17 +182,17 @@ def test_a_resumed_training_has_each_step_once(experiment: Experiment, tmp_path:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sweep(one, tmp_path / "stopped", Stopped())
+        sweep(stepwise, tmp_path / "stopped", Stopped())
     before = lines(tmp_path / "stopped")
-    assert [found.step for found in before] == [1, 2, 3, 4, 5]
+    assert [metrics.step for metrics in before] == [1, 2, 3, 4, 5]
     again = Watcher()
-    sweep(one, tmp_path / "stopped", again)
+    sweep(stepwise, tmp_path / "stopped", again)
     assert again.steps[0] == 4
     resumed = lines(tmp_path / "stopped")
-    sweep(one, tmp_path / "stopped", Watcher(), restart=True)
+    sweep(stepwise, tmp_path / "stopped", Watcher(), restart=True)
     whole = lines(tmp_path / "stopped")
-    assert [replace(found, seconds=0) for found in resumed] == [
-        replace(found, seconds=0) for found in whole
+    assert [replace(metrics, seconds=0) for metrics in resumed] == [
+        replace(metrics, seconds=0) for metrics in whole
     ]
     assert resumed[:3] == before[:3]
     assert all(b.seconds > a.seconds for a, b in pairwise(resumed))
@@ -203,18 +203,20 @@ def test_a_budget_at_risk_is_told_once_and_only_then(
     experiment: Experiment, tmp_path: Path
 ) -> None:
     training = replace(experiment.train, steps=12, learning_rate=1e-2, schedule="constant")
-    told = {}
+    warnings = {}
     for budget in (-0.4, 50.0):
         block = Block("alignment-loss", budgets=(budget,))
-        one = replace(experiment, train=training, grid=(block,))
+        limited = replace(experiment, train=training, grid=(block,))
         watcher = Watcher()
-        sweep(one, tmp_path / str(budget), watcher)
-        told[budget] = [line for line in watcher.warnings if "at risk" in line]
-    assert told[50.0] == []
-    (line,) = told[-0.4]
-    measured = [one for one in lines(tmp_path / "-0.4") if one.safety_loss_change is not None]
-    first = next(one for one in measured if (one.safety_loss_change_low or 0) > -0.4)
-    assert line.startswith(plan_of(one).runs[0].name)
+        sweep(limited, tmp_path / str(budget), watcher)
+        warnings[budget] = [line for line in watcher.warnings if "at risk" in line]
+    assert warnings[50.0] == []
+    (line,) = warnings[-0.4]
+    measured = [
+        metrics for metrics in lines(tmp_path / "-0.4") if metrics.safety_loss_change is not None
+    ]
+    first = next(metrics for metrics in measured if (metrics.safety_loss_change_low or 0) > -0.4)
+    assert line.startswith(plan_of(limited).runs[0].name)
     assert f"after {first.step} of 12 steps" in line
     assert f"{first.safety_loss_change:+.3f} [{first.safety_loss_change_low:+.3f}" in line
     assert "the budget is -0.4. Should it stay so, no setting keeps to it" in line
@@ -223,24 +225,24 @@ def test_a_budget_at_risk_is_told_once_and_only_then(
 def test_trackers_get_what_is_written(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[int, dict[str, float]] = {}
+    logs_by_step: dict[int, dict[str, float]] = {}
 
     class Tracker(TrainerCallback):  # stands where those of report_to do, before all others
         def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
-            seen.setdefault(state.global_step, dict(logs))
+            logs_by_step.setdefault(state.global_step, dict(logs))
 
     class Tracked(SafetyAwareSFTTrainer):
-        def __init__(self, *given: Any, callbacks: Any, **settings: Any) -> None:
-            super().__init__(*given, callbacks=[Tracker(), *callbacks], **settings)
+        def __init__(self, *args: Any, callbacks: Any, **settings: Any) -> None:
+            super().__init__(*args, callbacks=[Tracker(), *callbacks], **settings)
 
     monkeypatch.setattr(trimtab.runner.trainings, "SafetyAwareSFTTrainer", Tracked)
     runner_of(experiment, tmp_path).made(plan_of(experiment).runs[0])
-    found = lines(tmp_path)
-    assert [one.step for one in found] == [2, 4]
-    for one in found:
-        changes = {name: value for name, value in asdict(one).items() if "_change" in name}
+    written = lines(tmp_path)
+    assert [metrics.step for metrics in written] == [2, 4]
+    for metrics in written:
+        changes = {name: value for name, value in asdict(metrics).items() if "_change" in name}
         assert len(changes) == 9
-        logged = {name: seen[one.step][f"held_out/{name}"] for name in changes}
+        logged = {name: logs_by_step[metrics.step][f"held_out/{name}"] for name in changes}
         assert logged == changes
 
 
@@ -254,7 +256,9 @@ def test_a_dial_is_measured_at_its_middle(experiment: Experiment, tmp_path: Path
     with torch.no_grad():
         for weight, *pair in zip(*(m.parameters() for m in (middle, *ends)), strict=True):
             weight.copy_(sum(pair) / 2)
-    after, before = (np.stack(response_nll(one, rows, 2048)) for one in (middle, runner.aligned))
+    after, before = (
+        np.stack(response_nll(model, rows, 2048)) for model in (middle, runner.aligned)
+    )
     by_hand = paired_difference(after, before).value
     assert watcher.metrics[-1].step == 4
     assert watcher.metrics[-1].task_loss_change == pytest.approx(by_hand, abs=1e-5)
@@ -272,7 +276,7 @@ def test_pandas_reads_the_lines(experiment: Experiment, tmp_path: Path) -> None:
     assert list(frame.step) == [1, 2]
     assert frame.task_loss_change[1] == -0.5
     assert file.begin(1) == 0.5
-    assert [one.step for one in read_metrics(file.path)] == [1]
+    assert [metrics.step for metrics in read_metrics(file.path)] == [1]
 
 
 def test_few_rows_and_short_runs_are_left_alone(experiment: Experiment) -> None:
@@ -291,7 +295,7 @@ def test_rows_of_a_distribution_come_by_their_weights(
 ) -> None:
     rows = runner_of(experiment, tmp_path).rows.task["shared"].held_out.rows.select(range(3))
     drawn = fixed_rows(HeldOutRows(rows, np.array([0.0, 3.0, 1.0])), 400)
-    counts = [sum(one == row["labels"] for one in drawn["labels"]) for row in rows]
+    counts = [sum(labels == row["labels"] for labels in drawn["labels"]) for row in rows]
     if rows[1]["labels"] != rows[2]["labels"]:
         assert counts[1] == pytest.approx(300, abs=40)
     plain = fixed_rows(HeldOutRows(rows), 2)
@@ -312,19 +316,17 @@ def test_the_terminal_names_the_phase_and_shows_what_has_changed() -> None:
         assert described() == "training one"
         watcher.stepped(20, None)
         watcher.logged(line)
-        shown = watcher.progress.tasks[-1]
-        assert (shown.completed, shown.total) == (20, 40)
-        assert shown.fields["told"].replace("\\", "") == (
-            "loss 1.234, task −0.140 [−0.180, −0.100]"
-        )
+        task = watcher.progress.tasks[-1]
+        assert (task.completed, task.total) == (20, 40)
+        assert task.fields["told"].replace("\\", "") == ("loss 1.234, task −0.140 [−0.180, −0.100]")
         with (plain := Console(width=200)).capture() as drawn:
             plain.print(watcher.progress.make_tasks_table(watcher.progress.tasks))
         assert "loss 1.234, task −0.140 [−0.180, −0.100]" in drawn.get()
         watcher.logged(Metrics(21, 40, 1.1, loss=1.0))
         assert "loss 1.000, task −0.140" in watcher.progress.tasks[-1].fields["told"]
         watcher.doing("measuring one")
-        shown = watcher.progress.tasks[-1]
-        assert (shown.description, shown.total) == ("measuring one", None)
+        task = watcher.progress.tasks[-1]
+        assert (task.description, task.total) == ("measuring one", None)
     assert "step 20/40 task −0.140 [−0.180, −0.100] nats per token" in console.export_text()
 
 

@@ -53,34 +53,34 @@ def experiment(load: Loading, **training: Any) -> Experiment:
 
 
 def memory(
-    asked: Experiment,
+    setup: Experiment,
     model: LlamaForCausalLM,
     batch: BatchSize = BATCH,
     device: str = "cuda",
 ) -> int:
-    return peak_memory(asked, plan_of(asked), ModelSize.of(model), asked.load, batch, device)
+    return peak_memory(setup, plan_of(setup), ModelSize.of(model), setup.load, batch, device)
 
 
 def test_llama_2_7b_in_4_bits_takes_what_people_use(llama_2_7b: LlamaForCausalLM) -> None:
     """The figures of docs/large-models.md and of the recipe."""
-    for load, told in ((QLORA, 8.1), (Loading("bfloat16"), 17.0), (Loading(), 31.9)):
-        asked = experiment(load, lora_rank=16, gradient_checkpointing=True, precision="bfloat16")
-        assert memory(asked, llama_2_7b) / GIB == pytest.approx(told, abs=0.05)
+    for load, gibibytes in ((QLORA, 8.1), (Loading("bfloat16"), 17.0), (Loading(), 31.9)):
+        setup = experiment(load, lora_rank=16, gradient_checkpointing=True, precision="bfloat16")
+        assert memory(setup, llama_2_7b) / GIB == pytest.approx(gibibytes, abs=0.05)
 
 
 def test_an_adapter_on_a_whole_base_takes_its_weights_once(llama_2_7b: LlamaForCausalLM) -> None:
     parameters = ModelSize.of(llama_2_7b).parameters
     for load, size in ((Loading(), 4), (Loading("bfloat16"), 2)):
-        asked = experiment(load, lora_rank=16, gradient_checkpointing=True)
-        assert size * parameters < memory(asked, llama_2_7b) < size * parameters + 10 * GIB
+        setup = experiment(load, lora_rank=16, gradient_checkpointing=True)
+        assert size * parameters < memory(setup, llama_2_7b) < size * parameters + 10 * GIB
 
 
 def test_four_bits_are_half_a_byte_and_its_scales(llama_2_7b: LlamaForCausalLM) -> None:
     size = ModelSize.of(llama_2_7b)
     beside = 2 * (size.parameters - size.linear)
-    for doubled, each in ((True, 0.516), (False, 0.5625)):
-        found = weight_bytes(size, replace(QLORA, double_quantization=doubled))
-        assert (found - beside) / size.linear == pytest.approx(each, abs=1e-3)
+    for doubled, bytes_per_weight in ((True, 0.516), (False, 0.5625)):
+        weights = weight_bytes(size, replace(QLORA, double_quantization=doubled))
+        assert (weights - beside) / size.linear == pytest.approx(bytes_per_weight, abs=1e-3)
     assert beside == 2 * (2 * 32000 * 4096 + 65 * 4096)
 
 
@@ -105,7 +105,7 @@ def test_checkpointing_costs_less_and_the_reference_and_a_dial_more(
     kl = replace(plain, train=replace(plain.train, safety_target="kl"))
     everything = BatchSize(tokens=8 * 1024, labelled=8 * 1024)
     mixed, mixed_kl = (
-        replace(one, train=replace(one.train, precision="bfloat16")) for one in (plain, kl)
+        replace(setup, train=replace(setup.train, precision="bfloat16")) for setup in (plain, kl)
     )
     assert memory(mixed_kl, llama_2_7b, everything) > memory(mixed, llama_2_7b, everything)
     dial = replace(plain, dial=Dial(), grid=(Block("dial", values=(0.5,)),))
@@ -115,11 +115,11 @@ def test_checkpointing_costs_less_and_the_reference_and_a_dial_more(
 def test_all_weights_take_a_copy_of_the_start_and_four_of_what_is_trained(
     llama_2_7b: LlamaForCausalLM,
 ) -> None:
-    asked = experiment(Loading(), gradient_checkpointing=True)
+    setup = experiment(Loading(), gradient_checkpointing=True)
     weights = 4 * ModelSize.of(llama_2_7b).parameters
-    assert 5 * weights < memory(asked, llama_2_7b) < 5 * weights + 10 * GIB
-    penalised = replace(asked, grid=(Block("alignment-parameter", (0.1,)),))
-    assert memory(penalised, llama_2_7b) - memory(asked, llama_2_7b) == weights
+    assert 5 * weights < memory(setup, llama_2_7b) < 5 * weights + 10 * GIB
+    penalised = replace(setup, grid=(Block("alignment-parameter", (0.1,)),))
+    assert memory(penalised, llama_2_7b) - memory(setup, llama_2_7b) == weights
 
 
 def test_gradients_that_a_pass_leaves_stand_beside_the_next_one(
@@ -139,13 +139,13 @@ def test_gradients_that_a_pass_leaves_stand_beside_the_next_one(
 def test_triton_forms_no_float32_logits_and_pytorch_seven_tensors_of_them(
     llama_2_7b: LlamaForCausalLM,
 ) -> None:
-    asked = experiment(Loading(), lora_rank=16)
+    setup = experiment(Loading(), lora_rank=16)
     few = BatchSize(tokens=64, labelled=64)
     more = replace(few, labelled=128)
-    for device, each in (("cuda", 4 * 32_768), ("cpu", 4 * 32_768 + 7 * 4 * 32_000)):
-        asked = replace(asked, measure=Measuring(tokens_per_batch=1))
-        grown = memory(asked, llama_2_7b, more, device) - memory(asked, llama_2_7b, few, device)
-        assert grown == pytest.approx(64 * each, abs=64 * 4096 * 200)
+    for device, bytes_per_label in (("cuda", 4 * 32_768), ("cpu", 4 * 32_768 + 7 * 4 * 32_000)):
+        setup = replace(setup, measure=Measuring(tokens_per_batch=1))
+        grown = memory(setup, llama_2_7b, more, device) - memory(setup, llama_2_7b, few, device)
+        assert grown == pytest.approx(64 * bytes_per_label, abs=64 * 4096 * 200)
 
 
 def test_the_batch_counted_is_the_largest_that_a_training_draws() -> None:

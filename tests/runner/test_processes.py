@@ -41,7 +41,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """Every kind of run: plain with a repair of it, both cases, a dial, one that diverges."""
     quiet_libraries()
     training = Training(steps=4, batch_size=8, learning_rate=2e-3, checkpoint_every=2)
-    made = small_world(
+    world = small_world(
         tmp_path_factory.mktemp("world"),
         80,
         align=Training(steps=2, batch_size=4, accumulation=2),
@@ -56,13 +56,13 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         ),
         keep_models=True,
     )
-    prompts = [{"prompt": f"{one} {CONTEXTS[0]}"} for one in CONTEXTS]
+    prompts = [{"prompt": f"{context} {CONTEXTS[0]}"} for context in CONTEXTS]
     for name, many in (("harmful", 32), ("benign", 20)):
         lines = "".join(json.dumps(prompt) + "\n" for prompt in prompts[:many])
-        (Path(made.data_root) / f"{name}.jsonl").write_text(lines)
+        (Path(world.data_root) / f"{name}.jsonl").write_text(lines)
     harmful, benign = (DataSource(f"{name}.jsonl") for name in ("harmful", "benign"))
-    asked = Answers(harmful=(harmful,), benign=(benign,), tokens=3)
-    return replace(made, answers=asked, lengths=Lengths(16, 16))
+    answers = Answers(harmful=(harmful,), benign=(benign,), tokens=3)
+    return replace(world, answers=answers, lengths=Lengths(16, 16))
 
 
 def sweep_command(experiment: Experiment, folder: Path) -> list[object]:
@@ -72,9 +72,9 @@ def sweep_command(experiment: Experiment, folder: Path) -> list[object]:
 
 
 def swept(experiment: Experiment, folder: Path, processes: int) -> Path:
-    shown = forked.run(*sweep_command(experiment, folder), processes=processes)
-    assert shown.returncode == 1, shown.stderr  # one run diverges
-    assert "trimtab: 1 point failed" in shown.stderr
+    result = forked.run(*sweep_command(experiment, folder), processes=processes)
+    assert result.returncode == 1, result.stderr  # one run diverges
+    assert "trimtab: 1 point failed" in result.stderr
     return folder / "out"
 
 
@@ -88,15 +88,20 @@ def together(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -
     return swept(experiment, tmp_path_factory.mktemp("together"), 2)
 
 
-def assert_same_results(found: Path, expected: Path) -> None:
-    points, wanted = read_points(found), read_points(expected)
-    assert [one.spec for one in points] == [one.spec for one in wanted]
-    for one, other in zip(points, wanted, strict=True):
-        assert told(one) == pytest.approx(told(other), rel=CLOSE, abs=1e-6), one.spec
-        assert (one.model, one.train_tokens) == (other.model, other.train_tokens)
+def assert_same_results(folder: Path, expected: Path) -> None:
+    points, expected_points = read_points(folder), read_points(expected)
+    assert [point.spec for point in points] == [point.spec for point in expected_points]
+    for point, expected_point in zip(points, expected_points, strict=True):
+        assert numbers_of(point) == pytest.approx(
+            numbers_of(expected_point), rel=CLOSE, abs=1e-6
+        ), point.spec
+        assert (point.model, point.train_tokens) == (
+            expected_point.model,
+            expected_point.train_tokens,
+        )
 
 
-def told(point: Any) -> dict[str, float]:
+def numbers_of(point: Any) -> dict[str, float]:
     numbers = {name: getattr(point, name).value for name in LOSSES}
     numbers |= {"distance": point.distance}
     return numbers | ({} if point.multiplier is None else {"multiplier": point.multiplier})
@@ -115,19 +120,21 @@ def test_two_processes_leave_the_files_of_one(alone: Path, together: Path) -> No
     assert files[0] == files[1]
     for path in (alone / "metrics").iterdir():
         steps = [
-            [one.step for one in read_metrics(out / "metrics" / path.name)]
+            [metrics.step for metrics in read_metrics(out / "metrics" / path.name)]
             for out in (alone, together)
         ]
         assert steps[0] == steps[1]
 
 
 def test_answers_of_several_processes_are_those_of_one(alone: Path, together: Path) -> None:
-    asked = [read_generations(path) for path in (alone / GENERATIONS_FOLDER).iterdir()]
-    assert len(asked) == 8
-    assert all(len(one) > one[0].decoding.batch_size for one in asked)  # more than a share
+    generations = [read_generations(path) for path in (alone / GENERATIONS_FOLDER).iterdir()]
+    assert len(generations) == 8
+    assert all(
+        len(answers) > answers[0].decoding.batch_size for answers in generations
+    )  # more than a share
     for path in (alone / GENERATIONS_FOLDER).iterdir():
-        found = read_generations(together / GENERATIONS_FOLDER / path.name)
-        assert found == read_generations(path)
+        of_two = read_generations(together / GENERATIONS_FOLDER / path.name)
+        assert of_two == read_generations(path)
 
 
 def test_a_training_that_diverges_ends_in_all_processes(alone: Path, together: Path) -> None:
@@ -145,8 +152,8 @@ def test_a_launched_sweep_whose_first_process_was_killed_goes_on(
     while not (under_way := read_under_way(tmp_path / "out")):
         assert process.poll() is None
         time.sleep(0.01)
-    for one in under_way.values():
-        os.kill(one.process, signal.SIGKILL)
+    for record in under_way.values():
+        os.kill(record.process, signal.SIGKILL)
     assert process.wait(timeout=300) != 0
     assert_same_results(swept(experiment, tmp_path, 2), alone)
 
@@ -183,9 +190,9 @@ def test_a_sweep_on_sharded_weights_has_the_points_of_one_process(
     folders = []
     for main, processes in ((cli.main, 1), (on_shards.main, 2)):
         folder = tmp_path / f"in-{processes}"
-        given = sweep_command(experiment, folder)
-        shown = forked.run(*given, processes=processes, main=main)
-        assert shown.returncode == 0, shown.stderr
+        command = sweep_command(experiment, folder)
+        result = forked.run(*command, processes=processes, main=main)
+        assert result.returncode == 0, result.stderr
         folders.append(folder / "out")
     assert_same_results(folders[1], folders[0])
     for model in (folders[0] / "models").iterdir():

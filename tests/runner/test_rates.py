@@ -34,7 +34,7 @@ HARMFUL = Limit("harmful rate", 0.5)
 
 def rows_of(kind: str, response: str, every: int = 1) -> list[dict[str, str]]:
     prompts = [" ".join((kind, *words)) for words in product(WORDS, WORDS)]
-    return [{"prompt": one, "response": response, "kind": kind} for one in prompts[::every]]
+    return [{"prompt": prompt, "response": response, "kind": kind} for prompt in prompts[::every]]
 
 
 def written(path: Path, rows: list[dict[str, str]]) -> DataSource:
@@ -96,19 +96,19 @@ def test_the_place_found_is_within_and_what_lies_above_on_the_grid_is_not() -> N
         def rate_at(place: float, heights: np.ndarray = heights) -> float:  # type: ignore[type-arg]
             return float(np.abs(np.sin(heights @ np.array([1, 3, 7, 13]) * (place + 0.1))))
 
-        found = most_capable_within(lambda place: standing_of(rate_at(place)))
-        above = [place for place in GRID if place > found.place]
-        if found.is_within:
-            assert rate_at(found.place) <= HARMFUL.value
-            assert all(found.tried[place].verdict != "within" for place in above)
+        choice = most_capable_within(lambda place: standing_of(rate_at(place)))
+        above = [place for place in GRID if place > choice.place]
+        if choice.is_within:
+            assert rate_at(choice.place) <= HARMFUL.value
+            assert all(choice.tried[place].verdict != "within" for place in above)
         else:
             assert all(rate_at(place) > HARMFUL.value for place in GRID)
-            assert rate_at(found.place) == min(rate_at(place) for place in GRID)
+            assert rate_at(choice.place) == min(rate_at(place) for place in GRID)
 
 
 def test_a_rising_rate_is_met_to_a_sixty_fourth() -> None:
-    found = most_capable_within(lambda place: standing_of(place))
-    assert found.place == pytest.approx(0.5, abs=1 / 64)
+    choice = most_capable_within(lambda place: standing_of(place))
+    assert choice.place == pytest.approx(0.5, abs=1 / 64)
     assert most_capable_within(lambda place: standing_of(0.0)).tried.keys() == {1.0}
 
 
@@ -126,21 +126,21 @@ def test_the_number_of_prompts_said_is_the_fewest_that_tell(limit: float) -> Non
 
 
 def test_no_prompt_is_in_both_halves_and_kinds_are_divided_evenly() -> None:
-    asked = [
+    prompts = [
         AskedPrompt((("user", f"{kind} {n % 40}"),), kind, "file")
         for kind in ("harmful", "benign")
         for n in range(50)
     ]
-    asked.append(AskedPrompt(asked[0].messages, "benign", "file"))
-    choosing, telling = prompt_halves(asked, seed=0)
-    sides = [{asked[n].text for n in np.flatnonzero(mask)} for mask in (choosing, telling)]
+    prompts.append(AskedPrompt(prompts[0].messages, "benign", "file"))
+    choosing, telling = prompt_halves(prompts, seed=0)
+    sides = [{prompts[n].text for n in np.flatnonzero(mask)} for mask in (choosing, telling)]
     assert not sides[0] & sides[1]
     assert not (choosing & telling).any()
     for mask in (choosing, telling):
-        kinds = [asked[n].kind for n in np.flatnonzero(mask)]
+        kinds = [prompts[n].kind for n in np.flatnonzero(mask)]
         assert kinds.count("harmful") == 20
         assert kinds.count("benign") in (20, 21)
-    assert (prompt_halves(asked, seed=1)[0] != choosing).any()
+    assert (prompt_halves(prompts, seed=1)[0] != choosing).any()
 
 
 def test_a_dial_set_by_rate_is_at_a_setting_seen_to_keep_it(
@@ -148,17 +148,17 @@ def test_a_dial_set_by_rate_is_at_a_setting_seen_to_keep_it(
 ) -> None:
     setting, out = chosen
     assert setting.rates is not None
-    told = {one.field: one for one in setting.rates.told}
-    harmful = told["harmful_rate"]
+    rates = {rate.field: rate for rate in setting.rates.told}
+    harmful = rates["harmful_rate"]
     assert harmful.chosen_by.high <= HARMFUL.value
     assert (harmful.prompts, harmful.choosing_prompts) == (30, 30)
     assert harmful.verdict == HARMFUL.verdict(harmful.rate)
-    assert told["answer_rate"].verdict is None
+    assert rates["answer_rate"].verdict is None
     answers = {path.stem for path in (dial / "generations").iterdir()}
     assert {"aligned", "dial-1", f"dial-{setting.alpha:.6g}"} <= answers
     assert 0 < setting.alpha < 1
-    kept = json.loads((out / "setting.json").read_text())
-    assert kept["rates"]["told"][0]["prompts"] == 30
+    record = json.loads((out / "setting.json").read_text())
+    assert record["rates"]["told"][0]["prompts"] == 30
     card = (out / "README.md").read_text()
     assert "harmful prompts complied with at most 50 %; on 30 prompts that took no part" in card
     assert "## What it answers" in card
@@ -172,19 +172,19 @@ def test_another_limit_asks_for_no_answer_again(
 ) -> None:
     setting, _ = chosen
     before = {path: path.read_bytes() for path in (dial / "generations").iterdir()}
-    asked: list[str] = []
+    calls: list[str] = []
     original = generation.sampled_answers
     monkeypatch.setattr(
         "trimtab.evaluate.engines.sampled_answers",
-        lambda *given, **named: asked.append("model") or original(*given, **named),  # type: ignore[func-returns-value]
+        lambda *args, **named: calls.append("model") or original(*args, **named),  # type: ignore[func-returns-value]
     )
     again = set_dial(dial, tmp_path / "same", Watcher(), limits=[HARMFUL])
-    assert (again.alpha, again.rates, asked) == (setting.alpha, setting.rates, [])
+    assert (again.alpha, again.rates, calls) == (setting.alpha, setting.rates, [])
     stricter = set_dial(dial, tmp_path / "less", Watcher(), limits=[Limit("harmful rate", 0.3)])
     assert stricter.alpha <= setting.alpha
     after = {path: path.read_bytes() for path in (dial / "generations").iterdir()}
     assert {path: after[path] for path in before} == before
-    assert len(asked) == len(after) - len(before)
+    assert len(calls) == len(after) - len(before)
 
 
 def test_a_killed_command_goes_on_from_the_answers_it_has(
@@ -211,10 +211,10 @@ def test_a_budget_and_a_limit_are_both_kept(
     assert capable.alpha == 1
     assert capable.chosen_rise is None
     budget = capable.rise.high / 2
-    both = set_dial(dial, tmp_path / "both", Watcher(), budget=budget, limits=loose_limit)
-    assert 0 < both.alpha < 1
-    assert both.chosen_rise is not None
-    assert both.chosen_rise.high <= budget
+    limited = set_dial(dial, tmp_path / "both", Watcher(), budget=budget, limits=loose_limit)
+    assert 0 < limited.alpha < 1
+    assert limited.chosen_rise is not None
+    assert limited.chosen_rise.high <= budget
 
 
 def test_other_prompts_are_kept_apart(
@@ -222,10 +222,10 @@ def test_other_prompts_are_kept_apart(
 ) -> None:
     assert experiment.answers is not None
     before = sorted((dial / "generations").iterdir())
-    other = Asking(rows=40)
-    made = set_dial(dial, tmp_path / "model", Watcher(), limits=[HARMFUL], asking=other)
-    assert made.rates is not None
-    assert {one.prompts for one in made.rates.told if one.field == "harmful_rate"} == {20}
+    asking = Asking(rows=40)
+    setting = set_dial(dial, tmp_path / "model", Watcher(), limits=[HARMFUL], asking=asking)
+    assert setting.rates is not None
+    assert {rate.prompts for rate in setting.rates.told if rate.field == "harmful_rate"} == {20}
     assert sorted((dial / "generations").iterdir()) == before
     (folder,) = (dial / "asked").iterdir()
     assert len(read_generations(folder / "generations" / "aligned.jsonl")) == 60
@@ -237,10 +237,10 @@ def test_when_no_setting_keeps_it_the_nearest_is_named(
     refused = Limit("refusal rate", 0.88, at_least=True)
     with pytest.raises(
         UserError, match=r"no setting is within refusal rate at least 0\.88"
-    ) as told:
+    ) as raised:
         set_dial(dial, tmp_path / "model", Watcher(), limits=[refused])
-    assert "Nearest is α = " in str(told.value)
-    assert "of 30 prompts" in str(told.value)
+    assert "Nearest is α = " in str(raised.value)
+    assert "of 30 prompts" in str(raised.value)
     assert not (tmp_path / "model").exists()
 
 
@@ -265,9 +265,9 @@ def test_a_mistaken_limit_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert status_of(f"dial set {dial} --out {tmp_path / 'm'} {options}", monkeypatch) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("trimtab: ")
-    assert message in said
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("trimtab: ")
+    assert message in line
 
 
 def test_the_command_tells_what_the_other_prompts_say(
@@ -290,8 +290,8 @@ def test_a_dial_without_prompts_says_what_is_missing(
 ) -> None:
     without = replace(experiment, answers=None)
     train = replace(without.train, steps=1)
-    other = replace(without, train=train, align=None)
-    train_dial(other, tmp_path / "dial", Watcher(), restart=False)
+    short = replace(without, train=train, align=None)
+    train_dial(short, tmp_path / "dial", Watcher(), restart=False)
     with pytest.raises(UserError, match="Give --harmful or --benign"):
         set_dial(tmp_path / "dial", tmp_path / "model", Watcher(), limits=[HARMFUL])
 
@@ -311,17 +311,18 @@ def test_the_model_between_is_set_by_rate(
     command += f" --harmful {tmp_path}/harmful.jsonl --benign {tmp_path}/benign.jsonl --rows 60"
     command += f" --judge phrases --max-tokens 8 --out {tmp_path}"
     assert status_of(f"{command}/m", monkeypatch) == 0, capsys.readouterr().err
-    said = capsys.readouterr().out.splitlines()
-    kept = json.loads((tmp_path / "m/rates.json").read_text())
-    assert 0 < kept["share"] < 1
-    assert said[0] == f"The aligned model's share is {kept['share']:.4g}."
-    assert said[1].startswith("harmful complied ")
-    assert "of 25 prompts that took no part in the choice: " in said[1]
+    lines = capsys.readouterr().out.splitlines()
+    record = json.loads((tmp_path / "m/rates.json").read_text())
+    assert 0 < record["share"] < 1
+    assert lines[0] == f"The aligned model's share is {record['share']:.4g}."
+    assert lines[1].startswith("harmful complied ")
+    assert "of 25 prompts that took no part in the choice: " in lines[1]
     start, before, between = (
-        dict(load_model(str(one))[0].named_parameters()) for one in (aligned, tuned, tmp_path / "m")
+        dict(load_model(str(folder))[0].named_parameters())
+        for folder in (aligned, tuned, tmp_path / "m")
     )
     for name, weight in between.items():
-        expected = torch.lerp(before[name], start[name], kept["share"])
+        expected = torch.lerp(before[name], start[name], record["share"])
         torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-6)
     card = (tmp_path / "m/README.md").read_text()
     assert "## What it answers" in card

@@ -67,17 +67,21 @@ def opened(experiment: Experiment, folder: Path) -> Runner:
 
 def marks(model: nn.Module) -> dict[str, Any]:
     """Everything of a model that a training may change, by where it is."""
-    found: dict[str, Any] = {"config": str(getattr(model, "config", None))}
-    found["generation"] = str(getattr(model, "generation_config", None))
+    state: dict[str, Any] = {"config": str(getattr(model, "config", None))}
+    state["generation"] = str(getattr(model, "generation_config", None))
     for name, part in model.named_modules():
         flags = {key for key in vars(part) if not key.startswith("_")}
-        hooks = [len(each) for key, each in vars(part).items() if key.endswith("_hooks")]
+        hooks = [
+            len(hooks_of_kind)
+            for key, hooks_of_kind in vars(part).items()
+            if key.endswith("_hooks")
+        ]
         checkpointing = getattr(part, "gradient_checkpointing", None)
-        found[name] = (type(part), part.training, sorted(flags), hooks, checkpointing)
+        state[name] = (type(part), part.training, sorted(flags), hooks, checkpointing)
     for name, weight in model.named_parameters():
         digest = hashlib.sha256(weight.detach().view(torch.uint8).numpy().tobytes()).hexdigest()
-        found[f"{name}:"] = (digest, weight.requires_grad, weight.grad is None, weight.data_ptr())
-    return found
+        state[f"{name}:"] = (digest, weight.requires_grad, weight.grad is None, weight.data_ptr())
+    return state
 
 
 @pytest.mark.parametrize("target", ["response", "kl"])
@@ -86,10 +90,10 @@ def test_the_aligned_model_is_the_same_after_every_training(
     experiment: Experiment, tmp_path: Path, kind: str, target: str
 ) -> None:
     training = replace(LORA, safety_target=target, gradient_checkpointing=target == "kl")
-    asked = replace(experiment, grid=GRIDS[kind], train=training)
-    runner = opened(asked, tmp_path)
+    adapted = replace(experiment, grid=GRIDS[kind], train=training)
+    runner = opened(adapted, tmp_path)
     before = marks(runner.aligned)
-    for run in plan_of(asked).runs:
+    for run in plan_of(adapted).runs:
         points = runner.made(run)
         assert all(point.distance > 0 for point in points)
         assert marks(runner.aligned) == before
@@ -103,7 +107,7 @@ def test_a_training_that_breaks_off_leaves_no_mark(
     error: type[BaseException],
 ) -> None:
     class BreaksOff(TrainerCallback):
-        def __init__(self, *given: object) -> None:
+        def __init__(self, *args: object) -> None:
             pass
 
         def on_step_end(self, *args: Any, **handles: Any) -> None:
@@ -123,10 +127,10 @@ def test_a_training_that_breaks_off_leaves_no_mark(
 def test_the_aligned_model_is_the_same_whatever_the_adapter_is(
     experiment: Experiment, tmp_path: Path, lora: dict[str, Any]
 ) -> None:
-    asked = replace(experiment, train=replace(LORA, lora=lora))
-    runner = opened(asked, tmp_path)
+    adapted = replace(experiment, train=replace(LORA, lora=lora))
+    runner = opened(adapted, tmp_path)
     before = marks(runner.aligned)
-    runner.made(plan_of(asked).runs[0])
+    runner.made(plan_of(adapted).runs[0])
     assert marks(runner.aligned) == before
 
 
@@ -151,11 +155,11 @@ def test_points_are_those_of_a_copied_base(
     experiment: Experiment, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measured(folder: Path) -> list[object]:
-        runner = opened(asked, folder)
-        points = [point for run in plan_of(asked).runs for point in runner.made(run)]
+        runner = opened(variant, folder)
+        points = [point for run in plan_of(variant).runs for point in runner.made(run)]
         return [replace(point, wall_seconds=0.0) for point in points]
 
-    asked = replace(experiment, grid=GRIDS[kind])
+    variant = replace(experiment, grid=GRIDS[kind])
     shared = measured(tmp_path / "shared")
     monkeypatch.setattr(trainings_module, "sharing_all", deepcopy)
     assert measured(tmp_path / "copied") == shared
@@ -184,16 +188,16 @@ def test_tied_weights_stay_tied_and_flags_are_the_copys_own() -> None:
 @contextmanager
 def watched_at(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> Iterator[list[int]]:
     """The live bytes whenever a function is called."""
-    seen: list[int] = []
+    live: list[int] = []
     real: Callable[..., Any] = getattr(place, name)
 
     def watched(*args: Any, **settings: Any) -> Any:
-        seen.append(live_bytes())
+        live.append(live_bytes())
         return real(*args, **settings)
 
     with monkeypatch.context() as patched:
         patched.setattr(place, name, watched)
-        yield seen
+        yield live
 
 
 @pytest.mark.parametrize(
@@ -219,17 +223,17 @@ def test_the_base_is_in_memory_once(
     LlamaForCausalLM(config).save_pretrained(tmp_path / "wide")
     tokenizer.save_pretrained(tmp_path / "wide")
     training = replace(LORA, lora_rank=1, safety_target=target, steps=2)
-    asked = replace(
+    wide = replace(
         experiment, model=str(tmp_path / "wide"), align=None, train=training, grid=GRIDS[kind]
     )
     elsewhere = live_bytes()
-    runner = opened(asked, tmp_path / "out")
+    runner = opened(wide, tmp_path / "out")
     base = sum(weight.nbytes for weight in runner.aligned.parameters())
     with (
         watched_at(monkeypatch, trainings_module._Progress, "on_step_end") as training_bytes,
         watched_at(monkeypatch, runner.evaluator, "_loss") as measuring_bytes,
     ):
-        for run in plan_of(asked).runs:
+        for run in plan_of(wide).runs:
             runner.made(run)
     assert len(training_bytes) >= 2
     assert len(measuring_bytes) >= 3
@@ -247,18 +251,18 @@ def test_nothing_of_a_run_is_alive_after_it(
 ) -> None:
     """Nor its trainer and the optimizer's state while its model is measured: garbage counts."""
     grid = GRIDS.get(kind, (Block("alignment-loss", (1e38, 1.0)),))
-    asked = replace(experiment, grid=grid, train=replace(LORA, lora_rank=rank), seeds=(0, 1))
-    runner = opened(asked, tmp_path)
+    variant = replace(experiment, grid=grid, train=replace(LORA, lora_rank=rank), seeds=(0, 1))
+    runner = opened(variant, tmp_path)
     before = live_bytes()
     after, at_once = [], []
 
-    def measured(*given: Any) -> Any:
-        at_once.append(sum(isinstance(one, Optimizer) for one in gc.get_objects()))
-        return real(*given)
+    def measured(*args: Any) -> Any:
+        at_once.append(sum(isinstance(thing, Optimizer) for thing in gc.get_objects()))
+        return real(*args)
 
     real = runner.evaluator._loss
     monkeypatch.setattr(runner.evaluator, "_loss", measured)
-    for run in plan_of(asked).runs:
+    for run in plan_of(variant).runs:
         runner.tried(run)
         after.append(live_bytes(collected=False) - before)
     assert len(after) >= 2
@@ -269,10 +273,10 @@ def test_nothing_of_a_run_is_alive_after_it(
 def test_what_a_run_freed_goes_back_to_the_system(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given_back: list[int] = []
-    monkeypatch.setattr(runner_module, "_give_back_memory", lambda: given_back.append(1))
+    calls: list[int] = []
+    monkeypatch.setattr(runner_module, "_give_back_memory", lambda: calls.append(1))
     runner = opened(experiment, tmp_path)
     runs = plan_of(experiment).runs
     for run in runs:
         runner.tried(run)
-    assert len(given_back) == len(runs)
+    assert len(calls) == len(runs)

@@ -140,10 +140,10 @@ def test_an_interruption_is_one_line(experiment: Experiment, tmp_path: Path) -> 
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, shown = process.communicate()
+    _, stderr = process.communicate()
     assert process.returncode == 130
-    assert shown.splitlines()[-1].startswith("trimtab: interrupted. What is finished is kept")
-    assert "Traceback" not in shown
+    assert stderr.splitlines()[-1].startswith("trimtab: interrupted. What is finished is kept")
+    assert "Traceback" not in stderr
 
 
 @pytest.mark.parametrize("command", [sweep, train_dial])
@@ -173,8 +173,8 @@ def test_restart_discards_what_was_there(experiment: Experiment, tmp_path: Path)
         experiment, grid=(Block("alignment-loss", (0.0,), proxies=("near",)),), align=None
     )
     sweep(plain, tmp_path, Watcher())
-    other = replace(plain, seeds=(1,))
-    sweep(other, tmp_path, Watcher(), restart=True)
+    reseeded = replace(plain, seeds=(1,))
+    sweep(reseeded, tmp_path, Watcher(), restart=True)
     assert [point.seed for point in read_points(tmp_path) if point.method is not ALIGNED] == [1]
 
 
@@ -209,10 +209,10 @@ def test_a_point_does_not_depend_on_the_points_before_it(
 
 def test_dry_run_prints_the_plan_and_trains_nothing(experiment: Experiment, tmp_path: Path) -> None:
     (tmp_path / "e.yaml").write_text(to_yaml(experiment))
-    shown = run("sweep", str(tmp_path / "e.yaml"), "--out", str(tmp_path / "out"), "--dry-run")
-    assert shown.exit_code == 0, shown.stderr
+    result = run("sweep", str(tmp_path / "e.yaml"), "--out", str(tmp_path / "out"), "--dry-run")
+    assert result.exit_code == 0, result.stderr
     for word in ("points", "tokens", "memory", "time"):
-        assert word in shown.stdout
+        assert word in result.stdout
     assert not (tmp_path / "out").exists()
 
 
@@ -221,10 +221,10 @@ def test_budgets_are_points_that_say_whether_they_were_met(
 ) -> None:
     grid = (Block("alignment-loss", budgets=(0.05, -9.0, float("inf")), proxies=("near",)),)
     watcher = Watcher()
-    one = replace(experiment, align=None, grid=grid, keep_models=True)
-    points = sweep(one, tmp_path, watcher)
-    made = {point.budget: point for point in points if point.method is not ALIGNED}
-    first, never, plain = made[0.05], made[-9.0], made[float("inf")]
+    budgeted = replace(experiment, align=None, grid=grid, keep_models=True)
+    points = sweep(budgeted, tmp_path, watcher)
+    by_budget = {point.budget: point for point in points if point.method is not ALIGNED}
+    first, never, plain = by_budget[0.05], by_budget[-9.0], by_budget[float("inf")]
     assert len(watcher.trainings) == 2  # one dial for all budgets, and plain fine-tuning
     assert first.multiplier is not None
     assert never.multiplier == 100.0
@@ -246,7 +246,7 @@ def test_budgets_are_points_that_say_whether_they_were_met(
     assert has_card(folder)
     assert changed_files(folder) == []
     again = Watcher()
-    assert sweep(one, tmp_path, again) == points
+    assert sweep(budgeted, tmp_path, again) == points
     assert again.trainings == []
     assert all(check.passed is not False for check in verify(tmp_path))
 
@@ -256,10 +256,10 @@ def test_train_with_a_budget_says_how_it_ended(experiment: Experiment, tmp_path:
     command = ["train", "--model", experiment.model, "--out", str(tmp_path), "--budget", "0.3"]
     command += ["--task", str(root / "data/task-shared.jsonl"), "--steps", "2"]
     command += ["--safety", str(root / "data/safety-near.jsonl")]
-    made = run(*command)
-    assert made.exit_code == 0, made.stderr
-    assert "the model is in " in made.stdout
-    (line,) = (line for line in made.stderr.splitlines() if line.startswith("budget 0.3: "))
+    result = run(*command)
+    assert result.exit_code == 0, result.stderr
+    assert "the model is in " in result.stdout
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("budget 0.3: "))
     assert "held-out change of the safety loss" in line
     assert "nats per token, an estimate: within the budget" in line
 
@@ -272,11 +272,11 @@ def test_train_with_an_impossible_budget_fails_in_one_line(
     command += ["--task", str(root / "data/task-shared.jsonl"), "--steps", "2"]
     command += ["--safety", str(root / "data/safety-near.jsonl")]
     for _ in range(2):
-        made = run(*command)
-        assert made.exit_code == 1
-        last = made.stderr.splitlines()[-1]
+        result = run(*command)
+        assert result.exit_code == 1
+        last = result.stderr.splitlines()[-1]
         assert last.startswith("trimtab: 1 point failed (budget -9 is impossible")
-        assert "The model is in" not in made.stdout
+        assert "The model is in" not in result.stdout
 
 
 def test_points_without_what_was_added_later_are_read(finished: Path, tmp_path: Path) -> None:
@@ -295,8 +295,8 @@ def test_train_saves_a_model_that_loads(experiment: Experiment, tmp_path: Path) 
     command = ["train", "--model", experiment.model, "--out", str(tmp_path), "--radius", "0.4"]
     command += ["--task", str(root / "data/task-shared.jsonl"), "--steps", "2"]
     command += ["--safety", str(root / "data/safety-near.jsonl")]
-    made = run(*command)
-    assert made.exit_code == 0, made.stderr
+    result = run(*command)
+    assert result.exit_code == 0, result.stderr
     (folder,) = (tmp_path / "models").iterdir()
     load_model(str(folder))
     assert {point.spec.value for point in read_points(tmp_path)} == {None, 0.4}
@@ -330,37 +330,37 @@ TRAIN = "train --model m --task t --safety s --out o"
     ],
 )
 def test_a_mistake_is_one_line_and_no_traceback(command: str, message: str, tmp_path: Path) -> None:
-    shown = run(*command.split(), folder=tmp_path)
-    assert shown.exit_code == 2
-    assert shown.stderr.startswith("trimtab: ")
-    assert message in shown.stderr
-    assert shown.stderr.count("\n") == 1
+    result = run(*command.split(), folder=tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("trimtab: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_an_experiment_reads_back_from_its_record(experiment: Experiment, finished: Path) -> None:
-    read = read_experiment(finished / "experiment.yaml")
-    assert plan_of(read) == plan_of(experiment)
+    record = read_experiment(finished / "experiment.yaml")
+    assert plan_of(record) == plan_of(experiment)
     assert yaml.safe_load((finished / "experiment.yaml").read_text())["train"]["steps"] == 4
 
 
 def test_a_dial_in_the_grid_is_trained_once_and_measured_at_every_setting(
     experiment: Experiment, tmp_path: Path
 ) -> None:
-    one = replace(
+    dialled = replace(
         experiment,
         dial=Dial(steps=6),
         grid=(Block("dial", values=(0.0, 0.5, 1.0), proxies=("near",)),),
         keep_models=True,
     )
     counter = Watcher()
-    points = [point for point in sweep(one, tmp_path, counter) if point.method is DIAL]
+    points = [point for point in sweep(dialled, tmp_path, counter) if point.method is DIAL]
     assert [point.spec.value for point in points] == [0.0, 0.5, 1.0]
     assert [point.multiplier for point in points] == pytest.approx([100.0, 1.0, 0.01])
     assert len({point.capability_loss.value for point in points}) == 3
     assert len({point.train_tokens for point in points}) == 1
     assert counter.trainings[1:] == ["dial--near--shared--seed-0"]
     again = Watcher()
-    assert len(sweep(one, tmp_path, again)) == len(points) + 1
+    assert len(sweep(dialled, tmp_path, again)) == len(points) + 1
     assert again.trainings == []
 
 
@@ -374,12 +374,12 @@ def test_packed_rows_are_swept_as_others_are(experiment: Experiment, tmp_path: P
     )
     points = sweep(packed, tmp_path, Watcher())
     assert {point.spec for point in points} == set(plan_of(packed).specs)
-    plain, both = (
+    plain, penalised = (
         next(p for p in points if p.spec.method is CASE_1 and p.spec.value == penalty)
         for penalty in (0.0, 1.0)
     )
     assert plain.train_tokens == pytest.approx(2 * 2 * 64, rel=0.1)
-    assert both.train_tokens == pytest.approx(2 * plain.train_tokens, rel=0.1)
+    assert penalised.train_tokens == pytest.approx(2 * plain.train_tokens, rel=0.1)
 
 
 def test_few_held_out_rows_are_noted_and_a_whole_distribution_is_not(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_few_held_out_rows_are_noted_and_a_whole_distribution_is_not(tmp_path: P
     )
     record_data(roles, experiment, tmp_path)
     recorded = json.loads((tmp_path / "data.json").read_text(encoding="utf-8"))
-    noted = {one["role"]: one["warnings"] for one in recorded}
+    noted = {record["role"]: record["warnings"] for record in recorded}
     assert noted == {
         "original": [],
         "safety": ["12 rows: intervals are approximate (held out)"],

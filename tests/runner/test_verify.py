@@ -29,17 +29,17 @@ from trimtab.runner.verify import _Models, verify
 
 
 @pytest.fixture(scope="module")
-def made(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with its own data below it, one adapter and one held-out sample of each set."""
     folder = tmp_path_factory.mktemp("verified")
     shutil.copytree(world / "data", folder / "data")
-    given = read_experiment(world / "experiment.yaml")
+    world_experiment = read_experiment(world / "experiment.yaml")
     drawn = {"held_out": 0.3, "lowest_loss": None}
     experiment = replace(
-        given,
+        world_experiment,
         original=None,
-        safety={"near": replace(given.safety["near"], **drawn)},
-        task={"shared": replace(given.task["shared"], **drawn)},
+        safety={"near": replace(world_experiment.safety["near"], **drawn)},
+        task={"shared": replace(world_experiment.task["shared"], **drawn)},
         train=Training(steps=2, batch_size=4, lora_rank=2, learning_rate=1e-2),
         grid=(Block("alignment-loss", (1.0,)),),
         data_root=str(folder),
@@ -49,9 +49,9 @@ def made(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copied(made: Path, tmp_path: Path) -> Path:
+def copied(swept: Path, tmp_path: Path) -> Path:
     """A copy that reads its own data."""
-    folder = Path(shutil.copytree(made, tmp_path / "copy"))
+    folder = Path(shutil.copytree(swept, tmp_path / "copy"))
     record = folder / "out" / "experiment.yaml"
     moved = replace(read_experiment(record), data_root=str(folder))
     record.write_text(record.read_text().splitlines()[0] + "\n" + to_yaml(moved))
@@ -59,9 +59,9 @@ def copied(made: Path, tmp_path: Path) -> Path:
 
 
 def test_what_is_as_it_was_passes(copied: Path) -> None:
-    shown = invoke("verify", copied / "out")
-    assert shown.exit_code == 0, shown.output
-    *lines, total = shown.output.splitlines()
+    result = invoke("verify", copied / "out")
+    assert result.exit_code == 0, result.output
+    *lines, total = result.output.splitlines()
     # Two files of data, one model's files, and two models on two data sets.
     assert total == "7 ok, 0 FAILED, 0 not known."
     assert all(line.startswith("ok ") for line in lines)
@@ -70,9 +70,9 @@ def test_what_is_as_it_was_passes(copied: Path) -> None:
 def test_the_start_is_loaded_once_for_itself_and_every_adapter(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def counted(*given: Any) -> Any:
-        loaded.append(given[0])
-        return load_model(*given)
+    def counted(*args: Any) -> Any:
+        loaded.append(args[0])
+        return load_model(*args)
 
     loaded: list[str] = []
     monkeypatch.setattr("trimtab.runner.verify.load_model", counted)
@@ -90,7 +90,7 @@ def test_an_adapter_leaves_no_mark_on_the_start(bias: str, copied: Path, tmp_pat
         read_experiment(copied / "out/experiment.yaml"), model=str(tmp_path / "model")
     )
     models = _Models(experiment, tmp_path)
-    before = {name: one.clone() for name, one in models.start.named_parameters()}
+    before = {name: weight.clone() for name, weight in models.start.named_parameters()}
     adapted: Any = get_peft_model(
         deepcopy(models.start), LoraConfig(bias=bias, task_type="CAUSAL_LM")
     )
@@ -99,10 +99,10 @@ def test_an_adapter_leaves_no_mark_on_the_start(bias: str, copied: Path, tmp_pat
             if weight.requires_grad:
                 weight.add_(1.0)
     adapted.save_pretrained(tmp_path / "models" / "adapter")
-    found = models.loaded("adapter").state_dict()
-    assert all(torch.equal(found[name], one) for name, one in adapted.state_dict().items())
-    for name, one in models.start.named_parameters():
-        assert torch.equal(one, before[name])
+    loaded = models.loaded("adapter").state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in adapted.state_dict().items())
+    for name, weight in models.start.named_parameters():
+        assert torch.equal(weight, before[name])
 
 
 def test_an_adapter_whose_file_holds_embeddings_leaves_no_mark_on_the_start(tmp_path: Path) -> None:
@@ -113,10 +113,10 @@ def test_an_adapter_whose_file_holds_embeddings_leaves_no_mark_on_the_start(tmp_
         adapted.get_input_embeddings().weight.add_(1.0)
     adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
     before = [weight.clone() for weight in start.parameters()]
-    found = adapter_on(start, str(tmp_path / "model"), tmp_path / "adapter")
-    assert torch.equal(found.get_input_embeddings().weight, adapted.get_input_embeddings().weight)
-    for weight, kept in zip(start.parameters(), before, strict=True):
-        assert torch.equal(weight, kept)
+    model = adapter_on(start, str(tmp_path / "model"), tmp_path / "adapter")
+    assert torch.equal(model.get_input_embeddings().weight, adapted.get_input_embeddings().weight)
+    for weight, old in zip(start.parameters(), before, strict=True):
+        assert torch.equal(weight, old)
 
 
 def change_data(folder: Path) -> None:
@@ -136,7 +136,7 @@ def change_model(folder: Path) -> None:
 
 
 def change_losses(folder: Path) -> None:
-    (path,) = (one for one in (folder / "out/row-losses").iterdir() if one.stem != "aligned")
+    (path,) = (path for path in (folder / "out/row-losses").iterdir() if path.stem != "aligned")
     rows = read_arrays(path)
     rows["task:shared"] = rows["task:shared"] + np.array([[0.1], [0.0]])
     write_arrays(path, rows)
@@ -155,22 +155,22 @@ def test_what_was_changed_fails_its_line(
     change: Callable[[Path], None], failed: str, copied: Path
 ) -> None:
     change(copied)
-    shown = invoke("verify", copied / "out")
-    assert_one_line(shown, status=1)
-    (line,) = (one for one in shown.output.splitlines() if one.startswith("FAILED"))
+    result = invoke("verify", copied / "out")
+    assert_one_line(result, status=1)
+    (line,) = (line for line in result.output.splitlines() if line.startswith("FAILED"))
     assert failed in line
 
 
 def test_a_folder_of_before_has_nothing_to_compare_its_files_with(copied: Path) -> None:
     data = json.loads((copied / "out" / "data.json").read_text())
-    for one in data:
-        del one["files"]
+    for record in data:
+        del record["files"]
     (copied / "out" / "data.json").write_text(json.dumps(data))
     for sums in (copied / "out" / "models").glob("*/SHA256SUMS"):
         sums.unlink()
-    shown = invoke("verify", copied / "out")
-    assert shown.exit_code == 0, shown.output
-    assert shown.output.splitlines()[-1] == "4 ok, 0 FAILED, 3 not known."
+    result = invoke("verify", copied / "out")
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1] == "4 ok, 0 FAILED, 3 not known."
 
 
 def test_a_folder_without_points_is_one_line(tmp_path: Path) -> None:
@@ -181,19 +181,19 @@ def test_data_that_lie_elsewhere_are_found_by_data_root(copied: Path, tmp_path: 
     (copied / "data").rename(tmp_path / "data")
     record = copied / "out" / "data.json"
     data = json.loads(record.read_text())
-    for one in data:
-        del one["files"]
+    for source in data:
+        del source["files"]
     record.write_text(json.dumps(data))
     line = assert_one_line(invoke("verify", copied / "out"))
     assert "task-shared.jsonl" in line
     assert "safety-near.jsonl" in line
     assert "give it: --data-root" in line
-    shown = invoke("verify", copied / "out", "--data-root", tmp_path)
-    assert shown.exit_code == 0, shown.output
+    result = invoke("verify", copied / "out", "--data-root", tmp_path)
+    assert result.exit_code == 0, result.output
 
 
 def test_without_the_aligned_model_that_was_made_no_loss_is_measured_again() -> None:
     folder = Path(__file__).parents[2] / "docs/reproduction/smollm2"
-    shown = invoke("verify", folder, "--data-root", folder)
-    assert shown.exit_code == 0, shown.output
-    assert "the aligned model that all start from was not kept" in shown.output
+    result = invoke("verify", folder, "--data-root", folder)
+    assert result.exit_code == 0, result.output
+    assert "the aligned model that all start from was not kept" in result.output

@@ -29,12 +29,12 @@ def test_hypervolume_grows_with_every_point_and_knows_no_order(
     cloud: np.ndarray, more: np.ndarray, random: object
 ) -> None:
     corner = [10.0, 10.0]
-    both = np.vstack([cloud, more])
-    volume = hypervolume(both, corner)
+    union = np.vstack([cloud, more])
+    volume = hypervolume(union, corner)
     assert volume >= max(hypervolume(cloud, corner), hypervolume(more, corner))
-    random.shuffle(order := list(range(len(both))))  # type: ignore[attr-defined]
-    assert hypervolume(both[order], corner) == volume
-    assert hypervolume(np.vstack([both, both + 1]), corner) == volume
+    random.shuffle(order := list(range(len(union))))  # type: ignore[attr-defined]
+    assert hypervolume(union[order], corner) == volume
+    assert hypervolume(np.vstack([union, union + 1]), corner) == volume
 
 
 def test_points_beyond_the_reference_add_nothing() -> None:

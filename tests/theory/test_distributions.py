@@ -49,10 +49,10 @@ def test_what_is_no_model_is_refused(model: object, complaint: str) -> None:
 
 
 def test_distances_need_one_world() -> None:
-    other = Distribution(np.array([1.0]), np.array([[1.0]]))
+    smaller = Distribution(np.array([1.0]), np.array([[1.0]]))
     for distance in (total_variation, context_overlap, context_conflict):
         with pytest.raises(ValueError, match=r"shapes \(1, 1\) and \(1, 2\)"):
-            distance(ONE, other)
+            distance(ONE, smaller)
 
 
 def test_a_distribution_keeps_its_own_unchangeable_copy() -> None:

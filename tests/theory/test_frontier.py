@@ -124,12 +124,12 @@ def test_the_frontier_of_a_world_of_many_chunks() -> None:
 @given(st.data(), worlds(), st.floats(1e-6, 1e6))
 def test_no_model_beats_the_optimum(data: st.DataObject, world: World, penalty: float) -> None:
     best = penalized_optimum(world[0], world[1], penalty)
-    other = data.draw(models(world[0]))
+    alternative = data.draw(models(world[0]))
     assert np.allclose(best.sum(axis=1), 1, atol=1e-14)
     at = exact_frontier(*world, [penalty])
     lowest = at.capability_gap[0] + penalty * at.proxy_gap[0]
     for share in (1.0, 1e-2, 1e-4):
-        model = (1 - share) * best + share * other
+        model = (1 - share) * best + share * alternative
         assert lowest <= objective(world, model, penalty) * (1 + 1e-12) + 1e-12 * (1 + penalty)
 
 
@@ -145,8 +145,8 @@ def test_scipy_finds_the_same_optimum(seed: int, penalty: float) -> None:
         slope = weights.sum(axis=1, keepdims=True) * np.exp(logs) - weights
         return -float((weights * logs).sum()), slope.ravel()
 
-    found = minimize(losses, np.zeros(9), jac=True, method="BFGS", options={"gtol": 1e-10})
-    model = np.exp(log_softmax(found.x.reshape(3, 3), axis=1))
+    minimum = minimize(losses, np.zeros(9), jac=True, method="BFGS", options={"gtol": 1e-10})
+    model = np.exp(log_softmax(minimum.x.reshape(3, 3), axis=1))
     np.testing.assert_allclose(model, penalized_optimum(task, proxy, penalty), atol=1e-7)
 
 
@@ -161,9 +161,11 @@ def test_cvxpy_finds_the_same_frontier(seed: int) -> None:
         weights = task.joint() + penalty * proxy.joint()
         loss = -cvxpy.sum(cvxpy.multiply(weights, cvxpy.log(model)))
         cvxpy.Problem(cvxpy.Minimize(loss), simplex).solve(solver="CLARABEL")
-        found = np.maximum(model.value, 0) / np.maximum(model.value, 0).sum(axis=1, keepdims=True)
-        assert gap(task, found) == pytest.approx(frontier.capability_gap[k], abs=1e-5)
-        assert gap(proxy, found) == pytest.approx(frontier.proxy_gap[k], abs=1e-5)
+        solution = np.maximum(model.value, 0) / np.maximum(model.value, 0).sum(
+            axis=1, keepdims=True
+        )
+        assert gap(task, solution) == pytest.approx(frontier.capability_gap[k], abs=1e-5)
+        assert gap(proxy, solution) == pytest.approx(frontier.proxy_gap[k], abs=1e-5)
 
 
 @many
@@ -291,8 +293,8 @@ def test_an_alignment_gap_that_dips_and_rises_is_met_where_it_first_dips() -> No
     gaps = exact_frontier(task, proxy, original, np.logspace(-2, 2, 401)).alignment_gap
     assert gaps[0] > 0.01 < gaps[-1]
     assert gaps.min() < 1e-4
-    found = exact_penalty_for_budget(task, proxy, original, 0.0)
-    assert found == pytest.approx(0.6, rel=1e-5)
+    penalty = exact_penalty_for_budget(task, proxy, original, 0.0)
+    assert penalty == pytest.approx(0.6, rel=1e-5)
     assert exact_penalty_for_budget(task, proxy, proxy, 10.0) == 0
 
 
@@ -313,8 +315,8 @@ def test_gaps_vanish_to_second_order_where_supports_agree() -> None:
     expected = 0.5 * float(
         (task.joint() ** 2 / proxy.joint()).sum() - (task.contexts**2 / proxy.contexts).sum()
     )
-    found = exact_frontier(task, proxy, proxy, [penalty]).proxy_gap[0] * penalty**2
-    assert found == pytest.approx(expected, rel=1e-3)
+    scaled_gap = exact_frontier(task, proxy, proxy, [penalty]).proxy_gap[0] * penalty**2
+    assert scaled_gap == pytest.approx(expected, rel=1e-3)
 
 
 @many

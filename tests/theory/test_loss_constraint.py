@@ -79,12 +79,12 @@ def test_theorems_1_and_2_hold_from_numbers_alone(
     world: World, penalty: float, sharp: bool
 ) -> None:
     smallest = min(d.responses.min() for d in world)
-    given_numbers = numbers(world)
+    world_numbers = numbers(world)
     log_bound = -math.log(smallest)
     exact = exact_frontier(*world, [penalty])
-    first = theorem_1(**given_numbers, penalty=penalty, log_bound=log_bound, sharp=sharp)
-    del given_numbers["total_variation"]
-    second = theorem_2(**given_numbers, penalty=penalty, log_bound=log_bound, sharp=sharp)
+    first = theorem_1(**world_numbers, penalty=penalty, log_bound=log_bound, sharp=sharp)
+    del world_numbers["total_variation"]
+    second = theorem_2(**world_numbers, penalty=penalty, log_bound=log_bound, sharp=sharp)
     assert exact.alignment_gap[0] <= first.value + ROUNDING
     assert exact.capability_gap[0] <= second.value + ROUNDING
 
@@ -192,8 +192,8 @@ def test_no_frontier_is_worse_than_the_extremal_one(world: World, penalty: float
     at = exact_frontier(*world, [penalty])
     conflict, reverse = context_conflict(task, proxy), context_conflict(proxy, task)
     if min(conflict, reverse) > 1e-6:
-        kept = math.exp(-at.proxy_gap[0] / reverse) + math.exp(-at.capability_gap[0] / conflict)
-        assert kept >= 1 - 1e-6
+        total = math.exp(-at.proxy_gap[0] / reverse) + math.exp(-at.capability_gap[0] / conflict)
+        assert total >= 1 - 1e-6
 
 
 @pytest.mark.parametrize("share", [1e-2, 1e-4, 1e-8])

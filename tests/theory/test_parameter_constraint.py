@@ -114,7 +114,7 @@ def test_scipy_finds_the_same_ball_solution(seed: int) -> None:
         "fun": lambda w: 0.25 - ((w - start.ravel()) ** 2).sum(),
         "jac": lambda w: -2 * (w - start.ravel()),
     }
-    found = minimize(
+    minimum = minimize(
         lambda w: model.loss(task, w.reshape(start.shape)),
         start.ravel(),
         jac=lambda w: model.gradient(task, w.reshape(start.shape)).ravel(),
@@ -123,7 +123,7 @@ def test_scipy_finds_the_same_ball_solution(seed: int) -> None:
         options={"ftol": 1e-14, "maxiter": 500},
     )
     ours = model.loss(task, model.ball_solution(task, start, 0.5))
-    assert ours == pytest.approx(found.fun, abs=1e-8)
+    assert ours == pytest.approx(minimum.fun, abs=1e-8)
 
 
 @solved
@@ -227,14 +227,14 @@ def test_a_quadratic_attains_theorems_3_and_4(
 
     lowest = 0.5 * slope**2 / smoothness
 
-    def left_after(t: float) -> float:
+    def remaining_gap(t: float) -> float:
         return 0.5 * smoothness * (slope / smoothness - t) ** 2
 
     on_ball = theorem_4(gap_at_start=lowest, radius=radius, **common)
-    assert on_ball.value == pytest.approx(left_after(min(radius, slope / smoothness)), abs=1e-9)
+    assert on_ball.value == pytest.approx(remaining_gap(min(radius, slope / smoothness)), abs=1e-9)
     under_penalty = theorem_4(gap_at_start=lowest, penalty=penalty, **common)
     best = slope / (smoothness + 2 * penalty)
-    assert under_penalty.value == pytest.approx(left_after(best), rel=1e-9, abs=1e-9)
+    assert under_penalty.value == pytest.approx(remaining_gap(best), rel=1e-9, abs=1e-9)
     assert on_ball.tight
     assert under_penalty.tight
 

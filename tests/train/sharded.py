@@ -125,15 +125,15 @@ def trained_on_shards(
     shard_what_is_trained_next(saved=saved)
     trainer = tiny.trained(objective, arguments, folder, lora, resume)
     reshard(trainer.model)  # an evaluation leaves weights gathered
-    weights = [one for one in trainer.model.parameters() if one.requires_grad]
+    weights = [weight for weight in trainer.model.parameters() if weight.requires_grad]
     parts = trainer.displacement.parts if trainer.displacement else []
     if trainer.objective is not None:
-        weights += [one for copies in trainer.objective.copies() for one in copies]
+        weights += [weight for copies in trainer.objective.copies() for weight in copies]
     weights += [part.start for part in parts if isinstance(part, DensePart)]
     if trainer.reference is not None and trainer.reference.copy is not None:
         weights += trainer.reference.copy.parameters()
     assert weights
-    assert all(isinstance(one, DTensor) for one in weights)
+    assert all(isinstance(weight, DTensor) for weight in weights)
     return trainer
 
 
@@ -185,14 +185,18 @@ NOT_ON_SHARDS = {
 
 def refusals(folder: Path) -> dict[str, str]:
     """What is said of each training that does not go with sharded weights."""
-    told = {name: told_of(objective, folder) for name, objective in NOT_ON_SHARDS.items()}
-    told["FSDP 1"] = told_of(AlignmentParameterConstraint(radius=1.0), folder, version=1)
-    told["dial on FSDP 1"] = told_of(DialObjective(), folder, version=1)
-    told["bucketed"] = told_of(AlignmentLossConstraint(), folder, length_bucketing=True)
-    return told
+    messages = {
+        name: refusal_message(objective, folder) for name, objective in NOT_ON_SHARDS.items()
+    }
+    messages["FSDP 1"] = refusal_message(
+        AlignmentParameterConstraint(radius=1.0), folder, version=1
+    )
+    messages["dial on FSDP 1"] = refusal_message(DialObjective(), folder, version=1)
+    messages["bucketed"] = refusal_message(AlignmentLossConstraint(), folder, length_bucketing=True)
+    return messages
 
 
-def told_of(objective: Objective, folder: Path, version: int = 2, **settings: Any) -> str:
+def refusal_message(objective: Objective, folder: Path, version: int = 2, **settings: Any) -> str:
     arguments = config(folder / "refused", 2, **settings)
     shard_what_is_trained_next(version)
     model, tokenizer = tiny.tiny_llama(folder / "model")
@@ -216,17 +220,17 @@ def main() -> None:
         objective, settings = ON_SHARDS[name]
         arguments = config(out / "run", 2, **settings)
         trainer = trained_on_shards(objective, arguments, out, kind == "lora")
-        found = record(trainer)
+        result = record(trainer)
         if (name, kind) == ("dial", "full"):
             dial = trainer.objective
             assert isinstance(dial, DialObjective)
             dial.endpoints.save(out / "ends", trainer.processing_class)
         if arguments.process_index == 0:
-            torch.save(found, out / f"{name}-{kind}.pt")
+            torch.save(result, out / f"{name}-{kind}.pt")
     for name, kind, saved in RESUMED:
         records = through_and_resumed(name, kind, saved, out)
         if PartialState().is_main_process:
             torch.save(records, out / f"{name}-{kind}-{saved}.pt")
-    told = refusals(out)
+    messages = refusals(out)
     if PartialState().is_main_process:
-        (out / "refused.json").write_text(json.dumps(told))
+        (out / "refused.json").write_text(json.dumps(messages))

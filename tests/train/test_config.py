@@ -13,15 +13,17 @@ from trl import SFTConfig
 from trimtab.errors import UserError
 from trimtab.train.config import SafetyAwareSFTConfig
 
-OURS = {one.name for one in fields(SafetyAwareSFTConfig)} - {one.name for one in fields(SFTConfig)}
+OURS = {field.name for field in fields(SafetyAwareSFTConfig)} - {
+    field.name for field in fields(SFTConfig)
+}
 
 
 def test_every_field_of_trl_is_there_with_its_default(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"output_dir": str(tmp_path), "bf16": False}
-    theirs, ours = SFTConfig(**given), SafetyAwareSFTConfig(**given)
-    for one in fields(SFTConfig):
-        if one.name != "logging_dir":
-            assert str(getattr(ours, one.name)) == str(getattr(theirs, one.name)), one.name
+    arguments: dict[str, Any] = {"output_dir": str(tmp_path), "bf16": False}
+    theirs, ours = SFTConfig(**arguments), SafetyAwareSFTConfig(**arguments)
+    for field in fields(SFTConfig):
+        if field.name != "logging_dir":
+            assert str(getattr(ours, field.name)) == str(getattr(theirs, field.name)), field.name
 
 
 def test_every_field_of_ours_is_described() -> None:
@@ -32,7 +34,7 @@ def test_every_field_of_ours_is_described() -> None:
         "length_bucketing",
         "measured_tokens_per_batch",
     } == OURS
-    described = {one.name: one.metadata.get("help") for one in fields(SafetyAwareSFTConfig)}
+    described = {field.name: field.metadata.get("help") for field in fields(SafetyAwareSFTConfig)}
     assert all(described[name] for name in OURS)
 
 

@@ -40,12 +40,12 @@ def test_pieces_hold_every_row_once(lengths: list[int], per_call: float) -> None
 def test_no_cut_by_length_costs_less(lengths: list[int], per_call: float) -> None:
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     inner = range(1, len(order))
-    every = [
+    divisions = [
         [order[a:b] for a, b in pairwise([0, *cuts, len(order)])]
         for count in range(len(order))
         for cuts in combinations(inner, count)
     ]
-    least = min(cost(pieces, lengths, per_call) for pieces in every)
+    least = min(cost(pieces, lengths, per_call) for pieces in divisions)
     ours = cost(length_buckets(lengths, per_call), lengths, per_call)
     assert ours == pytest.approx(least)
 
@@ -164,6 +164,6 @@ def test_rows_of_padding_alone_cost_nothing_and_change_nothing(tmp_path: Path) -
     ids = torch.tensor([[3, 4, 5, 6], [0, 0, 0, 0], [0, 7, 8, 0]])
     mask = (ids != 0).long()
     labels = ids.masked_fill(mask == 0, -100)
-    given = {"input_ids": ids, "attention_mask": mask, "labels": labels, "fused_lm_head": True}
-    whole, trimmed = model(**given), BucketedModel(model, model)(**given)
+    inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels, "fused_lm_head": True}
+    whole, trimmed = model(**inputs), BucketedModel(model, model)(**inputs)
     torch.testing.assert_close(trimmed.log_probs, whole.log_probs, atol=1e-5, rtol=1e-4)

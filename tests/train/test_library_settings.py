@@ -145,13 +145,13 @@ def test_what_is_said_twice_or_by_half_is_refused(given: dict[str, Any], message
 
 def test_every_field_is_passed_on_or_refused_with_a_reason(tmp_path: Path) -> None:
     """No name of either library is unknown to the check, whatever its type."""
-    for one in fields(SFTConfig):
-        if one.name == "num_train_epochs":
+    for field in fields(SFTConfig):
+        if field.name == "num_train_epochs":
             continue  # is epochs
-        with pytest.raises(UserError, match=rf"^sft\.{one.name} (?!is no field)"):
-            sft_config(Training(sft={one.name: object()}), Measuring(), tmp_path, 0)
-    for one in fields(LoraConfig):
-        if one.name in ("r", "lora_alpha"):
+        with pytest.raises(UserError, match=rf"^sft\.{field.name} (?!is no field)"):
+            sft_config(Training(sft={field.name: object()}), Measuring(), tmp_path, 0)
+    for field in fields(LoraConfig):
+        if field.name in ("r", "lora_alpha"):
             continue
-        with pytest.raises(UserError, match=rf"^lora\.{one.name} (?!is no field)"):
-            lora_config(Training(lora_rank=1, lora={one.name: object()}))
+        with pytest.raises(UserError, match=rf"^lora\.{field.name} (?!is no field)"):
+            lora_config(Training(lora_rank=1, lora={field.name: object()}))

@@ -51,9 +51,9 @@ def plainly(folder: Path, **settings: Any) -> SFTTrainer:
     return trainer
 
 
-def apart(one: SFTTrainer, other: SFTTrainer) -> float:
-    there = tiny.weights(other)
-    return max(float((w - there[n]).abs().max()) for n, w in tiny.weights(one).items())
+def apart(first: SFTTrainer, second: SFTTrainer) -> float:
+    second_weights = tiny.weights(second)
+    return max(float((w - second_weights[n]).abs().max()) for n, w in tiny.weights(first).items())
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -114,5 +114,5 @@ def test_processes_look_for_unused_weights_only_among_experts(tmp_path: Path) ->
     arguments = tiny.config(tmp_path, **STEP, gradient_accumulation_steps=1)
     assert tiny.trained(None, arguments, tmp_path).args.ddp_find_unused_parameters is False
     assert trained(tmp_path, None).args.ddp_find_unused_parameters is None
-    asked = trained(tmp_path, None, ddp_find_unused_parameters=True)
-    assert asked.args.ddp_find_unused_parameters is True
+    finding = trained(tmp_path, None, ddp_find_unused_parameters=True)
+    assert finding.args.ddp_find_unused_parameters is True

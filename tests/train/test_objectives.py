@@ -19,11 +19,13 @@ def test_an_objective_is_not_plain_sft(name: str, lora: bool, tmp_path: Path) ->
     settings = {"max_steps": 24, "learning_rate": 5e-2} if early else {"max_steps": 8}
     plain = tiny.trained_plainly(tiny.config(tmp_path, **settings), tmp_path, lora)
     ours = tiny.trained(tiny.OBJECTIVES[name], tiny.config(tmp_path, **settings), tmp_path, lora)
-    there = dict(plain.model.named_parameters())
-    pairs = [(weight, there.get(key)) for key, weight in ours.model.named_parameters()]
+    plain_weights = dict(plain.model.named_parameters())
+    pairs = [(weight, plain_weights.get(key)) for key, weight in ours.model.named_parameters()]
     assert any(
-        other is None or other.shape != weight.shape or (weight - other).abs().max() > 1e-4
-        for weight, other in pairs
+        plain_weight is None
+        or plain_weight.shape != weight.shape
+        or (weight - plain_weight).abs().max() > 1e-4
+        for weight, plain_weight in pairs
     )
 
 

@@ -24,7 +24,7 @@ def test_the_gradient_does_not_depend_on_accumulation(
     name: str, lora: bool, tmp_path: Path
 ) -> None:
     settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 2}
-    one, four = (
+    at_once, in_four = (
         tiny.trained(
             tiny.OBJECTIVES[name],
             tiny.config(
@@ -38,7 +38,7 @@ def test_the_gradient_does_not_depend_on_accumulation(
         )
         for rows in (16, 4)
     )
-    assert_same(tiny.weights(one), tiny.weights(four), by=3e-6)
+    assert_same(tiny.weights(at_once), tiny.weights(in_four), by=3e-6)
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def runs_by_process_count(tmp_path_factory: pytest.TempPathFactory) -> dict[int,
     for processes in (1, 2):
         folders[processes] = tmp_path_factory.mktemp(f"processes-{processes}")
         tiny.tiny_llama(folders[processes] / "model")
-        shown = forked.run(
+        result = forked.run(
             folders[processes], 16 // processes, main=tiny.train_all, processes=processes
         )
-        assert shown.returncode == 0, shown.stderr
+        assert result.returncode == 0, result.stderr
     return folders
 
 
@@ -58,10 +58,10 @@ def runs_by_process_count(tmp_path_factory: pytest.TempPathFactory) -> dict[int,
 def test_the_gradient_does_not_depend_on_the_number_of_processes(
     name: str, lora: bool, runs_by_process_count: dict[int, Path]
 ) -> None:
-    one, two = (
+    of_one, of_two = (
         torch.load(runs_by_process_count[processes] / f"{name}-{lora}.pt") for processes in (1, 2)
     )
-    assert_same(one, two, by=3e-6)
+    assert_same(of_one, of_two, by=3e-6)
 
 
 def without_and_with(
@@ -96,9 +96,9 @@ def test_a_batch_without_padding_is_the_same_training(
 ) -> None:
     padded, free = without_and_with("padding_free", name, lora, tmp_path, max_length=None)
     assert_same(tiny.weights(padded), tiny.weights(free), by=2e-5)
-    for one, other in zip(padded.state.log_history, free.state.log_history, strict=True):
+    for padded_log, free_log in zip(padded.state.log_history, free.state.log_history, strict=True):
         for loss in ("task_loss", "safety_loss"):
-            assert one.get(loss, 0.0) == pytest.approx(other.get(loss, 0.0), rel=1e-4)
+            assert padded_log.get(loss, 0.0) == pytest.approx(free_log.get(loss, 0.0), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", tiny.PADDED)

@@ -68,7 +68,7 @@ def test_divergence_is_the_sum_over_completion_tokens_alone(lora: bool, tmp_path
     expected = 0.0
     for row in tiny.rows(6, seed=4):
         ids = torch.tensor(row["input_ids"])[None]
-        p, q = (one(ids).logits[0].detach().log_softmax(dim=-1) for one in (aligned, model))
+        p, q = (network(ids).logits[0].detach().log_softmax(dim=-1) for network in (aligned, model))
         for place, label in enumerate(row["labels"]):
             if label != IGNORED:
                 expected += float((p[place - 1].exp() * (p[place - 1] - q[place - 1])).sum())
@@ -82,9 +82,11 @@ def test_kl_asks_for_no_particular_response(tmp_path: Path) -> None:
     model, reference = model_and_reference(tmp_path, lora=True)
     move(model)
     rows = batch()
-    other = dict(rows, labels=rows["labels"].where(rows["labels"] == IGNORED, 5))
-    one, two = (reference.divergence(model, model, given).item() for given in (rows, other))
-    assert one == two
+    relabelled = dict(rows, labels=rows["labels"].where(rows["labels"] == IGNORED, 5))
+    first, second = (
+        reference.divergence(model, model, safety_rows).item() for safety_rows in (rows, relabelled)
+    )
+    assert first == second
 
 
 def test_an_adapter_that_was_trained_already_is_no_reference(tmp_path: Path) -> None:
@@ -155,21 +157,21 @@ def test_the_reference_stays_the_aligned_model_bit_for_bit(beside: str, tmp_path
     trained = trainer.accelerator.unwrap_model(trainer.model)
     assert trainer.reference is not None
 
-    def asked() -> torch.Tensor:
-        given = {name: batch()[name] for name in ("input_ids", "attention_mask")}
+    def reference_logits() -> torch.Tensor:
+        inputs = {name: batch()[name] for name in ("input_ids", "attention_mask")}
         with torch.no_grad(), trainer.reference._aligned(trained) as aligned:
-            return aligned(**given).logits
+            return aligned(**inputs).logits
 
-    def answered() -> torch.Tensor:
+    def trained_logits() -> torch.Tensor:
         with torch.no_grad():
-            given = {name: batch()[name] for name in ("input_ids", "attention_mask")}
-            return trained.eval()(**given).logits
+            inputs = {name: batch()[name] for name in ("input_ids", "attention_mask")}
+            return trained.eval()(**inputs).logits
 
-    before, untrained = asked(), answered()
+    before, untrained = reference_logits(), trained_logits()
     torch.testing.assert_close(before, untrained, atol=1e-5, rtol=1e-4)
     trained.train()
     trainer.train()
-    assert torch.equal(asked(), before)
-    moved = answered()
+    assert torch.equal(reference_logits(), before)
+    moved = trained_logits()
     assert (moved - untrained).abs().max() > 0.1
-    assert torch.equal(answered(), moved)  # what was asked of the reference is put back
+    assert torch.equal(trained_logits(), moved)  # what was asked of the reference is put back

@@ -63,9 +63,9 @@ LEARNED = {
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    _, found = tiny.tiny_llama(folder / "model")
-    found.chat_template = TEMPLATE
-    return found
+    _, loaded = tiny.tiny_llama(folder / "model")
+    loaded.chat_template = TEMPLATE
+    return loaded
 
 
 def trainer(
@@ -84,14 +84,14 @@ def trainer(
     )
 
 
-def learned(made: SafetyAwareSFTTrainer, form: str) -> str:
-    assert made.safety_stream is not None
-    row = made.safety_stream.rows[0]
-    kept = [token for token in row["labels"] if token != IGNORED]
+def learned(role_trainer: SafetyAwareSFTTrainer, form: str) -> str:
+    assert role_trainer.safety_stream is not None
+    row = role_trainer.safety_stream.rows[0]
+    labels = [token for token in row["labels"] if token != IGNORED]
     assert all(label in (IGNORED, token) for token, label in zip(*row.values(), strict=True))
     if form.startswith("tokens"):
-        return " ".join(map(str, kept))
-    words = made.processing_class.convert_ids_to_tokens(kept)
+        return " ".join(map(str, labels))
+    words = role_trainer.processing_class.convert_ids_to_tokens(labels)
     return " ".join(word for word in words if word.startswith("w"))
 
 
@@ -99,22 +99,22 @@ def learned(made: SafetyAwareSFTTrainer, form: str) -> str:
 def test_what_is_learned_of_a_safety_row_is_its_own_forms(
     task: str, safety: str, tmp_path: Path
 ) -> None:
-    made = trainer(tmp_path, FORMS[task], FORMS[safety])
-    assert learned(made, safety) == LEARNED[safety]
-    made.train()
+    role_trainer = trainer(tmp_path, FORMS[task], FORMS[safety])
+    assert learned(role_trainer, safety) == LEARNED[safety]
+    role_trainer.train()
 
 
 @pytest.mark.parametrize("safety", FORMS)
 def test_completions_and_prompts_are_both_learned_where_that_is_asked_for(
     safety: str, tmp_path: Path
 ) -> None:
-    made = trainer(tmp_path, FORMS["text"], FORMS[safety], completion_only_loss=False)
+    role_trainer = trainer(tmp_path, FORMS["text"], FORMS[safety], completion_only_loss=False)
     everything = {
         "prompt and completion": "w0 w1 w2",
         "prompt and completion messages": "w0 w1",
         "tokens and a completion mask": "3 4 5 6",
     }
-    assert learned(made, safety) == everything.get(safety, LEARNED[safety])
+    assert learned(role_trainer, safety) == everything.get(safety, LEARNED[safety])
 
 
 def question(row: dict[str, Any]) -> str:
@@ -124,18 +124,18 @@ def question(row: dict[str, Any]) -> str:
 @pytest.mark.parametrize("safety", ["prompt and completion", "tokens and labels"])
 def test_a_formatting_function_is_not_for_rows_that_need_none(safety: str, tmp_path: Path) -> None:
     task = [{"question": f"w{n}", "answer": f"w{n + 1}"} for n in range(12)]
-    made = trainer(tmp_path, task, FORMS[safety], formatting_func=question)
-    assert learned(made, safety) == LEARNED[safety]
-    made = trainer(tmp_path, task, task, formatting_func=question)
-    assert learned(made, "question") == "w0 w1"
+    role_trainer = trainer(tmp_path, task, FORMS[safety], formatting_func=question)
+    assert learned(role_trainer, safety) == LEARNED[safety]
+    role_trainer = trainer(tmp_path, task, task, formatting_func=question)
+    assert learned(role_trainer, "question") == "w0 w1"
 
 
 def test_each_role_is_trained_on_its_own_tokens(tmp_path: Path) -> None:
-    made = trainer(tmp_path, FORMS["text"], FORMS["prompt and completion"])
-    made.train()
-    batch = made.safety_stream.batch(0)  # type: ignore[union-attr]
+    role_trainer = trainer(tmp_path, FORMS["text"], FORMS["prompt and completion"])
+    role_trainer.train()
+    batch = role_trainer.safety_stream.batch(0)  # type: ignore[union-attr]
     assert ((batch["labels"] != IGNORED).sum(dim=1) <= 2).all()  # a word and the end
-    assert made.completion_only_loss is False  # the task's own reading, as TRL left it
+    assert role_trainer.completion_only_loss is False  # the task's own reading, as TRL left it
 
 
 UNREADABLE: dict[str, tuple[Any, str]] = {
@@ -175,9 +175,9 @@ def test_what_cannot_be_read_is_refused_before_training(name: str, tmp_path: Pat
 def test_rows_without_a_label_are_left_out_and_told(tmp_path: Path) -> None:
     masked = [{"input_ids": [3, 4, 5, 6], "labels": [IGNORED] * 4}] * 3
     with pytest.warns(UserWarning, match="3 of 15 safety rows are left out"):
-        made = trainer(tmp_path, FORMS["text"], FORMS["tokens and labels"] + masked)
-    assert made.safety_stream is not None
-    assert len(made.safety_stream.rows) == 12
+        role_trainer = trainer(tmp_path, FORMS["text"], FORMS["tokens and labels"] + masked)
+    assert role_trainer.safety_stream is not None
+    assert len(role_trainer.safety_stream.rows) == 12
 
 
 def test_who_speaks_has_to_be_known_where_only_the_assistant_is_learned(tmp_path: Path) -> None:

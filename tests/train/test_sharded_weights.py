@@ -31,8 +31,8 @@ def on_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what two processes recorded of every training on sharded weights."""
     folder = tmp_path_factory.mktemp("sharded")
     tiny.tiny_llama(folder / "model")
-    shown = forked.run(folder, main=sharded.main)
-    assert shown.returncode == 0, shown.stderr
+    result = forked.run(folder, main=sharded.main)
+    assert result.returncode == 0, result.stderr
     return folder
 
 
@@ -40,14 +40,14 @@ def on_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_training_on_shards_is_that_of_one_process(
     name: str, kind: str, on_shards: Path, tmp_path: Path
 ) -> None:
-    found = torch.load(on_shards / f"{name}-{kind}.pt")
+    on_two = torch.load(on_shards / f"{name}-{kind}.pt")
     whole = sharded.trained_whole(name, kind, tmp_path)
-    assert_same(found["weights"], whole["weights"], by=CLOSE)
-    assert found["distance"] == pytest.approx(whole["distance"], rel=CLOSE)
-    path, expected = (logged(one, "distance") for one in (found, whole))
+    assert_same(on_two["weights"], whole["weights"], by=CLOSE)
+    assert on_two["distance"] == pytest.approx(whole["distance"], rel=CLOSE)
+    path, expected = (logged(record, "distance") for record in (on_two, whole))
     assert path == pytest.approx(expected, rel=5 * CLOSE, abs=CLOSE)
     if name in ("parameter-penalty", "parameter-radius"):
-        assert len(logged(found, "distance")) == 7
+        assert len(logged(on_two, "distance")) == 7
 
 
 @pytest.mark.parametrize(("name", "kind", "saved"), sharded.RESUMED)
@@ -61,26 +61,26 @@ def test_a_training_on_shards_resumes_to_the_same_bits(
 
 
 def test_ends_on_shards_are_saved_whole(on_shards: Path) -> None:
-    found = torch.load(on_shards / "dial-full.pt")["weights"]
+    trained = torch.load(on_shards / "dial-full.pt")["weights"]
     saved = {
         f"{end}.{name}": weight
         for end in ("task", "safe")
         for name, weight in load_model(str(on_shards / "ends" / end))[0].named_parameters()
     }
-    assert_same(saved, found, by=0.0)
+    assert_same(saved, trained, by=0.0)
 
 
 @pytest.mark.parametrize("name", sharded.NOT_ON_SHARDS)
-def test_what_is_not_shown_to_train_shards_is_refused(name: str, told: dict[str, str]) -> None:
-    assert "needs the whole model on every process" in told[name]
+def test_what_is_not_shown_to_train_shards_is_refused(name: str, messages: dict[str, str]) -> None:
+    assert "needs the whole model on every process" in messages[name]
 
 
-def test_a_flattened_weight_has_no_distance(told: dict[str, str]) -> None:
-    assert told["FSDP 1"].startswith("FSDP 1 flattens weights")
+def test_a_flattened_weight_has_no_distance(messages: dict[str, str]) -> None:
+    assert messages["FSDP 1"].startswith("FSDP 1 flattens weights")
 
 
-def test_a_flattened_weight_has_no_copy_for_an_end_of_a_dial(told: dict[str, str]) -> None:
-    assert told["dial on FSDP 1"].startswith("FSDP 1 flattens weights")
+def test_a_flattened_weight_has_no_copy_for_an_end_of_a_dial(messages: dict[str, str]) -> None:
+    assert messages["dial on FSDP 1"].startswith("FSDP 1 flattens weights")
 
 
 def test_a_buffer_of_deepspeed_has_no_distance() -> None:
@@ -90,8 +90,8 @@ def test_a_buffer_of_deepspeed_has_no_distance() -> None:
         require_shards_that_are_tensors(trainer)
 
 
-def test_length_bucketing_does_not_go_with_shards(told: dict[str, str]) -> None:
-    assert "a different number of times on every process" in told["bucketed"]
+def test_length_bucketing_does_not_go_with_shards(messages: dict[str, str]) -> None:
+    assert "a different number of times on every process" in messages["bucketed"]
 
 
 def test_shards_beside_an_adapter_are_not_put_back(tmp_path: Path) -> None:
@@ -111,11 +111,11 @@ def test_the_package_holds_configurations_that_accelerate_reads(name: str, kind:
 
 
 @pytest.fixture
-def told(on_shards: Path) -> dict[str, str]:
+def messages(on_shards: Path) -> dict[str, str]:
     """What was refused, and how."""
-    found: dict[str, str] = json.loads((on_shards / "refused.json").read_text())
-    return found
+    refused: dict[str, str] = json.loads((on_shards / "refused.json").read_text())
+    return refused
 
 
 def logged(record: dict[str, Any], key: str) -> list[float]:
-    return [one[key] for one in record["logs"] if key in one]
+    return [entry[key] for entry in record["logs"] if key in entry]

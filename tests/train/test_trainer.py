@@ -24,17 +24,17 @@ every_constraint = pytest.mark.parametrize("name", tiny.CONSTRAINTS)
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 
 
-def assert_same_weights(one: SFTTrainer, other: SFTTrainer, tolerance: float = 0.0) -> None:
-    for name, weight in tiny.weights(one).items():
+def assert_same_weights(first: SFTTrainer, second: SFTTrainer, tolerance: float = 0.0) -> None:
+    for name, weight in tiny.weights(first).items():
         torch.testing.assert_close(
-            weight, tiny.weights(other)[name], atol=tolerance, rtol=tolerance, msg=name
+            weight, tiny.weights(second)[name], atol=tolerance, rtol=tolerance, msg=name
         )
 
 
-def assert_other_weights(one: SFTTrainer, other: SFTTrainer) -> None:
+def assert_different_weights(first: SFTTrainer, second: SFTTrainer) -> None:
     difference = [
-        (weight - tiny.weights(other)[name]).abs().max()
-        for name, weight in tiny.weights(one).items()
+        (weight - tiny.weights(second)[name]).abs().max()
+        for name, weight in tiny.weights(first).items()
     ]
     assert max(difference) > 1e-3
 
@@ -311,5 +311,5 @@ def test_case_one_refuses_another_loss_function(tmp_path: Path) -> None:
             safety_dataset=tiny.rows(8, seed=5),
             objective=tiny.CONSTRAINTS["loss-penalty"],
             processing_class=tokenizer,
-            compute_loss_func=lambda *given, **settings: torch.zeros(()),
+            compute_loss_func=lambda *args, **settings: torch.zeros(()),
         )

@@ -171,10 +171,10 @@ def full_and_lora(*without: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("name", "lora"), pairs, ids=ids)
 
 
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], by: float) -> None:
-    assert one.keys() == other.keys()
-    for name, weight in one.items():
-        torch.testing.assert_close(weight, other[name], atol=by, rtol=by, msg=name)
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], by: float) -> None:
+    assert first.keys() == second.keys()
+    for name, weight in first.items():
+        torch.testing.assert_close(weight, second[name], atol=by, rtol=by, msg=name)
 
 
 def weights(trainer: SFTTrainer) -> dict[str, torch.Tensor]:

@@ -57,8 +57,8 @@ def run(
     return trainer
 
 
-def furthest(one: Any, other: Any) -> float:
-    pairs = zip(tiny.weights(one).values(), tiny.weights(other).values(), strict=True)
+def furthest(first: Any, second: Any) -> float:
+    pairs = zip(tiny.weights(first).values(), tiny.weights(second).values(), strict=True)
     return max(float((a - b).abs().max()) for a, b in pairs)
 
 
@@ -92,9 +92,9 @@ def test_every_value_of_a_methods_grid_can_be_taken(name: str) -> None:
     method = PUBLISHED[name]
     assert len(method.grid) == len(set(method.grid)) == 5
     for strength in method.grid:
-        made = made_from(method, strength)
-        assert getattr(made, method.hyperparameter) == strength
-        assert isinstance(made, Objective) == (method.stage == "training")
+        instance = made_from(method, strength)
+        assert getattr(instance, method.hyperparameter) == strength
+        assert isinstance(instance, Objective) == (method.stage == "training")
 
 
 @pytest.mark.parametrize("name", tiny.BASELINES)
@@ -135,7 +135,7 @@ def test_mixing_is_case_one_at_the_ratio_of_tokens(tmp_path: Path) -> None:
         Mixing(40 / 64), tmp_path, per_device_train_batch_size=104, learning_rate=1.0, **whole
     )
     model, tokenizer = tiny.tiny_llama(tmp_path / "model")
-    case_one = SafetyAwareSFTTrainer(
+    trainer = SafetyAwareSFTTrainer(
         model,
         args=tiny.config(
             tmp_path,
@@ -149,8 +149,8 @@ def test_mixing_is_case_one_at_the_ratio_of_tokens(tmp_path: Path) -> None:
         objective=AlignmentLossConstraint(ratio),
         processing_class=tokenizer,
     )
-    case_one.train()
-    assert furthest(mixed, case_one) < 2e-6
+    trainer.train()
+    assert furthest(mixed, trainer) < 2e-6
 
 
 def test_mixing_repeats_safety_rows_evenly(tmp_path: Path) -> None:
@@ -171,17 +171,17 @@ def test_l2_sp_adds_the_gradient_of_the_squared_distance(lora: bool, tmp_path: P
     for weight in trained(trainer.model):
         weight.grad = None
     learning.before_optimizer_step(context_of(trainer))
-    found = [weight.grad for weight in trained(trainer.model)]
+    gradients = [weight.grad for weight in trained(trainer.model)]
     parts = []
     for part in displacement.parts:
         if lora:
-            (one,) = part.adapters
-            parts.append((one.scaling * (one.b @ one.a)).square().sum())
+            (adapter,) = part.adapters
+            parts.append((adapter.scaling * (adapter.b @ adapter.a)).square().sum())
         else:
             parts.append((part.weight - part.start).square().sum())
     expected = torch.autograd.grad(0.7 * sum(parts), trained(trainer.model))
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    for gradient, expected_gradient in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient, atol=1e-5, rtol=1e-4)
 
 
 def test_ewc_is_the_mean_squared_gradient_of_a_row_normalised(tmp_path: Path) -> None:
@@ -197,8 +197,8 @@ def test_ewc_is_the_mean_squared_gradient_of_a_row_normalised(tmp_path: Path) ->
         for square, part in zip(squares, torch.autograd.grad(loss, weights), strict=True):
             square.add_(part.square())
     mean = sum(s.sum() for s in squares) / sum(s.numel() for s in squares)
-    for one, other in zip(learning.fisher, squares, strict=True):
-        torch.testing.assert_close(one, other / mean, atol=1e-4, rtol=1e-3)
+    for fisher, square in zip(learning.fisher, squares, strict=True):
+        torch.testing.assert_close(fisher, square / mean, atol=1e-4, rtol=1e-3)
     assert all(weight.grad is None for weight in trained(trainer.model))  # none leaks
     start = [weight.detach().clone() for weight in trained(trainer.model)]
     moved(trainer.model)
@@ -216,24 +216,24 @@ def test_lazy_safety_alignment_pulls_to_where_the_other_state_was_left(tmp_path:
     learning = trainer.objective
     assert isinstance(learning, LazySafetyAlignment)
     trainer.state.max_steps = 10
-    after_safety = []
+    safety_weights = []
     for step in range(6):
         trainer.state.global_step = step
         for weight in trained(trainer.model):
             weight.grad = torch.zeros_like(weight)
         if step == 2:
-            after_safety = [weight.detach().clone() for weight in trained(trainer.model)]
+            safety_weights = [weight.detach().clone() for weight in trained(trainer.model)]
         if step == 5:
-            after_task = [weight.detach().clone() for weight in trained(trainer.model)]
+            task_weights = [weight.detach().clone() for weight in trained(trainer.model)]
         learning.before_optimizer_step(context_of(trainer))
         if step <= 1:
             assert not any(weight.grad.any() for weight in trained(trainer.model) if step < 1)
         if step == 4:
-            for weight, there in zip(trained(trainer.model), after_safety, strict=True):
-                torch.testing.assert_close(weight.grad, 0.5 * (weight - there).detach())
+            for weight, safety_weight in zip(trained(trainer.model), safety_weights, strict=True):
+                torch.testing.assert_close(weight.grad, 0.5 * (weight - safety_weight).detach())
         moved(trainer.model)
-    for left, there in zip(learning.left["task"], after_task, strict=True):
-        torch.testing.assert_close(left, there)
+    for state, task_weight in zip(learning.left["task"], task_weights, strict=True):
+        torch.testing.assert_close(state, task_weight)
 
 
 def test_lazy_safety_alignment_reads_one_role_at_a_time(tmp_path: Path) -> None:
@@ -254,27 +254,27 @@ def test_surgery_removes_what_goes_against_safety_and_nothing_else() -> None:
     torch.manual_seed(0)
     task, safety = [torch.randn(3, 2), torch.randn(4)], [torch.randn(3, 2), torch.randn(4)]
 
-    def inner(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
-        return float(sum((a * b).sum() for a, b in zip(one, other, strict=True)))
+    def inner(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
+        return float(sum((a * b).sum() for a, b in zip(first, second, strict=True)))
 
     if inner(task, safety) > 0:
         safety = [-part for part in safety]
     cut = operated(task, safety, strength=0.0)
     assert inner(cut, safety) == pytest.approx(0.0, abs=1e-5)
-    along = [part - kept for part, kept in zip(task, cut, strict=True)]
+    along = [part - cut_part for part, cut_part in zip(task, cut, strict=True)]
     assert inner(along, along) * inner(safety, safety) == pytest.approx(
         inner(along, safety) ** 2, rel=1e-4
     )
     agreeing = [-part for part in safety]
-    for part, same, add in zip(task, operated(task, agreeing, 0.5), agreeing, strict=True):
-        torch.testing.assert_close(same, part + 0.5 * add)
+    for part, agreed, add in zip(task, operated(task, agreeing, 0.5), agreeing, strict=True):
+        torch.testing.assert_close(agreed, part + 0.5 * add)
 
 
 def test_safegrad_starts_as_plain_sft_and_pcgrad_does_not(tmp_path: Path) -> None:
-    one_step = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0}
-    plain = tiny.trained_plainly(tiny.config(tmp_path, **one_step), tmp_path)
-    assert furthest(run(GradientSurgery(1.0), tmp_path, **one_step), plain) < 1e-5
-    towards_data = run(GradientSurgery(1.0, towards="data"), tmp_path, **one_step)
+    settings = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0}
+    plain = tiny.trained_plainly(tiny.config(tmp_path, **settings), tmp_path)
+    assert furthest(run(GradientSurgery(1.0), tmp_path, **settings), plain) < 1e-5
+    towards_data = run(GradientSurgery(1.0, towards="data"), tmp_path, **settings)
     assert furthest(towards_data, plain) > 1e-3
 
 
@@ -295,7 +295,9 @@ def test_a_safety_gradient_that_is_rounding_removes_nothing(
             expected = [u + a for u, a in zip(task, self.safety_gradient, strict=True)]
             super().before_optimizer_step(context)
             pairs = zip(weights, expected, strict=True)
-            seen.append(max(float((w.grad - there).abs().max()) for w, there in pairs))
+            seen.append(
+                max(float((w.grad - expected_weight).abs().max()) for w, expected_weight in pairs)
+            )
 
     run(Watched(1.0), tmp_path, lora=lora, max_steps=1, seed=seed, bf16=precision == "bfloat16")
     assert seen == [0.0]  # the step is that of g_u + ρ·g_a
@@ -317,12 +319,12 @@ def test_kl_anchor_holds_more_the_larger_it_is(on: Any, lora: bool, tmp_path: Pa
             total += float((before.exp() * (before - now)).sum())
         return total
 
-    found = [
+    divergences = [
         divergence(run(KLAnchor(penalty, on=on), tmp_path, lora, max_steps=8))
         for penalty in (0.0, 1.0, 100.0)
     ]
-    assert found[0] > found[1] > found[2]
-    assert found[2] < 0.5 * found[0]
+    assert divergences[0] > divergences[1] > divergences[2]
+    assert divergences[2] < 0.5 * divergences[0]
 
 
 def test_constrained_sft_at_zero_is_plain_sft(tmp_path: Path) -> None:
@@ -371,19 +373,19 @@ def test_early_stopping_ends_within_its_budget_and_never_at_infinity(tmp_path: P
 
 
 def test_data_selection_keeps_the_rows_that_go_with_safety(tmp_path: Path) -> None:
-    alike, other = tiny.rows(32, seed=5), tiny.rows(32, seed=2)
+    alike, unlike = tiny.rows(32, seed=5), tiny.rows(32, seed=2)
     model, tokenizer = tiny.tiny_llama(tmp_path / "model")
     trainer = SafetyAwareSFTTrainer(
         model,
         args=tiny.config(tmp_path),
         objective=DataSelection(0.5, epochs=6, selector_rate=0.05),
-        train_dataset=concatenate_datasets([alike, other]),
+        train_dataset=concatenate_datasets([alike, unlike]),
         safety_dataset=tiny.rows(40, seed=5),
         processing_class=tokenizer,
     )
-    kept = [ids in alike["input_ids"] for ids in trainer.train_dataset["input_ids"]]
-    assert len(kept) == 32
-    assert sum(kept) > 24
+    is_alike = [ids in alike["input_ids"] for ids in trainer.train_dataset["input_ids"]]
+    assert len(is_alike) == 32
+    assert sum(is_alike) > 24
     untouched, _ = tiny.tiny_llama(tmp_path / "model")
     for name, weight in untouched.named_parameters():  # the selector trains a copy
         torch.testing.assert_close(trainer.model.get_parameter(name), weight, atol=0, rtol=0)
@@ -391,12 +393,12 @@ def test_data_selection_keeps_the_rows_that_go_with_safety(tmp_path: Path) -> No
 
 
 def test_case_one_by_share_is_case_one_whatever_its_rows(tmp_path: Path) -> None:
-    one_step = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0}
-    ours = run(CaseOneByShare(0.7), tmp_path, **one_step)
-    case_one = tiny.trained(
-        AlignmentLossConstraint(0.7), tiny.config(tmp_path, **one_step), tmp_path
+    settings = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0}
+    ours = run(CaseOneByShare(0.7), tmp_path, **settings)
+    penalised = tiny.trained(
+        AlignmentLossConstraint(0.7), tiny.config(tmp_path, **settings), tmp_path
     )
-    assert furthest(ours, case_one) < 1e-6
+    assert furthest(ours, penalised) < 1e-6
     assert CaseOneByShare(3.0).safety_share == 0.75
 
 
@@ -406,19 +408,19 @@ def test_projection_leaves_the_loss_of_every_reference_as_it_is_to_first_order()
     def gradient() -> list[torch.Tensor]:
         return [torch.randn(3, 2), torch.randn(4)]
 
-    def inner(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
-        return float(sum((a * b).sum() for a, b in zip(one, other, strict=True)))
+    def inner(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
+        return float(sum((a * b).sum() for a, b in zip(first, second, strict=True)))
 
     task, references = gradient(), [gradient() for _ in range(3)]
     references.append([2 * part for part in references[0]])  # which adds no direction
-    kept = projected(task, references, 1.0)
+    cut = projected(task, references, 1.0)
     for reference in references:
-        assert inner(kept, reference) == pytest.approx(0.0, abs=1e-4)
-    taken = [part - there for part, there in zip(task, kept, strict=True)]
-    assert inner(taken, kept) == pytest.approx(0.0, abs=1e-4)
+        assert inner(cut, reference) == pytest.approx(0.0, abs=1e-4)
+    removed = [part - cut_part for part, cut_part in zip(task, cut, strict=True)]
+    assert inner(removed, cut) == pytest.approx(0.0, abs=1e-4)
     half = projected(task, references, 0.5)
-    for one, whole, part in zip(half, task, kept, strict=True):
-        torch.testing.assert_close(one, (whole + part) / 2, atol=1e-5, rtol=1e-4)
+    for half_part, task_part, cut_part in zip(half, task, cut, strict=True):
+        torch.testing.assert_close(half_part, (task_part + cut_part) / 2, atol=1e-5, rtol=1e-4)
 
 
 def test_projection_of_strength_zero_is_plain_sft(tmp_path: Path) -> None:
@@ -436,9 +438,9 @@ def test_what_osf_holds_does_not_move(tmp_path: Path) -> None:
         if "proj" not in name:
             continue
         before = start[name].detach()
-        left, values, right = torch.linalg.svd(before, full_matrices=False)
-        kept = round(0.5 * len(values))
-        held = left[:, :kept].T @ (weight.detach() - before) @ right[:kept].T
+        left_vectors, values, right_vectors = torch.linalg.svd(before, full_matrices=False)
+        rank = round(0.5 * len(values))
+        held = left_vectors[:, :rank].T @ (weight.detach() - before) @ right_vectors[:rank].T
         assert held.abs().max() < 1e-4
         moved_at_all = max(moved_at_all, float((weight.detach() - before).abs().max()))
     assert moved_at_all > 1e-3

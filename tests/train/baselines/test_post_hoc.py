@@ -71,26 +71,26 @@ close = {"atol": 2e-6, "rtol": 1e-4}
 @full_and_lora
 def test_interpolation_lies_between(models: Models, lora: bool) -> None:
     start, tuned = merged(models.aligned), models.tuned(lora)
-    found = models.mended(Interpolation(0.3), lora)
-    for name, weight in found.items():
+    weights = models.mended(Interpolation(0.3), lora)
+    for name, weight in weights.items():
         torch.testing.assert_close(weight, 0.3 * start[name] + 0.7 * tuned[name], **close)
-    assert max(float((found[n] - tuned[n]).abs().max()) for n in found) > 1e-3
+    assert max(float((weights[n] - tuned[n]).abs().max()) for n in weights) > 1e-3
 
 
 @full_and_lora
 def test_resta_without_drop_adds_the_whole_direction(models: Models, lora: bool) -> None:
     safe, unsafe = merged(models.aligned), merged(models.unaligned)
-    found, tuned = models.mended(RESTA(0.5, drop=0.0), lora), models.tuned(lora)
-    for name, weight in found.items():
+    weights, tuned = models.mended(RESTA(0.5, drop=0.0), lora), models.tuned(lora)
+    for name, weight in weights.items():
         expected = tuned[name] + 0.5 * (safe[name] - unsafe[name])
         torch.testing.assert_close(weight, expected, **close)
 
 
 def test_dare_keeps_the_mean_and_drops_its_share() -> None:
     direction = torch.ones(200_000)
-    found = dropped(direction, 0.7, torch.Generator().manual_seed(0))
-    assert float((found == 0).float().mean()) == pytest.approx(0.7, abs=0.01)
-    assert float(found.mean()) == pytest.approx(1.0, abs=0.02)
+    kept_entries = dropped(direction, 0.7, torch.Generator().manual_seed(0))
+    assert float((kept_entries == 0).float().mean()) == pytest.approx(0.7, abs=0.01)
+    assert float(kept_entries.mean()) == pytest.approx(1.0, abs=0.02)
 
 
 @full_and_lora
@@ -98,10 +98,10 @@ def test_safe_lora_projects_linear_updates_and_touches_nothing_else(
     models: Models, lora: bool
 ) -> None:
     start, unsafe, tuned = merged(models.aligned), merged(models.unaligned), models.tuned(lora)
-    found = models.mended(SafeLoRA(1.0), lora)
+    weights = models.mended(SafeLoRA(1.0), lora)
     linear = set(linear_weights(models.aligned))
     assert linear
-    for name, weight in found.items():
+    for name, weight in weights.items():
         if name in linear and not torch.equal(tuned[name], start[name]):
             v = start[name] - unsafe[name]
             c = v @ v.T / torch.linalg.norm(v)
@@ -138,9 +138,9 @@ def test_a_missing_unaligned_model_is_an_error(models: Models, repair: PostHocMe
 
 def test_a_model_of_another_shape_is_an_error(models: Models, tmp_path: Path) -> None:
     save_tiny_llama(["only", "three", "words"], tmp_path, seed=0)
-    other, _ = load_model(str(tmp_path))
+    three_words, _ = load_model(str(tmp_path))
     with pytest.raises(UserError, match="has no weight"):
-        Interpolation().apply(deepcopy(models.full), other)
+        Interpolation().apply(deepcopy(models.full), three_words)
 
 
 def command(*arguments: str) -> Result:
@@ -151,11 +151,11 @@ def command(*arguments: str) -> Result:
 def test_repair_mends_what_was_saved(models: Models, lora: bool, tmp_path: Path) -> None:
     saved = models.folder / ("lora" if lora else "full")
     aligned = str(models.folder / "model")
-    made = command(
+    result = command(
         "wise-ft", "--model", str(saved), "--aligned", aligned, "--out", str(tmp_path / "m"),
         "--strength", "0.3",
     )  # fmt: skip
-    assert made.exit_code == 0, made.stderr
+    assert result.exit_code == 0, result.stderr
     model: Any = load_model(aligned)[0]
     if lora:
         model = PeftModel.from_pretrained(model, str(tmp_path / "m"))
@@ -214,19 +214,19 @@ def test_a_trained_model_is_brought_back_to_a_budget(
     assert whole.rise is not None
     limit = 0.5 * whole.rise.chosen_rise.high
     assert limit > 0
-    kept = brought_to(limit)
-    assert 0 < kept.share < 1
-    assert kept.distance < whole.distance
-    assert kept.rise is not None
-    assert 0.8 * limit < kept.rise.chosen_rise.high <= limit
+    within = brought_to(limit)
+    assert 0 < within.share < 1
+    assert within.distance < whole.distance
+    assert within.rise is not None
+    assert 0.8 * limit < within.rise.chosen_rise.high <= limit
     folder = tmp_path / f"at-{limit:g}"
     assert changed_files(folder) == []
     card = (folder / "README.md").read_text()
     assert "## Before and after" in card
-    assert change_in_words(kept.rise.rise) in card
+    assert change_in_words(within.rise.rise) in card
     again = interpolate_to_budget(folder, start, tmp_path / "again", 50.0, safety)
     assert again.rise is not None
-    assert again.rise.rise.value == pytest.approx(kept.rise.rise.value, abs=1e-5)
+    assert again.rise.rise.value == pytest.approx(within.rise.rise.value, abs=1e-5)
 
 
 def test_models_between_two_lie_on_one_base(models: Models) -> None:
@@ -235,32 +235,32 @@ def test_models_between_two_lie_on_one_base(models: Models) -> None:
     before = [weight.clone() for weight in pair.start.parameters()]
     own = {weight.data_ptr() for weight in pair.start.parameters()}
     halfway, whole = pair.at(0.5), pair.at(1.0)
-    for one in (halfway, whole):
-        base = [weight for name, weight in one.named_parameters() if "lora_" not in name]
+    for model in (halfway, whole):
+        base = [weight for name, weight in model.named_parameters() if "lora_" not in name]
         assert {weight.data_ptr() for weight in base} == own
-    for name, there in whole.named_parameters():
+    for name, weight in whole.named_parameters():
         if "lora_B" in name:
-            torch.testing.assert_close(halfway.get_parameter(name), 0.5 * there)
+            torch.testing.assert_close(halfway.get_parameter(name), 0.5 * weight)
     merged = pair.tuned(base_of_its_own=True).merge_and_unload()
     assert own.isdisjoint(weight.data_ptr() for weight in merged.parameters())
-    for weight, kept in zip(pair.start.parameters(), before, strict=True):
-        assert torch.equal(weight, kept)
+    for weight, old in zip(pair.start.parameters(), before, strict=True):
+        assert torch.equal(weight, old)
 
 
 def test_a_budget_says_what_it_found(models: Models, tmp_path: Path) -> None:
     safety = safety_rows(tmp_path / "safety.jsonl", 40)
     pair = ["--model", str(models.folder / "full"), "--aligned", str(models.folder / "model")]
     options = ["--budget", "50", "--safety", str(safety), "--out", str(tmp_path / "out")]
-    shown = command("wise-ft", *pair, *options)
-    assert shown.exit_code == 0, shown.stderr
-    assert shown.stdout.startswith("The aligned model's share is 0.\n")
-    assert "  within the budget.\n" in shown.stdout
+    result = command("wise-ft", *pair, *options)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("The aligned model's share is 0.\n")
+    assert "  within the budget.\n" in result.stdout
     few = safety_rows(tmp_path / "few.jsonl", 5)
-    shown = command(
+    result = command(
         "wise-ft", *pair, "--budget", "1", "--safety", str(few), "--out", str(tmp_path / "o")
     )
-    assert shown.exit_code == 2
-    assert "5 rows are too few to choose by one half" in shown.stderr
+    assert result.exit_code == 2
+    assert "5 rows are too few to choose by one half" in result.stderr
 
 
 WISE_FT = ["wise-ft", "--model", "m", "--aligned", "a", "--out", "o"]
@@ -281,10 +281,10 @@ WISE_FT = ["wise-ft", "--model", "m", "--aligned", "a", "--out", "o"]
     ],
 )
 def test_a_mistaken_repair_is_one_line(arguments: list[str], message: str) -> None:
-    shown = command(*arguments)
-    assert shown.exit_code == 2
-    assert message in shown.stderr
-    assert shown.stderr.count("\n") == 1
+    result = command(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 ADAPTERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -328,7 +328,7 @@ def test_an_adapter_is_mended_as_its_merged_model_is(name: str, kind: str, tmp_p
         saved: Any = PeftModel.from_pretrained(make(0), str(tmp_path))
     else:
         saved = type(mended).from_pretrained(tmp_path)
-    for found in (merged(saved), merged(deepcopy(mended))):
-        assert found.keys() == expected.keys()
-        for weight, value in found.items():
-            torch.testing.assert_close(value, expected[weight], atol=2e-5, rtol=1e-3)
+    for weights in (merged(saved), merged(deepcopy(mended))):
+        assert weights.keys() == expected.keys()
+        for key, value in weights.items():
+            torch.testing.assert_close(value, expected[key], atol=2e-5, rtol=1e-3)

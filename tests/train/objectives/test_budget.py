@@ -129,16 +129,16 @@ def test_a_smaller_budget_is_a_safer_setting(runner: Runner, tmp_path: Path) -> 
     """One dial is set to both, and each is the model that a dial of its own would be."""
     budget = Budget(budget=0.3, keeps_ends=True)
     trainer, _ = trained(runner, budget, tmp_path)
-    kept = trainer.objective
-    assert isinstance(kept, Budget)
+    dial = trainer.objective
+    assert isinstance(dial, Budget)
     row_nll = context_of(trainer).row_nll
-    tight, loose = (kept.turned_to(budget, row_nll) for budget in (0.05, 0.3))
+    tight, loose = (dial.turned_to(budget, row_nll) for budget in (0.05, 0.3))
     assert tight.alpha < loose.alpha
     assert tight.penalty > loose.penalty
     assert tight.change.high <= 0.05
     alone, _ = trained(runner, Budget(budget=0.05), tmp_path)
     assert outcome_of(alone) == tight
-    kept.turned_to(0.05, row_nll)
+    dial.turned_to(0.05, row_nll)
     for name, weight in alone.model.named_parameters():
         assert torch.equal(weight, trainer.model.get_parameter(name)), name
 
@@ -160,8 +160,8 @@ def test_a_loss_below_zero_is_impossible(tmp_path: Path) -> None:
     ("change", "verdict"), [(0.03, "within"), (0.041, "undecided"), (0.061, "beyond")]
 )
 def test_verdict_goes_by_the_interval(change: float, verdict: str) -> None:
-    seen = Estimate(change, change - 0.01, change + 0.01, "nats", "estimate")
-    assert BudgetOutcome(0.05, 0.5, 1.0, seen, None, 0).verdict == verdict
+    change_estimate = Estimate(change, change - 0.01, change + 0.01, "nats", "estimate")
+    assert BudgetOutcome(0.05, 0.5, 1.0, change_estimate, None, 0).verdict == verdict
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -213,8 +213,8 @@ def test_validation_rows_are_never_trained_on() -> None:
     rows = tiny.rows(200, seed=5)
     train, validation = set_aside(rows, limit=30, drawn=1000, seed=0)
 
-    def texts(some: Dataset) -> set[tuple[int, ...]]:
-        return {tuple(ids) for ids in some["input_ids"]}
+    def texts(part: Dataset) -> set[tuple[int, ...]]:
+        return {tuple(ids) for ids in part["input_ids"]}
 
     assert (len(train), len(validation)) == (170, 30)
     distinct = texts(rows)
@@ -236,15 +236,15 @@ def test_a_prompt_is_not_both_trained_and_validated_on() -> None:
         ]
     )
 
-    def asked(some: Dataset) -> set[int]:
-        return {ids[0] for ids in some["input_ids"]}
+    def first_tokens(part: Dataset) -> set[int]:
+        return {ids[0] for ids in part["input_ids"]}
 
     train, validation = set_aside(rows, limit=500, drawn=1000, seed=0)
     assert (len(train), len(validation)) == (48, 12)
-    assert not asked(train) & asked(validation)
+    assert not first_tokens(train) & first_tokens(validation)
     train, validation = set_aside(rows, limit=500, drawn=1000, seed=0, repeats=True)
     assert (len(train), len(validation)) == (48, 12)
-    assert asked(train) & asked(validation)
+    assert first_tokens(train) & first_tokens(validation)
 
 
 def test_a_prompt_of_many_rows_is_not_taken_for_validation() -> None:
@@ -273,9 +273,9 @@ def test_rows_of_one_prompt_cannot_be_divided() -> None:
 
 def test_a_repeated_row_is_measured_once_and_counted_as_often() -> None:
     rows = tiny.rows(6, seed=5).select([0, 1, 0, 2, 1, 0])
-    distinct, which = distinct_rows(rows)
+    distinct, places = distinct_rows(rows)
     assert len(distinct) == 3
-    assert which.tolist() == [0, 1, 0, 2, 1, 0]
+    assert places.tolist() == [0, 1, 0, 2, 1, 0]
 
 
 def test_the_error_of_a_paired_change_is_that_of_the_difference() -> None:

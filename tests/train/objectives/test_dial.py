@@ -231,7 +231,7 @@ def test_a_dial_may_ask_for_the_aligned_distribution_which_its_safe_end_then_kee
         trainer = dial_of(settings, tmp_path, lora, target=target)
         dial_in(trainer).endpoints.set_alpha(0.0)
         dial_in(trainer).endpoints.model.eval()
-        found = []
+        divergences = []
         for row in tiny.rows(40, seed=5):
             ids = torch.tensor([row["input_ids"][:-1]])
             with torch.no_grad():
@@ -239,8 +239,8 @@ def test_a_dial_may_ask_for_the_aligned_distribution_which_its_safe_end_then_kee
                     model(input_ids=ids).logits[0, -1].log_softmax(-1)
                     for model in (start, dial_in(trainer).endpoints.model)
                 )
-            found.append(float((before.exp() * (before - after)).sum()))
-        return sum(found) / len(found)
+            divergences.append(float((before.exp() * (before - after)).sum()))
+        return sum(divergences) / len(divergences)
 
     assert strayed("kl") < 0.5 * strayed("response")
 
@@ -300,9 +300,9 @@ def test_what_is_saved_is_the_model_at_its_setting(pattern: dict[str, Any], tmp_
     again = load_endpoints(tmp_path / "dial", tiny.tiny_llama(tmp_path / "model")[0])
     for alpha in (0.0, 0.3, 1.0):
         endpoints.set_alpha(alpha)
-        here = logits(endpoints.model)
+        expected = logits(endpoints.model)
         again.set_alpha(alpha)
-        torch.testing.assert_close(logits(again.model), here, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(logits(again.model), expected, atol=1e-5, rtol=1e-4)
         for merged in (False, True):
             folder = tmp_path / f"{alpha}-{merged}"
             endpoints.save_at(alpha, folder, merged)
@@ -311,4 +311,4 @@ def test_what_is_saved_is_the_model_at_its_setting(pattern: dict[str, Any], tmp_
                 saved = AutoModelForCausalLM.from_pretrained(folder)
             else:
                 saved = PeftModel.from_pretrained(base, str(folder))
-            torch.testing.assert_close(logits(saved), here, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(logits(saved), expected, atol=1e-5, rtol=1e-4)
