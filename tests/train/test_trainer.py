@@ -31,13 +31,6 @@ def assert_same_weights(first: SFTTrainer, second: SFTTrainer, tolerance: float 
         )
 
 
-def assert_different_weights(first: SFTTrainer, second: SFTTrainer) -> None:
-    difference = [
-        (weight - tiny.weights(second)[name]).abs().max()
-        for name, weight in tiny.weights(first).items()
-    ]
-    assert max(difference) > 1e-3
-
 
 @full_and_lora
 @pytest.mark.parametrize(
