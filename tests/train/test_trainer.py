@@ -31,7 +31,6 @@ def assert_same_weights(first: SFTTrainer, second: SFTTrainer, tolerance: float 
         )
 
 
-
 @full_and_lora
 @pytest.mark.parametrize(
     "constraint",
