@@ -34,14 +34,12 @@ def encoded(name: str) -> HeldOutRows:
     return HeldOutRows(encode(rows, TOKENIZER, Lengths()), np.array([row.weight for row in rows]))
 
 
-def trained(start: str, data: str, steps: int, **settings: Any) -> SafetyAwareSFTTrainer:
+def trained(start: str, data: str, steps: int, **more: Any) -> SafetyAwareSFTTrainer:
     batch = {"max_steps": steps, "per_device_train_batch_size": 32, "learning_rate": 2e-3}
     args = SafetyAwareSFTConfig(str(FOLDER / "run"), safety_repeats=True, **batch, **ARGUMENTS)
     rows = {"train_dataset": encoded(data).rows, "safety_dataset": encoded(PROXY).rows}
     model, tokenizer = load_model(start)
-    trainer = SafetyAwareSFTTrainer(
-        model, args=args, processing_class=tokenizer, **rows, **settings
-    )
+    trainer = SafetyAwareSFTTrainer(model, args=args, processing_class=tokenizer, **rows, **more)
     trainer.remove_callback(PrinterCallback)
     if steps:
         trainer.train()

@@ -142,8 +142,8 @@ def test_every_formula_of_the_theory_becomes_a_picture_of_it() -> None:
     formulas = hook("formulas")
     marked = formulas._MATHS.sub(formulas._marked, (DOCS / "theory.md").read_text("utf-8"))
     assert "```math" not in marked
-    assert len(formulas._found) > 250
-    for formula in formulas._found:
+    assert len(formulas._formulas) > 250
+    for formula in formulas._formulas:
         parseString(formula)
 
 
