@@ -131,8 +131,8 @@ MUTATIONS = (
     Mutation(
         "left padding is cut off on the right",
         "train/length_bucketing.py",
-        "begin, end = min(first[one] for one in places), max(last[one] for one in places)",
-        "begin, end = 0, max(lengths[one] for one in places)",
+        "begin, end = min(first[row] for row in places), max(last[row] for row in places)",
+        "begin, end = 0, max(lengths[row] for row in places)",
         "tests/train/test_length_bucketing.py -k side",
     ),
     Mutation(
@@ -166,15 +166,15 @@ MUTATIONS = (
     Mutation(
         "a studentised interval of 90 % in place of 95 %",
         "stats.py",
-        "np.quantile(shift[known] / errors[known], [1 - _TAIL, _TAIL])",
-        "np.quantile(shift[known] / errors[known], [0.95, 0.05])",
+        "np.quantile(shift[has_error] / errors[has_error], [1 - _TAIL, _TAIL])",
+        "np.quantile(shift[has_error] / errors[has_error], [0.95, 0.05])",
         "tests/test_stats.py",
     ),
     Mutation(
         "the ends of a studentised interval are exchanged",
         "stats.py",
-        "found.value - low * error, found.value - high * error",
-        "found.value + high * error, found.value + low * error",
+        "loss.value - low * error, loss.value - high * error",
+        "loss.value + high * error, loss.value + low * error",
         "tests/test_stats.py",
     ),
     Mutation(

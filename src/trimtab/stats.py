@@ -70,8 +70,8 @@ class Estimate:
     def p_value(self) -> float:
         """Of a true value of 0, two-sided, of a normal error as wide as the interval.
 
-        >>> estimate = Estimate(0.3, 0.0, 0.6, "nats per token", "estimate")
-        >>> round(estimate.p_value, 3), estimate.minus(0.3).p_value, estimate.exact(0.3, "nats").p_value
+        >>> gap = Estimate(0.3, 0.0, 0.6, "nats per token", "estimate")
+        >>> round(gap.p_value, 3), gap.minus(0.3).p_value, gap.exact(0.3, "nats").p_value
         (0.05, 1.0, 0.0)
         """
         if self.low == self.high:

@@ -30,6 +30,7 @@ def test_it_is_asked_once_of_each_answer_and_stands_beside_the_others(folder: Pa
     result = invoke("judge", folder, "--judge", PLACE)
     assert result.exit_code == 0, result.output
     assert "Refusal, of 3 harmful prompts" in result.output
+    assert "Unparsed" not in result.output
     assert f"strict and {PLACE}: agreement is" in result.output
     assert "on 15 answers" in result.output
     assert len(answers_asked) == len(set(answers_asked)) == 15

@@ -107,11 +107,10 @@ def print_settings_to_choose(out: Path) -> None:
 
 
 def _print_choices(choices: Sequence[Choice], out: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from trimtab.analysis.labels import change_in_words
-    from trimtab.cli.progress import plain
+    from trimtab.cli.progress import plain, table_console
 
     original = any(point.alignment_loss for choice in choices for point in choice.setting.points)
     table = Table(box=None, pad_edge=False)
@@ -126,8 +125,7 @@ def _print_choices(choices: Sequence[Choice], out: Path) -> None:
             change_in_words(choice.task_change),
             plain(_saved_models_text(choice.setting.points, out)),
         )
-    # A pipe has no width of its own; a folder's name must not be broken there.
-    Console(width=None if Console().is_terminal else 240).print(table, highlight=False)
+    table_console().print(table, highlight=False)
     if len(choices) > MOST_CHOICES:
         say(f"and {len(choices) - MOST_CHOICES} more in {out / 'report.html'}.")
 

@@ -77,9 +77,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Judge what models answer, and run the tasks of lm-eval and Inspect on them."""
-    from rich.console import Console
-
     from trimtab.cli.audit_output import watched_stages
+    from trimtab.cli.progress import table_console
     from trimtab.config.data_source import DataSource
     from trimtab.evaluate.endpoint import Endpoint
     from trimtab.evaluate.engines import (
@@ -129,7 +128,7 @@ def evaluate(
         for place, evaluated_model in enumerate(evaluation.models, start=1):
             say(f"{place}: {evaluated_model.name}")
     for table in _tables(evaluation):
-        Console().print(table, "", highlight=False)
+        table_console().print(table, "", highlight=False)
     for line in _agreement_lines(evaluation):
         say(line)
     say(f"What is kept is in {out}.")

@@ -29,9 +29,8 @@ def judge(
     ],
 ) -> None:
     """Have other judges read the answers that a run has kept: no model answers again."""
-    from rich.console import Console
-
     from trimtab.cli.audit_output import watched_stages
+    from trimtab.cli.progress import table_console
     from trimtab.evaluate.evaluation import DISAGREEMENTS_FOLDER
     from trimtab.evaluate.later_judges import agreements_over, judged_later
     from trimtab.evaluate.named_judges import judge_named
@@ -41,14 +40,24 @@ def judge(
     with watched_stages(True) as watcher:
         models = judged_later(folder, judges, watcher)
     for rate in RATES:
-        if any(generation.asked.kind in rate.kinds for generation in models[0].generations):
-            Console().print(_table(models, rate), "", highlight=False)
+        if _speaks(models, rate):
+            table_console().print(_table(models, rate), "", highlight=False)
     agreements = agreements_over(models)
     for agreement in agreements:
         say(agreement_in_words(agreement))
     if agreements:
         say(f"The answers they differ on are in {folder / DISAGREEMENTS_FOLDER}.")
     say(f"To see the answers side by side: trimtab report {folder}")
+
+
+def _speaks(models: Sequence[EvaluatedModel], rate: Rate) -> bool:
+    """Whether a prompt of the rate's kinds was asked; of what should never be, whether it is."""
+    from trimtab.evaluate.outcome import Outcome
+
+    if rate.counted not in (Outcome.INCOHERENT, Outcome.UNPARSED):
+        return any(generation.asked.kind in rate.kinds for generation in models[0].generations)
+    estimates = [model.rates(judge)[rate.name] for model in models for judge in model.judgements]
+    return any(estimate.value for estimate in estimates)
 
 
 def _table(models: Sequence[EvaluatedModel], rate: Rate) -> Table:

@@ -300,6 +300,11 @@ def print_page(page: Path, console: Console) -> None:
     )
 
 
+def table_console() -> Console:
+    """A console for tables: a pipe has no width of its own, and a name must not be broken there."""
+    return Console() if Console().is_terminal else Console(width=240)
+
+
 def plain(text: str) -> str:
     r"""Text in which rich finds no markup, and a terminal nothing that steers it.
 
