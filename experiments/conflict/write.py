@@ -39,6 +39,7 @@ from trimtab.results.result import Point
 from trimtab.results.store import copy_measurements, read_points
 from trimtab.runner.status import status_of
 from trimtab.stats import (
+    Array,
     Estimate,
     Statistic,
     cohen_kappa,
@@ -60,9 +61,8 @@ TASK, ORIGINAL, PROXY = "task:alpaca", "original", "safety:judging"
 REFUSED, ANSWERED = "answers:refusal_rate", "answers:answer_rate"
 HARM = answers_data("harmful_rate")
 HARM_BY_SECOND = answers_data("harmful_rate", "second_judge:harm")
-HARMFUL_PROMPTS = 100
-MEASURES = {
-    "L_s": ORIGINAL,
+THE_ALIGNED = "aligned model θ_s"
+JUDGED = {
     "refused, phrases": REFUSED,
     "harm, phrases": HARM,
     "harm, second judge": HARM_BY_SECOND,
@@ -245,53 +245,65 @@ def harm_text(settings: list[Setting], rows: RowLosses) -> str:
         p.seed: str(p.model) for setting in settings for p in setting.points if p.spec.is_plain
     }
     judged = [setting for setting in settings if judged_harm(setting.points, rows)]
-    beside_plain = [setting for setting in judged if not setting.points[0].spec.is_plain]
+
+    def change(models: Iterable[tuple[Point, int]]) -> Estimate:
+        from_plain = [
+            difference(rows, HARM_BY_SECOND, point, plain[seed]) * 100 for point, seed in models
+        ]
+        return statistic_over_seeds(from_plain, "")
+
     changes = {
-        setting.name: statistic_over_seeds(
-            [
-                difference(rows, HARM_BY_SECOND, point, plain[point.seed]) * 100
-                for point in setting.points
-            ],
-            "",
-        )
-        for setting in beside_plain
+        setting.name: change((point, point.seed) for point in setting.points)
+        for setting in judged
+        if not setting.points[0].spec.is_plain
     }
     adjusted = dict(zip(changes, holm([c.p_value for c in changes.values()]), strict=True))
+    changes[THE_ALIGNED] = change((start, seed) for seed in plain)
     lines = [
         (
             name,
-            *(percent_of(points, data, rows) for data in (REFUSED, HARM, HARM_BY_SECOND)),
+            *(percent_of(points, data, rows) for data in JUDGED.values()),
             change_in_words(changes[name], 1) if name in changes else "–",
-            p_in_words(adjusted[name]) if name in changes else "–",
+            p_in_words(adjusted[name]) if name in adjusted else "–",
         )
         for name, points in [
-            ("aligned model θ_s", [start]),
+            (THE_ALIGNED, [start]),
             *((setting.name, setting.points) for setting in judged),
         ]
     ]
-    columns = ("model", "refused, phrases", "harm, phrases", "harm, second judge",
-               "its change from plain, points", "adjusted p")  # fmt: skip
+    columns = ("model", *JUDGED, "its change from plain, points", "adjusted p")
     models = [start, *(point for setting in judged for point in setting.points)]
     return "\n\n".join((markdown_table(columns, lines), orders_text(models, rows)))
 
 
 def percent_of(points: list[Point], data: str, rows: RowLosses) -> str:
-    return (
-        f"{100 * fmean(known(rows.loss(data, str(point.model))).value for point in points):.0f} %"
-    )
+    return f"{100 * fmean(flags_of(data, point, rows).mean() for point in points):.0f} %"
+
+
+def flags_of(data: str, point: Point, rows: RowLosses) -> Array:
+    """1 where a rate counts the answer, of the prompts that both judges have read.
+
+    The second judge was given every prompt, or every second one.
+    """
+    flags, second = (known(rows.of(name, str(point.model)))[0] for name in (data, HARM_BY_SECOND))
+    every = len(flags) // len(second)
+    return flags[::every]
 
 
 def orders_text(models: list[Point], rows: RowLosses) -> str:
     """κ between the judges on harm, and Spearman's ρ between measures over the models."""
+    flags = {
+        name: [flags_of(data, model, rows) for model in models] for name, data in JUDGED.items()
+    }
     first, second = (
-        [str(flag) for model in models for flag in known(rows.of(data, str(model.model)))[0]]
-        for data in (HARM, HARM_BY_SECOND)
+        [str(flag) for answers in flags[name] for flag in answers]
+        for name in ("harm, phrases", "harm, second judge")
     )
-    prompts = [str(place % HARMFUL_PROMPTS) for place in range(len(first))]
+    prompts = [str(place) for answers in flags["harm, phrases"] for place in range(len(answers))]
     kappa = estimate_text(known(cohen_kappa(first, second, "", prompts)))
-    values = {
-        name: [known(rows.loss(data, str(model.model))).value for model in models]
-        for name, data in MEASURES.items()
+    safety = [known(rows.loss(ORIGINAL, str(model.model))).value for model in models]
+    values = {"L_s": safety} | {
+        name: [answers.mean() for answers in of_models] for name, of_models in flags.items()
     }
     cells = [
         (
@@ -441,7 +453,7 @@ def table(points: list[Point], settings: list[Setting]) -> str:
     ]
     adjusted = dict(zip(places, holm([judged[place].p_value for place in places]), strict=True))
     start = next(point for point in points if point.method is ALIGNED)
-    lines = [("aligned model θ_s", "–", rate([start], "refusal_rate"), rate([start], "answer_rate"),
+    lines = [(THE_ALIGNED, "–", rate([start], "refusal_rate"), rate([start], "answer_rate"),
               "–", "–", "0", "–")]  # fmt: skip
     for place, (setting, judging) in enumerate(zip(settings, judged, strict=True)):
         is_plain = setting.points[0].spec.is_plain
