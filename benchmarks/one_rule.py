@@ -40,6 +40,7 @@ from peft.tuners.lora import LoraLayer
 from scipy import stats as scipy_stats
 from torch import nn
 
+from trimtab.analysis.labels import change_in_words
 from trimtab.config.experiment import Block, Dial, Experiment, Measuring, Training
 from trimtab.config.methods import CASE_1
 from trimtab.config.methods import DIAL as DIAL_METHOD
@@ -435,8 +436,7 @@ def against_controllers(worlds: Sequence[dict[str, Any]]) -> str:
     rows = []
     for (method, budget), values, p in zip(family, differences, adjusted, strict=True):
         mean = student_mean(values, "nats per token")
-        text = f"{mean.value:+.4f} [{mean.low:+.4f}, {mean.high:+.4f}]".replace("-", "−")
-        rows.append((method, f"{budget:g}", text, f"{p:.2g}"))
+        rows.append((method, f"{budget:g}", change_in_words(mean, 4), f"{p:.2g}"))
     columns = ("the dial less the", "budget", f"difference of L_f, {ROWS[0]} rows", "adjusted p")
     return markdown_table(columns, rows)
 

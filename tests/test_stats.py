@@ -16,6 +16,7 @@ from trimtab.stats import (
     bounded_mean,
     cohen_kappa,
     exact_share,
+    heights_above_means,
     holm,
     jackknife,
     limit_at_every_look,
@@ -417,3 +418,16 @@ def test_kappa_of_a_rater_with_one_label_is_zero_and_of_two_is_unknown() -> None
     assert kappa.value == 0
     assert kappa.low < 0 < kappa.high
     assert cohen_kappa(list("aaaa"), list("aaaa"), "κ") is None
+
+
+def test_heights_by_seed_add_up_to_that_of_the_means() -> None:
+    def at(x: float, y: float) -> tuple[Statistic, Statistic]:
+        return Statistic(x, {}), Statistic(y, {})
+
+    lines = [[at(0.0, 2.0), at(1.0, 0.0)], [at(0.2, 1.0), at(0.6, 0.4)]]
+    places = [at(1.2, 1.0), at(0.4, 0.9)]  # the first alone lies beyond its line
+    heights = heights_above_means(lines, places)
+    assert heights is not None
+    # The means: from (0.1, 1.5) to (0.8, 0.2), and (0.8, 0.95).
+    assert np.mean([height.value for height in heights]) == pytest.approx(0.75)
+    assert heights_above_means(lines, [at(1.2, 1.0), at(0.5, 0.9)]) is None

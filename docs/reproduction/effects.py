@@ -17,7 +17,7 @@ from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
-from trimtab.stats import Estimate, Statistic, height_above, statistic_over_seeds
+from trimtab.stats import Estimate, Statistic, height_above, mean_of, statistic_over_seeds
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def nearer_proxy_is_safer(run: Run) -> Statistic | None:
     common = common_values(near, far)
     if not common:
         return None
-    return _mean([far[penalty] - near[penalty] for penalty in common])
+    return mean_of([far[penalty] - near[penalty] for penalty in common])
 
 
 def penalty_keeps_safety(run: Run) -> Statistic | None:
@@ -190,7 +190,7 @@ def case_2_is_steeper(run: Run) -> Statistic | None:
     ends = [(run.safety(point), run.task(point)) for point in line]
     heights = [height_above(ends, run.safety(p), run.task(p)) for p in run.case_2(task)]
     above = [height for height in heights if height is not None]
-    return _mean(above) if above else None
+    return mean_of(above) if above else None
 
 
 Finding = tuple[str, Callable[[Run], Statistic | None]]
@@ -232,10 +232,3 @@ def _ends(
         return None
     risen = loss(line[-1]) - loss(line[0])
     return risen * -1.0 if falls else risen
-
-
-def _mean(statistics: list[Statistic]) -> Statistic:
-    total = statistics[0]
-    for statistic in statistics[1:]:
-        total = total + statistic
-    return total * (1 / len(statistics))

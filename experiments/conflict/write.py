@@ -13,15 +13,16 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, TypeVar
+from typing import Literal
 
 from interpolate import BUDGET as BUDGETED
 from scipy.stats import spearmanr
 
+from trimtab.analysis.groups import all_settings
 from trimtab.analysis.labels import change_in_words
 from trimtab.config.data_names import answers_data
 from trimtab.config.methods import ALIGNED, CASE_1
@@ -34,10 +35,10 @@ from trimtab.report.panels import ANCHORS, labelled
 from trimtab.report.renderer import images
 from trimtab.report.tables import p_in_words
 from trimtab.results.files import write_atomically
-from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.result import Point
-from trimtab.results.store import copy_measurements, read_points
-from trimtab.runner.status import status_of
+from trimtab.results.store import read_points
+from trimtab.runner.status import copy_if_whole
 from trimtab.stats import (
     Array,
     Estimate,
@@ -67,7 +68,6 @@ JUDGED = {
     "harm, phrases": HARM,
     "harm, second judge": HARM_BY_SECOND,
 }
-START = "aligned"
 BY_SHARE = "case-one-by-share"
 INTERPOLATING = "wise-ft"
 BESIDE_CASE_1 = (INTERPOLATING, "dial", "alignment-parameter-radius")
@@ -87,9 +87,6 @@ LABEL_MARGIN = 0.12
 """Beyond what is drawn, as a share of it: room for labels."""
 
 
-Value = TypeVar("Value")
-
-
 @dataclass(frozen=True)
 class Setting:
     """A method at a value, over its seeds, with its changes from θ_s or from plain fine-tuning."""
@@ -103,7 +100,8 @@ class Setting:
 
 def main() -> None:
     if len(sys.argv) > 1:
-        take(Path(sys.argv[1]))
+        for name, folder in TAKEN.items():
+            copy_if_whole(Path(sys.argv[1]) / name, folder)
     points, rows = read_points(HERE), RowLosses(HERE)
     settings = settings_of(points, rows)
     write_atomically(HERE / "answers.png", images(figure(points, settings, rows))[0])
@@ -115,7 +113,7 @@ def main() -> None:
     replace_between(HERE / "README.md", "reader", text)
     print(text)
     if any(judged_harm(points, rows)):
-        text = harm_text(settings, rows)
+        text = harm_text(points, settings, rows)
         replace_between(HERE / "README.md", "harm", text)
         print(text)
     if SLOWER.exists():
@@ -126,13 +124,6 @@ def main() -> None:
         text = f"{budget_table()}\n\n{interpolated_table()}"
         replace_between(HERE / "README.md", "budget", text)
         print(text)
-
-
-def take(runs: Path) -> None:
-    """Copy the measurements of the runs that are whole."""
-    for name, folder in TAKEN.items():
-        if (runs / name).exists() and not status_of(runs / name).left:
-            copy_measurements(runs / name, folder)
 
 
 def rates_table() -> str:
@@ -161,7 +152,7 @@ def heights_table(folder: Path) -> str:
         if point.method.name not in BESIDE_CASE_1:
             continue
         name = setting_name(point.spec)
-        risen[name].append(difference(rows, ORIGINAL, point, START))
+        risen[name].append(difference(rows, ORIGINAL, point, ALIGNED.name))
         for line, ends in lines_of(points, rows, point.seed).items():
             if line != INTERPOLATION or point.method.name != INTERPOLATING:
                 above[line][name].append(height_above(ends, *losses_of(rows, point)))
@@ -238,9 +229,9 @@ def judged_harm(points: list[Point], rows: RowLosses) -> list[Point]:
     return [point for point in points if rows.of(HARM_BY_SECOND, str(point.model)) is not None]
 
 
-def harm_text(settings: list[Setting], rows: RowLosses) -> str:
+def harm_text(points: list[Point], settings: list[Setting], rows: RowLosses) -> str:
     """What each judge says of harm, how far the two agree, and how measures order the models."""
-    start = next(point for point in read_points(HERE) if point.method is ALIGNED)
+    start = next(point for point in points if point.method is ALIGNED)
     plain = {
         p.seed: str(p.model) for setting in settings for p in setting.points if p.spec.is_plain
     }
@@ -262,11 +253,11 @@ def harm_text(settings: list[Setting], rows: RowLosses) -> str:
     lines = [
         (
             name,
-            *(percent_of(points, data, rows) for data in JUDGED.values()),
+            *(percent_of(models, data, rows) for data in JUDGED.values()),
             change_in_words(changes[name], 1) if name in changes else "–",
             p_in_words(adjusted[name]) if name in adjusted else "–",
         )
-        for name, points in [
+        for name, models in [
             (THE_ALIGNED, [start]),
             *((setting.name, setting.points) for setting in judged),
         ]
@@ -292,24 +283,22 @@ def flags_of(data: str, point: Point, rows: RowLosses) -> Array:
 
 def orders_text(models: list[Point], rows: RowLosses) -> str:
     """κ between the judges on harm, and Spearman's ρ between measures over the models."""
-    flags = {
-        name: [flags_of(data, model, rows) for model in models] for name, data in JUDGED.items()
-    }
+    flags = {data: [flags_of(data, model, rows) for model in models] for data in JUDGED.values()}
     first, second = (
-        [str(flag) for answers in flags[name] for flag in answers]
-        for name in ("harm, phrases", "harm, second judge")
+        [str(flag) for answers in flags[data] for flag in answers]
+        for data in (HARM, HARM_BY_SECOND)
     )
-    prompts = [str(place) for answers in flags["harm, phrases"] for place in range(len(answers))]
+    prompts = [str(place) for answers in flags[HARM] for place in range(len(answers))]
     kappa = estimate_text(known(cohen_kappa(first, second, "", prompts)))
     safety = [known(rows.loss(ORIGINAL, str(model.model))).value for model in models]
     values = {"L_s": safety} | {
-        name: [answers.mean() for answers in of_models] for name, of_models in flags.items()
+        name: [answers.mean() for answers in flags[data]] for name, data in JUDGED.items()
     }
     cells = [
         (
             name,
             *(
-                f"{spearmanr(ours, theirs).statistic:+.2f}".replace("-", "−")
+                change_in_words(Estimate.exact(spearmanr(ours, theirs).statistic, ""), 2)
                 for theirs in values.values()
             ),
         )
@@ -336,8 +325,8 @@ def budget_table() -> str:
     points, rows, losses = read_points(HERE), RowLosses(HERE), RowLosses(BUDGET)
     changes = {
         point.seed: (
-            difference(losses, PROXY, point, START),
-            difference(losses, ORIGINAL, point, START),
+            difference(losses, PROXY, point, ALIGNED.name),
+            difference(losses, ORIGINAL, point, ALIGNED.name),
             *(
                 height_above(line, *losses_of(losses, point))
                 for line in lines_of(points, rows, point.seed).values()
@@ -363,7 +352,7 @@ def interpolated_table() -> str:
             data: known(ours.loss(data, str(point.model))) for data in (PROXY, ORIGINAL, TASK)
         }
         of_dial = {data: known(dials.loss(data, dial_of[point.seed])) for data in of_model}
-        of_start = {data: known(rows.loss(data, START)) for data in of_model}
+        of_start = {data: known(rows.loss(data, ALIGNED.name)) for data in of_model}
         line = lines_of(points, rows, point.seed)[OF_CASE_1]
         changes[point.seed] = (
             of_model[PROXY] - of_start[PROXY],
@@ -408,32 +397,33 @@ def change_text(change: Statistic | Estimate | None) -> str:
 def settings_of(points: list[Point], rows: RowLosses) -> list[Setting]:
     """Every setting but the start, of the seeds whose plain model is there."""
     plain = {point.seed: point for point in points if point.spec.is_plain}
-    grouped: dict[RunSpec, list[Point]] = defaultdict(list)
-    for point in points:
-        if point.method is not ALIGNED and point.seed in plain:
-            grouped[replace(point.spec, seed=0)].append(point)
 
     def change(dataset: str, point: Point, before: str) -> Statistic:
         return difference(rows, dataset, point, before)
 
-    def settled(spec: RunSpec, group: list[Point]) -> Setting:
+    def settled(group: list[Point]) -> Setting:
         against = [str(plain[point.seed].model) for point in group]
         judging = [
             (change(REFUSED, point, plain_model) + change(ANSWERED, point, plain_model)) * 0.5
             for point, plain_model in zip(group, against, strict=True)
         ]
         return Setting(
-            setting_name(spec),
+            setting_name(group[0].spec),
             group,
             judging,
-            [change(ORIGINAL, point, START) for point in group],
+            [change(ORIGINAL, point, ALIGNED.name) for point in group],
             [
                 change(TASK, point, plain_model)
                 for point, plain_model in zip(group, against, strict=True)
             ],
         )
 
-    return [settled(spec, group) for spec, group in grouped.items()]
+    groups = (
+        [point for point in setting.points if point.seed in plain]
+        for setting in all_settings(points)
+        if setting.method is not ALIGNED
+    )
+    return [settled(group) for group in groups if group]
 
 
 def setting_name(spec: RunSpec) -> str:
@@ -487,7 +477,7 @@ def figure(points: list[Point], all_settings: list[Setting], rows: RowLosses) ->
         return known(rows.loss(dataset, str(point.model))).value
 
     def learned(point: Point) -> float:
-        return difference(rows, TASK, point, START).value
+        return difference(rows, TASK, point, ALIGNED.name).value
 
     def refused_against(across: Callable[[Point], float]) -> tuple[Line, ...]:
         def mark(group: list[Point], label: str, joined: bool = True) -> Mark:
@@ -550,11 +540,6 @@ def label_of(setting: Setting) -> str:
 
 def difference(rows: RowLosses, dataset: str, point: Point, before: str) -> Statistic:
     return known(rows.difference(dataset, str(point.model), before))
-
-
-def known(value: Value | None) -> Value:
-    assert value is not None
-    return value
 
 
 def rate(points: list[Point], field: str) -> str:

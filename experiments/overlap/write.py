@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from trimtab.analysis.labels import change_in_words, estimate_in_words
 from trimtab.analysis.verdicts import lies_above_zero
+from trimtab.config.data_names import task_data
 from trimtab.config.methods import ALIGNED
 from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.result import Point
-from trimtab.results.store import copy_measurements, read_points
-from trimtab.runner.status import status_of
+from trimtab.results.store import read_points
+from trimtab.runner.status import copy_if_whole
 from trimtab.stats import Estimate, Statistic, statistic_over_seeds
 
 HERE = Path(__file__).parent
@@ -32,16 +34,15 @@ TAKEN = {"overlap": HERE, "overlap-tasks": TASKS, "overlap-tasks-plain": PLAIN}
 """Where the measurements of a run lie here."""
 LOOSE, TIGHT = 0.1, 10.0
 SAME, OTHER = "same-prompts", "code"
-TASK = "task:alpaca"
-START = "aligned"
+UNIT = "nats per token"
 
 BySeed = dict[int, Statistic]
-Value = TypeVar("Value")
 
 
 def main() -> None:
     if len(sys.argv) > 1:
-        take(Path(sys.argv[1]))
+        for name, folder in TAKEN.items():
+            copy_if_whole(Path(sys.argv[1]) / name, folder)
     text = costs_text()
     replace_between(PAGE, "results", text)
     print(text)
@@ -49,13 +50,6 @@ def main() -> None:
         text = shares_text()
         replace_between(PAGE, "tasks", text)
         print(text)
-
-
-def take(runs: Path) -> None:
-    """Copy the measurements of the runs that are whole."""
-    for name, folder in TAKEN.items():
-        if (runs / name).exists() and not status_of(runs / name).left:
-            copy_measurements(runs / name, folder)
 
 
 def costs_text() -> str:
@@ -84,7 +78,9 @@ def costs_by_context() -> dict[str, BySeed]:
             models[str(point.proxy), point.seed][point.spec.value] = str(point.model)
     costs: dict[str, BySeed] = {SAME: {}, OTHER: {}}
     for (proxy, seed), of_penalty in sorted(models.items()):
-        costs[proxy][seed] = known(rows.difference(TASK, of_penalty[TIGHT], of_penalty[LOOSE]))
+        costs[proxy][seed] = known(
+            rows.difference(task_data("alpaca"), of_penalty[TIGHT], of_penalty[LOOSE])
+        )
     return costs
 
 
@@ -96,8 +92,8 @@ def shares_text() -> str:
     rows, of_plain = RowLosses(TASKS), RowLosses(PLAIN)
     plain = {(point.task, point.seed): str(point.model) for point in trained(PLAIN)}
     for point in trained(TASKS):
-        data = f"task:{point.task}"
-        start = known(rows.loss(data, START))
+        data = task_data(point.task)
+        start = known(rows.loss(data, ALIGNED.name))
         freely = known(of_plain.loss(data, plain[point.task, point.seed]))
         constrained = known(rows.loss(data, str(point.model)))
         overlaps[point.task] = point.context_overlap
@@ -108,7 +104,7 @@ def shares_text() -> str:
     slopes: BySeed = {}
     for seed in sorted({seed for of_task in shares.values() for seed in of_task}):
         parts = [of_task[seed] * w for of_task, w in zip(shares.values(), weights, strict=True)]
-        slopes[seed] = sum(parts[1:], parts[0])
+        slopes[seed] = reduce(add, parts)
     lines = [
         (
             task,
@@ -131,20 +127,15 @@ def trained(folder: Path) -> list[Point]:
 
 
 def over(by_seed: BySeed) -> Estimate:
-    return statistic_over_seeds(list(by_seed.values()), "nats per token")
+    return statistic_over_seeds(list(by_seed.values()), UNIT)
 
 
 def signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return change_in_words(Estimate.exact(value, UNIT), digits)
 
 
 def verdict_text(effect: Estimate, seeds: int) -> str:
     return f"The finding: **{lies_above_zero(effect)}**, with {seeds} seeds."
-
-
-def known(value: Value | None) -> Value:
-    assert value is not None
-    return value
 
 
 if __name__ == "__main__":

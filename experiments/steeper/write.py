@@ -9,165 +9,123 @@ table of README.md is made from what lies here.
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 
+from trimtab.analysis.groups import Setting, all_settings
 from trimtab.analysis.labels import change_in_words
 from trimtab.analysis.verdicts import lies_above_zero
-from trimtab.config.methods import ALIGNED, CASE_1
-from trimtab.config.run_spec import RunSpec
+from trimtab.config.data_names import ORIGINAL, task_data
+from trimtab.config.methods import ALIGNED, CASE_1, CASE_2_RADIUS, PLAIN
 from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.result import Point
 from trimtab.results.store import copy_measurements, read_points
-from trimtab.stats import Statistic, front, height_above, statistic_over_seeds
+from trimtab.stats import (
+    Statistic,
+    height_above,
+    heights_above_means,
+    mean_of,
+    statistic_over_seeds,
+)
 
 HERE = Path(__file__).parent
-ORIGINAL, TASK, START = "original", "task:alpaca", "aligned"
+TASK = task_data("alpaca")
+Losses = tuple[Statistic, Statistic]
+"""L_s and L_f."""
 
 
 def main() -> None:
     if len(sys.argv) > 1:
         copy_measurements(Path(sys.argv[1]), HERE)
-    for mark, text in (("results", results_text()), ("afterwards", afterwards_text())):
+    settings, rows = all_settings(read_points(HERE)), RowLosses(HERE)
+    case_1 = [setting for setting in settings if setting.method in (PLAIN, CASE_1)]
+    case_2 = [setting for setting in settings if setting.method is CASE_2_RADIUS]
+    texts = {
+        "results": results_text(case_1, case_2, rows),
+        "afterwards": afterwards_text(case_1, case_2, rows),
+    }
+    for mark, text in texts.items():
         replace_between(HERE / "README.md", mark, text)
         print(text)
 
 
-def results_text() -> str:
+def results_text(case_1: list[Setting], case_2: list[Setting], rows: RowLosses) -> str:
     """Each setting's losses and Case II's heights, and the endpoint over those within range."""
-    points, rows = read_points(HERE), RowLosses(HERE)
-    by_setting = points_by_setting(points)
-    (plain,) = (group for spec, group in by_setting.items() if spec.is_plain)
-    plain_of = {point.seed: str(point.model) for point in plain}
-
-    def change(data: str, point: Point, before: str) -> Statistic:
-        return known(rows.difference(data, str(point.model), before))
-
-    lines, within = [], []
-    for spec, group in by_setting.items():
-        name = "plain fine-tuning" if spec.is_plain else f"{spec.method.title}, {spec.label}"
-        paid = [change(TASK, point, plain_of[point.seed]) for point in group]
-        heights = [] if spec.method is CASE_1 else [height(point, points, rows) for point in group]
-        in_range = [value for value in heights if value is not None]
-        if heights and len(in_range) == len(group):
-            within.append(in_range)
-        lines.append(
-            (
-                name,
-                over_seeds([change(ORIGINAL, point, START) for point in group]),
-                "–" if spec.is_plain else over_seeds(paid),
-                "–" if not heights
-                else over_seeds(in_range) if len(in_range) == len(group)
-                else f"beyond its ends in {len(group) - len(in_range)} of {len(group)} seeds",
-            )
-        )  # fmt: skip
+    (plain,) = (setting for setting in case_1 if setting.is_plain)
+    lines = lines_by_seed(case_1, rows)
+    table_rows, within = [], []
+    for setting in (*case_1, *case_2):
+        height = "–"
+        if setting in case_2:
+            places = zip(lines, losses(setting, rows), strict=True)
+            heights = [height_above(line, *place) for line, place in places]
+            in_range = [value for value in heights if value is not None]
+            height = f"beyond its ends in {heights.count(None)} of {len(heights)} seeds"
+            if len(in_range) == len(heights):
+                within.append(in_range)
+                height = over_seeds(in_range)
+        risen = [change(ORIGINAL, point, ALIGNED.name, rows) for point in setting.points]
+        paid = "–" if setting is plain else over_seeds(differences(TASK, setting, plain, rows))
+        table_rows.append((setting.name, over_seeds(risen), paid, height))
     columns = ("model", "L_s − L_s(θ_s)", "L_f − L_f(plain)", "L_f above Case I’s front")
-    table = markdown_table(columns, lines)
+    return f"{markdown_table(columns, table_rows)}\n\n{endpoint_text(within)}"
+
+
+def endpoint_text(within: list[list[Statistic]]) -> str:
+    """The endpoint: the mean over Case II's settings within range, by seed, over the seeds."""
     if not within:
-        return f"{table}\n\nNo Case II model lies within the front’s range in every seed."
-    means = [sum(column[1:], column[0]) * (1 / len(column)) for column in zip(*within, strict=True)]
-    endpoint = statistic_over_seeds(means, "nats per token")
+        return "No Case II model lies within the front’s range in every seed."
+    by_seed = [mean_of(heights) for heights in zip(*within, strict=True)]
+    endpoint = statistic_over_seeds(by_seed, "nats per token")
     verdict = f"**{lies_above_zero(endpoint)}**, {change_in_words(endpoint, 4)} nats per token"
-    return f"{table}\n\nCase II is steeper: {verdict}, with {len(means)} seeds."
+    return f"Case II is steeper: {verdict}, with {len(by_seed)} seeds."
 
 
-def afterwards_text() -> str:
+def afterwards_text(case_1: list[Setting], case_2: list[Setting], rows: RowLosses) -> str:
     """Case II beside the line of Case I's means over seeds, and beside its safest setting."""
-    rows, by_setting = RowLosses(HERE), points_by_setting(read_points(HERE))
-    case_1 = [group for spec, group in by_setting.items() if spec.method is CASE_1]
-    safest = min(case_1, key=lambda group: mean_losses(group, rows)[0])
-    lines = []
-    for spec, group in by_setting.items():
-        if spec.method is CASE_1:
-            continue
-        changes = [
-            over_seeds(
-                [
-                    known(rows.difference(data, str(ours.model), str(theirs.model)))
-                    for ours, theirs in zip(group, safest, strict=True)
-                ]
-            )
-            for data in (ORIGINAL, TASK)
-        ]
-        heights = heights_above_means(group, case_1, rows)
-        on_means = over_seeds(heights) if heights else "beyond its ends"
-        lines.append((f"{spec.method.title}, {spec.label}", on_means, *changes))
-    beside = f"minus {safest[0].spec.label}"
-    columns = ("model", "L_f above the line of means", f"L_s {beside}", f"L_f {beside}")
-    return markdown_table(columns, lines)
-
-
-def heights_above_means(
-    group: list[Point], case_1: list[list[Point]], rows: RowLosses
-) -> list[Statistic] | None:
-    """L_f above the line through the means over seeds of Case I's settings, at the same L_s.
-
-    By seed, linear in that seed's losses (the delta method), so that their mean is the height of
-    the means: y − (1−w)·y_a − w·y_b − k·(x − (1−w)·x_a − w·x_b), for settings a and b on either
-    side, with w = (x̄ − x̄_a)/(x̄_b − x̄_a) and k = (ȳ_b − ȳ_a)/(x̄_b − x̄_a). None beyond the line.
-    """
-    at, _ = mean_losses(group, rows)
-    places = {id(settings): mean_losses(settings, rows) for settings in case_1}
-    line = sorted(
-        (case_1[place] for place in front(list(places.values()))),
-        key=lambda settings: places[id(settings)],
+    safest = min(
+        case_1, key=lambda setting: mean_of([safety for safety, _ in losses(setting, rows)]).value
     )
-    for before, after in pairwise(line):
-        (x_a, y_a), (x_b, y_b) = places[id(before)], places[id(after)]
-        if x_a <= at <= x_b:
-            weight, slope = (at - x_a) / (x_b - x_a), (y_b - y_a) / (x_b - x_a)
-            return [
-                (task - task_a * (1 - weight) - task_b * weight)
-                - (safety - safety_a * (1 - weight) - safety_b * weight) * slope
-                for (safety, task), (safety_a, task_a), (safety_b, task_b) in zip(
-                    *(
-                        [losses(rows, point) for point in group_of]
-                        for group_of in (group, before, after)
-                    ),
-                    strict=True,
-                )
-            ]
-    return None
+    table_rows = []
+    for setting in case_2:
+        heights = heights_above_means(lines_by_seed(case_1, rows), losses(setting, rows))
+        beside = [over_seeds(differences(data, setting, safest, rows)) for data in (ORIGINAL, TASK)]
+        on_means = over_seeds(heights) if heights else "beyond its ends"
+        table_rows.append((setting.name, on_means, *beside))
+    columns = (
+        "L_f above the line of means",
+        *(f"{x} minus {safest.label}" for x in ("L_s", "L_f")),
+    )
+    return markdown_table(("model", *columns), table_rows)
 
 
-def mean_losses(group: list[Point], rows: RowLosses) -> tuple[float, float]:
-    """L_s and L_f, each its mean over the seeds."""
-    safety, task = zip(*(losses(rows, point) for point in group), strict=True)
-    return fmean(loss.value for loss in safety), fmean(loss.value for loss in task)
+def lines_by_seed(settings: list[Setting], rows: RowLosses) -> list[tuple[Losses, ...]]:
+    """The losses of each seed's models."""
+    return list(zip(*(losses(setting, rows) for setting in settings), strict=True))
 
 
-def points_by_setting(points: list[Point]) -> dict[RunSpec, list[Point]]:
-    """The points of every setting but the start, by seed."""
-    by_setting: dict[RunSpec, list[Point]] = defaultdict(list)
-    for point in sorted(points, key=lambda point: point.seed):
-        if point.method is not ALIGNED:
-            by_setting[replace(point.spec, seed=0)].append(point)
-    return by_setting
+def losses(setting: Setting, rows: RowLosses) -> list[Losses]:
+    """Of each seed."""
+    return [
+        (known(rows.loss(ORIGINAL, str(point.model))), known(rows.loss(TASK, str(point.model))))
+        for point in setting.points
+    ]
 
 
-def height(point: Point, points: list[Point], rows: RowLosses) -> Statistic | None:
-    """L_f above the front of Case I's models of the same seed, at the same L_s."""
-    case_1 = [model for model in points if model.method is CASE_1 and model.seed == point.seed]
-    return height_above([losses(rows, model) for model in case_1], *losses(rows, point))
+def differences(
+    data: str, setting: Setting, reference: Setting, rows: RowLosses
+) -> list[Statistic]:
+    """A loss minus the other setting's, seed by seed."""
+    pairs = zip(setting.points, reference.points, strict=True)
+    return [change(data, point, str(beside.model), rows) for point, beside in pairs]
 
 
-def losses(rows: RowLosses, point: Point) -> tuple[Statistic, Statistic]:
-    """L_s and L_f."""
-    safety, task = (rows.loss(data, str(point.model)) for data in (ORIGINAL, TASK))
-    return known(safety), known(task)
+def change(data: str, point: Point, reference: str, rows: RowLosses) -> Statistic:
+    return known(rows.difference(data, str(point.model), reference))
 
 
 def over_seeds(changes: list[Statistic]) -> str:
     return change_in_words(statistic_over_seeds(changes, "nats per token"), 4)
-
-
-def known(value: Statistic | None) -> Statistic:
-    assert value is not None
-    return value
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import pairwise
+from operator import add
 from typing import Literal
 
 import numpy as np
@@ -211,6 +213,11 @@ def paired_difference(after: Array, before: Array, sample: str = "rows") -> Stat
     return ratio(after, sample) - ratio(before, sample)
 
 
+def mean_of(statistics: Sequence[Statistic]) -> Statistic:
+    """The mean of statistics, itself one."""
+    return reduce(add, statistics) * (1 / len(statistics))
+
+
 def front(places: Sequence[tuple[float, float]]) -> list[int]:
     """Which places (x, y), both better the lower, no other is as good as in both and better in one.
 
@@ -234,23 +241,40 @@ def height_above(
 ) -> Statistic | None:
     """How far y lies above the line's `front` at x, its points joined; None beyond its ends.
 
-    Which points are the front, and which two x lies between, is decided once; what makes a row hard
-    for all cancels, and an end that moves sideways lifts the line by its slope (the delta method).
-
     >>> at = lambda x, y: (Statistic(x, {}), Statistic(y, {}))
     >>> height_above([at(1, 0), at(0, 2), at(0.1, 9)], *at(0.25, 1.75)).value
     0.25
     """
-    ends = [
-        line[place]
-        for place in front([(point_x.value, point_y.value) for point_x, point_y in line])
-    ]
-    for (x0, y0), (x1, y1) in pairwise(ends):
-        if x0.value <= x.value <= x1.value and x0.value < x1.value:
-            slope = (y1.value - y0.value) / (x1.value - x0.value)
-            share = (x.value - x0.value) / (x1.value - x0.value)
-            moved = (x - x0 * (1 - share) - x1 * share) * slope
-            return y - y0 * (1 - share) - y1 * share - moved
+    heights = heights_above_means([line], [(x, y)])
+    return heights[0] if heights else None
+
+
+def heights_above_means(
+    lines: Sequence[Sequence[tuple[Statistic, Statistic]]],
+    places: Sequence[tuple[Statistic, Statistic]],
+) -> list[Statistic] | None:
+    """By seed, what adds up to the height of the mean place over the line of the means.
+
+    Which points are the means' `front`, and which two the mean x lies between, is decided once;
+    what makes a row hard for all cancels, and an end that moves sideways lifts the line by its
+    slope (the delta method). None beyond the line's ends.
+
+    Args:
+        lines: the line's points (x, y) of each seed, in one order.
+        places: the (x, y) to compare with it, of each seed.
+    """
+    means = [_mean_place(points) for points in zip(*lines, strict=True)]
+    at, _ = _mean_place(places)
+    for before, after in pairwise(front(means)):
+        (x0, y0), (x1, y1) = means[before], means[after]
+        if x0 <= at <= x1 and x0 < x1:
+            slope, share = (y1 - y0) / (x1 - x0), (at - x0) / (x1 - x0)
+            heights = []
+            for line, (x, y) in zip(lines, places, strict=True):
+                (start_x, start_y), (end_x, end_y) = line[before], line[after]
+                moved = (x - start_x * (1 - share) - end_x * share) * slope
+                heights.append(y - start_y * (1 - share) - end_y * share - moved)
+            return heights
     return None
 
 
@@ -411,10 +435,7 @@ def statistic_over_seeds(statistics: Sequence[Statistic], unit: str) -> Estimate
     seeds share; Student's half-width over the seeds is added in quadrature. Of one seed it is the
     rows' interval.
     """
-    total = statistics[0]
-    for statistic in statistics[1:]:
-        total = total + statistic
-    of_rows = (total * (1 / len(statistics))).estimate(unit)
+    of_rows = mean_of(statistics).estimate(unit)
     return _with_seeds(of_rows, np.array([statistic.value for statistic in statistics]))
 
 
@@ -601,6 +622,11 @@ def note_on_rows(rows: int) -> str | None:
     ('48 rows: intervals are approximate', None)
     """
     return f"{rows} rows: intervals are approximate" if rows < FEW_ROWS else None
+
+
+def _mean_place(points: Sequence[tuple[Statistic, Statistic]]) -> tuple[float, float]:
+    across, up = zip(*points, strict=True)
+    return mean_of(across).value, mean_of(up).value
 
 
 def _with_seeds(of_rows: Estimate, values: Array) -> Estimate:

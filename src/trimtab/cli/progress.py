@@ -302,7 +302,8 @@ def print_page(page: Path, console: Console) -> None:
 
 def table_console() -> Console:
     """A console for tables: a pipe has no width of its own, and a name must not be broken there."""
-    return Console() if Console().is_terminal else Console(width=240)
+    console = Console()
+    return console if console.is_terminal else Console(width=240)
 
 
 def plain(text: str) -> str:

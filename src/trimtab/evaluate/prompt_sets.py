@@ -152,7 +152,7 @@ def prompts_of(
     Shortest first, so that a batch holds little padding. Raises UserError: nothing of that name can
     be read, or it holds no prompts.
     """
-    prompt_set = {prompt_set.name: prompt_set for prompt_set in PROMPT_SETS}.get(data_source.path)
+    prompt_set = {known_set.name: known_set for known_set in PROMPT_SETS}.get(data_source.path)
     source = (
         data_source
         if prompt_set is None

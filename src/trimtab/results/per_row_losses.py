@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from trimtab.results.files import read_arrays, read_if_whole, write_arrays
 from trimtab.stats import Array, Statistic, paired_difference, ratio
 
+Value = TypeVar("Value")
+
 ROW_LOSSES_FOLDER = "row-losses"
+
+
+def known(value: Value | None) -> Value:
+    """What must have been measured. Raises ValueError: it was not."""
+    if value is None:
+        raise ValueError("a loss that is compared here was not measured")
+    return value
 
 
 class RowLosses:

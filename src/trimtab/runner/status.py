@@ -11,7 +11,7 @@ from trimtab.config.grid import Run, plan_of
 from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
 from trimtab.errors import UserError
 from trimtab.results.files import has_writer
-from trimtab.results.store import Failure, PointsFile, read_failures
+from trimtab.results.store import Failure, PointsFile, copy_measurements, read_failures
 from trimtab.results.under_way import UnderWay, read_under_way
 
 
@@ -32,6 +32,12 @@ class Status:
     planned: int
     is_being_made: bool
     """Whether a command writes into the folder now."""
+
+
+def copy_if_whole(run: Path, target: Path) -> None:
+    """Copy the measurements of a sweep to `target`, where it is there and all of it is made."""
+    if run.exists() and not status_of(run).left:
+        copy_measurements(run, target)
 
 
 def status_of(folder: Path) -> Status:
