@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
 from trimtab import (
@@ -35,6 +35,8 @@ from trimtab.train.baselines.lazy_safety_alignment import LazySafetyAlignment
 from trimtab.train.baselines.mixing import Mixing
 from trimtab.train.baselines.orthogonal_projection import OrthogonalProjection
 from trimtab.train.baselines.orthogonal_subspace import OrthogonalSubspace
+from trimtab.train.baselines.pact import PACT
+from trimtab.train.baselines.safety_preserving import SafetyPreserving
 
 WORDS = [f"w{number}" for number in range(30)]
 
@@ -44,6 +46,22 @@ CONSTRAINTS: dict[str, Objective] = {
     "parameter-penalty": AlignmentParameterConstraint(penalty=0.3),
     "parameter-radius": AlignmentParameterConstraint(radius=0.05),
 }
+
+
+def another_llama(seed: int = 1) -> LlamaForCausalLM:
+    """A model with the vocabulary of `tiny_llama`, as one from before it was aligned."""
+    config = LlamaConfig(
+        vocab_size=len(WORDS) + 3,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        initializer_range=0.1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval()
+
 
 BASELINES: dict[str, Objective] = {
     "case-one-by-share": CaseOneByShare(1.0),
@@ -61,12 +79,14 @@ BASELINES: dict[str, Objective] = {
     "random-subset": RandomSubset(0.5),
     "osf": OrthogonalSubspace(0.5),
     "orthogonal-projection": OrthogonalProjection(1.0, references=2, every=2),
+    "spf": SafetyPreserving(2, rows=4),
+    "pact": PACT(1.0, unaligned=another_llama, tokens=10),
 }
 
 WITHOUT_ADAPTER = ("osf",)
 """Objectives that no adapter goes with."""
 
-PADDED = ("constrained-sft", "ewc", "orthogonal-projection", "seal")
+PADDED = ("constrained-sft", "ewc", "orthogonal-projection", "pact", "seal", "spf")
 """Objectives that tell the rows of a batch apart."""
 
 OBJECTIVES: dict[str, Objective] = {

@@ -246,6 +246,15 @@ PUBLISHED: dict[str, Method] = {
             (0.25, 0.5, 0.75, 0.9, 1.0),
         ),
         Method(
+            "spf",
+            "safety-preserving fine-tuning (SPF)",
+            _SAFETY_ROWS,
+            "baselines.safety_preserving:SafetyPreserving",
+            (1, 2, 4, 8, 16),
+            hyperparameter="rank",
+            short="SPF",
+        ),
+        Method(
             "osf",
             "orthogonal subspace (OSF)",
             _WEIGHTS,
@@ -319,6 +328,17 @@ PUBLISHED: dict[str, Method] = {
             hyperparameter="penalty",
             symbol="λ",
             reads_safety=False,
+        ),
+        Method(
+            "pact",
+            "safety tokens held (PACT)",
+            _TASK_ROWS,
+            "baselines.pact:PACT",
+            _DECADES,
+            hyperparameter="penalty",
+            symbol="λ",
+            short="PACT",
+            needs_unaligned=True,
         ),
         Method(
             "early-stopping",

@@ -23,7 +23,7 @@ from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.evaluate.engines import AnswerEngine, DividedEngine, LoadedEngine
 from trimtab.measure.losses import response_nll
-from trimtab.models import load_model, name_base_portably
+from trimtab.models import name_base_portably
 from trimtab.results.checksums import write_checksums
 from trimtab.results.files import written_whole
 from trimtab.results.generations import AskedPrompt, Decoding
@@ -41,7 +41,7 @@ from trimtab.train.objectives.budget import Budget, ImpossibleBudgetError
 from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.objectives.endpoints import Endpoints
 from trimtab.train.reference import copy_apart
-from trimtab.train.settings import objective_of
+from trimtab.train.settings import objective_of, unaligned_model
 from trimtab.train.step_losses import TrainingDivergedError
 
 ALIGNED = ALIGNED_FOLDER
@@ -134,7 +134,7 @@ class Runner(Trainings):
                 self.experiment.train,
                 run.training.seed,
                 run.training.proxy,
-                objective_of(run.training, self.experiment.train.safety_target),
+                objective_of(run.training, self.experiment),
                 run.specs[0].proxy,
             )
         )
@@ -163,7 +163,7 @@ class Runner(Trainings):
     def _unaligned(self, method: PostHocMethod) -> PreTrainedModel | None:
         if not method.needs_unaligned or self.experiment.align is None:
             return None
-        return load_model(self.experiment.model, self.experiment.load)[0]
+        return unaligned_model(self.experiment)
 
     def _settings_of_dial(self, run: Run) -> list[Point]:
         dial = self.trained_dial(run.training)

@@ -89,12 +89,15 @@ class AlignedReference:
     def divergence_of(self, logits: Tensor, trained: nn.Module, batch: Batch) -> Tensor:
         """The same, of logits that the model has given already."""
         counted = batch["labels"][:, 1:] != IGNORED
-        with torch.no_grad(), self._aligned(trained) as aligned:
-            target = (
-                aligned(**model_inputs(batch)).logits[:, :-1][counted].float().log_softmax(dim=-1)
-            )
+        target = self.logits(trained, batch)[:, :-1][counted].float().log_softmax(dim=-1)
         predicted = logits[:, :-1][counted].float().log_softmax(dim=-1)
         return kl_div(predicted, target, reduction="sum", log_target=True)
+
+    def logits(self, trained: nn.Module, batch: Batch) -> Tensor:
+        """θ_s's on a batch, without a gradient, of shape (rows, width, vocabulary)."""
+        with torch.no_grad(), self._aligned(trained) as aligned:
+            logits: Tensor = aligned(**model_inputs(batch)).logits
+        return logits
 
     @contextmanager
     def _aligned(self, trained: nn.Module) -> Iterator[nn.Module]:

@@ -50,7 +50,8 @@ class Scorer:
             assert self.reference is not None
             routing = {} if self.router_weight is None else {"output_router_logits": True}
             outputs = model(**model_inputs(batch), use_cache=False, **routing)
-            divergence = self.reference.divergence_of(outputs.logits, self.unwrapped, batch)
+            logits = outputs.logits
+            divergence = objective.divergence(self.reference, logits, self.unwrapped, batch)
             log_probs = label_log_probs(outputs.logits, batch["labels"])
         else:
             plain = {name: value for name, value in batch.items() if name != ROLE}

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
+from transformers import PreTrainedModel
 
-from trimtab.config.experiment import Measuring, Training
+from trimtab.config.experiment import Experiment, Measuring, Training
 from trimtab.config.methods import PLAIN
 from trimtab.config.run_spec import RunSpec
 from trimtab.errors import UserError
+from trimtab.models import load_model
 from trimtab.train.config import SafetyAwareSFTConfig
 from trimtab.train.library_settings import lora_settings, sft_settings
 from trimtab.train.methods import made_from
-from trimtab.train.objectives.base import Objective, Target
+from trimtab.train.objectives.base import Objective
 from trimtab.train.safety_stream import safety_rows_per_batch
 
 
@@ -67,14 +70,23 @@ def divide_among(
     args.per_device_train_batch_size = rows // sharing
 
 
-def objective_of(spec: RunSpec, target: Target) -> Objective | None:
+def objective_of(spec: RunSpec, experiment: Experiment) -> Objective | None:
     """The objective that a model is trained with; None is plain fine-tuning."""
     if spec.method is PLAIN or spec.is_plain:
         return None
-    settings = {"target": target} if spec.method.takes_target else {}
+    settings: dict[str, Any] = {}
+    if spec.method.takes_target:
+        settings["target"] = experiment.train.safety_target
+    if spec.method.needs_unaligned:
+        settings["unaligned"] = partial(unaligned_model, experiment)
     objective = made_from(spec.method, spec.value, **settings)
     assert isinstance(objective, Objective)
     return objective
+
+
+def unaligned_model(experiment: Experiment) -> PreTrainedModel:
+    """The model that an experiment aligns, as it is before."""
+    return load_model(experiment.model, experiment.load)[0]
 
 
 def sft_config(

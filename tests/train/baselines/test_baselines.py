@@ -79,7 +79,7 @@ def test_every_method_that_trains_is_tried() -> None:
     trained_by = {name for name, method in PUBLISHED.items() if method.stage == "training"}
     assert set(tiny.BASELINES) == trained_by
     for name, objective in tiny.BASELINES.items():
-        assert type(made_from(PUBLISHED[name], 0.5)) is type(objective)
+        assert type(made_from(PUBLISHED[name], PUBLISHED[name].grid[0])) is type(objective)
 
 
 def test_a_method_is_said_to_read_safety_rows_where_it_does() -> None:

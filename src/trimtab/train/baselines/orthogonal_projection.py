@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from trimtab.config.ranges import Count, From0To1
+from trimtab.train.baselines.safety_gradient import safety_gradient
 from trimtab.train.context import TrainingContext
 from trimtab.train.objectives.base import Objective, Roles, trained
-from trimtab.train.safety_stream import SafetyStream
-from trimtab.train.scoring import label_log_probs
 
 
 @dataclass
@@ -53,9 +52,13 @@ class OrthogonalProjection(Objective):
     def before_optimizer_step(self, context: TrainingContext) -> None:
         weights = trained(context.model)
         if context.step % self.every == 0 or not self.gradients:
-            self.gradients = [
-                self._reference(context, weights, number) for number in range(self.references)
+            first = context.step // self.every * self.references
+            measured = [
+                safety_gradient(context, weights, self.rows, first + number)
+                for number in range(self.references)
             ]
+            self.gradients = [gradient for gradient, _ in measured]
+            self.extra_tokens += sum(tokens for _, tokens in measured)
         task = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
         for weight, gradient in zip(
             weights, projected(task, self.gradients, self.strength), strict=True
@@ -70,28 +73,6 @@ class OrthogonalProjection(Objective):
 
     def extra_state(self) -> tuple[list[list[Tensor]]]:
         return (self.gradients,)
-
-    def _reference(
-        self, context: TrainingContext, weights: list[torch.nn.Parameter], number: int
-    ) -> list[Tensor]:
-        stream = context.safety
-        assert stream is not None
-        again = context.step // self.every
-        batches = SafetyStream(stream.rows, stream.collate, self.rows, stream.seed)
-        batch = batches.batch(again * self.references + number)
-        batch = {name: value.to(weights[0].device) for name, value in batch.items()}
-        self.extra_tokens += int(batch["attention_mask"].sum())
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        was_training = context.model.training
-        context.model.eval()
-        logits = context.model(**inputs, use_cache=False).logits
-        loss = -label_log_probs(logits, batch["labels"]).sum()
-        parts = torch.autograd.grad(loss, weights, allow_unused=True)
-        context.model.train(was_training)
-        return [
-            torch.zeros_like(weight) if part is None else part
-            for weight, part in zip(weights, parts, strict=True)
-        ]
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,10 @@ def weights_of(model: nn.Module, role: str, like: nn.Module) -> dict[str, Tensor
     return weights
 
 
-def required(unaligned: PreTrainedModel | None, name: str) -> PreTrainedModel:
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+def required(unaligned: _Model | None, name: str) -> _Model:
     """The unaligned model. Raises UserError where there is none."""
     if unaligned is None:
         raise UserError(

@@ -14,7 +14,9 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from trimtab.config.ranges import check_ranges
+from trimtab.train.batches import Batch
 from trimtab.train.context import TrainingContext
+from trimtab.train.reference import AlignedReference
 
 Array = NDArray[np.float64]
 
@@ -194,6 +196,17 @@ class Objective:
     def loss(self, step: Step) -> Tensor:
         """The loss of a batch."""
         return step.task_loss
+
+    def divergence(
+        self, reference: AlignedReference, logits: Tensor, trained: nn.Module, batch: Batch
+    ) -> Tensor:
+        """What it compares of task rows, summed over their completion tokens, in nats.
+
+        Args:
+            logits: θ's on the batch.
+            trained: θ itself, unwrapped, whose adapter can be disabled.
+        """
+        return reference.divergence_of(logits, trained, batch)
 
     def observe(self, task_loss: float, safety_loss: float) -> None:
         """A step's L_f and L_ŝ (or its KL), of all batches and processes, before it is taken."""

@@ -1,0 +1,174 @@
+"""Take the run's numbers into the repository, and write this folder's table.
+
+    python experiments/methods/write.py [RUNS/methods]
+
+Given the folder of the sweep, its points and what each held-out row and prompt gave are copied
+here; the table of README.md is made from the seeds of which all is here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from trimtab.analysis.groups import Setting, all_settings
+from trimtab.analysis.labels import change_in_words
+from trimtab.config.data_names import ORIGINAL, answers_data, task_data
+from trimtab.config.methods import ALIGNED, CASE_1, PLAIN
+from trimtab.report.markdown import markdown_table, replace_between
+from trimtab.report.tables import p_in_words
+from trimtab.results.per_row_losses import RowLosses, known
+from trimtab.results.result import Point
+from trimtab.results.store import copy_measurements, read_points
+from trimtab.stats import Estimate, Statistic, height_above, holm, statistic_over_seeds
+
+HERE = Path(__file__).parent
+TASK = task_data("alpaca")
+REFUSED, ANSWERED = answers_data("refusal_rate"), answers_data("answer_rate")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A setting beside θ_s, plain fine-tuning and Case I's front, over the seeds."""
+
+    setting: Setting
+    safety: Estimate
+    """L_s − L_s(θ_s), nats per token."""
+    task: Estimate
+    """L_f − L_f(plain), nats per token."""
+    judging: Estimate
+    """J − J(plain), points."""
+    height: Estimate | None
+    """L_f above Case I's front, nats per token; None beyond its ends in some seed."""
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        copy_measurements(Path(sys.argv[1]), HERE)
+    text = table(whole_seeds(read_points(HERE)), RowLosses(HERE))
+    replace_between(HERE / "README.md", "results", text)
+    print(text)
+
+
+def whole_seeds(points: list[Point]) -> list[Point]:
+    """Those of seeds of which every model is here, and θ_s."""
+    counts = Counter(point.seed for point in points if point.method is not ALIGNED)
+    return [
+        point
+        for point in points
+        if point.method is ALIGNED or counts[point.seed] == max(counts.values())
+    ]
+
+
+def table(points: list[Point], rows: RowLosses) -> str:
+    """Each setting, those of a lower front first."""
+    settings = [setting for setting in all_settings(points) if setting.method is not ALIGNED]
+    (plain,) = (setting for setting in settings if setting.is_plain)
+    plain_of = {point.seed: str(point.model) for point in plain.points}
+    fronts = {
+        seed: [
+            losses(point, rows)
+            for setting in settings
+            for point in setting.points
+            if setting.method in (PLAIN, CASE_1) and point.seed == seed
+        ]
+        for seed in plain_of
+    }
+
+    def beside(setting: Setting) -> Beside:
+        models = [(str(point.model), plain_of[point.seed]) for point in setting.points]
+        heights = [
+            height_above(fronts[point.seed], *losses(point, rows)) for point in setting.points
+        ]
+        within = [height for height in heights if height is not None]
+        is_compared = setting.method not in (PLAIN, CASE_1) and len(within) == len(heights)
+        return Beside(
+            setting,
+            over([change(ORIGINAL, model, ALIGNED.name, rows) for model, _ in models]),
+            over([change(TASK, *pair, rows) for pair in models]),
+            over([judged(pair, rows) * 100 for pair in models]),
+            over(within) if is_compared else None,
+        )
+
+    found = [beside(setting) for setting in settings if not setting.is_plain]
+    ordered = sorted(found, key=lambda each: each.height.value if each.height else float("inf"))
+    heights = adjusted([each.height for each in ordered])
+    judging = adjusted([each.judging for each in ordered])
+    start = next(point for point in points if point.method is ALIGNED)
+    lines = [
+        ("aligned model θ_s", "0", "–", "–", "–", *rates([start], rows), "–", "–"),
+        (
+            "plain fine-tuning",
+            change_in_words(
+                over([change(ORIGINAL, m, ALIGNED.name, rows) for m in plain_of.values()]), 4
+            ),
+            *("–",) * 3,
+            *rates(plain.points, rows),
+            *("–",) * 2,
+        ),
+    ]
+    lines += [
+        (
+            each.setting.name,
+            change_in_words(each.safety, 4),
+            change_in_words(each.task, 4),
+            change_in_words(each.height, 4) if each.height else front_text(each.setting),
+            p_height,
+            *rates(each.setting.points, rows),
+            change_in_words(each.judging, 1),
+            p_judging,
+        )
+        for each, p_height, p_judging in zip(ordered, heights, judging, strict=True)
+    ]
+    columns = (
+        "model", "L_s − L_s(θ_s)", "L_f − L_f(plain)", "L_f above Case I’s front", "adjusted p",
+        "harmful refused", "benign answered", "J − J(plain), points", "adjusted p",
+    )  # fmt: skip
+    count = len(plain_of)
+    return f"{markdown_table(columns, lines)}\n\nOf {count} seed{'s' if count > 1 else ''}."
+
+
+def front_text(setting: Setting) -> str:
+    return "on it" if setting.method is CASE_1 else "beyond its ends"
+
+
+def adjusted(estimates: list[Estimate | None]) -> list[str]:
+    """Holm's p over those that there are, in words."""
+    p_values = iter(holm([estimate.p_value for estimate in estimates if estimate]))
+    return [p_in_words(next(p_values)) if estimate else "–" for estimate in estimates]
+
+
+def judged(models: tuple[str, str], rows: RowLosses) -> Statistic:
+    """J of one model minus that of another, on the same prompts."""
+    return (change(REFUSED, *models, rows) + change(ANSWERED, *models, rows)) * 0.5
+
+
+def losses(point: Point, rows: RowLosses) -> tuple[Statistic, Statistic]:
+    """L_s and L_f."""
+    safety, task = (known(rows.loss(data, str(point.model))) for data in (ORIGINAL, TASK))
+    return safety, task
+
+
+def rates(points: Sequence[Point], rows: RowLosses) -> tuple[str, str]:
+    """Harmful prompts refused, and benign ones answered."""
+    refused, answered = (
+        fmean(known(rows.loss(data, str(point.model))).value for point in points)
+        for data in (REFUSED, ANSWERED)
+    )
+    return f"{100 * refused:.0f} %", f"{100 * answered:.0f} %"
+
+
+def change(data: str, model: str, reference: str, rows: RowLosses) -> Statistic:
+    return known(rows.difference(data, model, reference))
+
+
+def over(changes: list[Statistic]) -> Estimate:
+    return statistic_over_seeds(changes, "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The gradient of L_ŝ on a few safety rows, taken beside the task's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trimtab.train.context import TrainingContext
+from trimtab.train.safety_stream import SafetyStream
+from trimtab.train.scoring import label_log_probs
+
+
+def safety_gradient(
+    context: TrainingContext, weights: list[torch.nn.Parameter], rows: int, number: int
+) -> tuple[list[Tensor], int]:
+    """∇L_ŝ on batch `number` of so many safety rows, at the weights as they are, without dropout.
+
+    Returns:
+        A part for each weight, of its shape, and the tokens that were read.
+    """
+    stream = context.safety
+    assert stream is not None
+    batch = SafetyStream(stream.rows, stream.collate, rows, stream.seed).batch(number)
+    batch = {name: value.to(weights[0].device) for name, value in batch.items()}
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    was_training = context.model.training
+    context.model.eval()
+    logits = context.model(**inputs, use_cache=False).logits
+    loss = -label_log_probs(logits, batch["labels"]).sum()
+    parts = torch.autograd.grad(loss, weights, allow_unused=True)
+    context.model.train(was_training)
+    gradient = [
+        torch.zeros_like(weight) if part is None else part
+        for weight, part in zip(weights, parts, strict=True)
+    ]
+    return gradient, int(batch["attention_mask"].sum())
