@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from trimtab.config.methods import CASE_1
+from trimtab.config.methods import CASE_1, CASE_2_RADIUS
 from trimtab.config.run_spec import RunSpec
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Estimate, Point
@@ -79,6 +80,29 @@ def test_effects_are_paired_by_row_and_spread_over_seeds(effects: ModuleType, fo
     assert falls.estimate.high - falls.estimate.low > 0.05  # two seeds differ by 0.009
     costs = measured.effect(effects.penalty_costs_capability)
     assert costs.estimate.value == pytest.approx(0.1)
+
+
+def test_case_2_beyond_the_safe_end_is_bounded_by_the_safest_models_price(
+    effects: ModuleType, folder: Path
+) -> None:
+    rows, written = RowLosses(folder), PointsFile(folder, {})
+    hardness = rows.of("task:chat", "near-0.1-0")[0] - 1.00
+    losses = {0.5: (1.05, 1.02), 1.0: (1.20, 1.04)}  # safer than all of Case I, and within its ends
+    for seed in (0, 1):
+        for radius, (safety, task) in losses.items():
+            name, ones = f"ball-{radius}-{seed}", np.ones(ROWS)
+            of_data = {"original": safety, "task:chat": task}
+            rows.save(name, {d: np.stack([hardness + loss, ones]) for d, loss in of_data.items()})
+            spec = RunSpec(CASE_2_RADIUS, radius, None, "chat", seed)
+            written.add([replace(point("near", 1.0, seed, name, safety, task), spec=spec)])
+    measured = effects.Measured([folder], effects.Roles("near", "far", "chat", "none"))
+    within = measured.effect(effects.case_2_is_steeper)
+    bound = measured.effect(effects.case_2_is_steeper_at_most)
+    # Case I's line falls from 1.10 at L_s = 1.10 to 1.00 at 1.30, and later in the second seed.
+    assert within.estimate.value == pytest.approx(-0.01, abs=3e-3)
+    assert bound.estimate.value == pytest.approx((-0.08 - 0.01) / 2, abs=3e-3)
+    assert bound.estimate.high < 0
+    assert bound.verdict == "does not hold"
 
 
 def test_what_was_not_run_has_no_effect(effects: ModuleType, folder: Path) -> None:

@@ -8,7 +8,7 @@ proxy is the nearer and which task overlaps more is said beforehand, not read of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,14 @@ from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
-from trimtab.stats import Estimate, Statistic, height_above, mean_of, statistic_over_seeds
+from trimtab.stats import (
+    Estimate,
+    Statistic,
+    height_above,
+    height_above_at_most,
+    mean_of,
+    statistic_over_seeds,
+)
 
 
 @dataclass(frozen=True)
@@ -182,18 +189,23 @@ def case_2_is_steeper(run: Run) -> Statistic | None:
     Case I's line is that of the near proxy with plain fine-tuning as its end, joined by straight
     lines from point to point; which Case II models lie within its range is decided once.
     """
-    task = run.roles.high_overlap
-    plain = run.plain(task)
-    line = [*([plain] if plain else []), *run.case_1(run.roles.near, task)]
-    if len(line) < 2:
-        return None
-    ends = [(run.safety(point), run.task(point)) for point in line]
-    heights = [height_above(ends, run.safety(p), run.task(p)) for p in run.case_2(task)]
-    above = [height for height in heights if height is not None]
+    above = [height for height in _heights(run, height_above) if height is not None]
     return mean_of(above) if above else None
 
 
-Finding = tuple[str, Callable[[Run], Statistic | None]]
+def case_2_is_steeper_at_most(run: Run) -> Statistic | None:
+    """An upper bound of that over all Case II models: safer than all of Case I, it pays no less."""
+    heights = _heights(run, height_above_at_most)
+    known_heights = [height for height in heights if height is not None]
+    return mean_of(known_heights) if heights and len(known_heights) == len(heights) else None
+
+
+EffectOf = Callable[[Run], Statistic | None]
+
+AT_MOST: dict[EffectOf, EffectOf] = {case_2_is_steeper: case_2_is_steeper_at_most}
+"""Upper bounds of effects, of more models: below 0 they say that a finding does not hold."""
+
+Finding = tuple[str, EffectOf]
 
 FINDINGS: tuple[Finding, ...] = (
     (
@@ -223,6 +235,22 @@ FINDINGS: tuple[Finding, ...] = (
     ),
     ("Case II is steeper: L_f above Case I’s line at the same L_s", case_2_is_steeper),
 )
+
+
+def _heights(
+    run: Run,
+    height: Callable[
+        [Sequence[tuple[Statistic, Statistic]], Statistic, Statistic], Statistic | None
+    ],
+) -> list[Statistic | None]:
+    """Of each Case II model above Case I's line; none where there is no line."""
+    task = run.roles.high_overlap
+    plain = run.plain(task)
+    line = [*([plain] if plain else []), *run.case_1(run.roles.near, task)]
+    if len(line) < 2:
+        return []
+    ends = [(run.safety(point), run.task(point)) for point in line]
+    return [height(ends, run.safety(p), run.task(p)) for p in run.case_2(task)]
 
 
 def _ends(

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from effects import FINDINGS, Effect, Measured, Roles
+from effects import AT_MOST, FINDINGS, Effect, EffectOf, Measured, Roles
 from scipy.stats import spearmanr
 
 from trimtab.analysis.labels import estimate_in_words, percent
@@ -127,16 +127,30 @@ def findings_table(measured: dict[str, Measured]) -> str:
     """Each finding's effect and verdict in each experiment."""
     rows = []
     for statement, of_one in FINDINGS:
-        cells = [effect_cell(experiment.effect(of_one)) for experiment in measured.values()]
+        cells = [
+            effect_cell(experiment.effect(of_one), bound_of(experiment, of_one))
+            for experiment in measured.values()
+        ]
         rows.append((statement, *cells))
     return markdown_table(("the paper’s finding: effect here", *measured), rows)
 
 
-def effect_cell(effect: Effect | None) -> str:
-    if effect is None:
+def bound_of(experiment: Measured, of_one: EffectOf) -> Effect | None:
+    """An upper bound of an effect, where it is below 0: by it a finding does not hold."""
+    bound = experiment.effect(AT_MOST[of_one]) if of_one in AT_MOST else None
+    return bound if bound and bound.estimate.high < 0 else None
+
+
+def effect_cell(effect: Effect | None, bound: Effect | None) -> str:
+    effect_or_bound = bound or effect
+    if effect_or_bound is None:
         return "–"
-    seeds = f"{effect.seeds} seeds" if effect.seeds > 1 else "one seed"
-    return f"**{effect.verdict}**, {estimate_in_words(effect.estimate)}, {seeds}"
+    seeds = effect_or_bound.seeds
+    return (
+        f"**{effect_or_bound.verdict}**, {'at most ' if bound else ''}"
+        f"{estimate_in_words(effect_or_bound.estimate)}, "
+        f"{f'{seeds} seeds' if seeds > 1 else 'one seed'}"
+    )
 
 
 def audit_table() -> str:

@@ -249,6 +249,23 @@ def height_above(
     return heights[0] if heights else None
 
 
+def height_above_at_most(
+    line: Sequence[tuple[Statistic, Statistic]], x: Statistic, y: Statistic
+) -> Statistic | None:
+    """The same, and left of the line's least x how far y lies above the y there.
+
+    To the left a falling front is at least as high as at its end, so this is an upper bound of the
+    height. None beyond the other end.
+
+    >>> at = lambda x, y: (Statistic(x, {}), Statistic(y, {}))
+    >>> line = [at(1, 0), at(0, 2)]
+    >>> [height_above_at_most(line, *at(*place)).value for place in ((0.25, 1.75), (-1, 1.5))]
+    [0.25, -0.5]
+    """
+    left = min(line, key=lambda place: place[0].value)
+    return y - left[1] if x.value < left[0].value else height_above(line, x, y)
+
+
 def heights_above_means(
     lines: Sequence[Sequence[tuple[Statistic, Statistic]]],
     places: Sequence[tuple[Statistic, Statistic]],

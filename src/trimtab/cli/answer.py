@@ -110,7 +110,7 @@ def _print_choices(choices: Sequence[Choice], out: Path) -> None:
     from rich.table import Table
 
     from trimtab.analysis.labels import change_in_words
-    from trimtab.cli.progress import plain, table_console
+    from trimtab.cli.progress import output_console, plain
 
     original = any(point.alignment_loss for choice in choices for point in choice.setting.points)
     table = Table(box=None, pad_edge=False)
@@ -125,7 +125,7 @@ def _print_choices(choices: Sequence[Choice], out: Path) -> None:
             change_in_words(choice.task_change),
             plain(_saved_models_text(choice.setting.points, out)),
         )
-    table_console().print(table, highlight=False)
+    output_console().print(table, highlight=False)
     if len(choices) > MOST_CHOICES:
         say(f"and {len(choices) - MOST_CHOICES} more in {out / 'report.html'}.")
 

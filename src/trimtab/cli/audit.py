@@ -49,11 +49,9 @@ def audit(
     load: Loading = Loading(),  # noqa: B008
 ) -> None:
     """Judge data, proxies and landscape before training."""
-    from rich.console import Console
-
     from trimtab.audit.audit import audit as make_audit
     from trimtab.cli.audit_output import print_audit, watched_stages
-    from trimtab.cli.progress import print_page
+    from trimtab.cli.progress import output_console, print_page
     from trimtab.models import quiet_libraries
     from trimtab.report.audit_page import write_audit_page
     from trimtab.results.files import only_writer
@@ -88,7 +86,7 @@ def audit(
     if as_json:
         print(json.dumps(result.to_json(), indent=1))
         return
-    console = Console()
+    console = output_console()
     print_audit(result, console)
     if page is not None:
         print_page(page, console)

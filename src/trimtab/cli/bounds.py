@@ -17,11 +17,9 @@ def bounds(
     """Print each theorem beside what was measured."""
     import json
 
-    from rich.console import Console
-
     from trimtab.analysis.bounds import bounds_beside
     from trimtab.analysis.results import read_results
-    from trimtab.cli.progress import words_table
+    from trimtab.cli.progress import output_console, words_table
     from trimtab.report.tables import bounds_in_short
 
     results = read_results(folder)
@@ -36,7 +34,7 @@ def bounds(
             "under an alignment parameter constraint, and measure: {landscape_rows: 100} in the "
             "experiment."
         )
-    console = Console()
+    console = output_console()
     for table in bounds_in_short(checks):
         console.print(words_table(table), "", highlight=False)
     console.print(

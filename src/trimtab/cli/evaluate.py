@@ -78,7 +78,7 @@ def evaluate(
 ) -> None:
     """Judge what models answer, and run the tasks of lm-eval and Inspect on them."""
     from trimtab.cli.audit_output import watched_stages
-    from trimtab.cli.progress import table_console
+    from trimtab.cli.progress import output_console
     from trimtab.config.data_source import DataSource
     from trimtab.evaluate.endpoint import Endpoint
     from trimtab.evaluate.engines import (
@@ -128,7 +128,7 @@ def evaluate(
         for place, evaluated_model in enumerate(evaluation.models, start=1):
             say(f"{place}: {evaluated_model.name}")
     for table in _tables(evaluation):
-        table_console().print(table, "", highlight=False)
+        output_console().print(table, "", highlight=False)
     for line in _agreement_lines(evaluation):
         say(line)
     say(f"What is kept is in {out}.")

@@ -30,7 +30,7 @@ def judge(
 ) -> None:
     """Have other judges read the answers that a run has kept: no model answers again."""
     from trimtab.cli.audit_output import watched_stages
-    from trimtab.cli.progress import table_console
+    from trimtab.cli.progress import output_console
     from trimtab.evaluate.evaluation import DISAGREEMENTS_FOLDER
     from trimtab.evaluate.later_judges import agreements_over, judged_later
     from trimtab.evaluate.named_judges import judge_named
@@ -41,7 +41,7 @@ def judge(
         models = judged_later(folder, judges, watcher)
     for rate in RATES:
         if _speaks(models, rate):
-            table_console().print(_table(models, rate), "", highlight=False)
+            output_console().print(_table(models, rate), "", highlight=False)
     agreements = agreements_over(models)
     for agreement in agreements:
         say(agreement_in_words(agreement))

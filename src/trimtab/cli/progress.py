@@ -300,8 +300,8 @@ def print_page(page: Path, console: Console) -> None:
     )
 
 
-def table_console() -> Console:
-    """A console for tables: a pipe has no width of its own, and a name must not be broken there."""
+def output_console() -> Console:
+    """Standard output: a pipe has no width of its own, and no table may be folded there."""
     console = Console()
     return console if console.is_terminal else Console(width=240)
 

@@ -7,9 +7,7 @@ from trimtab.cli.options import Folder
 
 def status(folder: Folder) -> None:
     """How far a sweep is: what is done, running, failed and left."""
-    from rich.console import Console
-
-    from trimtab.cli.progress import status_table
+    from trimtab.cli.progress import output_console, status_table
     from trimtab.runner.status import status_of
 
-    Console().print(status_table(status_of(folder)), highlight=False, soft_wrap=True)
+    output_console().print(status_table(status_of(folder)), highlight=False)

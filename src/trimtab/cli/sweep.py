@@ -158,15 +158,13 @@ def print_plan(experiment: Experiment, out: Path) -> None:
 
 def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
     """A plan, what of it is left to make, and what that costs."""
-    from rich.console import Console
-
-    from trimtab.cli.progress import plain, plan_table
+    from trimtab.cli.progress import output_console, plain, plan_table
     from trimtab.models import quiet_libraries
     from trimtab.runner.cost import estimate_cost
     from trimtab.runner.sweep import read_roles
 
     quiet_libraries()
-    console = Console()
+    console = output_console()
     roles = read_roles(experiment)
     for warning in roles.warnings:
         console.print(f"[yellow]warning[/] {plain(warning)}", highlight=False, soft_wrap=True)
