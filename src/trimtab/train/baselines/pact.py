@@ -56,6 +56,8 @@ class PACT(Objective):
         tokens: k, the authors' 50.
         rows: how many safety rows find them at most, the authors' 512.
 
+    They write prompts for the unaligned model without a chat template; here both read the same.
+
     Raises:
         UserError: there is no unaligned model, or it gives all tokens the same probability.
 

@@ -35,7 +35,7 @@ class SafetyPreserving(Objective):
     They also set Adam's β₁ to 0.5; here the optimizer is that of all methods.
 
     Source: Zhang et al. 2026, "Understanding and Preserving Safety in Fine-Tuned LLMs", arXiv
-    2601.10141, algorithm 1.
+    2601.10141, algorithm 1 as others describe it.
     """
 
     rank: Count = 20
