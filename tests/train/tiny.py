@@ -23,6 +23,7 @@ from trimtab import (
     SafetyAwareSFTTrainer,
 )
 from trimtab.models import load_model, save_tiny_llama
+from trimtab.train.baselines.adaptive_kl import AdaptiveKL
 from trimtab.train.baselines.case_one_by_share import CaseOneByShare
 from trimtab.train.baselines.constrained_sft import ConstrainedSFT
 from trimtab.train.baselines.data_selection import DataSelection, RandomSubset
@@ -80,13 +81,14 @@ BASELINES: dict[str, Objective] = {
     "osf": OrthogonalSubspace(0.5),
     "orthogonal-projection": OrthogonalProjection(1.0, references=2, every=2),
     "spf": SafetyPreserving(2, rows=4),
+    "adaptive-kl": AdaptiveKL(0.9),
     "pact": PACT(1.0, unaligned=another_llama, tokens=10),
 }
 
 WITHOUT_ADAPTER = ("osf",)
 """Objectives that no adapter goes with."""
 
-PADDED = ("constrained-sft", "ewc", "orthogonal-projection", "pact", "seal", "spf")
+PADDED = ("adaptive-kl", "constrained-sft", "ewc", "orthogonal-projection", "pact", "seal", "spf")
 """Objectives that tell the rows of a batch apart."""
 
 OBJECTIVES: dict[str, Objective] = {

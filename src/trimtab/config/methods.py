@@ -330,6 +330,15 @@ PUBLISHED: dict[str, Method] = {
             reads_safety=False,
         ),
         Method(
+            "adaptive-kl",
+            "KL by the prompt's risk",
+            _TASK_ROWS,
+            "baselines.adaptive_kl:AdaptiveKL",
+            (0.2, 0.4, 0.6, 0.8, 0.9),
+            hyperparameter="highest",
+            symbol="β",
+        ),
+        Method(
             "pact",
             "safety tokens held (PACT)",
             _TASK_ROWS,

@@ -110,7 +110,7 @@ def context_overlap(
     kinds = np.repeat([0, 1], [len(task), len(safety)])
     groups = split_groups([*task, *safety], kinds)
     generator = np.random.default_rng(seed)
-    scores = [_cross_fitted(vectors, kinds, groups, generator) for _ in range(_SPLITS)]
+    scores = _scores_of_splits(vectors, kinds, groups, generator)
     forth, back = np.mean([_shares(split_scores, kinds) for split_scores in scores], axis=0)
     worth = _relative_variances(vectors, kinds, groups, generator)
     variances = worth * [forth * (1 - forth), back * (1 - back)]
@@ -125,6 +125,17 @@ def context_overlap(
         among,
         _nearest_pairs(task, safety, vectors, among, pairs) if pairs and among.any() else (),
     )
+
+
+def task_posterior(
+    task: Sequence[str], safety: Sequence[str], states: tuple[States, States], seed: int = 0
+) -> Array:
+    """c(x) of every task prompt as `context_overlap` has it, shape (n,), and nothing besides."""
+    kinds = np.repeat([0, 1], [len(task), len(safety)])
+    groups = split_groups([*task, *safety], kinds)
+    generator = np.random.default_rng(seed)
+    scores = _scores_of_splits(np.concatenate(states), kinds, groups, generator)
+    return _calibrated(np.mean(scores, axis=0), kinds)[kinds == 0]
 
 
 def prompt_overlap(task: Sequence[str], safety: Sequence[str]) -> Estimate:
@@ -209,6 +220,15 @@ def _of_words(task: Sequence[str], safety: Sequence[str]) -> Vectors:
         ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+", dtype=np.float32
     )
     return vectorizer.fit_transform([*task, *safety]).tocsr()
+
+
+def _scores_of_splits(
+    vectors: Vectors,
+    kinds: NDArray[np.intp],
+    groups: NDArray[np.intp],
+    generator: np.random.Generator,
+) -> list[Array]:
+    return [_cross_fitted(vectors, kinds, groups, generator) for _ in range(_SPLITS)]
 
 
 def _cross_fitted(

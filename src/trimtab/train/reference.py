@@ -86,12 +86,17 @@ class AlignedReference:
         logits = model(**model_inputs(batch), use_cache=False).logits
         return self.divergence_of(logits, trained, batch)
 
-    def divergence_of(self, logits: Tensor, trained: nn.Module, batch: Batch) -> Tensor:
-        """The same, of logits that the model has given already."""
+    def divergence_of(
+        self, logits: Tensor, trained: nn.Module, batch: Batch, weights: Tensor | None = None
+    ) -> Tensor:
+        """The same, of logits that the model has given already; each row times its weight."""
         counted = batch["labels"][:, 1:] != IGNORED
         target = self.logits(trained, batch)[:, :-1][counted].float().log_softmax(dim=-1)
         predicted = logits[:, :-1][counted].float().log_softmax(dim=-1)
-        return kl_div(predicted, target, reduction="sum", log_target=True)
+        if weights is None:
+            return kl_div(predicted, target, reduction="sum", log_target=True)
+        by_position = kl_div(predicted, target, reduction="none", log_target=True).sum(dim=-1)
+        return (by_position * weights[counted.nonzero()[:, 0]]).sum()
 
     def logits(self, trained: nn.Module, batch: Batch) -> Tensor:
         """θ_s's on a batch, without a gradient, of shape (rows, width, vocabulary)."""

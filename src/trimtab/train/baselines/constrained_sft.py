@@ -52,12 +52,12 @@ class ConstrainedSFT(Objective):
                 batch = {name: x.to(model.device) for name, x in batch.items()}
                 inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
                 log_probs = label_log_probs(model(**inputs).logits, batch["labels"]).cpu()
-                self.reference.update(zip(_names(batch), log_probs, strict=True))
+                self.reference.update(zip(row_names(batch), log_probs, strict=True))
 
     def loss(self, step: Step) -> Tensor:
         width = step.loss_of_token.shape[1]
         # The same row was padded to another width when its reference was taken.
-        log_probs = [self.reference[name][:width] for name in _names(step.inputs)]
+        log_probs = [self.reference[name][:width] for name in row_names(step.inputs)]
         before = torch.stack([pad(row, (0, width - len(row))) for row in log_probs])
         before = before.to(step.loss_of_token.device)
         counted = step.inputs["labels"][:, 1:] != IGNORED
@@ -85,7 +85,7 @@ def multiples(counted: Tensor) -> Tensor:
     return factors
 
 
-def _names(batch: Batch) -> list[tuple[int, ...]]:
+def row_names(batch: Batch) -> list[tuple[int, ...]]:
     """What tells a row from all others: its tokens, and where its response begins."""
     lengths = batch["attention_mask"].sum(dim=1).tolist()
     begins = (batch["labels"] != IGNORED).float().argmax(dim=1).tolist()
