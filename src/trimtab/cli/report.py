@@ -7,13 +7,15 @@ from trimtab.cli.options import Folder
 
 def report(folder: Folder) -> None:
     """Draw figures and a page from points, an audit or both."""
+    from rich.console import Console
+
     from trimtab.audit.result import AUDIT_FILE
-    from trimtab.cli.progress import findings_table, output_console, plain, print_page
+    from trimtab.cli.progress import findings_table, plain, print_page
     from trimtab.report import write_report
     from trimtab.report.audit_page import write_audit_page
     from trimtab.results.store import POINTS_FILE
 
-    console = output_console()
+    console = Console()
     if (folder / AUDIT_FILE).exists():
         page = write_audit_page(folder)
         if not (folder / POINTS_FILE).exists():
