@@ -177,6 +177,28 @@ def trained_plainly(arguments: SFTConfig, folder: Path, lora: bool = False) -> S
     return trainer
 
 
+def trainer_of(
+    objective: Objective,
+    folder: Path,
+    lora: bool = False,
+    task: Dataset | None = None,
+    safety: Dataset | None = None,
+    reads_safety: bool = True,
+    **settings: Any,
+) -> SafetyAwareSFTTrainer:
+    """A trainer with 64 rows of a task and 40 of safety data, where no others are given."""
+    model, tokenizer = tiny_llama(folder / "model")
+    return SafetyAwareSFTTrainer(
+        model,
+        args=config(folder, **settings),
+        objective=objective,
+        train_dataset=task or rows(64, seed=2),
+        safety_dataset=(safety or rows(40, seed=5)) if reads_safety else None,
+        processing_class=tokenizer,
+        peft_config=lora_config() if lora else None,
+    )
+
+
 def lora_config() -> LoraConfig:
     return LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 

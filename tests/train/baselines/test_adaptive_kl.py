@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -31,20 +30,6 @@ def rows_about(first_word: int, count: int, seed: int) -> Dataset:
     return Dataset.from_list(records)
 
 
-def trainer_of(
-    method: AdaptiveKL, folder: Path, task: Dataset, safety: Dataset, **settings: Any
-) -> SafetyAwareSFTTrainer:
-    model, tokenizer = tiny.tiny_llama(folder / "model")
-    return SafetyAwareSFTTrainer(
-        model,
-        args=tiny.config(folder, **settings),
-        objective=method,
-        train_dataset=task,
-        safety_dataset=safety,
-        processing_class=tokenizer,
-    )
-
-
 def weights_of(method: AdaptiveKL, trainer: SafetyAwareSFTTrainer, rows: Dataset) -> torch.Tensor:
     return method._weights_of(trainer.data_collator(list(rows)))
 
@@ -52,7 +37,9 @@ def weights_of(method: AdaptiveKL, trainer: SafetyAwareSFTTrainer, rows: Dataset
 def test_rows_whose_prompts_are_like_safetys_are_held_more(tmp_path: Path) -> None:
     alike, unlike = rows_about(5, 40, seed=0), rows_about(20, 40, seed=1)
     task = Dataset.from_list([*alike, *unlike])
-    trainer = trainer_of(AdaptiveKL(0.9), tmp_path, task, rows_about(5, 60, seed=2))
+    trainer = tiny.trainer_of(
+        AdaptiveKL(0.9), tmp_path, task=task, safety=rows_about(5, 60, seed=2)
+    )
     learned = trainer.objective
     assert isinstance(learned, AdaptiveKL)
     weights = weights_of(learned, trainer, task)
@@ -64,7 +51,7 @@ def test_rows_whose_prompts_are_like_safetys_are_held_more(tmp_path: Path) -> No
 
 def test_its_loss_is_the_formulas_row_by_row(tmp_path: Path) -> None:
     task = tiny.rows(40, seed=2)
-    trainer = trainer_of(AdaptiveKL(0.8), tmp_path, task, tiny.rows(40, seed=5))
+    trainer = tiny.trainer_of(AdaptiveKL(0.8), tmp_path, task=task)
     learned = trainer.objective
     assert isinstance(learned, AdaptiveKL)
     aligned, tuned = tiny.tiny_llama(tmp_path / "model")[0], tiny.another_llama()
@@ -90,9 +77,7 @@ def test_its_loss_is_the_formulas_row_by_row(tmp_path: Path) -> None:
 
 def test_held_by_nothing_it_is_plain_sft(tmp_path: Path) -> None:
     settings = {"optim": "sgd", "learning_rate": 0.1}
-    trainer = trainer_of(
-        AdaptiveKL(0.0, 0.0), tmp_path, tiny.rows(64, seed=2), tiny.rows(40, seed=5), **settings
-    )
+    trainer = tiny.trainer_of(AdaptiveKL(0.0, 0.0), tmp_path, **settings)
     trainer.train()
     plain = tiny.trained_plainly(tiny.config(tmp_path, **settings), tmp_path)
     for ours, theirs in zip(

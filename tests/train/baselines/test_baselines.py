@@ -34,25 +34,10 @@ from trimtab.train.objectives.base import Objective, trained
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 
 
-def trainer_of(
-    method: Objective, folder: Path, lora: bool = False, safety: bool = True, **settings: Any
-) -> SafetyAwareSFTTrainer:
-    model, tokenizer = tiny.tiny_llama(folder / "model")
-    return SafetyAwareSFTTrainer(
-        model,
-        args=tiny.config(folder, **settings),
-        objective=method,
-        train_dataset=tiny.rows(64, seed=2),
-        safety_dataset=tiny.rows(40, seed=5) if safety else None,
-        processing_class=tokenizer,
-        peft_config=tiny.lora_config() if lora else None,
-    )
-
-
 def run(
     method: Objective, folder: Path, lora: bool = False, **settings: Any
 ) -> SafetyAwareSFTTrainer:
-    trainer = trainer_of(method, folder, lora, **settings)
+    trainer = tiny.trainer_of(method, folder, lora, **settings)
     trainer.train()
     return trainer
 
@@ -101,10 +86,10 @@ def test_every_value_of_a_methods_grid_can_be_taken(name: str) -> None:
 def test_missing_safety_rows_are_an_error(name: str, tmp_path: Path) -> None:
     method = tiny.BASELINES[name]
     if not method.needs_safety:
-        trainer_of(method, tmp_path, safety=False)
+        tiny.trainer_of(method, tmp_path, reads_safety=False)
         return
     with pytest.raises(UserError, match="safety_dataset"):
-        trainer_of(method, tmp_path, safety=False)
+        tiny.trainer_of(method, tmp_path, reads_safety=False)
 
 
 @pytest.mark.parametrize("method", [KLAnchor(on="task"), GradientSurgery()])
@@ -154,7 +139,7 @@ def test_mixing_is_case_one_at_the_ratio_of_tokens(tmp_path: Path) -> None:
 
 
 def test_mixing_repeats_safety_rows_evenly(tmp_path: Path) -> None:
-    rows = trainer_of(Mixing(2.0), tmp_path).train_dataset
+    rows = tiny.trainer_of(Mixing(2.0), tmp_path).train_dataset
     assert len(rows) == 64 + 128
     times = [rows["input_ids"][64:].count(ids) for ids in tiny.rows(40, seed=5)["input_ids"]]
     assert set(times) <= {3, 4}
@@ -163,7 +148,7 @@ def test_mixing_repeats_safety_rows_evenly(tmp_path: Path) -> None:
 @full_and_lora
 def test_l2_sp_adds_the_gradient_of_the_squared_distance(lora: bool, tmp_path: Path) -> None:
     method = L2SP(0.7)
-    trainer = trainer_of(method, tmp_path, lora)
+    trainer = tiny.trainer_of(method, tmp_path, lora)
     learning, displacement = trainer.objective, trainer.displacement
     assert learning is not None
     assert displacement is not None
@@ -185,7 +170,7 @@ def test_l2_sp_adds_the_gradient_of_the_squared_distance(lora: bool, tmp_path: P
 
 
 def test_ewc_is_the_mean_squared_gradient_of_a_row_normalised(tmp_path: Path) -> None:
-    trainer = trainer_of(EWC(0.5, fisher_rows=40), tmp_path)
+    trainer = tiny.trainer_of(EWC(0.5, fisher_rows=40), tmp_path)
     learning = trainer.objective
     assert isinstance(learning, EWC)
     model, _ = tiny.tiny_llama(tmp_path / "model")
@@ -212,7 +197,7 @@ def test_lazy_safety_alignment_pulls_to_where_the_other_state_was_left(tmp_path:
     assert [method.batch_roles(step) for step in range(7)] == ["safety"] * 2 + ["task"] * 3 + [
         "safety"
     ] * 2
-    trainer = trainer_of(method, tmp_path)
+    trainer = tiny.trainer_of(method, tmp_path)
     learning = trainer.objective
     assert isinstance(learning, LazySafetyAlignment)
     trainer.state.max_steps = 10
@@ -334,7 +319,7 @@ def test_constrained_sft_at_zero_is_plain_sft(tmp_path: Path) -> None:
 
 def test_constrained_sft_weights_each_token_by_its_ratio(tmp_path: Path) -> None:
     method = ConstrainedSFT(0.1)
-    trainer = trainer_of(method, tmp_path)
+    trainer = tiny.trainer_of(method, tmp_path)
     start, _ = tiny.tiny_llama(tmp_path / "model")
     moved(trainer.model)
     batch = trainer.data_collator([tiny.rows(64, seed=2)[place] for place in (5, 3, 14)])
@@ -389,7 +374,7 @@ def test_data_selection_keeps_the_rows_that_go_with_safety(tmp_path: Path) -> No
     untouched, _ = tiny.tiny_llama(tmp_path / "model")
     for name, weight in untouched.named_parameters():  # the selector trains a copy
         torch.testing.assert_close(trainer.model.get_parameter(name), weight, atol=0, rtol=0)
-    assert len(trainer_of(RandomSubset(0.25), tmp_path).train_dataset) == 16
+    assert len(tiny.trainer_of(RandomSubset(0.25), tmp_path).train_dataset) == 16
 
 
 def test_case_one_by_share_is_case_one_whatever_its_rows(tmp_path: Path) -> None:
@@ -448,4 +433,4 @@ def test_what_osf_holds_does_not_move(tmp_path: Path) -> None:
 
 def test_osf_takes_no_adapter_beside_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Leave lora_rank out"):
-        trainer_of(OrthogonalSubspace(0.5), tmp_path, lora=True)
+        tiny.trainer_of(OrthogonalSubspace(0.5), tmp_path, lora=True)

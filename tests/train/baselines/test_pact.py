@@ -11,27 +11,13 @@ import torch
 from datasets import Dataset
 
 from tests.train import tiny
-from trimtab import SafetyAwareSFTTrainer, UserError
+from trimtab import UserError
 from trimtab.models import load_model, save_tiny_llama
 from trimtab.train.baselines.pact import PACT, common_ending, response_alone, safety_tokens
 from trimtab.train.context import context_of
 from trimtab.train.reference import AlignedReference
 
 TOKENS = 6
-
-
-def trainer_of(
-    method: PACT, folder: Path, safety: Dataset | None = None, **settings: Any
-) -> SafetyAwareSFTTrainer:
-    model, tokenizer = tiny.tiny_llama(folder / "model")
-    return SafetyAwareSFTTrainer(
-        model,
-        args=tiny.config(folder, **settings),
-        objective=method,
-        train_dataset=tiny.rows(64, seed=2),
-        safety_dataset=tiny.rows(40, seed=5) if safety is None else safety,
-        processing_class=tokenizer,
-    )
 
 
 def probabilities(model: Any, row: dict[str, Any]) -> list[list[float]]:
@@ -44,7 +30,7 @@ def probabilities(model: Any, row: dict[str, Any]) -> list[list[float]]:
 def test_safety_tokens_are_those_that_the_aligned_model_gives_most_weighed_by_their_rise(
     tmp_path: Path,
 ) -> None:
-    trainer = trainer_of(PACT(unaligned=tiny.another_llama, tokens=TOKENS), tmp_path)
+    trainer = tiny.trainer_of(PACT(unaligned=tiny.another_llama, tokens=TOKENS), tmp_path)
     learned = trainer.objective
     assert isinstance(learned, PACT)
     aligned, unaligned = tiny.tiny_llama(tmp_path / "model")[0], tiny.another_llama()
@@ -62,7 +48,7 @@ def test_safety_tokens_are_those_that_the_aligned_model_gives_most_weighed_by_th
 
 
 def test_the_divergence_is_the_formulas_token_by_token(tmp_path: Path) -> None:
-    trainer = trainer_of(PACT(unaligned=tiny.another_llama, tokens=TOKENS), tmp_path)
+    trainer = tiny.trainer_of(PACT(unaligned=tiny.another_llama, tokens=TOKENS), tmp_path)
     learned = trainer.objective
     assert isinstance(learned, PACT)
     aligned, _ = tiny.tiny_llama(tmp_path / "model")
@@ -103,7 +89,7 @@ def test_the_divergence_is_the_formulas_token_by_token(tmp_path: Path) -> None:
 def test_without_a_penalty_it_is_plain_sft(tmp_path: Path) -> None:
     settings = {"optim": "sgd", "learning_rate": 0.1}
     method = PACT(0.0, unaligned=tiny.another_llama, tokens=TOKENS)
-    trainer = trainer_of(method, tmp_path, **settings)
+    trainer = tiny.trainer_of(method, tmp_path, **settings)
     trainer.train()
     plain = tiny.trained_plainly(tiny.config(tmp_path, **settings), tmp_path)
     for ours, theirs in zip(
@@ -115,7 +101,7 @@ def test_without_a_penalty_it_is_plain_sft(tmp_path: Path) -> None:
 def test_a_penalty_holds_the_confidence_in_safety_tokens(tmp_path: Path) -> None:
     def left(penalty: float) -> float:
         method = PACT(penalty, unaligned=tiny.another_llama, tokens=TOKENS)
-        trainer = trainer_of(method, tmp_path)
+        trainer = tiny.trainer_of(method, tmp_path)
         trainer.train()
         learned, aligned = trainer.objective, tiny.tiny_llama(tmp_path / "model")[0]
         assert isinstance(learned, PACT)
@@ -149,20 +135,20 @@ def test_what_ends_all_prompts_precedes_a_response_alone() -> None:
 
 def test_it_needs_a_model_from_before_that_differs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="before it was aligned"):
-        trainer_of(PACT(), tmp_path)
+        tiny.trainer_of(PACT(), tmp_path)
     same, _ = tiny.tiny_llama(tmp_path / "model")
     with pytest.raises(UserError, match="Give the model from before"):
-        trainer_of(PACT(unaligned=same), tmp_path)
+        tiny.trainer_of(PACT(unaligned=same), tmp_path)
     save_tiny_llama([*tiny.WORDS, "another"], tmp_path / "wider", seed=1)
     with pytest.raises(UserError, match="vocabulary of 34 tokens"):
-        trainer_of(PACT(unaligned=load_model(str(tmp_path / "wider"))[0]), tmp_path)
+        tiny.trainer_of(PACT(unaligned=load_model(str(tmp_path / "wider"))[0]), tmp_path)
 
 
 def test_safety_rows_find_the_tokens_and_are_not_trained_on(tmp_path: Path) -> None:
-    trainer = trainer_of(PACT(unaligned=tiny.another_llama, tokens=TOKENS, rows=8), tmp_path)
+    trainer = tiny.trainer_of(PACT(unaligned=tiny.another_llama, tokens=TOKENS, rows=8), tmp_path)
     assert trainer.objective is not None
     assert trainer.objective.batch_roles(0) == "task"
-    eight = trainer_of(
+    eight = tiny.trainer_of(
         PACT(unaligned=tiny.another_llama, tokens=TOKENS),
         tmp_path,
         tiny.rows(40, 5).select(range(8)),

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tests.train import tiny
-from trimtab import SafetyAwareSFTTrainer, UserError
+from trimtab import UserError
 from trimtab.train.baselines.safety_preserving import (
     SafetyPreserving,
     left_singular_vectors,
@@ -104,13 +104,9 @@ def test_a_training_steps_along_what_is_left(tmp_path: Path) -> None:
         if inner(by_task, against := gradient(Dataset.from_list(row), "sum")) < 0
     )
     wanted = without_conflict(by_task, by_safety, rank=2)
-    trained = SafetyAwareSFTTrainer(
-        tiny.tiny_llama(tmp_path / "model")[0],
-        args=tiny.config(tmp_path, optim="sgd", learning_rate=1.0, max_steps=1),
-        objective=SafetyPreserving(2),
-        train_dataset=task,
-        safety_dataset=Dataset.from_list(safety),
-        processing_class=tokenizer,
+    settings = {"optim": "sgd", "learning_rate": 1.0, "max_steps": 1}
+    trained = tiny.trainer_of(
+        SafetyPreserving(2), tmp_path, task=task, safety=Dataset.from_list(safety), **settings
     )
     trained.train()
     for weight, old, step in zip(
