@@ -151,7 +151,7 @@ def test_safety_rows_find_the_tokens_and_are_not_trained_on(tmp_path: Path) -> N
     eight = tiny.trainer_of(
         PACT(unaligned=tiny.another_llama, tokens=TOKENS),
         tmp_path,
-        tiny.rows(40, 5).select(range(8)),
+        safety=tiny.rows(40, 5).select(range(8)),
     )
     first, second = trainer.objective, eight.objective
     assert isinstance(first, PACT)
