@@ -21,6 +21,7 @@ from trimtab.analysis.verdicts import lies_above_zero
 from trimtab.config.data_names import task_data
 from trimtab.config.methods import ALIGNED
 from trimtab.report.markdown import markdown_table, replace_between
+from trimtab.report.tables import p_in_words
 from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
@@ -119,7 +120,7 @@ def shares_text() -> str:
     lines.append(("slope over overlap", "–", "–", *cells, change_in_words(over(slopes), 3)))
     columns = ("task", "context overlap", "plain’s gain, nats per token",
                *(f"share lost, seed {seed}" for seed in slopes), "mean [95 %]")  # fmt: skip
-    return f"{markdown_table(columns, lines)}\n\n{verdict_text(over(slopes), len(slopes))}"
+    return f"{markdown_table(columns, lines)}\n\n{verdict_text(over(slopes), len(slopes), looks=2)}"
 
 
 def trained(folder: Path) -> list[Point]:
@@ -134,8 +135,12 @@ def signed(value: float, digits: int) -> str:
     return change_in_words(Estimate.exact(value, UNIT), digits)
 
 
-def verdict_text(effect: Estimate, seeds: int) -> str:
-    return f"The finding: **{lies_above_zero(effect)}**, with {seeds} seeds."
+def verdict_text(effect: Estimate, seeds: int, looks: int = 1) -> str:
+    """What the interval says; of data looked at before, only with p adjusted for it."""
+    p_value = min(1.0, looks * effect.p_value)
+    verdict = lies_above_zero(effect) if looks == 1 or p_value < 0.05 else "undecided"
+    p_text = f", p {p_in_words(p_value)} for {looks} looks" if looks > 1 else ""
+    return f"The finding: **{verdict}**, with {seeds} seeds{p_text}."
 
 
 if __name__ == "__main__":
