@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.config.experiment import Block, Dial, Experiment
-from trimtab.config.grid import plan_of
+from trimtab.config.experiment import Block, Dial, Experiment, Measuring
+from trimtab.config.grid import is_more_of, plan_of
 from trimtab.errors import UserError
 
 names = st.text(st.sampled_from("ab-_ .+/é"), min_size=1, max_size=6).filter(str.strip)
@@ -50,6 +51,22 @@ def test_no_two_trainings_share_a_folder(safety: list[str], task: list[str]) -> 
 def test_names_that_join_to_the_same_text_are_told_apart() -> None:
     runs = plan_of(experiment(["near", "near-small"], ["small-code", "code"])).runs
     assert len({run.name for run in runs}) == len(runs)
+
+
+def test_more_is_more_values_and_seeds_of_the_same_dial_and_landscape() -> None:
+    before = experiment(["near", "far"], ["chat", "code"], measure=Measuring(landscape_rows=9))
+    more_values = Block("alignment-loss", penalties=(3.0,))
+    assert is_more_of(replace(before, seeds=(0, 1, 2), grid=(*before.grid, more_values)), before)
+    assert is_more_of(before, before)
+    assert not is_more_of(replace(before, grid=before.grid[1:]), before)
+    assert not is_more_of(replace(before, seeds=(0,)), before)
+    assert not is_more_of(replace(before, seeds=(1, 0)), before)  # aligned with another seed
+    turned = replace(before.grid[-1], values=(0.1, 0.2, 0.3))
+    assert not is_more_of(replace(before, grid=(*before.grid[:-1], turned)), before)
+    only_chat = replace(before.grid[2], tasks=("chat",))
+    fewer = replace(before, grid=(*before.grid[:2], only_chat, *before.grid[3:]))
+    assert not is_more_of(before, fewer)  # whose landscape knows one task
+    assert is_more_of(replace(before, measure=Measuring()), replace(fewer, measure=Measuring()))
 
 
 def test_an_unknown_method_is_answered_with_the_nearest() -> None:

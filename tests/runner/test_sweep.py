@@ -168,6 +168,29 @@ def test_a_changed_experiment_is_refused_with_the_difference(
         sweep(changed, finished, Watcher())
 
 
+def test_a_sweep_may_grow_and_keeps_what_is_there(experiment: Experiment, tmp_path: Path) -> None:
+    small = replace(
+        experiment, grid=(Block("alignment-loss", (0.0, 1.0), proxies=("near",)),), align=None
+    )
+    sweep(small, tmp_path / "grown", Watcher())
+    before = measured(tmp_path / "grown")
+    blocks = (Block("alignment-parameter", radii=(0.5,)), *small.grid)
+    large = replace(small, seeds=(0, 1), grid=blocks)
+    watcher = Watcher()
+    sweep(large, tmp_path / "grown", watcher)
+    after = measured(tmp_path / "grown")
+    assert {spec: after[spec] for spec in before} == before
+    assert len(watcher.trainings) == 4
+    sweep(large, tmp_path / "whole", Watcher())
+    assert after == measured(tmp_path / "whole")
+    specs = [point.spec for point in read_points(tmp_path / "grown")]
+    assert specs == [point.spec for point in read_points(tmp_path / "whole")]
+    with pytest.raises(UserError, match="another experiment"):
+        sweep(small, tmp_path / "grown", Watcher())
+    with pytest.raises(UserError, match="another experiment"):
+        sweep(replace(large, seeds=(2, 0, 1)), tmp_path / "grown", Watcher())
+
+
 def test_restart_discards_what_was_there(experiment: Experiment, tmp_path: Path) -> None:
     plain = replace(
         experiment, grid=(Block("alignment-loss", (0.0,), proxies=("near",)),), align=None

@@ -89,6 +89,26 @@ def plan_of(experiment: Experiment) -> Plan:
     )
 
 
+def is_more_of(after: Experiment, before: Experiment) -> bool:
+    """Whether the grid and the seeds of `after` make all that those of `before` do, as it did.
+
+    The first seed is that of the alignment; one training of a dial or of budgets knows all that it
+    is to be set to; the landscape is measured once, for the tasks of Case II that there are.
+    """
+    old, new = plan_of(before), plan_of(after)
+    settings_of = {run.training: run.specs for run in new.runs}
+    return (
+        before.seeds[0] == after.seeds[0]
+        and set(old.specs) <= set(new.specs)
+        and all(
+            settings_of[run.training] == run.specs
+            for run in old.runs
+            if run.training.method.one_training
+        )
+        and (not before.measure.landscape_rows or before.tasks_in_case_2 == after.tasks_in_case_2)
+    )
+
+
 def _grid(experiment: Experiment) -> Iterator[RunSpec]:
     for seed in experiment.seeds:
         for block in experiment.grid:

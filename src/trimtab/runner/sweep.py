@@ -13,10 +13,16 @@ from typing import Protocol
 
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Experiment
-from trimtab.config.grid import Plan, Run, plan_of
+from trimtab.config.grid import Plan, Run, is_more_of, plan_of
 from trimtab.config.methods import PUBLISHED
 from trimtab.config.run_spec import RunSpec
-from trimtab.config.yaml_io import EXPERIMENT_FILE, differences, read_experiment, to_yaml
+from trimtab.config.yaml_io import (
+    EXPERIMENT_FILE,
+    differences,
+    parse_experiment,
+    read_experiment,
+    to_yaml,
+)
 from trimtab.data.files import MissingFilesError, local_path
 from trimtab.data.splits import Roles, Split, load_roles
 from trimtab.errors import UserError
@@ -137,8 +143,9 @@ def sweep(
     """Every point of `experiment`, written to `folder` as each is made.
 
     Killed at any moment and called again, it makes what is missing: a point is in the file or it
-    is not. `restart` moves aside what the folder holds; `retry` tries again what failed;
-    `maker_of` is who makes the runs: this process, or a `cluster.Cluster`.
+    is not. What has been added to the grid or the seeds since is missing too. `restart` moves aside
+    what the folder holds; `retry` tries again what failed; `maker_of` is who makes the runs: this
+    process, or a `cluster.Cluster`.
 
     Raises:
         UserError: the folder holds another experiment, is being written by another process, or
@@ -304,7 +311,11 @@ def _move_aside(folder: Path) -> None:
 
 
 def _refuse_another(experiment: Experiment, folder: Path) -> None:
-    changed = differences((folder / EXPERIMENT_FILE).read_text(encoding="utf-8"), experiment)
+    recorded = (folder / EXPERIMENT_FILE).read_text(encoding="utf-8")
+    changed = differences(recorded, experiment)
+    before = parse_experiment(recorded, EXPERIMENT_FILE)
+    if changed and is_more_of(experiment, before):
+        changed = differences(recorded, replace(experiment, grid=before.grid, seeds=before.seeds))
     if changed:
         more = len(changed) - _DIFFERENCES_SHOWN
         differences_text = " | ".join(changed[:_DIFFERENCES_SHOWN]) + (
