@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -303,7 +304,8 @@ def print_page(page: Path, console: Console) -> None:
 def output_console() -> Console:
     """Standard output: a pipe has no width of its own, and no table may be folded there."""
     console = Console()
-    return console if console.is_terminal else Console(width=240)
+    has_width = console.is_terminal or "COLUMNS" in os.environ
+    return console if has_width else Console(width=240)
 
 
 def plain(text: str) -> str:

@@ -43,8 +43,9 @@ class SafetyPreserving(Objective):
     rows: Count = 1
 
     def __post_init__(self) -> None:
-        if float(self.rank).is_integer():  # a grid's values are of one kind
-            self.rank = int(self.rank)
+        given: float = self.rank
+        if isinstance(given, float) and given.is_integer():  # a grid's values are floats
+            self.rank = int(given)
         super().__post_init__()
         self.needs_safety = True
 
