@@ -312,10 +312,10 @@ def _move_aside(folder: Path) -> None:
 
 def _refuse_another(experiment: Experiment, folder: Path) -> None:
     recorded = (folder / EXPERIMENT_FILE).read_text(encoding="utf-8")
-    changed = differences(recorded, experiment)
     before = parse_experiment(recorded, EXPERIMENT_FILE)
-    if changed and is_more_of(experiment, before):
-        changed = differences(recorded, replace(experiment, grid=before.grid, seeds=before.seeds))
+    if is_more_of(experiment, before):
+        experiment = replace(experiment, grid=before.grid, seeds=before.seeds)
+    changed = differences(recorded, experiment)
     if changed:
         more = len(changed) - _DIFFERENCES_SHOWN
         differences_text = " | ".join(changed[:_DIFFERENCES_SHOWN]) + (
