@@ -11,7 +11,7 @@ from torch import Tensor
 from trimtab.config.ranges import Count, From0To1
 from trimtab.train.baselines.safety_gradient import safety_gradient
 from trimtab.train.context import TrainingContext
-from trimtab.train.objectives.base import Objective, Roles, trained
+from trimtab.train.objectives.base import Objective, Roles, gradients, trained
 
 
 @dataclass
@@ -59,7 +59,7 @@ class OrthogonalProjection(Objective):
             ]
             self.gradients = [gradient for gradient, _ in measured]
             self.extra_tokens += sum(tokens for _, tokens in measured)
-        task = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+        task = gradients(weights)
         for weight, gradient in zip(
             weights, projected(task, self.gradients, self.strength), strict=True
         ):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from trimtab.train.context import TrainingContext
+from trimtab.train.objectives.base import filled
 from trimtab.train.safety_stream import SafetyStream
 from trimtab.train.scoring import label_log_probs
 
@@ -29,8 +30,4 @@ def safety_gradient(
     loss = -label_log_probs(logits, batch["labels"]).sum()
     parts = torch.autograd.grad(loss, weights, allow_unused=True)
     context.model.train(was_training)
-    gradient = [
-        torch.zeros_like(weight) if part is None else part
-        for weight, part in zip(weights, parts, strict=True)
-    ]
-    return gradient, int(batch["attention_mask"].sum())
+    return filled(parts, weights), int(batch["attention_mask"].sum())

@@ -10,7 +10,7 @@ from torch import Tensor
 from trimtab.config.ranges import Count
 from trimtab.train.baselines.safety_gradient import safety_gradient
 from trimtab.train.context import TrainingContext
-from trimtab.train.objectives.base import Objective, Roles, trained
+from trimtab.train.objectives.base import Objective, Roles, gradients, trained
 
 SPARE, ITERATIONS = 5, 2
 """Of the randomised SVD: directions beyond those wanted, and power iterations."""
@@ -56,7 +56,7 @@ class SafetyPreserving(Objective):
         weights = trained(context.model)
         safety, tokens = safety_gradient(context, weights, self.rows, context.step)
         self.extra_tokens += tokens
-        task = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+        task = gradients(weights)
         for weight, part in zip(
             weights, without_conflict(task, safety, self.rank, context.step), strict=True
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -244,6 +245,19 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 def snapshot(model: nn.Module) -> list[Tensor]:
     """Copies of the trained parameters as they are."""
     return [parameter.detach().clone() for parameter in trained(model)]
+
+
+def gradients(weights: Sequence[nn.Parameter]) -> list[Tensor]:
+    """∇ of each weight as it is accumulated, zero where none has reached it."""
+    return filled([weight.grad for weight in weights], weights)
+
+
+def filled(parts: Sequence[Tensor | None], weights: Sequence[Tensor]) -> list[Tensor]:
+    """A part for each weight, zero where there is none."""
+    return [
+        torch.zeros_like(weight) if part is None else part
+        for weight, part in zip(weights, parts, strict=True)
+    ]
 
 
 @torch.no_grad()
