@@ -121,7 +121,7 @@ class World:
     def trained(self, penalty: float, objective: Objective | None = None) -> Trained:
         """One run of the experiment's steps of Case I, or by another objective."""
         spec = RunSpec(CASE_1, penalty, self.proxy, self.task, self.seed)
-        objective = objective or objective_of(spec, self.experiment.train.safety_target)
+        objective = objective or objective_of(spec, self.experiment)
         proxy = self.proxy if objective else None
         job = Job(spec.folder, self.task, self.experiment.train, self.seed, proxy, objective)
         return self.runner.train(job)
