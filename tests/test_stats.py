@@ -268,9 +268,26 @@ def test_a_limit_at_every_look_is_passed_by_a_twentieth_at_most() -> None:
         per_token = np.clip(generator.exponential(0.2, 240) - 0.15, -1.0, 1.0)
         per_token += truth - (0.2 * (1 - np.exp(-5.75)) - 0.15)
         after, before = np.stack([tokens * per_token, tokens]), np.stack([0 * tokens, tokens])
-        limits = [limit_at_every_look(after[:, :n], before[:, :n]) for n in range(40, 241, 40)]
+        limits = [limit_at_every_look(after[:, :n], before[:, :n], 59) for n in range(40, 241, 40)]
         passed += min(limits) < truth
     assert passed <= 12  # of 150, at 5 %: more would come in 7 of 1,000 samples
+
+
+def test_a_limit_at_every_look_holds_where_few_rows_are_long() -> None:
+    """Two rows in a hundred rise and are long: most samples of 50 rows hold one or none."""
+    generator = np.random.default_rng(2)
+    long, short = 0.02 * 50, 0.98 * 1
+    truth = 0.9 * (long - short) / (long + short)
+    passed = 0
+    for _ in range(200):
+        is_long = generator.random(50) < 0.02
+        tokens = np.where(is_long, 50.0, 1.0)
+        before = np.stack([0 * tokens, tokens])
+        after = np.stack([np.where(is_long, 0.9, -0.9) * tokens, tokens])
+        passed += limit_at_every_look(after, before, longest=50) < truth
+    assert passed <= 16  # of 200, at 5 %
+    with pytest.raises(ValueError, match="a row has 50 tokens, and the longest may have 49"):
+        limit_at_every_look(np.array([[0.0], [50.0]]), np.array([[0.0], [50.0]]), longest=49)
 
 
 def test_a_limit_at_every_look_is_wider_than_students_and_narrows_with_rows() -> None:
@@ -281,7 +298,7 @@ def test_a_limit_at_every_look_is_wider_than_students_and_narrows_with_rows() ->
         change = generator.normal(0.03, 0.1, count) * tokens
         after, before = np.stack([change, tokens]), np.stack([0 * change, tokens])
         difference = paired_difference(after, before)
-        limits.append(limit_at_every_look(after, before) - difference.value)
+        limits.append(limit_at_every_look(after, before, 30) - difference.value)
         assert limits[-1] > difference.half_width
     assert limits[0] > limits[1] > limits[2]
     assert limits[2] < 0.02
@@ -290,7 +307,7 @@ def test_a_limit_at_every_look_is_wider_than_students_and_narrows_with_rows() ->
 def test_a_rows_change_counts_up_to_the_clip() -> None:
     tokens = np.full(50, 10.0)
     huge = np.stack([tokens * 100, tokens])
-    assert limit_at_every_look(huge, 0 * huge + [[0.0], [10.0]]) == pytest.approx(1.0, abs=1e-6)
+    assert limit_at_every_look(huge, 0 * huge + [[0.0], [10.0]], 10) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_few_rows_are_noted() -> None:
@@ -392,6 +409,17 @@ def test_kappas_interval_covers(count: int) -> None:
         [kappa is not None and kappa.low <= truth.value <= kappa.high for kappa in held]
     )
     assert 0.92 <= covered <= 0.98
+
+
+def test_answers_to_few_prompts_that_all_agree_tell_kappa_as_much_as_the_prompts() -> None:
+    labels = list("abab" * 2)
+    few = cohen_kappa(labels, labels, "κ")
+    many = cohen_kappa(labels * 5, labels * 5, "κ", [str(n) for n in range(8)] * 5)
+    apart = cohen_kappa(labels * 5, labels * 5, "κ")
+    assert few == many
+    assert few is not None
+    assert apart is not None
+    assert few.low < apart.low
 
 
 def test_a_row_that_is_there_twice_tells_kappa_no_more() -> None:

@@ -261,8 +261,10 @@ def height_above_at_most(
     >>> line = [at(1, 0), at(0, 2)]
     >>> [height_above_at_most(line, *at(*place)).value for place in ((0.25, 1.75), (-1, 1.5))]
     [0.25, -0.5]
+    >>> height_above_at_most([at(0, 5), *line], *at(-1, 1.5)).value  # of two there the lower
+    -0.5
     """
-    left = min(line, key=lambda place: place[0].value)
+    left = min(line, key=lambda place: (place[0].value, place[1].value))
     return y - left[1] if x.value < left[0].value else height_above(line, x, y)
 
 
@@ -296,7 +298,7 @@ def heights_above_means(
 
 
 def limit_at_every_look(
-    after: Array, before: Array, clip: float = 1.0, error: float = 0.05
+    after: Array, before: Array, longest: int, clip: float = 1.0, error: float = 0.05
 ) -> float:
     """An upper limit for L(θ) − L(θ'), nats per token, that holds at every look.
 
@@ -304,11 +306,13 @@ def limit_at_every_look(
     ∏(1 − λZᵢ) has a mean of at most 1 where that is true, whenever one stops, so that it reaches
     1/error with probability `error` at most (Ville). Wealth is a mean over 40 stakes λ, each a
     share of the largest that no row can ruin, and grows with b: the limit is the smallest b at
-    which it reaches 1/error. No distribution is assumed, and more rows may be read after a look; in
-    return it is wider than Student's.
+    which it reaches 1/error. Of the distribution it assumes that no row is longer than one may be,
+    and more rows may be read after a look; in return it is wider than Student's.
 
     Args:
         after, before: nats and tokens of the same rows, each of shape (2, rows).
+        longest: the most tokens that any row can have, known before the rows are: the longest of
+            those seen would let a longer one to come ruin a bet, and the limit with it.
         clip: a row's change counts as at most this many nats per token either way; what is limited
             is the rise of the clipped changes.
         error: how often the limit may be passed.
@@ -316,14 +320,19 @@ def limit_at_every_look(
     Returns:
         The limit, at most `clip`.
 
+    Raises:
+        ValueError: a row is longer than `longest`.
+
     Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting",
     JRSS B 2024, arXiv 2010.09686.
     """
     tokens = after[1]
+    if tokens.max() > longest:
+        raise ValueError(f"a row has {tokens.max():g} tokens, and the longest may have {longest}.")
     changes = np.clip(after[0] - before[0], -clip * tokens, clip * tokens)
 
     def is_refuted(rise: float) -> bool:
-        bets = (changes - rise * tokens) / ((clip - rise) * tokens.max())
+        bets = (changes - rise * tokens) / ((clip - rise) * longest)
         wealth = np.log1p(-_SHARES_STAKED[:, None] * bets).sum(axis=1)
         return float(logsumexp(wealth)) - math.log(len(wealth)) >= -math.log(error)
 
@@ -562,7 +571,8 @@ def cohen_kappa(
     and bᵢ, dᵢ = 1 where they are one. Where all ψᵢ are 0, as where all rows agree, it is that of
     the exact interval of pₒ. None where both raters have the same one label for every row: no
     agreement could then be told from chance. Where `of` names what a row is of, as the prompt of an
-    answer, rows of one are not independent, and their ψᵢ are added.
+    answer, rows of one are not independent, their ψᵢ are added, and the exact interval is of as
+    many as there are of those.
 
     >>> estimate = cohen_kappa(list("aabb" * 10), list("aaba" * 10), "κ")
     >>> estimate.value, round(estimate.low, 2), round(estimate.high, 2)
@@ -585,7 +595,8 @@ def cohen_kappa(
     by_chance = ours @ share_of_theirs + theirs @ share_of_ours - 2 * expected
     influence = (agrees - observed) * (1 - expected) - (1 - observed) * by_chance
     if np.abs(influence).max() < 1e-12:
-        agreed = exact_share(int(agrees.sum()), len(first), unit)
+        independent = len(first) if of is None else len(set(of))
+        agreed = exact_share(round(observed * independent), independent, unit)
         ends = [(end - expected) / (1 - expected) for end in (agreed.low, agreed.high)]
         return Estimate(value, max(-1.0, ends[0]), ends[1], unit, "estimate")
     by_row = influence / (1 - expected) ** 2

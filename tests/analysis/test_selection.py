@@ -95,7 +95,8 @@ def measured(
 
 def test_rows_make_the_interval_of_a_rise_that_of_the_difference(tmp_path: Path) -> None:
     points, rows = measured(tmp_path, [0.02], [-0.3], noise=0.05, seed=0)
-    (suggestion,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
+    longest = int(TOKENS.max())
+    (suggestion,) = suggestions(points, [Limit("safety loss", 0.05)], rows, longest)
     (apart,) = suggestions(points, [Limit("safety loss", 0.05)])
     assert suggestion.told.verdict == "within"
     assert apart.told.verdict == "undecided"  # hard rows hide what a setting does
@@ -103,6 +104,8 @@ def test_rows_make_the_interval_of_a_rise_that_of_the_difference(tmp_path: Path)
     assert suggestion.rows == (ROWS // 2, ROWS // 2)
     assert suggestion.limit_at_every_look is not None
     assert rise_of(suggestion).high < suggestion.limit_at_every_look < 0.2
+    (unbounded,) = suggestions(points, [Limit("safety loss", 0.05)], rows)
+    assert unbounded.limit_at_every_look is None
 
 
 def test_what_was_chosen_by_luck_is_told_on_rows_that_took_no_part(tmp_path: Path) -> None:

@@ -172,7 +172,8 @@ class Suggestion:
     measured, or is the setting itself."""
     limit_at_every_look: float | None
     """An upper limit of the rise, nats per token, that assumes no distribution: the function of
-    that name of the worst seed, on the rows that took no part; None where no rows are known."""
+    that name of the worst seed, on the rows that took no part; None where no rows are known, or not
+    how long they can be."""
     rows: tuple[int, int] | None
     """How many rows of the safety data chose, and how many told; None where none were divided."""
 
@@ -216,7 +217,10 @@ class _Rows:
 
 
 def suggestions(
-    points: Sequence[Point], limits: Sequence[Limit], rows: RowLosses | None = None
+    points: Sequence[Point],
+    limits: Sequence[Limit],
+    rows: RowLosses | None = None,
+    longest: int | None = None,
 ) -> tuple[Suggestion, ...]:
     """For every task and proxy, the setting of least task loss that is within all limits.
 
@@ -225,6 +229,9 @@ def suggestions(
     of many settings on some rows looks better there than it is, so where `rows` knows each row's
     losses, and each prompt's outcome, a setting is chosen on one half of them and told on the
     other.
+
+    Args:
+        longest: the most tokens that a response can have, which `limit_at_every_look` has to know.
 
     Raises:
         UserError: no limit is given, one is no number or its metric was not measured, or no point
@@ -250,7 +257,7 @@ def suggestions(
         if line:
             _require_measured(line, limits)
             plain = next((setting for setting in line if setting.method is PLAIN), None)
-            suggested.append(_suggestion(line, plain, start, limits, rows))
+            suggested.append(_suggestion(line, plain, start, limits, rows, longest))
     return tuple(suggested)
 
 
@@ -380,6 +387,7 @@ def _suggestion(
     start: Point,
     limits: Sequence[Limit],
     rows: RowLosses | None,
+    longest: int | None,
 ) -> Suggestion:
     dataset = _safety_data(start)
     whole = rows.of(dataset, start.model) if rows is not None and start.model else None
@@ -411,7 +419,7 @@ def _suggestion(
         chosen,
         _candidate(chosen.setting, start, limits, telling),
         plain_beside,
-        _limit_at_every_look(chosen.setting, start, telling),
+        None if longest is None else _limit(chosen.setting, start, telling, longest),
         halves,
     )
 
@@ -503,13 +511,13 @@ def _change(
     return statistic_over_seeds(changes, loss_of(start).unit)
 
 
-def _limit_at_every_look(setting: Setting, start: Point, rows: _Rows) -> float | None:
+def _limit(setting: Setting, start: Point, rows: _Rows, longest: int) -> float | None:
     before = rows.of(start, _safety_data(start))
     after = [rows.of(point, _safety_data(start)) for point in setting.points]
     known = [model_rows for model_rows in after if model_rows is not None]
     if before is None or len(known) < len(after):
         return None
-    return max(limit_at_every_look(model_rows, before) for model_rows in known)
+    return max(limit_at_every_look(model_rows, before, longest) for model_rows in known)
 
 
 def _half(count: int, which: int) -> NDArray[np.intp]:

@@ -33,6 +33,7 @@ def suggest(
 ) -> None:
     """Name the method and hyperparameter that keep to limits at the least task loss."""
     from trimtab.analysis.selection import Limit, suggestions
+    from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
     from trimtab.results.per_row_losses import RowLosses
     from trimtab.results.store import read_points
 
@@ -41,7 +42,9 @@ def suggest(
         *rate_limits(max_harmful, min_refused, min_answered),
         *([Limit("task loss", max_task_loss)] if max_task_loss is not None else []),
     ]
-    proposals = suggestions(read_points(folder), limits, RowLosses(folder))
+    recorded = folder / EXPERIMENT_FILE
+    longest = read_experiment(recorded).lengths.response if recorded.exists() else None
+    proposals = suggestions(read_points(folder), limits, RowLosses(folder), longest)
     if not proposals:
         raise UserError(f"{folder}: no trained model is here yet. Let 'trimtab sweep' make one.")
     for place, suggestion in enumerate(proposals):
