@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.train import tiny
+from trimtab.errors import UserError
 from trimtab.measure.distance import distance
-from trimtab.measure.geometry import curvature, landscape, largest_radius, slope
+from trimtab.measure.geometry import cosine_between, curvature, landscape, largest_radius, slope
 from trimtab.measure.influence import endangering_rows
-from trimtab.measure.losses import response_nll
+from trimtab.measure.losses import padded_batches, response_nll
 from trimtab.measure.token_loss import (
     TokenLoss,
     all_weights,
@@ -95,9 +97,49 @@ def test_slope_is_the_gradient_of_the_mean_over_tokens() -> None:
         loss = TokenLoss.over(model, parameters, rows, 60)
         measured, parts = slope(loss)
     assert measured.norm.value == pytest.approx(length(exact), rel=1e-5)
-    assert len(parts) == 4
+    assert len(parts.gradients) == 4
+    assert parts.tokens.sum() == loss.tokens
     assert measured.norm.low <= measured.norm.value <= measured.norm.high
     assert loss.value() == pytest.approx(exact_loss(model, rows)(weights).item(), rel=1e-6)
+
+
+def test_parts_and_what_is_told_by_them_do_not_depend_on_the_batches() -> None:
+    model, rows = small_model(), small_rows()
+    found = []
+    for size in (1, 2, 3, 12):
+        with all_weights(model) as (_, parameters):
+            batches = [
+                (inputs, targets)
+                for first in range(0, len(rows), size)
+                for _, inputs, targets in padded_batches(
+                    model, rows.select(range(first, first + size)), 1000
+                )
+            ]
+            loss = TokenLoss(model, tuple(parameters), tuple(batches))
+            found.append(([loss.part(n, 4).rows for n in range(4)], slope(loss)[0].norm))
+    assert all(counts == [3, 3, 3, 3] for counts, _ in found)
+    assert all(math.isfinite(norm.high) for _, norm in found)
+
+
+def test_the_cosine_is_that_of_the_gradients_of_all_rows() -> None:
+    model, rows, others = small_model(), small_rows(7), small_rows(12).select(range(5, 12))
+    with all_weights(model) as (_, parameters):
+        losses = [TokenLoss.over(model, parameters, part, 60) for part in (rows, others)]
+        (ours, our_parts), (theirs, their_parts) = map(slope, losses)
+    exact = float(inner(ours.gradient, theirs.gradient)) / (
+        length(ours.gradient) * length(theirs.gradient)
+    )
+    assert len(set(our_parts.tokens)) > 1
+    assert cosine_between(our_parts, their_parts).value == pytest.approx(exact, rel=1e-6)
+
+
+def test_fewer_rows_than_parts_are_one_line() -> None:
+    model = small_model()
+    with all_weights(model) as (_, parameters):
+        loss = TokenLoss.over(model, parameters, small_rows(3), 60)
+        for measured in (slope, curvature):
+            with pytest.raises(UserError, match=r"there are 3 rows\. Give 4 at least"):
+                measured(loss)
 
 
 def test_distance_in_the_low_rank_subspace_is_that_of_the_formed_product(tmp_path: Path) -> None:

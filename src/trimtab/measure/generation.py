@@ -14,6 +14,7 @@ from trimtab.config.data_source import Lengths
 from trimtab.data.encoding import cut_prompt, prompt_ids
 from trimtab.data.rows import Message
 from trimtab.errors import UserError
+from trimtab.measure.losses import evaluating
 
 
 @torch.inference_mode()
@@ -51,32 +52,30 @@ def sampled_answers(
     """
     draw = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
     answers = []
-    was_training = model.training
-    model.eval()
     require_context(model, lengths)
-    for start in range(first, len(prompts), batch_size):
-        batch = [
-            cut_prompt(prompt_ids(prompt, tokenizer), tokenizer, lengths)
-            for prompt in prompts[start : start + batch_size]
-        ]
-        width = max(map(len, batch))
-        padding: Any = tokenizer.pad_token_id
-        ids = torch.tensor([[padding] * (width - len(row)) + row for row in batch])
-        attended = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
-        with torch.random.fork_rng(), only_ends_of(model, tokenizer):
-            torch.manual_seed(seed * 2**20 + start)
-            tokens: Any = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=attended.to(model.device),
-                **({"do_sample": False} if greedy else draw),
-                max_new_tokens=lengths.response,
-                pad_token_id=padding,
-            )
-        for place, row in enumerate(tokens[:, width:], start=start):
-            answer = tokenizer.decode(row, skip_special_tokens=True).strip()
-            answers.append(answer)
-            finished(place, answer)
-    model.train(was_training)
+    with evaluating(model):
+        for start in range(first, len(prompts), batch_size):
+            batch = [
+                cut_prompt(prompt_ids(prompt, tokenizer), tokenizer, lengths)
+                for prompt in prompts[start : start + batch_size]
+            ]
+            width = max(map(len, batch))
+            padding: Any = tokenizer.pad_token_id
+            ids = torch.tensor([[padding] * (width - len(row)) + row for row in batch])
+            attended = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
+            with torch.random.fork_rng(), only_ends_of(model, tokenizer):
+                torch.manual_seed(seed * 2**20 + start)
+                tokens: Any = model.generate(
+                    input_ids=ids.to(model.device),
+                    attention_mask=attended.to(model.device),
+                    **({"do_sample": False} if greedy else draw),
+                    max_new_tokens=lengths.response,
+                    pad_token_id=padding,
+                )
+            for place, row in enumerate(tokens[:, width:], start=start):
+                answer = tokenizer.decode(row, skip_special_tokens=True).strip()
+                answers.append(answer)
+                finished(place, answer)
     return answers
 
 

@@ -100,33 +100,43 @@ class Landscape:
         return next(walk for walk in self.walks if walk.direction == _downhill(task))
 
 
-def slope(loss: TokenLoss) -> tuple[Slope, list[Direction]]:
+@dataclass(frozen=True)
+class PartGradients:
+    """∇L of interleaved parts of the rows, and the tokens of each, shape (parts,)."""
+
+    gradients: Sequence[Direction]
+    tokens: NDArray[np.float64]
+
+
+def slope(loss: TokenLoss) -> tuple[Slope, PartGradients]:
     """∇L and the gradients of four interleaved parts of the rows that its interval comes from.
 
     The interval is the jackknife's over the parts, with Student's t. The norm of a mean gradient
     errs high: what the rows do not agree on adds to its length, the more the fewer they are.
+
+    Raises:
+        UserError: there are fewer rows than parts.
     """
-    parts = [loss.part(number, PARTS) for number in range(PARTS)]
+    parts = _parts(loss)
     gradients = [part.gradient() for part in parts]
-    shares = np.array([part.tokens for part in parts], dtype=float)
-    whole = _weighted(gradients, shares / shares.sum())
+    tokens = np.array([part.tokens for part in parts], dtype=float)
+    whole = _weighted(gradients, tokens / tokens.sum())
     gram = _gram(gradients, gradients)
-    value, error = jackknife(lambda mask: _norm(gram, shares * mask), PARTS)
-    return Slope(
-        Estimate(value, max(0.0, value - error), value + error, PER_DISTANCE, "estimate"), whole
-    ), gradients
+    value, error = jackknife(lambda mask: _norm(gram, tokens * mask), PARTS)
+    norm = Estimate(value, max(0.0, value - error), value + error, PER_DISTANCE, "estimate")
+    return Slope(norm, whole), PartGradients(gradients, tokens)
 
 
-def cosine_between(
-    safety: Sequence[Direction], task: Sequence[Direction], seed: int = 0
-) -> Estimate:
+def cosine_between(safety: PartGradients, task: PartGradients) -> Estimate:
     """cos(∇L_ŝ, ∇L_f), from the gradients of the parts; errs towards 0 when rows are few."""
-    across = _gram(safety, task)
-    safety_gram, task_gram = _gram(safety, safety), _gram(task, task)
+    across = _gram(safety.gradients, task.gradients)
+    safety_gram = _gram(safety.gradients, safety.gradients)
+    task_gram = _gram(task.gradients, task.gradients)
 
     def value(mask: NDArray[np.float64]) -> float:
-        norms = _norm(safety_gram, mask) * _norm(task_gram, mask)
-        return float(mask @ across @ mask / mask.sum() ** 2) / max(norms, 1e-30)
+        ours, theirs = safety.tokens * mask, task.tokens * mask
+        norms = _norm(safety_gram, ours) * _norm(task_gram, theirs)
+        return float(ours @ across @ theirs / (ours.sum() * theirs.sum())) / max(norms, 1e-30)
 
     cosine, error = jackknife(value, PARTS)
     low, high = max(-1.0, cosine - error), min(1.0, cosine + error)
@@ -141,7 +151,8 @@ def curvature(loss: TokenLoss, progress: Callable[[], None] = lambda: None) -> E
     H taken from it errs low.
 
     Raises:
-        UserError: it did not settle within about 200 Hessian-vector products.
+        UserError: it did not settle within about 200 Hessian-vector products, or there are fewer
+            rows than parts.
     """
     shapes = [weight.shape for weight in loss.weights]
     kind = loss.weights[0]
@@ -169,7 +180,7 @@ def curvature(loss: TokenLoss, progress: Callable[[], None] = lambda: None) -> E
             "landscape rows, or leave the landscape out."
         ) from None
     top = _shaped(vectors[:, 0], shapes, kind)
-    parts = [loss.part(number, PARTS) for number in range(PARTS)]
+    parts = _parts(loss)
     shares = np.array([part.tokens for part in parts], dtype=float)
     bends = np.array([float(inner(top, part.curvature_along(top))) for part in parts])
     _, error = jackknife(lambda mask: float((shares * mask) @ bends / (shares * mask).sum()), PARTS)
@@ -255,6 +266,15 @@ def largest_radius(budget: float, gradient_norm: float, smoothness: float) -> fl
         return math.inf
     # 2b / (g + √(g² + 2Hb)): no difference of near numbers.
     return 2 * budget / (gradient_norm + math.sqrt(gradient_norm**2 + 2 * smoothness * budget))
+
+
+def _parts(loss: TokenLoss) -> list[TokenLoss]:
+    if loss.rows < PARTS:
+        raise UserError(
+            f"slope and curvature take their intervals from {PARTS} parts of the rows, and there "
+            f"are {loss.rows} rows. Give {PARTS} at least, or leave the landscape out."
+        )
+    return [loss.part(number, PARTS) for number in range(PARTS)]
 
 
 def _walk(

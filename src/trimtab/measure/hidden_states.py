@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
-from trimtab.measure.losses import padded_batches, summed_nll
+from trimtab.measure.losses import evaluating, padded_batches, summed_nll
 
 Array = NDArray[np.float64]
 States = NDArray[np.float32]
@@ -55,9 +55,7 @@ def read_through(
     nll, tokens = np.empty(count), np.empty(count)
     prompts: States | None = None
     responses: States | None = None
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for places, inputs, targets in padded_batches(model, rows, tokens_per_batch):
             loss, prompt, response = _read_batch(model, inputs, targets)
             if prompts is None or responses is None:
@@ -68,8 +66,6 @@ def read_through(
             prompts[places] = prompt
             responses[places] = response
             progress(len(places))
-    finally:
-        model.train(was_training)
     assert prompts is not None
     assert responses is not None
     if not all(np.isfinite(part).all() for part in (nll, prompts, responses)):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,6 +85,17 @@ def loss_rise(after: Loss, before: Loss) -> Estimate:
     return paired_difference(after.by_row, before.by_row).estimate(PER_TOKEN)
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[Any]:
+    """The model without dropout for a while, whatever happens in it."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield model
+    finally:
+        model.train(was_training)
+
+
 @torch.no_grad()  # not inference mode: a budget measures in the midst of training
 def response_nll(
     model: nn.Module, rows: Dataset, tokens_per_batch: int, passes: int = 0
@@ -92,17 +105,21 @@ def response_nll(
     At least `passes` passes are made: sharded weights ask the same number of every process.
     """
     nll, tokens = np.empty(len(rows)), np.empty(len(rows))
-    was_training = model.training
-    model.eval()
-    for places, inputs, targets in padded_batches(model, rows, tokens_per_batch):
-        # No name for the logits: it would hold them while the next batch's are computed.
-        nll[places] = summed_nll(model(**inputs).logits, targets).double().cpu().numpy()
-        tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
-        passes -= 1
-    for _ in range(passes):
-        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device))
-    model.train(was_training)
+    with evaluating(model):
+        for places, inputs, targets in padded_batches(model, rows, tokens_per_batch):
+            # No name for the logits: it would hold them while the next batch's are computed.
+            nll[places] = summed_nll(model(**inputs).logits, targets).double().cpu().numpy()
+            tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
+            passes -= 1
+        for _ in range(passes):
+            device = next(model.parameters()).device
+            model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device))
     return nll, tokens
+
+
+def tokens_read(rows: Dataset) -> int:
+    """How many tokens a forward pass over rows reads, prompts and responses, without padding."""
+    return sum(map(len, rows["input_ids"]))
 
 
 def forward_passes(rows: Dataset, tokens_per_batch: int) -> int:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
-from trimtab.measure.losses import padded_batches, summed_nll
+from trimtab.measure.losses import evaluating, padded_batches, summed_nll
 from trimtab.measure.shared_weights import sharing_all
 
 Direction = list[Tensor]
@@ -57,12 +57,14 @@ class TokenLoss:
         return cls(model, tuple(weights), tuple(batches))
 
     def part(self, number: int, of: int) -> TokenLoss:
-        """The loss over every `of`-th row of each batch, from row `number` on."""
-        parts = [
-            ({name: value[number::of] for name, value in inputs.items()}, targets[number::of])
-            for inputs, targets in self.batches
-            if len(targets) > number
-        ]
+        """The loss over every `of`-th row, from row `number` on, all batches counted through."""
+        parts, counted = [], 0
+        for inputs, targets in self.batches:
+            first = (number - counted) % of
+            counted += len(targets)
+            if first < len(targets):
+                rows = {name: value[first::of] for name, value in inputs.items()}
+                parts.append((rows, targets[first::of]))
         return TokenLoss(self.model, self.weights, tuple(parts))
 
     @property
@@ -73,14 +75,14 @@ class TokenLoss:
     @torch.no_grad()
     def value(self) -> float:
         """L(w)."""
-        with _evaluating(self.model):
+        with evaluating(self.model):
             total = sum(float(self._summed(*batch)) for batch in self.batches)
         return total / self.tokens
 
     def gradient(self) -> Direction:
         """∇L(w)."""
         total = [torch.zeros_like(weight) for weight in self.weights]
-        with _evaluating(self.model):
+        with evaluating(self.model):
             for batch in self.batches:
                 self._add(total, torch.autograd.grad(self._summed(*batch), self.weights))
         return total
@@ -89,7 +91,7 @@ class TokenLoss:
         """∇²L(w)·v, by differentiating ⟨∇L(w), v⟩: about twice the cost of a gradient."""
         total = [torch.zeros_like(weight) for weight in self.weights]
         # The fast attention kernels have no second derivative.
-        with _evaluating(self.model), sdpa_kernel(SDPBackend.MATH):
+        with evaluating(self.model), sdpa_kernel(SDPBackend.MATH):
             for batch in self.batches:
                 self._add(total, self._summed_curvature(direction, *batch))
         return total
@@ -188,13 +190,3 @@ def low_rank_subspace(
                 a.requires_grad_(False)
                 weights.append(b)
     yield adapted, tuple(weights)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.config.ranges import Count, From0
+from trimtab.measure.losses import evaluating
 from trimtab.train.batches import Batch
 from trimtab.train.context import TrainingContext
 from trimtab.train.objectives.base import (
@@ -57,7 +56,7 @@ class EWC(Objective):
         count = min(self.fisher_rows, len(stream.rows))
         single_rows = SafetyStream(stream.rows, stream.collate, 1, stream.seed)
         self.fisher = [torch.zeros_like(weight) for weight in self.start]
-        with evaluated(context.model) as model:
+        with evaluating(context.model) as model:
             weights = trained(model)
             for number in range(count):
                 self._add(model, weights, single_rows.batch(number))
@@ -82,12 +81,3 @@ class EWC(Objective):
 
     def extra_state(self) -> tuple[list[Tensor], list[Tensor]]:
         return self.start, self.fisher
-
-
-@contextmanager
-def evaluated(model: nn.Module) -> Iterator[Any]:
-    """The model without dropout for a while."""
-    was_training = model.training
-    model.eval()
-    yield model
-    model.train(was_training)
