@@ -100,11 +100,16 @@ def test_restart_moves_aside_what_trimtab_made_and_nothing_else(
     sweep(experiment, tmp_path, Watcher())
     (model,) = (path.name for path in (tmp_path / "models").iterdir() if path.is_dir())
     before = (tmp_path / "points.jsonl").read_bytes()
+    asked = "asked/prompts/generations/aligned.jsonl"  # as 'dial set' leaves beside a dial
+    (tmp_path / asked).parent.mkdir(parents=True)
+    (tmp_path / asked).write_text("of the model that was")
     sweep(replace(experiment, seeds=(1,)), tmp_path, Watcher(), restart=True)
     for mine in ("models/mine", "data/mine", "notes.txt", "unfinished-audit/mine", "figures/mine"):
         assert (tmp_path / mine).read_text() == "mine"
     aside = tmp_path / "before-restart-1"
     assert (aside / "points.jsonl").read_bytes() == before
+    assert (aside / asked).exists()
+    assert not (tmp_path / asked).exists()
     assert (aside / "models" / model / "adapter_model.safetensors").exists()
     assert read_experiment(aside / "experiment.yaml").seeds == (0,)
     assert str(aside) in caplog.text

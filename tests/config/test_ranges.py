@@ -8,7 +8,7 @@ import math
 import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
@@ -231,3 +231,24 @@ def test_a_range_holds_its_ends_and_no_more() -> None:
     assert math.inf not in Range(above=0)
     assert math.inf in Range(above=0, infinity=True)
     assert 10**400 in Range()
+
+
+WORDS = [
+    (kind, name)
+    for kind in settings_classes()
+    for name, hint in get_type_hints(kind).items()
+    if get_origin(hint) is Literal
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), WORDS, ids=[f"{kind.__name__}.{name}" for kind, name in WORDS]
+)
+def test_a_word_that_may_not_stand_there_is_one_line(kind: type, name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name} is 'KL'\. Give '.*' or '"):
+        kind(**NEEDED.get(kind.__name__, {}) | {name: "KL"})
+
+
+def test_the_objectives_words_are_among_them() -> None:
+    ids = {f"{kind.__name__}.{name}" for kind, name in WORDS}
+    assert {"AlignmentLossConstraint.target", "KLAnchor.on", "GradientSurgery.towards"} < ids

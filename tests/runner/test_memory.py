@@ -13,12 +13,15 @@ import torch
 from peft import get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from trimtab import AlignmentLossConstraint
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Block, Dial, Experiment, Measuring, Training
 from trimtab.config.grid import plan_of
 from trimtab.config.loading import Loading
 from trimtab.models import ModelSize
 from trimtab.runner.cost import BatchSize, largest_batch, peak_memory, weight_bytes
+from trimtab.train.baselines.case_one_by_share import CaseOneByShare
+from trimtab.train.baselines.ewc import EWC
 from trimtab.train.settings import lora_config
 
 GIB = 2**30
@@ -150,16 +153,22 @@ def test_triton_forms_no_float32_logits_and_pytorch_seven_tensors_of_them(
 
 def test_the_batch_counted_is_the_largest_that_a_training_draws() -> None:
     training = Training(batch_size=2)
+    case_one = AlignmentLossConstraint(1.0)
     task = np.array([[10.0, 4.0], [100.0, 40.0]])
     safety = np.array([[50.0, 5.0]])
-    assert largest_batch(training, task, None, 100, False) == BatchSize(200, 80)
-    assert largest_batch(training, task, safety, 100, False) == BatchSize(300, 90)
-    assert largest_batch(training, task, safety, 100, True) == BatchSize(400, 90)
-    assert largest_batch(training, task[:1], safety, 100, True) == BatchSize(200, 18)
+    assert largest_batch(training, task, None, None, 100, False) == BatchSize(200, 80)
+    assert largest_batch(training, task, safety, case_one, 100, False) == BatchSize(300, 90)
+    assert largest_batch(training, task, safety, case_one, 100, True) == BatchSize(400, 90)
+    assert largest_batch(training, task[:1], safety, case_one, 100, True) == BatchSize(200, 18)
     equal = replace(training, equal_rows=True)
-    assert largest_batch(equal, task, None, 1000, False) == BatchSize(400, 160)
+    assert largest_batch(equal, task, None, None, 1000, False) == BatchSize(400, 160)
+    # EWC reads its safety rows once, before the first step: none ride along.
+    assert largest_batch(training, task, safety, EWC(1.0), 100, False) == BatchSize(200, 80)
+    by_share = CaseOneByShare(1 / 3)
+    four = replace(training, batch_size=2)
+    assert largest_batch(four, task[1:], safety, by_share, 100, False) == BatchSize(350, 125)
     packed = replace(training, packing=100)
-    assert largest_batch(packed, task[1:], None, 100, True) == BatchSize(200, 80)
+    assert largest_batch(packed, task[1:], None, None, 100, True) == BatchSize(200, 80)
 
 
 def test_the_formula_is_within_its_factor_of_what_was_measured() -> None:

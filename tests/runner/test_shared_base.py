@@ -28,6 +28,7 @@ from trimtab.runner import runner as runner_module
 from trimtab.runner import trainings as trainings_module
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import read_roles
+from trimtab.train.baselines.resta import RESTA
 from trimtab.train.settings import leaves_base_alone, lora_config
 
 LORA = Training(steps=3, batch_size=8, learning_rate=2e-3, lora_rank=4)
@@ -148,6 +149,24 @@ def test_a_base_is_shared_unless_training_writes_into_it(
 ) -> None:
     assert leaves_base_alone(lora_config(replace(LORA, lora=lora))) == shares
     assert not leaves_base_alone(None)
+
+
+def test_what_is_drawn_after_training_is_drawn_by_each_seed_anew(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+    applied = RESTA.apply
+
+    def remembering(self: RESTA, *models: Any) -> Any:
+        seeds.append(self.seed)
+        return applied(self, *models)
+
+    monkeypatch.setattr(RESTA, "apply", remembering)
+    twice = replace(experiment, grid=GRIDS["resta"], seeds=(0, 7))
+    runner = opened(twice, tmp_path)
+    for run in plan_of(twice).runs:
+        runner.made(run)
+    assert seeds == [0, 7]
 
 
 @pytest.mark.parametrize("kind", ["case I", "case II", "dial"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import LlamaModel
 
 from tests.train import tiny
 from tests.train.tiny import assert_same, full_and_lora
@@ -42,6 +44,45 @@ def test_a_resumed_run_has_the_same_weights(name: str, lora: bool, tmp_path: Pat
     )
     assert resumed.state.global_step == ended
     assert_same(tiny.weights(through), tiny.weights(resumed), by=0.0)
+    assert through.objective is not None
+    assert resumed.objective is not None
+    assert resumed.objective.extra_tokens == through.objective.extra_tokens
+
+
+READ_BESIDE = {
+    "adaptive-kl",
+    "budget",
+    "constrained-sft",
+    "early-stopping",
+    "ewc",
+    "orthogonal-projection",
+    "pact",
+    "seal",
+    "spf",
+}
+"""Objectives that pass rows through the model outside the optimizer's steps."""
+
+
+@pytest.mark.parametrize("name", tiny.OBJECTIVES)
+def test_tokens_read_outside_the_steps_are_counted(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that the model reads is a step's batch or is counted, but for θ_s beside a step."""
+    read = 0
+    forward = LlamaModel.forward
+
+    def counting(self: LlamaModel, **inputs: Any) -> Any:
+        nonlocal read
+        read += int(inputs["attention_mask"].sum())
+        return forward(self, **inputs)
+
+    monkeypatch.setattr(LlamaModel, "forward", counting)
+    args = tiny.config(tmp_path, max_steps=3, include_num_input_tokens_seen="non_padding")
+    run = tiny.trained(tiny.OBJECTIVES[name], args, tmp_path)
+    assert run.objective is not None
+    assert (run.objective.extra_tokens > 0) == (name in READ_BESIDE)
+    if run.objective.compares is None:
+        assert read == run.state.num_input_tokens_seen + run.objective.extra_tokens
 
 
 @full_and_lora()

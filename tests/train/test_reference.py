@@ -106,7 +106,7 @@ def test_an_adapter_whose_base_is_not_the_start_is_no_reference(tmp_path: Path) 
 
 
 def test_an_unknown_target_is_refused() -> None:
-    with pytest.raises(UserError, match="'logits' is none of response, kl"):
+    with pytest.raises(UserError, match=r"target is 'logits'\. Give 'response' or 'kl'"):
         AlignmentLossConstraint(1.0, target="logits")
 
 

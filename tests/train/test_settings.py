@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -6,11 +7,12 @@ from tests.train import tiny
 from trimtab import AlignmentLossConstraint, SafetyAwareSFTConfig
 from trimtab.config.experiment import Measuring, Training
 from trimtab.errors import UserError
+from trimtab.train.baselines.ewc import EWC
 from trimtab.train.safety_stream import safety_rows_per_batch
 from trimtab.train.settings import (
     divide_among,
     require_whole_loading,
-    rows_by_role,
+    set_rows,
     sft_config,
 )
 
@@ -20,7 +22,7 @@ def test_more_task_rows_leave_the_number_of_safety_rows(share: float, tmp_path: 
     training = Training(steps=1, batch_size=32, safety_share=share, equal_rows=True)
     args = tiny.config(tmp_path, per_device_train_batch_size=32)
     safety = safety_rows_per_batch(32, share)
-    rows_by_role(args, training, None)
+    set_rows(args, training, None)
     assert args.per_device_train_batch_size == 32 + safety
     assert safety_rows_per_batch(args.per_device_train_batch_size, args.safety_share) == safety
 
@@ -32,7 +34,7 @@ def test_a_batch_that_holds_both_roles_is_as_it_was_asked_for(
 ) -> None:
     training = Training(steps=1, batch_size=32, safety_share=share, equal_rows=equal)
     args = tiny.config(tmp_path, per_device_train_batch_size=32)
-    rows_by_role(args, training, AlignmentLossConstraint(1.0))
+    set_rows(args, training, AlignmentLossConstraint(1.0))
     assert args.per_device_train_batch_size == 32
     assert safety_rows_per_batch(32, args.safety_share) == safety_rows_per_batch(32, share)
 
@@ -56,7 +58,7 @@ def test_processes_take_batches_in_turn_and_divide_what_is_left(
     training = Training(steps=1, batch_size=8, accumulation=accumulation)
     args = sft_config(training, Measuring(), tmp_path, 0)
     objective = AlignmentLossConstraint(1.0)
-    rows_by_role(args, training, objective)
+    set_rows(args, training, objective)
     divide_among(processes, args, training, objective)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == expected
     assert safety_rows_per_batch(expected[0], args.safety_share) == expected[0]
@@ -67,6 +69,15 @@ def test_rows_that_processes_cannot_share_are_one_line(tmp_path: Path) -> None:
     args = sft_config(training, Measuring(), tmp_path, 0)
     with pytest.raises(UserError, match="2 processes cannot share a step of 1 batches of 3 rows"):
         divide_among(2, args, training, None)
+
+
+def test_safety_rows_that_no_step_reads_need_not_be_shared(tmp_path: Path) -> None:
+    training = Training(steps=1, batch_size=8, safety_share=0.1)
+    for objective, is_shared in ((EWC(1.0), True), (AlignmentLossConstraint(1.0), False)):
+        args = sft_config(training, Measuring(), tmp_path, 0)
+        set_rows(args, training, objective)
+        with nullcontext() if is_shared else pytest.raises(UserError, match="1 of the safety data"):
+            divide_among(2, args, training, objective)
 
 
 @pytest.mark.parametrize(("sharded", "spared"), [("true", "false"), ("false", "true")])

@@ -79,7 +79,7 @@ BASELINES: dict[str, Objective] = {
     "seal": DataSelection(0.5),
     "random-subset": RandomSubset(0.5),
     "osf": OrthogonalSubspace(0.5),
-    "orthogonal-projection": OrthogonalProjection(1.0, references=2, every=2),
+    "orthogonal-projection": OrthogonalProjection(1.0, references=2, every=3),
     "spf": SafetyPreserving(2, rows=4),
     "adaptive-kl": AdaptiveKL(0.9),
     "pact": PACT(1.0, unaligned=another_llama, tokens=10),

@@ -60,6 +60,8 @@ class Method:
     """Whether it needs the model from before it was aligned."""
     takes_target: bool = False
     """Whether it heeds `train.safety_target`."""
+    takes_seed: bool = False
+    """Whether what it makes after training is drawn by a seed."""
     one_training: bool = False
     """Whether one training makes the models of all values."""
     keeps_each: bool = False
@@ -299,6 +301,7 @@ PUBLISHED: dict[str, Method] = {
             (0.1, 0.2, 0.4, 0.7, 1.0),
             stage="after training",
             needs_unaligned=True,
+            takes_seed=True,
         ),
         Method(
             "safe-lora",
@@ -354,8 +357,9 @@ PUBLISHED: dict[str, Method] = {
             "early stopping",
             _TASK_ROWS,
             "baselines.early_stopping:EarlyStopping",
-            (0.05, 0.1, 0.2, 0.3, 0.4),
+            (0.4, 0.3, 0.2, 0.1, 0.05),
             hyperparameter="budget",
+            tightest="smallest",
         ),
         Method(
             "seal",
@@ -364,6 +368,7 @@ PUBLISHED: dict[str, Method] = {
             "baselines.data_selection:DataSelection",
             (0.9, 0.8, 0.6, 0.4, 0.2),
             hyperparameter="kept_share",
+            tightest="smallest",
         ),
         Method(
             "random-subset",
@@ -372,6 +377,7 @@ PUBLISHED: dict[str, Method] = {
             "baselines.data_selection:RandomSubset",
             (0.9, 0.8, 0.6, 0.4, 0.2),
             hyperparameter="kept_share",
+            tightest="smallest",
             reads_safety=False,
         ),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, wraps
 from inspect import signature
 from numbers import Integral, Real
-from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -136,16 +136,22 @@ def stated(annotation: Any) -> Stated | None:
 
 
 def check_ranges(settings: Any, place: str = "") -> None:
-    """Hold every number of a dataclass to the range that its field states.
+    """Hold every number of a dataclass to the range that its field states, and words to theirs.
 
     Raises:
-        UserError: one is out of its range, not finite, or no number; `place` is told before it.
+        UserError: one is out of its range, not finite, no number, or none of the words that may
+            stand there; `place` is told before it.
     """
     kind: Any = type(settings)
     for name, range_of in _stated_by(kind).items():
         complaint = range_of.complaint(name, getattr(settings, name))
         if complaint:
             raise UserError(f"{place}{complaint}")
+    for name, words in _words_of(kind).items():
+        value = getattr(settings, name)
+        if value not in words:
+            known = ", ".join(map(repr, words[:-1])) + f" or {words[-1]!r}"
+            raise UserError(f"{place}{name} is {value!r}. Give {known}.")
 
 
 def in_range(command: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -173,6 +179,12 @@ def _stated_by(annotated: Any) -> Mapping[str, Stated]:
     hints = get_type_hints(annotated, include_extras=True)
     ranges = {name: stated(hint) for name, hint in hints.items()}
     return {name: range_of for name, range_of in ranges.items() if range_of is not None}
+
+
+@cache
+def _words_of(annotated: Any) -> Mapping[str, tuple[Any, ...]]:
+    hints = get_type_hints(annotated)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
 def _no_truth(value: Any) -> Any:

@@ -17,7 +17,9 @@ from trimtab.data.splits import Roles, choose_rows
 from trimtab.models import ModelSize, device_name, kept_as, load_tokenizer, model_size
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.stats import Array
+from trimtab.train.objectives.base import Objective
 from trimtab.train.safety_stream import safety_rows_per_batch
+from trimtab.train.settings import objective_of, rows_by_role
 
 _SAMPLED_ROWS = 400
 _DRAWN_BATCHES = 1000
@@ -81,17 +83,22 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
     task = {name: float(row_lengths[:, 0].mean()) for name, row_lengths in of_task.items()}
     safety = {name: float(row_lengths[:, 0].mean()) for name, row_lengths in of_safety.items()}
 
-    def step_tokens(training: Training, task_length: float, safety_length: float) -> float:
-        rows = _task_rows(training, task_length)
-        riding = safety_rows_per_batch(rows, training.safety_share)
-        if training.equal_rows and not safety_length:
-            rows += riding
+    def step_tokens(
+        training: Training, objective: Objective | None, task_length: float, safety_length: float
+    ) -> float:
+        rows, riding = _rows_of_batch(training, objective, task_length)
         return training.accumulation * (rows * task_length + riding * safety_length)
 
     train = experiment.train
+    objectives = [objective_of(run.training, experiment) for run in plan.runs]
     steps = [
-        step_tokens(train, task[run.training.task], safety.get(run.training.proxy or "", 0.0))
-        for run in plan.runs
+        step_tokens(
+            train,
+            objective,
+            task[run.training.task],
+            safety.get(run.training.proxy or "", 0.0),
+        )
+        for run, objective in zip(plan.runs, objectives, strict=True)
     ]
     counts = [
         (experiment.dial and run.training.method.one_training and experiment.dial.steps)
@@ -103,7 +110,7 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
         count * _step_seconds(size, train, step) for count, step in zip(counts, steps, strict=True)
     )
     if experiment.align and roles.original and plan.aligned:
-        step = step_tokens(experiment.align, mean_length(roles.original.train), 0.0)
+        step = step_tokens(experiment.align, None, mean_length(roles.original.train), 0.0)
         count = experiment.align.for_rows(len(roles.original.train)).steps
         tokens += count * step
         seconds += count * _step_seconds(size, experiment.align, step)
@@ -119,21 +126,27 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
             train,
             of_task[run.training.task],
             of_safety.get(run.training.proxy or ""),
+            objective,
             count * train.accumulation,
             is_padded=device != "cpu" or not train.length_bucketing,
         )
-        for count, run in zip(counts, plan.runs, strict=True)
+        for count, run, objective in zip(counts, plan.runs, objectives, strict=True)
     ]
     largest = max(batches, key=lambda batch: batch.tokens, default=BatchSize(0, 0))
     memory = peak_memory(experiment, plan, size, load, largest, device)
     return Cost(len(plan.runs), round(tokens), seconds, memory)
 
 
-def _task_rows(training: Training, task_length: float) -> int:
-    """Those of one forward pass, in packs or not."""
-    if training.packing is None:
-        return training.batch_size
-    return max(training.batch_size, round(training.batch_size * training.packing / task_length))
+def _rows_of_batch(
+    training: Training, objective: Objective | None, task_length: float
+) -> tuple[int, int]:
+    """Of the task, and of the safety data beside them, in one forward pass, in packs or not."""
+    rows, riding = rows_by_role(training, objective)
+    if training.packing is not None:
+        packed = max(rows, round(rows * training.packing / task_length))
+        rows, riding = packed, safety_rows_per_batch(packed, riding / (rows + riding))
+    beside = objective is not None and objective.batch_roles(0) == "both"
+    return rows, riding if beside else 0
 
 
 def _step_seconds(size: ModelSize, training: Training, tokens: float) -> float:
@@ -154,7 +167,12 @@ class BatchSize:
 
 
 def largest_batch(
-    training: Training, task: Array, safety: Array | None, batches: int, is_padded: bool
+    training: Training,
+    task: Array,
+    safety: Array | None,
+    objective: Objective | None,
+    batches: int,
+    is_padded: bool,
 ) -> BatchSize:
     """The largest of as many batches as a training has, drawn from rows of these lengths.
 
@@ -162,14 +180,11 @@ def largest_batch(
     have shape (rows, 2), tokens and those with a label; `safety` is None where none are read. A
     batch `is_padded` to its longest row but where it is computed in pieces, or packed.
     """
-    rows = _task_rows(training, task[:, 0].mean())
-    riding = safety_rows_per_batch(rows, training.safety_share)
-    if safety is None and training.equal_rows:
-        rows += riding
+    rows, riding = _rows_of_batch(training, objective, task[:, 0].mean())
     random = np.random.default_rng(0)
     count = min(batches, _DRAWN_BATCHES)
     drawn = task[random.integers(len(task), size=(count, rows))]
-    if safety is not None:
+    if riding and safety is not None:
         beside = safety[random.integers(len(safety), size=(count, riding))]
         drawn = np.concatenate([drawn, beside], axis=1)
     labelled = drawn[..., 1].sum(axis=1)

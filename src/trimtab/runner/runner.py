@@ -150,7 +150,8 @@ class Runner(Trainings):
 
     def _edited(self, spec: RunSpec, trained: Trained) -> list[Point]:
         """What a method makes of the model of plain fine-tuning; nothing is trained."""
-        method = made_from(spec.method, spec.value)
+        drawn = {"seed": spec.seed} if spec.method.takes_seed else {}
+        method = made_from(spec.method, spec.value, **drawn)
         assert isinstance(method, PostHocMethod)
         started = perf_counter()
         copy = copy_apart(trained.model, whole=method.merges)

@@ -52,6 +52,7 @@ from trimtab.runner.answering import judges_of, prompts_to_ask
 from trimtab.runner.evaluator import EncodedRoles, row_weights
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.processes import processes
+from trimtab.runner.rates import ASKED_FOLDER
 from trimtab.runner.runner import (
     DIAL_FOLDER,
     MODELS_FOLDER,
@@ -80,6 +81,7 @@ _RESULTS = (
     METRICS_FOLDER,
     GENERATIONS_FOLDER,
     JUDGEMENTS_FOLDER,
+    ASKED_FOLDER,
 )
 _RECORD = "# What trimtab makes in this folder. To make something else, edit a copy.\n"
 

@@ -41,7 +41,7 @@ from trimtab.train.settings import (
     is_to_be_sharded,
     leaves_base_alone,
     lora_config,
-    rows_by_role,
+    set_rows,
     sft_config,
 )
 from trimtab.train.trainer import SafetyAwareSFTTrainer
@@ -173,7 +173,7 @@ class Trainings:
         objective = job.objective
         args = sft_config(training, self.experiment.measure, unfinished, job.seed)
         args.safety_repeats = proxy is not None and self.experiment.safety[proxy].repeats
-        rows_by_role(args, training, objective)
+        set_rows(args, training, objective)
         divide_among(PartialState().num_processes, args, training, objective)
         started = perf_counter()
         watcher = self.onlooker

@@ -22,6 +22,7 @@ from trimtab.measure.adapters import (
     weights_beside_adapters,
 )
 from trimtab.measure.distance import LowRankPart, distance, norm
+from trimtab.measure.losses import evaluating
 from trimtab.measure.sharded_weights import reshard
 from trimtab.measure.shared_weights import sharing_frozen
 from trimtab.train.batches import Batch, model_inputs
@@ -111,18 +112,15 @@ class AlignedReference:
             reshard(self.copy)
             return
         assert isinstance(trained, PeftModel)
-        was_training = trained.training
         now = [weight.data for weight, _ in self.start]
-        trained.eval()
         try:
             for weight, start in self.start:
                 weight.data = start.to(weight.device)
-            with trained.disable_adapter():
+            with evaluating(trained), trained.disable_adapter():
                 yield trained
         finally:
             for (weight, _), data in zip(self.start, now, strict=True):
                 weight.data = data
-            trained.train(was_training)
 
 
 def copy_apart(model: nn.Module, whole: bool = False) -> nn.Module:

@@ -131,7 +131,12 @@ def prepared_rows(trainer: SFTTrainer, rows: Dataset, form: RowForm) -> Dataset:
 
 
 def open_safety_stream(trainer: SafetyAwareSFTTrainer, rows: Dataset | None) -> SafetyStream:
-    """The endless stream of a trainer's safety rows. Raises UserError: there are none to learn."""
+    """The endless stream of a trainer's safety rows.
+
+    Raises:
+        UserError: there are none to learn, or they are another share of a batch than the
+            objective's own, by more than a row.
+    """
     if rows is None:
         name = type(trainer.objective).__name__
         raise UserError(f"{name} needs safety rows. Give safety_dataset.")
@@ -140,10 +145,18 @@ def open_safety_stream(trainer: SafetyAwareSFTTrainer, rows: Dataset | None) -> 
     prepared = prepared_rows(trainer, rows, form)
     in_a_row = sequences_per_row(trainer.train_dataset) if trainer.padding_free else 1
     sequences = round(args.per_device_train_batch_size * in_a_row)
+    safety_sequences = safety_rows_per_batch(sequences, own_setting(args, "safety_share"))
+    share = trainer.objective.safety_share if trainer.objective else None
+    if share is not None and abs(safety_sequences - share * (sequences + safety_sequences)) > 1:
+        raise UserError(
+            f"{type(trainer.objective).__name__} has {share:.3g} of its rows from the safety data, "
+            f"and here {safety_sequences} of {sequences + safety_sequences} are. Give "
+            f"SafetyAwareSFTConfig safety_share={share:.3g}."
+        )
     return SafetyStream(
         prepared,
         trainer.data_collator,
-        safety_rows_per_batch(sequences, own_setting(args, "safety_share")),
+        safety_sequences,
         args.data_seed if args.data_seed is not None else args.seed,
     )
 

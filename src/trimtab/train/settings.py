@@ -24,10 +24,8 @@ from trimtab.train.objectives.base import Objective
 from trimtab.train.safety_stream import safety_rows_per_batch
 
 
-def rows_by_role(
-    args: SafetyAwareSFTConfig, training: Training, objective: Objective | None
-) -> None:
-    """Set how many rows of each role a batch holds.
+def rows_by_role(training: Training, objective: Objective | None) -> tuple[int, int]:
+    """How many rows of the task, and of the safety data where it is read, a batch holds.
 
     Where rows are to be equal, a step that reads no safety rows takes as many more task rows as
     safety rows would ride along, and safety rows elsewhere are as many as before.
@@ -40,6 +38,12 @@ def rows_by_role(
         rows = whole - safety
     elif training.equal_rows and (objective is None or objective.batch_roles(0) != "both"):
         rows += safety
+    return rows, safety
+
+
+def set_rows(args: SafetyAwareSFTConfig, training: Training, objective: Objective | None) -> None:
+    """Give the trainer as many rows of each role a batch as `rows_by_role` says."""
+    rows, safety = rows_by_role(training, objective)
     args.per_device_train_batch_size = rows
     args.safety_share = safety / (rows + safety)
 
@@ -58,7 +62,9 @@ def divide_among(
     sharing = processes // in_turn
     rows = args.per_device_train_batch_size
     safety = safety_rows_per_batch(rows, args.safety_share)
-    reads_safety = objective is not None and not objective.is_plain and objective.needs_safety
+    reads_safety = (
+        objective is not None and not objective.is_plain and objective.batch_roles(0) != "task"
+    )
     if rows % sharing or (reads_safety and safety % sharing):
         beside = f" and {safety} of the safety data" if reads_safety else ""
         raise UserError(

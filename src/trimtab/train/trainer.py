@@ -31,6 +31,7 @@ from transformers.trainer_utils import TrainOutput, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import create_model_from_path
 
+from trimtab.errors import UserError
 from trimtab.measure.distance import DensePart, Displacement
 from trimtab.train.batches import Batch
 from trimtab.train.config import own_setting
@@ -56,6 +57,8 @@ from trimtab.train.step_losses import StepLosses
 
 STATE_FILE = "objective.pt"
 """In a checkpoint: what the objective has learned."""
+_EXTRA_TOKENS = "extra_tokens"
+"""There, beside what the objective itself keeps."""
 
 
 class SafetyAwareSFTTrainer(SFTTrainer):
@@ -395,6 +398,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
         state = self.objective.state_dict() if self.objective else {}
+        if self.objective and self.objective.extra_tokens:
+            state = state | {_EXTRA_TOKENS: self.objective.extra_tokens}
         if state and self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)  # shards are not written yet
@@ -405,17 +410,39 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     ) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.objective is not None:
-            file = Path(resume_from_checkpoint) / STATE_FILE
-            state = torch.load(file, "cpu", weights_only=True) if file.exists() else {}
-            self.objective.load_state_dict(state)
+            tokens = self._load_objective(self.objective, resume_from_checkpoint)
+            if tokens:  # else what was read before the first step stands
+                self.objective.extra_tokens = tokens
+
+    def _load_objective(self, objective: Objective, checkpoint: str) -> int:
+        """Take up what an objective had learned by a checkpoint. Returns the tokens it had read."""
+        file = Path(checkpoint) / STATE_FILE
+        if not file.exists() and objective.state_dict():
+            raise UserError(
+                f"{checkpoint} holds no {STATE_FILE}, where {type(objective).__name__} keeps what "
+                "it has learned: it is another training's. Give a checkpoint of this one, or train "
+                "from the start."
+            )
+        state = torch.load(file, "cpu", weights_only=True) if file.exists() else {}
+        tokens: int = state.pop(_EXTRA_TOKENS, 0)
+        objective.load_state_dict(state)
+        return tokens
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         with self._copies_as_model():
             super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_best_model(self) -> None:
-        with self._copies_as_model():
+        objective, best = self.objective, self.state.best_model_checkpoint
+        if objective is None or best is None or is_sharded(self):
+            with self._copies_as_model():
+                super()._load_best_model()
+            return
+        if objective.replaces_model:  # of two adapters Transformers would look for one
+            super()._load_from_checkpoint(best)
+        else:
             super()._load_best_model()
+        self._load_objective(objective, best)
 
 
 def _keep_adapters_whole(model: nn.Module) -> None:

@@ -378,7 +378,7 @@ def test_data_selection_keeps_the_rows_that_go_with_safety(tmp_path: Path) -> No
 
 
 def test_case_one_by_share_is_case_one_whatever_its_rows(tmp_path: Path) -> None:
-    settings = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0}
+    settings = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "safety_share": 0.7 / 1.7}
     ours = run(CaseOneByShare(0.7), tmp_path, **settings)
     penalised = tiny.trained(
         AlignmentLossConstraint(0.7), tiny.config(tmp_path, **settings), tmp_path
@@ -434,3 +434,32 @@ def test_what_osf_holds_does_not_move(tmp_path: Path) -> None:
 def test_osf_takes_no_adapter_beside_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Leave lora_rank out"):
         tiny.trainer_of(OrthogonalSubspace(0.5), tmp_path, lora=True)
+
+
+@pytest.mark.parametrize(("penalty", "share"), [(0.03, 0.5), (3.0, 0.5)])
+def test_case_one_by_share_takes_no_other_share(
+    penalty: float, share: float, tmp_path: Path
+) -> None:
+    wanted = penalty / (1 + penalty)
+    with pytest.raises(UserError, match=rf"Give SafetyAwareSFTConfig safety_share={wanted:.3g}"):
+        tiny.trainer_of(CaseOneByShare(penalty), tmp_path, safety_share=share)
+    trainer = tiny.trainer_of(CaseOneByShare(penalty), tmp_path, safety_share=wanted)
+    assert trainer.safety_stream is not None
+    assert trainer.safety_stream.rows_per_batch == max(1, round(8 * penalty))
+
+
+@pytest.mark.parametrize("name", ["early-stopping", "lazy-safety-alignment", "dial"])
+def test_a_checkpoint_of_another_training_is_one_line(name: str, tmp_path: Path) -> None:
+    """Of plain fine-tuning, whose model fits and which keeps nothing of an objective."""
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    tiny.trained_plainly(tiny.config(tmp_path / "run", **saving), tmp_path)
+    trainer = tiny.trainer_of(tiny.OBJECTIVES[name], tmp_path, max_steps=2)
+    with pytest.raises(UserError, match=r"checkpoint-1 holds no objective\.pt, where \w+ keeps"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-1"))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_grid_runs_from_nearly_plain_to_the_tightest(name: str) -> None:
+    method = PUBLISHED[name]
+    strengths = [method.strength(value) for value in method.grid]
+    assert strengths == sorted(strengths)

@@ -86,6 +86,13 @@ def test_the_divergence_is_the_formulas_token_by_token(tmp_path: Path) -> None:
     assert found.item() == pytest.approx(expected, rel=1e-3)
 
 
+def test_a_row_without_a_prompt_is_refused(tmp_path: Path) -> None:
+    bare = Dataset.from_list([{"input_ids": [3, 4, 5], "labels": [3, 4, 5]}] * 8)
+    method = PACT(unaligned=tiny.another_llama, tokens=TOKENS)
+    with pytest.raises(UserError, match="a task row has no prompt"):
+        tiny.trainer_of(method, tmp_path, task=bare)
+
+
 def test_without_a_penalty_it_is_plain_sft(tmp_path: Path) -> None:
     settings = {"optim": "sgd", "learning_rate": 0.1}
     method = PACT(0.0, unaligned=tiny.another_llama, tokens=TOKENS)

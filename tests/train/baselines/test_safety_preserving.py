@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers.pytorch_utils import Conv1D
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tests.train import tiny
@@ -35,17 +36,19 @@ def conflicting() -> tuple[list[Tensor], list[Tensor]]:
     return task, [sign * part for part in safety]
 
 
+def left_of(task: list[Tensor], safety: list[Tensor], rank: int) -> list[Tensor]:
+    return without_conflict(task, safety, [nn.Identity()] * len(task), rank)
+
+
 def test_a_step_without_conflict_is_the_tasks_to_the_bit() -> None:
     task, against = conflicting()
-    left = without_conflict(task, [-part for part in against], rank=2)
+    left = left_of(task, [-part for part in against], rank=2)
     assert all(torch.equal(a, b) for a, b in zip(left, task, strict=True))
 
 
 def test_a_step_in_conflict_leaves_the_largest_directions_and_nothing_else() -> None:
     task, safety = conflicting()
-    for before, direction, after in zip(
-        task, safety, without_conflict(task, safety, rank=2), strict=True
-    ):
+    for before, direction, after in zip(task, safety, left_of(task, safety, rank=2), strict=True):
         matrix = direction.reshape(len(direction), -1)
         vectors = torch.linalg.svd(matrix, full_matrices=False).U[:, :2]
         wanted = before.reshape(matrix.shape)
@@ -56,16 +59,37 @@ def test_a_step_in_conflict_leaves_the_largest_directions_and_nothing_else() -> 
 def test_whether_there_is_a_conflict_is_asked_of_all_weights_together() -> None:
     task = [torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0]])]
     safety = [torch.tensor([[-1.0, 0.0]]), torch.tensor([[2.0]])]  # against it in the first alone
-    left = without_conflict(task, safety, rank=1)
+    left = left_of(task, safety, rank=1)
     assert all(torch.equal(a, b) for a, b in zip(left, task, strict=True))
-    none_left = without_conflict(task, [2 * safety[0], 0.5 * safety[1]], rank=1)
+    none_left = left_of(task, [2 * safety[0], 0.5 * safety[1]], rank=1)
     assert all(not part.any() for part in none_left)
+
+
+def test_experts_kept_together_are_a_matrix_each() -> None:
+    generator = torch.Generator().manual_seed(2)
+    task, safety = (torch.randn(4, 16, 12, generator=generator) for _ in range(2))
+    safety *= -1 if float((task * safety).sum()) > 0 else 1
+    (together,) = left_of([task], [safety], rank=8)
+    # A conflict is one of all together, and each is as if it were in conflict by itself.
+    for before, direction, after in zip(task, safety, together, strict=True):
+        vectors = torch.linalg.svd(direction, full_matrices=False).U[:, :8]
+        wanted = before - vectors @ (vectors.T @ before)
+        torch.testing.assert_close(after, wanted, atol=1e-5, rtol=1e-4)
+    assert float(together.norm()) > 0.4 * float(task.norm())
+
+
+def test_a_layer_that_keeps_its_weight_turned_loses_the_same_directions() -> None:
+    task, _ = conflicting()
+    (plain,) = left_of(task[:1], [-task[0]], rank=2)
+    (turned,) = without_conflict([task[0].T], [-task[0].T], [Conv1D(6, 4)], rank=2)
+    assert plain.any()
+    torch.testing.assert_close(turned, plain.T)
 
 
 def test_a_matrix_that_safety_does_not_reach_stays_free() -> None:
     task = [torch.ones(2, 2), torch.ones(2, 2)]
     safety = [torch.zeros(2, 2), -torch.ones(2, 2)]
-    first, second = without_conflict(task, safety, rank=1)
+    first, second = left_of(task, safety, rank=1)
     assert torch.equal(first, task[0])
     torch.testing.assert_close(second, torch.zeros(2, 2))
 
@@ -103,7 +127,7 @@ def test_a_training_steps_along_what_is_left(tmp_path: Path) -> None:
         for row in row_by_row
         if inner(by_task, against := gradient(Dataset.from_list(row), "sum")) < 0
     )
-    wanted = without_conflict(by_task, by_safety, rank=2)
+    wanted = left_of(by_task, by_safety, rank=2)
     settings = {"optim": "sgd", "learning_rate": 1.0, "max_steps": 1}
     trained = tiny.trainer_of(
         SafetyPreserving(2), tmp_path, task=task, safety=Dataset.from_list(safety), **settings

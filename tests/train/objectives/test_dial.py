@@ -312,3 +312,25 @@ def test_what_is_saved_is_the_model_at_its_setting(pattern: dict[str, Any], tmp_
             else:
                 saved = PeftModel.from_pretrained(base, str(folder))
             torch.testing.assert_close(logits(saved), expected, atol=1e-5, rtol=1e-4)
+
+
+@full_and_lora
+def test_the_best_checkpoint_is_gone_back_to_with_its_ends(lora: bool, tmp_path: Path) -> None:
+    checked = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+    best = dial_of(
+        tiny.config(tmp_path / "best", max_steps=8, load_best_model_at_end=True, **checked),
+        tmp_path,
+        lora,
+    )
+    losses = {
+        record["step"]: record["eval_loss"]
+        for record in best.state.log_history
+        if "eval_loss" in record
+    }
+    steps = min(losses, key=losses.__getitem__)
+    assert steps < 8, "the last is the best, and nothing to go back to"
+    short = dial_of(tiny.config(tmp_path / "short", max_steps=steps), tmp_path, lora)
+    for alpha in (0.0, 0.3, 1.0):
+        for trainer in (best, short):
+            dial_in(trainer).endpoints.set_alpha(alpha)
+        torch.testing.assert_close(logits(best.model), logits(short.model))

@@ -13,6 +13,7 @@ from trimtab.config.ranges import From0To1
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
 from trimtab.measure.hidden_states import read_through
+from trimtab.measure.losses import tokens_read
 from trimtab.measure.overlap import task_posterior
 from trimtab.train.baselines.constrained_sft import ROWS_AT_ONCE, row_names
 from trimtab.train.batches import Batch
@@ -72,6 +73,7 @@ class AdaptiveKL(Objective):
             (_prompts(of_role), read_through(context.model, of_role, tokens_per_batch).prompts)
             for of_role in rows
         )
+        self.extra_tokens += sum(map(tokens_read, rows))
         risk = task_posterior(task[0], safety[0], (task[1], safety[1]), context.args.seed)
         weights = self.lowest + (self.highest - self.lowest) * torch.from_numpy(risk).float()
         self.weights: dict[tuple[int, ...], Tensor] = {}

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from trimtab.config.ranges import From0
 from trimtab.data.encoding import IGNORED
-from trimtab.train.baselines.ewc import evaluated
+from trimtab.measure.losses import evaluating, tokens_read
 from trimtab.train.batches import Batch
 from trimtab.train.context import TrainingContext
 from trimtab.train.objectives.base import Objective, Step
@@ -45,7 +45,8 @@ class ConstrainedSFT(Objective):
     def prepare(self, context: TrainingContext) -> None:
         rows = context.task_rows.select_columns(["input_ids", "labels"])
         self.reference: dict[tuple[int, ...], Tensor] = {}
-        with evaluated(context.model) as model, torch.no_grad():
+        self.extra_tokens += tokens_read(rows)
+        with evaluating(context.model) as model, torch.no_grad():
             for first in range(0, len(rows), ROWS_AT_ONCE):
                 places = range(first, min(first + ROWS_AT_ONCE, len(rows)))
                 batch = context.collate([rows[place] for place in places])

@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from trimtab.config.ranges import Count, Range
+from trimtab.measure.losses import tokens_read
 from trimtab.train.context import TrainingContext
 from trimtab.train.objectives.base import Objective, Roles, snapshot, trained
 
@@ -77,4 +78,5 @@ class EarlyStopping(Objective):
 
     def _safety_loss(self, context: TrainingContext) -> float:
         nll, tokens = context.row_nll(self.watched)
+        self.extra_tokens += tokens_read(self.watched)
         return float(nll.sum() / tokens.sum())

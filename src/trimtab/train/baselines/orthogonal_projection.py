@@ -51,6 +51,10 @@ class OrthogonalProjection(Objective):
 
     def before_optimizer_step(self, context: TrainingContext) -> None:
         weights = trained(context.model)
+        self.gradients = [  # where a checkpoint's are not yet
+            [part.to(weight.device) for part, weight in zip(reference, weights, strict=True)]
+            for reference in self.gradients
+        ]
         if context.step % self.every == 0 or not self.gradients:
             first = context.step // self.every * self.references
             measured = [

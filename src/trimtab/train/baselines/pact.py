@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from trimtab.config.ranges import Count, From0
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
-from trimtab.train.baselines.ewc import evaluated
+from trimtab.measure.losses import evaluating, tokens_read
 from trimtab.train.baselines.post_hoc import required
 from trimtab.train.batches import Batch
 from trimtab.train.context import TrainingContext
@@ -59,7 +59,8 @@ class PACT(Objective):
     They write prompts for the unaligned model without a chat template; here both read the same.
 
     Raises:
-        UserError: there is no unaligned model, or it gives all tokens the same probability.
+        UserError: there is no unaligned model, or it gives all tokens the same probability; a task
+            row has no prompt.
 
     Source: Wang et al. 2026, "Few Tokens, Big Leverage: Preserving Safety Alignment by Constraining
     Safety Tokens during Fine-tuning", arXiv 2603.07445, github.com/Glresearch1/PACT.
@@ -87,13 +88,19 @@ class PACT(Objective):
         before = required(
             given if given is None or isinstance(given, nn.Module) else given(), "PACT"
         )
+        if any(labels[0] != IGNORED for labels in context.task_rows["labels"]):
+            raise UserError(
+                "PACT reads what follows a prompt without it, and a task row has no prompt. Give "
+                "rows of a prompt and a completion."
+            )
         rows = self.safety_rows(context)
         places = range(min(self.rows, len(rows)))
         batches = [
             context.collate([rows[place] for place in places[first : first + ROWS_AT_ONCE]])
             for first in places[::ROWS_AT_ONCE]
         ]
-        with evaluated(context.model) as aligned, torch.no_grad():
+        self.extra_tokens += 2 * tokens_read(rows.select(places))  # by two models
+        with evaluating(context.model) as aligned, torch.no_grad():
             self.safety_tokens, self.weights = safety_tokens(
                 aligned, before.to(aligned.device).eval(), batches, self.tokens
             )

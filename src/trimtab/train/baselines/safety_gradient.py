@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trimtab.measure.losses import evaluating
 from trimtab.train.context import TrainingContext
 from trimtab.train.objectives.base import filled
 from trimtab.train.safety_stream import SafetyStream
@@ -24,10 +25,7 @@ def safety_gradient(
     batch = SafetyStream(stream.rows, stream.collate, rows, stream.seed).batch(number)
     batch = {name: value.to(weights[0].device) for name, value in batch.items()}
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    was_training = context.model.training
-    context.model.eval()
-    logits = context.model(**inputs, use_cache=False).logits
-    loss = -label_log_probs(logits, batch["labels"]).sum()
-    parts = torch.autograd.grad(loss, weights, allow_unused=True)
-    context.model.train(was_training)
+    with evaluating(context.model) as model:
+        loss = -label_log_probs(model(**inputs, use_cache=False).logits, batch["labels"]).sum()
+        parts = torch.autograd.grad(loss, weights, allow_unused=True)
     return filled(parts, weights), int(batch["attention_mask"].sum())

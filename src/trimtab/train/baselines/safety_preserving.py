@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from transformers.pytorch_utils import Conv1D
 
 from trimtab.config.ranges import Count
 from trimtab.train.baselines.safety_gradient import safety_gradient
@@ -23,7 +26,8 @@ class SafetyPreserving(Objective):
     G is the task's gradient and G_s that of L_ŝ on a safety row or a few, drawn anew every step;
     the inner product is over all trained weights together. The columns of U are the k left singular
     vectors of a matrix's part of G_s with the largest singular values, by a randomised SVD. A
-    vector, such as a norm's weights, is a matrix of one column.
+    matrix has a row for each of its layer's outputs. A vector, such as a norm's weights, is one of
+    one column; a stack of matrices, as experts kept together have, is taken apart.
 
     A LoRA of rank r has one matrix of only r rows in each pair: from k = r on nothing is left of
     that one's gradient in a conflict.
@@ -57,26 +61,58 @@ class SafetyPreserving(Objective):
         safety, tokens = safety_gradient(context, weights, self.rows, context.step)
         self.extra_tokens += tokens
         task = gradients(weights)
-        for weight, part in zip(
-            weights, without_conflict(task, safety, self.rank, context.step), strict=True
-        ):
+        owners = {
+            weight: layer
+            for layer in context.model.modules()
+            for weight in layer.parameters(recurse=False)
+        }
+        layers = [owners[weight] for weight in weights]
+        left = without_conflict(task, safety, layers, self.rank, context.step)
+        for weight, part in zip(weights, left, strict=True):
             weight.grad = part
 
 
 @torch.no_grad()
 def without_conflict(
-    task: list[Tensor], safety: list[Tensor], rank: int, seed: int = 0
+    task: list[Tensor],
+    safety: list[Tensor],
+    layers: Sequence[nn.Module],
+    rank: int,
+    seed: int = 0,
 ) -> list[Tensor]:
-    """(I − UUᵀ)G for each matrix where ⟨G, G_s⟩ < 0 over all together, else G."""
+    """(I − UUᵀ)G for each matrix where ⟨G, G_s⟩ < 0 over all together, else G.
+
+    Args:
+        layers: whose weight each part of G is the gradient of.
+    """
     if sum(float((g.double() * s.double()).sum()) for g, s in zip(task, safety, strict=True)) >= 0:
         return task
     left = []
-    for gradient, direction in zip(task, safety, strict=True):
-        matrix = gradient.reshape(len(gradient), -1).float()
-        basis = left_singular_vectors(direction.reshape(matrix.shape).float(), rank, seed)
-        projected = matrix - basis @ (basis.T @ matrix)
-        left.append(projected.reshape(gradient.shape).to(gradient.dtype))
+    for gradient, direction, layer in zip(task, safety, layers, strict=True):
+        projected = gradient.clone(memory_format=torch.contiguous_format)
+        directions = matrices_of(direction.contiguous(), layer)
+        for matrix, of_safety in zip(matrices_of(projected, layer), directions, strict=True):
+            basis = left_singular_vectors(of_safety.float(), rank, seed)
+            matrix.sub_(basis @ (basis.T @ matrix.float()))
+        left.append(projected)
     return left
+
+
+def matrices_of(part: Tensor, layer: nn.Module) -> Tensor:
+    """A contiguous weight's matrices as a view of it, shape (matrices, outputs, inputs).
+
+    >>> [tuple(matrices_of(torch.ones(shape), nn.Identity()).shape) for shape in ([6], [4, 6, 2])]
+    [(1, 6, 1), (4, 6, 2)]
+    >>> tuple(matrices_of(torch.ones(6, 1, 4), nn.Conv1d(6, 6, 4, groups=6)).shape)
+    (1, 6, 4)
+    >>> tuple(matrices_of(torch.ones(5, 8), Conv1D(8, 5)).shape)  # as GPT-2 keeps them
+    (1, 8, 5)
+    """
+    if isinstance(layer, Conv1D) and part.dim() == 2:
+        return part.T[None]
+    if part.dim() < 3 or isinstance(layer, _ConvNd):
+        return part.view(1, len(part), -1)
+    return part.flatten(0, -3)
 
 
 def left_singular_vectors(matrix: Tensor, rank: int, seed: int) -> Tensor:

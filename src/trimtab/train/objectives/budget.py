@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from trimtab.config.ranges import FiniteOrInfinity
-from trimtab.measure.losses import PER_TOKEN
+from trimtab.measure.losses import PER_TOKEN, tokens_read
 from trimtab.stats import Estimate, Statistic, Verdict, verdict
 from trimtab.train.context import RowNLL, TrainingContext
 from trimtab.train.objectives.dial import DialObjective
@@ -114,7 +114,7 @@ class Budget(DialObjective):
         assert self._validation_rows is not None
         distinct, numbers = distinct_rows(self._validation_rows)
         nll, tokens = context.row_nll(distinct)
-        self.extra_tokens += _tokens(distinct)
+        self.extra_tokens += tokens_read(distinct)
         counts = np.bincount(numbers, minlength=len(distinct)).astype(float)
         self._validation = PairedRows(distinct, counts, nll, tokens)
         loss = self._validation.aligned_loss
@@ -147,7 +147,7 @@ class Budget(DialObjective):
         rows_wanted = None
         if alpha < 1 and budget > 0:
             rows_wanted = changes[alpha].rows_for(_UNSPENT * budget)
-        tokens = len(changes) * _tokens(validation.rows)
+        tokens = len(changes) * tokens_read(validation.rows)
         penalty = self.dial.penalty_at(alpha)
         return BudgetOutcome(budget, alpha, penalty, change, rows_wanted, tokens)
 
@@ -174,7 +174,3 @@ def largest_within(rise_at: Callable[[float], Estimate], budget: float) -> tuple
         else:
             high = middle
     return low, within or rise_at(0.0)
-
-
-def _tokens(rows: Dataset) -> int:
-    return sum(map(len, rows["input_ids"]))
