@@ -16,7 +16,7 @@ from tests.audit.aligned_world import LENGTHS, AlignedWorld, Recorder, aligned_w
 from tests.watchers import Watcher
 from trimtab import UserError
 from trimtab.audit.audit import audit
-from trimtab.audit.own_proxy import write_own_proxy
+from trimtab.audit.own_proxy import empty_answers, write_own_proxy
 from trimtab.cli import main
 from trimtab.config.audit_settings import AuditSettings
 from trimtab.config.data_source import DataSource
@@ -247,7 +247,7 @@ def test_the_command_prints_tables_json_and_one_line_for_a_mistake(
 
 
 def test_an_unknown_landscape_is_told_with_those_known() -> None:
-    with pytest.raises(UserError, match="'wide' is none of lora, full, none"):
+    with pytest.raises(UserError, match=r"landscape is 'wide'\. Give 'lora', 'full' or 'none'"):
         AuditSettings(landscape="wide")  # type: ignore[arg-type]
 
 
@@ -285,6 +285,10 @@ def test_a_proxy_file_goes_on_as_if_never_stopped(there: AlignedWorld, tmp_path:
         row.response
         for row in read_rows(DataSource(str(tmp_path / "whole.jsonl"), drop_empty=True))
     } <= set(RESPONSES)
+    lines = whole.splitlines()
+    emptied = json.dumps(json.loads(lines[0]) | {"response": ""})
+    (tmp_path / "emptied.jsonl").write_text("\n".join([emptied, *lines[1:]]) + "\n")
+    assert empty_answers(tmp_path / "emptied.jsonl") == empty_answers(tmp_path / "whole.jsonl") + 1
     (tmp_path / "other.jsonl").write_text('{"prompt": "x", "response": "y"}\n')
     with pytest.raises(UserError, match="no answer to prompt 1"):
         write(tmp_path / "other.jsonl")

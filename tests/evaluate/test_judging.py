@@ -22,7 +22,7 @@ from trimtab.evaluate.judges.qwen3guard import Qwen3Guard
 from trimtab.evaluate.judges.strongreject import StrongRejectRubric
 from trimtab.evaluate.judging import kept_judgements
 from trimtab.evaluate.outcome import Outcome, Verdict
-from trimtab.evaluate.prompt_sets import PROMPT_SETS, messages_of, prompts_of
+from trimtab.evaluate.prompt_sets import PROMPT_SETS, known_source, messages_of, prompts_of
 from trimtab.evaluate.rates import rate_changes, rates
 from trimtab.results.generations import Decoding, Generation
 from trimtab.results.judgements import Judgement, read_judgements
@@ -244,10 +244,23 @@ def test_known_sets_have_names_of_their_own_and_say_what_is_needed() -> None:
 
 
 def test_a_set_without_benign_prompts_is_one_line() -> None:
-    with pytest.raises(UserError, match="--benign advbench: the set has no benign prompts"):
+    with pytest.raises(UserError, match="advbench: the set has no benign prompts"):
         prompts_of(DataSource("advbench"), "benign")
-    with pytest.raises(UserError, match="--harmful sorry-bench: its column turns is a list"):
+    with pytest.raises(UserError, match="sorry-bench: its column turns is a list"):
         prompts_of(DataSource("sorry-bench"), "harmful")
+
+
+def test_a_known_set_is_taken_as_it_is_known_but_for_the_number_of_rows() -> None:
+    source = known_source(DataSource("do-not-answer", rows=5), "harmful")
+    assert (source.path, source.columns, source.rows) == (
+        "LibrAI/do-not-answer",
+        {"prompt": "question"},
+        5,
+    )
+    for chosen in ({"where": {"label": "unsafe"}}, {"split": "test"}, {"columns": {"prompt": "q"}}):
+        with pytest.raises(UserError, match=r"xstest: .* give its id on the Hub, Paul/XSTest\."):
+            known_source(DataSource("xstest", **chosen), "harmful")
+    assert known_source(DataSource("p.jsonl", where={"a": 1}), "harmful").where == {"a": 1}
 
 
 def test_a_file_is_read_like_a_set_shortest_prompt_first(tmp_path: Path) -> None:

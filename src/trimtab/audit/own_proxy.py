@@ -14,6 +14,7 @@ from trimtab.config.loading import Loading
 from trimtab.data.rows import Message
 from trimtab.data.sources import read_prompts
 from trimtab.errors import UserError
+from trimtab.evaluate.prompt_sets import known_source
 from trimtab.measure.generation import sampled_answers
 from trimtab.models import load_model
 from trimtab.results.files import hold
@@ -39,11 +40,13 @@ def write_own_proxy(
     An empty answer (the model ended at once) keeps its line, with an empty response. `restart`
     moves `out` aside, once prompts and model are read.
 
+    Prompts may be a known set's, of which its harmful ones are taken.
+
     Raises:
         UserError: prompts or model cannot be read, another process writes to `out`, or it holds
             answers to other prompts, of another model or under other settings.
     """
-    all_prompts = read_prompts(prompts)
+    all_prompts = read_prompts(known_source(prompts, "harmful"))
     written = _Written.read(out, all_prompts) if not restart else _Written([], b"")
     if len(written.lines) == len(all_prompts) and not written.rest:
         return len(all_prompts)
@@ -94,6 +97,15 @@ def write_own_proxy(
         if done == len(all_prompts):
             file.truncate(whole)  # NULs, which a loss of power leaves behind
     return len(all_prompts)
+
+
+def empty_answers(out: Path) -> int:
+    """How many answers of a file are empty, which no training takes."""
+    records = [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n") if line]
+    return sum(
+        not (record["response"] if "response" in record else record["messages"][-1]["content"])
+        for record in records
+    )
 
 
 def _aside(out: Path, number: int) -> Path:

@@ -18,7 +18,7 @@ from trimtab.config.ranges import Count, Seed
 @settings_as_options
 def proxy(
     model: Model,
-    prompts: Annotated[str, typer.Option(help="Safety prompts: a file or a Hub id.")],
+    prompts: Annotated[str, typer.Option(help="Safety prompts: a file, a Hub id or a known set.")],
     out: Annotated[Path, typer.Option("--out", help="The .jsonl file to write.")],
     where: Annotated[
         list[str] | None, typer.Option(help="Keep prompts with column=value; repeatable.")
@@ -30,7 +30,7 @@ def proxy(
     restart: Restart = False,
 ) -> None:
     """Write the aligned model's own answers as safety data."""
-    from trimtab.audit.own_proxy import write_own_proxy
+    from trimtab.audit.own_proxy import empty_answers, write_own_proxy
     from trimtab.cli.audit_output import watched_stages
     from trimtab.models import quiet_libraries
 
@@ -48,3 +48,9 @@ def proxy(
             load,
         )
     say(f"{lines} answers are in {out}.")
+    if empty := empty_answers(out):
+        are = "is" if empty == 1 else "are"
+        say(
+            f"{empty} of them {are} empty: the model ended at once. Remove those lines, or set "
+            "drop_empty: true for the file in an experiment."
+        )

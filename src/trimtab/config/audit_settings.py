@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from trimtab.config.data_source import Lengths
 from trimtab.config.loading import Loading
@@ -54,10 +54,6 @@ class AuditSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.landscape not in get_args(Landscape):
-            raise UserError(
-                f"landscape {self.landscape!r} is none of {', '.join(get_args(Landscape))}."
-            )
         if self.landscape == "full" and (self.load.is_quantised or self.load.is_half):
             raise UserError(
                 "landscape full is over all weights in float32. Give --landscape lora, or load the "

@@ -44,10 +44,10 @@ class PromptSet:
         source = self.harmful if kind == "harmful" else self.benign
         if source is None:
             raise UserError(
-                f"--{kind} {self.name}: the set has no {kind} prompts. Give another set, or a file."
+                f"{self.name}: the set has no {kind} prompts. Give another set, or a file."
             )
         if self.by_hand:
-            raise UserError(f"--{kind} {self.name}: {self.by_hand}")
+            raise UserError(f"{self.name}: {self.by_hand}")
         return source
 
 
@@ -144,6 +144,24 @@ PROMPT_SETS = (
 """Known sets, by the names that the command line takes."""
 
 
+def known_source(source: DataSource, kind: Kind) -> DataSource:
+    """Where a known set's prompts of a kind are; any other source is as it was given.
+
+    Raises:
+        UserError: the set has none, or has to be copied, or other rows are asked for by more than
+            their number.
+    """
+    known = {known_set.name: known_set for known_set in PROMPT_SETS}.get(source.path)
+    if known is None:
+        return source
+    if replace(source, rows=None) != DataSource(known.name):
+        raise UserError(
+            f"{known.name}: of a known set rows alone limit what is taken. To choose otherwise, "
+            f"give its id on the Hub, {known.hub}."
+        )
+    return replace(known.source(kind), rows=source.rows)
+
+
 def prompts_of(
     data_source: DataSource, kind: Kind, seed: int = 0, data_root: Path | None = None
 ) -> list[AskedPrompt]:
@@ -152,16 +170,11 @@ def prompts_of(
     Shortest first, so that a batch holds little padding. Raises UserError: nothing of that name can
     be read, or it holds no prompts.
     """
-    prompt_set = {known_set.name: known_set for known_set in PROMPT_SETS}.get(data_source.path)
-    source = (
-        data_source
-        if prompt_set is None
-        else replace(prompt_set.source(kind), rows=data_source.rows)
-    )
+    source = known_source(data_source, kind)
     rows = [Row(prompt, "") for prompt in read_prompts(source, data_root)]
     chosen = [row.prompt for row in choose_rows(rows, data_source.rows, seed)]
     chosen.sort(key=lambda prompt: len(prompt[-1].content))
-    name = prompt_set.name if prompt_set is not None else Path(data_source.path).name
+    name = Path(data_source.path).name
     return [
         AskedPrompt(tuple((message.role, message.content) for message in prompt), kind, name)
         for prompt in chosen
