@@ -89,7 +89,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     """The tokenizer of `load_model(name)`, with a padding token. Raises UserError."""
     with _named(name):
         source = _source(name)
-        adapter = _adapter(source)
+        adapter = _adapter(source, revision)
         if adapter is not None and not _has_tokenizer(source):
             return load_tokenizer(_base_of(name, source, adapter))
         tokenizer = AutoTokenizer.from_pretrained(
@@ -241,7 +241,7 @@ def kept_as(name: str, load: Loading) -> Loading:
     """
     with _named(name):
         source = _source(name)
-        if _adapter(source) is not None:
+        if _adapter(source, load.revision) is not None:
             return load
         config = _config(source, load.revision)
         dtype = str(config.dtype or torch.float32).removeprefix("torch.")
@@ -361,7 +361,7 @@ def _config(source: str, revision: str | None) -> Any:
 
 def _quantised_already(source: str, revision: str | None) -> dict[str, Any] | None:
     """The quantisation that the configuration at `source` tells of."""
-    if _adapter(source) is not None:
+    if _adapter(source, revision) is not None:
         return None
     config = _config(source, revision)
     quantization = getattr(config, "quantization_config", None)
@@ -391,7 +391,7 @@ def _require_bitsandbytes(name: str, quantization: dict[str, Any] | None) -> Non
 
 def _loaded(name: str, source: str, **settings: Any) -> PreTrainedModel:
     """The model at `source`, every weight of it from there, an adapter merged into its base."""
-    adapter = _adapter(source)
+    adapter = _adapter(source, settings.get("revision"))
     if adapter is not None:
         return _merged(name, source, adapter, **settings)
     model, loading_info = AutoModelForCausalLM.from_pretrained(
@@ -428,11 +428,11 @@ def _require_all(
         )
 
 
-def _adapter(source: str) -> PeftConfig | None:
+def _adapter(source: str, revision: str | None = None) -> PeftConfig | None:
     """The configuration of the adapter at `source`; None where a whole model is."""
-    if find_adapter_config_file(source) is None:
+    if find_adapter_config_file(source, revision=revision) is None:
         return None
-    return PeftConfig.from_pretrained(source)
+    return PeftConfig.from_pretrained(source, revision=revision)
 
 
 def name_base_portably(folder: Path) -> None:
@@ -481,14 +481,18 @@ def with_adapter(model: PreTrainedModel, base: str, source: str) -> PeftModel:
 
 
 def _require_whole_adapter(
-    name: str, source: str, adapter: PeftConfig, shape: PreTrainedModel
+    name: str,
+    source: str,
+    adapter: PeftConfig,
+    shape: PreTrainedModel,
+    revision: str | None = None,
 ) -> None:
     config = copy(adapter)
     config.base_model_name_or_path = None  # PEFT warns of every base that goes by another name here
     if hasattr(config, "init_lora_weights"):
         config.init_lora_weights = False
     expected = get_peft_model_state_dict(get_peft_model(shape, config))
-    saved = load_peft_weights(source, device="cpu")
+    saved = load_peft_weights(source, device="cpu", revision=revision)
     shared = expected.keys() & saved.keys()
     _require_all(
         name,
@@ -505,7 +509,7 @@ def _merged(name: str, source: str, adapter: PeftConfig, **settings: Any) -> Pre
             "Give a model, or an adapter that can be merged, such as LoRA."
         )
     base = _base_of(name, source, adapter)
-    settings.pop("revision", None)  # the adapter's own
+    revision = settings.pop("revision", None)  # the adapter's own
     with _named(base):
         quantization = _quantised_already(_source(base), None)
     if quantization is not None or "quantization_config" in settings:
@@ -517,10 +521,10 @@ def _merged(name: str, source: str, adapter: PeftConfig, **settings: Any) -> Pre
         start = _loaded(base, _source(base), **settings)
     with _named(base):
         shape = _loaded(base, _source(base), device_map="meta")
-    _require_whole_adapter(name, source, adapter, shape)
+    _require_whole_adapter(name, source, adapter, shape, revision)
     if start.device.type == "meta":
         return start
-    tuned: Any = PeftModel.from_pretrained(start, source)
+    tuned: Any = PeftModel.from_pretrained(start, source, revision=revision)
     merged: PreTrainedModel = tuned.merge_and_unload(safe_merge=True)
     # A new adapter on this model says what it belongs to by this name.
     merged.requires_grad_(True)
@@ -537,7 +541,9 @@ def _source(name: str) -> str:
     if path.suffix == ".gguf":
         if not path.exists():
             raise UserError(f"model {name!r}: no such file. Give the path of a .gguf file.")
-        return str(_converted(path, f"{path.stem}-{path.stat().st_mtime_ns:x}"))
+        stat, place = path.stat(), sha256(str(path.resolve()).encode()).hexdigest()[:8]
+        name = f"{path.stem}-{stat.st_mtime_ns:x}-{stat.st_size:x}-{place}"
+        return str(_converted(path, name))
     if is_missing_folder(name):
         raise UserError(f"model {name!r}: no such folder. Give one written by save_pretrained.")
     return name

@@ -70,6 +70,10 @@ FORMATS = [
 ]
 
 
+def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_holds_the_same_rows(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, RECORDS)
@@ -162,6 +166,39 @@ def test_columns_say_which_is_which(tmp_path: Path) -> None:
     assert read_rows(DataSource(name, columns=columns), tmp_path) == [
         Row((Message("system", "Be kind."), USER), "Hello")
     ]
+
+
+@pytest.mark.parametrize(
+    ("record", "columns", "response"),
+    [
+        ({"prompt": "Hi", "response": "old", "better": "new"}, {"completion": "better"}, "new"),
+        (
+            {"prompt": "id-1", "response": "x", "chat": [turn("user", "Hi"), turn("gpt", "Hello")]},
+            {"messages": "chat"},
+            "Hello",
+        ),
+        ({"prompt": "Hi", "response": "old", "output": "new"}, {"instruction": "prompt"}, "new"),
+    ],
+)
+def test_the_columns_named_are_those_read(
+    tmp_path: Path, record: dict[str, Any], columns: dict[str, str], response: str
+) -> None:
+    name = write(tmp_path / "more.jsonl", [record])
+    (row,) = read_rows(DataSource(name, columns=columns), tmp_path)
+    assert (row.prompt[-1].content, row.response) == ("Hi", response)
+
+
+def test_prompts_are_asked_by_the_column_named(tmp_path: Path) -> None:
+    name = write(tmp_path / "ids.jsonl", [{"prompt": "id-1", "question": "Hi"}])
+    asked = read_prompts(DataSource(name, columns={"instruction": "question"}), tmp_path)
+    assert [prompt[-1].content for prompt in asked] == ["Hi"]
+
+
+def test_a_named_column_that_would_not_be_read_is_one_line(tmp_path: Path) -> None:
+    name = write(tmp_path / "two.jsonl", [{"prompt": "p", "response": "r", "chat": [], "q": "q"}])
+    columns = {"prompt": "q", "messages": "chat"}
+    with pytest.raises(UserError, match=r"columns names 'messages', and rows are read by prompt"):
+        read_rows(DataSource(name, columns=columns), tmp_path)
 
 
 def test_columns_of_mixed_types_beside_the_text_do_no_harm(tmp_path: Path) -> None:
@@ -437,10 +474,6 @@ def test_a_bad_conversation_says_which_message(record: dict[str, Any], message: 
     assert row_of is not None
     with pytest.raises(BadRecordError, match=f"^{re.escape(message)}$"):
         row_of(record)
-
-
-def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
-    return {"role": role, "content": content, **more}
 
 
 ASKED = [turn("user", "One?"), turn("assistant", "1"), turn("user", "Two?")]
@@ -813,3 +846,18 @@ def test_real_files_are_read_whole(name: str, count: int) -> None:
 def test_real_rows_labelled_harmful_are_left_out() -> None:
     source = DataSource("do-not-answer-gpt4.jsonl.gz", where={"harmful": 0})
     assert len(read_rows(source, SHARED)) == 939 - 23
+
+
+@pytest.mark.parametrize("column", ["completion", "response"])
+def test_an_answer_without_an_answer_is_not_made_of_the_prompt(column: str) -> None:
+    row_of = shape_of({"prompt", column})
+    assert row_of is not None
+    assert row_of({"prompt": ASKED, column: []}).response == ""
+    for answer, told in (
+        ([turn("assistant", "2", weight=0)], "no assistant message to learn"),
+        ([turn("user", "Three?")], "no assistant message. Add one"),
+    ):
+        with pytest.raises(BadRecordError, match=f"'{column}' has {told}"):
+            row_of({"prompt": ASKED, column: answer})
+    row = row_of({"prompt": ASKED, column: [turn("assistant", "2")]})
+    assert (row.prompt[-1].content, row.response) == ("Two?", "2")

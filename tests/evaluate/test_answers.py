@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -121,6 +122,28 @@ def test_other_settings_are_one_line(
     kept_answers(engine, PROMPTS, SAMPLED, path)
     with pytest.raises(UserError, match=f"{told}.*another --out, or remove the file"):
         kept_answers(engine, PROMPTS, replace(SAMPLED, **changed), path)
+
+
+def test_a_model_trained_anew_in_its_folder_is_another(tmp_path: Path) -> None:
+    path, folder = tmp_path / "answers.jsonl", save_tiny_chat(tmp_path / "model", seed=1)
+    kept_answers(TransformersEngine(str(folder)), PROMPTS, SAMPLED, path)
+    shutil.rmtree(folder)
+    save_tiny_chat(folder, seed=2)
+    with pytest.raises(UserError, match=r"under engine 'transformers \w{16}', and 'transf"):
+        kept_answers(TransformersEngine(str(folder)), PROMPTS, SAMPLED, path)
+
+
+def test_answers_of_before_engines_were_kept_are_taken(
+    engine: TransformersEngine, tmp_path: Path
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    whole = kept_answers(engine, PROMPTS, SAMPLED, path)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        del record["engine"]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    again = kept_answers(engine, PROMPTS, SAMPLED, path)
+    assert [generation.answer for generation in again] == [one.answer for one in whole]
 
 
 def test_other_prompts_or_another_model_are_one_line(

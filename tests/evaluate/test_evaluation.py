@@ -33,8 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
     save_tiny_chat(folder / "start")
     save_tiny_chat(folder / "tuned", seed=1)
-    for kind in ("harmful", "benign"):
-        rows = [{"prompt": prompt.text} for prompt in asked_prompts(8)]
+    for kind, begins in (("harmful", ""), ("benign", "i ")):
+        rows = [{"prompt": begins + prompt.text} for prompt in asked_prompts(8)]
         (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

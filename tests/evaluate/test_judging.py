@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.evaluate.tiny import asked_prompts, chats_as, save_tiny_chat, served
+from tests.watchers import Watcher
 from trimtab import __version__
 from trimtab.config.data_source import DataSource
 from trimtab.errors import UserError
@@ -21,10 +22,17 @@ from trimtab.evaluate.judges.phrases import PhraseJudge
 from trimtab.evaluate.judges.qwen3guard import Qwen3Guard
 from trimtab.evaluate.judges.strongreject import StrongRejectRubric
 from trimtab.evaluate.judging import kept_judgements
+from trimtab.evaluate.later_judges import judged_later
 from trimtab.evaluate.outcome import Outcome, Verdict
-from trimtab.evaluate.prompt_sets import PROMPT_SETS, known_source, messages_of, prompts_of
+from trimtab.evaluate.prompt_sets import (
+    PROMPT_SETS,
+    distinct_prompts,
+    known_source,
+    messages_of,
+    prompts_of,
+)
 from trimtab.evaluate.rates import rate_changes, rates
-from trimtab.results.generations import Decoding, Generation
+from trimtab.results.generations import Decoding, Generation, write_generations
 from trimtab.results.judgements import Judgement, read_judgements
 from trimtab.stats import Estimate, share
 
@@ -261,6 +269,31 @@ def test_a_known_set_is_taken_as_it_is_known_but_for_the_number_of_rows() -> Non
         with pytest.raises(UserError, match=r"xstest: .* give its id on the Hub, Paul/XSTest\."):
             known_source(DataSource("xstest", **chosen), "harmful")
     assert known_source(DataSource("p.jsonl", where={"a": 1}), "harmful").where == {"a": 1}
+
+
+def test_a_prompt_that_comes_again_is_asked_once_and_of_both_kinds_is_one_line() -> None:
+    harmful = asked_prompts(3)
+    elsewhere = [replace(prompt, prompt_set="other") for prompt in harmful[1:]]
+    assert distinct_prompts([*harmful, *elsewhere]) == harmful
+    benign = replace(harmful[1], kind="benign", prompt_set="other")
+    with pytest.raises(UserError, match=r"is harmful in .* and benign in other\. Take it out"):
+        distinct_prompts([*harmful, benign])
+
+
+def test_a_later_model_of_one_judges_name_counts_once_it_has_judged_all(tmp_path: Path) -> None:
+    write_generations(tmp_path / "generations/m.jsonl", GENERATIONS)
+    path = tmp_path / "judgements/m.jsonl"
+    kept_judgements(Counting(), GENERATIONS, ALL_COHERENT, path)
+    larger = Counting(most=20)
+    larger.model = "larger"
+    with pytest.raises(KeyboardInterrupt):
+        kept_judgements(larger, GENERATIONS, ALL_COHERENT, path)
+    (model,) = judged_later(tmp_path, [PhraseJudge()], Watcher())
+    assert {judgement.model for judgement in model.judgements["counting"]} == {"model"}
+    larger.most = 1000
+    kept_judgements(larger, GENERATIONS, ALL_COHERENT, path)
+    (model,) = judged_later(tmp_path, [PhraseJudge()], Watcher())
+    assert {judgement.model for judgement in model.judgements["counting"]} == {"larger"}
 
 
 def test_a_file_is_read_like_a_set_shortest_prompt_first(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from trimtab.config.data_names import answers_data
 from trimtab.config.methods import ALIGNED
 from trimtab.results.gaps import with_gaps
 from trimtab.results.per_row_losses import RowLosses
@@ -90,7 +91,7 @@ def rate_changes(model: Point, points: Iterable[Point], rows: RowLosses) -> tupl
             continue
         before: Estimate | None = getattr(start, field, None)
         after_rows, before_rows = (
-            rows.of(f"answers:{field}", point.model) if point is not None and point.model else None
+            rows.of(answers_data(field), point.model) if point is not None and point.model else None
             for point in (model, start)
         )
         change = (

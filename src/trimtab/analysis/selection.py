@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.analysis.groups import Setting, all_settings
-from trimtab.config.data_names import ORIGINAL, safety_data, task_data
+from trimtab.config.data_names import ORIGINAL, answers_data, safety_data, task_data
 from trimtab.config.methods import ALIGNED, PLAIN, number
 from trimtab.errors import UserError
 from trimtab.results.per_row_losses import RowLosses
@@ -438,7 +438,7 @@ def _candidate(setting: Setting, start: Point, limits: Sequence[Limit], rows: _R
 def _rate(setting: Setting, metric: Metric, rows: _Rows) -> Estimate:
     """A rate over the seeds, each prompt counted in all of them."""
     known = [rate for point in setting.points if (rate := _rate_of(point, metric)) is not None]
-    counted = [rows.of(point, f"answers:{_field(metric)}") for point in setting.points]
+    counted = [rows.of(point, answers_data(_field(metric))) for point in setting.points]
     halves = [
         share(outcome_rows[0], known[0].unit)
         for outcome_rows in counted

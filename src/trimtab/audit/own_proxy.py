@@ -36,7 +36,8 @@ def write_own_proxy(
     """One sampled answer to every prompt, a line each in `out`; returns how many lines there are.
 
     Called again after an interruption it answers what is missing, as one run would have. The last
-    batch that was begun is answered again, and only where the file says the same is it added to.
+    batch that was begun is answered again, also of a file that is whole, and only where the file
+    says the same is it added to or taken.
     An empty answer (the model ended at once) keeps its line, with an empty response. `restart`
     moves `out` aside, once prompts and model are read.
 
@@ -47,9 +48,8 @@ def write_own_proxy(
             answers to other prompts, of another model or under other settings.
     """
     all_prompts = read_prompts(known_source(prompts, "harmful"))
-    written = _Written.read(out, all_prompts) if not restart else _Written([], b"")
-    if len(written.lines) == len(all_prompts) and not written.rest:
-        return len(all_prompts)
+    if not restart:
+        _Written.read(out, all_prompts)
     loaded, tokenizer = load_model(model, load)
     if restart and out.exists():
         aside = next(path for number in count(1) if not (path := _aside(out, number)).exists())

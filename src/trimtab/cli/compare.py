@@ -26,6 +26,7 @@ from trimtab.cli.sweep import (
     tell_where_models_are,
 )
 from trimtab.config.ranges import Seed
+from trimtab.errors import UserError
 
 
 def compare(
@@ -50,6 +51,8 @@ def compare(
     from trimtab.models import quiet_libraries
     from trimtab.runner.comparison import comparison_of, comparison_world
 
+    if experiment is None and data_root is not None:
+        raise UserError("--data-root is where an experiment's files lie. Give the experiment too.")
     quiet_libraries()
     if experiment is None:
         base = comparison_world(out, seed, restart)

@@ -92,11 +92,22 @@ def evaluate(
     from trimtab.evaluate.harnesses.lm_eval import LmEval
     from trimtab.evaluate.judges import DEFAULT_JUDGES
     from trimtab.evaluate.named_judges import judge_named
-    from trimtab.evaluate.prompt_sets import prompts_of
+    from trimtab.evaluate.prompt_sets import distinct_prompts, prompts_of
     from trimtab.models import quiet_libraries
 
     if not harmful and not benign and judge:
         raise UserError("--judge has nothing to judge. Give --harmful or --benign too.")
+    if rows and not harmful and not benign:
+        raise UserError("--rows has no prompts to choose from. Give --harmful or --benign too.")
+    if limit and not lm_eval and not inspect:
+        raise UserError("--limit is of a harness's tasks. Give --lm-eval or --inspect too.")
+    if lm_eval_path and not lm_eval:
+        raise UserError("--lm-eval-path holds tasks to run. Name some with --lm-eval.")
+    if engine not in ("transformers", "vllm") and (lm_eval or inspect):
+        raise UserError(
+            f"lm-eval and Inspect load the model here, and --engine {engine} answers elsewhere. "
+            "Run them in a command of their own."
+        )
     judges = [judge_named(name) for name in judge or DEFAULT_JUDGES]
     if lm_eval_path and not lm_eval_path.is_dir():
         raise UserError(f"--lm-eval-path {lm_eval_path} is no folder. Give one with tasks in YAML.")
@@ -106,12 +117,12 @@ def evaluate(
     )
     harnesses = [harness for harness in (lm_evals, inspects) if harness.tasks]
     quiet_libraries()
-    prompts = [
+    prompts = distinct_prompts(
         prompt
         for kind, sources in (("harmful", harmful), ("benign", benign))
         for source in sources or []
         for prompt in prompts_of(DataSource(source, rows=rows), kind, decoding.seed)  # type: ignore[arg-type]
-    ]
+    )
 
     def answers(model: str) -> AnswerEngine:
         if engine == "transformers":

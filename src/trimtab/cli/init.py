@@ -31,6 +31,7 @@ def init(
     import shlex
     from dataclasses import replace
 
+    from trimtab.config.experiment import SMOLLM2
     from trimtab.config.new_experiment import experiment_text
     from trimtab.config.yaml_io import parse_experiment
     from trimtab.results.files import write_atomically
@@ -43,7 +44,7 @@ def init(
     data = [path for paths in data_paths.values() for path in paths]
     has_relative = not all(Path(path).is_absolute() for path in data)
     root = os.path.relpath(Path.cwd(), out.parent.resolve()) if has_relative else "."
-    is_relative = Path(model).exists() and not Path(model).is_absolute()
+    is_relative = model != SMOLLM2 and Path(model).exists() and not Path(model).is_absolute()
     model_path = os.path.relpath(model, out.parent) if is_relative else model
     text = experiment_text(model_path, task, safety, original, root)
     experiment = replace(parse_experiment(text, str(out)), data_root=str(Path.cwd()))

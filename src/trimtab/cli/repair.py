@@ -87,6 +87,10 @@ def repair(
     require_limits_to_ask_for(limits, asking)
     if (budget is None) != (safety is None):
         raise UserError("a budget is kept on safety rows. Give both --budget and --safety.")
+    if safety_where and safety is None:
+        raise UserError("--safety-where chooses safety rows. Give --safety too.")
+    if unaligned is not None and not PUBLISHED[method].needs_unaligned:
+        raise UserError(f"{method} needs no --unaligned. Leave it out.")
     if limits and budget is not None:
         raise UserError("a budget and limits on rates are given. Give one of the two.")
     if (limits or budget is not None) and (method != "wise-ft" or strength is not None):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from itertools import count
 from typing import TypeVar
 
 Held = TypeVar("Held")
@@ -23,6 +24,16 @@ def task_data(name: str) -> str:
 def answers_data(rate: str, judge: str | None = None) -> str:
     """The name of the prompts that a rate counts, as a judge has it; the first where not given."""
     return f"answers:{rate}" + (f"@{judge}" if judge else "")
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """The name, numbered from 2 where others have it.
+
+    >>> free_name("code", {}), free_name("code", {"code", "code-2"})
+    ('code', 'code-3')
+    """
+    numbered = (f"{name}-{number}" for number in count(2))
+    return name if name not in taken else next(free for free in numbered if free not in taken)
 
 
 def by_data_name(

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from trimtab.config.data_names import free_name
 from trimtab.config.experiment import Training
 
 LORA_RANK = 16
@@ -90,8 +91,7 @@ def _paths_by_name(paths: Sequence[str]) -> dict[str, str]:
     paths_by_name: dict[str, str] = {}
     for path in paths:
         stem = re.sub(r"\.(jsonl|json|csv|parquet)(\.gz)?$", "", PurePath(path).name) or "data"
-        alike = [name for name in paths_by_name if re.fullmatch(rf"{re.escape(stem)}(-\d+)?", name)]
-        paths_by_name[f"{stem}-{len(alike) + 1}" if alike else stem] = path
+        paths_by_name[free_name(stem, paths_by_name)] = path
     return paths_by_name
 
 

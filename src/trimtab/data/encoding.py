@@ -230,7 +230,7 @@ class _Encoder:
             return str(
                 self.tokenizer.apply_chat_template(
                     [{"role": message.role, "content": message.content} for message in messages],
-                    chat_template=_dated(self.tokenizer.get_chat_template()),
+                    chat_template=dated(self.tokenizer.get_chat_template()),
                     tokenize=False,
                     add_generation_prompt=add_generation_prompt,
                 )
@@ -249,6 +249,10 @@ class _Encoder:
             raise UserError(
                 f"the text {message.content[:40]!r} holds half of a surrogate pair, which is no "
                 "character. Mend the row, or remove it."
+            )
+        if "\ufdd0" in message.content:  # which marks control tokens here
+            raise UserError(
+                f"the text {message.content[:40]!r} holds U+FDD0, which no text may. Remove it."
             )
         return Message(
             message.role,
@@ -277,7 +281,7 @@ class _Encoder:
         return []
 
 
-def _dated(template: str) -> str:
+def dated(template: str) -> str:
     """The template with its clock at `TEMPLATE_DATE`, by a macro of the clock's name."""
     if "strftime_now" not in template:
         return template

@@ -33,10 +33,14 @@ class BadRecordError(Exception):
     """What is wrong with one record and how to mend it; the reader adds the file and the row."""
 
 
-def shape_of(columns: Collection[str]) -> Callable[[Record], Row] | None:
+def shape_of(
+    columns: Collection[str], named: Collection[str] = ()
+) -> Callable[[Record], Row] | None:
     """The function that makes a row of a record with these columns; None where none can.
 
-    Beside its own columns every shape takes `system`, a system message before the prompt,
+    Of several shapes it is that with most of the columns that the user `named`, and else the first
+    of `SHAPES`; a named one that it would not read raises `BadRecordError`. Beside its own columns
+    every shape takes `system`, a system message before the prompt,
     `history`, turns before it, and `weight`. The last assistant message of a conversation that is
     to be learned is the response, all before it the prompt. The response may come out empty;
     everything else wrong raises `BadRecordError`.
@@ -47,27 +51,45 @@ def shape_of(columns: Collection[str]) -> Callable[[Record], Row] | None:
     >>> row.prompt[0].content, row.response
     ('Add.\\n\\n2 and 3', '5')
     """
-    for needed, row_of in _SHAPES:
-        if needed <= set(columns):
-            return lambda record: _whole(_with_side_columns(row_of(record), record))
-    return None
+    fitting = [shape for shape in _SHAPES if shape[0] <= set(columns)]
+    if not fitting:
+        return None
+    needed, row_of = max(fitting, key=lambda shape: len(shape[0] & set(named)))
+    _require_all_read(named, set().union(*(fields for fields, _ in _SHAPES)) - needed, needed)
+    return lambda record: _whole(_with_side_columns(row_of(record), record))
 
 
-def prompt_shape_of(columns: Collection[str]) -> Callable[[Record], Row] | None:
+def prompt_shape_of(
+    columns: Collection[str], named: Collection[str] = ()
+) -> Callable[[Record], Row] | None:
     """As `shape_of`, of records that are asked alone: the row's response is empty.
 
     A conversation that ends with the assistant is asked again from before its answer; any other is
     asked as it stands.
     """
-    for column, prompt_of in _PROMPTS.items():
-        if column in columns:
-            return lambda record: _whole(
-                _with_side_columns(
-                    _row(prompt_of(record), ""),
-                    {name: value for name, value in record.items() if name != "weight"},
-                )
-            )
-    return None
+    fitting = [column for column in _PROMPTS if column in columns]
+    if not fitting:
+        return None
+    column = max(fitting, key=lambda column: column in named)
+    _require_all_read(named, _PROMPTS.keys() - {column}, {column})
+    prompt_of = _PROMPTS[column]
+    return lambda record: _whole(
+        _with_side_columns(
+            _row(prompt_of(record), ""),
+            {name: value for name, value in record.items() if name != "weight"},
+        )
+    )
+
+
+def _require_all_read(
+    named: Collection[str], unread: Collection[str], read: Collection[str]
+) -> None:
+    lost = [field for field in named if field in unread]
+    if lost:
+        raise BadRecordError(
+            f"columns names {lost[0]!r}, and rows are read by {' and '.join(sorted(read))}. Name "
+            "the columns of one shape."
+        )
 
 
 def left_out(record: Record, named_columns: Collection[str]) -> list[str]:
@@ -115,8 +137,10 @@ def _answered(record: Record, answer: str) -> Row:
             "'prompt'. Say which holds the whole conversation, as in columns: "
             "{messages: chosen}, or leave the answer alone in it."
         )
+    if not answers:
+        return _row(prompt, "")
     before = () if first else prompt
-    return _conversation(before + answers, answer, [*before, *record[answer]])
+    return _conversation(before + answers, answer, [*before, *record[answer]], len(before))
 
 
 def _instructed(record: Record) -> tuple[Message, ...]:
@@ -212,8 +236,15 @@ def refuse_preferences(record: Record, columns: Collection[str], where: Collecti
         )
 
 
-def _conversation(messages: tuple[Message, ...], column: str, turns: Sequence[object]) -> Row:
-    answers = [place for place, message in enumerate(messages) if message.role == "assistant"]
+def _conversation(
+    messages: tuple[Message, ...], column: str, turns: Sequence[object], begin: int = 0
+) -> Row:
+    """The row whose response is the last to be learned, of the turns from `begin` on."""
+    answers = [
+        place
+        for place, message in enumerate(messages)
+        if place >= begin and message.role == "assistant"
+    ]
     if not answers:
         raise BadRecordError(f"{column!r} has no assistant message. Add one, or remove the row.")
     for place in reversed(answers):

@@ -66,7 +66,7 @@ def read_prompts(
 def _rows_by_number(
     source: DataSource,
     records: list[dict[str, Any]],
-    shape: Callable[[Collection[str]], Callable[[Record], Row] | None],
+    shape: Callable[[Collection[str], Collection[str]], Callable[[Record], Row] | None],
     unknown: str,
     warning: Callable[[str], None],
 ) -> dict[int, Row]:
@@ -75,7 +75,10 @@ def _rows_by_number(
         raise UserError(f"{source.path}: the file has no rows. Give one that has.")
     _check_columns(source, list(records[0]))
     renamed = [_renamed(record, source.columns) for record in records]
-    row_of = shape(renamed[0])
+    try:
+        row_of = shape(renamed[0], source.columns)
+    except BadRecordError as error:
+        raise UserError(f"{source.path}: {error}") from None
     if row_of is None:
         raise UserError(f"{source.path}: columns {', '.join(records[0])} {unknown}")
     places = [place for place, record in enumerate(records) if _is_kept(record, source.where)]

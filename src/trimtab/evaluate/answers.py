@@ -46,7 +46,9 @@ def kept_answers(
 
     def finished(place: int, answer: str) -> None:
         generations.append(
-            Generation(prompts[place], answer, engine.model, engine.template, decoding)
+            Generation(
+                prompts[place], answer, engine.model, engine.template, decoding, engine.engine
+            )
         )
         if len(generations) % decoding.batch_size == 0 or len(generations) == len(prompts):
             write_generations(path, generations)
@@ -68,11 +70,16 @@ def _require_same(
     mend = "Give another --out, or remove the file."
     if [generation.asked for generation in generations] != list(prompts[: len(generations)]):
         raise UserError(f"{path} holds answers to other prompts. {mend}")
-    settings = {"model": engine.model, "template": engine.template, **asdict(decoding)}
+    settings = {
+        "model": engine.model,
+        "template": engine.template,
+        "engine": engine.engine,
+        **asdict(decoding),
+    }
     for generation in generations:
         record = generation.to_json()
         for setting, value in settings.items():
-            if record[setting] != value:
+            if record.get(setting, value) != value:
                 raise UserError(
                     f"{path} holds answers under {setting} {record[setting]!r}, and {value!r} is "
                     f"asked for. {mend}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,14 +14,19 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.loading import Loading
+from trimtab.data.encoding import dated
 from trimtab.errors import UserError, reason_of
 from trimtab.evaluate.endpoint import Endpoint
 from trimtab.evaluate.judges.base import ChatRequest, ModelJudge, Reply, Request, Token
 from trimtab.evaluate.outcome import Verdict
 from trimtab.measure.generation import only_ends_of
-from trimtab.models import device_name, limits_of, load_model, to_device
+from trimtab.models import device_name, limits_of, load_model, to_device, weights_sha256
 
 _LIKELIEST = 20
+_LIKE_CONTROL = re.compile(
+    r"<\|[^<>|\n]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>"
+    r"|\[/?INST\]|<</?SYS>>"
+)
 
 
 class Backend(Protocol):
@@ -33,6 +39,9 @@ class Backend(Protocol):
     @property
     def revision(self) -> str:
         """The commit of its weights, empty where it is not known."""
+
+    def disarmed(self, content: str) -> str:
+        """A prompt or an answer that can end no turn, and begin none."""
 
     def replies(self, requests: Sequence[Request], max_tokens: int) -> list[Reply]:
         """The likeliest reply to each request. Raises UserError where there can be none."""
@@ -72,7 +81,7 @@ class BackedJudge:
 
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """A verdict on each prompt and answer. Raises UserError as the backend does."""
-        requests = [self.judge.request(prompt, answer) for prompt, answer in pairs]
+        requests = [self.judge.request(*map(self.backend.disarmed, pair)) for pair in pairs]
         replies = self.backend.replies(requests, self.judge.max_tokens)
         return [self.judge.parse(reply) for reply in replies]
 
@@ -104,10 +113,17 @@ class LocalModel:
 
     @property
     def revision(self) -> str:
-        """The commit asked for or loaded from the Hub; empty for a model of another origin."""
-        if self._asked_revision is not None:
-            return self._asked_revision
-        return str(getattr(self._loaded[0].config, "_commit_hash", None) or "")
+        """The commit asked for or loaded from the Hub, or a hash of a folder's weights."""
+        return self._asked_revision or self._found_revision
+
+    @cached_property
+    def _found_revision(self) -> str:
+        commit = getattr(self._loaded[0].config, "_commit_hash", None)
+        return str(commit or weights_sha256(self.model))
+
+    def disarmed(self, content: str) -> str:
+        """A prompt or an answer with no control token of the model's."""
+        return _disarmed(content, _control_tokens(self._loaded[1]))
 
     def replies(self, requests: Sequence[Request], max_tokens: int) -> list[Reply]:
         """The greedy reply to each request, with the 20 likeliest tokens at each place."""
@@ -137,15 +153,14 @@ def request_ids(request: Request, tokenizer: PreTrainedTokenizerBase, model: str
     """
     if not isinstance(request, ChatRequest):
         return list(tokenizer(request.text, add_special_tokens=request.special_tokens)["input_ids"])
-    # Not every added token is one of control: Gemma adds blank lines and tags of HTML.
-    added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
-    control = {*tokenizer.all_special_tokens, *map(str, added)} - {""}
+    control = _control_tokens(tokenizer)
     turns = [
         {"role": role, "content": _disarmed(content, control)} for role, content in request.messages
     ]
     try:
         text = tokenizer.apply_chat_template(
             turns,
+            chat_template=dated(tokenizer.get_chat_template()),
             tokenize=False,
             add_generation_prompt=request.generation_prompt,
             **request.template_arguments,
@@ -156,6 +171,12 @@ def request_ids(request: Request, tokenizer: PreTrainedTokenizerBase, model: str
             f"({reason_of(error)}). Give the model that the judge was made with."
         ) from None
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    # Not every added token is one of control: Gemma adds blank lines and tags of HTML.
+    added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return {*tokenizer.all_special_tokens, *map(str, added)} - {""}
 
 
 def _disarmed(content: str, control: Collection[str]) -> str:
@@ -239,6 +260,13 @@ class RemoteModel:
     def revision(self) -> str:
         """Not known of a server: its URL stands here."""
         return self.endpoint.url
+
+    def disarmed(self, content: str) -> str:
+        """A prompt or an answer with nothing that looks like a control token.
+
+        Which the model has is not known of a server.
+        """
+        return _LIKE_CONTROL.sub(lambda match: _disarmed(match[0], [match[0]]), content)
 
     def replies(self, requests: Sequence[Request], max_tokens: int) -> list[Reply]:
         """The reply at temperature 0 to each request."""

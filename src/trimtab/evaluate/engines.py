@@ -18,7 +18,7 @@ from trimtab.errors import UserError
 from trimtab.evaluate.endpoint import Endpoint
 from trimtab.evaluate.prompt_sets import messages_of
 from trimtab.measure.generation import sampled_answers
-from trimtab.models import load_model, load_tokenizer, to_device
+from trimtab.models import load_model, load_tokenizer, to_device, weights_sha256
 from trimtab.results.checksums import digest_of
 from trimtab.results.generations import AskedPrompt, Decoding
 
@@ -35,6 +35,10 @@ class AnswerEngine(Protocol):
     @property
     def template(self) -> str:
         """A hash of the template that puts prompts into words, or the URL of who does."""
+
+    @property
+    def engine(self) -> str:
+        """What computes the answers, and a hash of the weights where they lie here."""
 
     def answer(
         self, prompts: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
@@ -67,6 +71,11 @@ class TransformersEngine:
         """A hash of its chat template."""
         return template_hash(load_tokenizer(self.model))
 
+    @cached_property
+    def engine(self) -> str:
+        """Transformers, with a hash of the weights: a folder's may change while its name stays."""
+        return _with_weights("transformers", self.model)
+
     def answer(
         self, prompts: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
     ) -> None:
@@ -95,6 +104,7 @@ class LoadedEngine(TransformersEngine):
     ) -> None:
         super().__init__(name)
         self.loaded = model, tokenizer
+        self.engine = "transformers"
 
     @cached_property
     def template(self) -> str:
@@ -154,6 +164,11 @@ class VllmEngine:
         """A hash of its chat template."""
         return template_hash(load_tokenizer(self.model))
 
+    @cached_property
+    def engine(self) -> str:
+        """VLLM, with a hash of the weights."""
+        return _with_weights("vllm", self.model)
+
     def answer(
         self, prompts: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished
     ) -> None:
@@ -186,6 +201,7 @@ class EndpointEngine:
     """A model on a server, which cuts no prompt and uses its own chat template."""
 
     endpoint: Endpoint
+    engine = "server"
 
     @property
     def model(self) -> str:
@@ -221,6 +237,10 @@ class EndpointEngine:
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """The first 16 hexadecimal digits of SHA-256 of a chat template, or of no template."""
     return digest_of(str(tokenizer.chat_template or ""))
+
+
+def _with_weights(engine: str, model: str) -> str:
+    return f"{engine} {weights_sha256(model)[:16]}".strip()
 
 
 def _draw(decoding: Decoding, place: int) -> int:

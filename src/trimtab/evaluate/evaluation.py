@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Protocol
 
+from trimtab.config.data_names import free_name
 from trimtab.errors import UserError
 from trimtab.evaluate.agreement import Agreement, agreement, disagreements
 from trimtab.evaluate.answers import kept_answers
@@ -167,11 +168,7 @@ def result_names(models: Sequence[str]) -> dict[str, str]:
     """
     names: dict[str, str] = {}
     for model in models:
-        last = Path(model).name or "model"
-        again = sum(
-            1 for earlier_model in names.values() if (Path(earlier_model).name or "model") == last
-        )
-        names[f"{last}-{again + 1}" if again else last] = model
+        names[free_name(Path(model).name or "model", names)] = model
     return names
 
 

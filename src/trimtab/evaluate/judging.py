@@ -40,9 +40,11 @@ def kept_judgements(
     file_judgements = read_judgements(path)
     who = (judge.name, judge.model, judge.revision, judge.settings)
     judgements = {
-        judgement.answer_id: judgement for judgement in file_judgements if _who(judgement) == who
+        judgement.answer_id: judgement
+        for judgement in file_judgements
+        if who_judged(judgement) == who
     }
-    other_judgements = [judgement for judgement in file_judgements if _who(judgement) != who]
+    other_judgements = [judgement for judgement in file_judgements if who_judged(judgement) != who]
     unknown = {
         generation.answer_id: generation
         for generation in generations
@@ -86,7 +88,7 @@ def _judgements_beside(
         judgement.answer_id: judgement
         for other_path in other_paths
         for judgement in read_judgements(other_path)
-        if judgement.answer_id in answer_ids and _who(judgement) == who
+        if judgement.answer_id in answer_ids and who_judged(judgement) == who
     }
 
 
@@ -107,7 +109,8 @@ def _judgement(judge: Judge, generation: Generation, verdict: Verdict) -> Judgem
     )
 
 
-def _who(judgement: Judgement) -> tuple[str, ...]:
+def who_judged(judgement: Judgement) -> tuple[str, ...]:
+    """The judge's name first, and what else its verdicts depend on."""
     return (judgement.judge, judgement.model, judgement.revision, judgement.settings)
 
 

@@ -17,7 +17,7 @@ from trimtab.evaluate.evaluation import (
     write_disagreements,
 )
 from trimtab.evaluate.judges.base import Judge
-from trimtab.evaluate.judging import kept_judgements
+from trimtab.evaluate.judging import kept_judgements, who_judged
 from trimtab.evaluate.outcome import Outcome
 from trimtab.evaluate.rates import counted_prompts
 from trimtab.results.files import only_writer
@@ -124,32 +124,33 @@ def _incoherent(
 def _evaluated(
     folder: Path, answers: Mapping[str, Sequence[Generation]]
 ) -> tuple[EvaluatedModel, ...]:
+    """With every judge that has judged all; of two models of one judge's name, the later one."""
     judgements = {
         name: {
-            (judgement.judge, judgement.answer_id): judgement
+            (who_judged(judgement), judgement.answer_id): judgement
             for judgement in read_judgements(_judged(folder, name))
         }
         for name in answers
     }
-    judges = [
-        judge
-        for judge in dict.fromkeys(
-            judge for model_judgements in judgements.values() for judge, _ in model_judgements
+    judges = {
+        who[0]: who
+        for who in dict.fromkeys(
+            who for model_judgements in judgements.values() for who, _ in model_judgements
         )
         if all(
-            (judge, generation.answer_id) in judgements[name]
+            (who, generation.answer_id) in judgements[name]
             for name, generations in answers.items()
             for generation in generations
         )
-    ]
+    }
     return tuple(
         EvaluatedModel(
             name,
             name,
             generations,
             {
-                judge: [judgements[name][judge, generation.answer_id] for generation in generations]
-                for judge in judges
+                judge: [judgements[name][who, generation.answer_id] for generation in generations]
+                for judge, who in judges.items()
             },
         )
         for name, generations in answers.items()

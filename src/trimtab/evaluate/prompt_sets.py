@@ -5,6 +5,7 @@ The table holds where a set is and how it is read, never its rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -179,6 +180,23 @@ def prompts_of(
         AskedPrompt(tuple((message.role, message.content) for message in prompt), kind, name)
         for prompt in chosen
     ]
+
+
+def distinct_prompts(prompts: Iterable[AskedPrompt]) -> list[AskedPrompt]:
+    """Each prompt once, where it came first: one that comes again is no further evidence.
+
+    Raises:
+        UserError: a prompt is harmful in one source and benign in another.
+    """
+    first: dict[tuple[tuple[str, str], ...], AskedPrompt] = {}
+    for prompt in prompts:
+        before = first.setdefault(prompt.messages, prompt)
+        if before.kind != prompt.kind:
+            raise UserError(
+                f"the prompt {prompt.text[:40]!r} is {before.kind} in {before.prompt_set} and "
+                f"{prompt.kind} in {prompt.prompt_set}. Take it out of one of them."
+            )
+    return list(first.values())
 
 
 def messages_of(prompt: AskedPrompt) -> tuple[Message, ...]:

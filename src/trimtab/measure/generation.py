@@ -15,6 +15,7 @@ from trimtab.data.encoding import cut_prompt, prompt_ids
 from trimtab.data.rows import Message
 from trimtab.errors import UserError
 from trimtab.measure.losses import evaluating
+from trimtab.models import limits_of
 
 
 @torch.inference_mode()
@@ -105,10 +106,10 @@ def only_ends_of(
 
 def require_context(model: PreTrainedModel, lengths: Lengths) -> None:
     """Refuse lengths that together are more than the model can read. Raises UserError."""
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = limits_of(model).context
     if context is not None and lengths.prompt + lengths.response > context:
         raise UserError(
             f"prompts of up to {lengths.prompt} tokens with responses of up to {lengths.response} "
-            f"are longer than the {context} tokens the model reads. Give --max-prompt and "
-            "--max-response that add up to no more."
+            f"are longer than the {context} tokens the model reads. Give lengths of prompts and "
+            "of answers (--max-prompt, and --max-response or --max-tokens) that add up to no more."
         )

@@ -70,6 +70,8 @@ class Generation:
     template: str
     """The first 16 hexadecimal digits of SHA-256 of the chat template; a server's own: its URL."""
     decoding: Decoding
+    engine: str = ""
+    """What computed it, with a hash of the weights where they lay there; empty where not known."""
 
     @property
     def answer_id(self) -> str:
@@ -88,6 +90,7 @@ class Generation:
             "prompt_set": self.asked.prompt_set,
             "model": self.model,
             "template": self.template,
+            **({"engine": self.engine} if self.engine else {}),
             **asdict(self.decoding),
         }
 
@@ -105,6 +108,7 @@ class Generation:
             record["model"],
             record["template"],
             Decoding(**{field.name: record[field.name] for field in fields(Decoding)}),
+            record.get("engine", ""),
         )
 
 

@@ -25,7 +25,7 @@ from trimtab.evaluate.engines import AnswerEngine, LoadedEngine
 from trimtab.evaluate.judges.base import Judge
 from trimtab.evaluate.judging import kept_judgements
 from trimtab.evaluate.named_judges import judge_named
-from trimtab.evaluate.prompt_sets import prompts_of
+from trimtab.evaluate.prompt_sets import distinct_prompts, prompts_of
 from trimtab.evaluate.rates import RATES, counted_prompts, rates
 from trimtab.models import limits_of
 from trimtab.results.generations import (
@@ -164,15 +164,15 @@ def prompts_to_ask(answers: Answers, seed: int, data_root: Path) -> list[AskedPr
         data_root: where relative paths start.
 
     Raises:
-        UserError: a source cannot be read.
+        UserError: a source cannot be read, or a prompt is in sources of both kinds.
     """
     kinds: tuple[Kind, ...] = get_args(Kind)
-    return [
+    return distinct_prompts(
         prompt
         for kind in kinds
         for source in getattr(answers, kind)
         for prompt in prompts_of(source, kind, seed, data_root)
-    ]
+    )
 
 
 def judges_of(answers: Answers) -> list[Judge]:

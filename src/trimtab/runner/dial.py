@@ -27,7 +27,7 @@ from trimtab.errors import UserError
 from trimtab.measure.generation import sampled_answers
 from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
 from trimtab.measure.refusals import is_refusal
-from trimtab.models import name_base_portably
+from trimtab.models import limits_of, name_base_portably
 from trimtab.report.model_card import Origin, trained_card
 from trimtab.results.checksums import CARD_FILE, write_checksums
 from trimtab.results.files import (
@@ -67,6 +67,8 @@ SAMPLED_SETTINGS = (0.0, 0.5, 1.0)
 
 _COST_FILE = "training.json"
 _ANSWER_TOKENS = 48
+_CONTEXT = 1024
+"""What a model is taken to read that does not say."""
 
 
 def dial_plan(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:
@@ -358,10 +360,11 @@ def _halves(split: Split, split_seed: int) -> tuple[list[Row], list[Row]]:
 
 
 def _sampled(runner: Runner, endpoints: Endpoints, roles: Roles, count: int) -> Iterator[Sample]:
-    context = getattr(runner.aligned.config, "max_position_embeddings", 1024)
+    context = limits_of(runner.aligned).context or _CONTEXT
     tokens = min(_ANSWER_TOKENS, context // 2)
-    prompt = min(runner.experiment.lengths.prompt, context - tokens)
-    lengths = Lengths(prompt=prompt, response=tokens)
+    lengths = Lengths(
+        prompt=min(runner.experiment.lengths.prompt, context - tokens), response=tokens
+    )
     for is_safety, splits in ((False, roles.task), (True, roles.safety)):
         (split,) = splits.values()
         is_real = row_weights(split.held_out) is None

@@ -19,6 +19,7 @@ from trimtab.analysis.changes import RATES_IN_WORDS, RateChange
 from trimtab.analysis.labels import limit_verdict, rate_in_words
 from trimtab.analysis.line_search import Found, most_capable_within
 from trimtab.analysis.selection import Limit, Metric, Standing
+from trimtab.config.data_names import answers_data
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Answers
 from trimtab.config.methods import ALIGNED
@@ -165,7 +166,7 @@ class RatesOnHalves:
         limits = {_RATE_OF[limit.metric].field: limit for limit in self.limits}
         compared_rates = []
         for rate in RATES:
-            if f"answers:{rate.field}" not in judged.counts:
+            if answers_data(rate.field) not in judged.counts:
                 continue
             after, before = (
                 self._flags(judged_model, rate, self.telling) for judged_model in (judged, start)
@@ -258,7 +259,7 @@ class RatesOnHalves:
         return share(self._flags(judged, rate, half), rate.unit)
 
     def _flags(self, judged: Judged, rate: Rate, half: NDArray[np.bool_]) -> Array:
-        return judged.counts[f"answers:{rate.field}"][0][half[self._places(rate)]]
+        return judged.counts[answers_data(rate.field)][0][half[self._places(rate)]]
 
     def _count(self, rate: Rate, half: NDArray[np.bool_]) -> int:
         return int(half[self._places(rate)].sum())

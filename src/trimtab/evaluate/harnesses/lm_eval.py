@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from trimtab.evaluate.harnesses.base import Measured
 from trimtab.models import load_model, model_files, to_device
+from trimtab.results.checksums import digest_of
 from trimtab.results.harness_samples import HarnessRun
 
 
@@ -83,6 +84,12 @@ class LmEval:
         return own if is_own else TaskManager(include_path=path)
 
 
+def _asked(record: Mapping[str, Any]) -> str:
+    """A hash of the row, of the prompt it became with its examples, and of what is wanted."""
+    hashes = [record.get(part) for part in ("doc_hash", "prompt_hash", "target_hash")]
+    return digest_of("".join(map(str, hashes)))
+
+
 def _measured(results: Mapping[str, Any]) -> list[Measured]:
     """The samples of all tasks that were run, each with what its filters gave.
 
@@ -93,7 +100,7 @@ def _measured(results: Mapping[str, Any]) -> list[Measured]:
         values: dict[int, dict[str, float]] = {}
         contents = {}
         for record in logged:
-            contents[record["doc_id"]] = record["doc_hash"]
+            contents[record["doc_id"]] = _asked(record)
             of_sample = values.setdefault(record["doc_id"], {})
             for metric in record["metrics"]:
                 named = f"{metric},{record['filter']}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -111,9 +113,9 @@ class ModelJudge(ABC):
 
     @property
     def settings(self) -> str:
-        """A hash of all fields but which weights they are: guideline, policy, threshold."""
+        """A hash of its module, which asks and reads, and of all fields but which weights."""
         fields = {name: value for name, value in asdict(self).items() if name not in _WEIGHTS}
-        return digest_of(json.dumps(fields, sort_keys=True)) if fields else ""
+        return digest_of(json.dumps([fields, source_of(type(self))], sort_keys=True))
 
     @abstractmethod
     def request(self, prompt: str, answer: str) -> Request:
@@ -122,6 +124,14 @@ class ModelJudge(ABC):
     @abstractmethod
     def parse(self, reply: Reply) -> Verdict:
         """What the reply says, `unparsed` where it is not of the published format."""
+
+
+def source_of(judge: Any) -> str:
+    """The text of the module that a class or function is of, empty where there is none to read."""
+    try:
+        return inspect.getsource(sys.modules[judge.__module__])
+    except (AttributeError, KeyError, OSError, TypeError):
+        return ""
 
 
 def filled(template: str, slots: Mapping[str, str]) -> str:

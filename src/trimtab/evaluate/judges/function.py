@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from trimtab.errors import UserError, reason_of
+from trimtab.evaluate.judges.base import source_of
 from trimtab.evaluate.outcome import Outcome, Verdict
 from trimtab.results.checksums import digest_of
 
@@ -58,12 +58,9 @@ class FunctionJudge:
 
     @property
     def settings(self) -> str:
-        """A hash of the function's source, empty where there is none to read."""
-        try:
-            source = inspect.getsource(self.function)
-        except (OSError, TypeError):
-            return ""
-        return digest_of(source)
+        """A hash of the function's module, which holds what it goes by."""
+        has_module = hasattr(self.function, "__module__")
+        return digest_of(source_of(self.function if has_module else type(self.function)))
 
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """A verdict on each prompt and answer. Raises UserError: the function gives neither."""

@@ -54,7 +54,7 @@ class PolicyJudge(ModelJudge):
         objects = _JSON.findall(reply.text)
         try:
             record = json.loads(objects[-1])
-            refused, harmful = (int(record[question]) for question in ("refused", "harmful"))
+            refused, harmful = (float(record[question]) for question in ("refused", "harmful"))
         except (ValueError, LookupError, TypeError):
             return unparsed(reply)
         if not {refused, harmful} <= {0, 1}:
