@@ -91,6 +91,11 @@ def mistake(error: Exception) -> str | None:
             return "a path holds a NUL character. Give one without."
         if isinstance(cause, MemoryError):
             return "out of memory. Give fewer or shorter rows, or a smaller model."
+        if type(cause).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            return (
+                "the device is out of memory. Give a smaller batch_size or tokens_per_batch, or "
+                "set gradient_checkpointing: true."
+            )
         if not isinstance(cause, OSError) and _DISK.search(str(cause)):
             return printable(f"{reason_of(cause)}. {_HINTS[errno.ENOSPC]}.")
     return None

@@ -15,6 +15,7 @@ from trimtab.analysis.methods import method_results
 from trimtab.config.methods import CASE_1, METHODS
 from trimtab.report import write_report
 from trimtab.report.methods_figure import methods_figure
+from trimtab.results.gaps import OVER_START
 from trimtab.results.result import Point
 from trimtab.results.store import PointsFile, read_points
 
@@ -111,6 +112,32 @@ def test_a_family_of_comparisons_is_adjusted_for_being_many() -> None:
     together = [*alone, *seeds("l2-sp", line), *seeds("mixing", line)]
     of_three = [result.p_value for result in method_results(together) if result.p_value is not None]
     assert of_three == pytest.approx([min(1.0, 3 * p_alone)] * 3)
+
+
+def test_the_family_is_all_that_one_table_shows() -> None:
+    line = [(0.5, 0.3), (0.25, 0.45)]
+    here = [*ends(), *case_1(), *seeds("ewc", line)]
+    elsewhere = [replace(model, spec=replace(model.spec, task="other")) for model in here]
+    (alone,) = [result.p_value for result in method_results(here) if result.p_value is not None]
+    both = [result.p_value for result in method_results([*here, *elsewhere])]
+    assert [p for p in both if p is not None] == pytest.approx([min(1.0, 2 * alone)] * 2)
+
+
+def over_start(points: Sequence[Point], field: str, start: float) -> list[Point]:
+    """The points where the least loss of one gap is not known: it is a change from the start."""
+
+    def shifted(model: Point) -> Point:
+        gap = getattr(model, field)
+        return replace(model, **{field: replace(gap.minus(start), unit=OVER_START)})
+
+    return [shifted(model) for model in points]
+
+
+@pytest.mark.parametrize(("field", "start"), [("capability_gap", 1.0), ("alignment_gap", 0.0)])
+def test_each_axis_begins_where_its_own_gap_does(field: str, start: float) -> None:
+    points = [*ends(), *seeds("ewc", [(0.5, 0.5)], noise=0.0)]
+    (result,) = method_results(over_start(points, field, start))
+    assert result.volume.value == pytest.approx(0.25)
 
 
 def test_every_method_of_a_comparison_finds_its_place_in_the_figure() -> None:

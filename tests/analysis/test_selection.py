@@ -176,6 +176,16 @@ def test_a_setting_is_chosen_by_what_it_answers() -> None:
     assert open_.told.verdict == "undecided"
 
 
+def test_few_prompts_are_all_told_where_rows_are_many(tmp_path: Path) -> None:
+    points, rows = measured(tmp_path, [0.02], [-0.3], noise=0.05, seed=0)
+    few = share(np.array([True]), "share of harmful prompts")
+    for model in points:
+        rows.add(str(model.model), {"answers:harmful_rate": np.array([[1.0], [1.0]])})
+    judged = [replace(model, harmful_rate=few) for model in points]
+    (suggestion,) = suggestions(judged, [Limit("harmful rate", 0.5)], rows)
+    assert suggestion.told.measured["harmful rate"].value == 1.0
+
+
 def test_a_rate_that_was_not_measured_cannot_be_a_limit() -> None:
     with pytest.raises(UserError, match=r"harmful rate .* was not measured.*answers"):
         suggestions(exact(), [Limit("harmful rate", 0.1)])

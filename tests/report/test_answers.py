@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.report.reported_points import point
-from trimtab.config.methods import CASE_1
+from trimtab.config.methods import CASE_1, CASE_2_RADIUS
 from trimtab.report.answers import answers_figure, answers_table
 from trimtab.results.result import Estimate, Point
 
@@ -49,6 +49,19 @@ def test_every_proxy_is_a_line_beside_the_aligned_model(points: list[Point]) -> 
     assert set(level.y) == {0.8}
     assert {line.name for line in against_capability.lines} >= {"Case II", "aligned model θₛ"}
     assert [mark.x for mark in against_answers.lines[0].marks] == pytest.approx([0.9, 0.8, 0.7])
+
+
+def test_case_2_is_there_by_whichever_it_was_asked_for(points: list[Point]) -> None:
+    by_penalty = [counted(point("alignment-parameter", penalty=1.0), 0.6)]
+    without_radius = [model for model in points if model.method is not CASE_2_RADIUS]
+    for given, names in (
+        ([*without_radius, *by_penalty], {"Case II"}),
+        ([*points, *by_penalty], {"Case II by λ", "Case II by ε"}),
+    ):
+        figure = answers_figure(given)
+        assert figure is not None
+        drawn = {line.name for line in figure.panels[1].lines}
+        assert {name for name in drawn if name.startswith("Case II")} == names
 
 
 def test_the_table_tells_both_rates_with_intervals(points: list[Point]) -> None:

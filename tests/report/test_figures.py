@@ -25,8 +25,9 @@ from trimtab.analysis.limits import BOUND, EXACT, ORACLE, Limits
 from trimtab.report import renderer
 from trimtab.report.axes import gap_axis
 from trimtab.report.chart import Figure, Mark, Panel
-from trimtab.report.figures import figures
-from trimtab.results.result import Point
+from trimtab.report.figures import DRIFT, figures
+from trimtab.results.gaps import OVER_START
+from trimtab.results.result import LocalGeometry, Point
 
 HOSTILE = "<script>alert('x')</script> & <b>\"a\"</b> $x_1$ _%{y}"
 
@@ -378,3 +379,32 @@ def test_one_radius_is_no_curve_over_radii() -> None:
     _, second, *_ = figures([point("aligned"), point(radius=0.5)], None)
     assert second.panels == ()
     assert "several values" in second.missing[0]
+
+
+def test_theorem_3_is_drawn_from_where_the_axis_begins() -> None:
+    """Over the start, as on real data, it is what slope and curvature add; else on top of it."""
+    geometry = LocalGeometry(estimate(0.01), estimate(0.05))
+    start = point("aligned", safety=0.05, capability=0.7)
+    balls = [
+        point("alignment-parameter", safety=0.2, capability=0.5, radius=radius)
+        for radius in (1.0, 2.0)
+    ]
+    for begins in (0.0, 0.05):
+        points = [start, *balls]
+        if begins:
+            points = [
+                replace(
+                    model,
+                    alignment_gap=replace(model.alignment_gap.minus(begins), unit=OVER_START),
+                )
+                for model in points
+                if model.alignment_gap is not None
+            ]
+        figure = figures(points, None, {"original": geometry, "task:chat": geometry})[1]
+        (curve,) = [
+            curve for panel in figure.panels for curve in panel.curves if curve.name == DRIFT
+        ]
+        reached = [ball.distance for ball in balls]
+        assert sorted(curve.x) == [1.0, 2.0]
+        added = [0.01 * far + 0.5 * 0.05 * far**2 for far in reached]
+        assert curve.y == pytest.approx([0.05 - begins + more for more in added])

@@ -101,6 +101,18 @@ def test_a_figure_that_can_no_longer_be_drawn_is_removed(tmp_path: Path) -> None
     assert not (tmp_path / "figures" / "figure2.svg").exists()
 
 
+def test_what_another_experiment_drew_is_removed_and_what_is_ones_own_stays(tmp_path: Path) -> None:
+    write_report(write_points(tmp_path, case_1()))
+    left = [tmp_path / "figures" / name for name in ("figure5.png", "figure6.svg")]
+    mine = [tmp_path / "figures" / name for name in ("figure-of-mine.png", "notes.txt")]
+    methods = tmp_path / "methods.json"
+    for path in (*left, *mine, methods):
+        path.write_text("x")
+    write_report(tmp_path)
+    assert not any(path.exists() for path in (*left, methods))
+    assert all(path.exists() for path in mine)
+
+
 def test_the_page_needs_nothing_but_itself(whole: Report) -> None:
     text = whole.page.read_text(encoding="utf-8")
     for tag, attributes in Tags(text).elements:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
@@ -32,9 +35,11 @@ from trimtab.errors import UserError
 from trimtab.models import load_model, quiet_libraries
 from trimtab.report.model_card import has_card
 from trimtab.results.checksums import changed_files
+from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_failures, read_points
-from trimtab.runner.dial import train_dial
-from trimtab.runner.sweep import record_data, sweep
+from trimtab.runner.dial import measure_curve, train_dial
+from trimtab.runner.status import copy_if_whole
+from trimtab.runner.sweep import left_of, record_data, sweep
 from trimtab.runner.verify import verify
 from trimtab.stats import verdict
 
@@ -191,6 +196,95 @@ def test_a_sweep_may_grow_and_keeps_what_is_there(experiment: Experiment, tmp_pa
         sweep(replace(large, seeds=(2, 0, 1)), tmp_path / "grown", Watcher())
 
 
+def kept_files(folder: Path) -> dict[Path, bytes]:
+    """All but the card, which tells what the folder's points say now."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"]
+    return {path: path.read_bytes() for path in files}
+
+
+def test_what_a_grid_grows_by_is_made_from_the_models_that_are_kept(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """Another proxy, and a method after training, of one plain model that is there."""
+    plain = replace(
+        experiment,
+        grid=(Block("alignment-loss", (0.0,), proxies=("near",)),),
+        align=None,
+        keep_models=True,
+    )
+    sweep(plain, tmp_path, Watcher())
+    (point,) = [point for point in read_points(tmp_path) if point.method is not ALIGNED]
+    before = kept_files(tmp_path / "models" / str(point.model))
+    mended = Block("method", method="wise-ft", values=(0.5,), proxies=("near",))
+    grown = replace(plain, grid=(Block("alignment-loss", (0.0,)), mended))
+    watcher = Watcher()
+    sweep(grown, tmp_path, watcher)
+    assert watcher.trainings == []
+    assert before.items() <= kept_files(tmp_path / "models" / str(point.model)).items()
+    sweep(grown, tmp_path / "whole", Watcher())
+    assert measured(tmp_path) == measured(tmp_path / "whole")
+    losses, whole = RowLosses(tmp_path), RowLosses(tmp_path / "whole")
+    for model in ("aligned", str(point.model)):
+        for data in ("safety:near", "safety:far", "task:shared"):
+            kept, expected = losses.of(data, model), whole.of(data, model)
+            assert (kept is None) == (expected is None)
+            if kept is not None and expected is not None:
+                np.testing.assert_allclose(kept, expected, rtol=1e-5)
+
+
+def test_data_that_changed_since_are_refused(experiment: Experiment, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(experiment.data_root, tmp_path / "data"))
+    moved = replace(experiment, data_root=str(data), align=None)
+    half = replace(moved, grid=(Block("alignment-loss", (0.0,), proxies=("near",)),))
+    sweep(half, tmp_path / "out", Watcher())
+    recorded = (tmp_path / "out/data.json").read_bytes()
+    file = data / experiment.task["shared"].path
+    original = file.read_bytes()
+    file.write_bytes(b"\n".join(reversed(original.splitlines())) + b"\n")
+    with pytest.raises(UserError, match=rf"{file} has changed since .* --restart"):
+        sweep(moved, tmp_path / "out", Watcher())
+    assert (tmp_path / "out/data.json").read_bytes() == recorded
+    file.write_bytes(original)
+    sweep(moved, tmp_path / "out", Watcher())
+
+
+def test_a_dial_goes_on_with_its_own_data_alone(experiment: Experiment, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(experiment.data_root, tmp_path / "data"))
+    near = {"near": experiment.safety["near"]}
+    dial = replace(experiment, data_root=str(data), align=None, grid=(), dial=Dial(), safety=near)
+    train_dial(dial, tmp_path / "dial", Watcher(), restart=False)
+    file = data / experiment.task["shared"].path
+    file.write_bytes(file.read_bytes() + file.read_bytes())
+    with pytest.raises(UserError, match="has changed since"):
+        measure_curve(tmp_path / "dial", 2, 0, Watcher())
+
+
+def test_an_alignment_that_diverges_is_one_line(experiment: Experiment, tmp_path: Path) -> None:
+    assert experiment.align is not None
+    hot = replace(experiment, align=replace(experiment.align, steps=30, learning_rate=1e30))
+    path = tmp_path / "hot.yaml"
+    path.write_text(to_yaml(hot))
+    result = run("sweep", str(path), "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2, result.output
+    assert re.search(r"^trimtab: the loss of step \d+ is (nan|inf)\. Lower", result.output, re.M)
+
+
+def test_dry_run_plans_what_the_command_would_make(
+    experiment: Experiment, finished: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "same.yaml"
+    file.write_text(to_yaml(experiment))
+    again = run("sweep", str(file), "--out", str(finished), "--dry-run")
+    assert "7, all of them made" in again.output
+    assert left_of(experiment, finished)[1].specs == ()
+    assert left_of(experiment, finished, restart=True)[1] == plan_of(experiment)
+    hotter = replace(experiment, train=replace(experiment.train, learning_rate=1e-3))
+    file.write_text(to_yaml(hotter))
+    refused = run("sweep", str(file), "--out", str(finished), "--dry-run")
+    assert refused.exit_code == 2
+    assert "another experiment" in refused.output
+
+
 def test_restart_discards_what_was_there(experiment: Experiment, tmp_path: Path) -> None:
     plain = replace(
         experiment, grid=(Block("alignment-loss", (0.0,), proxies=("near",)),), align=None
@@ -213,6 +307,10 @@ def test_a_diverged_run_is_a_failure_and_the_sweep_goes_on(
     sweep(diverging, tmp_path, watcher)
     assert len(watcher.failures) == 1
     assert [failure.spec.value for failure in read_failures(tmp_path)] == [1e38]
+    assert left_of(diverging, tmp_path)[1].specs == ()
+    assert [spec.value for spec in left_of(diverging, tmp_path, retry=True)[1].specs] == [1e38]
+    copy_if_whole(tmp_path, tmp_path / "copied")
+    assert not (tmp_path / "copied").exists()
     assert [point.spec.value for point in read_points(tmp_path)] == [None, 1.0]
     again = Watcher()
     sweep(diverging, tmp_path, again)

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.cli.test_one_line import assert_one_line, invoke
 from tests.conftest import Nobody
 from tests.train import tiny
-from trimtab.config.experiment import Block, Training
+from trimtab.config.experiment import Block, Dial, Training
 from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.models import load_model
 from trimtab.results.files import read_arrays, write_arrays
@@ -46,6 +46,30 @@ def swept(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     sweep(experiment, folder / "out", Nobody())  # type: ignore[arg-type]
     return folder
+
+
+def test_the_ends_of_a_dial_and_the_aligned_model_are_looked_at(
+    world: Path, tmp_path: Path
+) -> None:
+    training = Training(steps=2, batch_size=4, lora_rank=2, learning_rate=1e-2)
+    experiment = replace(
+        read_experiment(world / "experiment.yaml"),
+        align=replace(training, lora_rank=None),
+        train=training,
+        dial=Dial(),
+        grid=(Block("dial", values=(0.5,)),),
+        data_root=str(world),
+    )
+    sweep(experiment, tmp_path / "out", Nobody())  # type: ignore[arg-type]
+    assert all(check.passed is not False for check in verify(tmp_path / "out"))
+    (end,) = (tmp_path / "out/models").rglob("safe/adapter_model.safetensors")
+    start = tmp_path / "out/aligned/model.safetensors"
+    for file in (end, start):
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        failed = [check for check in verify(tmp_path / "out") if check.passed is False]
+        assert [check.what.startswith("model ") for check in failed] == [True]
+        file.write_bytes(whole)
 
 
 @pytest.fixture

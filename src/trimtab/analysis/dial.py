@@ -42,7 +42,7 @@ def dial_settings(
         key=lambda point: (point.seed, point.spec.value),
     )
     settings = []
-    for point in (point for point in of_dial if point.seed == of_dial[0].seed):
+    for point in (point for point in of_dial if _dial_of(point) == _dial_of(of_dial[0])):
         alpha, penalty = point.spec.value, point.multiplier
         safety_gap = measured_of(point, safety) if safety is not None else None
         if alpha is None or penalty is None or safety_gap is None or point.capability_gap is None:
@@ -58,6 +58,11 @@ def dial_settings(
             )
         )
     return tuple(settings)
+
+
+def _dial_of(point: Point) -> tuple[int, str | None, str]:
+    """What tells the training that a setting is of from others."""
+    return point.seed, point.proxy, point.task
 
 
 def _measured(point: Point) -> list[Line]:

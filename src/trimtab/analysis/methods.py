@@ -101,9 +101,8 @@ class Rectangle:
         untaught, taught = (setting.measured("capability gap") for setting in (aligned, plain))
         if not (safest and unsafest and untaught and taught):
             return None
-        over_start = safest.unit == OVER_START
-        best = (safest.value, taught.value) if over_start else (0.0, 0.0)
-        return cls(best, (unsafest.value, untaught.value))
+        best = tuple(gap.value if gap.unit == OVER_START else 0.0 for gap in (safest, taught))
+        return cls((best[0], best[1]), (unsafest.value, untaught.value))
 
     @property
     def is_empty(self) -> bool:
@@ -131,7 +130,7 @@ def method_results(points: Sequence[Point]) -> tuple[MethodResult, ...]:
         results += _of_pair(
             [setting for setting in settings if (setting.proxy, setting.task) == pair], safety
         )
-    return tuple(results)
+    return tuple(_adjusted(results))
 
 
 def dominates(first: Setting, second: Setting, safety: SafetyGap) -> bool:
@@ -189,17 +188,14 @@ def _of_pair(settings: list[Setting], safety: SafetyGap) -> list[MethodResult]:
                 _mean_where_known([point.extra_bytes for point in trained_points]),
             )
         )
-    return sorted(_adjusted(results), key=lambda result: -result.volume.value)
+    return sorted(results, key=lambda result: -result.volume.value)
 
 
 def _adjusted(results: Sequence[MethodResult]) -> list[MethodResult]:
     """The results with p-values that hold for all of them together."""
-    raw = {result.method: result.p_value for result in results if result.p_value is not None}
-    adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
+    adjusted = iter(holm([result.p_value for result in results if result.p_value is not None]))
     return [
-        replace(result, p_value=float(adjusted[result.method]))
-        if result.method in adjusted
-        else result
+        result if result.p_value is None else replace(result, p_value=float(next(adjusted)))
         for result in results
     ]
 

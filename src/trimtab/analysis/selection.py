@@ -211,7 +211,7 @@ class _Rows:
         if self.losses is None or point.model is None:
             return None
         all_rows = self.losses.of(dataset, point.model)
-        if all_rows is None or self.half is None:
+        if all_rows is None or self.half is None or all_rows.shape[1] < FEWEST_ROWS:
             return all_rows
         return all_rows[:, _half(all_rows.shape[1], self.half)]
 
@@ -228,7 +228,8 @@ def suggestions(
     that was trained without safety rows is one of every proxy's, wherever it was measured. The best
     of many settings on some rows looks better there than it is, so where `rows` knows each row's
     losses, and each prompt's outcome, a setting is chosen on one half of them and told on the
-    other.
+    other: data sets of eight rows or more, by row, so that several rows of one prompt may stand
+    on either side.
 
     Args:
         longest: the most tokens that a response can have, which `limit_at_every_look` has to know.

@@ -66,7 +66,7 @@ def compare(
     for name in left_out:
         say(f"{name} is left out: it needs the model from before it was aligned (align).")
     if dry_run:
-        print_plan(grid, out)
+        print_plan(grid, out, restart, retry)
         return
     sweep_and_report(grid, out, restart, retry)
     _print_methods(out)

@@ -83,7 +83,7 @@ def sweep(
     if answers := answers_of(harmful, benign, judge):
         base = replace(base, answers=answers)
     if dry_run:
-        print_plan(base, out)
+        print_plan(base, out, restart, retry)
     else:
         cluster = _cluster(workers, ray, gpus_per_run, processes_per_run)
         sweep_and_report(base, out, restart, retry, cluster)
@@ -149,11 +149,11 @@ def tell_where_models_are(experiment: Experiment, out: Path) -> None:
         say(f"The trained models are in {out / 'models'}.")
 
 
-def print_plan(experiment: Experiment, out: Path) -> None:
-    """What an experiment's grid would make, and what that costs."""
+def print_plan(experiment: Experiment, out: Path, restart: bool, retry: bool = False) -> None:
+    """What an experiment's grid would make in `out`, and what that costs."""
     from trimtab.runner.sweep import left_of
 
-    print_cost(experiment, *left_of(experiment, out))
+    print_cost(experiment, *left_of(experiment, out, restart, retry))
 
 
 def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:

@@ -121,7 +121,7 @@ def train(
         keep_models=True,
     )
     if dry_run:
-        print_plan(experiment, out)
+        print_plan(experiment, out, restart)
     else:
         sweep_and_report(experiment, out, restart)
         end_with_failures(out, "--restart")

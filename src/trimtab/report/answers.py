@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from trimtab.analysis.groups import case_2_lines, lines_of, settings_of
 from trimtab.analysis.labels import percent, shortened
-from trimtab.config.methods import ALIGNED, CASE_1, CASE_2_RADIUS
+from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.report.chart import Curve, Figure
 from trimtab.report.palette import GREY, START_INK, Palette, ink
 from trimtab.report.panels import Series, panel
@@ -35,7 +35,10 @@ def answers_figure(points: Sequence[Point]) -> Figure | None:
         for place, (proxy, line) in enumerate(by_proxy.items())
     ]
     start = settings_of((point for point in counted if point.task == main_task), ALIGNED)[:1]
-    radii = case_2_lines(counted, CASE_2_RADIUS).get(main_task, [])
+    by_method = {
+        method: case_2_lines(counted, method).get(main_task, [])
+        for method in (CASE_2, CASE_2_RADIUS)
+    }
     at_start = start[0].measured("refusal rate") if start else None
     penalties = [setting.value for line in by_proxy.values() for setting in line if setting.value]
     level = (
@@ -54,7 +57,14 @@ def answers_figure(points: Sequence[Point]) -> Figure | None:
     )
     beside = [
         *series,
-        Series("Case II", ink(palette.task_colour(main_task), len(series)), tuple(radii)),
+        *(
+            Series(
+                f"Case II by {method.symbol}" if all(by_method.values()) else "Case II",
+                ink(palette.task_colour(main_task), len(series) + place),
+                tuple(line),
+            )
+            for place, (method, line) in enumerate(by_method.items())
+        ),
         Series("aligned model θₛ", START_INK, tuple(start), joined=False),
     ]
     panels = (

@@ -26,6 +26,7 @@ from trimtab.config.methods import (
     CASE_2,
     CASE_2_RADIUS,
     DIAL,
+    Method,
 )
 from trimtab.report.chart import Curve, Figure, Ink, Panel
 from trimtab.report.palette import START_INK, Palette, budget_ink, chart_curves, ink
@@ -241,11 +242,14 @@ class _Atlas:
         ]
         curves = []
         for task, line in lines.items():
-            values = {
-                comparison.setting: comparison.value
-                for comparison in comparisons
-                if comparison.setting in line
-            }
+            own = {_place_of(setting): setting.measured(self.safety) for setting in line}
+            values = {}
+            for comparison in comparisons:
+                here = own.get(_place_of(comparison.setting))
+                there = comparison.setting.measured(self.safety)
+                if here and there:  # whose gaps may begin elsewhere: at the lowest loss seen
+                    shift = there.value - here.value
+                    values[comparison.setting] = comparison.value - shift
             x = tuple(float(setting.value) for setting in values if setting.value is not None)
             task_ink = self._task_ink(task)
             curves.append(Curve(DRIFT, task_ink.colour, "dot", 1.0, x, tuple(values.values())))
@@ -359,6 +363,10 @@ class _Atlas:
 
     def _task_ink(self, task: str) -> Ink:
         return ink(self.palette.task_colour(task), self.palette.tasks.index(task))
+
+
+def _place_of(setting: Setting) -> tuple[Method, float | None, str | None, str]:
+    return setting.method, setting.value, setting.proxy, setting.task
 
 
 def _left_out(number: int, why: str) -> Figure:

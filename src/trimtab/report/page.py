@@ -82,12 +82,13 @@ def write_report(folder: Path) -> Report:
     if methods:
         records = [result.to_json() for result in methods]
         write_atomically(folder / METHODS_FILE, json.dumps(records, indent=1) + "\n")
+    else:
+        (folder / METHODS_FILE).unlink(missing_ok=True)
+    with_panels = [figure for figure in drawn_figures if figure.panels]
+    renderer.remove_others(with_panels, folder / FIGURES_FOLDER)
     paths: list[Path] = []
-    for figure in drawn_figures:
-        if figure.panels:
-            paths += renderer.save(figure, folder / FIGURES_FOLDER)
-        else:
-            renderer.remove(figure, folder / FIGURES_FOLDER)
+    for figure in with_panels:
+        paths += renderer.save(figure, folder / FIGURES_FOLDER)
     page = folder / PAGE_FILE
     write_atomically(
         page, _page(folder, results, drawn_figures, all_findings, optimality_gaps, methods, audit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from io import BytesIO
@@ -96,10 +97,12 @@ def save(figure: Figure, folder: Path) -> tuple[Path, ...]:
     return paths
 
 
-def remove(figure: Figure, folder: Path) -> None:
-    """Take away the files of a figure that can no longer be drawn."""
-    for path in _paths(figure, folder):
-        path.unlink(missing_ok=True)
+def remove_others(drawn: Iterable[Figure], folder: Path) -> None:
+    """Take away the files of figures that are not among those drawn, as of another experiment."""
+    stems = {figure.stem for figure in drawn}
+    for path in folder.glob("figure*"):
+        if re.fullmatch(r"figure\d", path.stem) and path.stem not in stems:
+            path.unlink()
 
 
 def sheet(figure: Figure) -> dict[str, Any]:

@@ -36,7 +36,7 @@ METHODS_CAPTION = (
     "Estimates. Hypervolume: the share of the rectangle between the aligned model and plain "
     "fine-tuning that a method’s settings dominate; more is better. Intervals are 95 % over seeds. "
     "A setting is beaten when one of another method is better in both gaps, each beyond its "
-    "interval. p is of no difference from Case I, adjusted by Holm over all methods. Tokens and "
+    "interval. p is of no difference from Case I, adjusted by Holm over the table. Tokens and "
     "seconds are of all trainings behind the settings of one seed: a dial has one, and so have "
     "methods after training."
 )

@@ -156,7 +156,7 @@ class Evaluator:
         if self.answering:
             self.doing(f"answering: {name}")
         judged = self.answering.judged(name, model) if self.answering else Judged()
-        self.row_losses.save(
+        self.row_losses.add(
             name,
             {dataset: loss.by_row for dataset, loss in measured.items() if loss.by_row is not None}
             | dict(judged.counts),

@@ -23,14 +23,16 @@ from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.evaluate.engines import AnswerEngine, DividedEngine, LoadedEngine
 from trimtab.measure.losses import response_nll
-from trimtab.models import name_base_portably
+from trimtab.models import load_model, name_base_portably
 from trimtab.results.checksums import write_checksums
 from trimtab.results.files import written_whole
 from trimtab.results.generations import AskedPrompt, Decoding
 from trimtab.results.result import LocalGeometry, Point
+from trimtab.results.store import read_points
 from trimtab.results.under_way import UNFINISHED_FOLDER
 from trimtab.runner.evaluator import Evaluator, Trained
 from trimtab.runner.processes import processes
+from trimtab.runner.saved_models import adapter_on, is_adapter
 from trimtab.runner.trainings import ALIGNED_FOLDER, Held, Job, Trainings, TrainingWatcher
 from trimtab.stats import Array
 from trimtab.train.baselines.post_hoc import PostHocMethod
@@ -127,19 +129,21 @@ class Runner(Trainings):
         method = run.training.method
         if method.one_training:
             return self._set_to_budgets(run) if method.keeps_each else self._settings_of_dial(run)
-        trained = self._trained(
-            Job(
-                run.name,
-                run.training.task,
-                self.experiment.train,
-                run.training.seed,
-                run.training.proxy,
-                objective_of(run.training, self.experiment),
-                run.specs[0].proxy,
+        trained = self._kept(run.name)
+        if trained is None:
+            trained = self._trained(
+                Job(
+                    run.name,
+                    run.training.task,
+                    self.experiment.train,
+                    run.training.seed,
+                    run.training.proxy,
+                    objective_of(run.training, self.experiment),
+                    run.specs[0].proxy,
+                )
             )
-        )
-        if self.experiment.keeps_models:
-            self._save(trained.model, self.folder / MODELS_FOLDER / run.name)
+            if self.experiment.keeps_models:
+                self._save(trained.model, self.folder / MODELS_FOLDER / run.name)
         edited = [spec for spec in run.specs if spec.method.stage == "after training"]
         points = self.evaluator.points(
             run.name, trained, tuple(spec for spec in run.specs if spec not in edited)
@@ -147,6 +151,21 @@ class Runner(Trainings):
         for spec in edited:
             points += self._edited(spec, trained)
         return points
+
+    def _kept(self, name: str) -> Trained | None:
+        """A model that has points already, as where a grid grew: it is not trained again."""
+        folder = self.folder / MODELS_FOLDER / name
+        points = (point for point in read_points(self.folder) if point.model == name)
+        point = next(points, None) if folder.is_dir() else None
+        if point is None:
+            return None
+        base = str(self.folder / ALIGNED_FOLDER) if self.experiment.align else self.experiment.model
+        model: Any = (
+            adapter_on(self.aligned, base, folder)
+            if is_adapter(folder)
+            else load_model(str(folder), replace(self.experiment.load, revision=None))[0]
+        )
+        return Trained(model.to(self.aligned.device), point.train_tokens, point.wall_seconds)
 
     def _edited(self, spec: RunSpec, trained: Trained) -> list[Point]:
         """What a method makes of the model of plain fine-tuning; nothing is trained."""
@@ -173,6 +192,7 @@ class Runner(Trainings):
             with written_whole(self.folder / MODELS_FOLDER / run.name) as unfinished:
                 dial.endpoints.save(unfinished, self.tokenizer)
                 name_base_portably(unfinished)
+                write_checksums(unfinished)
         points = []
         for spec in run.specs:
             points += self.setting_measured(f"{run.name}-{spec.value:.6g}", dial, spec, extra)

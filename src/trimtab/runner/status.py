@@ -36,7 +36,10 @@ class Status:
 
 def copy_if_whole(run: Path, target: Path) -> None:
     """Copy the measurements of a sweep to `target`, where it is there and all of it is made."""
-    if run.exists() and not status_of(run).left:
+    if not run.exists():
+        return
+    status = status_of(run)
+    if not status.left and not status.failed:
         copy_measurements(run, target)
 
 

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
+from trimtab.analysis.results import DATA_FILE, read_data
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Experiment
 from trimtab.config.grid import Plan, Run, is_more_of, plan_of
@@ -65,8 +66,6 @@ from trimtab.stats import note_on_rows
 from trimtab.train.methods import made_from
 
 log = logging.getLogger(__name__)
-
-DATA_FILE = "data.json"
 
 _RESULTS = (
     POINTS_FILE,
@@ -180,6 +179,7 @@ def sweep(
             roles = read_roles(experiment)
             for warning in roles.warnings:
                 watcher.warned(warning)
+            require_same_data(experiment, folder)
             record_data(roles, experiment, folder)
             maker = maker_of(experiment, roles, folder, watcher)
             points_file.add(maker.measured_start(remaining.aligned))
@@ -204,14 +204,25 @@ def sweep(
         return points_file.points
 
 
-def left_of(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:
-    """The whole plan, and what of it `folder` has neither made nor failed at."""
+def left_of(
+    experiment: Experiment, folder: Path, restart: bool = False, retry: bool = False
+) -> tuple[Plan, Plan]:
+    """The whole plan, and what of it a sweep would make in `folder`, called so.
+
+    Raises:
+        UserError: the folder holds another experiment.
+    """
     plan = plan_of(experiment)
     for spec in plan.specs:
         if spec.method in PUBLISHED.values():
             made_from(spec.method, spec.value)  # a value out of its range is told before training
+    if restart:
+        return plan, plan
+    if _is_ours(folder) and _has_begun(folder):
+        _refuse_another(experiment, folder)
     measured_specs = {point.spec for point in PointsFile(folder, {}).points}
-    return plan, plan.without(measured_specs | {failure.spec for failure in read_failures(folder)})
+    failures = [] if retry else read_failures(folder)
+    return plan, plan.without(measured_specs | {failure.spec for failure in failures})
 
 
 def read_roles(experiment: Experiment) -> Roles:
@@ -327,6 +338,25 @@ def _refuse_another(experiment: Experiment, folder: Path) -> None:
             f"{folder} holds the points of another experiment. What differs (- there, + now): "
             f"{differences_text}. Give another --out, or --restart to move aside what is there."
         )
+
+
+def require_same_data(experiment: Experiment, folder: Path) -> None:
+    """Refuse to go on in `folder` with other data than what is there was made of.
+
+    Raises:
+        UserError: a file's SHA-256 is another than that recorded.
+    """
+    if not _has_begun(folder):
+        return
+    for summary in read_data(folder):
+        for name, recorded in summary.files.items():
+            file = local_path(name, Path(experiment.data_root))
+            if file.is_file() and sha256_of(file) != recorded:
+                raise UserError(
+                    f"{file} has changed since {folder} was begun, and its points would be of two "
+                    "data sets. Restore the file, give another --out, or --restart to move aside "
+                    "what is there."
+                )
 
 
 def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:

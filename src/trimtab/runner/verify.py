@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimtab.analysis.results import read_data
 from trimtab.config.data_names import by_data_name
 from trimtab.config.experiment import Experiment
+from trimtab.config.grid import plan_of
 from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
 from trimtab.data.encoding import encode
 from trimtab.data.files import local_path
@@ -26,7 +27,7 @@ from trimtab.models import limits_of, load_model, load_tokenizer, to_device
 from trimtab.results.checksums import changed_files, sha256_of
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_points
-from trimtab.runner.runner import ALIGNED, MODELS_FOLDER
+from trimtab.runner.runner import ALIGNED, DIAL_FOLDER, MODELS_FOLDER
 from trimtab.runner.saved_models import adapter_on, is_adapter
 from trimtab.runner.sweep import read_roles
 from trimtab.runner.trainings import ALIGNED_FOLDER
@@ -76,11 +77,15 @@ def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:
     yield from of_data
     names = list(dict.fromkeys(point.model for point in points if point.model is not None))
     saved_names = [name for name in names if (folder / MODELS_FOLDER / name).is_dir()]
-    whole = [ALIGNED] if ALIGNED in names else []
-    for name in saved_names:
-        check = _model_check(folder / MODELS_FOLDER / name)
+    changed = set()
+    for model in _kept_models(experiment, folder):
+        check = _model_check(model)
         yield check
-        whole += [name] if check.passed is not False else []
+        changed |= {model.name} if check.passed is False else set()
+    whole = [name for name in names if name in (ALIGNED, *saved_names) and name not in changed]
+    if ALIGNED_FOLDER in changed:
+        yield Check("losses", None, "not measured again: the aligned model is not what was saved")
+        return
     if any(check.passed is False for check in of_data):
         yield Check("losses", None, "not measured again: the data are not those that were used")
         return
@@ -92,6 +97,13 @@ def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:
     models = _Models(experiment, folder)
     for name in whole:
         yield from _loss_checks(experiment, roles, folder, name, models)
+
+
+def _kept_models(experiment: Experiment, folder: Path) -> list[Path]:
+    """Where θ_s, models and the ends of dials are kept, of those that are."""
+    models = dict.fromkeys(model for run in plan_of(experiment).runs for model in run.models)
+    places = [ALIGNED_FOLDER, DIAL_FOLDER, *(f"{MODELS_FOLDER}/{model}" for model in models)]
+    return [folder / place for place in places if (folder / place).is_dir()]
 
 
 def _data_checks(folder: Path, root: Path) -> Iterator[Check]:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from trimtab.errors import UserError
 
-class TrainingDivergedError(Exception):
+
+class TrainingDivergedError(UserError):
     """The loss of a step is no longer a finite number."""
 
 
