@@ -18,7 +18,7 @@ import numpy as np
 
 from trimtab.analysis.groups import all_settings
 from trimtab.analysis.labels import estimate_in_words
-from trimtab.analysis.methods import dominates, method_results
+from trimtab.analysis.methods import Rectangle, dominates, method_results
 from trimtab.config.methods import ALIGNED, CASE_1, OWN, PLAIN, Method
 from trimtab.report import write_report
 from trimtab.report.markdown import markdown_table, replace_between
@@ -27,7 +27,6 @@ from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
 from trimtab.stats import Array, jackknife
-from trimtab.theory import hypervolume
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "comparison.md"
@@ -102,9 +101,8 @@ def smollm2_table(folder: Path) -> str:
 
     def area(method: Method, masks: Masks) -> float:
         plain, aligned = _losses(by_method[PLAIN], masks), _losses(by_method[ALIGNED], masks)
-        corner, start = (plain[0], aligned[1]), (aligned[0], plain[1])
-        rectangle = (corner[0] - start[0]) * (corner[1] - start[1])
-        return hypervolume([_losses(arrays, masks) for arrays in lines[method]], corner) / rectangle
+        rectangle = Rectangle((aligned[0], plain[1]), (plain[0], aligned[1]))
+        return rectangle.share(_losses(arrays, masks) for arrays in lines[method])
 
     areas = {method: _jackknifed(partial(area, method), by_method[PLAIN]) for method in lines}
 

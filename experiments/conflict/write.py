@@ -70,7 +70,7 @@ JUDGED = {
 }
 BY_SHARE = "case-one-by-share"
 INTERPOLATING = "wise-ft"
-BESIDE_CASE_1 = (INTERPOLATING, "dial", "alignment-parameter-radius")
+BESIDE_CASE_1 = (INTERPOLATING, "dial", "alignment-parameter-radius", BY_SHARE)
 PLANNED = 3
 """Seeds."""
 OF_CASE_1, INTERPOLATION = "Case I’s front", "interpolation’s"

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from trimtab import theory
 from trimtab.analysis.labels import estimate_in_words
 from trimtab.audit.result import LandscapeResult, ProfileRecord, part, read_audit_result
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2_RADIUS
@@ -56,16 +57,25 @@ def take(run: Path) -> None:
 
 
 def theorem_3(landscape: LandscapeResult, distance: float) -> float:
-    """g·ε + ½·H·ε², of the safety loss, nats per token."""
-    slope, bend = landscape.safety_slope.value, abs(landscape.safety_curvature.value)
-    return slope * distance + 0.5 * bend * distance**2
+    """What it lets the safety loss rise by at most, nats per token."""
+    return theory.theorem_3(
+        gap_at_start=0.0,
+        gradient_norm=landscape.safety_slope.value,
+        smoothness=abs(landscape.safety_curvature.value),
+        radius=distance,
+    ).value
 
 
 def theorem_4(landscape: LandscapeResult, radius: float) -> float:
-    """g·t − ½·H·t² at t = min(ε, g/H): by how much the best model of the ball lowers L_f."""
-    slope, bend = landscape.tasks[TASK].slope.value, abs(landscape.tasks[TASK].curvature.value)
-    step = min(radius, slope / bend)
-    return slope * step - 0.5 * bend * step**2
+    """By how much the best model of the ball lowers L_f at least, nats per token."""
+    side = landscape.tasks[TASK]
+    most = theory.theorem_4(
+        gap_at_start=side.loss,
+        gradient_norm=side.slope.value,
+        smoothness=abs(side.curvature.value),
+        radius=radius,
+    ).value
+    return side.loss - most
 
 
 def terrain_table(landscape: LandscapeResult) -> str:

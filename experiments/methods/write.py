@@ -9,7 +9,7 @@ here; the table of README.md is made from the seeds of which all is here.
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from trimtab.report.tables import p_in_words
 from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.result import Point
 from trimtab.results.store import copy_measurements, read_points
-from trimtab.stats import Estimate, Statistic, height_above, holm, statistic_over_seeds
+from trimtab.stats import Estimate, Statistic, front, height_above, holm, statistic_over_seeds
 
 HERE = Path(__file__).parent
 TASK = task_data("alpaca")
@@ -44,6 +44,8 @@ class Beside:
     """J − J(plain), points."""
     height: Estimate | None
     """L_f above Case I's front, nats per token; None beyond its ends in some seed."""
+    place: str
+    """Where it lies beside that front, where it has no height."""
 
 
 def main() -> None:
@@ -79,6 +81,8 @@ def table(points: list[Point], rows: RowLosses) -> str:
         for seed in plain_of
     }
 
+    ends = ends_of_fronts(settings, rows)
+
     def beside(setting: Setting) -> Beside:
         models = [(str(point.model), plain_of[point.seed]) for point in setting.points]
         heights = [
@@ -92,6 +96,7 @@ def table(points: list[Point], rows: RowLosses) -> str:
             over([change(TASK, *pair, rows) for pair in models]),
             over([judged(pair, rows) * 100 for pair in models]),
             over(within) if is_compared else None,
+            "on it" if setting.method is CASE_1 else beyond(setting, ends, rows),
         )
 
     found = [beside(setting) for setting in settings if not setting.is_plain]
@@ -116,7 +121,7 @@ def table(points: list[Point], rows: RowLosses) -> str:
             each.setting.name,
             change_in_words(each.safety, 4),
             change_in_words(each.task, 4),
-            change_in_words(each.height, 4) if each.height else front_text(each.setting),
+            change_in_words(each.height, 4) if each.height else each.place,
             p_height,
             *rates(each.setting.points, rows),
             change_in_words(each.judging, 1),
@@ -132,8 +137,39 @@ def table(points: list[Point], rows: RowLosses) -> str:
     return f"{markdown_table(columns, lines)}\n\nOf {count} seed{'s' if count > 1 else ''}."
 
 
-def front_text(setting: Setting) -> str:
-    return "on it" if setting.method is CASE_1 else "beyond its ends"
+def ends_of_fronts(settings: list[Setting], rows: RowLosses) -> dict[int, tuple[Point, Point]]:
+    """By seed, the safest and the most capable model of Case I's front."""
+    of_seed: dict[int, list[Point]] = defaultdict(list)
+    for setting in settings:
+        if setting.method in (PLAIN, CASE_1):
+            for point in setting.points:
+                of_seed[point.seed].append(point)
+    ends = {}
+    for seed, line in of_seed.items():
+        places = [tuple(loss.value for loss in losses(point, rows)) for point in line]
+        on_front = front([(safety, task) for safety, task in places])
+        ends[seed] = (line[on_front[0]], line[on_front[-1]])
+    return ends
+
+
+def beyond(setting: Setting, ends: dict[int, tuple[Point, Point]], rows: RowLosses) -> str:
+    """Beyond which end of the front, and both losses minus those of the model there."""
+    sides = []
+    for point in setting.points:
+        at, (safest, most_capable) = losses(point, rows)[0].value, ends[point.seed]
+        if at < losses(safest, rows)[0].value:
+            sides.append(0)
+        elif at > losses(most_capable, rows)[0].value:
+            sides.append(1)
+    if len(sides) < len(setting.points) or len(set(sides)) > 1:
+        return f"beyond its ends in {len(sides)} of {len(setting.points)} seeds"
+    (side,) = set(sides)
+    pairs = [(str(p.model), str(ends[p.seed][side].model)) for p in setting.points]
+    safety, task = (
+        change_in_words(over([change(data, *pair, rows) for pair in pairs]), 4)
+        for data in (ORIGINAL, TASK)
+    )
+    return f"beyond its {('safe', 'capable')[side]} end: L_s {safety}, L_f {task} of it"
 
 
 def adjusted(estimates: list[Estimate | None]) -> list[str]:

@@ -54,30 +54,39 @@ def results_text(case_1: list[Setting], case_2: list[Setting], rows: RowLosses) 
     """Each setting's losses and Case II's heights, and the endpoint."""
     (plain,) = (setting for setting in case_1 if setting.is_plain)
     lines = lines_by_seed(case_1, rows)
-    table_rows, of_all = [], []
+    table_rows = []
+    within: list[list[Statistic]] = []
+    at_most: list[list[Statistic]] = []
     for setting in (*case_1, *case_2):
         cell = "–"
         if setting in case_2:
             places = list(zip(lines, losses(setting, rows), strict=True))
-            beyond = sum(height_above(line, *place) is None for line, place in places)
+            found = [height_above(line, *place) for line, place in places]
+            beyond = found.count(None)
             heights = [known(height_above_at_most(line, *place)) for line, place in places]
-            of_all.append(heights)
+            at_most.append(heights)
+            if not beyond:
+                within.append([height for height in found if height is not None])
             cell = f"{over_seeds(heights)}, {beyond} of {len(places)} seeds beyond its safe end"
         risen = [change(ORIGINAL, point, ALIGNED.name, rows) for point in setting.points]
         paid = "–" if setting is plain else over_seeds(differences(TASK, setting, plain, rows))
         table_rows.append((setting.name, over_seeds(risen), paid, cell))
     columns = ("model", "L_s − L_s(θ_s)", "L_f − L_f(plain)", "L_f above Case I’s front, at most")
-    return f"{markdown_table(columns, table_rows)}\n\n{endpoint_text(of_all)}"
+    return f"{markdown_table(columns, table_rows)}\n\n{endpoint_text(within, at_most)}"
 
 
-def endpoint_text(of_settings: list[list[Statistic]]) -> str:
-    """The mean over Case II's settings, by seed, over the seeds: at most that of the endpoint."""
-    by_seed = [mean_of(heights) for heights in zip(*of_settings, strict=True)]
-    at_most = statistic_over_seeds(by_seed, "nats per token")
-    verdict = lies_above_zero(at_most) if at_most.high < 0 else "undecided"
+def endpoint_text(within: list[list[Statistic]], at_most: list[list[Statistic]]) -> str:
+    """The mean over the settings within the front in every seed, by seed, over the seeds.
+
+    Where there is none, that of all, of which only what it is at most is known: a mean below 0 then
+    decides, and none above.
+    """
+    by_seed = [mean_of(heights) for heights in zip(*(within or at_most), strict=True)]
+    mean = statistic_over_seeds(by_seed, "nats per token")
+    verdict = lies_above_zero(mean) if within or mean.high < 0 else "undecided"
     return (
-        f"Case II is steeper: **{verdict}**, at most {change_in_words(at_most, 4)} nats per token, "
-        f"with {len(by_seed)} seeds."
+        f"Case II is steeper: **{verdict}**, {'' if within else 'at most '}"
+        f"{change_in_words(mean, 4)} nats per token, with {len(by_seed)} seeds."
     )
 
 

@@ -37,6 +37,7 @@ from trimtab.measure.overlap import (
     penalty_without_threshold,
 )
 from trimtab.measure.similarity import Sample, similarity, total_variation_bound
+from trimtab.models import weights_sha256
 from trimtab.results.files import write_atomically
 
 OWN = "own answers"
@@ -103,7 +104,8 @@ def _datasets_read(data: AuditedData, reference: Audited) -> list[Audited]:
 
 def _identity(model: str, data: AuditedData, settings: AuditSettings) -> str:
     rows = {dataset.label: hash_of(dataset) for dataset in data.every}
-    return json.dumps({"model": model, "rows": rows, "settings": asdict(settings)}, sort_keys=True)
+    record = {"model": model, "weights": weights_sha256(model), "rows": rows}
+    return json.dumps({**record, "settings": asdict(settings)}, sort_keys=True)
 
 
 def hash_of(data: Audited) -> str:

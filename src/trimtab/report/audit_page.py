@@ -21,6 +21,7 @@ from trimtab.report.palette import ink
 from trimtab.report.tables import Table
 from trimtab.results.files import write_atomically
 from trimtab.stats import Estimate
+from trimtab.theory import theorem_3
 
 PAGE_FILE = "audit.html"
 
@@ -143,7 +144,9 @@ def _basin(landscape: LandscapeResult) -> tuple[Panel, ...]:
 
 
 def _bound(slope: float, curvature: float, distance: float) -> float:
-    return slope * distance + 0.5 * curvature * distance**2
+    return theorem_3(
+        gap_at_start=0.0, gradient_norm=slope, smoothness=curvature, radius=distance
+    ).value
 
 
 def _distance_grid(distances: list[float]) -> list[float]:
