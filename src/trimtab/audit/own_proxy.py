@@ -37,11 +37,9 @@ def write_own_proxy(
 
     Called again after an interruption it answers what is missing, as one run would have. The last
     batch that was begun is answered again, also of a file that is whole, and only where the file
-    says the same is it added to or taken.
-    An empty answer (the model ended at once) keeps its line, with an empty response. `restart`
-    moves `out` aside, once prompts and model are read.
-
-    Prompts may be a known set's, of which its harmful ones are taken.
+    says the same is it added to or taken. An empty answer (the model ended at once) keeps its line,
+    with an empty response. `restart` moves `out` aside, once prompts and model are read. Of a known
+    set the harmful prompts are taken.
 
     Raises:
         UserError: prompts or model cannot be read, another process writes to `out`, or it holds
