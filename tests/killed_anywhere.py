@@ -232,7 +232,7 @@ def commands(work: Path) -> dict[str, Command]:
             Block("alignment-loss", budgets=(0.05,)),
             Block("alignment-parameter", radii=(0.5,)),
         ),
-        measure=Measuring(resamples=50, landscape_rows=2),
+        measure=Measuring(resamples=50, landscape_rows=4),
         data_root=str(work),
     )
 

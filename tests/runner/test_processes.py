@@ -56,9 +56,9 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         ),
         keep_models=True,
     )
-    prompts = [{"prompt": f"{context} {CONTEXTS[0]}"} for context in CONTEXTS]
-    for name, many in (("harmful", 32), ("benign", 20)):
-        lines = "".join(json.dumps(prompt) + "\n" for prompt in prompts[:many])
+    for name, ending, many in (("harmful", CONTEXTS[0], 32), ("benign", CONTEXTS[1], 20)):
+        prompts = [{"prompt": f"{context} {ending}"} for context in CONTEXTS[:many]]
+        lines = "".join(json.dumps(prompt) + "\n" for prompt in prompts)
         (Path(world.data_root) / f"{name}.jsonl").write_text(lines)
     harmful, benign = (DataSource(f"{name}.jsonl") for name in ("harmful", "benign"))
     answers = Answers(harmful=(harmful,), benign=(benign,), tokens=3)

@@ -103,9 +103,9 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
         with written_whole(finished) as unfinished:
             dial.endpoints.save(unfinished, runner.tokenizer)
             name_base_portably(unfinished)
+            write_checksums(unfinished)
             cost = _Cost(dial.train_tokens, dial.wall_seconds)
             write_atomically(unfinished / _COST_FILE, json.dumps(asdict(cost)) + "\n")
-            write_checksums(unfinished)
         forget_checkpoints(folder, spec.folder)
 
 

@@ -28,7 +28,7 @@ from trimtab.results.checksums import write_checksums
 from trimtab.results.files import written_whole
 from trimtab.results.generations import AskedPrompt, Decoding
 from trimtab.results.result import LocalGeometry, Point
-from trimtab.results.store import read_points
+from trimtab.results.store import PointsFile
 from trimtab.results.under_way import UNFINISHED_FOLDER
 from trimtab.runner.evaluator import Evaluator, Trained
 from trimtab.runner.processes import processes
@@ -155,7 +155,7 @@ class Runner(Trainings):
     def _kept(self, name: str) -> Trained | None:
         """A model that has points already, as where a grid grew: it is not trained again."""
         folder = self.folder / MODELS_FOLDER / name
-        points = (point for point in read_points(self.folder) if point.model == name)
+        points = (point for point in PointsFile(self.folder, {}).points if point.model == name)
         point = next(points, None) if folder.is_dir() else None
         if point is None:
             return None
