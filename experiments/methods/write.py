@@ -9,7 +9,7 @@ here; the table of README.md is made from the seeds of which all is here.
 from __future__ import annotations
 
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ class Beside:
     height: Estimate | None
     """L_f above Case I's front, nats per token; None beyond its ends in some seed."""
     place: str
-    """Where it lies beside that front, where it has no height."""
+    """Where it lies beside that front; empty where it has a height."""
 
 
 def main() -> None:
@@ -71,22 +71,25 @@ def table(points: list[Point], rows: RowLosses) -> str:
     settings = [setting for setting in all_settings(points) if setting.method is not ALIGNED]
     (plain,) = (setting for setting in settings if setting.is_plain)
     plain_of = {point.seed: str(point.model) for point in plain.points}
-    fronts = {
+    of_case_1 = {
         seed: [
-            losses(point, rows)
+            point
             for setting in settings
             for point in setting.points
             if setting.method in (PLAIN, CASE_1) and point.seed == seed
         ]
         for seed in plain_of
     }
-
-    ends = ends_of_fronts(settings, rows)
+    lines_of_seeds = {
+        seed: [losses(point, rows) for point in line] for seed, line in of_case_1.items()
+    }
+    ends = {seed: ends_of(line, lines_of_seeds[seed]) for seed, line in of_case_1.items()}
 
     def beside(setting: Setting) -> Beside:
         models = [(str(point.model), plain_of[point.seed]) for point in setting.points]
         heights = [
-            height_above(fronts[point.seed], *losses(point, rows)) for point in setting.points
+            height_above(lines_of_seeds[point.seed], *losses(point, rows))
+            for point in setting.points
         ]
         within = [height for height in heights if height is not None]
         is_compared = setting.method not in (PLAIN, CASE_1) and len(within) == len(heights)
@@ -96,7 +99,7 @@ def table(points: list[Point], rows: RowLosses) -> str:
             over([change(TASK, *pair, rows) for pair in models]),
             over([judged(pair, rows) * 100 for pair in models]),
             over(within) if is_compared else None,
-            "on it" if setting.method is CASE_1 else beyond(setting, ends, rows),
+            "" if is_compared else place_of(setting, ends, rows),
         )
 
     found = [beside(setting) for setting in settings if not setting.is_plain]
@@ -137,23 +140,16 @@ def table(points: list[Point], rows: RowLosses) -> str:
     return f"{markdown_table(columns, lines)}\n\nOf {count} seed{'s' if count > 1 else ''}."
 
 
-def ends_of_fronts(settings: list[Setting], rows: RowLosses) -> dict[int, tuple[Point, Point]]:
-    """By seed, the safest and the most capable model of Case I's front."""
-    of_seed: dict[int, list[Point]] = defaultdict(list)
-    for setting in settings:
-        if setting.method in (PLAIN, CASE_1):
-            for point in setting.points:
-                of_seed[point.seed].append(point)
-    ends = {}
-    for seed, line in of_seed.items():
-        places = [tuple(loss.value for loss in losses(point, rows)) for point in line]
-        on_front = front([(safety, task) for safety, task in places])
-        ends[seed] = (line[on_front[0]], line[on_front[-1]])
-    return ends
+def ends_of(line: list[Point], places: list[tuple[Statistic, Statistic]]) -> tuple[Point, Point]:
+    """The safest and the most capable model of the front of a line."""
+    on_front = front([(safety.value, task.value) for safety, task in places])
+    return line[on_front[0]], line[on_front[-1]]
 
 
-def beyond(setting: Setting, ends: dict[int, tuple[Point, Point]], rows: RowLosses) -> str:
+def place_of(setting: Setting, ends: dict[int, tuple[Point, Point]], rows: RowLosses) -> str:
     """Beyond which end of the front, and both losses minus those of the model there."""
+    if setting.method is CASE_1:
+        return "on it"
     sides = []
     for point in setting.points:
         at, (safest, most_capable) = losses(point, rows)[0].value, ends[point.seed]

@@ -47,7 +47,7 @@ def write_own_proxy(
     """
     all_prompts = read_prompts(known_source(prompts, "harmful"))
     if not restart:
-        _Written.read(out, all_prompts)
+        _Written.read(out, all_prompts)  # what is no answer is refused before a model is loaded
     loaded, tokenizer = load_model(model, load)
     if restart and out.exists():
         aside = next(path for number in count(1) if not (path := _aside(out, number)).exists())

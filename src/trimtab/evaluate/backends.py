@@ -27,6 +27,7 @@ _LIKE_CONTROL = re.compile(
     r"<\|[^<>|\n]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>"
     r"|\[/?INST\]|<</?SYS>>"
 )
+"""How models spell the tokens that begin and end turns."""
 
 
 class Backend(Protocol):
@@ -123,7 +124,11 @@ class LocalModel:
 
     def disarmed(self, content: str) -> str:
         """A prompt or an answer with no control token of the model's."""
-        return _disarmed(content, _control_tokens(self._loaded[1]))
+        return _disarmed(content, self._control)
+
+    @cached_property
+    def _control(self) -> set[str]:
+        return _control_tokens(self._loaded[1])
 
     def replies(self, requests: Sequence[Request], max_tokens: int) -> list[Reply]:
         """The greedy reply to each request, with the 20 likeliest tokens at each place."""

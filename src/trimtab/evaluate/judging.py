@@ -58,7 +58,7 @@ def kept_judgements(
             [(generation.asked.text, generation.answer) for generation in batch]
         )
         for generation, verdict in zip(batch, verdicts, strict=True):
-            judgements[generation.answer_id] = _judgement(judge, generation, verdict)
+            judgements[generation.answer_id] = _judgement(judge, who, generation, verdict)
         write_judgements(path, [*other_judgements, *judgements.values()])
         judged(len(generations) - len(missing) + start + len(batch))
     counted_judgements = [
@@ -92,13 +92,12 @@ def _judgements_beside(
     }
 
 
-def _judgement(judge: Judge, generation: Generation, verdict: Verdict) -> Judgement:
+def _judgement(
+    judge: Judge, who: tuple[str, str, str, str], generation: Generation, verdict: Verdict
+) -> Judgement:
     answer_outcome = _outcome(judge, generation, verdict, coherent=True)
     return Judgement(
-        judge.name,
-        judge.model,
-        judge.revision,
-        judge.settings,
+        *who,
         generation.answer_id,
         answer_outcome.value,
         verdict.harmful,
@@ -109,7 +108,7 @@ def _judgement(judge: Judge, generation: Generation, verdict: Verdict) -> Judgem
     )
 
 
-def who_judged(judgement: Judgement) -> tuple[str, ...]:
+def who_judged(judgement: Judgement) -> tuple[str, str, str, str]:
     """The judge's name first, and what else its verdicts depend on."""
     return (judgement.judge, judgement.model, judgement.revision, judgement.settings)
 

@@ -57,7 +57,7 @@ from trimtab.runner.rates import (
     require_rates,
 )
 from trimtab.runner.runner import DIAL_FOLDER, Runner, TrainedDial, forget_checkpoints
-from trimtab.runner.sweep import Watcher, claim, read_roles, record_data, require_same_data
+from trimtab.runner.sweep import Watcher, claim, read_roles, record_data
 from trimtab.stats import Verdict, verdict
 from trimtab.train.objectives.budget import largest_within
 from trimtab.train.objectives.endpoints import Endpoints, load_endpoints
@@ -96,7 +96,6 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
         roles = read_roles(experiment)
         for warning in roles.warnings:
             watcher.warned(warning)
-        require_same_data(experiment, folder)
         record_data(roles, experiment, folder)
         runner = Runner(experiment, roles, folder, watcher)
         dial = runner.trained_dial(spec)
@@ -389,8 +388,8 @@ def _sampled(runner: Runner, endpoints: Endpoints, roles: Roles, count: int) -> 
 def _opened(
     experiment: Experiment, folder: Path, watcher: Watcher
 ) -> tuple[Runner, Endpoints, Roles]:
-    require_same_data(experiment, folder)
     roles = read_roles(experiment)
+    record_data(roles, experiment, folder)
     runner = Runner(experiment, roles, folder, watcher)
     return runner, load_endpoints(folder / DIAL_FOLDER, runner.aligned), roles
 

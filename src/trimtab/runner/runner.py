@@ -32,7 +32,7 @@ from trimtab.results.store import PointsFile
 from trimtab.results.under_way import UNFINISHED_FOLDER
 from trimtab.runner.evaluator import Evaluator, Trained
 from trimtab.runner.processes import processes
-from trimtab.runner.saved_models import adapter_on, is_adapter
+from trimtab.runner.saved_models import adapter_on, is_adapter, start_of
 from trimtab.runner.trainings import ALIGNED_FOLDER, Held, Job, Trainings, TrainingWatcher
 from trimtab.stats import Array
 from trimtab.train.baselines.post_hoc import PostHocMethod
@@ -155,13 +155,12 @@ class Runner(Trainings):
     def _kept(self, name: str) -> Trained | None:
         """A model that has points already, as where a grid grew: it is not trained again."""
         folder = self.folder / MODELS_FOLDER / name
-        points = (point for point in PointsFile(self.folder, {}).points if point.model == name)
-        point = next(points, None) if folder.is_dir() else None
+        points = PointsFile(self.folder, {}).points if folder.is_dir() else []
+        point = next((point for point in points if point.model == name), None)
         if point is None:
             return None
-        base = str(self.folder / ALIGNED_FOLDER) if self.experiment.align else self.experiment.model
         model: Any = (
-            adapter_on(self.aligned, base, folder)
+            adapter_on(self.aligned, start_of(self.experiment, self.folder), folder)
             if is_adapter(folder)
             else load_model(str(folder), replace(self.experiment.load, revision=None))[0]
         )

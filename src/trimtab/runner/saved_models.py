@@ -1,4 +1,4 @@
-"""A saved adapter on a model that is in memory already."""
+"""Models that a run has saved, and the one that they start from."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from pathlib import Path
 from peft import PeftConfig, PeftModel, load_peft_weights
 from transformers import PreTrainedModel
 
+from trimtab.config.experiment import Experiment
 from trimtab.measure.shared_weights import sharing_all
 from trimtab.models import with_adapter
 from trimtab.results.checksums import ADAPTER_FILE
+from trimtab.runner.trainings import ALIGNED_FOLDER
 from trimtab.train.settings import leaves_base_alone
+
+
+def start_of(experiment: Experiment, folder: Path) -> str:
+    """The model that an experiment's trainings in `folder` start from, by its name or folder."""
+    aligned = folder / ALIGNED_FOLDER
+    return str(aligned) if aligned.exists() else experiment.model
 
 
 def is_adapter(folder: Path) -> bool:

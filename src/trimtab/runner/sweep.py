@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from trimtab.analysis.results import DATA_FILE, read_data
 from trimtab.config.data_source import DataSource
@@ -179,7 +179,6 @@ def sweep(
             roles = read_roles(experiment)
             for warning in roles.warnings:
                 watcher.warned(warning)
-            require_same_data(experiment, folder)
             record_data(roles, experiment, folder)
             maker = maker_of(experiment, roles, folder, watcher)
             points_file.add(maker.measured_start(remaining.aligned))
@@ -340,33 +339,18 @@ def _refuse_another(experiment: Experiment, folder: Path) -> None:
         )
 
 
-def require_same_data(experiment: Experiment, folder: Path) -> None:
-    """Refuse to go on in `folder` with other data than what is there was made of.
+def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
+    """Keep which rows were used and what was noticed about them.
 
     Raises:
-        UserError: a file's SHA-256 is another than that recorded.
+        UserError: what is in `folder` was made of a file that has another SHA-256 now.
     """
-    if not _has_begun(folder):
-        return
-    for summary in read_data(folder):
-        for name, recorded in summary.files.items():
-            file = local_path(name, Path(experiment.data_root))
-            if file.is_file() and sha256_of(file) != recorded:
-                raise UserError(
-                    f"{file} has changed since {folder} was begun, and its points would be of two "
-                    "data sets. Restore the file, give another --out, or --restart to move aside "
-                    "what is there."
-                )
-
-
-def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
-    """Keep which rows were used and what was noticed about them."""
     named = [("original", "original", experiment.original, roles.original)]
     named += [
         ("safety", name, experiment.safety[name], roles.safety[name]) for name in roles.safety
     ]
     named += [("task", name, experiment.task[name], roles.task[name]) for name in roles.task]
-    record = [
+    record: list[dict[str, Any]] = [
         {
             "role": role,
             "name": name,
@@ -382,7 +366,21 @@ def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
         for role, name, source, split in named
         if source and split
     ]
+    if _has_begun(folder):
+        sums = {name: sum_of for part in record for name, sum_of in part["files"].items()}
+        _require_same_data(sums, folder, Path(experiment.data_root))
     write_atomically(folder / DATA_FILE, json.dumps(record, indent=1) + "\n")
+
+
+def _require_same_data(sums: Mapping[str, str], folder: Path, root: Path) -> None:
+    for summary in read_data(folder):
+        for name, recorded in summary.files.items():
+            if sums.get(name, recorded) != recorded:
+                raise UserError(
+                    f"{local_path(name, root)} has changed since {folder} was begun, and its "
+                    "points would be of two data sets. Restore the file, give another --out, or "
+                    "--restart to move aside what is there."
+                )
 
 
 def _checksums(source: DataSource, root: Path) -> dict[str, str]:

@@ -28,7 +28,7 @@ from trimtab.results.checksums import changed_files, sha256_of
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_points
 from trimtab.runner.runner import ALIGNED, DIAL_FOLDER, MODELS_FOLDER
-from trimtab.runner.saved_models import adapter_on, is_adapter
+from trimtab.runner.saved_models import adapter_on, is_adapter, start_of
 from trimtab.runner.sweep import read_roles
 from trimtab.runner.trainings import ALIGNED_FOLDER
 from trimtab.stats import Array
@@ -176,17 +176,12 @@ def _spread(count: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, count - 1, min(ROWS, count)).astype(np.intp))
 
 
-def _start_of(experiment: Experiment, folder: Path) -> str:
-    aligned = folder / ALIGNED_FOLDER
-    return str(aligned) if aligned.exists() else experiment.model
-
-
 class _Models:
     """The start model and the kept ones, of which each adapter stands on the one start."""
 
     def __init__(self, experiment: Experiment, folder: Path) -> None:
         self.experiment, self.folder = experiment, folder
-        self.name = _start_of(experiment, folder)
+        self.name = start_of(experiment, folder)
         self.tokenizer = load_tokenizer(self.name, experiment.load.revision)
 
     @cached_property

@@ -127,7 +127,7 @@ class ModelJudge(ABC):
 
 
 def source_of(judge: Any) -> str:
-    """The text of the module that a class or function is of, empty where there is none to read."""
+    """The text of the module that a judge's class or function is of, empty where there is none."""
     try:
         return inspect.getsource(sys.modules[judge.__module__])
     except (AttributeError, KeyError, OSError, TypeError):

@@ -59,8 +59,7 @@ class FunctionJudge:
     @property
     def settings(self) -> str:
         """A hash of the function's module, which holds what it goes by."""
-        has_module = hasattr(self.function, "__module__")
-        return digest_of(source_of(self.function if has_module else type(self.function)))
+        return digest_of(source_of(self.function))
 
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """A verdict on each prompt and answer. Raises UserError: the function gives neither."""

@@ -47,6 +47,7 @@ class EarlyStopping(Objective):
         generator = torch.Generator().manual_seed(stream.seed)
         places = torch.randperm(len(stream.rows), generator=generator)[:count].tolist()
         self.watched: Dataset = stream.rows.select(places)
+        self.watched_tokens = tokens_read(self.watched)
         self.highest = self._safety_loss(context) + self.budget
         self.kept = snapshot(context.model)
         self.stopped = False
@@ -78,5 +79,5 @@ class EarlyStopping(Objective):
 
     def _safety_loss(self, context: TrainingContext) -> float:
         nll, tokens = context.row_nll(self.watched)
-        self.extra_tokens += tokens_read(self.watched)
+        self.extra_tokens += self.watched_tokens
         return float(nll.sum() / tokens.sum())

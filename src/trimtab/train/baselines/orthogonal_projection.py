@@ -51,10 +51,6 @@ class OrthogonalProjection(Objective):
 
     def before_optimizer_step(self, context: TrainingContext) -> None:
         weights = trained(context.model)
-        self.gradients = [  # where a checkpoint's are not yet
-            [part.to(weight.device) for part, weight in zip(reference, weights, strict=True)]
-            for reference in self.gradients
-        ]
         if context.step % self.every == 0 or not self.gradients:
             first = context.step // self.every * self.references
             measured = [
@@ -63,6 +59,11 @@ class OrthogonalProjection(Objective):
             ]
             self.gradients = [gradient for gradient, _ in measured]
             self.extra_tokens += sum(tokens for _, tokens in measured)
+        else:  # those of a checkpoint are on the CPU
+            self.gradients = [
+                [part.to(weight.device) for part, weight in zip(reference, weights, strict=True)]
+                for reference in self.gradients
+            ]
         task = gradients(weights)
         for weight, gradient in zip(
             weights, projected(task, self.gradients, self.strength), strict=True

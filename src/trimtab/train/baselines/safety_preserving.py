@@ -56,18 +56,19 @@ class SafetyPreserving(Objective):
     def batch_roles(self, step: int) -> Roles:
         return "task"
 
-    def before_optimizer_step(self, context: TrainingContext) -> None:
-        weights = trained(context.model)
-        safety, tokens = safety_gradient(context, weights, self.rows, context.step)
-        self.extra_tokens += tokens
-        task = gradients(weights)
+    def prepare(self, context: TrainingContext) -> None:
         owners = {
             weight: layer
             for layer in context.model.modules()
             for weight in layer.parameters(recurse=False)
         }
-        layers = [owners[weight] for weight in weights]
-        left = without_conflict(task, safety, layers, self.rank, context.step)
+        self.layers = [owners[weight] for weight in trained(context.model)]
+
+    def before_optimizer_step(self, context: TrainingContext) -> None:
+        weights = trained(context.model)
+        safety, tokens = safety_gradient(context, weights, self.rows, context.step)
+        self.extra_tokens += tokens
+        left = without_conflict(gradients(weights), safety, self.layers, self.rank, context.step)
         for weight, part in zip(weights, left, strict=True):
             weight.grad = part
 
