@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 
 from tests.train import tiny
 from trimtab.config.experiment import Measuring
@@ -33,6 +34,32 @@ def test_surprise_is_the_models_own_whatever_the_batch(tmp_path: Path) -> None:
         nll, tokens = response_nll(model, rows, tokens_per_batch)
         np.testing.assert_allclose(nll, expected, rtol=1e-4)
         assert tokens.tolist() == [sum(label != -100 for label in r["labels"]) for r in rows]
+
+
+def test_the_head_reads_what_is_measured_and_no_more(tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    rows = tiny.rows(17, seed=3)
+    read: list[int] = []
+    model.lm_head.register_forward_hook(lambda _, __, out: read.append(out[..., 0].numel()))
+    _, tokens = response_nll(model, rows, 40)
+    assert sum(read) == tokens.sum() < sum(map(len, rows["input_ids"]))
+    ids = torch.zeros(2, 5, dtype=torch.long)
+    assert model(ids).logits.shape[:2] == ids.shape  # afterwards it reads all again
+
+
+@pytest.mark.parametrize("kept", ["no module", "trained beside an adapter", "adapted"])
+def test_surprise_is_the_same_whatever_scores_the_words(kept: str, tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    rows = tiny.rows(17, seed=3)
+    expected, _ = response_nll(model, rows, 40)
+    if kept == "no module":
+        model.get_output_embeddings = lambda: None
+    elif kept == "adapted":
+        model = get_peft_model(model, LoraConfig(target_modules=["lm_head"]))
+    else:
+        config = LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
+        model = get_peft_model(model, config)
+    np.testing.assert_allclose(response_nll(model, rows, 40)[0], expected, rtol=1e-5)
 
 
 def test_loss_per_token_counts_a_long_response_by_its_tokens(tmp_path: Path) -> None:

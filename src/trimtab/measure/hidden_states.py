@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
-from trimtab.measure.losses import evaluating, padded_batches, summed_nll
+from trimtab.measure.losses import evaluating, padded_batches, scored
 
 Array = NDArray[np.float64]
 States = NDArray[np.float32]
@@ -80,14 +79,14 @@ def _read_batch(
     model: nn.Module, inputs: dict[str, Tensor], targets: Tensor
 ) -> tuple[Array, States, States]:
     """Summed losses and mean states of one batch, whose logits and states end with the call."""
-    outputs: Any = model(**inputs, output_hidden_states=True)
+    outputs, nll = scored(model, inputs, targets, output_hidden_states=True)
     middle = outputs.hidden_states[len(outputs.hidden_states) // 2]
     top = outputs.hidden_states[-1]
     answered = targets != IGNORED
     prompted = inputs["attention_mask"].bool() & ~answered
     response = torch.cat([_mean_over(middle, answered), _mean_over(top, answered)], dim=1)
     return (
-        summed_nll(outputs.logits, targets).double().cpu().numpy(),
+        nll.double().cpu().numpy(),
         _mean_over(middle, prompted).float().cpu().numpy(),
         response.float().cpu().numpy(),
     )

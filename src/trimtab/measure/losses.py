@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from torch.nn.utils.rnn import pad_sequence
 
 from trimtab.config.experiment import Measuring
@@ -107,8 +107,8 @@ def response_nll(
     nll, tokens = np.empty(len(rows)), np.empty(len(rows))
     with evaluating(model):
         for places, inputs, targets in padded_batches(model, rows, tokens_per_batch):
-            # No name for the logits: it would hold them while the next batch's are computed.
-            nll[places] = summed_nll(model(**inputs).logits, targets).double().cpu().numpy()
+            # No name for the outputs: it would hold them while the next batch's are computed.
+            nll[places] = scored(model, inputs, targets)[1].double().cpu().numpy()
             tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
             passes -= 1
         for _ in range(passes):
@@ -148,14 +148,42 @@ def padded_batches(
         yield places, {"input_ids": padded, "attention_mask": attended.long()}, targets
 
 
-def summed_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """−log P(y|x) in nats: shapes (rows, width, vocabulary) and (rows, width) to (rows,)."""
-    counted = targets[:, 1:] != IGNORED
+def scored(
+    model: nn.Module, inputs: dict[str, Tensor], targets: Tensor, **settings: bool
+) -> tuple[Any, Tensor]:
+    """What the model gives for a batch, and −log P(y|x) in nats, of shape (rows,).
+
+    The model's head reads only the places that predict a token of a response: prompts and padding
+    would take most of its time and memory. `settings` are of the model's call.
+    """
+    counted = pad(targets[:, 1:] != IGNORED, (0, 1))
+    with _head_reading(model, counted):
+        outputs: Any = model(**inputs, **settings)
+    logits = outputs.logits
+    # A model may score its words by no module, and gives every place's.
+    logits = logits[0] if logits.shape[:2] == (1, int(counted.sum())) else logits[counted]
     losses = torch.zeros(counted.shape, device=logits.device)
     losses[counted] = cross_entropy(
-        logits[:, :-1][counted].float(), targets[:, 1:][counted], reduction="none"
+        logits.float(), targets[:, 1:][counted[:, :-1]], reduction="none"
     )
-    return losses.sum(dim=1)
+    return outputs, losses.sum(dim=1)
+
+
+@contextmanager
+def _head_reading(model: nn.Module, places: Tensor) -> Iterator[None]:
+    """The model's head reads hidden states of shape (1, places, hidden), of `places` alone."""
+    head: nn.Module | None = cast(Any, model).get_output_embeddings()
+
+    def chosen(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states, *others = arguments
+        return (states[places.to(states.device)][None], *others)
+
+    handle = head.register_forward_pre_hook(chosen) if head is not None else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def _batches_of_like_length(lengths: list[int], tokens_per_batch: int) -> Iterator[list[int]]:

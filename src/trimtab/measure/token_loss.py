@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
-from trimtab.measure.losses import evaluating, padded_batches, summed_nll
+from trimtab.measure.losses import evaluating, padded_batches, scored
 from trimtab.measure.shared_weights import sharing_all
 
 Direction = list[Tensor]
@@ -111,8 +111,7 @@ class TokenLoss:
                     weight.copy_(start)
 
     def _summed(self, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
-        logits: Any = self.model(**inputs).logits
-        return summed_nll(logits, targets).sum()
+        return scored(self.model, inputs, targets)[1].sum()
 
     def _summed_curvature(
         self, direction: Direction, inputs: dict[str, Tensor], targets: Tensor

@@ -234,7 +234,7 @@ def peak_memory(
     left them: of accumulation, or of "kl", whose half of the loss goes back first. "kl" forms the
     logits of safety rows whole, and five tensors of their labelled tokens' in float32.
 
-    **Measuring** forms logits whole, those with a label once more and their logarithms.
+    **Measuring** forms the logits of labelled tokens and their logarithms, these in float32.
 
     Not counted: a CUDA context, what an allocator keeps in reserve, and the T² scores of
     attention="eager".
@@ -300,7 +300,7 @@ def peak_memory(
         of_step.append(gradient + layer + backward)
     measured = experiment.measure.tokens_per_batch
     labelled = measured * batch.labelled / batch.tokens if batch.tokens else measured
-    logits = stream * measured + (2 * _FLOAT + (_FLOAT if is_half else 0)) * labelled
+    logits = (stream + _FLOAT + (_FLOAT if is_half else 0)) * labelled
     return round(throughout + max(*of_step, logits * vocabulary))
 
 
