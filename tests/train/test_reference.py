@@ -78,6 +78,17 @@ def test_divergence_is_the_sum_over_completion_tokens_alone(lora: bool, tmp_path
         assert divergence == pytest.approx(expected, rel=1e-4)
 
 
+def test_heads_read_completions_alone(tmp_path: Path) -> None:
+    model, reference = model_and_reference(tmp_path, lora=True)
+    read: list[int] = []
+    model.lm_head.register_forward_hook(lambda _, __, logits: read.append(logits[..., 0].numel()))
+    rows = batch(width=20)
+    reference.divergence(model, model, rows)
+    labelled = int((rows["labels"] != IGNORED).sum())
+    assert read == [labelled, labelled]  # θ's and θ_s's
+    assert labelled < rows["labels"].numel() / 3
+
+
 def test_kl_asks_for_no_particular_response(tmp_path: Path) -> None:
     model, reference = model_and_reference(tmp_path, lora=True)
     move(model)

@@ -79,14 +79,14 @@ def _read_batch(
     model: nn.Module, inputs: dict[str, Tensor], targets: Tensor
 ) -> tuple[Array, States, States]:
     """Summed losses and mean states of one batch, whose logits and states end with the call."""
-    outputs, nll = scored(model, inputs, targets, output_hidden_states=True)
+    outputs, log_probs = scored(model, inputs, targets, output_hidden_states=True)
     middle = outputs.hidden_states[len(outputs.hidden_states) // 2]
     top = outputs.hidden_states[-1]
     answered = targets != IGNORED
     prompted = inputs["attention_mask"].bool() & ~answered
     response = torch.cat([_mean_over(middle, answered), _mean_over(top, answered)], dim=1)
     return (
-        nll.double().cpu().numpy(),
+        -log_probs.sum(dim=1).double().cpu().numpy(),
         _mean_over(middle, prompted).float().cpu().numpy(),
         response.float().cpu().numpy(),
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
@@ -108,7 +109,8 @@ def response_nll(
     with evaluating(model):
         for places, inputs, targets in padded_batches(model, rows, tokens_per_batch):
             # No name for the outputs: it would hold them while the next batch's are computed.
-            nll[places] = scored(model, inputs, targets)[1].double().cpu().numpy()
+            log_probs = scored(model, inputs, targets)[1]
+            nll[places] = -log_probs.sum(dim=1).double().cpu().numpy()
             tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
             passes -= 1
         for _ in range(passes):
@@ -149,35 +151,58 @@ def padded_batches(
 
 
 def scored(
-    model: nn.Module, inputs: dict[str, Tensor], targets: Tensor, **settings: bool
+    model: nn.Module, inputs: Mapping[str, Any], labels: Tensor, **settings: bool
 ) -> tuple[Any, Tensor]:
-    """What the model gives for a batch, and −log P(y|x) in nats, of shape (rows,).
+    """What the model gives for a batch, and log P of each next-token label, as `log_probs_of`.
 
-    The model's head reads only the places that predict a token of a response: prompts and padding
-    would take most of its time and memory. `settings` are of the model's call.
+    `settings` are of the model's call.
     """
-    counted = pad(targets[:, 1:] != IGNORED, (0, 1))
-    with _head_reading(model, counted):
+    outputs, logits = logits_at(model, inputs, labelled_places(labels), **settings)
+    return outputs, log_probs_of(logits, labels)
+
+
+def labelled_places(labels: Tensor) -> Tensor:
+    """Which places predict a token with a label: both of shape (rows, width)."""
+    return pad(labels[:, 1:] != IGNORED, (0, 1))
+
+
+def log_probs_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """log P of each next-token label, zero where there is none, of shape (rows, width − 1).
+
+    `logits` are those at the labelled places, of shape (places, vocabulary), `labels` of shape
+    (rows, width); column t is the label at t + 1.
+    """
+    counted = labels[:, 1:] != IGNORED
+    log_probs = torch.zeros(counted.shape, device=logits.device)
+    log_probs[counted] = -cross_entropy(logits.float(), labels[:, 1:][counted], reduction="none")
+    return log_probs
+
+
+def logits_at(
+    model: nn.Module, inputs: Mapping[str, Any], places: Tensor, **settings: bool
+) -> tuple[Any, Tensor]:
+    """What the model gives for a batch, and its logits at `places`, shape (places, vocabulary).
+
+    `places`, of shape (rows, width), says which. The head reads no others: those of prompts and
+    padding would take as much time and memory as those of responses.
+    """
+    with _head_reading(model, places):
         outputs: Any = model(**inputs, **settings)
     logits = outputs.logits
-    # A model may score its words by no module, and gives every place's.
-    logits = logits[0] if logits.shape[:2] == (1, int(counted.sum())) else logits[counted]
-    losses = torch.zeros(counted.shape, device=logits.device)
-    losses[counted] = cross_entropy(
-        logits.float(), targets[:, 1:][counted[:, :-1]], reduction="none"
-    )
-    return outputs, losses.sum(dim=1)
+    # A model may score its words by no module of its own, and gives every place's.
+    is_chosen = logits.shape[:2] == (1, int(places.sum()))
+    return outputs, logits[0] if is_chosen else logits[places]
 
 
 @contextmanager
 def _head_reading(model: nn.Module, places: Tensor) -> Iterator[None]:
     """The model's head reads hidden states of shape (1, places, hidden), of `places` alone."""
-    head: nn.Module | None = cast(Any, model).get_output_embeddings()
 
     def chosen(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         states, *others = arguments
         return (states[places.to(states.device)][None], *others)
 
+    head = extract_model_from_parallel(model).get_output_embeddings()
     handle = head.register_forward_pre_hook(chosen) if head is not None else None
     try:
         yield

@@ -111,7 +111,7 @@ class TokenLoss:
                     weight.copy_(start)
 
     def _summed(self, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
-        return scored(self.model, inputs, targets)[1].sum()
+        return -scored(self.model, inputs, targets)[1].sum()
 
     def _summed_curvature(
         self, direction: Direction, inputs: dict[str, Tensor], targets: Tensor

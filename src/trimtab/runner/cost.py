@@ -232,7 +232,7 @@ def peak_memory(
     hidden state before each, and one layer's, computed again. Gradients of all weights grow while
     activations go, so that either is counted with little of the other, but where a pass before has
     left them: of accumulation, or of "kl", whose half of the loss goes back first. "kl" forms the
-    logits of safety rows whole, and five tensors of their labelled tokens' in float32.
+    logits of safety rows' labelled tokens, and five tensors as large in float32.
 
     **Measuring** forms the logits of labelled tokens and their logarithms, these in float32.
 
@@ -292,7 +292,7 @@ def peak_memory(
     head = _head_bytes(batch.labelled * (1 - share), vocabulary, kept_bytes, device)
     if gradient:
         head += _FLOAT * vocabulary * size.hidden
-    divergence = kept_bytes * batch.tokens * share + _OF_KL * _FLOAT * batch.labelled * share
+    divergence = (kept_bytes + _OF_KL * _FLOAT) * batch.labelled * share
     of_step = [before + head, before + divergence * vocabulary, last + backward]
     if gradient and (is_kl or training.accumulation > 1):
         of_step = [gradient + step_bytes for step_bytes in of_step]

@@ -13,7 +13,6 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
 from trimtab.measure.adapters import (
     low_rank_adapters,
@@ -22,7 +21,7 @@ from trimtab.measure.adapters import (
     weights_beside_adapters,
 )
 from trimtab.measure.distance import LowRankPart, distance, norm
-from trimtab.measure.losses import evaluating
+from trimtab.measure.losses import evaluating, labelled_places, logits_at
 from trimtab.measure.sharded_weights import reshard
 from trimtab.measure.shared_weights import sharing_frozen
 from trimtab.train.batches import Batch, model_inputs
@@ -84,26 +83,26 @@ class AlignedReference:
             trained: the same unwrapped, whose adapter can be disabled.
             batch: what a collator gives, padded or one sequence after another.
         """
-        logits = model(**model_inputs(batch), use_cache=False).logits
+        places = labelled_places(batch["labels"])
+        _, logits = logits_at(model, model_inputs(batch), places, use_cache=False)
         return self.divergence_of(logits, trained, batch)
 
     def divergence_of(
         self, logits: Tensor, trained: nn.Module, batch: Batch, weights: Tensor | None = None
     ) -> Tensor:
-        """The same, of logits that the model has given already; each row times its weight."""
-        counted = batch["labels"][:, 1:] != IGNORED
-        target = self.logits(trained, batch)[:, :-1][counted].float().log_softmax(dim=-1)
-        predicted = logits[:, :-1][counted].float().log_softmax(dim=-1)
+        """The same, of θ's logits at the labelled places; each row times its weight."""
+        places = labelled_places(batch["labels"])
+        target = self.logits_at(places, trained, batch).float().log_softmax(dim=-1)
+        predicted = logits.float().log_softmax(dim=-1)
         if weights is None:
             return kl_div(predicted, target, reduction="sum", log_target=True)
-        by_position = kl_div(predicted, target, reduction="none", log_target=True).sum(dim=-1)
-        return (by_position * weights[counted.nonzero()[:, 0]]).sum()
+        by_place = kl_div(predicted, target, reduction="none", log_target=True).sum(dim=-1)
+        return (by_place * weights[places.nonzero()[:, 0]]).sum()
 
-    def logits(self, trained: nn.Module, batch: Batch) -> Tensor:
-        """θ_s's on a batch, without a gradient, of shape (rows, width, vocabulary)."""
+    def logits_at(self, places: Tensor, trained: nn.Module, batch: Batch) -> Tensor:
+        """θ_s's at `places` of a batch, without a gradient, of shape (places, vocabulary)."""
         with torch.no_grad(), self._aligned(trained) as aligned:
-            logits: Tensor = aligned(**model_inputs(batch)).logits
-        return logits
+            return logits_at(aligned, model_inputs(batch), places)[1]
 
     @contextmanager
     def _aligned(self, trained: nn.Module) -> Iterator[nn.Module]:

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
 
-from trimtab.data.encoding import IGNORED
+from trimtab.measure.losses import labelled_places, log_probs_of, logits_at, scored
 from trimtab.train.batches import ROLE, Batch, by_role, model_inputs, role_of_labels
 from trimtab.train.objectives.base import Objective, Step
 from trimtab.train.reference import AlignedReference
@@ -49,10 +47,12 @@ class Scorer:
         elif objective.compares == "task":
             assert self.reference is not None
             routing = {} if self.router_weight is None else {"output_router_logits": True}
-            outputs = model(**model_inputs(batch), use_cache=False, **routing)
-            logits = outputs.logits
+            labels = batch["labels"]
+            outputs, logits = logits_at(
+                model, model_inputs(batch), labelled_places(labels), use_cache=False, **routing
+            )
             divergence = objective.divergence(self.reference, logits, self.unwrapped, batch)
-            log_probs = label_log_probs(outputs.logits, batch["labels"])
+            log_probs = log_probs_of(logits, labels)
         else:
             plain = {name: value for name, value in batch.items() if name != ROLE}
             outputs = self.fused(model, plain, tokens.sum())
@@ -63,13 +63,9 @@ class Scorer:
         return Step(batch, -log_probs, of_label, task, safety_tokens, router, divergence)
 
 
-def label_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
-    """log P of each next-token label, zero where there is none, of shape (rows, width − 1).
-
-    Shapes (rows, width, vocabulary) and (rows, width); column t is the label at t + 1.
-    """
-    counted = labels[:, 1:] != IGNORED
-    log_probs = torch.zeros(counted.shape, device=logits.device)
-    chosen = log_softmax(logits[:, :-1][counted].float(), dim=-1)
-    log_probs[counted] = chosen.gather(1, labels[:, 1:][counted][:, None])[:, 0]
-    return log_probs
+def label_log_probs(model: nn.Module, batch: Batch) -> Tensor:
+    """log P of each next-token label of padded rows, as `log_probs_of`, on the model's device."""
+    device = next(model.parameters()).device
+    batch = {name: batch[name].to(device) for name in ("input_ids", "attention_mask", "labels")}
+    labels = batch.pop("labels")
+    return scored(model, batch, labels, use_cache=False)[1]

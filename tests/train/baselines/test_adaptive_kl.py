@@ -69,7 +69,8 @@ def test_its_loss_is_the_formulas_row_by_row(tmp_path: Path) -> None:
         tokens += int(counted.sum())
     targets = batch["labels"][:, 1:]
     by_token = cross_entropy(logits[:, :-1].transpose(1, 2), targets, reduction="none")
-    divergence = learned.divergence(AlignedReference(aligned), logits, tuned, batch)
+    at_labels = logits[:, :-1][targets != -100]
+    divergence = learned.divergence(AlignedReference(aligned), at_labels, tuned, batch)
     is_safety, count = torch.zeros(len(rows), 1, dtype=torch.bool), torch.tensor(tokens)
     step = Step(batch, by_token, is_safety, count, torch.tensor(0), 0.0, divergence)
     assert learned.loss(step).item() == pytest.approx(expected / tokens, rel=1e-4)

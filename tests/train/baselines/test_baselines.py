@@ -323,10 +323,9 @@ def test_constrained_sft_weights_each_token_by_its_ratio(tmp_path: Path) -> None
     start, _ = tiny.tiny_llama(tmp_path / "model")
     moved(trainer.model)
     batch = trainer.data_collator([tiny.rows(64, seed=2)[place] for place in (5, 3, 14)])
-    logits = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     from trimtab.train.scoring import label_log_probs
 
-    log_probs = label_log_probs(logits, batch["labels"])
+    log_probs = label_log_probs(trainer.model, batch)
     step = SimpleNamespace(
         inputs=batch, loss_of_token=-log_probs, task_tokens=torch.tensor(7), router_loss=0.0
     )

@@ -20,6 +20,12 @@ from trimtab.train.reference import AlignedReference
 TOKENS = 6
 
 
+def at_labels(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """The model's logits where they predict a token with a label."""
+    logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return logits[:, :-1][batch["labels"][:, 1:] != -100]
+
+
 def probabilities(model: Any, row: dict[str, Any]) -> list[list[float]]:
     """Of every token, at each position that predicts one of the response."""
     logits = model(torch.tensor([row["input_ids"]])).logits[0]
@@ -81,8 +87,7 @@ def test_the_divergence_is_the_formulas_token_by_token(tmp_path: Path) -> None:
                 float(a * (a / b).log()) for a, b in zip(q, p, strict=True) if float(a) > 0
             )
     batch = trainer.data_collator(rows)
-    logits = tuned(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    found = learned.divergence(AlignedReference(aligned), logits, tuned, batch)
+    found = learned.divergence(AlignedReference(aligned), at_labels(tuned, batch), tuned, batch)
     assert found.item() == pytest.approx(expected, rel=1e-3)
 
 
@@ -113,11 +118,9 @@ def test_a_penalty_holds_the_confidence_in_safety_tokens(tmp_path: Path) -> None
         learned, aligned = trainer.objective, tiny.tiny_llama(tmp_path / "model")[0]
         assert isinstance(learned, PACT)
         batch = trainer.data_collator(list(tiny.rows(16, seed=2)))
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         with torch.no_grad():
-            logits = trainer.model(**inputs).logits
             return learned.divergence(
-                AlignedReference(aligned), logits, trainer.model, batch
+                AlignedReference(aligned), at_labels(trainer.model, batch), trainer.model, batch
             ).item()
 
     assert left(10.0) < 0.9 * left(0.0)

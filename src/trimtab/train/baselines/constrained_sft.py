@@ -50,9 +50,7 @@ class ConstrainedSFT(Objective):
             for first in range(0, len(rows), ROWS_AT_ONCE):
                 places = range(first, min(first + ROWS_AT_ONCE, len(rows)))
                 batch = context.collate([rows[place] for place in places])
-                batch = {name: x.to(model.device) for name, x in batch.items()}
-                inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-                log_probs = label_log_probs(model(**inputs).logits, batch["labels"]).cpu()
+                log_probs = label_log_probs(model, batch).cpu()
                 self.reference.update(zip(row_names(batch), log_probs, strict=True))
 
     def loss(self, step: Step) -> Tensor:

@@ -94,13 +94,10 @@ class DataSelection(Objective):
         return logits.detach()
 
     def _row_losses(self, model: torch.nn.Module, batch: Batch) -> Tensor:
-        device = next(model.parameters()).device
-        batch = {name: x.to(device) for name, x in batch.items()}
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         self.extra_tokens += int(batch["attention_mask"].sum())
-        nll = -label_log_probs(model(**inputs, use_cache=False).logits, batch["labels"])
+        nll = -label_log_probs(model, batch).sum(dim=1)
         tokens = (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
-        return nll.sum(dim=1) / tokens.clamp(min=1)
+        return nll / tokens.clamp(min=1).to(nll.device)
 
 
 @dataclass

@@ -65,14 +65,12 @@ class EWC(Objective):
             f.div_(mean)
 
     def _add(self, model: Any, weights: list[nn.Parameter], batch: Batch) -> None:
-        row = {name: x.to(model.device) for name, x in batch.items()}
-        logits = model(row["input_ids"], attention_mask=row["attention_mask"]).logits
-        nll = -label_log_probs(logits, row["labels"]).sum()
+        nll = -label_log_probs(model, batch).sum()
         gradient = torch.autograd.grad(nll, weights, allow_unused=True)
         for total, part in zip(self.fisher, gradient, strict=True):
             if part is not None:
                 total.add_(part.square())
-        self.extra_tokens += int(row["attention_mask"].sum())
+        self.extra_tokens += int(batch["attention_mask"].sum())
 
     @torch.no_grad()
     def before_optimizer_step(self, context: TrainingContext) -> None:

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from trimtab.config.ranges import Count, From0
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
-from trimtab.measure.losses import evaluating, tokens_read
+from trimtab.measure.losses import evaluating, labelled_places, logits_at, tokens_read
 from trimtab.train.baselines.post_hoc import required
 from trimtab.train.batches import Batch
 from trimtab.train.context import TrainingContext
@@ -112,14 +112,20 @@ class PACT(Objective):
     def divergence(
         self, reference: AlignedReference, logits: Tensor, trained: nn.Module, batch: Batch
     ) -> Tensor:
-        counted = batch["labels"][:, 1:] != IGNORED
+        places = labelled_places(batch["labels"])
+        of_row, column = places.nonzero(as_tuple=True)
+        place = column - places.int().argmax(dim=1)[of_row]
         alone = response_alone(batch, self.header)
-        of_row, column = counted.nonzero(as_tuple=True)
-        place = column - counted.int().argmax(dim=1)[of_row]
-        ours = logits[:, :-1][counted][:, self.safety_tokens].float()
-        whole = reference.logits(trained, batch)[:, :-1][counted][:, self.safety_tokens].float()
-        by_response = reference.logits(trained, alone)[of_row, len(self.header) - 1 + place]
-        by_response = by_response[:, self.safety_tokens].float()
+        beside = torch.zeros_like(alone["input_ids"], dtype=torch.bool)
+        beside[of_row, len(self.header) - 1 + place] = True
+        ours, whole, by_response = (
+            whole_vocabulary[:, self.safety_tokens].float()
+            for whole_vocabulary in (
+                logits,
+                reference.logits_at(places, trained, batch),
+                reference.logits_at(beside, trained, alone),
+            )
+        )
         share = share_alone(ours.detach(), by_response, place)
         return held_apart(ours, torch.lerp(whole, by_response, share), self.weights)
 
@@ -186,10 +192,9 @@ def _mean_probabilities(model: nn.Module, batches: list[Batch]) -> Tensor:
     sums, rows = torch.zeros(1, dtype=torch.float64, device=device), 0
     for batch in batches:
         batch = {name: batch[name].to(device) for name in ("input_ids", "attention_mask", "labels")}
-        counted = batch["labels"][:, 1:] != IGNORED
+        counted = labelled_places(batch.pop("labels"))
         counted &= counted.long().cumsum(dim=1) <= RESPONSE_TOKENS
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        probabilities = model(**inputs).logits[:, :-1][counted].float().softmax(dim=-1)
+        probabilities = logits_at(model, batch, counted)[1].float().softmax(dim=-1)
         positions = counted.sum(dim=1, keepdim=True).clamp(min=1).expand_as(counted)[counted]
         sums = sums + (probabilities.double() / positions[:, None]).sum(dim=0)
         rows += len(counted)

@@ -23,9 +23,7 @@ def safety_gradient(
     stream = context.safety
     assert stream is not None
     batch = SafetyStream(stream.rows, stream.collate, rows, stream.seed).batch(number)
-    batch = {name: value.to(weights[0].device) for name, value in batch.items()}
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with evaluating(context.model) as model:
-        loss = -label_log_probs(model(**inputs, use_cache=False).logits, batch["labels"]).sum()
+        loss = -label_log_probs(model, batch).sum()
         parts = torch.autograd.grad(loss, weights, allow_unused=True)
     return filled(parts, weights), int(batch["attention_mask"].sum())

@@ -204,7 +204,7 @@ class Objective:
         """What it compares of task rows, summed over their completion tokens, in nats.
 
         Args:
-            logits: θ's on the batch.
+            logits: θ's at the labelled places, of shape (places, vocabulary).
             trained: θ itself, unwrapped, whose adapter can be disabled.
         """
         return reference.divergence_of(logits, trained, batch)
