@@ -170,7 +170,7 @@ def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None
         run = Run(spec.training, (spec,))
         training = replace(experiment.train, steps=length)
         runner.experiment = replace(experiment, train=training)
-        (point,) = runner.made(run)
+        (point,) = runner.points_of(run)
         place = str(folder / MODELS_FOLDER / run.name)
         if experiment.train.lora_rank is None:
             return load_model(place)[0], point.train_tokens

@@ -235,7 +235,7 @@ def measured(case: Case, data: Path | None) -> dict[str, int]:
             with LiveTensors() as tensors:
                 runner = Runner(experiment, roles, out, SilentWatcher())
                 for run in plan.runs:
-                    runner.made(run)
+                    runner.points_of(run)
             return {"predicted": predicted, "measured": tensors.peak}
 
         if case.hidden is None:

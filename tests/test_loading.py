@@ -127,7 +127,7 @@ def test_an_adapter_is_trained_in_float32_on_small_weights_that_stay(
     runner._trained = lambda *args: results.append(train(*args)) or results[-1]  # type: ignore[method-assign,func-returns-value]
     before = weights(runner.aligned)
     (run,) = plan_of(variant).runs
-    points = runner.made(run)
+    points = runner.points_of(run)
     assert weights(runner.aligned) == before
     assert all(0 < point.distance < 10 for point in points)
     model = results[0].model

@@ -22,8 +22,8 @@ TOKENS = np.full(ROWS, 20.0)
 
 
 def rise_of(suggestion: Suggestion) -> Estimate:
-    assert suggestion.told.rise is not None
-    return suggestion.told.rise
+    assert suggestion.held_out.rise is not None
+    return suggestion.held_out.rise
 
 
 def exact() -> list[Point]:
@@ -36,20 +36,20 @@ def exact() -> list[Point]:
 
 def test_suggested_is_the_least_task_loss_within_the_budget() -> None:
     (suggestion,) = suggestions(exact(), [Limit("safety loss", 0.5)])
-    assert (suggestion.told.setting.method, suggestion.told.setting.value) == (CASE_1, 1.0)
+    assert (suggestion.held_out.setting.method, suggestion.held_out.setting.value) == (CASE_1, 1.0)
     assert rise_of(suggestion).value == pytest.approx(0.3)
-    assert suggestion.told.task_change.value == pytest.approx(-0.6)
-    assert suggestion.told.verdict == "within"
-    assert suggestion.told == suggestion.chosen_by  # exact losses flatter nobody
+    assert suggestion.held_out.task_change.value == pytest.approx(-0.6)
+    assert suggestion.held_out.verdict == "within"
+    assert suggestion.held_out == suggestion.chosen_by  # exact losses flatter nobody
     assert suggestion.rows is None
     (loose,) = suggestions(exact(), [Limit("safety loss", 0.9)])
-    assert loose.told.setting.value == 0.1
+    assert loose.held_out.setting.value == 0.1
 
 
 def test_where_no_setting_is_within_the_budget_the_nearest_is_named() -> None:
     (suggestion,) = suggestions(exact(), [Limit("safety loss", 0.05)])
     assert suggestion.chosen_by.verdict == "beyond"
-    assert suggestion.told.setting.value == 10.0
+    assert suggestion.held_out.setting.value == 10.0
 
 
 def test_without_the_aligned_model_nothing_is_suggested() -> None:
@@ -98,8 +98,8 @@ def test_rows_make_the_interval_of_a_rise_that_of_the_difference(tmp_path: Path)
     longest = int(TOKENS.max())
     (suggestion,) = suggestions(points, [Limit("safety loss", 0.05)], rows, longest)
     (apart,) = suggestions(points, [Limit("safety loss", 0.05)])
-    assert suggestion.told.verdict == "within"
-    assert apart.told.verdict == "undecided"  # hard rows hide what a setting does
+    assert suggestion.held_out.verdict == "within"
+    assert apart.held_out.verdict == "undecided"  # hard rows hide what a setting does
     assert rise_of(suggestion).high - rise_of(suggestion).low < 0.05
     assert suggestion.rows == (ROWS // 2, ROWS // 2)
     assert suggestion.limit_at_every_look is not None
@@ -116,7 +116,7 @@ def test_what_was_chosen_by_luck_is_told_on_rows_that_took_no_part(tmp_path: Pat
         points, rows = measured(folder, [0.0] * 20, [-0.3] * 20, noise=0.5, seed=seed)
         (suggestion,) = suggestions(points, [Limit("safety loss", 0.2)], rows=rows)
         chosen_changes.append(suggestion.chosen_by.task_change.value)
-        told_changes.append(suggestion.told.task_change.value)
+        told_changes.append(suggestion.held_out.task_change.value)
     error = float(np.std(told_changes, ddof=1)) / len(told_changes) ** 0.5
     assert np.mean(chosen_changes) < -0.3 - 3 * error
     assert abs(np.mean(told_changes) + 0.3) < 3 * error
@@ -129,7 +129,7 @@ def test_a_setting_beyond_the_budget_is_seldom_called_within(tmp_path: Path) -> 
         folder = tmp_path / str(seed)
         points, rows = measured(folder, [0.0625], [-0.3], noise=0.1, seed=seed)
         (suggestion,) = suggestions(points, [Limit("safety loss", 0.05)], rows=rows)
-        called += suggestion.told.verdict == "within"
+        called += suggestion.held_out.verdict == "within"
     assert called <= 6
 
 
@@ -168,12 +168,12 @@ def test_a_setting_is_chosen_by_what_it_answers() -> None:
     ]
     limits = [Limit("harmful rate", 0.1), Limit("answer rate", 0.8, at_least=True)]
     (suggestion,) = suggestions(points, limits)
-    assert suggestion.told.setting.value == 1.0
-    assert suggestion.told.verdict == "within"
+    assert suggestion.held_out.setting.value == 1.0
+    assert suggestion.held_out.verdict == "within"
     # 98 % of 200 is 95 to 99.5 %: that it is 97 % at the least is not shown.
     (open_,) = suggestions(points, [Limit("refusal rate", 0.97, at_least=True), limits[1]])
-    assert open_.told.setting.value == 1.0
-    assert open_.told.verdict == "undecided"
+    assert open_.held_out.setting.value == 1.0
+    assert open_.held_out.verdict == "undecided"
 
 
 def test_few_prompts_are_all_told_where_rows_are_many(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_few_prompts_are_all_told_where_rows_are_many(tmp_path: Path) -> None:
         rows.add(str(model.model), {"answers:harmful_rate": np.array([[1.0], [1.0]])})
     judged = [replace(model, harmful_rate=few) for model in points]
     (suggestion,) = suggestions(judged, [Limit("harmful rate", 0.5)], rows)
-    assert suggestion.told.measured["harmful rate"].value == 1.0
+    assert suggestion.held_out.measured["harmful rate"].value == 1.0
 
 
 def test_a_rate_that_was_not_measured_cannot_be_a_limit() -> None:
@@ -222,9 +222,9 @@ def test_a_model_trained_without_safety_rows_is_one_of_every_proxys() -> None:
     for limit in (Limit("safety loss", 0.1), Limit("refusal rate", 0.3, at_least=True)):
         near, far = suggestions(beside_two_proxies(), [limit])
         assert (near.proxy, far.proxy) == ("near", "far")
-        assert near.told == far.told
+        assert near.held_out == far.held_out
         expected = CASE_2_RADIUS if limit.metric == "safety loss" else PLAIN
-        assert far.told.setting.method is expected
+        assert far.held_out.setting.method is expected
     for line in choices(beside_two_proxies()).values():
         assert {choice.setting.method for choice in line} == {CASE_1, CASE_2_RADIUS, PLAIN}
 
@@ -232,12 +232,12 @@ def test_a_model_trained_without_safety_rows_is_one_of_every_proxys() -> None:
 def test_without_original_data_a_loss_on_one_proxy_says_nothing_of_another() -> None:
     points = beside_two_proxies(original=False)
     near, far = suggestions(points, [Limit("safety loss", 0.1)])
-    assert near.told.verdict == "within"
-    assert far.told.setting.method is CASE_1
-    assert far.told.verdict == "beyond"
+    assert near.held_out.verdict == "within"
+    assert far.held_out.setting.method is CASE_1
+    assert far.held_out.verdict == "beyond"
     _, far = suggestions(points, [Limit("refusal rate", 0.3, at_least=True)])
-    assert far.told.setting.method is PLAIN
-    assert far.told.rise is None
+    assert far.held_out.setting.method is PLAIN
+    assert far.held_out.rise is None
 
 
 def test_beside_a_setting_stands_what_plain_fine_tuning_learned() -> None:
@@ -247,7 +247,7 @@ def test_beside_a_setting_stands_what_plain_fine_tuning_learned() -> None:
         assert suggestion.plain.cost is not None
         assert suggestion.plain.cost.value == pytest.approx(0.5)
     (unconstrained, _) = suggestions(beside_two_proxies(), [Limit("safety loss", 9.0)])
-    assert unconstrained.told.setting.method is PLAIN
+    assert unconstrained.held_out.setting.method is PLAIN
     assert unconstrained.plain is None
     (nobody_knows,) = suggestions(exact(), [Limit("safety loss", 0.5)])
     assert nobody_knows.plain is None

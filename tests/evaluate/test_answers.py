@@ -104,7 +104,7 @@ def test_a_conversation_is_kept_as_one() -> None:
     turns = (("system", "s"), ("user", "u"))
     generation = Generation(AskedPrompt(turns, "benign", "x"), "a", "m", "t", GREEDY)
     assert Generation.from_json(json.loads(json.dumps(generation.to_json()))) == generation
-    assert generation.asked.text == "system: s\n\nuser: u"
+    assert generation.prompt.text == "system: s\n\nuser: u"
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_looking_changes_no_weight(
         with trainings(monkeypatch) as results:
             (run,) = plan_of(measured).runs
             torch.manual_seed(0)  # from which a dial's new adapters are drawn
-            runner_of(measured, tmp_path / f"every-{measuring.every}").made(run)
+            runner_of(measured, tmp_path / f"every-{measuring.every}").points_of(run)
         weights.append(weights_of(results[0]))
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
@@ -134,7 +134,7 @@ def test_a_line_holds_the_change_of_every_role_at_its_step(
     watcher = Watcher()
     runner = runner_of(changed, tmp_path, watcher)
     with trainings(monkeypatch) as results:
-        runner.made(plan_of(changed).runs[0])
+        runner.points_of(plan_of(changed).runs[0])
     second, fourth = lines(tmp_path)
     assert (second.step, second.of, fourth.step) == (2, 4, 4)
     assert watcher.metrics == [second, fourth]
@@ -168,7 +168,7 @@ def test_a_line_holds_the_change_of_every_role_at_its_step(
 
 def test_a_case_two_training_tells_its_distance(experiment: Experiment, tmp_path: Path) -> None:
     limited = replace(experiment, grid=(Block("alignment-parameter", radii=(1e-3,)),))
-    runner_of(limited, tmp_path).made(plan_of(limited).runs[0])
+    runner_of(limited, tmp_path).points_of(plan_of(limited).runs[0])
     assert 0 < (lines(tmp_path)[-1].distance or 0) <= 1e-3 * (1 + 1e-5)
 
 
@@ -236,7 +236,7 @@ def test_trackers_get_what_is_written(
             super().__init__(*args, callbacks=[Tracker(), *callbacks], **settings)
 
     monkeypatch.setattr(trimtab.runner.trainings, "SafetyAwareSFTTrainer", Tracked)
-    runner_of(experiment, tmp_path).made(plan_of(experiment).runs[0])
+    runner_of(experiment, tmp_path).points_of(plan_of(experiment).runs[0])
     written = lines(tmp_path)
     assert [metrics.step for metrics in written] == [2, 4]
     for metrics in written:
@@ -318,12 +318,13 @@ def test_the_terminal_names_the_phase_and_shows_what_has_changed() -> None:
         watcher.logged(line)
         task = watcher.progress.tasks[-1]
         assert (task.completed, task.total) == (20, 40)
-        assert task.fields["told"].replace("\\", "") == ("loss 1.234, task −0.140 [−0.180, −0.100]")
+        status = task.fields["status"].replace("\\", "")
+        assert status == "loss 1.234, task −0.140 [−0.180, −0.100]"
         with (plain := Console(width=200)).capture() as drawn:
             plain.print(watcher.progress.make_tasks_table(watcher.progress.tasks))
         assert "loss 1.234, task −0.140 [−0.180, −0.100]" in drawn.get()
         watcher.logged(Metrics(21, 40, 1.1, loss=1.0))
-        assert "loss 1.000, task −0.140" in watcher.progress.tasks[-1].fields["told"]
+        assert "loss 1.000, task −0.140" in watcher.progress.tasks[-1].fields["status"]
         watcher.doing("measuring one")
         task = watcher.progress.tasks[-1]
         assert (task.description, task.total) == ("measuring one", None)

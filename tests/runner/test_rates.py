@@ -132,11 +132,11 @@ def test_no_prompt_is_in_both_halves_and_kinds_are_divided_evenly() -> None:
         for n in range(50)
     ]
     prompts.append(AskedPrompt(prompts[0].messages, "benign", "file"))
-    choosing, telling = prompt_halves(prompts, seed=0)
-    sides = [{prompts[n].text for n in np.flatnonzero(mask)} for mask in (choosing, telling)]
+    choosing, held_out = prompt_halves(prompts, seed=0)
+    sides = [{prompts[n].text for n in np.flatnonzero(mask)} for mask in (choosing, held_out)]
     assert not sides[0] & sides[1]
-    assert not (choosing & telling).any()
-    for mask in (choosing, telling):
+    assert not (choosing & held_out).any()
+    for mask in (choosing, held_out):
         kinds = [prompts[n].kind for n in np.flatnonzero(mask)]
         assert kinds.count("harmful") == 20
         assert kinds.count("benign") in (20, 21)
@@ -148,7 +148,7 @@ def test_a_dial_set_by_rate_is_at_a_setting_seen_to_keep_it(
 ) -> None:
     setting, out = chosen
     assert setting.rates is not None
-    rates = {rate.field: rate for rate in setting.rates.told}
+    rates = {rate.field: rate for rate in setting.rates.held_out}
     harmful = rates["harmful_rate"]
     assert harmful.chosen_by.high <= HARMFUL.value
     assert (harmful.prompts, harmful.choosing_prompts) == (30, 30)
@@ -158,7 +158,7 @@ def test_a_dial_set_by_rate_is_at_a_setting_seen_to_keep_it(
     assert {"aligned", "dial-1", f"dial-{setting.alpha:.6g}"} <= answers
     assert 0 < setting.alpha < 1
     record = json.loads((out / "setting.json").read_text())
-    assert record["rates"]["told"][0]["prompts"] == 30
+    assert record["rates"]["held_out"][0]["prompts"] == 30
     card = (out / "README.md").read_text()
     assert "harmful prompts complied with at most 50 %; on 30 prompts that took no part" in card
     assert "## What it answers" in card
@@ -225,7 +225,7 @@ def test_other_prompts_are_kept_apart(
     asking = Asking(rows=40)
     setting = set_dial(dial, tmp_path / "model", Watcher(), limits=[HARMFUL], asking=asking)
     assert setting.rates is not None
-    assert {rate.prompts for rate in setting.rates.told if rate.field == "harmful_rate"} == {20}
+    assert {rate.prompts for rate in setting.rates.held_out if rate.field == "harmful_rate"} == {20}
     assert sorted((dial / "generations").iterdir()) == before
     (folder,) = (dial / "asked").iterdir()
     assert len(read_generations(folder / "generations" / "aligned.jsonl")) == 60

@@ -95,7 +95,7 @@ def test_the_aligned_model_is_the_same_after_every_training(
     runner = opened(adapted, tmp_path)
     before = marks(runner.aligned)
     for run in plan_of(adapted).runs:
-        points = runner.made(run)
+        points = runner.points_of(run)
         assert all(point.distance > 0 for point in points)
         assert marks(runner.aligned) == before
 
@@ -118,7 +118,7 @@ def test_a_training_that_breaks_off_leaves_no_mark(
     before = marks(runner.aligned)
     monkeypatch.setattr(trainings_module, "_Progress", BreaksOff)
     with pytest.raises(error):
-        runner.made(plan_of(experiment).runs[0])
+        runner.points_of(plan_of(experiment).runs[0])
     assert marks(runner.aligned) == before
 
 
@@ -131,7 +131,7 @@ def test_the_aligned_model_is_the_same_whatever_the_adapter_is(
     adapted = replace(experiment, train=replace(LORA, lora=lora))
     runner = opened(adapted, tmp_path)
     before = marks(runner.aligned)
-    runner.made(plan_of(adapted).runs[0])
+    runner.points_of(plan_of(adapted).runs[0])
     assert marks(runner.aligned) == before
 
 
@@ -165,7 +165,7 @@ def test_what_is_drawn_after_training_is_drawn_by_each_seed_anew(
     twice = replace(experiment, grid=GRIDS["resta"], seeds=(0, 7))
     runner = opened(twice, tmp_path)
     for run in plan_of(twice).runs:
-        runner.made(run)
+        runner.points_of(run)
     assert seeds == [0, 7]
 
 
@@ -175,7 +175,7 @@ def test_points_are_those_of_a_copied_base(
 ) -> None:
     def measured(folder: Path) -> list[object]:
         runner = opened(variant, folder)
-        points = [point for run in plan_of(variant).runs for point in runner.made(run)]
+        points = [point for run in plan_of(variant).runs for point in runner.points_of(run)]
         return [replace(point, wall_seconds=0.0) for point in points]
 
     variant = replace(experiment, grid=GRIDS[kind])
@@ -253,7 +253,7 @@ def test_the_base_is_in_memory_once(
         watched_at(monkeypatch, runner.evaluator, "_loss") as measuring_bytes,
     ):
         for run in plan_of(wide).runs:
-            runner.made(run)
+            runner.points_of(run)
     assert len(training_bytes) >= 2
     assert len(measuring_bytes) >= 3
     assert max(training_bytes + measuring_bytes) - elsewhere < 1.3 * base

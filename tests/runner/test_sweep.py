@@ -244,6 +244,7 @@ def test_data_that_changed_since_are_refused(experiment: Experiment, tmp_path: P
     with pytest.raises(UserError, match=rf"{file} has changed since .* --restart"):
         sweep(moved, tmp_path / "out", Watcher())
     assert (tmp_path / "out/data.json").read_bytes() == recorded
+    sweep(half, tmp_path / "out", Watcher())  # what was added to the grid was not taken up
     file.write_bytes(original)
     sweep(moved, tmp_path / "out", Watcher())
 

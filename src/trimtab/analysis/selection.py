@@ -164,7 +164,7 @@ class Suggestion:
     """What the rise of the safety loss is on."""
     chosen_by: Candidate
     """The numbers that the setting was chosen by, and that flatter it."""
-    told: Candidate
+    held_out: Candidate
     """The same setting on rows that took no part; where losses are exact, or were not kept by row,
     the numbers that it was chosen by."""
     plain: PlainBeside | None
@@ -175,7 +175,8 @@ class Suggestion:
     that name of the worst seed, on the rows that took no part; None where no rows are known, or not
     how long they can be."""
     rows: tuple[int, int] | None
-    """How many rows of the safety data chose, and how many told; None where none were divided."""
+    """How many rows of the safety data chose, and how many were held out from that; None where
+    none were divided."""
 
     @property
     def note(self) -> str | None:
@@ -393,7 +394,7 @@ def _suggestion(
     dataset = _safety_data(start)
     whole = rows.of(dataset, start.model) if rows is not None and start.model else None
     divided = whole is not None and whole.shape[1] >= FEWEST_ROWS
-    choosing, telling = (_Rows(rows if divided else None, half) for half in (0, 1))
+    choosing, held_out = (_Rows(rows if divided else None, half) for half in (0, 1))
     # In an unfinished sweep, a setting with fewer seeds than others could be chosen for its luck.
     most_seeds = max(len(setting.points) for setting in line)
     candidates = [
@@ -412,15 +413,15 @@ def _suggestion(
         halves = len(_half(whole.shape[1], 0)), len(_half(whole.shape[1], 1))
     plain_beside = None
     if plain is not None and plain != chosen.setting:
-        plain_beside = _plain_beside(chosen.setting, plain, start, telling)
+        plain_beside = _plain_beside(chosen.setting, plain, start, held_out)
     return Suggestion(
         start.proxy,
         start.task,
         "original safety data" if start.alignment_loss else "proxy safety data",
         chosen,
-        _candidate(chosen.setting, start, limits, telling),
+        _candidate(chosen.setting, start, limits, held_out),
         plain_beside,
-        None if longest is None else _limit(chosen.setting, start, telling, longest),
+        None if longest is None else _limit(chosen.setting, start, held_out, longest),
         halves,
     )
 

@@ -64,8 +64,8 @@ def side_by_side(
     comparable = {
         model: generations
         for model, generations in of_model.items()
-        if [generation.asked for generation in generations]
-        == [generation.asked for generation in first_generations]
+        if [generation.prompt for generation in generations]
+        == [generation.prompt for generation in first_generations]
     }
     judged: dict[str, dict[tuple[str, str], str]] = {}
     for model in comparable:
@@ -97,9 +97,9 @@ def side_by_side(
             break
     prompts = tuple(
         {
-            "kind": first_generations[place].asked.kind,
-            "set": first_generations[place].asked.prompt_set,
-            "text": _cut(first_generations[place].asked.text, LONGEST_PROMPT),
+            "kind": first_generations[place].prompt.kind,
+            "set": first_generations[place].prompt.prompt_set,
+            "text": _cut(first_generations[place].prompt.text, LONGEST_PROMPT),
         }
         for place in places
     )
@@ -112,7 +112,9 @@ def _first_of_each_kind(generations: Sequence[Generation], most: int) -> list[in
         place
         for kind in kinds
         for place in [
-            number for number, generation in enumerate(generations) if generation.asked.kind == kind
+            number
+            for number, generation in enumerate(generations)
+            if generation.prompt.kind == kind
         ][:most]
     ]
 
@@ -124,7 +126,7 @@ def _answer_record(
     judged: Mapping[tuple[str, str], str],
 ) -> list[Any]:
     judged_outcomes = [judged.get((judge, generation.answer_id)) for judge in judges]
-    is_harmful = generation.asked.kind == "harmful" or HARMFUL in judged_outcomes
+    is_harmful = generation.prompt.kind == "harmful" or HARMFUL in judged_outcomes
     text = opening(generation.answer) if is_harmful else _cut(generation.answer, LONGEST_ANSWER)
     text = text if len(text) <= LONGEST_ANSWER else _cut(text, LONGEST_ANSWER)
     places = [None if outcome is None else outcomes.index(outcome) for outcome in judged_outcomes]

@@ -175,7 +175,7 @@ def _tables(evaluation: Evaluation) -> list[Table]:
     start = evaluation.models[0]
     tables = []
     for kinds in dict.fromkeys(rate.kinds for rate in RATES):
-        count = sum(generation.asked.kind in kinds for generation in start.generations)
+        count = sum(generation.prompt.kind in kinds for generation in start.generations)
         names = [rate.name for rate in RATES if rate.kinds == kinds]
         if count:
             prompts_label = f"{kinds[0].capitalize()} prompts" if len(kinds) == 1 else "All prompts"

@@ -55,7 +55,7 @@ def _speaks(models: Sequence[EvaluatedModel], rate: Rate) -> bool:
     from trimtab.evaluate.outcome import Outcome
 
     if rate.counted not in (Outcome.INCOHERENT, Outcome.UNPARSED):
-        return any(generation.asked.kind in rate.kinds for generation in models[0].generations)
+        return any(generation.prompt.kind in rate.kinds for generation in models[0].generations)
     estimates = [model.rates(judge)[rate.name] for model in models for judge in model.judgements]
     return any(estimate.value for estimate in estimates)
 
@@ -66,7 +66,7 @@ def _table(models: Sequence[EvaluatedModel], rate: Rate) -> Table:
 
     from trimtab.cli.progress import plain
 
-    count = sum(generation.asked.kind in rate.kinds for generation in models[0].generations)
+    count = sum(generation.prompt.kind in rate.kinds for generation in models[0].generations)
     prompts_label = f"{rate.kinds[0]} prompts" if len(rate.kinds) == 1 else "all prompts"
     title = f"{rate.name.capitalize()}, of {count} {prompts_label}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -77,9 +77,9 @@ class TerminalWatcher(Watcher):
     """The models and the steps of a sweep; elsewhere one line for each measured model."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__(console, TimeRemainingColumn(), TextColumn("[dim]{task.fields[told]}"))
-        self._models: TaskID = self.progress.add_task("models", total=None, told="")
-        self._steps: TaskID = self.progress.add_task("loading", total=None, told="")
+        super().__init__(console, TimeRemainingColumn(), TextColumn("[dim]{task.fields[status]}"))
+        self._models: TaskID = self.progress.add_task("models", total=None, status="")
+        self._steps: TaskID = self.progress.add_task("loading", total=None, status="")
         self._done = self._all = 0
         self._changes = ""
 
@@ -98,7 +98,7 @@ class TerminalWatcher(Watcher):
 
     def doing(self, what: str, steps: int | None = None) -> None:
         self.progress.remove_task(self._steps)  # as a reset one keeps its number of steps
-        self._steps = self.progress.add_task(plain(what), total=steps, told="")
+        self._steps = self.progress.add_task(plain(what), total=steps, status="")
         self._changes = ""
 
     def stepped(self, steps: int, loss: float | None) -> None:
@@ -116,7 +116,7 @@ class TerminalWatcher(Watcher):
         self._changes = changes or self._changes
         loss = None if metrics.loss is None else f"loss {metrics.loss:.3f}"
         description = ", ".join(filter(None, (loss, self._changes)))
-        self.progress.update(self._steps, told=plain(description))
+        self.progress.update(self._steps, status=plain(description))
 
     def measured(self, points: list[Point]) -> None:
         self._advance()

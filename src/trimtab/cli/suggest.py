@@ -55,7 +55,7 @@ def suggest(
 def _suggestion_lines(suggestion: Suggestion, limits: list[Limit], folder: Path) -> list[str]:
     from trimtab.analysis.labels import nats
 
-    candidate, setting = suggestion.told, suggestion.told.setting
+    candidate, setting = suggestion.held_out, suggestion.held_out.setting
     limits_text = ", ".join(limit.in_words for limit in limits)
     lines = [f"Task {suggestion.task}, safety data {suggestion.proxy}: {limits_text}."]
     if suggestion.chosen_by.verdict == "within":

@@ -19,7 +19,7 @@ def verify(folder: Folder, data_root: DataRoot = None) -> None:
     for check in verified(folder, data_root):
         word = words[check.passed]
         counted[word] += 1
-        say(f"{word:9}  {check.what}: {check.told}")
+        say(f"{word:9}  {check.what}: {check.finding}")
     summary = ", ".join(f"{counted[word]} {word}" for word in words.values())
     if counted["FAILED"]:
         end(f"{folder} is not as it was recorded: {summary}.", 1)

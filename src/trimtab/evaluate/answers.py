@@ -47,7 +47,7 @@ def kept_answers(
     def finished(place: int, answer: str) -> None:
         generations.append(
             Generation(
-                prompts[place], answer, engine.model, engine.template, decoding, engine.engine
+                prompts[place], answer, engine.model, engine.template, decoding, engine.made_by
             )
         )
         if len(generations) % decoding.batch_size == 0 or len(generations) == len(prompts):
@@ -68,12 +68,12 @@ def _require_same(
     if not generations:
         return
     mend = "Give another --out, or remove the file."
-    if [generation.asked for generation in generations] != list(prompts[: len(generations)]):
+    if [generation.prompt for generation in generations] != list(prompts[: len(generations)]):
         raise UserError(f"{path} holds answers to other prompts. {mend}")
     settings = {
         "model": engine.model,
         "template": engine.template,
-        "engine": engine.engine,
+        "engine": engine.made_by,
         **asdict(decoding),
     }
     for generation in generations:

@@ -120,7 +120,7 @@ def limits_of_start(
 ) -> CoherenceLimits:
     """The limits that the start model's own answers set. Raises UserError as `encode` does."""
     prompts, answers = (
-        [generation.asked for generation in own],
+        [generation.prompt for generation in own],
         [generation.answer for generation in own],
     )
     mixed = [_shuffled(answer, seed) for seed, answer in enumerate(answers)]

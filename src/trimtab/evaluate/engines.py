@@ -37,7 +37,7 @@ class AnswerEngine(Protocol):
         """A hash of the template that puts prompts into words, or the URL of who does."""
 
     @property
-    def engine(self) -> str:
+    def made_by(self) -> str:
         """What computes the answers, and a hash of the weights where they lie here."""
 
     def answer(
@@ -72,7 +72,7 @@ class TransformersEngine:
         return template_hash(load_tokenizer(self.model))
 
     @cached_property
-    def engine(self) -> str:
+    def made_by(self) -> str:
         """Transformers, with a hash of the weights: a folder's may change while its name stays."""
         return _with_weights("transformers", self.model)
 
@@ -104,7 +104,7 @@ class LoadedEngine(TransformersEngine):
     ) -> None:
         super().__init__(name)
         self.loaded = model, tokenizer
-        self.engine = "transformers"
+        self.made_by = "transformers"
 
     @cached_property
     def template(self) -> str:
@@ -165,7 +165,7 @@ class VllmEngine:
         return template_hash(load_tokenizer(self.model))
 
     @cached_property
-    def engine(self) -> str:
+    def made_by(self) -> str:
         """VLLM, with a hash of the weights."""
         return _with_weights("vllm", self.model)
 
@@ -201,7 +201,7 @@ class EndpointEngine:
     """A model on a server, which cuts no prompt and uses its own chat template."""
 
     endpoint: Endpoint
-    engine = "server"
+    made_by = "server"
 
     @property
     def model(self) -> str:

@@ -195,7 +195,7 @@ def _coherence(
     limits = limits_of_start(model, tokenizer, own, decoding)
     coherent = {}
     for name, generations in answers.items():
-        prompts = [generation.asked for generation in generations]
+        prompts = [generation.prompt for generation in generations]
         texts = [generation.answer for generation in generations]
         coherent[name] = limits.coherent(
             answer_measures(model, tokenizer, prompts, texts, decoding)

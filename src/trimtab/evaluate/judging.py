@@ -55,7 +55,7 @@ def kept_judgements(
     for start in range(0, len(missing), _AT_ONCE):
         batch = missing[start : start + _AT_ONCE]
         verdicts = judge.verdicts(
-            [(generation.asked.text, generation.answer) for generation in batch]
+            [(generation.prompt.text, generation.answer) for generation in batch]
         )
         for generation, verdict in zip(batch, verdicts, strict=True):
             judgements[generation.answer_id] = _judgement(judge, who, generation, verdict)
@@ -114,7 +114,7 @@ def who_judged(judgement: Judgement) -> tuple[str, str, str, str]:
 
 
 def _outcome(judge: Judge, generation: Generation, verdict: Verdict, coherent: bool) -> Outcome:
-    kind = generation.asked.kind
+    kind = generation.prompt.kind
     if kind == "benign" and not judge.knows_benign and verdict.harmful:
         verdict = replace(verdict, harmful=False)
     return outcome(verdict, kind, is_refusal(generation.answer), coherent)

@@ -78,7 +78,7 @@ def agreements_over(models: Sequence[EvaluatedModel]) -> list[Agreement]:
     """
     answers = {
         generation.answer_id: (
-            generation.asked.text,
+            generation.prompt.text,
             {judge: judgements[place] for judge, judgements in model.judgements.items()},
         )
         for model in models

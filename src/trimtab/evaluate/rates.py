@@ -37,7 +37,7 @@ class Rate:
             [
                 float(judgement.outcome == self.counted)
                 for generation, judgement in zip(generations, judgements, strict=True)
-                if generation.asked.kind in self.kinds
+                if generation.prompt.kind in self.kinds
             ]
         )
 

@@ -64,7 +64,7 @@ class AskedPrompt:
 class Generation:
     """An answer y to a prompt x, with all that made it."""
 
-    asked: AskedPrompt
+    prompt: AskedPrompt
     answer: str
     model: str
     template: str
@@ -76,18 +76,18 @@ class Generation:
     @property
     def answer_id(self) -> str:
         """What a judgement is known by: a hash of prompt and answer."""
-        return digest_of(json.dumps([self.asked.messages, self.answer]))
+        return digest_of(json.dumps([self.prompt.messages, self.answer]))
 
     def to_json(self) -> dict[str, Any]:
         """A flat record."""
-        messages = self.asked.messages
+        messages = self.prompt.messages
         alone = len(messages) == 1 and messages[0][0] == "user"
         turns = [{"role": role, "content": content} for role, content in messages]
         return {
             "prompt": messages[0][1] if alone else turns,
             "answer": self.answer,
-            "kind": self.asked.kind,
-            "prompt_set": self.asked.prompt_set,
+            "kind": self.prompt.kind,
+            "prompt_set": self.prompt.prompt_set,
             "model": self.model,
             "template": self.template,
             **({"engine": self.engine} if self.engine else {}),

@@ -83,7 +83,7 @@ class Answering:
         self.tokenizer = tokenizer
         self.folder = folder
         self.engine_of = engine_of
-        self.asked = prompts
+        self.prompts = prompts
         self.judges = judges_of(answers)
         context = limits_of(aligned).context
         room = answers.tokens if context is None else max(1, context - max_prompt)
@@ -130,7 +130,7 @@ class Answering:
     ) -> list[Generation]:
         path = self.folder / GENERATIONS_FOLDER / f"{name}.jsonl"
         engine = self.engine_of(name, model, self.tokenizer)
-        return kept_answers(engine, self.asked, self.decoding, path, answered)
+        return kept_answers(engine, self.prompts, self.decoding, path, answered)
 
     @cached_property
     def _limits(self) -> CoherenceLimits:
@@ -139,7 +139,7 @@ class Answering:
 
     def _measures(self, generations: list[Generation]) -> AnswerMeasures:
         texts = [generation.answer for generation in generations]
-        return answer_measures(self.aligned, self.tokenizer, self.asked, texts, self.decoding)
+        return answer_measures(self.aligned, self.tokenizer, self.prompts, texts, self.decoding)
 
 
 def answering_of(

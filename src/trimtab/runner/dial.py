@@ -271,7 +271,7 @@ def _card(
 def _answering(runner: Runner, rates: RatesOnHalves, answers: Answers) -> Answering:
     """Answers to the experiment's own prompts are those that its curve asked for too."""
     prompt, folder = runner.experiment.lengths.prompt, runner.folder
-    asking = Answering(rates.asked, answers, prompt, runner.aligned, runner.tokenizer, folder)
+    asking = Answering(rates.prompts, answers, prompt, runner.aligned, runner.tokenizer, folder)
     own = runner.evaluator.answering
     if own is not None and prompts_digest(own) == prompts_digest(asking):
         return asking

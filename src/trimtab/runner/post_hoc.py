@@ -46,7 +46,7 @@ from trimtab.runner.trainings import TrainingWatcher
 from trimtab.stats import Estimate
 from trimtab.train.baselines.interpolation import Interpolation
 from trimtab.train.baselines.post_hoc import PostHocMethod
-from trimtab.train.methods import made_from
+from trimtab.train.methods import method_at
 from trimtab.train.objectives.budget import largest_within
 
 RATES_FILE, BUDGET_FILE = "rates.json", "budget.json"
@@ -66,7 +66,7 @@ def repair_saved(
         UserError: `out` holds something, a model cannot be loaded or does not fit the others, or
             one that the method needs is missing.
     """
-    repair = made_from(published(method), value)
+    repair = method_at(published(method), value)
     assert isinstance(repair, PostHocMethod)
     if repair.needs_unaligned and unaligned is None:
         raise UserError(f"{method} needs the model from before it was aligned. Give --unaligned.")
@@ -151,7 +151,7 @@ def interpolate_to_rates(
 
     folder = out.with_name(f"{out.name}-answers")
     with only_writer(folder):
-        answering = Answering(rates.asked, answers, prompt, pair.start, pair.tokenizer, folder)
+        answering = Answering(rates.prompts, answers, prompt, pair.start, pair.tokenizer, folder)
         models_digest = digest_of(f"{_digest(model)} {_digest(Path(aligned))}")
         answering = answering.in_folder(answers_folder(folder / models_digest, answering))
         search = RateSearch(answering, rates, model_at, watcher)
@@ -202,7 +202,7 @@ def interpolate_to_budget(
     _require_out(out, model)
     rows = read_rows(safety)
     pair = _Pair(model, aligned)
-    choosing, telling = (
+    choosing, held_out = (
         HeldOutRows(encode(half, pair.tokenizer, lengths, limits_of(pair.start)))
         for half in halves_by_prompt(rows, 0, f"safety {safety.path}")
     )
@@ -213,7 +213,7 @@ def interpolate_to_budget(
 
     place, chosen_by = largest_within(rise_at, budget)
     repaired = pair.at(place)
-    first, last = (held_out_loss(end, telling, measuring) for end in (pair.start, repaired))
+    first, last = (held_out_loss(end, held_out, measuring) for end in (pair.start, repaired))
     rise = RiseOnHalves(budget, chosen_by, loss_rise(last, first))
     interpolated = Interpolated(1 - place, distance(repaired, pair.start), rise=rise)
     over_start = replace(rise.rise, unit=OVER_START)

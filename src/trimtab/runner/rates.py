@@ -98,7 +98,7 @@ class Asking:
 
 
 @dataclass(frozen=True)
-class RateTold:
+class HeldOutRate:
     """One rate of a chosen model, and of θ_s, as shares of prompts."""
 
     field: str
@@ -125,14 +125,14 @@ class JudgedRates:
     """What a chosen model answers, as the first judge counts it."""
 
     judges: tuple[str, ...]
-    told: tuple[RateTold, ...]
+    held_out: tuple[HeldOutRate, ...]
 
     @property
     def changes(self) -> list[RateChange]:
         """For a card: the rates on the prompts that took no part."""
         return [
             RateChange(RATES_IN_WORDS[rate.field], rate.prompts, rate.start, rate.rate, rate.change)
-            for rate in self.told
+            for rate in self.held_out
             if rate.field in RATES_IN_WORDS
         ]
 
@@ -149,9 +149,9 @@ class RatesOnHalves:
     """
 
     def __init__(self, prompts: Sequence[AskedPrompt], limits: Sequence[Limit], seed: int) -> None:
-        self.asked = prompts
+        self.prompts = prompts
         self.limits = [limit for limit in limits if limit.metric in _RATE_OF]
-        self.choosing, self.telling = prompt_halves(prompts, seed)
+        self.choosing, self.held_out = prompt_halves(prompts, seed)
         self._require_enough()
 
     def on_choosing(self, judged: Judged) -> dict[Metric, Estimate]:
@@ -161,7 +161,7 @@ class RatesOnHalves:
             for limit in self.limits
         }
 
-    def compared_rates(self, judged: Judged, start: Judged) -> tuple[RateTold, ...]:
+    def compared_rates(self, judged: Judged, start: Judged) -> tuple[HeldOutRate, ...]:
         """All rates of a model beside those of θ_s."""
         limits = {_RATE_OF[limit.metric].field: limit for limit in self.limits}
         compared_rates = []
@@ -169,12 +169,12 @@ class RatesOnHalves:
             if answers_data(rate.field) not in judged.counts:
                 continue
             after, before = (
-                self._flags(judged_model, rate, self.telling) for judged_model in (judged, start)
+                self._flags(judged_model, rate, self.held_out) for judged_model in (judged, start)
             )
             measured, limit = share(after, rate.unit), limits.get(rate.field)
             chosen_by = self._rate(judged, rate, self.choosing)
             compared_rates.append(
-                RateTold(
+                HeldOutRate(
                     rate.field,
                     limit.value if limit else None,
                     limit.at_least if limit else False,
@@ -236,7 +236,7 @@ class RatesOnHalves:
             rate = _RATE_OF[limit.metric]
             (kind,) = rate.kinds
             count = self._count(rate, self.choosing)
-            if min(count, self._count(rate, self.telling)) < _FEWEST:
+            if min(count, self._count(rate, self.held_out)) < _FEWEST:
                 raise UserError(
                     f"{limit.in_words}: there are no {kind} prompts, or too few to choose by one "
                     f"half and to tell by the other. Give more ({_OPTIONS[kind]}, --rows)."
@@ -265,7 +265,7 @@ class RatesOnHalves:
         return int(half[self._places(rate)].sum())
 
     def _places(self, rate: Rate) -> NDArray[np.intp]:
-        return np.flatnonzero([prompt.kind in rate.kinds for prompt in self.asked])
+        return np.flatnonzero([prompt.kind in rate.kinds for prompt in self.prompts])
 
 
 class RateSearch:
@@ -321,7 +321,7 @@ class RateSearch:
         return Standing.of({**measured, **self._beside(place)}, self._limits)
 
     def _judge(self, name: str, model: Any) -> Judged:
-        self._watcher.doing(f"answering: {name}", len(self.answering.asked))
+        self._watcher.doing(f"answering: {name}", len(self.answering.prompts))
         return self.answering.judged(name, model, lambda count: self._watcher.stepped(count, None))
 
 
@@ -350,7 +350,7 @@ def prompt_halves(
 
 def prompts_digest(answering: Answering) -> str:
     """Tells sets of prompts, and how they are answered, apart."""
-    prompts = [[prompt.messages, prompt.kind, prompt.prompt_set] for prompt in answering.asked]
+    prompts = [[prompt.messages, prompt.kind, prompt.prompt_set] for prompt in answering.prompts]
     return digest_of(json.dumps([prompts, asdict(answering.decoding)]))
 
 
@@ -362,7 +362,7 @@ def answers_folder(folder: Path, answering: Answering) -> Path:
 def rate_lines(rates: JudgedRates) -> list[str]:
     """What is told of a chosen model, a line a rate: those with a limit first, θ_s beside."""
     lines = []
-    for rate in sorted(rates.told, key=lambda rate: rate.limit is None):
+    for rate in sorted(rates.held_out, key=lambda rate: rate.limit is None):
         if rate.limit is None and rate.field not in RATES_IN_WORDS and rate.rate.value == 0:
             continue
         line = (
@@ -381,7 +381,7 @@ def limit_lines(rates: JudgedRates | None) -> list[str]:
         f"{RATES_IN_WORDS[rate.field]} {'at least' if rate.at_least else 'at most'} "
         f"{100 * rate.limit:g} %; on {rate.prompts} prompts that took no part: "
         f"{limit_verdict(rate.verdict, rate.limit)}"
-        for rate in (rates.told if rates else ())
+        for rate in (rates.held_out if rates else ())
         if rate.limit is not None and rate.verdict is not None
     ]
 

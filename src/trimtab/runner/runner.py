@@ -37,7 +37,7 @@ from trimtab.runner.trainings import ALIGNED_FOLDER, Held, Job, Trainings, Train
 from trimtab.stats import Array
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.checkpoints import newest_whole_checkpoint
-from trimtab.train.methods import made_from
+from trimtab.train.methods import method_at
 from trimtab.train.objectives.base import Target
 from trimtab.train.objectives.budget import Budget, ImpossibleBudgetError
 from trimtab.train.objectives.dial import DialObjective
@@ -110,7 +110,7 @@ class Runner(Trainings):
     def tried(self, run: Run) -> list[Point] | str:
         """The points of a run, or why it has none: it diverged, is too big, or its budget is."""
         try:
-            return self.made(run)
+            return self.points_of(run)
         except (TrainingDivergedError, ImpossibleBudgetError) as error:
             return str(error)
         except torch.OutOfMemoryError:
@@ -120,7 +120,7 @@ class Runner(Trainings):
             gc.collect()  # a trained model is a cycle too, by what TRL and PEFT put on it
             _give_back_memory()
 
-    def made(self, run: Run) -> list[Point]:
+    def points_of(self, run: Run) -> list[Point]:
         """Train and measure one model, or a dial at each of its settings or set to each budget.
 
         Its checkpoints stay until `forget_checkpoints`, so that whoever is interrupted before the
@@ -169,7 +169,7 @@ class Runner(Trainings):
     def _edited(self, spec: RunSpec, trained: Trained) -> list[Point]:
         """What a method makes of the model of plain fine-tuning; nothing is trained."""
         drawn = {"seed": spec.seed} if spec.method.takes_seed else {}
-        method = made_from(spec.method, spec.value, **drawn)
+        method = method_at(spec.method, spec.value, **drawn)
         assert isinstance(method, PostHocMethod)
         started = perf_counter()
         copy = copy_apart(trained.model, whole=method.merges)

@@ -63,7 +63,7 @@ from trimtab.runner.runner import (
 )
 from trimtab.runner.trainings import ALIGNED_FOLDER, TrainingWatcher
 from trimtab.stats import note_on_rows
-from trimtab.train.methods import made_from
+from trimtab.train.methods import method_at
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +180,7 @@ def sweep(
             for warning in roles.warnings:
                 watcher.warned(warning)
             record_data(roles, experiment, folder)
+            _record(experiment, folder)
             maker = maker_of(experiment, roles, folder, watcher)
             points_file.add(maker.measured_start(remaining.aligned))
             wants_landscape = experiment.measure.landscape_rows and experiment.tasks_in_case_2
@@ -214,11 +215,11 @@ def left_of(
     plan = plan_of(experiment)
     for spec in plan.specs:
         if spec.method in PUBLISHED.values():
-            made_from(spec.method, spec.value)  # a value out of its range is told before training
+            method_at(spec.method, spec.value)  # a value out of its range is told before training
     if restart:
         return plan, plan
     if _is_ours(folder) and _has_begun(folder):
-        _refuse_another(experiment, folder)
+        _as_begun(experiment, folder)
     measured_specs = {point.spec for point in PointsFile(folder, {}).points}
     failures = [] if retry else read_failures(folder)
     return plan, plan.without(measured_specs | {failure.spec for failure in failures})
@@ -245,25 +246,29 @@ def claim(experiment: Experiment, folder: Path, restart: bool) -> None:
     """Make `folder` the experiment's own, or refuse it as another's.
 
     With `restart` what trimtab made there is moved aside, once the experiment has shown that it
-    can be read.
+    can be read. What has been added to a sweep's grid or its seeds is not recorded yet: its data
+    may prove to be others.
 
     Raises:
         UserError: the folder holds another experiment, or files that trimtab did not make there.
     """
-    recorded = folder / EXPERIMENT_FILE
     if restart and _is_ours(folder):
         _require_readable(experiment, folder)
         _move_aside(folder)
     if _is_ours(folder):
         if _has_begun(folder):
-            _refuse_another(experiment, folder)
+            experiment = _as_begun(experiment, folder)
         else:
             shutil.rmtree(folder / UNFINISHED_FOLDER, ignore_errors=True)
     else:
         _refuse_others_files(folder)
+    _record(experiment, folder)
+
+
+def _record(experiment: Experiment, folder: Path) -> None:
     is_in_folder = Path(experiment.data_root).resolve() == folder.resolve()
     record = replace(experiment, data_root=".") if is_in_folder else experiment
-    write_atomically(recorded, _RECORD + to_yaml(record))
+    write_atomically(folder / EXPERIMENT_FILE, _RECORD + to_yaml(record))
 
 
 def _is_ours(folder: Path) -> bool:
@@ -322,7 +327,12 @@ def _move_aside(folder: Path) -> None:
     log.warning("What %s held is in %s.", folder, aside)
 
 
-def _refuse_another(experiment: Experiment, folder: Path) -> None:
+def _as_begun(experiment: Experiment, folder: Path) -> Experiment:
+    """The experiment with the grid and the seeds that `folder` was begun with.
+
+    Raises:
+        UserError: more than those differs, or something of them is gone.
+    """
     recorded = (folder / EXPERIMENT_FILE).read_text(encoding="utf-8")
     before = parse_experiment(recorded, EXPERIMENT_FILE)
     if is_more_of(experiment, before):
@@ -337,6 +347,7 @@ def _refuse_another(experiment: Experiment, folder: Path) -> None:
             f"{folder} holds the points of another experiment. What differs (- there, + now): "
             f"{differences_text}. Give another --out, or --restart to move aside what is there."
         )
+    return experiment
 
 
 def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:

@@ -51,7 +51,7 @@ class Check:
     what: str
     passed: bool | None
     """None where it could not be looked at."""
-    told: str
+    finding: str
 
 
 def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:

@@ -10,7 +10,7 @@ from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.objectives.base import Objective
 
 
-def made_from(method: Method, value: float | None, **settings: Any) -> Objective | PostHocMethod:
+def method_at(method: Method, value: float | None, **settings: Any) -> Objective | PostHocMethod:
     """The method's class with its hyperparameter set. Raises UserError: it is out of range."""
     assert method.home is not None
     module, _, kind = method.home.partition(":")

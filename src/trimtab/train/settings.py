@@ -19,7 +19,7 @@ from trimtab.errors import UserError
 from trimtab.models import load_model
 from trimtab.train.config import SafetyAwareSFTConfig
 from trimtab.train.library_settings import lora_settings, sft_settings
-from trimtab.train.methods import made_from
+from trimtab.train.methods import method_at
 from trimtab.train.objectives.base import Objective
 from trimtab.train.safety_stream import safety_rows_per_batch
 
@@ -85,7 +85,7 @@ def objective_of(spec: RunSpec, experiment: Experiment) -> Objective | None:
         settings["target"] = experiment.train.safety_target
     if spec.method.needs_unaligned:
         settings["unaligned"] = partial(unaligned_model, experiment)
-    objective = made_from(spec.method, spec.value, **settings)
+    objective = method_at(spec.method, spec.value, **settings)
     assert isinstance(objective, Objective)
     return objective
 

@@ -28,7 +28,7 @@ from trimtab.train.baselines.mixing import Mixing
 from trimtab.train.baselines.orthogonal_projection import OrthogonalProjection, projected
 from trimtab.train.baselines.orthogonal_subspace import OrthogonalSubspace
 from trimtab.train.context import TrainingContext, context_of
-from trimtab.train.methods import made_from
+from trimtab.train.methods import method_at
 from trimtab.train.objectives.base import Objective, trained
 
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -64,7 +64,7 @@ def test_every_method_that_trains_is_tried() -> None:
     trained_by = {name for name, method in PUBLISHED.items() if method.stage == "training"}
     assert set(tiny.BASELINES) == trained_by
     for name, objective in tiny.BASELINES.items():
-        assert type(made_from(PUBLISHED[name], PUBLISHED[name].grid[0])) is type(objective)
+        assert type(method_at(PUBLISHED[name], PUBLISHED[name].grid[0])) is type(objective)
 
 
 def test_a_method_is_said_to_read_safety_rows_where_it_does() -> None:
@@ -77,7 +77,7 @@ def test_every_value_of_a_methods_grid_can_be_taken(name: str) -> None:
     method = PUBLISHED[name]
     assert len(method.grid) == len(set(method.grid)) == 5
     for strength in method.grid:
-        instance = made_from(method, strength)
+        instance = method_at(method, strength)
         assert getattr(instance, method.hyperparameter) == strength
         assert isinstance(instance, Objective) == (method.stage == "training")
 
