@@ -50,8 +50,9 @@ from trimtab.report.palette import START_INK, ink
 from trimtab.report.renderer import images
 from trimtab.results.files import write_atomically
 from trimtab.runner.demo import demo_experiment
+from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import MODELS_FOLDER, Runner
-from trimtab.runner.sweep import SilentWatcher, read_roles
+from trimtab.runner.sweep import SilentWatcher
 from trimtab.theory import hypervolume
 from trimtab.train.objectives.endpoints import load_endpoints
 

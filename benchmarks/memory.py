@@ -196,8 +196,9 @@ def measured(case: Case, data: Path | None) -> dict[str, int]:
     from trimtab.config.loading import Loading
     from trimtab.models import quiet_libraries, save_tiny_llama
     from trimtab.runner.cost import estimate_cost
+    from trimtab.runner.folder import read_roles
     from trimtab.runner.runner import Runner
-    from trimtab.runner.sweep import SilentWatcher, read_roles
+    from trimtab.runner.sweep import SilentWatcher
 
     quiet_libraries()
     with tempfile.TemporaryDirectory() as name:

@@ -51,8 +51,9 @@ from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.results.files import write_atomically
 from trimtab.runner.evaluator import Trained
+from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import Runner
-from trimtab.runner.sweep import SilentWatcher, read_roles
+from trimtab.runner.sweep import SilentWatcher
 from trimtab.runner.trainings import Job
 from trimtab.stats import Array, holm, student_mean, student_p_value
 from trimtab.train.objectives.base import Objective

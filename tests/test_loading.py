@@ -22,8 +22,9 @@ from trimtab.config.yaml_io import parse_experiment, to_yaml
 from trimtab.errors import UserError
 from trimtab.measure.distance import norm
 from trimtab.models import kept_as, load_model, model_size, quiet_libraries
+from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import Runner
-from trimtab.runner.sweep import read_roles, sweep
+from trimtab.runner.sweep import sweep
 
 LORA = Training(steps=2, batch_size=8, learning_rate=2e-3, lora_rank=4)
 NF4 = Loading(quantization="nf4")

@@ -51,6 +51,7 @@ MADE = (
     "points.jsonl",
     "failures.jsonl",
     "data.json",
+    "start.json",
     "landscape.json",
     "samples.json",
     "aligned/mine",

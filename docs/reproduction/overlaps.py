@@ -18,7 +18,7 @@ from trimtab.measure.overlap import prompt_overlap
 from trimtab.report import write_report
 from trimtab.results.files import write_json_lines
 from trimtab.results.store import POINTS_FILE, read_points
-from trimtab.runner.sweep import read_roles
+from trimtab.runner.folder import read_roles
 from trimtab.stats import Estimate
 
 HERE = Path(__file__).parent

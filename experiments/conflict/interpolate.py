@@ -26,9 +26,9 @@ from trimtab.models import limits_of, load_model, quiet_libraries
 from trimtab.results.files import write_json_lines
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_points
+from trimtab.runner.folder import read_roles
 from trimtab.runner.post_hoc import interpolate_to_budget
 from trimtab.runner.runner import MODELS_FOLDER
-from trimtab.runner.sweep import read_roles
 from trimtab.runner.trainings import ALIGNED_FOLDER
 from trimtab.train.safety_stream import SafetyStream
 

@@ -14,7 +14,7 @@ from trimtab.errors import UserError
 from trimtab.models import limits_of, load_model, save_tiny_llama
 from trimtab.runner.cost import estimate_cost
 from trimtab.runner.evaluator import EncodedRoles
-from trimtab.runner.sweep import read_roles
+from trimtab.runner.folder import read_roles
 
 
 def experiment(folder: Path, longest: int, lengths: Lengths) -> Experiment:

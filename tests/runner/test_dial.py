@@ -26,8 +26,9 @@ from trimtab.results.result import Point
 from trimtab.results.samples import read_samples
 from trimtab.results.store import read_points
 from trimtab.runner.dial import measure_curve, set_dial, train_dial
+from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import Runner
-from trimtab.runner.sweep import read_roles, sweep
+from trimtab.runner.sweep import sweep
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,8 +16,9 @@ from tests.conftest import Nobody
 from trimtab.config.experiment import Block, Experiment, Training
 from trimtab.config.yaml_io import read_experiment
 from trimtab.errors import UserError
+from trimtab.runner.folder import read_roles
 from trimtab.runner.library_settings import check_library_settings
-from trimtab.runner.sweep import left_of, read_roles, sweep
+from trimtab.runner.sweep import left_of, sweep
 
 MISSING = next(name for name in ("trackio", "mlflow", "wandb") if find_spec(name) is None)
 

@@ -29,8 +29,9 @@ from trimtab.models import load_model, quiet_libraries
 from trimtab.results.metrics import Metrics, MetricsFile, read_metrics
 from trimtab.runner.dial import train_dial
 from trimtab.runner.evaluator import Trained
+from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import Runner
-from trimtab.runner.sweep import read_roles, sweep
+from trimtab.runner.sweep import sweep
 from trimtab.stats import paired_difference
 from trimtab.train.live import FEWEST_ROWS, fixed_rows, steps_and_rows
 from trimtab.train.trainer import SafetyAwareSFTTrainer

@@ -26,8 +26,8 @@ from trimtab.measure.shared_weights import sharing_all, sharing_frozen
 from trimtab.models import load_tokenizer, quiet_libraries
 from trimtab.runner import runner as runner_module
 from trimtab.runner import trainings as trainings_module
+from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import Runner
-from trimtab.runner.sweep import read_roles
 from trimtab.train.baselines.resta import RESTA
 from trimtab.train.settings import leaves_base_alone, lora_config
 

@@ -38,8 +38,9 @@ from trimtab.results.checksums import changed_files
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_failures, read_points
 from trimtab.runner.dial import measure_curve, train_dial
+from trimtab.runner.folder import record_data
 from trimtab.runner.status import copy_if_whole
-from trimtab.runner.sweep import left_of, record_data, sweep
+from trimtab.runner.sweep import left_of, sweep
 from trimtab.runner.verify import verify
 from trimtab.stats import verdict
 
@@ -247,6 +248,30 @@ def test_data_that_changed_since_are_refused(experiment: Experiment, tmp_path: P
     sweep(half, tmp_path / "out", Watcher())  # what was added to the grid was not taken up
     file.write_bytes(original)
     sweep(moved, tmp_path / "out", Watcher())
+
+
+def test_a_start_that_changed_since_is_refused(experiment: Experiment, tmp_path: Path) -> None:
+    start = Path(shutil.copytree(experiment.model, tmp_path / "start"))
+    moved = replace(experiment, model=str(start), align=None)
+    half = replace(moved, grid=(Block("alignment-loss", (0.0,), proxies=("near",)),))
+    sweep(half, tmp_path / "out", Watcher())
+    weights = start / "model.safetensors"
+    original = weights.read_bytes()
+    weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    with pytest.raises(UserError, match=rf"{start}.* weights have changed since .* --restart"):
+        sweep(moved, tmp_path / "out", Watcher())
+    weights.write_bytes(original)
+    sweep(moved, tmp_path / "out", Watcher())
+
+
+def test_an_aligned_start_is_the_folders_own(experiment: Experiment, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(experiment.model, tmp_path / "base"))
+    once = Training(steps=2, batch_size=4, lora_rank=2)
+    whole = replace(experiment, model=str(base), align=once)
+    half = replace(whole, grid=(Block("alignment-loss", (0.0,), proxies=("near",)),))
+    sweep(half, tmp_path / "out", Watcher())
+    (base / "model.safetensors").write_bytes(b"trained anew")
+    sweep(whole, tmp_path / "out", Watcher())
 
 
 def test_a_dial_goes_on_with_its_own_data_alone(experiment: Experiment, tmp_path: Path) -> None:

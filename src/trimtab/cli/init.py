@@ -35,7 +35,7 @@ def init(
     from trimtab.config.new_experiment import experiment_text
     from trimtab.config.yaml_io import parse_experiment
     from trimtab.results.files import write_atomically
-    from trimtab.runner.sweep import read_roles
+    from trimtab.runner.folder import read_roles
 
     if out.exists():
         raise UserError(f"{out} is there already. Give another --out, or remove it.")

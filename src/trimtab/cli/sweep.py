@@ -161,7 +161,7 @@ def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
     from trimtab.cli.progress import output_console, plain, plan_table
     from trimtab.models import quiet_libraries
     from trimtab.runner.cost import estimate_cost
-    from trimtab.runner.sweep import read_roles
+    from trimtab.runner.folder import read_roles
 
     quiet_libraries()
     console = output_console()

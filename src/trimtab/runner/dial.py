@@ -43,6 +43,7 @@ from trimtab.results.samples import Answer, Sample, read_samples, shown, write_s
 from trimtab.results.store import PointsFile
 from trimtab.runner.answering import Answering, judges_of, prompts_to_ask
 from trimtab.runner.evaluator import row_weights
+from trimtab.runner.folder import claim, read_roles, record_data, record_start
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.processes import processes
 from trimtab.runner.rates import (
@@ -57,7 +58,7 @@ from trimtab.runner.rates import (
     require_rates,
 )
 from trimtab.runner.runner import DIAL_FOLDER, Runner, TrainedDial, forget_checkpoints
-from trimtab.runner.sweep import Watcher, claim, read_roles, record_data
+from trimtab.runner.sweep import Watcher
 from trimtab.stats import Verdict, verdict
 from trimtab.train.objectives.budget import largest_within
 from trimtab.train.objectives.endpoints import Endpoints, load_endpoints
@@ -97,6 +98,7 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
         for warning in roles.warnings:
             watcher.warned(warning)
         record_data(roles, experiment, folder)
+        record_start(experiment, folder)
         runner = Runner(experiment, roles, folder, watcher)
         dial = runner.trained_dial(spec)
         with written_whole(finished) as unfinished:
@@ -390,6 +392,7 @@ def _opened(
 ) -> tuple[Runner, Endpoints, Roles]:
     roles = read_roles(experiment)
     record_data(roles, experiment, folder)
+    record_start(experiment, folder)
     runner = Runner(experiment, roles, folder, watcher)
     return runner, load_endpoints(folder / DIAL_FOLDER, runner.aligned), roles
 

@@ -27,9 +27,9 @@ from trimtab.models import limits_of, load_model, load_tokenizer, to_device
 from trimtab.results.checksums import changed_files, sha256_of
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_points
+from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import ALIGNED, DIAL_FOLDER, MODELS_FOLDER
 from trimtab.runner.saved_models import adapter_on, is_adapter, start_of
-from trimtab.runner.sweep import read_roles
 from trimtab.runner.trainings import ALIGNED_FOLDER
 from trimtab.stats import Array
 

@@ -1,0 +1,286 @@
+"""An experiment's folder: whose it is, and which model and data it was made of."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from trimtab.analysis.results import DATA_FILE, read_data
+from trimtab.config.data_source import DataSource
+from trimtab.config.experiment import Experiment
+from trimtab.config.grid import is_more_of, plan_of
+from trimtab.config.yaml_io import (
+    EXPERIMENT_FILE,
+    differences,
+    parse_experiment,
+    read_experiment,
+    to_yaml,
+)
+from trimtab.data.files import MissingFilesError, local_path
+from trimtab.data.splits import Roles, Split, load_roles
+from trimtab.errors import UserError
+from trimtab.models import load_model, weights_sha256
+from trimtab.results.checksums import sha256_of
+from trimtab.results.files import read_if_whole, write_atomically
+from trimtab.results.generations import GENERATIONS_FOLDER
+from trimtab.results.judgements import JUDGEMENTS_FOLDER
+from trimtab.results.metrics import METRICS_FOLDER
+from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER
+from trimtab.results.samples import SAMPLES_FILE
+from trimtab.results.store import FAILURES_FILE, LANDSCAPE_FILE, POINTS_FILE
+from trimtab.results.under_way import UNFINISHED_FOLDER
+from trimtab.runner.answering import judges_of, prompts_to_ask
+from trimtab.runner.evaluator import EncodedRoles, row_weights
+from trimtab.runner.rates import ASKED_FOLDER
+from trimtab.runner.runner import DIAL_FOLDER, MODELS_FOLDER
+from trimtab.runner.trainings import ALIGNED_FOLDER
+from trimtab.stats import note_on_rows
+
+log = logging.getLogger(__name__)
+
+START_FILE = "start.json"
+
+_RESULTS = (
+    POINTS_FILE,
+    FAILURES_FILE,
+    DATA_FILE,
+    START_FILE,
+    LANDSCAPE_FILE,
+    SAMPLES_FILE,
+    ALIGNED_FOLDER,
+    DIAL_FOLDER,
+    UNFINISHED_FOLDER,
+    ROW_LOSSES_FOLDER,
+    METRICS_FOLDER,
+    GENERATIONS_FOLDER,
+    JUDGEMENTS_FOLDER,
+    ASKED_FOLDER,
+)
+_RECORD = "# What trimtab makes in this folder. To make something else, edit a copy.\n"
+
+_DIFFERENCES_SHOWN = 8
+
+
+def read_roles(experiment: Experiment) -> Roles:
+    """The rows of every role, divided by the experiment's split seed. Raises UserError."""
+    try:
+        return load_roles(
+            experiment.original,
+            experiment.safety,
+            experiment.task,
+            experiment.split_seed,
+            Path(experiment.data_root),
+        )
+    except MissingFilesError as missing:
+        raise UserError(
+            f"{missing} If the data lie in another folder, give it: --data-root, or data_root in "
+            "the experiment's file."
+        ) from None
+
+
+def claim(experiment: Experiment, folder: Path, restart: bool) -> None:
+    """Make `folder` the experiment's own, or refuse it as another's.
+
+    With `restart` what trimtab made there is moved aside, once the experiment has shown that it
+    can be read. What has been added to a sweep's grid or its seeds is not recorded yet: its data
+    may prove to be others.
+
+    Raises:
+        UserError: the folder holds another experiment, or files that trimtab did not make there.
+    """
+    if restart and _is_ours(folder):
+        _require_readable(experiment, folder)
+        _move_aside(folder)
+    if _is_ours(folder):
+        if _has_begun(folder):
+            experiment = _as_begun(experiment, folder)
+        else:
+            shutil.rmtree(folder / UNFINISHED_FOLDER, ignore_errors=True)
+    else:
+        _refuse_others_files(folder)
+    record_experiment(experiment, folder)
+
+
+def record_experiment(experiment: Experiment, folder: Path) -> None:
+    """Keep what the folder is of."""
+    is_in_folder = Path(experiment.data_root).resolve() == folder.resolve()
+    record = replace(experiment, data_root=".") if is_in_folder else experiment
+    write_atomically(folder / EXPERIMENT_FILE, _RECORD + to_yaml(record))
+
+
+def require_same(experiment: Experiment, folder: Path) -> None:
+    """Raises UserError where the folder holds results of another experiment."""
+    if _is_ours(folder) and _has_begun(folder):
+        _as_begun(experiment, folder)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether trimtab has claimed `folder`; earlier versions left no mark in their record."""
+    recorded = folder / EXPERIMENT_FILE
+    if not recorded.exists():
+        return False
+    has_results = any((folder / name).exists() for name in (POINTS_FILE, FAILURES_FILE))
+    return recorded.read_bytes().startswith(_RECORD.encode()) or has_results
+
+
+def _has_begun(folder: Path) -> bool:
+    names = (POINTS_FILE, FAILURES_FILE, LANDSCAPE_FILE, ALIGNED_FOLDER, DIAL_FOLDER)
+    checkpoints = (folder / UNFINISHED_FOLDER).glob("*/checkpoint-*")
+    return any((folder / name).exists() for name in names) or any(checkpoints)
+
+
+def _refuse_others_files(folder: Path) -> None:
+    for name in (EXPERIMENT_FILE, *_RESULTS):
+        if (folder / name).exists():
+            raise UserError(
+                f"{folder / name} is there, and trimtab has no record of having made it. Give "
+                "another --out."
+            )
+
+
+def _require_readable(experiment: Experiment, folder: Path) -> None:
+    """Read model and data as the sweep will, before anything is moved. Raises UserError."""
+    model = Path(experiment.model).resolve()
+    if any(model.is_relative_to((folder / name).resolve()) for name in (*_RESULTS, MODELS_FOLDER)):
+        raise UserError(
+            f"model {experiment.model!r} lies in what --restart moves aside. Give another --out."
+        )
+    roles = read_roles(experiment)
+    _, tokenizer = load_model(experiment.model, experiment.load)
+    EncodedRoles.of(roles, tokenizer, experiment.lengths)
+    if experiment.answers:
+        prompts_to_ask(experiment.answers, experiment.split_seed, Path(experiment.data_root))
+        judges_of(experiment.answers)
+
+
+def _move_aside(folder: Path) -> None:
+    """Move what trimtab made in `folder` into one below it; the record last, as it says whose."""
+    try:
+        runs = plan_of(read_experiment(folder / EXPERIMENT_FILE)).runs
+    except UserError:
+        runs = ()  # a damaged record: which models are trimtab's is not known
+    models = [f"{MODELS_FOLDER}/{model}" for run in runs for model in run.models]
+    names = [*_RESULTS, *models, EXPERIMENT_FILE]
+    numbered = (folder / f"before-restart-{number}" for number in count(1))
+    aside = next(path for path in numbered if not path.exists())
+    for name in names:
+        if (folder / name).exists():
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).rename(aside / name)
+    log.warning("What %s held is in %s.", folder, aside)
+
+
+def _as_begun(experiment: Experiment, folder: Path) -> Experiment:
+    """The experiment with the grid and the seeds that `folder` was begun with.
+
+    Raises:
+        UserError: more than those differs, or something of them is gone.
+    """
+    recorded = (folder / EXPERIMENT_FILE).read_text(encoding="utf-8")
+    before = parse_experiment(recorded, EXPERIMENT_FILE)
+    if is_more_of(experiment, before):
+        experiment = replace(experiment, grid=before.grid, seeds=before.seeds)
+    changed = differences(recorded, experiment)
+    if changed:
+        more = len(changed) - _DIFFERENCES_SHOWN
+        differences_text = " | ".join(changed[:_DIFFERENCES_SHOWN]) + (
+            f" | and {more} more" if more > 0 else ""
+        )
+        raise UserError(
+            f"{folder} holds the points of another experiment. What differs (- there, + now): "
+            f"{differences_text}. Give another --out, or --restart to move aside what is there."
+        )
+    return experiment
+
+
+def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
+    """Keep which rows were used and what was noticed about them.
+
+    Raises:
+        UserError: what is in `folder` was made of a file that has another SHA-256 now.
+    """
+    named = [("original", "original", experiment.original, roles.original)]
+    named += [
+        ("safety", name, experiment.safety[name], roles.safety[name]) for name in roles.safety
+    ]
+    named += [("task", name, experiment.task[name], roles.task[name]) for name in roles.task]
+    record: list[dict[str, Any]] = [
+        {
+            "role": role,
+            "name": name,
+            "path": source.path,
+            "train_rows": len(split.train),
+            "held_out_rows": len(split.held_out),
+            "warnings": [
+                *(line for line in roles.warnings if split.label in line),
+                *_note_on_rows(split),
+            ],
+            "files": _checksums(source, Path(experiment.data_root)),
+        }
+        for role, name, source, split in named
+        if source and split
+    ]
+    if _has_begun(folder):
+        sums = {name: sum_of for part in record for name, sum_of in part["files"].items()}
+        _require_same_data(sums, folder, Path(experiment.data_root))
+    write_atomically(folder / DATA_FILE, json.dumps(record, indent=1) + "\n")
+
+
+def record_start(experiment: Experiment, folder: Path) -> None:
+    """Keep which weights the experiment starts from; of a model on the Hub they are not known.
+
+    Raises:
+        UserError: what is in `folder` was made from a model that has other weights now.
+    """
+    if experiment.align and (folder / ALIGNED_FOLDER).exists():
+        return  # all that is left to make starts there
+    weights, recorded = weights_sha256(experiment.model), recorded_start(folder)
+    if not weights:
+        return
+    if _has_begun(folder) and recorded not in (None, weights):
+        raise UserError(
+            f"model {experiment.model!r}: its weights have changed since {folder} was begun, and "
+            "its points would be of two models. Restore them, give another --out, or --restart to "
+            "move aside what is there."
+        )
+    write_atomically(folder / START_FILE, json.dumps({"weights": weights}) + "\n")
+
+
+def recorded_start(folder: Path) -> str | None:
+    """SHA-256 of the weights that `folder` was made from; None where they are not known."""
+
+    def read(path: Path) -> str:
+        return str(json.loads(path.read_bytes())["weights"])
+
+    return read_if_whole(folder / START_FILE, read, "which weights it starts from is not known")
+
+
+def _require_same_data(sums: Mapping[str, str], folder: Path, root: Path) -> None:
+    for summary in read_data(folder):
+        for name, recorded in summary.files.items():
+            if sums.get(name, recorded) != recorded:
+                raise UserError(
+                    f"{local_path(name, root)} has changed since {folder} was begun, and its "
+                    "points would be of two data sets. Restore the file, give another --out, or "
+                    "--restart to move aside what is there."
+                )
+
+
+def _checksums(source: DataSource, root: Path) -> dict[str, str]:
+    """SHA-256 of the files that a source names, the held-out rows' own among them."""
+    named = [source.path, *([source.held_out] if isinstance(source.held_out, str) else [])]
+    files = {name: local_path(name, root) for name in named}
+    return {name: sha256_of(file) for name, file in files.items() if file.is_file()}
+
+
+def _note_on_rows(split: Split) -> list[str]:
+    if row_weights(split.held_out) is not None:
+        return []  # a whole distribution, whose losses are exact
+    note = note_on_rows(len(split.held_out))
+    return [] if note is None else [f"{note} (held out)"]
