@@ -18,7 +18,7 @@ from statistics import fmean
 from trimtab.analysis.groups import Setting, all_settings
 from trimtab.analysis.labels import change_in_words
 from trimtab.config.data_names import ORIGINAL, answers_data, task_data
-from trimtab.config.methods import ALIGNED, CASE_1, PLAIN
+from trimtab.config.methods import ALIGNED, CASE_1
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.tables import p_in_words
 from trimtab.results.per_row_losses import RowLosses, known
@@ -27,8 +27,14 @@ from trimtab.results.store import copy_measurements, read_points
 from trimtab.stats import Estimate, Statistic, front, height_above, holm, statistic_over_seeds
 
 HERE = Path(__file__).parent
+STATED = (0.3, 1.0, 3.0)
+"""λ of the front that the endpoint was stated on; the denser one has all that are here."""
 TASK = task_data("alpaca")
 REFUSED, ANSWERED = answers_data("refusal_rate"), answers_data("answer_rate")
+
+
+Line = list[tuple[Point, tuple[Statistic, Statistic]]]
+"""Models with their L_s and L_f."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,15 @@ class Beside:
     """J − J(plain), points."""
     height: Estimate | None
     """L_f above Case I's front, nats per token; None beyond its ends in some seed."""
+    height_of_denser: Estimate | None
+    """The same of the front with every λ that is here."""
     place: str
-    """Where it lies beside that front; empty where it has a height."""
+    """Where it lies beside the stated front, where it has no height."""
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it is a method other than Case I, which the endpoint is about."""
+        return self.setting.method is not CASE_1
 
 
 def main() -> None:
@@ -71,50 +84,39 @@ def table(points: list[Point], rows: RowLosses) -> str:
     settings = [setting for setting in all_settings(points) if setting.method is not ALIGNED]
     (plain,) = (setting for setting in settings if setting.is_plain)
     plain_of = {point.seed: str(point.model) for point in plain.points}
-    of_case_1 = {
-        seed: [
-            point
-            for setting in settings
-            for point in setting.points
-            if setting.method in (PLAIN, CASE_1) and point.seed == seed
-        ]
-        for seed in plain_of
-    }
-    lines_of_seeds = {
-        seed: [losses(point, rows) for point in line] for seed, line in of_case_1.items()
-    }
-    ends = {seed: ends_of(line, lines_of_seeds[seed]) for seed, line in of_case_1.items()}
+    case_1 = [setting for setting in settings if setting.method is CASE_1]
+    stated = lines_of([plain, *(each for each in case_1 if each.value in STATED)], rows)
+    denser = lines_of([plain, *case_1], rows)
+    ends = {seed: ends_of(line) for seed, line in stated.items()}
 
     def beside(setting: Setting) -> Beside:
         models = [(str(point.model), plain_of[point.seed]) for point in setting.points]
-        heights = [
-            height_above(lines_of_seeds[point.seed], *losses(point, rows))
-            for point in setting.points
-        ]
-        within = [height for height in heights if height is not None]
-        is_compared = setting.method not in (PLAIN, CASE_1) and len(within) == len(heights)
+        is_on = setting.method is CASE_1
+        is_on_stated = is_on and setting.value in STATED
         return Beside(
             setting,
             over([change(ORIGINAL, model, ALIGNED.name, rows) for model, _ in models]),
             over([change(TASK, *pair, rows) for pair in models]),
             over([judged(pair, rows) * 100 for pair in models]),
-            over(within) if is_compared else None,
-            "" if is_compared else place_of(setting, ends, rows),
+            None if is_on_stated else height_over(stated, setting, rows),
+            None if is_on else height_over(denser, setting, rows),
+            "on it" if is_on_stated else place_of(setting, ends, rows),
         )
 
     found = [beside(setting) for setting in settings if not setting.is_plain]
     ordered = sorted(found, key=lambda each: each.height.value if each.height else float("inf"))
-    heights = adjusted([each.height for each in ordered])
+    heights = adjusted([each.height if each.is_published else None for each in ordered])
+    heights_of_denser = adjusted([each.height_of_denser for each in ordered])
     judging = adjusted([each.judging for each in ordered])
     start = next(point for point in points if point.method is ALIGNED)
     lines = [
-        ("aligned model θ_s", "0", "–", "–", "–", *rates([start], rows), "–", "–"),
+        ("aligned model θ_s", "0", *("–",) * 5, *rates([start], rows), "–", "–"),
         (
             "plain fine-tuning",
             change_in_words(
                 over([change(ORIGINAL, m, ALIGNED.name, rows) for m in plain_of.values()]), 4
             ),
-            *("–",) * 3,
+            *("–",) * 5,
             *rates(plain.points, rows),
             *("–",) * 2,
         ),
@@ -126,30 +128,52 @@ def table(points: list[Point], rows: RowLosses) -> str:
             change_in_words(each.task, 4),
             change_in_words(each.height, 4) if each.height else each.place,
             p_height,
+            change_in_words(each.height_of_denser, 4) if each.height_of_denser else "–",
+            p_of_denser,
             *rates(each.setting.points, rows),
             change_in_words(each.judging, 1),
             p_judging,
         )
-        for each, p_height, p_judging in zip(ordered, heights, judging, strict=True)
+        for each, p_height, p_of_denser, p_judging in zip(
+            ordered, heights, heights_of_denser, judging, strict=True
+        )
     ]
     columns = (
         "model", "L_s − L_s(θ_s)", "L_f − L_f(plain)", "L_f above Case I’s front", "adjusted p",
+        "above its denser front", "adjusted p",
         "harmful refused", "benign answered", "J − J(plain), points", "adjusted p",
     )  # fmt: skip
     count = len(plain_of)
     return f"{markdown_table(columns, lines)}\n\nOf {count} seed{'s' if count > 1 else ''}."
 
 
-def ends_of(line: list[Point], places: list[tuple[Statistic, Statistic]]) -> tuple[Point, Point]:
+def lines_of(settings: Sequence[Setting], rows: RowLosses) -> dict[int, Line]:
+    """The models of several settings with their losses, by seed."""
+    lines: dict[int, Line] = {}
+    for setting in settings:
+        for point in setting.points:
+            lines.setdefault(point.seed, []).append((point, losses(point, rows)))
+    return lines
+
+
+def height_over(lines: dict[int, Line], setting: Setting, rows: RowLosses) -> Estimate | None:
+    """L_f above the front of each seed's line; None beyond its ends in some seed."""
+    heights = [
+        height_above([places for _, places in lines[point.seed]], *losses(point, rows))
+        for point in setting.points
+    ]
+    within = [height for height in heights if height is not None]
+    return over(within) if len(within) == len(heights) else None
+
+
+def ends_of(line: Line) -> tuple[Point, Point]:
     """The safest and the most capable model of the front of a line."""
-    on_front = front([(safety.value, task.value) for safety, task in places])
-    return line[on_front[0]], line[on_front[-1]]
+    on_front = front([(safety.value, task.value) for _, (safety, task) in line])
+    return line[on_front[0]][0], line[on_front[-1]][0]
 
 
 def place_of(setting: Setting, ends: dict[int, tuple[Point, Point]], rows: RowLosses) -> str:
     """Beyond which end of the front, and both losses minus those of the model there."""
-    if setting.method is CASE_1:
-        return "on it"
     sides = []
     for point in setting.points:
         at, (safest, most_capable) = losses(point, rows)[0].value, ends[point.seed]

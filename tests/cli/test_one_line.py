@@ -381,7 +381,7 @@ def test_any_terminal_will_do(terminal: dict[str, str], world: Path) -> None:
 def test_what_only_reads_results_waits_for_no_torch(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world / "done", tmp_path / "done")
     commands = [["bounds"], ["suggest", "--budget", "9"], ["status"], ["report"]]
-    commands += [["export", "--csv", str(tmp_path / "points.csv")]]
+    commands += [["export", "--out", str(tmp_path / "points.csv")]]
     program = (
         "import json, sys\n"
         "from typer.testing import CliRunner\n"

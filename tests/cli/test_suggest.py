@@ -7,6 +7,8 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from trimtab.cli import app
+from trimtab.config.grid import only, plan_of
+from trimtab.config.yaml_io import read_experiment
 
 REPRODUCTION = Path(__file__).parents[2] / "docs/reproduction"
 
@@ -34,7 +36,9 @@ def test_the_task_loss_of_plain_fine_tuning_stands_beside_that_of_the_setting() 
 
 
 def test_a_conservative_limit_is_told_beside_a_safety_loss_that_is_limited() -> None:
-    limit = "upper limit of the safety loss's rise that assumes no distribution: 0."
+    limit = (
+        "    without assuming how losses are distributed, these rows show no more than that it is"
+    )
     output = printed("smollm2-safety", "--budget", "0.1")
     assert output.count(limit) == output.count("safety loss over the start's on") == 4
     assert "certif" not in output
@@ -47,6 +51,16 @@ def test_a_limit_is_within_beyond_or_undecided() -> None:
     assert verdicts == {"within", "beyond", "undecided"}
     assert "kept" not in output
     assert "No setting is within them" in output
+
+
+def test_what_is_not_kept_can_be_made() -> None:
+    output = printed("smollm2", "--budget", "0.05")
+    file = REPRODUCTION / "smollm2/experiment.yaml"
+    start = f"  to make it:\n    trimtab sweep {file} \\\n        --only "
+    model = output.split(start)[1].split("\n")[0]
+    recorded = read_experiment(file)
+    (run,) = plan_of(only(recorded, model.removesuffix(" --out chosen"))).runs
+    assert run.training.label == "λ = 1"
 
 
 def test_where_phrases_judged_a_limit_on_harm_is_told_what_to_give_instead() -> None:

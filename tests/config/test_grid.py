@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.config.experiment import Block, Dial, Experiment, Measuring
-from trimtab.config.grid import is_more_of, plan_of
+from trimtab.config.data_source import DataSource
+from trimtab.config.experiment import Block, Dial, Experiment, Measuring, Training
+from trimtab.config.grid import is_more_of, only, plan_of
 from trimtab.errors import UserError
 
 names = st.text(st.sampled_from("ab-_ .+/é"), min_size=1, max_size=6).filter(str.strip)
@@ -67,6 +68,34 @@ def test_more_is_more_values_and_seeds_of_the_same_dial_and_landscape() -> None:
     fewer = replace(before, grid=(*before.grid[:2], only_chat, *before.grid[3:]))
     assert not is_more_of(before, fewer)  # whose landscape knows one task
     assert is_more_of(replace(before, measure=Measuring()), replace(fewer, measure=Measuring()))
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_one_model_of_a_grid_is_made_as_the_whole_grid_makes_it(aligned: bool) -> None:
+    whole = experiment(["s", "a b"], ["t", "u"])
+    if aligned:
+        whole = replace(whole, align=Training(), original=DataSource("o.jsonl"), seeds=(3, 1))
+    runs = plan_of(whole).runs
+    for run in runs:
+        for model in run.models:
+            if aligned and run.training.seed != 3:
+                with pytest.raises(UserError, match="starts from what seed 3 aligns"):
+                    only(whole, model)
+                continue
+            alone = only(whole, model)
+            (made,) = plan_of(alone).runs
+            assert model in made.models
+            assert made.training == run.training
+            assert set(made.specs) <= set(run.specs)
+            assert alone.keeps_models
+
+
+def test_plain_fine_tuning_alone_is_one_point() -> None:
+    whole = replace(experiment(["s", "p"], ["t"]), grid=(Block("alignment-loss", (0.0, 1.0)),))
+    (made,) = plan_of(only(whole, "plain--t--seed-0")).runs
+    assert len(made.specs) == 1
+    with pytest.raises(UserError, match=r"makes no model 'plain--t'.* plain--t--seed-"):
+        only(whole, "plain--t")
 
 
 def test_an_unknown_method_is_answered_with_the_nearest() -> None:

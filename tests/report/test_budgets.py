@@ -46,13 +46,17 @@ def test_budgets_alone_fill_the_plane() -> None:
 
 
 def test_words_say_whether_and_by_how_much() -> None:
-    assert budget_in_words(with_budget(0.05, 0.048)).endswith("exact: within the budget")
+    assert budget_in_words(with_budget(0.05, 0.048)).endswith(
+        "exact: within the budget; 96 % of it is spent"
+    )
     assert budget_in_words(with_budget(0.05, 0.06)).endswith("beyond the budget")
     perhaps = budget_in_words(with_budget(0.05, 0.06, half_width=0.02))
     assert "0.0600 [0.0400, 0.0800] nats per token, an estimate" in perhaps
-    assert perhaps.endswith("undecided, as its interval holds the budget")
+    assert perhaps.endswith("undecided, as its interval holds the budget; 120 % of it is spent")
     little = replace(with_budget(0.05, 0.02, half_width=0.01), validation_rows_wanted=270)
-    ending = "40 % of it is spent, as validation rows allow: 270 would let four fifths be spent"
+    ending = (
+        "only 40 % of it is spent, as validation rows allow: 270 would let four fifths be spent"
+    )
     assert budget_in_words(little).endswith(ending)
     assert budget_in_words(with_budget(0.05, -0.01)).endswith(
         "within the budget; none of it is spent"

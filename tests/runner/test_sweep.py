@@ -97,6 +97,19 @@ def test_every_planned_point_is_made_with_its_fields(
     assert record["distance"] <= 0.5 * (1 + 1e-5)
 
 
+def test_one_model_of_a_grid_is_made_by_its_name_and_kept(
+    experiment: Experiment, finished: Path, tmp_path: Path
+) -> None:
+    name = "alignment-loss-penalty-1--far--shared--seed-0"
+    file = str(finished / "experiment.yaml")
+    result = run("sweep", file, "--only", name, "--out", str(tmp_path / "chosen"))
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "chosen/models" / name / "model.safetensors").exists()
+    made, whole = measured(tmp_path / "chosen"), measured(finished)
+    assert len(made) == 2  # θ_s and the model
+    assert made.items() <= whole.items()
+
+
 def test_a_second_run_makes_nothing(experiment: Experiment, finished: Path) -> None:
     before = (finished / "points.jsonl").read_bytes()
     watcher = Watcher()

@@ -139,18 +139,25 @@ def budget_in_words(point: Point) -> str:
         return f"{text}, and out of reach: at λ = {number(point.multiplier)} the task hardly counts"
     if budget <= 0 or outcome == "beyond":
         return text
-    spent = change.value / budget
-    if spent >= MOST_UNSPENT:
-        return text
-    if spent <= 0:
-        return f"{text}; none of it is spent"
-    text = f"{text}; {percent(spent)} of it is spent"
-    if point.validation_rows_wanted is None:
+    text = f"{text}; {spent_in_words(change, budget)}"
+    if point.validation_rows_wanted is None or not 0 < change.value < MOST_UNSPENT * budget:
         return text
     return (
         f"{text}, as validation rows allow: {point.validation_rows_wanted:,} would let four fifths "
         "be spent"
     )
+
+
+def spent_in_words(rise: Estimate, budget: float) -> str:
+    """How much of a budget, above 0, the measured rise of the safety loss takes.
+
+    >>> spent_in_words(Estimate(0.04, 0.03, 0.05, "nats per token", "estimate"), 0.1)
+    'only 40 % of it is spent'
+    """
+    if rise.value <= 0:
+        return "none of it is spent"
+    only = "only " if rise.value < MOST_UNSPENT * budget else ""
+    return f"{only}{percent(rise.value / budget)} of it is spent"
 
 
 def shortened(name: str, longest: int = LONGEST_NAME) -> str:

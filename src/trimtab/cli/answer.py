@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ MOST_CHOICES = 20
 def print_training_summary(experiment: Experiment, out: Path, name: str) -> None:
     """Say what one training changed, and where the model is."""
     from trimtab.analysis.changes import loss_changes, rate_changes
+    from trimtab.analysis.labels import budget_in_words
     from trimtab.results.per_row_losses import RowLosses
     from trimtab.results.store import read_points
 
@@ -35,6 +37,9 @@ def print_training_summary(experiment: Experiment, out: Path, name: str) -> None
     say(f"{summary[:1].upper()}{summary[1:]}, in nats per token; the model is in {model}.")
     if any(change.change and change.change.low <= 0 <= change.change.high for change in changes):
         say("A change whose interval holds 0 may be none.")
+    for point in model_points[:1]:
+        if point.budget_verdict is not None:
+            say(f"By held-out rows: {budget_in_words(point)}.")
     rates = rate_changes(model_points[0], points, RowLosses(out)) if model_points else ()
     if rates:
         judge = experiment.answers.judges[0] if experiment.answers else "phrases"
@@ -46,16 +51,19 @@ def print_training_summary(experiment: Experiment, out: Path, name: str) -> None
 
 def tell_budget(budget: float, chosen_rise: Estimate, rise: Estimate) -> None:
     """Say how a model that was chosen for a budget keeps to it, on the rows that took no part."""
-    from trimtab.analysis.labels import VERDICTS
+    from trimtab.analysis.labels import VERDICTS, spent_in_words
     from trimtab.stats import verdict
 
+    outcome = verdict(rise, budget)
+    is_told = 0 < budget < math.inf and outcome != "beyond"
+    spent = f"; {spent_in_words(rise, budget)}" if is_told else ""
     if rise.kind == "exact":
-        say(f"Safety loss over the start, budget {budget:g}: {estimate_text(rise)}")
+        say(f"Safety loss over the start, budget {budget:g}: {estimate_text(rise)}{spent}")
         return
     say(f"Safety loss over the start, budget {budget:g}:")
     say(f"  on the rows it was chosen by: {estimate_text(chosen_rise)}")
     say(f"  on held-out rows besides:     {estimate_text(rise)}")
-    say(f"  {VERDICTS[verdict(rise, budget)]}.")
+    say(f"  {VERDICTS[outcome]}{spent}.")
 
 
 def estimate_text(estimate: Estimate) -> str:
@@ -89,7 +97,7 @@ def _evaluate_command(experiment: Experiment, out: Path, model: Path) -> str:
 
     start = str(out / "aligned") if experiment.align else experiment.model
     prompts = ["--harmful", "jailbreakbench", "--benign", "jailbreakbench"]
-    answers = ["--out", str(out / "answers")]
+    answers = ["--judge", "phrases", "--out", str(out / "answers")]
     return shlex.join(["trimtab", "evaluate", start, str(model), *prompts, *answers])
 
 
@@ -103,7 +111,46 @@ def print_settings_to_choose(out: Path) -> None:
         if setting_choices:
             say(f"Task {task}, safety data {proxy}: changes from the start, nats per token.")
             _print_choices(setting_choices, out)
+            knee = next((choice.setting for choice in setting_choices if choice.is_knee), None)
+            command = command_to_make(knee, out) if knee is not None else ()
+            for line in ("To make the model at the knee:", *command) if command else ():
+                say(line)
     say(f"To choose by how far the safety loss may rise: trimtab suggest {out} --budget 0.05")
+
+
+def command_to_make(setting: Setting, folder: Path) -> tuple[str, ...]:
+    """The lines that make a setting's model from the experiment in `folder`.
+
+    None where one is kept, or where no training makes it, as of models mended after theirs.
+    """
+    import shlex
+
+    from trimtab.config.grid import plan_of
+    from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
+
+    recorded = folder / EXPERIMENT_FILE
+    names = [point.model for point in setting.points if point.model is not None]
+    if not recorded.exists() or any((folder / "models" / name).exists() for name in names):
+        return ()
+    if setting.method.stage == "after training":
+        return ()
+    experiment = read_experiment(recorded)
+    specs = [point.spec for point in setting.points if point.seed == experiment.seeds[0]]
+    model = next(
+        (
+            spec.folder if spec.method.keeps_each else run.name
+            for run in plan_of(experiment).runs
+            for spec in run.specs
+            if spec in specs
+        ),
+        None,
+    )
+    if model is None:
+        return ()
+    return (
+        f"trimtab sweep {shlex.quote(str(recorded))} \\",
+        f"    --only {model} --out chosen",
+    )
 
 
 def _print_choices(choices: Sequence[Choice], out: Path) -> None:

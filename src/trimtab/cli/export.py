@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,25 +17,25 @@ if TYPE_CHECKING:
 
 def export(
     folder: Folder,
-    csv: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write CSV to this file; - prints it.")
-    ] = None,
-    json: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write JSON to this file; - prints it.")
+    csv: Annotated[bool, typer.Option("--csv", help="As CSV, the default.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, a list of records.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file to write; printed where none is given.")
     ] = None,
 ) -> None:
-    """Write every measured model as a row of a table, for other programs."""
+    """Print every measured model as a row of a table, for other programs."""
     from trimtab.analysis.results import read_results
+    from trimtab.results.files import write_atomically
 
-    targets: list[tuple[str | None, Callable[[Results], str]]] = [(csv, _csv), (json, _json)]
-    if csv is None and json is None:
-        raise UserError("nothing says how to write it. Give --csv FILE or --json FILE; - prints.")
-    if csv == json == "-":
-        raise UserError("--csv and --json would print into each other. Give one of them a file.")
+    if csv and json:
+        raise UserError("--csv and --json are given. Give one of them.")
     results = read_results(folder)
-    for target, text_of in targets:
-        if target is not None:
-            _write(target, text_of(results), len(results.points))
+    text = _json(results) if json else _csv(results)
+    if out is None:
+        print(text, end="")
+        return
+    write_atomically(out, text)
+    say(f"{len(results.points)} rows are in {out}.")
 
 
 def _csv(results: Results) -> str:
@@ -53,13 +52,3 @@ def _json(results: Results) -> str:
         for record in results.records()
     ]
     return json.dumps(records, indent=1) + "\n"
-
-
-def _write(target: str, text: str, rows: int) -> None:
-    from trimtab.results.files import write_atomically
-
-    if target == "-":
-        print(text, end="")
-        return
-    write_atomically(Path(target), text)
-    say(f"{rows} rows are in {target}.")

@@ -20,6 +20,11 @@ from trimtab.errors import UserError
 if TYPE_CHECKING:
     from trimtab.analysis.selection import Limit
 
+JUDGES = (
+    "phrases, which looks for phrases of refusal (the default); a model by its name, as "
+    "qwen3guard; NAME=MODEL, NAME=URL/v1/MODEL or module:function"
+)
+
 Out = Annotated[Path, typer.Option("--out", help="The folder to write to.")]
 Restart = Annotated[
     bool, typer.Option("--restart", help="Move aside what --out holds and start anew.")
@@ -73,7 +78,8 @@ MeasureEvery = Annotated[
 DataRoot = Annotated[
     Path | None,
     typer.Option(
-        help="Where relative paths of data start, if not as it says.", rich_help_panel=DATA
+        help="The folder that relative paths of data start from, if not the one the file names.",
+        rich_help_panel=DATA,
     ),
 ]
 Harmful = Annotated[
@@ -94,7 +100,7 @@ JudgeNames = Annotated[
     list[str] | None,
     typer.Option(
         "--judge",
-        help="Who judges the answers, as of 'trimtab evaluate'; repeatable.",
+        help=f"Who judges the answers: {JUDGES}; repeatable.",
         rich_help_panel=ANSWERS,
     ),
 ]
@@ -128,7 +134,7 @@ JudgesOfLimit = Annotated[
     list[str] | None,
     typer.Option(
         "--judge",
-        help="Who judges, as of 'trimtab evaluate'; repeatable, the first counts.",
+        help=f"Who judges: {JUDGES}; repeatable, the first counts.",
         rich_help_panel=ANSWERS,
     ),
 ]

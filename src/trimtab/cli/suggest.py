@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trimtab.cli.answer import command_to_make
 from trimtab.cli.command import say
 from trimtab.cli.options import Folder, MaxHarmful, MinAnswered, MinRefused, rate_limits
 from trimtab.config.ranges import Finite
@@ -75,8 +76,8 @@ def _suggestion_lines(suggestion: Suggestion, limits: list[Limit], folder: Path)
             lines.append(f"    plain fine-tuning: {_value(suggestion.plain.task_change)}{above}")
     if suggestion.limit_at_every_look is not None and "safety loss" in verdicts:
         lines.append(
-            f"  upper limit of the safety loss's rise that assumes no distribution: "
-            f"{nats(suggestion.limit_at_every_look)} (the verdict goes by the interval)"
+            "    without assuming how losses are distributed, these rows show no more than that it "
+            f"is at most {nats(suggestion.limit_at_every_look)}"
         )
     models = dict.fromkeys(
         folder / "models" / point.model for point in setting.points if point.model is not None
@@ -84,6 +85,8 @@ def _suggestion_lines(suggestion: Suggestion, limits: list[Limit], folder: Path)
     saved = [str(path) for path in models if path.exists()]
     if saved:
         lines.append(f"  {'model' if len(saved) == 1 else 'models'}: {', '.join(saved)}")
+    elif command := command_to_make(setting, folder):
+        lines += ["  to make it:", *(f"    {line}" for line in command)]
     if suggestion.rows is None:
         if candidate.task_change.kind != "exact":
             lines.append("These are the numbers it was chosen by, and so flattering.")

@@ -38,6 +38,12 @@ def sweep(
         Path, typer.Argument(help="A YAML file, or a recipe: smollm2, smollm2-safety, llama-2-7b.")
     ],
     out: Out,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Make one model of the grid and keep it: its name in the results."
+        ),
+    ] = None,
     data_root: DataRoot = None,
     measure_every: MeasureEvery = None,
     harmful: Harmful = None,
@@ -73,9 +79,12 @@ def sweep(
     """Make every point of an experiment's grid."""
     from dataclasses import replace
 
+    from trimtab.config.grid import only as only_model
     from trimtab.config.yaml_io import read_experiment
 
     base = read_experiment(experiment)
+    if only is not None:
+        base = only_model(base, only)
     if data_root is not None:
         base = replace(base, data_root=str(data_root.resolve()))
     if measure_every is not None:

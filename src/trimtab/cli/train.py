@@ -45,13 +45,17 @@ def train(
     penalty: Annotated[
         From0 | None,
         typer.Option(
-            help="λ; 0 is plain fine-tuning. 1 where nothing is said.", rich_help_panel=KEPT
+            help="λ, the weight of the safety loss beside the task loss; 0 is plain fine-tuning. "
+            "[default: 1, without --radius and --budget]",
+            rich_help_panel=KEPT,
         ),
     ] = None,
     radius: Annotated[
         Radius | None,
         typer.Option(
-            help="ε: stay within this distance of the model (Case II).", rich_help_panel=KEPT
+            help="ε (Case II): how far from the start's the weights may move, the length of their "
+            "change over all weights.",
+            rich_help_panel=KEPT,
         ),
     ] = None,
     budget: Annotated[
@@ -64,7 +68,8 @@ def train(
     case: Annotated[
         Literal["alignment-loss", "alignment-parameter"] | None,
         typer.Option(
-            help="What λ weighs: alignment-loss (Case I) or alignment-parameter (II).",
+            help="What λ weighs: the loss on safety data (alignment-loss, Case I, the default), or "
+            "how far the weights moved (alignment-parameter, Case II).",
             rich_help_panel=KEPT,
         ),
     ] = None,

@@ -54,7 +54,7 @@ class DataSource:
     held_out: Within0And1 | str = 0.2
     """The share of prompts to hold out, a file of held-out rows, or another split on the Hub."""
     held_out_rows: Count | None = None
-    """Measure on at most this many held-out rows, chosen by the seed."""
+    """Measure on at most this many held-out rows, chosen by the seed; all when not given."""
     repeats: bool = False
     """Rows are draws that may come again: hold out a share of rows, and look for no leaks."""
     lowest_loss: From0 | None = None

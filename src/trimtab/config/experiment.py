@@ -83,7 +83,7 @@ class Training:
     warmup: CountOrNone = 0
     """Steps over which the learning rate rises from zero."""
     safety_share: Within0And1 = 0.5
-    """Safety rows as a share of a batch. It changes the noise of L_ŝ, not what λ means."""
+    """Safety rows as a share of a batch: how well a step knows the safety loss, not its weight."""
     safety_target: Literal["response", "kl"] = "response"
     """What Case I asks of safety rows: their response, or the aligned model's distribution (kl)."""
     validation_rows: Count = 256

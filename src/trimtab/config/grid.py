@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Protocol, TypeVar
 
 from trimtab.config.experiment import Block, Experiment
-from trimtab.config.methods import ALIGNED
+from trimtab.config.methods import ALIGNED, CASE_1, CASE_1_BUDGET, CASE_2, CASE_2_RADIUS, DIAL
 from trimtab.config.run_spec import RunSpec
+from trimtab.errors import UserError
 
 
 class _OfSpec(Protocol):
@@ -89,6 +91,36 @@ def plan_of(experiment: Experiment) -> Plan:
     )
 
 
+def only(experiment: Experiment, model: str) -> Experiment:
+    """The experiment that makes one of its models alone, by its name, and keeps it.
+
+    Raises:
+        UserError: no training of the grid makes a model of that name, or only after an alignment
+            that another seed gives.
+    """
+    runs = plan_of(experiment).runs
+    run = next((run for run in runs if model in run.models), None)
+    if run is None:
+        names = [name for run in runs for name in run.models]
+        nearest = get_close_matches(model, names, n=1, cutoff=0.0)
+        raise UserError(
+            f"the grid makes no model {model!r}."
+            + (f" The nearest name is {nearest[0]}." if nearest else "")
+        )
+    if experiment.align and run.training.seed != experiment.seeds[0]:
+        raise UserError(
+            f"{model} starts from what seed {experiment.seeds[0]} aligns, and alone it would from "
+            "its own. Give the model of that seed."
+        )
+    if run.training.method.keeps_each:
+        specs = tuple(spec for spec in run.specs if spec.folder == model)
+    else:
+        # A dial is trained for all of its settings; plain fine-tuning is of every block.
+        specs = run.specs if run.training.method.one_training else run.specs[:1]
+    grid = tuple(map(_block_of, specs))
+    return replace(experiment, grid=grid, seeds=(run.training.seed,), keep_models=True)
+
+
 def is_more_of(after: Experiment, before: Experiment) -> bool:
     """Whether the grid and the seeds of `after` make all that those of `before` do, as it did.
 
@@ -116,6 +148,25 @@ def _grid(experiment: Experiment) -> Iterator[RunSpec]:
                 for proxy in _proxies(block, experiment):
                     for method, value in block.settings:
                         yield RunSpec(method, value, proxy, task, seed)
+
+
+def _block_of(spec: RunSpec) -> Block:
+    """The block of the grid that makes this alone."""
+    assert spec.value is not None
+    at = (spec.value,)
+    if spec.method is CASE_1_BUDGET:
+        block = Block("alignment-loss", budgets=at)
+    elif spec.method is CASE_2_RADIUS:
+        block = Block("alignment-parameter", radii=at)
+    elif spec.method is DIAL:
+        block = Block("dial", values=at)
+    elif spec.method in (CASE_1, CASE_2):
+        is_case_1 = spec.method is CASE_1
+        block = Block("alignment-loss" if is_case_1 else "alignment-parameter", penalties=at)
+    else:
+        block = Block("method", method=spec.method.name, values=at)
+    proxies = None if spec.proxy is None else (spec.proxy,)
+    return replace(block, proxies=proxies, tasks=(spec.task,))
 
 
 def _proxies(block: Block, experiment: Experiment) -> tuple[str, ...]:
