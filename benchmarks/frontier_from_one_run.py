@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -53,7 +54,7 @@ from trimtab.runner.demo import demo_experiment
 from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import MODELS_FOLDER, Runner
 from trimtab.runner.sweep import SilentWatcher
-from trimtab.theory import hypervolume
+from trimtab.theory import chord_area, hypervolume
 from trimtab.train.objectives.endpoints import load_endpoints
 
 RESULTS = Path(__file__).parent / "results" / "frontier_from_one_run.json"
@@ -61,7 +62,7 @@ PENALTIES = [float(penalty) for penalty in np.geomspace(100, 0.01, 8)]
 DOCS = Path(__file__).parent.parent / "docs"
 MARK = "results"
 SEEDS = (0, 1, 2)
-BUDGETS = (0.02, 0.05, 0.1, 0.2)
+BUDGETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4)
 AIM, MOST_TOKENS = 1.0, 1.25
 
 CONFIRMING = (10, 11, 12)
@@ -250,21 +251,23 @@ def interpolate(model: nn.Module, end: nn.Module, aligned: nn.Module, share: flo
         torch.lerp(aligned.get_parameter(name), end.get_parameter(name), share, out=weight)
 
 
-def volumes(by_method: dict[str, Any]) -> dict[str, float]:
-    """Hypervolume by method over that of the separate runs.
+def areas(
+    by_method: dict[str, Any], area: Callable[[list[list[float]], list[float]], float]
+) -> dict[str, float]:
+    """Hypervolume, or the area above chords, by method over that of the separate runs.
 
     The reference corner is L_ŝ of plain fine-tuning and L_f of θ_s: what one has for doing nothing.
     Curves with more than eight points count once with eight, evenly spaced, and once with all.
     """
     corner = [by_method[WISE]["points"][-1][0], by_method["aligned"][1]]
-    base = hypervolume(by_method[SEPARATE]["points"], corner)
+    base = area(by_method[SEPARATE]["points"], corner)
     ratios = {}
     for method in (name for name in METHODS if name in by_method and by_method[name]["finished"]):
         points = by_method[method]["points"]
         places = np.linspace(0, len(points) - 1, min(8, len(points))).round().astype(int)
-        ratios[method] = hypervolume([points[place] for place in places], corner) / base
+        ratios[method] = area([points[place] for place in places], corner) / base
         if len(points) > 8:
-            ratios[f"{method}, {len(points)} points"] = hypervolume(points, corner) / base
+            ratios[f"{method}, {len(points)} points"] = area(points, corner) / base
     return ratios
 
 
@@ -293,11 +296,15 @@ def tables(results: dict[str, Any]) -> str:
         seeds = f"{len(group)} seeds: mean [lowest, highest]" if len(group) > 1 else "one seed"
         lines += [f"**{name}** ({seeds})", ""]
         rows = []
-        group_volumes = [volumes(by_method) for by_method in group]
+        group_volumes = [areas(by_method, hypervolume) for by_method in group]
+        group_chords = [areas(by_method, chord_area) for by_method in group]
         for row in group_volumes[0]:
             method = next(m for m in sorted(METHODS, key=len, reverse=True) if row.startswith(m))
             cells = [f"{mean(cost(by_method, method) for by_method in group):.2f}×"]
-            cells.append(mean_and_range([volume[row] for volume in group_volumes]))
+            cells += [
+                mean_and_range([ratios[row] for ratios in of_group])
+                for of_group in (group_volumes, group_chords)
+            ]
             is_few = row == method and any(
                 len(by_method[method]["points"]) > 8 for by_method in group
             )
@@ -305,11 +312,13 @@ def tables(results: dict[str, Any]) -> str:
                 reached = [within_budget(by_method, method, budget) for by_method in group]
                 losses = [value for value in reached if value is not None]
                 is_reached = not is_few and len(losses) == len(reached)
-                cells.append(mean_and_range(losses) if is_reached else "" if is_few else "none")
+                cells.append(f"{mean(losses):.3f}" if is_reached else "" if is_few else "none")
             rows.append((row, *cells))
         within = (f"L_f at +{budget:g}" for budget in BUDGETS)
-        lines.append(markdown_table(("method", "tokens", "hypervolume", *within), rows))
-        lines += ["", *_aims(group, group_volumes)]
+        columns = ("method", "tokens", "hypervolume", "chord area", *within)
+        lines.append(markdown_table(columns, rows))
+        aims = [*_aims(group, group_volumes, group_chords), *_beside_wise(group)]
+        lines += ["", "\n".join(f"- {aim}" for aim in aims), ""]
         aligned = [
             f"{mean(by_method['aligned'][place] for by_method in group):.3f}" for place in (0, 1)
         ]
@@ -317,8 +326,12 @@ def tables(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _aims(group: list[dict[str, Any]], volumes: list[dict[str, float]]) -> list[str]:
-    """Whether a dial at 1.25 × the tokens at most ties the runs that divide rows as it does."""
+def _aims(
+    group: list[dict[str, Any]],
+    volumes: list[dict[str, float]],
+    chords: list[dict[str, float]],
+) -> list[str]:
+    """Whether a dial at 1.25 × the tokens at most ties the runs that divide rows by weight too."""
     lines = []
     for method in (SHORT_DIAL, MIDDLE_DIAL):
         if method not in volumes[0] or DIVIDED not in volumes[0]:
@@ -326,14 +339,37 @@ def _aims(group: list[dict[str, Any]], volumes: list[dict[str, float]]) -> list[
         all_points = next(row for row in volumes[0] if row.startswith(f"{method}, "))
         tokens = mean(cost(by_method, method) for by_method in group)
         for row in (method, all_points):
-            over = [volume[row] / volume[DIVIDED] for volume in volumes]
-            met = "met" if mean(over) >= AIM and round(tokens, 2) <= MOST_TOKENS else "missed"
+            told = []
+            for what, of_group in (("hypervolume", volumes), ("chord area", chords)):
+                over = [ratios[row] / ratios[DIVIDED] for ratios in of_group]
+                met = "met" if mean(over) >= AIM and round(tokens, 2) <= MOST_TOKENS else "missed"
+                told.append(f"{mean_and_range(over)} of the {what}, {met}")
             lines.append(
-                f"{row}: {mean_and_range(over)} of the area of separate runs that divide rows "
-                f"alike, at {tokens:.2f}× the tokens of one; aim {AIM:.2f} at {MOST_TOKENS}×: "
-                f"{met}."
+                f"{row}, at {tokens:.2f}× the tokens of one run: {'; '.join(told)}. Aim: {AIM:.2f} "
+                f"at {MOST_TOKENS}×, of separate runs with rows by weight."
             )
-    return ["\n".join(f"- {line}" for line in lines)] if lines else []
+    return lines
+
+
+def _beside_wise(group: list[dict[str, Any]]) -> list[str]:
+    """Where a dial of all points lies below WiSE-FT of all points, in the mean over seeds."""
+    lines = []
+    for dial, wise in ((SHORT_DIAL, WISE), (SHORT_DIAL, LONGER_WISE), (MIDDLE_DIAL, LONGER_WISE)):
+        if any(method not in by_method for by_method in group for method in (dial, wise)):
+            continue
+        told = []
+        for budget in BUDGETS:
+            above = [
+                (within_budget(by_method, dial, budget) or math.inf)
+                - (within_budget(by_method, wise, budget) or math.inf)
+                for by_method in group
+            ]
+            told.append(f"{mean(above):+.3f} at +{budget:g}".replace("-", "−"))
+        lines.append(
+            f"{dial} less {wise}, all points, L_f: {', '.join(told)}. Aim: at or below 0 at every "
+            f"budget: {'missed' if any(not text.startswith('−') for text in told) else 'met'}."
+        )
+    return lines
 
 
 def is_finished(by_method: dict[str, Any]) -> bool:

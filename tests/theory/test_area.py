@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.theory.random_worlds import World, many, random_world, some, worlds
-from trimtab.theory import exact_frontier, hypervolume, oracle_frontier, price_of_the_proxy
+from trimtab.theory import (
+    chord_area,
+    exact_frontier,
+    hypervolume,
+    oracle_frontier,
+    price_of_the_proxy,
+)
 
 points = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=8).map(
     lambda rows: np.array(rows, dtype=float).reshape(-1, 2)
@@ -21,6 +27,20 @@ def test_hypervolume_counts_the_dominated_cells(cloud: np.ndarray, right: int, t
     cells = [(x, y) for x in range(right) for y in range(top)]
     dominated = [any(px <= x and py <= y for px, py in cloud) for x, y in cells]
     assert hypervolume(cloud, [right, top]) == sum(dominated)
+
+
+@some
+@given(points, st.integers(1, 9), st.integers(1, 9))
+def test_chord_area_is_the_hypervolume_of_all_mixtures(
+    cloud: np.ndarray, right: int, top: int
+) -> None:
+    steps = 400
+    shares = np.linspace(0, 1, steps)[:, None]
+    mixed = [first + shares * (second - first) for first in cloud for second in cloud]
+    mixtures = np.concatenate([np.empty((0, 2)), *mixed])
+    area = chord_area(cloud, [right, top])
+    assert hypervolume(mixtures, [right, top]) == pytest.approx(area, abs=2 * 9 * 9 / steps)
+    assert area >= hypervolume(cloud, [right, top]) - 1e-9
 
 
 @many

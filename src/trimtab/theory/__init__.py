@@ -5,7 +5,7 @@ Trade-offs in Fine-tuning Large Language Models" (arXiv 2503.20807). Losses and 
 per response throughout.
 """
 
-from trimtab.theory.area import hypervolume, price_of_the_proxy
+from trimtab.theory.area import chord_area, hypervolume, price_of_the_proxy
 from trimtab.theory.bounds import Bound, Term
 from trimtab.theory.frontier import (
     Frontier,
@@ -42,6 +42,7 @@ __all__ = [
     "Term",
     "capability_bound",
     "capability_limit",
+    "chord_area",
     "context_conflict",
     "context_overlap",
     "exact_frontier",

@@ -32,11 +32,7 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     Source: Zitzler and Thiele 1998, in two dimensions.
     """
     corner = _checked_reference(reference)
-    cloud = np.asarray(points, dtype=np.float64)
-    if cloud.ndim != 2 or cloud.shape[1] != 2:
-        raise ValueError(f"points has shape {cloud.shape}: give one row of two numbers per point.")
-    if not np.all(cloud > -np.inf):
-        raise ValueError("points holds NaN or minus infinity: leave such points out.")
+    cloud = _checked_points(points)
     inside = cloud[np.all(cloud < corner, axis=1)]
     if len(inside) == 0:
         return 0.0
@@ -44,6 +40,28 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     lowest = np.minimum.accumulate(inside[:, 1])
     widths = np.diff(np.append(inside[:, 0], corner[0]))
     return float(widths @ (corner[1] - lowest))
+
+
+def chord_area(points: ArrayLike, reference: ArrayLike) -> float:
+    """Area up to `reference` above the lower convex hull of points; smaller is better.
+
+    The hypervolume counts how densely a frontier is filled, too; this one only where it lies.
+
+    Args:
+        points: as of `hypervolume`.
+        reference: shape (2,), the worst corner that counts.
+
+    Raises:
+        ValueError: as `hypervolume`.
+
+    >>> chord_area([[0.0, 1.0], [1.0, 0.0]], reference=[1.0, 1.0])
+    0.5
+
+    Source: the areas between chords of `price_of_the_proxy`, of any points.
+    """
+    corner = _checked_reference(reference)
+    cloud = _checked_points(points)
+    return _area_beyond(_lower_hull(cloud[np.isfinite(cloud).all(axis=1)]), corner)
 
 
 def price_of_the_proxy(
@@ -97,6 +115,15 @@ def _checked_reference(reference: ArrayLike) -> Array:
             f"reference is {reference!r}: give two finite numbers, one per coordinate."
         )
     return corner
+
+
+def _checked_points(points: ArrayLike) -> Array:
+    cloud: Array = np.asarray(points, dtype=np.float64)
+    if cloud.ndim != 2 or cloud.shape[1] != 2:
+        raise ValueError(f"points has shape {cloud.shape}: give one row of two numbers per point.")
+    if not np.all(cloud > -np.inf):
+        raise ValueError("points holds NaN or minus infinity: leave such points out.")
+    return cloud
 
 
 def _finite(first: Array, second: Array) -> Array:
