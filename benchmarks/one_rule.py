@@ -49,6 +49,7 @@ from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.measure.losses import HeldOutRows, response_nll
 from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.report.markdown import markdown_table, replace_between
+from trimtab.report.tables import p_in_words
 from trimtab.results.files import write_atomically
 from trimtab.runner.evaluator import Trained
 from trimtab.runner.folder import read_roles
@@ -64,6 +65,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "budget.md"
 MARK = "one rule"
 
 UNSEEN = (20, 21, 22, 23, 24, 25)
+LOOKED_AT = 2
+"""After so many of these worlds the ratio over budgets was added to the endpoint."""
 BUDGETS = (0.03, 0.05, 0.1, 0.2)
 PENALTIES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)
 """Of the sweep that the best feasible point is taken from."""
@@ -352,7 +355,7 @@ def tables(results: dict[str, Any]) -> str:
             continue
         lines += [f"**{kind}** ({len(worlds)} worlds)", "", of_methods(worlds), ""]
         if len(worlds) > 2:
-            lines += [against_controllers(worlds), "", *over_budgets(worlds), ""]
+            lines += [*compared(worlds), ""]
     return "\n".join(lines)
 
 
@@ -422,9 +425,9 @@ def in_all(worlds: Sequence[dict[str, Any]]) -> list[str]:
     return [method for method in methods if all(is_in(record, method) for record in worlds)]
 
 
-def against_controllers(worlds: Sequence[dict[str, Any]]) -> str:
-    """L_f of the dial less the controllers', over worlds; Holm's p over budgets and cases."""
-    family = [(method, budget) for method in CONTROLLERS for budget in BUDGETS]
+def against(worlds: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
+    """L_f of the dial less each method's, over worlds; Holm's p over budgets and these methods."""
+    family = [(method, budget) for method in methods for budget in BUDGETS]
     differences = [
         [
             cell(record, DIAL, budget, ROWS[0])["task_loss"]
@@ -434,31 +437,69 @@ def against_controllers(worlds: Sequence[dict[str, Any]]) -> str:
         for method, budget in family
     ]
     adjusted = holm([student_p_value(values) for values in differences])
-    rows = []
-    for (method, budget), values, p in zip(family, differences, adjusted, strict=True):
-        mean = student_mean(values, "nats per token")
-        rows.append((method, f"{budget:g}", change_in_words(mean, 4), f"{p:.2g}"))
-    columns = ("the dial less the", "budget", f"difference of L_f, {ROWS[0]} rows", "adjusted p")
-    return markdown_table(columns, rows)
+    cells: dict[str, list[str]] = {}
+    for (method, _), values, p in zip(family, differences, adjusted, strict=True):
+        mean = change_in_words(student_mean(values, "nats per token"), 4)
+        cells.setdefault(method, []).append(f"{mean}, p {p_in_words(p)}")
+    columns = [f"at +{budget:g}" for budget in BUDGETS]
+    rows = [(method, *of_budgets) for method, of_budgets in cells.items()]
+    return markdown_table(("the dial less", *columns), rows)
 
 
-def over_budgets(worlds: Sequence[dict[str, Any]]) -> list[str]:
-    """L_f of the dial over every other method's, averaged over the budgets."""
-    methods = [method for method in in_all(worlds) if method != DIAL]
-    lines = ["L_f of the dial over the other's, averaged over the budgets:", ""]
-    for method in methods:
-        ratios = [
-            np.mean(
-                [
-                    cell(record, DIAL, budget, ROWS[0])["task_loss"]
-                    / cell(record, method, budget, ROWS[0])["task_loss"]
-                    for budget in BUDGETS
-                ]
+def dial_over(worlds: Sequence[dict[str, Any]], method: str) -> str:
+    """L_f of the dial over a method's, averaged over the budgets."""
+    ratios = [
+        np.mean(
+            [
+                cell(record, DIAL, budget, ROWS[0])["task_loss"]
+                / cell(record, method, budget, ROWS[0])["task_loss"]
+                for budget in BUDGETS
+            ]
+        )
+        for record in worlds
+    ]
+    mean = student_mean(ratios, "ratio")
+    return f"{mean.value:.4f} [{mean.low:.4f}, {mean.high:.4f}]"
+
+
+def compared(worlds: Sequence[dict[str, Any]]) -> list[str]:
+    """The dial beside everything else, on as many rows."""
+    others = [method for method in in_all(worlds) if method not in (DIAL, *CONTROLLERS)]
+    later = worlds[LOOKED_AT:]
+    spent = [
+        f"{count:,} rows "
+        + " / ".join(
+            f"{np.mean([cell(record, DIAL, budget, count)['spent'] for record in worlds]):.2f}"
+            for budget in BUDGETS
+        )
+        for count in ROWS
+    ]
+    unkept = {
+        budget: sum(all(change > budget for change, _ in record["sweep"]) for record in worlds)
+        for budget in BUDGETS
+    }
+    lines = [
+        f"L_f of the dial less the others', {ROWS[0]} rows, with p adjusted over each table:",
+        "",
+        against(worlds, list(CONTROLLERS)),
+        "",
+        against(worlds, others),
+        "",
+        "L_f of the dial over the other's, averaged over the budgets:",
+        "",
+        *(f"- {method}: {dial_over(worlds, method)}" for method in [*CONTROLLERS, *others]),
+        f"- controller, λ, in the {len(later)} worlds that were run after this ratio was added: "
+        f"{dial_over(later, next(iter(CONTROLLERS)))}",
+        "",
+        f"Spent by the dial at {' / '.join(f'+{budget:g}' for budget in BUDGETS)}: "
+        f"{'; '.join(spent)}.",
+    ]
+    for budget, count in unkept.items():
+        if count:
+            lines.append(
+                f"At +{budget:g} no model of the sweep keeps to it in {count} of {len(worlds)} "
+                "worlds, and θ_s stands for the best there."
             )
-            for record in worlds
-        ]
-        mean = student_mean(ratios, "ratio")
-        lines.append(f"- {method}: {mean.value:.4f} [{mean.low:.4f}, {mean.high:.4f}]")
     return lines
 
 

@@ -25,7 +25,8 @@ from scipy.stats import spearmanr
 from trimtab.analysis.groups import all_settings
 from trimtab.analysis.labels import change_in_words
 from trimtab.config.data_names import answers_data
-from trimtab.config.methods import ALIGNED, CASE_1
+from trimtab.config.experiment import Dial
+from trimtab.config.methods import ALIGNED, CASE_1, CASE_2_RADIUS, DIAL
 from trimtab.config.run_spec import RunSpec
 from trimtab.report.axes import linear_axis
 from trimtab.report.chart import Figure, Line, Mark, Panel
@@ -49,6 +50,7 @@ from trimtab.stats import (
     statistic_over_seeds,
     verdict,
 )
+from trimtab.theory import hypervolume
 
 HERE = Path(__file__).parent
 SLOWER, BUDGET, INTERPOLATED = HERE / "slower", HERE / "budget", HERE / "interpolated"
@@ -106,7 +108,8 @@ def main() -> None:
     settings = settings_of(points, rows)
     write_atomically(HERE / "answers.png", images(figure(points, settings, rows))[0])
     beside = f"At the same safety loss:\n\n{heights_table(HERE)}"
-    text = f"{table(points, settings)}\n\n{beside}\n\n{seeds_text(settings)}"
+    by_area = f"Hypervolume:\n\n{areas_table(points)}"
+    text = f"{table(points, settings)}\n\n{beside}\n\n{by_area}\n\n{seeds_text(settings)}"
     replace_between(HERE / "README.md", "results", text)
     print(text)
     text = readers_table()
@@ -165,6 +168,36 @@ def heights_table(folder: Path) -> str:
     for line in LINES:
         columns += [f"L_f above {line}", "adjusted p"]
     return markdown_table(columns, cells)
+
+
+def areas_table(points: list[Point]) -> str:
+    """What each method dominates in (L_s, L_f), up to plain fine-tuning's L_s and θ_s's L_f."""
+    start = next(point for point in points if point.method is ALIGNED)
+    plain = {point.seed: point for point in points if point.spec.is_plain}
+    lines = []
+    for name in (CASE_1.name, INTERPOLATING, DIAL.name, CASE_2_RADIUS.name):
+        ours = [p for p in points if p.method.name == name and p.proxy in ("judging", None)]
+        trained = [p for p in ours if not p.spec.is_plain]
+        areas, tokens = [], []
+        for seed, unconstrained in plain.items():
+            of_seed = [p for p in trained if p.seed == seed]
+            cloud = [[known_loss(p).value, p.capability_loss.value] for p in of_seed]
+            corner = [known_loss(unconstrained).value, start.capability_loss.value]
+            areas.append(f"{1e4 * hypervolume(cloud, corner):.1f}")
+            # One training is behind all settings of a dial, and behind all shares of a plain model.
+            trainings = of_seed if name in (CASE_1.name, CASE_2_RADIUS.name) else of_seed[:1]
+            read = sum(point.train_tokens for point in trainings)
+            tokens.append(read / unconstrained.train_tokens)
+        title = trained[0].method.title
+        lines.append((title, str(len(trained) // len(plain)), f"{fmean(tokens):.1f}×", *areas))
+    seeds = [f"seed {seed}, 1e-4 nats²" for seed in plain]
+    return markdown_table(("method", "models", "tokens over one plain run's", *seeds), lines)
+
+
+def known_loss(point: Point) -> Estimate:
+    """L_s."""
+    assert point.alignment_loss is not None
+    return point.alignment_loss
 
 
 def heights_with_p(heights: dict[str, list[Statistic | None]]) -> dict[str, tuple[str, str]]:
@@ -338,7 +371,22 @@ def budget_table() -> str:
         f"dial set to {BUDGETED:g}", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)",
         *(f"L_f above {line}" for line in LINES),
     )  # fmt: skip
-    return markdown_table(columns, by_seed(changes))
+    return f"{markdown_table(columns, by_seed(changes))}\n\n{settings_text()}"
+
+
+def settings_text() -> str:
+    """Where each seed's dial was set, and what that cost beside plain fine-tuning."""
+    plain = {point.seed: point for point in read_points(HERE) if point.spec.is_plain}
+    texts = []
+    for point in models_of_budget():
+        tokens = point.train_tokens / plain[point.seed].train_tokens
+        wanted = point.validation_rows_wanted
+        rows = f", {wanted} validation rows wanted" if wanted else ""
+        texts.append(f"seed {point.seed} at λ = {point.multiplier:.2g}, {tokens:.1f}×{rows}")
+    return (
+        f"Set where the dial was trained at λ, and all tokens read over plain fine-tuning's: "
+        f"{'; '.join(texts)}. λ = {Dial.capable_penalty} is the dial's most capable end."
+    )
 
 
 def interpolated_table() -> str:
