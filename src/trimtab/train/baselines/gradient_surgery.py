@@ -21,7 +21,8 @@ class GradientSurgery(Objective):
     """Step on g_u + ρ·g_a, g_u = ∇L_f less its component along g_a where ⟨g_u, g_a⟩ < 0.
 
     g_a is the gradient of KL(P_θ_s ‖ P_θ), the mean over the completion tokens of safety rows
-    (SafeGrad), or of L_ŝ on them (as in PCGrad). Both gradients are one vector over all trained
+    (SafeGrad), or of L_ŝ on them (PCGrad, but one-sided: PCGrad projects the safety gradient, too,
+    where the two conflict). Both gradients are one vector over all trained
     weights. At θ_s itself the KL and its gradient are zero, so SafeGrad's first step is plain.
     What is computed there is rounding, whose direction says nothing of safety: a gradient of the
     KL shorter than `ROUNDING` units in the last place of g_u removes nothing from it.
