@@ -7,9 +7,10 @@
 
 Measured side by side in one experiment: separate runs at eight penalties from 100 to 0.01, the same
 with batches divided by what their rows weigh (as a dial's are), the same at twice the length, dials
-of once, 1.25 times and twice a run's steps, warm-started
-continuation from the largest penalty to the smallest (in all the dial's steps), and WiSE-FT: plain
-fine-tuning interpolated towards θ_s. Held-out (L_ŝ, L_f) of every model go into
+of once, 1.25 times and twice a run's steps, one with Pareto LoRA's weights in place of ours,
+continuation from the largest penalty to the smallest (in all the dial's steps), WiSE-FT:
+plain fine-tuning interpolated towards θ_s, and rewarded soups: the same between a model trained on
+task rows alone and one trained on safety rows alone. Held-out (L_ŝ, L_f) of every model go into
 benchmarks/results/frontier_from_one_run.json as they are made; one that is interrupted, or that
 --minutes stops, goes on where it was. DATA holds instructions-gpt4_0613.jsonl.gz (safety) and
 instructions-alpaca-7b.jsonl.gz (task).
@@ -74,6 +75,7 @@ DIAL, MIDDLE_DIAL, SHORT_DIAL = (
     "dial, 1.25 × a run's",
     "dial, a run's steps",
 )
+PARETO, SOUPS = "Pareto weights, a run's steps", "rewarded soups"
 CONTINUATION = "continuation over λ"
 WISE, LONGER_WISE = "WiSE-FT", "WiSE-FT, twice the steps"
 SMOLLM2 = "SmolLM2, LoRA"
@@ -83,12 +85,16 @@ METHODS = (
     SHORT_DIAL,
     MIDDLE_DIAL,
     DIAL,
+    PARETO,
+    SOUPS,
     WISE,
     LONGER_WISE,
     CONTINUATION,
     LONGER,
 )
-TO_CONFIRM = (SEPARATE, DIVIDED, SHORT_DIAL, MIDDLE_DIAL, WISE, LONGER_WISE)
+TO_CONFIRM = (SEPARATE, DIVIDED, SHORT_DIAL, MIDDLE_DIAL, PARETO, SOUPS, WISE, LONGER_WISE)
+SAFETY_ALONE = 1e6
+"""λ at which the task counts for nothing."""
 OF_SEVERAL = (SEPARATE, DIVIDED, LONGER)
 """Methods with a training behind each of their points."""
 
@@ -108,6 +114,16 @@ class Setting:
     methods: tuple[str, ...] = METHODS
     settings: int = 21
     """How many settings of the dial, and of WiSE-FT, are measured."""
+
+
+@dataclass(frozen=True)
+class ParetoWeights(Dial):
+    """Pareto LoRA's weights: α·L_f + (1 − α)·L_ŝ, with α evenly over [0, 1]."""
+
+    end_share: float = 0.0
+
+    def penalty_at(self, alpha: float) -> float:
+        return (1 - alpha) / max(alpha, 1 / SAFETY_ALONE)
 
 
 class Quiet(SilentWatcher):
@@ -185,8 +201,12 @@ def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None
             model, tokens = trained(penalty, length, method=method)
             yield losses(model), tokens
 
-    def dial(length: int) -> Iterator[tuple[list[float], int]]:
-        runner.experiment = replace(experiment, train=replace(experiment.train, steps=length))
+    def dial(length: int, settings: Dial | None = None) -> Iterator[tuple[list[float], int]]:
+        runner.experiment = replace(
+            experiment,
+            train=replace(experiment.train, steps=length),
+            dial=settings or experiment.dial,
+        )
         ends = runner.trained_dial(RunSpec(DIAL_METHOD, None, proxy, task, seed))
         ends.endpoints.save(folder / "dial", runner.tokenizer)
         endpoints = load_endpoints(folder / "dial", deepcopy(aligned))
@@ -210,6 +230,14 @@ def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None
             interpolate(model, end, aligned, float(share))
             yield losses(model), tokens if place == 0 else 0
 
+    def soups() -> Iterator[tuple[list[float], int]]:
+        capable, task_tokens = trained(0.0, steps)
+        safe, safety_tokens = trained(SAFETY_ALONE, steps, method=PUBLISHED["case-one-by-share"])
+        model = deepcopy(capable)
+        for place, share in enumerate(alphas):
+            interpolate(model, capable, safe, float(share))
+            yield losses(model), task_tokens + safety_tokens if place == 0 else 0
+
     makers: dict[str, Callable[[int], Iterator[tuple[list[float], int]]]] = {
         SEPARATE: lambda count: separate(steps, tuple(PENALTIES)[count:]),
         DIVIDED: lambda count: separate(
@@ -219,6 +247,8 @@ def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None
         DIAL: lambda _: dial(2 * steps),
         MIDDLE_DIAL: lambda _: dial(round(1.25 * steps)),
         SHORT_DIAL: lambda _: dial(steps),
+        PARETO: lambda _: dial(steps, ParetoWeights()),
+        SOUPS: lambda _: soups(),
         CONTINUATION: lambda _: continuation(),
         WISE: lambda _: wise(steps),
         LONGER_WISE: lambda _: wise(2 * steps),
@@ -240,15 +270,15 @@ def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None
 
 
 @torch.no_grad()
-def interpolate(model: nn.Module, end: nn.Module, aligned: nn.Module, share: float) -> None:
-    """θ_s + share·(θ_ft − θ_s); a LoRA adapter is only rescaled."""
+def interpolate(model: nn.Module, end: nn.Module, start: nn.Module, share: float) -> None:
+    """θ_start + share·(θ_end − θ_start); a LoRA adapter on θ_start is only rescaled."""
     if isinstance(model, PeftModel):
         for layer in model.modules():
             if isinstance(layer, LoraLayer):
                 layer.set_scale("default", share)
         return
     for name, weight in model.named_parameters():
-        torch.lerp(aligned.get_parameter(name), end.get_parameter(name), share, out=weight)
+        torch.lerp(start.get_parameter(name), end.get_parameter(name), share, out=weight)
 
 
 def areas(
