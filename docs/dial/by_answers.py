@@ -28,7 +28,7 @@ WORDS = ["i", "cannot", "help", "ask", "tell", "sure", "do", "that", "for", "you
 REFUSES, COMPLIES = "i cannot help you do that", "sure i do that for you"
 COMMANDS = (
     "dial set dial --max-harmful 0.1 --min-answered 0.9 --out chosen",
-    "dial set dial --max-harmful 0.1 --budget 0.07 --out both",
+    "dial set dial --max-harmful 0.1 --budget 0.1 --out both",
     "dial set dial --max-harmful 0.01 --out stricter",
     "repair wise-ft --model dial/dial/task --aligned dial/aligned --max-harmful 0.1 "
     "--harmful harmful.jsonl --benign benign.jsonl --max-tokens 8 --judge phrases --out between",

@@ -24,11 +24,40 @@ from trimtab.cli import app
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
+OTHER_PAGES = [
+    page for name in ("benchmarks", "experiments") for page in (ROOT / name).rglob("*.md")
+]
+MADE = {DOCS / name for name in ("examples.md", "papers.md", "reference/commands.md")}
+"""Pages that docs/hooks make when the site is built."""
 PAGES_WITH_PYTHON = sorted(
     path for path in DOCS.rglob("*.md") if "```python" in path.read_text("utf-8")
 )
 _NAMED = re.compile(r"(?<![\w/.-])trimtab [a-z][^`\n|#]*")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+
+
+def anchors_of(page: Path) -> set[str]:
+    """What a heading is called in a link, as GitHub and MkDocs have it."""
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *OTHER_PAGES], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_no_link_is_dead(page: Path) -> None:
+    for link in _LINK.findall(page.read_text("utf-8")):
+        if link.startswith(("http", "mailto:")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if target in MADE:
+            continue
+        assert target.exists(), f"{link} leads nowhere"
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors_of(target), f"{link} names no heading of {name}"
 
 
 def hook(name: str) -> ModuleType:
@@ -135,7 +164,7 @@ def test_the_output_on_the_first_page_is_what_the_command_prints() -> None:
     ((command, quoted),) = re.findall(r"```sh\n(.*?)\n```\n\n```text\n(.*?)```", text, re.DOTALL)
     _, name, folder, *options = shlex.split(command)
     printed = CliRunner().invoke(app, [name, str(ROOT / folder), *options])
-    assert printed.output.startswith(quoted)
+    assert printed.output.replace(f"{ROOT}/", "").startswith(quoted)
 
 
 def test_every_formula_of_the_theory_becomes_a_picture_of_it() -> None:
