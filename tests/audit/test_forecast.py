@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import pytest
 
 from trimtab.audit.forecast import OverlapBothWays, ranks, separable_pairs, suggested_penalty
+from trimtab.audit.in_short import InShort, in_short
 from trimtab.audit.recommendations import make_forecast
-from trimtab.audit.result import DataRead, Forecast, PairOverlap, ProxySimilarity
+from trimtab.audit.result import AuditResult, DataRead, Forecast, PairOverlap, ProxySimilarity
 from trimtab.stats import Estimate
 
 Interval = tuple[float, float]
@@ -42,6 +43,66 @@ def forecast_of(
         ],
         None,
     )
+
+
+def short_of(
+    proxies: Mapping[str, Interval], tasks: Mapping[str, Interval], rows: int = 150
+) -> InShort:
+    """The same as an audit puts it in short, with no landscape."""
+    overlaps = tuple(
+        PairOverlap(task, proxy, share(overlap), share(overlap), ())
+        for task, overlap in tasks.items()
+        for proxy in proxies
+    )
+    nothing = share((-0.1, 0.1))
+    similarity = tuple(
+        ProxySimilarity(name, nothing, None, 0.0, nothing, nothing, nothing, "", share(by_words))
+        for name, by_words in proxies.items()
+    )
+    forecast = forecast_of(proxies, tasks, rows)
+    settings = {"budget": 0.1}
+    return in_short(
+        AuditResult(
+            "m",
+            "the original data",
+            settings,
+            {},
+            (),
+            "",
+            similarity,
+            "",
+            overlaps,
+            None,
+            None,
+            forecast,
+        )
+    )
+
+
+def test_in_short_it_says_what_to_expect_and_what_cannot_be_told() -> None:
+    short = short_of(
+        {"b": (0.5, 0.6), "a": (0.1, 0.3)},
+        {"apart": (0.0, 0.001), "shared": (0.4, 0.6), "unclear": (0.0, 0.2)},
+    )
+    nearest, apart, shared = short.expected
+    assert nearest.startswith("a is the safety data most like the original data")
+    assert apart.startswith("apart: next to no trade-off")
+    assert shared.startswith("shared: a trade-off, as 50% of its prompts")
+    assert "begin with λ = " in shared
+    assert [line.split(":")[0] for line in short.untold] == [
+        "unclear",
+        "How many harmful prompts it will refuse",
+        "What keeping safety costs the task",
+        "Which task rows endanger safety",
+    ]
+
+
+@pytest.mark.parametrize(("rows", "why"), [(150, "touch"), (149, "too few")])
+def test_in_short_no_nearest_is_named_where_none_is_known(rows: int, why: str) -> None:
+    short = short_of({"b": (0.2, 0.35), "a": (0.1, 0.3)}, {"x": (0.3, 0.5)}, rows)
+    assert not any("most like" in line for line in short.expected)
+    assert "Which safety data are the most like" in short.untold[0]
+    assert why in short.untold[0]
 
 
 def test_what_touches_is_not_ordered() -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from trimtab.audit.in_short import in_short
 from trimtab.audit.result import AuditResult
 from trimtab.cli.progress import Watcher, plain, words_table
 from trimtab.report import audit_tables
@@ -48,4 +49,9 @@ def print_audit(result: AuditResult, console: Console) -> None:
     console.print("[bold]Forecast[/] (an estimate, before any training)")
     for line in result.forecast.reasoning:
         console.print(f"• {plain(line)}", highlight=False)
+    short = in_short(result)
+    for title, lines in (("Expect", short.expected), ("Not known before training", short.untold)):
+        console.print(f"\n[bold]{title}[/]")
+        for line in lines:
+            console.print(f"• {plain(line)}", highlight=False)
     console.print()

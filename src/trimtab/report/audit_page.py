@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from trimtab.analysis.labels import in_page, nats
+from trimtab.audit.in_short import InShort, in_short
 from trimtab.audit.result import AUDIT_FILE, LandscapeResult, read_audit_result
 from trimtab.config.methods import number
 from trimtab.errors import UserError
@@ -34,6 +35,7 @@ class AuditSection:
     reference: str
     distances: Mapping[str, Estimate]
     """How far each proxy lies from what proxies are compared with: the total variation of words."""
+    short: InShort
     reasoning: tuple[str, ...]
     tables: Mapping[str, Table]
     quantities: Table
@@ -54,6 +56,7 @@ def read_audit(folder: Path) -> AuditSection | None:
         result.model,
         result.reference,
         {similarity.proxy: similarity.nearness for similarity in result.similarity},
+        in_short(result),
         result.forecast.reasoning,
         audit_tables.tables(result),
         audit_tables.quantities_table(result),
