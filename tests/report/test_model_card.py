@@ -16,16 +16,22 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from tests.conftest import Nobody
+from trimtab.analysis.changes import RateChange
 from trimtab.analysis.labels import change_in_words
+from trimtab.analysis.results import DataSummary
 from trimtab.config.experiment import Block, Dial, Experiment, Training
-from trimtab.config.methods import ALIGNED
+from trimtab.config.methods import ALIGNED, PLAIN
+from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import parse_experiment, read_experiment
 from trimtab.models import load_model, name_base_portably
+from trimtab.report.model_card import Origin, trained_card
 from trimtab.results.checksums import changed_files
+from trimtab.results.judgements import Judgement, write_judgements
 from trimtab.results.store import read_points
 from trimtab.runner.dial import set_dial, train_dial
 from trimtab.runner.post_hoc import repair_saved
 from trimtab.runner.sweep import sweep
+from trimtab.stats import Estimate
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +169,31 @@ def _recording_source(loaded: list[str], base: Path) -> Callable[[str], str]:
         return str(base) if name == "smollm2" else name
 
     return source
+
+
+def test_a_judge_is_told_with_its_revision_and_licence_and_prompts_with_theirs(
+    tmp_path: Path,
+) -> None:
+    judgement = Judgement(
+        "qwen3guard", "Qwen/Qwen3Guard-Gen-0.6B", "abc123", "", "1", "refused", False, True, 0.1,
+        False, "",
+    )  # fmt: skip
+    write_judgements(tmp_path / "plain.jsonl", [judgement])
+    rate = Estimate(0.9, 0.8, 0.95, "share of harmful prompts", "estimate")
+    settings = {
+        "model": "m",
+        "answers": {"harmful": [{"path": "jailbreakbench"}], "judges": ["qwen3guard"]},
+    }
+    data = DataSummary("safety", "s", "LibrAI/do-not-answer", 8, 2, ())
+    card = trained_card(
+        RunSpec(PLAIN, None, None, "t", 0),
+        (),
+        (),
+        Origin(settings, (data,)),
+        tmp_path,
+        rates=(RateChange("harmful prompts refused", 100, None, rate, None),),
+        judgements=tmp_path / "plain.jsonl",
+    )
+    assert "| `qwen3guard` | `Qwen/Qwen3Guard-Gen-0.6B` | `abc123` | Apache-2.0 |" in card
+    assert "`JailbreakBench/JBB-Behaviors` (MIT)" in card
+    assert "`LibrAI/do-not-answer`: CC BY-NC-SA 4.0" in card

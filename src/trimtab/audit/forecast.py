@@ -6,14 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from trimtab.audit.result import ProfileStep
+from trimtab.audit.result import NEARLY_NONE, SMALLEST_PENALTY, ProfileStep
 from trimtab.measure.geometry import Landscape, largest_radius
 from trimtab.stats import Estimate
 from trimtab.theory import penalty_for_budget, theorem_3, theorem_4
-
-NEARLY_NONE = 0.05
-"""An overlap that is surely less leaves next to nothing to trade off."""
-SMALLEST_PENALTY = 1e-3
 
 _WIDEST = 10
 """How many times a λ at one end of the overlaps' intervals may be that at the other end."""

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trimtab.audit.forecast import NEARLY_NONE, SMALLEST_PENALTY
-from trimtab.audit.result import AuditResult, PairOverlap, TaskGeometry
+from trimtab.audit.result import (
+    NEARLY_NONE,
+    SMALLEST_PENALTY,
+    AuditResult,
+    PairOverlap,
+    TaskGeometry,
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ def _competes(overlap: PairOverlap) -> bool | None:
 def _setting(result: AuditResult, overlap: PairOverlap) -> str:
     for suggestion in result.forecast.penalties:
         if suggestion.task == overlap.task and suggestion.penalty is not None:
-            budget = f"a rise of the safety loss of at most {result.settings['budget']:g}"
+            rise = f"{result.settings['budget']:g} nats per token"
+            budget = f"a rise of the safety loss of at most {rise}"
             if suggestion.penalty < SMALLEST_PENALTY:
                 return f"; for {budget} the smallest λ will do"
             return f"; for {budget} begin with λ = {suggestion.penalty:.2g}"

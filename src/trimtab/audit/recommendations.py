@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from trimtab.audit.forecast import (
-    NEARLY_NONE,
-    SMALLEST_PENALTY,
     OverlapBothWays,
     in_order,
     ranks,
@@ -15,6 +13,8 @@ from trimtab.audit.forecast import (
     suggested_penalty,
 )
 from trimtab.audit.result import (
+    NEARLY_NONE,
+    SMALLEST_PENALTY,
     DataRead,
     Forecast,
     LandscapeResult,

@@ -16,6 +16,11 @@ from trimtab.stats import Estimate
 
 AUDIT_FILE = "audit.json"
 
+NEARLY_NONE = 0.05
+"""An overlap that is surely less leaves next to nothing to trade off."""
+SMALLEST_PENALTY = 1e-3
+"""A λ below it is not told by its value."""
+
 Part = TypeVar("Part")
 
 

@@ -28,6 +28,7 @@ from trimtab.data.files import on_hub
 from trimtab.report.markdown import markdown_table
 from trimtab.results.checksums import ADAPTER_FILE, CARD_FILE
 from trimtab.results.files import write_atomically
+from trimtab.results.judgements import JUDGEMENTS_FOLDER, read_judgements
 from trimtab.results.result import Point
 from trimtab.stats import Estimate
 
@@ -118,7 +119,8 @@ def points_card(points: Sequence[Point], results: Results, model: Path) -> str:
     changes = loss_changes(points, results.points, results.rows)
     rates = rate_changes(point, results.points, results.rows)
     origin = Origin(results.settings, results.data)
-    return trained_card(point.spec, changes, details, origin, model, rates=rates)
+    judged = results.rows.folder.parent / JUDGEMENTS_FOLDER / f"{point.model}.jsonl"
+    return trained_card(point.spec, changes, details, origin, model, rates=rates, judgements=judged)
 
 
 def trained_card(
@@ -129,8 +131,12 @@ def trained_card(
     model: Path,
     not_measured: Sequence[str] = (),
     rates: Sequence[RateChange] = (),
+    judgements: Path | None = None,
 ) -> str:
-    """The card of a trained model, whose files are in `model`."""
+    """The card of a trained model, whose files are in `model`.
+
+    `judgements` is the file of what judges said of its answers, which knows their revisions.
+    """
     losses = list(losses)
     safety = f" with safety data `{spec.proxy}`" if spec.method.reads_safety and spec.proxy else ""
     constraint = "no constraint" if spec.is_plain else f"{spec.method.title}, {spec.label}"
@@ -145,7 +151,7 @@ def trained_card(
         lead,
         {
             "Before and after": _before_and_after(losses),
-            **({"What it answers": _answers(rates, origin)} if rates else {}),
+            **({"What it answers": _answers(rates, origin, judgements)} if rates else {}),
             "What was done": _what_was_done(constraint, details, origin),
             "Data": _data(origin.data),
             "What was not measured": _bullets(
@@ -284,7 +290,7 @@ def _portable(settings: Any) -> Any:
     return portable_name(settings) if isinstance(settings, str) else settings
 
 
-def _data(data: Iterable[DataSummary]) -> str:
+def _data(data: Sequence[DataSummary]) -> str:
     rows = [
         (
             summary.role,
@@ -299,7 +305,25 @@ def _data(data: Iterable[DataSummary]) -> str:
     columns = ("role", "name", "source", "rows to train on", "rows held out", "SHA-256")
     if not rows:
         return "Which rows were used is not recorded."
-    licence = "No licence of these data is recorded; ask their source."
+    from trimtab.evaluate.prompt_sets import PROMPT_SETS
+
+    known = {
+        known_set.hub: known_set.licence
+        for known_set in PROMPT_SETS
+        if "licence" not in known_set.unverified
+    }
+    licences = [
+        f"`{path}`: {known[path]}"
+        for path in dict.fromkeys(summary.path for summary in data)
+        if path in known
+    ]
+    others = "of the others " if licences else ""
+    licence = " ".join(
+        [
+            *([f"Licences: {'; '.join(licences)}."] if licences else []),
+            f"No licence {others}is recorded; ask their source.",
+        ]
+    )
     return f"{markdown_table(columns, rows)}\n\n{licence}"
 
 
@@ -319,7 +343,7 @@ def _versions() -> str:
     return f"trimtab {__version__}, Python {python}, {', '.join(libraries)}."
 
 
-def _answers(rates: Sequence[RateChange], origin: Origin) -> str:
+def _answers(rates: Sequence[RateChange], origin: Origin, judgements: Path | None = None) -> str:
     answer_settings = origin.settings.get("answers") or {}
     judges = ", ".join(f"`{judge}`" for judge in answer_settings.get("judges") or ["phrases"])
     rows = [
@@ -333,10 +357,37 @@ def _answers(rates: Sequence[RateChange], origin: Origin) -> str:
         for rate in rates
     ]
     columns = ("share of", "prompts", "start model θₛ", "this model", "change, in points")
-    return (
+    text = (
         f"{markdown_table(columns, rows)}\n\nJudged by {judges}; the table is the first one's. "
         "95 % intervals, changes paired by prompt."
     )
+    details = _judges(judgements) if judgements is not None else ""
+    return "\n\n".join(part for part in (text, details, _prompts(answer_settings)) if part)
+
+
+def _judges(judgements: Path) -> str:
+    """Who judged, at which revision, and under which licence they may be used."""
+    from trimtab.evaluate.judges import MODEL_JUDGES
+
+    licences = {judge.name: judge.licence for judge in MODEL_JUDGES}
+    judges = {judgement.judge: judgement for judgement in read_judgements(judgements)}
+    rows = [
+        (f"`{name}`", f"`{last.model}`", f"`{last.revision}`", licences.get(name, "not known"))
+        for name, last in judges.items()
+        if last.model
+    ]
+    return markdown_table(("judge", "model", "revision", "licence"), rows) if rows else ""
+
+
+def _prompts(answer_settings: Mapping[str, Any]) -> str:
+    """The prompt sets that are known, with their licences."""
+    from trimtab.evaluate.prompt_sets import PROMPT_SETS
+
+    sources = [*answer_settings.get("harmful", ()), *answer_settings.get("benign", ())]
+    paths = {str(source["path"]) for source in sources}
+    known = [known_set for known_set in PROMPT_SETS if paths & {known_set.name, known_set.hub}]
+    sets = ", ".join(f"`{known_set.hub}` ({known_set.licence})" for known_set in known)
+    return f"Prompts: {sets}." if sets else ""
 
 
 def _rate(rate: Estimate) -> str:
