@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from torch.nn.functional import cross_entropy
 from trl import SFTTrainer
 
@@ -305,3 +306,23 @@ def test_case_one_refuses_another_loss_function(tmp_path: Path) -> None:
             processing_class=tokenizer,
             compute_loss_func=lambda *args, **settings: torch.zeros(()),
         )
+
+
+@full_and_lora
+def test_a_saved_model_has_a_card_of_what_was_trained(lora: bool, tmp_path: Path) -> None:
+    trainer = tiny.trained(
+        AlignmentLossConstraint(0.7), tiny.config(tmp_path, max_steps=2), tmp_path, lora
+    )
+    trainer.save_model(str(tmp_path / "saved"))
+    card = (tmp_path / "saved/README.md").read_text(encoding="utf-8")
+    data = ModelCard(card).data
+    assert data.library_name == ("peft" if lora else "transformers")
+    assert "trimtab" in data.tags
+    assert "`AlignmentLossConstraint(penalty=0.7" in card
+    assert f"2 of 2 steps on {len(trainer.train_dataset)} task rows" in card
+    assert "safety rows" in card
+    assert "2503.20807" in card
+    assert str(tmp_path) not in card
+    assert "More Information Needed" not in card
+    trainer.create_model_card()
+    assert (Path(trainer.args.output_dir) / "README.md").read_text(encoding="utf-8") == card

@@ -10,6 +10,7 @@ import typer
 
 from trimtab.cli.answer import estimate_text, tell_budget
 from trimtab.cli.command import Command, command, say, watched
+from trimtab.cli.hub import PushToHub, push, require_access
 from trimtab.cli.options import (
     AnswerTokens,
     Benign,
@@ -159,6 +160,7 @@ def set_(
     merged: Annotated[
         bool, typer.Option("--merged", help="Write a whole model where the dial has adapters.")
     ] = False,
+    push_to_hub: PushToHub = None,
 ) -> None:
     """Save the model at a setting, or the most capable one within a budget or limits on rates.
 
@@ -167,12 +169,14 @@ def set_(
     from trimtab.runner.dial import set_dial
     from trimtab.runner.rates import Asking
 
+    require_access(push_to_hub)
     limits = rate_limits(max_harmful, min_refused, min_answered)
     asking = Asking(sources_of(harmful), sources_of(benign), tuple(judge or ()), rows, max_tokens)
     with watched() as watcher:
         chosen = set_dial(folder, out, watcher, alpha, budget, merged, limits, asking)
     _tell(chosen)
     say(f"The model is in {out}.")
+    push(out, push_to_hub)
 
 
 @dial.command("demo", cls=Command)

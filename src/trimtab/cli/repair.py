@@ -9,6 +9,7 @@ import typer
 
 from trimtab.cli.answer import tell_budget
 from trimtab.cli.command import say, watched
+from trimtab.cli.hub import PushToHub, push, require_access
 from trimtab.cli.options import (
     AnswerTokens,
     BenignToLimit,
@@ -62,6 +63,7 @@ def repair(
     judge: JudgesOfLimit = None,
     rows: PromptRows = None,
     max_tokens: AnswerTokens = None,
+    push_to_hub: PushToHub = None,
 ) -> None:
     """Mend the safety of a fine-tuned model, after the fact.
 
@@ -82,6 +84,7 @@ def repair(
     ]
     if method not in edit:
         raise UserError(f"{method!r} mends no model. Give one of {', '.join(edit)}.")
+    require_access(push_to_hub)
     limits = rate_limits(max_harmful, min_refused, min_answered)
     asking = Asking(sources_of(harmful), sources_of(benign), tuple(judge or ()), rows, max_tokens)
     require_limits_to_ask_for(limits, asking)
@@ -110,6 +113,7 @@ def repair(
         share = _STRENGTH if strength is None else strength
         moved = repair_saved(method, share, model, aligned, unaligned, out)
         _tell_where(out, moved)
+        push(out, push_to_hub)
         return
     say(f"The aligned model's share is {number(interpolation.share)}.")
     if interpolation.rise is not None:
@@ -120,6 +124,7 @@ def repair(
         for line in rate_lines(interpolation.rates):
             say(line)
     _tell_where(out, interpolation.distance)
+    push(out, push_to_hub)
 
 
 def _tell_where(out: Path, moved: float) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from trimtab.cli.answer import print_training_summary
+from trimtab.cli.hub import PushToHub, push, require_access
 from trimtab.cli.options import (
     Benign,
     DryRun,
@@ -87,6 +88,7 @@ def train(
     harmful: Harmful = None,
     benign: Benign = None,
     judge: JudgeNames = None,
+    push_to_hub: PushToHub = None,
     restart: Restart = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -128,8 +130,10 @@ def train(
     if dry_run:
         print_plan(experiment, out, restart)
     else:
+        require_access(push_to_hub)
         sweep_and_report(experiment, out, restart)
         end_with_failures(out, "--restart")
         (run,) = plan_of(experiment).runs
         (model,) = run.models
         print_training_summary(experiment, out, model)
+        push(out / "models" / model, push_to_hub)

@@ -27,6 +27,7 @@ from trimtab.config.run_spec import RunSpec
 from trimtab.data.files import on_hub
 from trimtab.report.markdown import markdown_table
 from trimtab.results.checksums import ADAPTER_FILE, CARD_FILE
+from trimtab.results.citation import CITATION
 from trimtab.results.files import write_atomically
 from trimtab.results.judgements import JUDGEMENTS_FOLDER, read_judgements
 from trimtab.results.result import Point
@@ -36,23 +37,6 @@ _MARK = "\n- trimtab\n"
 """The tag by which a card of ours is told from PEFT's."""
 
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
-
-_CITATION = """\
-```bibtex
-@article{chen2025fundamental,
-  title   = {Fundamental Safety-Capability Trade-offs in Fine-tuning Large Language Models},
-  author  = {Chen, Pin-Yu and Shen, Han and Das, Payel and Chen, Tianyi},
-  year    = {2025},
-  journal = {arXiv preprint arXiv:2503.20807},
-  url     = {https://arxiv.org/abs/2503.20807}
-}
-@software{trimtab,
-  title   = {trimtab: fine-tune a language model under a safety constraint, and measure what each
-             gave up},
-  author  = {{The trimtab contributors}},
-  license = {Apache-2.0}
-}
-```"""
 
 _WHAT_A_LOSS_IS = (
     "Nats per token of held-out responses, with 95 % intervals; lower is better. A change is from "
@@ -216,7 +200,7 @@ def repaired_card(
 
 def _card(metadata: ModelCardData, title: str, lead: str, sections: Mapping[str, str]) -> str:
     parts = [f"---\n{metadata.to_yaml()}\n---", f"# {title}", lead]
-    for name, text in {**sections, "Versions": _versions(), "Citation": _CITATION}.items():
+    for name, text in {**sections, "Versions": _versions(), "Citation": CITATION}.items():
         parts += [f"## {name}", text]
     return "\n\n".join(parts) + "\n"
 

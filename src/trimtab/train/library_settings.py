@@ -65,7 +65,7 @@ _REASONS = {
         "eval_do_concat_batches eval_use_gather_object eval_accumulation_steps batch_eval_metrics "
         "per_device_eval_batch_size prediction_loss_only include_for_metrics"
     ),
-    "trimtab keeps models on this machine; push what is in its models folder": (
+    "trimtab uploads a finished model with its card: --push-to-hub": (
         "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push "
         "hub_revision"
     ),

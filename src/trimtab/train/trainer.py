@@ -33,7 +33,10 @@ from trl.trainer.utils import create_model_from_path
 
 from trimtab.errors import UserError
 from trimtab.measure.distance import DensePart, Displacement
+from trimtab.results.checksums import CARD_FILE
+from trimtab.results.files import write_atomically
 from trimtab.train.batches import Batch
+from trimtab.train.card import training_card
 from trimtab.train.config import own_setting
 from trimtab.train.context import context_of
 from trimtab.train.length_bucketing import BucketedModel, require_what_can_be_bucketed
@@ -400,10 +403,25 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         state = self.objective.state_dict() if self.objective else {}
         if self.objective and self.objective.extra_tokens:
             state = state | {_EXTRA_TOKENS: self.objective.extra_tokens}
-        if state and self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)  # shards are not written yet
-            torch.save(state, folder / STATE_FILE)
+            write_atomically(folder / CARD_FILE, training_card(self))
+            if state:
+                torch.save(state, folder / STATE_FILE)
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        """Write the card into the output folder, as every saved model has it.
+
+        The arguments are TRL's, and are not used: the card tells what was trained.
+        """
+        if self.is_world_process_zero():
+            write_atomically(Path(self.args.output_dir) / CARD_FILE, training_card(self))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
