@@ -28,6 +28,7 @@ from trimtab.report.chart import Figure, Mark, Panel
 from trimtab.report.figures import DRIFT, figures
 from trimtab.results.gaps import OVER_START
 from trimtab.results.result import LocalGeometry, Point
+from trimtab.theory import context_overlap
 
 HOSTILE = "<script>alert('x')</script> & <b>\"a\"</b> $x_1$ _%{y}"
 
@@ -258,6 +259,23 @@ def test_a_limit_is_shaded_where_it_is_the_only_one() -> None:
     assert [curve.name for curve in of_one_task.curves if curve.shaded] == [ORACLE]
     assert not any(curve.shaded for curve in of_two_tasks.curves)
     assert "area" in {layer["mark"]["type"] for layer in renderer.plot(of_one_task)["layer"]}
+
+
+def test_the_limit_of_a_task_that_shares_no_prompt_is_a_corner() -> None:
+    known_world = world()
+    points = optima(known_world)
+    _, plane = figures(points, Limits(known_world))[0].panels
+    corners = [curve for curve in plane.curves if curve.name == ORACLE and len(curve.x) == 3]
+    shares_none = [
+        task
+        for task, data in known_world.task.items()
+        if context_overlap(data, known_world.original) == 0
+    ]
+    assert len(corners) == len(shares_none) == 1
+    (corner,) = corners
+    assert (corner.x[1], corner.y[1]) == pytest.approx((0, 0), abs=1e-6)
+    assert (corner.x[2], corner.y[0]) == (plane.x.high, plane.y.high)
+    assert "shares no prompt" in plane.note
 
 
 def test_exact_optima_lie_on_their_curve() -> None:

@@ -35,6 +35,10 @@ SEVERAL_LIMITS = (
     "Each task has a limit of its own: a mark may lie below another task’s, and below its own by "
     "no more than its interval."
 )
+CORNER = (
+    "A limit with a corner is that of a task that shares no prompt with the safety data: there "
+    "nothing has to be given up."
+)
 LABEL_ROOM = (0.17, 0.075)
 """How far a label must stay from other marks and labels, as shares of the panel."""
 LETTER, BESIDE_MARK, OVERHANG = 0.019, 0.03, 0.06
@@ -94,10 +98,15 @@ def panel(
         lines = tuple(_without_labels(line) for line in lines)
     else:
         lines = labelled(lines, x_axis, y_axis)
-    if sum(curve.shaded for curve in curves) > 1:
+    visible = [_cut(curve, x_axis, y_axis) for curve in curves]
+    if any(_is_corner(curve) for curve in visible):
+        note = f"{note} {CORNER}".strip()
+        visible = [
+            _with_sides(curve, x_axis, y_axis) if _is_corner(curve) else curve for curve in visible
+        ]
+    if sum(curve.shaded for curve in visible) > 1:
         note = f"{note} {SEVERAL_LIMITS}".strip()
-        curves = [replace(curve, shaded=False) for curve in curves]
-    visible = (_cut(curve, x_axis, y_axis) for curve in curves)
+        visible = [replace(curve, shaded=False) for curve in visible]
     shown = tuple(curve for curve in visible if len(curve.x) > 1)
     return Panel(title, x_axis, y_axis, lines, shown, note)
 
@@ -293,6 +302,17 @@ def _is_anchor(mark: Mark) -> bool:
 
 def _near(first: tuple[float, float], second: tuple[float, float], room: float) -> bool:
     return abs(first[0] - second[0]) < room and abs(first[1] - second[1]) < LABEL_ROOM[1]
+
+
+def _is_corner(curve: Curve) -> bool:
+    """Whether a limit is one point: some model is the best of all in both losses."""
+    return curve.shaded and len(curve.x) == 1
+
+
+def _with_sides(curve: Curve, x_axis: Axis, y_axis: Axis) -> Curve:
+    """A limit that is one point, with the sides of the corner that no model passes."""
+    ((x, y),) = zip(curve.x, curve.y, strict=True)
+    return replace(curve, x=(x, x, x_axis.high), y=(y_axis.high, y, y))
 
 
 def _cut(curve: Curve, x_axis: Axis, y_axis: Axis) -> Curve:
