@@ -9,6 +9,7 @@ import pytest
 from tests.report.reported_points import point
 from trimtab.config.methods import CASE_1, CASE_2_RADIUS
 from trimtab.report.answers import answers_figure, answers_table
+from trimtab.report.palette import PLAIN_INK
 from trimtab.results.result import Estimate, Point
 
 
@@ -43,12 +44,17 @@ def test_every_proxy_is_a_line_beside_the_aligned_model(points: list[Point]) -> 
     figure = answers_figure(points)
     assert figure is not None
     against_penalty, against_capability, against_answers = figure.panels
-    assert [line.name for line in against_penalty.lines] == ["near", "far"]
-    assert [mark.y for mark in against_penalty.lines[0].marks] == pytest.approx([0.2, 0.4, 0.6])
+    near, far, plain = against_penalty.lines
+    assert (plain.name, near.name, far.name) == ("plain fine-tuning", "near", "far")
+    assert [mark.y for mark in plain.marks] == pytest.approx([0.2])  # of both, and drawn once
+    assert [mark.y for mark in near.marks] == pytest.approx([0.4, 0.6])
     (level,) = against_penalty.curves
     assert set(level.y) == {0.8}
     assert {line.name for line in against_capability.lines} >= {"Case II", "aligned model θₛ"}
-    assert [mark.x for mark in against_answers.lines[0].marks] == pytest.approx([0.9, 0.8, 0.7])
+    near, *_, plain, start = against_answers.lines
+    assert start.name == "aligned model θₛ"  # drawn over all
+    assert [mark.x for mark in (*plain.marks, *near.marks)] == pytest.approx([0.9, 0.8, 0.7])
+    assert plain.ink == PLAIN_INK
 
 
 def test_case_2_is_there_by_whichever_it_was_asked_for(points: list[Point]) -> None:

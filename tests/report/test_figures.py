@@ -67,6 +67,7 @@ def test_figure_1_has_a_line_per_proxy_on_the_task_with_the_most() -> None:
         "far – chat",
         "near – news",
         "near – code",
+        "plain fine-tuning",
         "aligned model θₛ",
     }
 
@@ -104,12 +105,13 @@ def test_no_label_stands_out_of_its_axes() -> None:
 
 def test_figure_2_has_a_line_per_task_and_sets_the_cases_side_by_side() -> None:
     left, right = figures(sweep(), None)[1].panels
-    assert [line.name for line in left.lines] == ["chat", "news"]
+    assert [line.name for line in left.lines] == ["chat", "news", "plain fine-tuning"]
     assert [line.name for line in right.lines] == [
         "Case I, chat",
         "Case II, chat",
         "Case I, news",
         "Case II, news",
+        "plain fine-tuning",
         "aligned model θₛ",
     ]
 
@@ -118,7 +120,7 @@ def test_figure_3_orders_tasks_by_overlap() -> None:
     (panel,) = figures(sweep(), None)[2].panels
     names = [line.name for line in panel.lines]
     assert names[:3] == ["code, overlap 0 %", "chat, overlap 50 %", "news, overlap 100 %"]
-    assert names[3:] == ["aligned model θₛ"]  # the start stands in every plane
+    assert names[3:] == ["plain fine-tuning", "aligned model θₛ"]  # they stand in every plane
 
 
 def test_an_estimated_overlap_is_called_about_that_much() -> None:
@@ -239,7 +241,7 @@ def test_every_mark_and_bar_lies_on_its_axes() -> None:
 def test_many_lines_are_cut_to_what_can_be_told_apart() -> None:
     points = [model for task in "abcdefghij" for model in case_1(task=task)]
     right = figures(points, None)[0].panels[1]
-    assert len(right.lines) == 8
+    assert len(right.lines) == 9  # plain fine-tuning among them
     assert "8 of 10" in right.note
 
 

@@ -12,6 +12,7 @@ from trimtab.analysis.labels import estimate_in_words, hover, shortened
 from trimtab.config.methods import ALIGNED, CASE_1, NO_VALUE, PLAIN
 from trimtab.report.axes import gap_axis, penalty_axis, radius_axis, rate_axis
 from trimtab.report.chart import Axis, Curve, Ink, Line, Mark, Panel
+from trimtab.report.palette import PLAIN_INK, START_INK
 from trimtab.results.gaps import OVER_START
 from trimtab.results.result import Estimate
 
@@ -39,6 +40,8 @@ CORNER = (
     "A limit with a corner is that of a task that shares no prompt with the safety data: there "
     "nothing has to be given up."
 )
+_ON_TOP = {PLAIN_INK: 1, START_INK: 2}
+"""What every plane is read by is drawn over the rest."""
 LABEL_ROOM = (0.17, 0.075)
 """How far a label must stay from other marks and labels, as shares of the panel."""
 LETTER, BESIDE_MARK, OVERHANG = 0.019, 0.03, 0.06
@@ -76,6 +79,7 @@ def panel(
         replace(line_series, settings=_with_coordinates(line_series.settings, x, y))
         for line_series in series
     ]
+    series = _with_plain_apart(series, x, y)
     series = [line_series for line_series in series if line_series.settings]
     if not any(line_series.joined for line_series in series):
         return None
@@ -109,6 +113,30 @@ def panel(
         visible = [replace(curve, shaded=False) for curve in visible]
     shown = tuple(curve for curve in visible if len(curve.x) > 1)
     return Panel(title, x_axis, y_axis, lines, shown, note)
+
+
+def _with_plain_apart(series: Sequence[Series], x: Coordinate, y: Gap | Rate) -> list[Series]:
+    """Plain fine-tuning, where several lines have it at one place, as one mark of its own.
+
+    λ = 0 is the same model for every safety data, and the last line's mark would hide the others'.
+    """
+    places: dict[tuple[float, float], list[Setting]] = {}
+    for setting in (setting for each in series for setting in each.settings if setting.is_plain):
+        at_x, at_y = _coordinate(setting, x), _coordinate(setting, y)
+        assert at_x is not None
+        assert at_y is not None
+        places.setdefault((at_x.value, at_y.value), []).append(setting)
+    shared = [settings for settings in places.values() if len(settings) > 1]
+    hidden = {id(setting) for settings in shared for setting in settings}
+    apart = tuple(settings[0] for settings in shared)
+    if not apart:
+        return list(series)
+    without = [
+        replace(each, settings=tuple(s for s in each.settings if id(s) not in hidden))
+        for each in series
+    ]
+    with_plain = [*without, Series("plain fine-tuning", PLAIN_INK, apart, joined=False)]
+    return sorted(with_plain, key=lambda each: _ON_TOP.get(each.ink, 0))
 
 
 def _with_coordinates(settings: Sequence[Setting], *coordinates: Coordinate) -> tuple[Setting, ...]:
