@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from copy import deepcopy
 from pathlib import Path
@@ -254,7 +255,7 @@ def test_a_budget_says_what_it_found(models: Models, tmp_path: Path) -> None:
     result = command("wise-ft", *pair, *options)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("The aligned model's share is 0.\n")
-    assert "  within the budget.\n" in result.stdout
+    assert re.search(r"  within the budget; only 0\.\d % of it is spent\.\n", result.stdout)
     few = safety_rows(tmp_path / "few.jsonl", 5)
     result = command(
         "wise-ft", *pair, "--budget", "1", "--safety", str(few), "--out", str(tmp_path / "o")
