@@ -136,8 +136,9 @@ class _Atlas:
             f"grid {CASE_1_BLOCK}."
         )
         caption = (
-            f"The {self.safety} under an alignment loss constraint against its penalty λ, by proxy "
-            "safety data (left), and what it costs in capability (right)."
+            "Left: how much safety is lost against λ, the weight of the safety data in training, a "
+            "line for each safety data set. Right: the same models, with what is left to learn of "
+            "the task. Lower is better."
         )
         return Figure(1, caption, _present(panels), _present([missing]))
 
@@ -174,8 +175,9 @@ class _Atlas:
             else f"Figure 2 right needs one task in both cases: add to the grid {CASE_1_BLOCK}.",
         )
         caption = (
-            f"The {self.safety} under an alignment parameter constraint, by task (left), and both "
-            "cases in the plane of what each gave up (right)."
+            "Left: how much safety is lost where the weights are held near the start's, by a "
+            "penalty λ on how far they move or within a distance ε, a line for each task. Right: "
+            "both ways of holding a model, by what each gave up. Lower is better."
         )
         return Figure(2, caption, _present([*left_panels, right_panel]), _present(missing))
 
@@ -202,7 +204,10 @@ class _Atlas:
             [*self._plane_curves(pairs, by_task=True), *self._plane_bounds(pairs)],
             self.note,
         )
-        caption = "The trade-off at several overlaps of the task's contexts with the proxy's."
+        caption = (
+            "What safety and task give up, for tasks that share more or fewer of their prompts "
+            "with the safety data (overlap). Lower is better."
+        )
         return Figure(3, caption, _present([plane]), ())
 
     def figure_4(self) -> Figure:
@@ -228,8 +233,8 @@ class _Atlas:
             self.note,
         )
         caption = (
-            f"The {self.safety} and the capability gap at every measured setting of the dial: "
-            "α = 0 is its safest, α = 1 its most capable."
+            "Safety and task at every measured setting of the dial: α = 0 is its safest, α = 1 its "
+            "most capable. Lower is better."
         )
         return Figure(DIAL_FIGURE, caption, _present([plane]), ())
 
