@@ -325,7 +325,7 @@ def tables(results: dict[str, Any]) -> str:
             continue
         seeds = f"{len(group)} seeds: mean [lowest, highest]" if len(group) > 1 else "one seed"
         lines += [f"**{name}** ({seeds})", ""]
-        rows = []
+        of_areas, of_budgets = [], []
         group_volumes = [areas(by_method, hypervolume) for by_method in group]
         group_chords = [areas(by_method, chord_area) for by_method in group]
         for row in group_volumes[0]:
@@ -335,18 +335,18 @@ def tables(results: dict[str, Any]) -> str:
                 mean_and_range([ratios[row] for ratios in of_group])
                 for of_group in (group_volumes, group_chords)
             ]
-            is_few = row == method and any(
-                len(by_method[method]["points"]) > 8 for by_method in group
-            )
-            for budget in BUDGETS:
-                reached = [within_budget(by_method, method, budget) for by_method in group]
-                losses = [value for value in reached if value is not None]
-                is_reached = not is_few and len(losses) == len(reached)
-                cells.append(f"{mean(losses):.3f}" if is_reached else "" if is_few else "none")
-            rows.append((row, *cells))
-        within = (f"L_f at +{budget:g}" for budget in BUDGETS)
-        columns = ("method", "tokens", "hypervolume", "chord area", *within)
-        lines.append(markdown_table(columns, rows))
+            of_areas.append((row, *cells))
+            has_more = any(len(by_method[method]["points"]) > 8 for by_method in group)
+            if row == method and has_more:
+                continue
+            reached = {
+                budget: [within_budget(by_method, method, budget) for by_method in group]
+                for budget in BUDGETS
+            }
+            of_budgets.append((row, *(_mean_or_none(losses) for losses in reached.values())))
+        lines.append(markdown_table(("method", "tokens", "hypervolume", "chord area"), of_areas))
+        columns = ["L_f at", *(f"+{budget:g}" for budget in BUDGETS)]
+        lines += ["", markdown_table(columns, of_budgets)]
         aims = [*_aims(group, group_volumes, group_chords), *_beside_wise(group)]
         lines += ["", "\n".join(f"- {aim}" for aim in aims), ""]
         aligned = [
@@ -354,6 +354,11 @@ def tables(results: dict[str, Any]) -> str:
         ]
         lines += [f"θ_s itself: L_ŝ = {aligned[0]}, L_f = {aligned[1]}.", ""]
     return "\n".join(lines)
+
+
+def _mean_or_none(losses: list[float | None]) -> str:
+    known = [loss for loss in losses if loss is not None]
+    return f"{mean(known):.3f}" if len(known) == len(losses) else "none"
 
 
 def _aims(
