@@ -231,7 +231,7 @@ def test_a_table_is_saved_with_intervals_in_columns(browser: Browser, report: Pa
         visit.page.locator("section:has(#points) .csv").click()
     lines = started.value.path().read_text(encoding="utf-8").splitlines()
     assert started.value.suggested_filename == "points.csv"
-    assert lines[0].startswith('"method","hyperparameter"')
+    assert lines[0].startswith('"method","setting"')
     assert len(lines) == 1 + visit.page.locator("section:has(#points) tbody tr").count()
     assert visit.messages == []
 

@@ -30,7 +30,7 @@ WHAT_IT_IS = {
 }
 
 
-NAMES = ("method", "hyperparameter", "safety", "task", "seed")
+NAMES = ("method", "setting", "safety", "task", "seed")
 """The columns that `names_of` fills."""
 METHODS_CAPTION = (
     "Estimates. Hypervolume: the share of the rectangle between the aligned model and plain "
@@ -60,53 +60,51 @@ class Table:
     rows: tuple[Row, ...]
 
 
-def points_table(points: Iterable[Point]) -> Table:
-    """Every measured model; a number that none of them has is no column."""
-    columns = (
-        *NAMES,
-        "alignment loss",
-        "proxy loss",
-        "capability loss",
-        "alignment gap",
-        "proxy gap",
-        "capability gap",
-        "overlap",
-        "distance",
-        "of ‖θₛ‖",
-        "tokens",
-        "seconds",
+def losses_table(points: Iterable[Point]) -> Table:
+    """Every measured model with its losses, and what its training cost."""
+    return _of_points(
+        points,
+        "Losses in nats per token, with 95 % intervals, and what was trained.",
+        {
+            "alignment loss": lambda point: estimate_in_words(point.alignment_loss),
+            "proxy loss": lambda point: estimate_in_words(point.proxy_loss),
+            "capability loss": lambda point: estimate_in_words(point.capability_loss),
+            "tokens": lambda point: f"{point.train_tokens:,}",
+            "seconds": lambda point: f"{point.wall_seconds:.1f}",
+        },
     )
-    rows = tuple(
-        Row(
-            (
-                *names_of(point.spec),
-                estimate_in_words(point.alignment_loss),
-                estimate_in_words(point.proxy_loss),
-                estimate_in_words(point.capability_loss),
-                estimate_in_words(point.alignment_gap),
-                estimate_in_words(point.proxy_gap),
-                estimate_in_words(point.capability_gap),
-                "–" if point.context_overlap is None else percent(point.context_overlap.value),
-                number(point.distance),
-                percent(point.relative_distance),
-                f"{point.train_tokens:,}",
-                f"{point.wall_seconds:.1f}",
-            )
-        )
-        for point in points
+
+
+def gaps_table(points: Iterable[Point]) -> Table:
+    """Every measured model with its gaps, and how far it moved."""
+    return _of_points(
+        points,
+        "Gaps in nats per token, with 95 % intervals; the share of task prompts among safety "
+        "prompts; how far the weights moved, ‖θ − θₛ‖.",
+        {
+            "alignment gap": lambda point: estimate_in_words(point.alignment_gap),
+            "proxy gap": lambda point: estimate_in_words(point.proxy_gap),
+            "capability gap": lambda point: estimate_in_words(point.capability_gap),
+            "overlap": lambda point: (
+                "–" if point.context_overlap is None else percent(point.context_overlap.value)
+            ),
+            "distance": lambda point: number(point.distance),
+        },
     )
-    caption = "Every measured model. Losses and gaps in nats per token, with 95 % intervals."
-    shown = [
-        place
-        for place in range(len(columns))
-        if place < len(NAMES) or any(row.cells[place] != "–" for row in rows)
-    ]
-    return Table(
-        caption,
-        tuple(columns[place] for place in shown),
-        len(NAMES),
-        tuple(Row(tuple(row.cells[place] for place in shown)) for row in rows),
+
+
+def _of_points(
+    points: Iterable[Point], caption: str, columns: Mapping[str, Callable[[Point], str]]
+) -> Table:
+    """A row for every point; what none of them has is no column."""
+    points = list(points)
+    cells = {name: [text(point) for point in points] for name, text in columns.items()}
+    shown = [name for name, texts in cells.items() if any(text != "–" for text in texts)]
+    rows = (
+        Row((*names_of(point.spec), *(cells[name][place] for name in shown)))
+        for place, point in enumerate(points)
     )
+    return Table(caption, (*NAMES, *shown), len(NAMES), tuple(rows))
 
 
 def budgets_table(points: Iterable[Point]) -> Table | None:
