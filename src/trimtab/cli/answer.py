@@ -121,7 +121,8 @@ def print_settings_to_choose(out: Path) -> None:
 def command_to_make(setting: Setting, folder: Path) -> tuple[str, ...]:
     """The lines that make a setting's model from the experiment in `folder`.
 
-    None where one is kept, or where no training makes it, as of models mended after theirs.
+    There are none where one is kept, or where no training makes it, as of models that are mended
+    after theirs.
     """
     import shlex
 
