@@ -96,7 +96,9 @@ def trained(folder: Path, *more: str, **environment: str) -> subprocess.Complete
             )
     command = "train --model model --task task.jsonl --safety safety.jsonl --out run --lora-rank 2"
     settings = ["--steps", "1", "--batch-size", "2"]
-    base = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
+    unset = ("HF_TOKEN", "TRANSFORMERS_OFFLINE")
+    base = {name: value for name, value in os.environ.items() if name not in unset}
+    base |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     return subprocess.run(
         [sys.executable, "-m", "trimtab", *command.split(), *settings, *more],
         cwd=folder,
