@@ -7,7 +7,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from trimtab.cli import app
-from trimtab.config.grid import only, plan_of
+from trimtab.config.grid import only_model, plan_of
 from trimtab.config.yaml_io import read_experiment
 
 REPRODUCTION = Path(__file__).parents[2] / "docs/reproduction"
@@ -59,7 +59,7 @@ def test_what_is_not_kept_can_be_made() -> None:
     start = f"  to make it:\n    trimtab sweep {file} \\\n        --only "
     model = output.split(start)[1].split("\n")[0]
     recorded = read_experiment(file)
-    (run,) = plan_of(only(recorded, model.removesuffix(" --out chosen"))).runs
+    (run,) = plan_of(only_model(recorded, model.removesuffix(" --out chosen"))).runs
     assert run.training.label == "λ = 1"
 
 

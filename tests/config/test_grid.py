@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Block, Dial, Experiment, Measuring, Training
-from trimtab.config.grid import is_more_of, only, plan_of
+from trimtab.config.grid import is_more_of, only_model, plan_of
 from trimtab.errors import UserError
 
 names = st.text(st.sampled_from("ab-_ .+/é"), min_size=1, max_size=6).filter(str.strip)
@@ -80,9 +80,9 @@ def test_one_model_of_a_grid_is_made_as_the_whole_grid_makes_it(aligned: bool) -
         for model in run.models:
             if aligned and run.training.seed != 3:
                 with pytest.raises(UserError, match="starts from what seed 3 aligns"):
-                    only(whole, model)
+                    only_model(whole, model)
                 continue
-            alone = only(whole, model)
+            alone = only_model(whole, model)
             (made,) = plan_of(alone).runs
             assert model in made.models
             assert made.training == run.training
@@ -92,10 +92,10 @@ def test_one_model_of_a_grid_is_made_as_the_whole_grid_makes_it(aligned: bool) -
 
 def test_plain_fine_tuning_alone_is_one_point() -> None:
     whole = replace(experiment(["s", "p"], ["t"]), grid=(Block("alignment-loss", (0.0, 1.0)),))
-    (made,) = plan_of(only(whole, "plain--t--seed-0")).runs
+    (made,) = plan_of(only_model(whole, "plain--t--seed-0")).runs
     assert len(made.specs) == 1
     with pytest.raises(UserError, match=r"makes no model 'plain--t'.* plain--t--seed-"):
-        only(whole, "plain--t")
+        only_model(whole, "plain--t")
 
 
 def test_an_unknown_method_is_answered_with_the_nearest() -> None:

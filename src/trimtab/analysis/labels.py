@@ -137,9 +137,10 @@ def budget_in_words(point: Point) -> str:
     text = f"{text}: {VERDICTS[outcome]}"
     if outcome != "within" and point.multiplier is not None and point.multiplier >= OUT_OF_REACH:
         return f"{text}, and out of reach: at λ = {number(point.multiplier)} the task hardly counts"
-    if budget <= 0 or outcome == "beyond":
+    spent = spent_in_words(change, budget)
+    if not spent:
         return text
-    text = f"{text}; {spent_in_words(change, budget)}"
+    text = f"{text}; {spent}"
     if point.validation_rows_wanted is None or not 0 < change.value < MOST_UNSPENT * budget:
         return text
     return (
@@ -149,11 +150,13 @@ def budget_in_words(point: Point) -> str:
 
 
 def spent_in_words(rise: Estimate, budget: float) -> str:
-    """How much of a budget, above 0, the measured rise of the safety loss takes.
+    """How much of a budget the rise of the safety loss takes; empty beyond it and of no share.
 
     >>> spent_in_words(Estimate(0.04, 0.03, 0.05, "nats per token", "estimate"), 0.1)
     'only 40 % of it is spent'
     """
+    if not 0 < budget < math.inf or verdict(rise, budget) == "beyond":
+        return ""
     if rise.value <= 0:
         return "none of it is spent"
     only = "only " if rise.value < MOST_UNSPENT * budget else ""

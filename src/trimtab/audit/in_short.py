@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trimtab.audit.result import (
-    NEARLY_NONE,
     SMALLEST_PENALTY,
     AuditResult,
     PairOverlap,
     TaskGeometry,
+    competes,
 )
 
 
@@ -45,9 +45,9 @@ def in_short(result: AuditResult) -> InShort:
             )
         )
     for task, overlap in overlaps.items():
-        competes = _competes(overlap)
-        line = f"{task}: {_ABOUT[competes].format(overlap.task_on_safety.value)}"
-        if competes is None:
+        is_shared = competes(overlap.task_on_safety)
+        line = f"{task}: {_ABOUT[is_shared].format(overlap.task_on_safety.value)}"
+        if is_shared is None:
             untold.append(line)
         else:
             expected.append(f"{line}{_setting(result, overlap)}.")
@@ -73,12 +73,6 @@ def _nearest(result: AuditResult) -> str | None:
 
 def _any(result: AuditResult) -> str:
     return result.forecast.proxies[0] if result.forecast.proxies else result.similarity[0].proxy
-
-
-def _competes(overlap: PairOverlap) -> bool | None:
-    if overlap.task_on_safety.high < NEARLY_NONE:
-        return False
-    return True if overlap.task_on_safety.low > NEARLY_NONE else None
 
 
 def _setting(result: AuditResult, overlap: PairOverlap) -> str:

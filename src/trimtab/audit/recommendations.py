@@ -13,7 +13,6 @@ from trimtab.audit.forecast import (
     suggested_penalty,
 )
 from trimtab.audit.result import (
-    NEARLY_NONE,
     SMALLEST_PENALTY,
     DataRead,
     Forecast,
@@ -21,6 +20,7 @@ from trimtab.audit.result import (
     PairOverlap,
     ProxySimilarity,
     SuggestedPenalty,
+    competes,
 )
 from trimtab.stats import Estimate
 from trimtab.theory import theorem_1
@@ -205,11 +205,11 @@ def _of_tasks(shared: Mapping[str, Estimate], best: str) -> list[str]:
 
 
 def _expectation_text(overlap: Estimate) -> str:
-    if overlap.high < NEARLY_NONE:
-        return "expect next to no trade-off"
-    if overlap.low > NEARLY_NONE:
-        return "there they compete"
-    return "whether they compete cannot be told"
+    return {
+        False: "expect next to no trade-off",
+        True: "there they compete",
+        None: "whether they compete cannot be told",
+    }[competes(overlap)]
 
 
 def _of_penalties(

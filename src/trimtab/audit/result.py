@@ -89,6 +89,13 @@ class PairOverlap:
     """λ at which the alignment term is the budget."""
 
 
+def competes(task_on_safety: Estimate) -> bool | None:
+    """Whether task and safety compete for prompts, by their overlap; None where it is not told."""
+    if task_on_safety.high < NEARLY_NONE:
+        return False
+    return True if task_on_safety.low > NEARLY_NONE else None
+
+
 @dataclass(frozen=True)
 class ProfileStep:
     """At one distance down a task's gradient: the rise measured, and Theorems 3 and 4.

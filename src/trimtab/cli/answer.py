@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from trimtab.analysis.groups import Setting
     from trimtab.analysis.selection import Choice
     from trimtab.config.experiment import Experiment
-    from trimtab.results.result import Point
     from trimtab.stats import Estimate
 
 MOST_CHOICES = 20
@@ -54,16 +52,15 @@ def tell_budget(budget: float, chosen_rise: Estimate, rise: Estimate) -> None:
     from trimtab.analysis.labels import VERDICTS, spent_in_words
     from trimtab.stats import verdict
 
-    outcome = verdict(rise, budget)
-    is_told = 0 < budget < math.inf and outcome != "beyond"
-    spent = f"; {spent_in_words(rise, budget)}" if is_told else ""
+    share = spent_in_words(rise, budget)
+    spent = f"; {share}" if share else ""
     if rise.kind == "exact":
         say(f"Safety loss over the start, budget {budget:g}: {estimate_text(rise)}{spent}")
         return
     say(f"Safety loss over the start, budget {budget:g}:")
     say(f"  on the rows it was chosen by: {estimate_text(chosen_rise)}")
     say(f"  on held-out rows besides:     {estimate_text(rise)}")
-    say(f"  {VERDICTS[outcome]}{spent}.")
+    say(f"  {VERDICTS[verdict(rise, budget)]}{spent}.")
 
 
 def estimate_text(estimate: Estimate) -> str:
@@ -101,7 +98,7 @@ def _evaluate_command(experiment: Experiment, out: Path, model: Path) -> str:
     return shlex.join(["trimtab", "evaluate", start, str(model), *prompts, *answers])
 
 
-def print_settings_to_choose(out: Path) -> None:
+def print_settings_to_choose(experiment: Experiment, out: Path) -> None:
     """Print the settings to choose from, by task loss, and how to choose by a budget."""
     from trimtab.analysis.selection import choices
     from trimtab.results.per_row_losses import RowLosses
@@ -112,14 +109,20 @@ def print_settings_to_choose(out: Path) -> None:
             say(f"Task {task}, safety data {proxy}: changes from the start, nats per token.")
             _print_choices(setting_choices, out)
             knee = next((choice.setting for choice in setting_choices if choice.is_knee), None)
-            command = command_to_make(knee, out) if knee is not None else ()
+            command = command_to_make(knee, experiment, out) if knee is not None else ()
             for line in ("To make the model at the knee:", *command) if command else ():
                 say(line)
     say(f"To choose by how far the safety loss may rise: trimtab suggest {out} --budget 0.05")
 
 
-def command_to_make(setting: Setting, folder: Path) -> tuple[str, ...]:
-    """The lines that make a setting's model from the experiment in `folder`.
+def saved_models(setting: Setting, folder: Path) -> list[Path]:
+    """Where the models of a setting are, of those that were kept."""
+    names = dict.fromkeys(point.model for point in setting.points if point.model)
+    return [model for name in names if (model := folder / "models" / name).exists()]
+
+
+def command_to_make(setting: Setting, experiment: Experiment, folder: Path) -> tuple[str, ...]:
+    """The lines that make a setting's model from the experiment recorded in `folder`.
 
     There are none where one is kept, or where no training makes it, as of models that are mended
     after theirs.
@@ -127,31 +130,20 @@ def command_to_make(setting: Setting, folder: Path) -> tuple[str, ...]:
     import shlex
 
     from trimtab.config.grid import plan_of
-    from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
+    from trimtab.config.yaml_io import EXPERIMENT_FILE
 
-    recorded = folder / EXPERIMENT_FILE
-    names = [point.model for point in setting.points if point.model is not None]
-    if not recorded.exists() or any((folder / "models" / name).exists() for name in names):
+    if setting.method.stage == "after training" or saved_models(setting, folder):
         return ()
-    if setting.method.stage == "after training":
-        return ()
-    experiment = read_experiment(recorded)
     specs = [point.spec for point in setting.points if point.seed == experiment.seeds[0]]
-    model = next(
-        (
-            spec.folder if spec.method.keeps_each else run.name
-            for run in plan_of(experiment).runs
-            for spec in run.specs
-            if spec in specs
-        ),
-        None,
-    )
-    if model is None:
-        return ()
-    return (
-        f"trimtab sweep {shlex.quote(str(recorded))} \\",
-        f"    --only {model} --out chosen",
-    )
+    for run in plan_of(experiment).runs:
+        for spec in run.specs:
+            if spec in specs:
+                model = spec.folder if spec.method.keeps_each else run.name
+                return (
+                    f"trimtab sweep {shlex.quote(str(folder / EXPERIMENT_FILE))} \\",
+                    f"    --only {model} --out chosen",
+                )
+    return ()
 
 
 def _print_choices(choices: Sequence[Choice], out: Path) -> None:
@@ -171,7 +163,7 @@ def _print_choices(choices: Sequence[Choice], out: Path) -> None:
             plain(_name(choice.setting)) + (" ← knee" if choice.is_knee else ""),
             change_in_words(choice.safety_change),
             change_in_words(choice.task_change),
-            plain(_saved_models_text(choice.setting.points, out)),
+            plain(_saved_models_text(choice.setting, out)),
         )
     output_console().print(table, highlight=False)
     if len(choices) > MOST_CHOICES:
@@ -183,10 +175,9 @@ def _name(setting: Setting) -> str:
     return method if setting.value is None else f"{method}, {setting.label}"
 
 
-def _saved_models_text(points: Sequence[Point], out: Path) -> str:
+def _saved_models_text(setting: Setting, out: Path) -> str:
     """The first of a setting's kept models and how many more, a dash where none was kept."""
-    names = dict.fromkeys(point.model for point in points if point.model)
-    saved_names = [name for name in names if (out / "models" / name).exists()]
-    if len(saved_names) > 1:
-        return f"{saved_names[0]} and {len(saved_names) - 1} of other seeds"
-    return saved_names[0] if saved_names else "–"
+    names = [model.name for model in saved_models(setting, out)]
+    if len(names) > 1:
+        return f"{names[0]} and {len(names) - 1} of other seeds"
+    return names[0] if names else "–"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimtab.cli.answer import command_to_make
+from trimtab.cli.answer import command_to_make, saved_models
 from trimtab.cli.command import say
 from trimtab.cli.options import Folder, MaxHarmful, MinAnswered, MinRefused, rate_limits
 from trimtab.config.ranges import Finite
@@ -15,6 +15,7 @@ from trimtab.errors import UserError
 
 if TYPE_CHECKING:
     from trimtab.analysis.selection import Limit, Suggestion
+    from trimtab.config.experiment import Experiment
     from trimtab.stats import Estimate
 
 
@@ -44,16 +45,19 @@ def suggest(
         *([Limit("task loss", max_task_loss)] if max_task_loss is not None else []),
     ]
     recorded = folder / EXPERIMENT_FILE
-    longest = read_experiment(recorded).lengths.response if recorded.exists() else None
+    experiment = read_experiment(recorded) if recorded.exists() else None
+    longest = experiment.lengths.response if experiment else None
     proposals = suggestions(read_points(folder), limits, RowLosses(folder), longest)
     if not proposals:
         raise UserError(f"{folder}: no trained model is here yet. Let 'trimtab sweep' make one.")
     for place, suggestion in enumerate(proposals):
-        for line in [""] * (place > 0) + _suggestion_lines(suggestion, limits, folder):
+        for line in [""] * (place > 0) + _suggestion_lines(suggestion, limits, experiment, folder):
             say(line)
 
 
-def _suggestion_lines(suggestion: Suggestion, limits: list[Limit], folder: Path) -> list[str]:
+def _suggestion_lines(
+    suggestion: Suggestion, limits: list[Limit], experiment: Experiment | None, folder: Path
+) -> list[str]:
     from trimtab.analysis.labels import nats
 
     candidate, setting = suggestion.held_out, suggestion.held_out.setting
@@ -79,13 +83,11 @@ def _suggestion_lines(suggestion: Suggestion, limits: list[Limit], folder: Path)
             "    without assuming how losses are distributed, these rows show no more than that it "
             f"is at most {nats(suggestion.limit_at_every_look)}"
         )
-    models = dict.fromkeys(
-        folder / "models" / point.model for point in setting.points if point.model is not None
-    )
-    saved = [str(path) for path in models if path.exists()]
+    saved = saved_models(setting, folder)
     if saved:
-        lines.append(f"  {'model' if len(saved) == 1 else 'models'}: {', '.join(saved)}")
-    elif command := command_to_make(setting, folder):
+        kind = "model" if len(saved) == 1 else "models"
+        lines.append(f"  {kind}: {', '.join(map(str, saved))}")
+    elif experiment and (command := command_to_make(setting, experiment, folder)):
         lines += ["  to make it:", *(f"    {line}" for line in command)]
     if suggestion.rows is None:
         if candidate.task_change.kind != "exact":

@@ -79,7 +79,7 @@ def sweep(
     """Make every point of an experiment's grid."""
     from dataclasses import replace
 
-    from trimtab.config.grid import only as only_model
+    from trimtab.config.grid import only_model
     from trimtab.config.yaml_io import read_experiment
 
     base = read_experiment(experiment)
@@ -96,7 +96,7 @@ def sweep(
     else:
         cluster = _cluster(workers, ray, gpus_per_run, processes_per_run)
         sweep_and_report(base, out, restart, retry, cluster)
-        print_settings_to_choose(out)
+        print_settings_to_choose(base, out)
         end_with_failures(out, "--retry")
 
 

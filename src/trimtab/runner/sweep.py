@@ -28,9 +28,8 @@ from trimtab.results.under_way import forget_under_way
 from trimtab.runner.folder import (
     claim,
     read_roles,
-    record_data,
     record_experiment,
-    record_start,
+    record_inputs,
     require_same,
 )
 from trimtab.runner.library_settings import check_library_settings
@@ -137,8 +136,7 @@ def sweep(
             roles = read_roles(experiment)
             for warning in roles.warnings:
                 watcher.warned(warning)
-            record_data(roles, experiment, folder)
-            record_start(experiment, folder)
+            record_inputs(roles, experiment, folder)
             record_experiment(experiment, folder)
             maker = maker_of(experiment, roles, folder, watcher)
             points_file.add(maker.measured_start(remaining.aligned))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING
 
-from huggingface_hub import ModelCardData
 from peft import PeftModel
 
-from trimtab.config.model_names import hub_id, portable_name
-from trimtab.results.citation import CITATION
+from trimtab.config.model_names import public_name
+from trimtab.results.cards import CITATION, card_metadata
 
 if TYPE_CHECKING:
     from trimtab.train.objectives.base import Objective
@@ -27,17 +26,12 @@ def training_card(trainer: SafetyAwareSFTTrainer) -> str:
     inner = trainer.accelerator.unwrap_model(trainer.model)
     is_adapter = isinstance(inner, PeftModel)
     base = (inner.get_base_model() if is_adapter else inner).config._name_or_path
-    metadata = ModelCardData(
-        base_model=hub_id(base) if base else None,
-        library_name="peft" if is_adapter else "transformers",
-        pipeline_tag="text-generation",
-        tags=["trl", "sft", "trimtab", "safety", *(["lora"] if is_adapter else [])],
-    )
+    metadata = card_metadata(base, is_adapter, ("trl", "sft", "trimtab", "safety"))
     args, state = trainer.args, trainer.state
     rows = [f"{len(trainer.train_dataset):,} task rows"]
     if trainer.safety_stream is not None:
         rows.append(f"{len(trainer.safety_stream.rows):,} safety rows")
-    start = f"`{hub_id(base) or portable_name(base)}`" if base else "a model in memory"
+    start = f"`{public_name(base)}`" if base else "a model in memory"
     return "\n\n".join(
         [
             f"---\n{metadata.to_yaml()}\n---",
