@@ -304,7 +304,8 @@ def test_the_model_between_is_set_by_rate(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """WiSE-FT from the dial's capable end to θ_s, which refuses."""
-    data, tuned, aligned = Path(experiment.data_root), dial / "dial/task", dial / "aligned"
+    data, aligned = Path(experiment.data_root), dial / "aligned"
+    tuned = Path(shutil.copytree(dial / "dial/task", tmp_path / "tuned"))
     for name, kind in (("ask", "harmful"), ("tell", "benign")):
         written(tmp_path / f"{kind}.jsonl", rows_of(name, "", 2))
     command = f"repair wise-ft --model {tuned} --aligned {aligned} --max-harmful 0.5"
@@ -330,9 +331,15 @@ def test_the_model_between_is_set_by_rate(
     answers = sorted((tmp_path / "m-answers").rglob("*.jsonl"))
     times = [path.stat().st_mtime_ns for path in answers]
     shutil.rmtree(tmp_path / "m")
+    (tuned / "notes.txt").write_text("no part of the model")
     assert status_of(f"{command}/m", monkeypatch) == 0
     assert [path.stat().st_mtime_ns for path in answers] == times
     assert sorted((tmp_path / "m-answers").rglob("*.jsonl")) == answers
+    shutil.rmtree(tmp_path / "m")
+    shutil.copytree(aligned, tuned, dirs_exist_ok=True)  # another model by the same name
+    assert status_of(f"{command}/m", monkeypatch) == 0
+    assert json.loads((tmp_path / "m/rates.json").read_text())["share"] == 0
+    assert not set(answers) >= set((tmp_path / "m-answers").rglob("*.jsonl"))
 
 
 def status_of(command: str, monkeypatch: pytest.MonkeyPatch) -> object:

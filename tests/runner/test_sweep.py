@@ -237,6 +237,8 @@ def test_what_a_grid_grows_by_is_made_from_the_models_that_are_kept(
     assert before.items() <= kept_files(tmp_path / "models" / str(point.model)).items()
     sweep(grown, tmp_path / "whole", Watcher())
     assert measured(tmp_path) == measured(tmp_path / "whole")
+    extra = [point.extra_bytes for point in read_points(tmp_path)]
+    assert extra == [point.extra_bytes for point in read_points(tmp_path / "whole")]
     losses, whole = RowLosses(tmp_path), RowLosses(tmp_path / "whole")
     for model in ("aligned", str(point.model)):
         for data in ("safety:near", "safety:far", "task:shared"):

@@ -22,9 +22,9 @@ from trimtab.data.splits import halves_by_prompt
 from trimtab.errors import UserError
 from trimtab.measure.distance import distance
 from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
-from trimtab.models import limits_of, load_model, name_base_portably, to_device
+from trimtab.models import limits_of, load_model, name_base_portably, to_device, weights_sha256
 from trimtab.report.model_card import repaired_card
-from trimtab.results.checksums import CARD_FILE, digest_of, sha256_of, write_checksums
+from trimtab.results.checksums import CARD_FILE, digest_of, write_checksums
 from trimtab.results.files import (
     only_writer,
     require_nothing_there,
@@ -152,8 +152,8 @@ def interpolate_to_rates(
     folder = out.with_name(f"{out.name}-answers")
     with only_writer(folder):
         answering = Answering(rates.prompts, answers, prompt, pair.start, pair.tokenizer, folder)
-        models_digest = digest_of(f"{_digest(model)} {_digest(Path(aligned))}")
-        answering = answering.in_folder(answers_folder(folder / models_digest, answering))
+        models_folder = folder / _models_digest(str(model), aligned)
+        answering = answering.in_folder(answers_folder(models_folder, answering))
         search = RateSearch(answering, rates, model_at, watcher)
         place, _, judged_rates = search.choice(
             lambda place: f"a share of {number(1 - place)} of θ_s"
@@ -266,9 +266,6 @@ def _write(
         write_atomically(unfinished / CARD_FILE, card(unfinished))
 
 
-def _digest(model: Path) -> str:
-    """Of a folder's files, so that a model trained anew is not taken for the one before."""
-    if not model.is_dir():
-        return str(model)
-    files = sorted(path for path in model.iterdir() if path.is_file() and path.name != CARD_FILE)
-    return digest_of(" ".join(f"{path.name} {sha256_of(path)}" for path in files))
+def _models_digest(*names: str) -> str:
+    """Of their weights, so that a model trained anew is not taken for the one before."""
+    return digest_of(" ".join(weights_sha256(name) or name for name in names))

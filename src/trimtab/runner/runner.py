@@ -23,7 +23,7 @@ from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.evaluate.engines import AnswerEngine, DividedEngine, LoadedEngine
 from trimtab.measure.losses import response_nll
-from trimtab.models import load_model, name_base_portably
+from trimtab.models import name_base_portably
 from trimtab.results.checksums import write_checksums
 from trimtab.results.files import written_whole
 from trimtab.results.generations import AskedPrompt, Decoding
@@ -32,7 +32,7 @@ from trimtab.results.store import PointsFile
 from trimtab.results.under_way import UNFINISHED_FOLDER
 from trimtab.runner.evaluator import Evaluator, Trained
 from trimtab.runner.processes import processes
-from trimtab.runner.saved_models import adapter_on, is_adapter, start_of
+from trimtab.runner.saved_models import adapter_on, is_adapter, load_whole, start_of
 from trimtab.runner.trainings import ALIGNED_FOLDER, Held, Job, Trainings, TrainingWatcher
 from trimtab.stats import Array
 from trimtab.train.baselines.post_hoc import PostHocMethod
@@ -162,9 +162,11 @@ class Runner(Trainings):
         model: Any = (
             adapter_on(self.aligned, start_of(self.experiment, self.folder), folder)
             if is_adapter(folder)
-            else load_model(str(folder), replace(self.experiment.load, revision=None))[0]
+            else load_whole(folder, self.experiment.load)
         )
-        return Trained(model.to(self.aligned.device), point.train_tokens, point.wall_seconds)
+        return Trained(
+            model, point.train_tokens, point.wall_seconds, extra_bytes=point.extra_bytes
+        )
 
     def _edited(self, spec: RunSpec, trained: Trained) -> list[Point]:
         """What a method makes of the model of plain fine-tuning; nothing is trained."""

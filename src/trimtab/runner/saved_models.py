@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 from peft import PeftConfig, PeftModel, load_peft_weights
 from transformers import PreTrainedModel
 
 from trimtab.config.experiment import Experiment
+from trimtab.config.loading import Loading
 from trimtab.measure.shared_weights import sharing_all
-from trimtab.models import with_adapter
+from trimtab.models import load_model, to_device, with_adapter
 from trimtab.results.checksums import ADAPTER_FILE
 from trimtab.runner.trainings import ALIGNED_FOLDER
 from trimtab.train.settings import leaves_base_alone
@@ -40,6 +42,11 @@ def adapter_on(
     """
     shares = not base_of_its_own and not _holds_weights_of(start, folder)
     return with_adapter(sharing_all(start) if shares else deepcopy(start), base, str(folder))
+
+
+def load_whole(folder: Path, load: Loading) -> PreTrainedModel:
+    """A model that was saved by itself, on its device; its folder has no revisions to ask for."""
+    return to_device(load_model(str(folder), replace(load, revision=None))[0])
 
 
 def _holds_weights_of(start: PreTrainedModel, folder: Path) -> bool:

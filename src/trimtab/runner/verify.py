@@ -29,7 +29,7 @@ from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_points
 from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import ALIGNED, DIAL_FOLDER, MODELS_FOLDER
-from trimtab.runner.saved_models import adapter_on, is_adapter, start_of
+from trimtab.runner.saved_models import adapter_on, is_adapter, load_whole, start_of
 from trimtab.runner.trainings import ALIGNED_FOLDER
 from trimtab.stats import Array
 
@@ -187,10 +187,10 @@ class _Models:
     @cached_property
     def start(self) -> PreTrainedModel:
         """As it was loaded for training."""
-        load, is_saved = self.experiment.load, self.name != self.experiment.model
-        return to_device(
-            load_model(self.name, replace(load, revision=None) if is_saved else load)[0]
-        )
+        load = self.experiment.load
+        if self.name != self.experiment.model:
+            return load_whole(Path(self.name), load)
+        return to_device(load_model(self.name, load)[0])
 
     def loaded(self, name: str) -> Any:
         """One of them; the start is as it was whatever becomes of it."""
@@ -201,4 +201,4 @@ class _Models:
             return adapter_on(self.start, self.name, saved)
         self.__dict__.pop("start", None)  # before there is another in memory
         gc.collect()
-        return to_device(load_model(str(saved), replace(self.experiment.load, revision=None))[0])
+        return load_whole(saved, self.experiment.load)
