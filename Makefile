@@ -59,7 +59,6 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 	$(BIN)/python benchmarks/exact_frontier.py
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/one_rule.py
-	$(BIN)/python benchmarks/overlap_search.py
 	$(BIN)/python benchmarks/curvature.py
 	$(BIN)/python benchmarks/live.py
 	$(BIN)/python benchmarks/throughput.py

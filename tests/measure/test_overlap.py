@@ -9,14 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
 from scipy.stats import spearmanr
 
 from tests.measure.worlds_read import drawn
 from trimtab import UserError
 from trimtab.data.synthetic import make_world
-from trimtab.measure import nearest as search
-from trimtab.measure.nearest import nearest
 from trimtab.measure.overlap import (
     MISSED_SHARE,
     alignment_overlap_term,
@@ -24,6 +21,7 @@ from trimtab.measure.overlap import (
     context_overlap,
     penalty_without_threshold,
     prompt_overlap,
+    task_posterior,
 )
 from trimtab.stats import Estimate
 from trimtab.theory import context_overlap as exact_overlap
@@ -221,15 +219,13 @@ def test_too_few_prompts_are_told() -> None:
         context_overlap(["a cake"], about(KITCHEN, 30, seed=0))
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-def test_blocks_change_nothing(sparse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_posterior_alone_is_that_of_the_overlap() -> None:
     generator = np.random.default_rng(0)
-    points, known = (
-        generator.standard_normal((count, 12)).astype(np.float32) for count in (301, 977)
+    texts = [f"prompt {number}" for number in range(60)]
+    states = (
+        generator.standard_normal((40, 4)).astype(np.float32),
+        generator.standard_normal((20, 4)).astype(np.float32) + 1,
     )
-    best = (points @ known.T).argmax(axis=1)
-    monkeypatch.setattr(search, "BLOCK_BYTES", 4 * 32 * 100)
-    matrices = (csr_matrix(points), csr_matrix(known)) if sparse else (points, known)
-    neighbours = nearest(*matrices, threads=2)
-    assert neighbours.places.tolist() == best.tolist()
-    np.testing.assert_allclose(neighbours.cosines, (points * known[best]).sum(axis=1), rtol=1e-4)
+    overlap = context_overlap(texts[:40], texts[40:], states, pairs=0, seed=3)
+    alone = task_posterior(texts[:40], texts[40:], states, seed=3)
+    np.testing.assert_array_equal(alone, overlap.task_posterior)

@@ -6,20 +6,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
+from scipy.sparse import csr_matrix
+from sklearn import config_context
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import pairwise_distances_argmin_min
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from trimtab.errors import UserError
 from trimtab.measure.hidden_states import States
-from trimtab.measure.nearest import Vectors, nearest
 from trimtab.measure.similarity import split_groups
 from trimtab.stats import Array, Estimate, share_with_variance
+
+Vectors: TypeAlias = NDArray[np.float32] | csr_matrix
+"""A vector per row: of words, or a hidden state."""
 
 MISSED_SHARE = 0.05
 """The share of a data set's own prompts that the threshold leaves outside it."""
@@ -32,6 +38,8 @@ _BLOCKS, _BLOCKINGS = 8, 2
 """Blocks that the data are cut into for the interval, and how often: each cut says 7 numbers."""
 _MOST_TRAINED = 2000
 """Prompts of either set that a classifier learns from; every prompt is scored."""
+_WORKING_MEMORY = 256
+"""MiB of cosines at once, where the nearest prompts are sought."""
 _ROUNDING = 1e-9
 
 
@@ -106,13 +114,12 @@ def context_overlap(
     effective number with Student's t: Korn and Graubard, "Confidence Intervals for Proportions",
     1998.
     """
-    vectors = _of_words(task, safety) if states is None else np.concatenate(states)
-    kinds = np.repeat([0, 1], [len(task), len(safety)])
-    groups = split_groups([*task, *safety], kinds)
+    prompts = _Prompts.of(task, safety, states)
+    kinds = prompts.kinds
     generator = np.random.default_rng(seed)
-    scores = _scores_of_splits(vectors, kinds, groups, generator)
+    scores = _scores_of_splits(prompts, generator)
     forth, back = np.mean([_shares(split_scores, kinds) for split_scores in scores], axis=0)
-    worth = _relative_variances(vectors, kinds, groups, generator)
+    worth = _relative_variances(prompts, generator)
     variances = worth * [forth * (1 - forth), back * (1 - back)]
     freedom = _BLOCKINGS * (_BLOCKS - 1)
     posterior = _calibrated(np.mean(scores, axis=0), kinds)
@@ -123,7 +130,9 @@ def context_overlap(
         posterior[kinds == 0],
         posterior[kinds == 1],
         among,
-        _nearest_pairs(task, safety, vectors, among, pairs) if pairs and among.any() else (),
+        _nearest_pairs(task, safety, prompts.vectors, among, pairs)
+        if pairs and among.any()
+        else (),
     )
 
 
@@ -131,11 +140,9 @@ def task_posterior(
     task: Sequence[str], safety: Sequence[str], states: tuple[States, States], seed: int = 0
 ) -> Array:
     """c(x) of every task prompt as `context_overlap` has it, shape (n,), and nothing besides."""
-    kinds = np.repeat([0, 1], [len(task), len(safety)])
-    groups = split_groups([*task, *safety], kinds)
-    generator = np.random.default_rng(seed)
-    scores = _scores_of_splits(np.concatenate(states), kinds, groups, generator)
-    return _calibrated(np.mean(scores, axis=0), kinds)[kinds == 0]
+    prompts = _Prompts.of(task, safety, states)
+    scores = _scores_of_splits(prompts, np.random.default_rng(seed))
+    return _calibrated(np.mean(scores, axis=0), prompts.kinds)[prompts.kinds == 0]
 
 
 def prompt_overlap(task: Sequence[str], safety: Sequence[str]) -> Estimate:
@@ -215,6 +222,24 @@ def _odds(probability: Array) -> Array:
     return odds
 
 
+@dataclass(frozen=True)
+class _Prompts:
+    """Both sets in one: a vector each, which set each is of (1 is safety), and whose text equals
+    whose. A vector of words has unit length."""
+
+    vectors: Vectors
+    kinds: NDArray[np.intp]
+    groups: NDArray[np.intp]
+
+    @classmethod
+    def of(
+        cls, task: Sequence[str], safety: Sequence[str], states: tuple[States, States] | None
+    ) -> Self:
+        vectors = _of_words(task, safety) if states is None else np.concatenate(states)
+        kinds = np.repeat([0, 1], [len(task), len(safety)])
+        return cls(vectors, kinds, split_groups([*task, *safety], kinds))
+
+
 def _of_words(task: Sequence[str], safety: Sequence[str]) -> Vectors:
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+", dtype=np.float32
@@ -222,23 +247,14 @@ def _of_words(task: Sequence[str], safety: Sequence[str]) -> Vectors:
     return vectorizer.fit_transform([*task, *safety]).tocsr()
 
 
-def _scores_of_splits(
-    vectors: Vectors,
-    kinds: NDArray[np.intp],
-    groups: NDArray[np.intp],
-    generator: np.random.Generator,
-) -> list[Array]:
-    return [_cross_fitted(vectors, kinds, groups, generator) for _ in range(_SPLITS)]
+def _scores_of_splits(prompts: _Prompts, generator: np.random.Generator) -> list[Array]:
+    return [_cross_fitted(prompts, generator) for _ in range(_SPLITS)]
 
 
-def _cross_fitted(
-    vectors: Vectors,
-    kinds: NDArray[np.intp],
-    groups: NDArray[np.intp],
-    generator: np.random.Generator,
-) -> Array:
+def _cross_fitted(prompts: _Prompts, generator: np.random.Generator) -> Array:
     """The log-odds of safety of every prompt, by a classifier of the other half."""
-    second = _blocks(kinds, groups, 2, generator) == 0
+    vectors, kinds = prompts.vectors, prompts.kinds
+    second = _blocks(prompts, 2, generator) == 0
     scores = np.empty(len(kinds))
     for tested in (second, ~second):
         training = _training(kinds, ~tested, generator)
@@ -261,12 +277,7 @@ def _scored(prompts: Vectors, taught: Vectors, kinds: NDArray[np.intp]) -> Array
     return scores
 
 
-def _relative_variances(
-    vectors: Vectors,
-    kinds: NDArray[np.intp],
-    groups: NDArray[np.intp],
-    generator: np.random.Generator,
-) -> Array:
+def _relative_variances(prompts: _Prompts, generator: np.random.Generator) -> Array:
     """1/n_eff of the two shares, shape (2,): over new draws of both sets, scored and learnt from.
 
     The difference of what two halves say has twice a half's variance, four times that of the
@@ -274,7 +285,7 @@ def _relative_variances(
     more, widens nothing by that alone.
     """
     halves = np.array(
-        [_of_halves(vectors, kinds, groups, generator) for _ in range(_BLOCKINGS)]
+        [_of_halves(prompts, generator) for _ in range(_BLOCKINGS)]
     )  # (_BLOCKINGS, 70, 2)
     # In the order of combinations the i-th half and the i-th from last have no block in common.
     variances = np.square(halves - halves[:, ::-1]).mean(axis=(0, 1)) / 4
@@ -283,18 +294,14 @@ def _relative_variances(
     return np.divide(variances, binomial, out=np.zeros(2), where=binomial > 0)
 
 
-def _of_halves(
-    vectors: Vectors,
-    kinds: NDArray[np.intp],
-    groups: NDArray[np.intp],
-    generator: np.random.Generator,
-) -> Array:
+def _of_halves(prompts: _Prompts, generator: np.random.Generator) -> Array:
     """Both shares of each four of eight blocks by itself, the mean of its three splits: (70, 2).
 
     A classifier of two blocks serves every half that holds them. So 28 fits give all halvings of
     the blocks, three splits of each half, and with them all that eight blocks say of a variance.
     """
-    blocks = _blocks(kinds, groups, _BLOCKS, generator)
+    vectors, kinds = prompts.vectors, prompts.kinds
+    blocks = _blocks(prompts, _BLOCKS, generator)
     scores = {}
     for pair in combinations(range(_BLOCKS), 2):
         training = _training(kinds, np.isin(blocks, pair), generator)
@@ -314,24 +321,19 @@ def _of_halves(
     return np.array([of_half(*four) for four in combinations(range(_BLOCKS), _BLOCKS // 2)])
 
 
-def _blocks(
-    kinds: NDArray[np.intp],
-    groups: NDArray[np.intp],
-    count: int,
-    generator: np.random.Generator,
-) -> NDArray[np.intp]:
+def _blocks(prompts: _Prompts, count: int, generator: np.random.Generator) -> NDArray[np.intp]:
     """Which of `count` blocks every prompt is in, shape (n + m,), with no group in two of them.
 
     Groups of the task alone, of safety alone and of both are dealt out each by themselves.
     """
-    group_kinds = np.zeros(groups.max() + 1, dtype=np.intp)
-    np.bitwise_or.at(group_kinds, groups, 1 << kinds)
+    group_kinds = np.zeros(prompts.groups.max() + 1, dtype=np.intp)
+    np.bitwise_or.at(group_kinds, prompts.groups, 1 << prompts.kinds)
     blocks = np.empty(len(group_kinds), dtype=np.intp)
     for whose in (1, 2, 3):
         own = generator.permutation(np.flatnonzero(group_kinds == whose))
         # Which block is given the odd one is drawn: else one would hold more of every kind.
         blocks[own] = (np.arange(len(own)) + generator.integers(count)) % count
-    return blocks[groups]
+    return blocks[prompts.groups]
 
 
 def _training(
@@ -389,23 +391,18 @@ def _nearest_pairs(
     count: int,
 ) -> tuple[Neighbours, ...]:
     places = np.flatnonzero(among)
-    unit = _unit(vectors) if isinstance(vectors, np.ndarray) else vectors
-    neighbours = nearest(unit[places], unit[len(task) :])
-    order = np.argsort(-neighbours.cosines, kind="stable")
-    _, firsts = np.unique(neighbours.places[order], return_index=True)
+    if isinstance(vectors, np.ndarray):
+        # All hidden states of a model share one large direction; without it the angles speak.
+        vectors = vectors - vectors.mean(axis=0)
+    with config_context(working_memory=_WORKING_MEMORY):
+        nearest, distances = pairwise_distances_argmin_min(
+            vectors[places], vectors[len(task) :], metric="cosine"
+        )
+    order = np.argsort(distances, kind="stable")
+    _, firsts = np.unique(nearest[order], return_index=True)
     return tuple(
         Neighbours(
-            task[places[row]],
-            safety[neighbours.places[row]],
-            float(neighbours.cosines[row]),
-            int(places[row]),
+            task[places[row]], safety[nearest[row]], float(1 - distances[row]), int(places[row])
         )
         for row in order[np.sort(firsts)][:count]
     )
-
-
-def _unit(states: States) -> States:
-    # All hidden states of a model share one large direction; without it the angles speak.
-    centred = states - states.mean(axis=0)
-    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    return centred / np.maximum(lengths, 1e-12)

@@ -164,9 +164,7 @@ class Runner(Trainings):
             if is_adapter(folder)
             else load_whole(folder, self.experiment.load)
         )
-        return Trained(
-            model, point.train_tokens, point.wall_seconds, extra_bytes=point.extra_bytes
-        )
+        return Trained(model, point.train_tokens, point.wall_seconds, extra_bytes=point.extra_bytes)
 
     def _edited(self, spec: RunSpec, trained: Trained) -> list[Point]:
         """What a method makes of the model of plain fine-tuning; nothing is trained."""
