@@ -32,6 +32,7 @@ from trimtab.stats import (
     statistic_over_seeds,
     student_mean,
     student_p_value,
+    summed,
     verdict,
 )
 
@@ -459,3 +460,21 @@ def test_heights_by_seed_add_up_to_that_of_the_means() -> None:
     # The means: from (0.1, 1.5) to (0.8, 0.2), and (0.8, 0.95).
     assert np.mean([height.value for height in heights]) == pytest.approx(0.75)
     assert heights_above_means(lines, [at(1.2, 1.0), at(0.5, 0.9)]) is None
+
+
+def test_answers_to_one_prompt_are_one_draw() -> None:
+    """What a prompt is like all its answers share: an interval by row would be half as wide."""
+    generator = np.random.default_rng(0)
+    prompts, answers, held, by_row = 30, 8, 0, 0
+    for _ in range(400):
+        shared = generator.normal(0.1, 1.0, prompts).repeat(answers)
+        change = (shared + generator.normal(0.0, 1.0, prompts * answers)) / np.sqrt(2)
+        tokens = generator.integers(5, 20, prompts * answers).astype(float)
+        rows = np.stack([change * tokens, tokens])
+        numbers = np.arange(prompts).repeat(answers)
+        for is_summed in (True, False):
+            estimate = ratio(summed(rows, numbers if is_summed else None)).estimate("nats")
+            covers = estimate.low <= 0.1 / np.sqrt(2) <= estimate.high
+            held, by_row = held + (covers and is_summed), by_row + (covers and not is_summed)
+    assert 0.92 < held / 400 < 0.98
+    assert by_row / 400 < 0.75

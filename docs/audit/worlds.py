@@ -95,6 +95,7 @@ def one_world(number: int) -> dict[str, Any]:
             return Sample(
                 [row.prompt[0].content for row in rows],
                 read_through(model, encode(rows, tokenizer, LENGTHS), 16_384),
+                repeats=True,
             )
 
         ours, (start, *_) = sample_of(original), points

@@ -203,6 +203,21 @@ def ratio(nats_and_tokens: Array, sample: str = "rows") -> Statistic:
     return Statistic(value, {sample: (nats - value * tokens) / tokens.mean()})
 
 
+def summed(rows: Array, groups: NDArray[np.intp] | None) -> Array:
+    """Rows of one group added, as columns: shape (k, rows) to (k, groups); without groups, as is.
+
+    Several responses to one prompt are no independent draws, and what one is like says something
+    of the others. Added up they are one draw each, whose `ratio` is the same and whose interval
+    allows for that (Cochran, chapter 9A: clusters of unequal size).
+
+    >>> summed(np.array([[1.0, 2.0, 4.0]]), np.array([0, 1, 0]))
+    array([[5., 2.]])
+    """
+    if groups is None:
+        return rows
+    return np.stack([np.bincount(groups, row) for row in rows])
+
+
 def paired_difference(after: Array, before: Array, sample: str = "rows") -> Statistic:
     """L(θ) − L(θ') of two models on the same rows, each of shape (2, rows): nats and tokens.
 

@@ -93,6 +93,15 @@ def measured(
     return points, rows
 
 
+def test_of_several_answers_to_a_prompt_no_limit_without_a_distribution_is_told(
+    tmp_path: Path,
+) -> None:
+    points, rows = measured(tmp_path, [0.02], [-0.3], noise=0.05, seed=0)
+    longest = int(TOKENS.max()) - 1  # of one response: a row is those of one prompt together
+    (suggestion,) = suggestions(points, [Limit("safety loss", 0.05)], rows, longest)
+    assert suggestion.limit_at_every_look is None
+
+
 def test_rows_make_the_interval_of_a_rise_that_of_the_difference(tmp_path: Path) -> None:
     points, rows = measured(tmp_path, [0.02], [-0.3], noise=0.05, seed=0)
     longest = int(TOKENS.max())

@@ -34,7 +34,12 @@ from trimtab.runner.sweep import sweep
 from trimtab.theory import context_overlap, total_variation
 
 SETTINGS = AuditSettings(
-    rows=600, lengths=LENGTHS, landscape="full", landscape_rows=64, tokens_per_batch=8192
+    rows=600,
+    lengths=LENGTHS,
+    landscape="full",
+    landscape_rows=64,
+    tokens_per_batch=8192,
+    repeats=True,
 )
 
 
@@ -170,7 +175,7 @@ def test_own_answers_stand_in_for_the_original(there: AlignedWorld) -> None:
         there.sources({"mixed": there.task["mixed"]}),
         there.sources({"far": there.safety["far"], "near": there.safety["near"]}),
         None,
-        AuditSettings(rows=600, lengths=LENGTHS, landscape="none"),
+        AuditSettings(rows=600, lengths=LENGTHS, landscape="none", repeats=True),
         None,
         Recorder(),
     ).to_json()

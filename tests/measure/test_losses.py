@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 
 from tests.train import tiny
 from trimtab.config.experiment import Measuring
+from trimtab.data.rows import Message, Row
 from trimtab.measure.losses import HeldOutRows, held_out_loss, response_nll
 from trimtab.measure.overlap import prompt_overlap
 
@@ -92,6 +94,22 @@ def test_interval_covers_the_mean_of_the_population_about_95_times_in_100(tmp_pa
         loss = held_out_loss(model, HeldOutRows(sample), Measuring(resamples=400), seed)
         covered += loss.per_response.low <= truth <= loss.per_response.high
     assert covered >= 33
+
+
+def test_answers_to_one_prompt_are_one_draw(tmp_path: Path) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    encoded = tiny.rows(6, seed=3)
+    rows = [Row((Message("user", prompt),), str(place)) for place, prompt in enumerate("abacab")]
+    held_out = HeldOutRows.of(encoded, rows)
+    loss, by_row = (held_out_loss(model, h, Measuring()) for h in (held_out, HeldOutRows(encoded)))
+    assert loss.per_token.value == pytest.approx(by_row.per_token.value)
+    assert loss.per_response.value == pytest.approx(by_row.per_response.value)
+    assert loss.by_row is not None
+    assert by_row.by_row is not None
+    np.testing.assert_allclose(loss.by_row[:, 0], by_row.by_row[:, [0, 2, 4]].sum(axis=1))
+    assert loss.by_row.shape == (2, 3)
+    assert HeldOutRows.of(encoded, rows, repeats=True).prompts is None
+    assert HeldOutRows.of(encoded, [replace(row, weight=0.1) for row in rows]).prompts is None
 
 
 def test_weights_make_a_loss_exact(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_overlap_follows_the_exact_one() -> None:
         measured = context_overlap(
             prompts_of(world.task["task"], 300, place + 300),
             prompts_of(world.safety["proxy"], 300, place + 100),
+            repeats=True,
         )
         exact.append(exact_overlap(world.task["task"], world.safety["proxy"]))
         estimates.append(measured.task_on_safety.value)
@@ -71,7 +72,9 @@ def test_terms_without_a_threshold_follow_the_theorems() -> None:
     for overlap in (0.2, 0.5, 1.0):
         world = make_world({"proxy": 0.2}, {"task": overlap})
         measured = context_overlap(
-            prompts_of(world.task["task"], 1500, 1), prompts_of(world.safety["proxy"], 1500, 2)
+            prompts_of(world.task["task"], 1500, 1),
+            prompts_of(world.safety["proxy"], 1500, 2),
+            repeats=True,
         )
         # Odds that are off by a quarter move either term by less than a quarter.
         for penalty in (0.3, 1.0, 3.0):
@@ -201,6 +204,15 @@ def test_hidden_states_stand_in_for_words() -> None:
     assert own.task_on_safety.value > 0.8
     assert len(own.pairs) == 5
     assert foreign.task_on_safety.value == 0
+
+
+def test_several_answers_to_a_prompt_change_no_overlap() -> None:
+    task, safety = about(KITCHEN, 80, seed=1), about(KITCHEN, 80, seed=2)
+    once = prompt_overlap(task, safety)
+    thrice = prompt_overlap(task * 3, safety * 3)
+    assert abs(once.value - thrice.value) < 0.05
+    # No more prompts than before, so that it is hardly better known.
+    assert thrice.high - thrice.low > 0.5 * (once.high - once.low)
 
 
 def test_nearest_pairs_are_among_and_differ() -> None:

@@ -89,6 +89,7 @@ def test_contexts_do_not_count_given_the_prompt() -> None:
         return Sample(
             base.prompts,
             Reading(base.reading.nll, base.reading.tokens, prompt_features, prompt_features),
+            repeats=True,
         )
 
     comparison = compared(with_prompts(0.9, 1), with_prompts(0.1, 2))
@@ -110,6 +111,24 @@ def test_a_shared_prompt_does_not_leak_from_the_training_half() -> None:
     comparison = compared(teacher(1), teacher(2))
     assert comparison.total_variation.low == 0
     assert comparison.shared_prompts == 1
+
+
+def test_several_answers_to_a_prompt_are_no_difference() -> None:
+    """Prompts tell each other's answers apart: what is learned of them is nothing of the data."""
+    generator = np.random.default_rng(0)
+
+    def answered(prompts: int, answers: int, seed: int) -> Sample:
+        names = [f"prompt {seed} {number}" for number in range(prompts) for _ in range(answers)]
+        of_prompt = np.repeat(generator.standard_normal((prompts, 30)), answers, axis=0)
+        own = (of_prompt + 0.1 * generator.standard_normal(of_prompt.shape)).astype(np.float32)
+        base = normal_sample(len(names), seed, names)
+        return Sample(names, Reading(base.reading.nll, base.reading.tokens, own, own))
+
+    lows = [
+        compared(answered(50, 3, seed), answered(50, 3, seed + 1)).total_variation.low
+        for seed in range(0, 16, 2)
+    ]
+    assert sum(low > 0 for low in lows) <= 1
 
 
 def test_excess_loss_of_a_harder_proxy_is_its_difference() -> None:

@@ -36,5 +36,7 @@ class Reader:
         rows = drawn(distribution, count, seed)
         encoded = encode(rows, self.tokenizer, Lengths())
         return Sample(
-            [row.prompt[0].content for row in rows], read_through(self.model, encoded, 8192)
+            [row.prompt[0].content for row in rows],
+            read_through(self.model, encoded, 8192),
+            repeats=True,
         )

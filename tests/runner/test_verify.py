@@ -23,6 +23,7 @@ from trimtab.config.experiment import Block, Dial, Training
 from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.models import load_model
 from trimtab.results.files import read_arrays, write_arrays
+from trimtab.runner.folder import read_roles
 from trimtab.runner.saved_models import adapter_on
 from trimtab.runner.sweep import sweep
 from trimtab.runner.verify import _Models, verify
@@ -221,3 +222,26 @@ def test_without_the_aligned_model_that_was_made_no_loss_is_measured_again() -> 
     result = invoke("verify", folder, "--data-root", folder)
     assert result.exit_code == 0, result.output
     assert "the aligned model that all start from was not kept" in result.output
+
+
+def test_answers_to_one_prompt_are_recorded_as_one_and_found_again(
+    swept: Path, tmp_path: Path
+) -> None:
+    before = read_experiment(swept / "out/experiment.yaml")
+    experiment = replace(
+        before,
+        safety={"near": replace(before.safety["near"], repeats=False)},
+        task={"shared": replace(before.task["shared"], repeats=False)},
+        data_root=str(swept),
+    )
+    sweep(experiment, tmp_path / "out", Nobody())  # type: ignore[arg-type]
+    roles = read_roles(experiment)
+    recorded = read_arrays(tmp_path / "out/row-losses/aligned.npz")
+    for data, split in (
+        ("safety:near", roles.safety["near"]),
+        ("task:shared", roles.task["shared"]),
+    ):
+        assert 1 < split.draws_held_out < len(split.held_out)
+        assert recorded[data].shape == (2, split.draws_held_out)
+    checks = list(verify(tmp_path / "out", swept))
+    assert all(check.passed for check in checks), checks

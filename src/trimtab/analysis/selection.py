@@ -229,8 +229,7 @@ def suggestions(
     that was trained without safety rows is one of every proxy's, wherever it was measured. The best
     of many settings on some rows looks better there than it is, so where `rows` knows each row's
     losses, and each prompt's outcome, a setting is chosen on one half of them and told on the
-    other: data sets of eight rows or more, by row, so that several rows of one prompt may stand
-    on either side.
+    other: data sets of eight rows or more, where rows of one prompt are one.
 
     Args:
         longest: the most tokens that a response can have, which `limit_at_every_look` has to know.
@@ -518,6 +517,8 @@ def _limit(setting: Setting, start: Point, rows: _Rows, longest: int) -> float |
     after = [rows.of(point, _safety_data(start)) for point in setting.points]
     known = [model_rows for model_rows in after if model_rows is not None]
     if before is None or len(known) < len(after):
+        return None
+    if before[1].max() > longest:  # several responses to a prompt, which together have no limit
         return None
     return max(limit_at_every_look(model_rows, before, longest) for model_rows in known)
 

@@ -163,7 +163,7 @@ def _sample(data: Audited, extractor: FeatureExtractor) -> Sample:
         repr([(message.role, message.content.strip()) for message in row.prompt])
         for row in data.chosen
     ]
-    return Sample(prompts, extractor.reading(data))
+    return Sample(prompts, extractor.reading(data), extractor.settings.repeats)
 
 
 def _similarities(
@@ -233,11 +233,12 @@ def _overlaps(
 
 def overlap_of(task: Audited, safety: Audited, extractor: FeatureExtractor) -> Overlap:
     """How many of either data set's prompts fall among the other's."""
-    seed = extractor.settings.seed
+    seed, repeats = extractor.settings.seed, extractor.settings.repeats
     task_states, safety_states = (extractor.prompt_states(dataset) for dataset in (task, safety))
     if task_states is None or safety_states is None:
-        return context_overlap(task.prompts, safety.prompts, seed=seed)
+        return context_overlap(task.prompts, safety.prompts, seed=seed, repeats=repeats)
     task_texts, safety_texts = (
         [text_of(row) for row in dataset.chosen] for dataset in (task, safety)
     )
-    return context_overlap(task_texts, safety_texts, (task_states, safety_states), seed=seed)
+    states = task_states, safety_states
+    return context_overlap(task_texts, safety_texts, states, seed=seed, repeats=repeats)

@@ -193,6 +193,7 @@ def _endangering(
             safety.prompts,
             pairs=0,
             seed=extractor.settings.seed,
+            repeats=extractor.settings.repeats,
         ).among[worst]
         for proxy, safety in data.safety.items()
         if len(worst)

@@ -1,4 +1,4 @@
-"""The commands: parse, call one function, print. Users' mistakes are caught here and only here."""
+"""The commands: parse, call one function, print."""
 
 from __future__ import annotations
 

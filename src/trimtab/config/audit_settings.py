@@ -44,11 +44,14 @@ class AuditSettings:
     landscape_rank: Rank = 8
     """The rank of the LoRA subspace."""
     landscape_rows: Annotated[int, Range(at_least=4, at_most=2**31 - 1)] = 16
-    """Rows behind slopes, curvatures and walks, of each data set."""
+    """Rows behind slopes, curvatures and loss profiles, of each data set."""
     tokens_per_batch: Count = 2048
     """Tokens in one forward pass, padding included."""
     load: Loading = field(default_factory=Loading)
     """How the model's weights are held in memory."""
+    repeats: bool = False
+    """Rows are draws that may come again, as many answers to few prompts are: take each for itself.
+    Else answers to one prompt are not told apart from each other."""
     seed: Seed = 0
     """Which rows are chosen, and every draw."""
 

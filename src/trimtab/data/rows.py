@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
 
@@ -26,6 +30,24 @@ class Row:
     """The text the model learns to answer, and the only text a loss is taken on."""
     weight: float = 1.0
     """The row's probability where the rows enumerate a finite distribution; 1 for a draw."""
+
+
+def row_weights(rows: Sequence[Row]) -> NDArray[np.float64] | None:
+    """The probabilities of rows that enumerate a distribution; None of rows drawn from one."""
+    weights = np.array([row.weight for row in rows])
+    return None if (weights == 1).all() else weights
+
+
+def prompt_numbers(rows: Sequence[Row]) -> NDArray[np.intp] | None:
+    """Which prompt each row answers, numbered as they first come; None where each has its own.
+
+    >>> hello, bye = ((Message("user", text),) for text in ("hello", "bye"))
+    >>> prompt_numbers([Row(hello, "a"), Row(bye, "b"), Row(hello, "c")])
+    array([0, 1, 0])
+    """
+    numbers: dict[tuple[Message, ...], int] = {}
+    numbers_by_row = [numbers.setdefault(row.prompt, len(numbers)) for row in rows]
+    return None if len(numbers) == len(rows) else np.array(numbers_by_row)
 
 
 def is_whole_text(text: str) -> bool:

@@ -29,6 +29,14 @@ class Split:
     """Rows a model may be trained on, in the file's order."""
     held_out: tuple[Row, ...]
     """Rows that losses are measured on, in the file's order."""
+    repeats: bool = False
+    """Whether rows are draws that may come again, so that several of one prompt are independent."""
+
+    @property
+    def draws_held_out(self) -> int:
+        """How many independent draws the held-out rows are: as many as prompts, or as rows."""
+        prompts = {row.prompt for row in self.held_out}
+        return len(self.held_out) if self.repeats else len(prompts)
 
 
 @dataclass(frozen=True)
@@ -107,14 +115,18 @@ def split_rows(
     )
 
 
-def halves_by_prompt(rows: Sequence[Row], seed: int, label: str) -> tuple[list[Row], list[Row]]:
+def halves_by_prompt(
+    rows: Sequence[Row], seed: int, label: str, repeats: bool = False
+) -> tuple[list[Row], list[Row]]:
     """Rows to choose by and rows to tell what was chosen, about as many, no prompt in both.
+
+    With `repeats` rows are draws that may come again, and a prompt may be in both.
 
     Raises:
         UserError: there are too few for both; `label` says of what.
     """
     # Another seed than that which held rows out: below its share every one of them lies.
-    first, second = split_rows(rows, 0.5, seed + _HALVES_SEED)
+    first, second = split_rows(rows, 0.5, seed + _HALVES_SEED, repeats)
     if min(len(first), len(second)) < _FEWEST_IN_A_HALF:
         raise UserError(
             f"{label}: {len(rows)} rows are too few to choose by one half and to measure on the "
@@ -220,7 +232,7 @@ def _finished(
     repeated = len(train) - len({(_key(row.prompt), row.response) for row in train})
     if repeated and not source.repeats:
         warning(f"{place}: {repeated} of {len(train)} training rows repeat another, and are kept.")
-    return replace(split, train=tuple(train))
+    return replace(split, train=tuple(train), repeats=source.repeats)
 
 
 def _shared_sources(sources: Mapping[str, DataSource], data_root: Path | None) -> list[str]:

@@ -90,8 +90,8 @@ class BackedJudge:
 class LocalModel:
     """A judge's model in Transformers, on the GPU where there is one.
 
-    Its weights are bfloat16 there and float32 on the CPU, unless `dtype` is given. A request that
-    with its reply is longer than the model reads has no reply, and so no verdict.
+    Its weights are bfloat16 there and float32 on the CPU, unless `load` says otherwise. A request
+    that with its reply is longer than the model reads has no reply, and so no verdict.
     """
 
     def __init__(

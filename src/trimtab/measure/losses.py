@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.nn.utils.rnn import pad_sequence
 
 from trimtab.config.experiment import Measuring
 from trimtab.data.encoding import IGNORED
+from trimtab.data.rows import Row, prompt_numbers, row_weights
 from trimtab.stats import Array as Array
-from trimtab.stats import Estimate, loss_estimate, paired_difference
+from trimtab.stats import Estimate, loss_estimate, paired_difference, summed
 
 PER_TOKEN = "nats per token"
 PER_RESPONSE = "nats per response"
@@ -26,21 +28,31 @@ PER_RESPONSE = "nats per response"
 
 @dataclass(frozen=True)
 class HeldOutRows:
-    """Rows to measure on, as token ids, and their weights.
+    """Rows to measure on, as token ids, and what they are of a distribution.
 
     With `weights` the rows enumerate a finite distribution and a loss is exact; without, they are
-    draws from a distribution and a loss is an estimate.
+    draws from a distribution and a loss is an estimate. `prompts` numbers the prompt of each row,
+    where several have one: then prompts are what was drawn, each with all its responses.
     """
 
     rows: Dataset
     weights: Array | None = None
+    prompts: NDArray[np.intp] | None = None
+
+    @classmethod
+    def of(cls, encoded: Dataset, rows: Sequence[Row], repeats: bool = False) -> Self:
+        """What was `encoded` of `rows`; with `repeats` each is a draw, whatever its prompt."""
+        weights = row_weights(rows)
+        is_by_row = repeats or weights is not None
+        return cls(encoded, weights, None if is_by_row else prompt_numbers(rows))
 
 
 @dataclass(frozen=True)
 class Loss:
     """L_D(θ), per completion token and per response, and by row where rows are draws.
 
-    `by_row` has shape (2, rows): nats and tokens of each response.
+    `by_row` has shape (2, rows): nats and tokens of each response. Responses to one prompt are one
+    row, with their sums, unless they are draws that may come again.
     """
 
     per_token: Estimate
@@ -54,24 +66,25 @@ def held_out_loss(
     """L_D(θ) = E over (x, y)~D of −log P_θ(y|x), and the same divided by the mean length of y.
 
     Per token it is a ratio of two means, so that a long response counts by its tokens, as it does
-    in training. The interval is the studentised bootstrap over rows.
+    in training. The interval is the studentised bootstrap over rows, those of one prompt together.
     """
     nll, tokens = response_nll(model, held_out.rows, measuring.tokens_per_batch)
-    return loss_of_rows(nll, tokens, held_out.weights, measuring, seed)
+    return loss_of_rows(nll, tokens, held_out, measuring, seed)
 
 
 def loss_of_rows(
-    nll: Array, tokens: Array, weights: Array | None, measuring: Measuring, seed: int = 0
+    nll: Array, tokens: Array, held_out: HeldOutRows, measuring: Measuring, seed: int = 0
 ) -> Loss:
     """The same, where −log P_θ(y|x) in nats and the length of each y are known: shape (rows,)."""
-    if weights is not None:
-        weights = weights / weights.sum()
+    if held_out.weights is not None:
+        weights = held_out.weights / held_out.weights.sum()
         nats, length = float(weights @ nll), float(weights @ tokens)
         return Loss(Estimate.exact(nats / length, PER_TOKEN), Estimate.exact(nats, PER_RESPONSE))
+    nats, tokens, responses = summed(np.stack([nll, tokens, np.ones_like(nll)]), held_out.prompts)
     return Loss(
-        loss_estimate(nll, tokens, PER_TOKEN, seed, measuring.resamples),
-        loss_estimate(nll, np.ones_like(nll), PER_RESPONSE, seed, measuring.resamples),
-        np.stack([nll, tokens]),
+        loss_estimate(nats, tokens, PER_TOKEN, seed, measuring.resamples),
+        loss_estimate(nats, responses, PER_RESPONSE, seed, measuring.resamples),
+        np.stack([nats, tokens]),
     )
 
 

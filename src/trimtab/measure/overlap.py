@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from trimtab.errors import UserError
 from trimtab.measure.hidden_states import States
-from trimtab.measure.similarity import split_groups
+from trimtab.measure.similarity import TOO_FEW_PROMPTS, split_groups
 from trimtab.stats import Array, Estimate, share_with_variance
 
 Vectors: TypeAlias = NDArray[np.float32] | csr_matrix
@@ -77,15 +77,16 @@ def context_overlap(
     states: tuple[States, States] | None = None,
     pairs: int = 5,
     seed: int = 0,
+    repeats: bool = False,
 ) -> Overlap:
     """o = P_f(s(x) ≥ q₀.₀₅ of s under D_ŝ), and ρ the other way round, s a classifier's score.
 
     A classifier learns to tell safety from task prompts and scores prompts that it has not seen:
     both sets are halved, and each half is scored by what the other taught. Prompts of equal text
-    stay in one half, except where prompts come again and again in a set, as draws from few contexts
-    do. A task prompt is among the safety prompts when it scores as high as all but 5 % of them: so
-    a data set overlaps itself at about 0.95, one of another topic at 0, and the threshold needs no
-    choosing. The share is the mean over eight such splits, each with a threshold of its own.
+    stay in one half. A task prompt is among the safety prompts when it scores as high as all but
+    5 % of them: so a data set overlaps itself at about 0.95, one of another topic at 0, and the
+    threshold needs no choosing. The share is the mean over eight such splits, each with a threshold
+    of its own.
     Classes are balanced, whatever the sizes of the sets.
 
     Args:
@@ -94,6 +95,7 @@ def context_overlap(
             TF-IDF of words and word pairs.
         pairs: how many nearest pairs to keep for a person to judge, by cosine.
         seed: of the splits.
+        repeats: prompts are draws that may come again, of few contexts: each goes its own way.
 
     Returns:
         Both shares with 95 % intervals. They cover the long-run mean of this estimate over new
@@ -114,7 +116,7 @@ def context_overlap(
     effective number with Student's t: Korn and Graubard, "Confidence Intervals for Proportions",
     1998.
     """
-    prompts = _Prompts.of(task, safety, states)
+    prompts = _Prompts.of(task, safety, states, repeats)
     kinds = prompts.kinds
     generator = np.random.default_rng(seed)
     scores = _scores_of_splits(prompts, generator)
@@ -137,16 +139,22 @@ def context_overlap(
 
 
 def task_posterior(
-    task: Sequence[str], safety: Sequence[str], states: tuple[States, States], seed: int = 0
+    task: Sequence[str],
+    safety: Sequence[str],
+    states: tuple[States, States],
+    seed: int = 0,
+    repeats: bool = False,
 ) -> Array:
     """c(x) of every task prompt as `context_overlap` has it, shape (n,), and nothing besides."""
-    prompts = _Prompts.of(task, safety, states)
+    prompts = _Prompts.of(task, safety, states, repeats)
     scores = _scores_of_splits(prompts, np.random.default_rng(seed))
     return _calibrated(np.mean(scores, axis=0), prompts.kinds)[prompts.kinds == 0]
 
 
-def prompt_overlap(task: Sequence[str], safety: Sequence[str]) -> Estimate:
+def prompt_overlap(task: Sequence[str], safety: Sequence[str], repeats: bool = False) -> Estimate:
     """D_f(X_ŝ), the share of task prompts that fall among the safety prompts, by their words.
+
+    With `repeats` both are draws that may come again.
 
     Raises:
         UserError: too few different prompts to learn from.
@@ -158,7 +166,7 @@ def prompt_overlap(task: Sequence[str], safety: Sequence[str]) -> Estimate:
     >>> prompt_overlap(sums, poems).value
     0.0
     """
-    return context_overlap(task, safety, pairs=0).task_on_safety
+    return context_overlap(task, safety, pairs=0, repeats=repeats).task_on_safety
 
 
 def alignment_overlap_term(safety_posterior: Array, penalty: float) -> float:
@@ -233,11 +241,15 @@ class _Prompts:
 
     @classmethod
     def of(
-        cls, task: Sequence[str], safety: Sequence[str], states: tuple[States, States] | None
+        cls,
+        task: Sequence[str],
+        safety: Sequence[str],
+        states: tuple[States, States] | None,
+        repeats: bool,
     ) -> Self:
         vectors = _of_words(task, safety) if states is None else np.concatenate(states)
         kinds = np.repeat([0, 1], [len(task), len(safety)])
-        return cls(vectors, kinds, split_groups([*task, *safety], kinds))
+        return cls(vectors, kinds, split_groups([*task, *safety], repeats))
 
 
 def _of_words(task: Sequence[str], safety: Sequence[str]) -> Vectors:
@@ -341,7 +353,7 @@ def _training(
 ) -> NDArray[np.intp]:
     places = [generator.permutation(np.flatnonzero(among & (kinds == kind))) for kind in (0, 1)]
     if min(map(len, places)) == 0:
-        raise UserError("too few different prompts to tell two data sets apart: give more rows.")
+        raise UserError(TOO_FEW_PROMPTS)
     return np.concatenate([own[:_MOST_TRAINED] for own in places])
 
 

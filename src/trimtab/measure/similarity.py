@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,13 @@ from trimtab.config.audit_settings import FEWEST_ROWS
 from trimtab.errors import UserError
 from trimtab.measure.hidden_states import Array, Reading, States
 from trimtab.measure.losses import PER_TOKEN
-from trimtab.stats import Estimate, exact_share, loss_estimate, ratio
+from trimtab.stats import Estimate, exact_share, loss_estimate, ratio, summed
 
 TOTAL_VARIATION = "total variation, 0 to 1"
+TOO_FEW_PROMPTS = (
+    "too few different prompts to tell two data sets apart: give rows with more of them; if rows "
+    "are draws that may come again, many of few prompts, say so: --repeats, or repeats: true."
+)
 
 _FOLDS = 3
 _TREES = 200
@@ -31,6 +35,9 @@ class Sample:
 
     prompts: Sequence[str]
     reading: Reading
+    repeats: bool = False
+    """Whether rows are draws that may come again; else rows of one prompt are no independent draws,
+    and what is told of a data set is told of its prompts."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -44,7 +51,14 @@ class Sample:
                 self.reading.prompts[places],
                 self.reading.responses[places],
             ),
+            self.repeats,
         )
+
+    @property
+    def nats_and_tokens(self) -> Array:
+        """Of each draw, shape (2, draws): of a row, or of all of a prompt's rows together."""
+        rows = np.stack([self.reading.nll, self.reading.tokens])
+        return rows if self.repeats else summed(rows, split_groups(self.prompts))
 
 
 @dataclass(frozen=True)
@@ -78,8 +92,8 @@ def similarity(
     classifier, so twice its balanced accuracy less 1 is TV at most, but for the chance in the
     test half. The interval allows for that chance exactly (Clopper and Pearson): TV is below its
     low end for at most 2.5 % of samples, however bad the classifier; its high end bounds this
-    classifier, not TV. Where both sets answer the same prompts, rows with one prompt stay in one
-    half.
+    classifier, not TV. Rows with one prompt stay in one half, and of those tested one of either set
+    counts, unless rows are draws that may come again: answers to one prompt are like each other.
 
     **Given the prompt.** The same on as many rows of either for each shared prompt, which leaves
     the contexts nothing to tell: E_x TV(D_s(·|x), D_ŝ(·|x)) over the shared x. None where too few
@@ -137,15 +151,16 @@ def total_variation_bound(
         for side, places in zip((original, proxy), chosen, strict=True)
         for place in places
     ]
-    groups = split_groups(prompts, y)
+    repeats = original.repeats and proxy.repeats
+    groups = split_groups(prompts, repeats)
     training = _half_of(groups, generator)
     if not _has_both_kinds(y[training]) or not _has_both_kinds(y[~training]):
-        raise UserError("too few different prompts to tell two data sets apart: give more rows.")
+        raise UserError(TOO_FEW_PROMPTS)
     classifier, name = _best_classifier(x[training], y[training], groups[training], seed)
     classifier.fit(x[training], y[training])
     right = classifier.predict(x[~training]) == y[~training]
     # As many test rows of either, so that the share told right is the balanced accuracy.
-    tested = _evenly(y[~training], generator)
+    tested = _evenly(y[~training], groups[~training], generator)
     accuracy = exact_share(int(right[tested].sum()), len(tested), TOTAL_VARIATION)
     value, low, high = (
         min(1.0, max(0.0, 2 * share - 1)) for share in (accuracy.value, accuracy.low, accuracy.high)
@@ -153,20 +168,19 @@ def total_variation_bound(
     return Estimate(value, low, high, TOTAL_VARIATION, "estimate"), name
 
 
-def split_groups(prompts: Sequence[str], y: NDArray[np.intp]) -> NDArray[np.intp]:
+def split_groups(prompts: Sequence[str], repeats: bool = False) -> NDArray[np.intp]:
     """The number of each row's group, of the rows that must not be on both sides of a split.
 
-    They are those with one prompt; `y`, shape (rows,), says of which of two data sets a row is.
+    They are those with one prompt. With `repeats` rows are draws from few contexts: independent as
+    they are, and a split by prompt would ask a classifier about contexts it has never seen.
 
-    Where prompts come again within a data set, rows are draws from few contexts: independent as
-    they are, and a split by prompt would ask the classifier about contexts it has never seen.
+    >>> split_groups(["a", "b", "a"]), split_groups(["a", "b", "a"], repeats=True)
+    (array([0, 1, 0]), array([0, 1, 2]))
     """
-    for side in (0, 1):
-        own = [prompt for prompt, kind in zip(prompts, y, strict=True) if kind == side]
-        if len(set(own)) <= len(own) / 2:
-            return np.arange(len(prompts))
-    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-    return np.array([numbers[prompt] for prompt in prompts])
+    if repeats:
+        return np.arange(len(prompts))
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
 
 
 def matched(
@@ -186,8 +200,9 @@ def matched(
 
 
 def mean_loss(sample: Sample, seed: int = 0) -> Estimate:
-    """L_D(θ), nats per token, with a studentised bootstrap's interval over rows."""
-    return loss_estimate(sample.reading.nll, sample.reading.tokens, PER_TOKEN, seed)
+    """L_D(θ), nats per token, with a studentised bootstrap's interval over draws."""
+    nats, tokens = sample.nats_and_tokens
+    return loss_estimate(nats, tokens, PER_TOKEN, seed)
 
 
 def excess_loss(
@@ -198,13 +213,11 @@ def excess_loss(
     paired = len(ours) >= FEWEST_ROWS
     if paired:
         original, proxy = original.rows(ours), proxy.rows(theirs)
-    original_loss = ratio(_nats_and_tokens(original), "original")
-    proxy_loss = ratio(_nats_and_tokens(proxy), "original" if paired else "proxy")
+        if original.repeats != proxy.repeats:  # then pair by pair is row by row
+            original, proxy = replace(original, repeats=True), replace(proxy, repeats=True)
+    original_loss = ratio(original.nats_and_tokens, "original")
+    proxy_loss = ratio(proxy.nats_and_tokens, "original" if paired else "proxy")
     return (proxy_loss - original_loss).estimate(PER_TOKEN)
-
-
-def _nats_and_tokens(sample: Sample) -> Array:
-    return np.stack([sample.reading.nll, sample.reading.tokens])
 
 
 def _half_of(groups: NDArray[np.intp], generator: np.random.Generator) -> NDArray[np.bool_]:
@@ -218,8 +231,15 @@ def _has_both_kinds(y: NDArray[np.intp]) -> bool:
     return 2 <= int(y.sum()) <= len(y) - 2
 
 
-def _evenly(y: NDArray[np.intp], generator: np.random.Generator) -> NDArray[np.intp]:
-    kinds = [generator.permutation(np.flatnonzero(y == kind)) for kind in (0, 1)]
+def _evenly(
+    y: NDArray[np.intp], groups: NDArray[np.intp], generator: np.random.Generator
+) -> NDArray[np.intp]:
+    """Places of as many rows of either kind, in random order, none of one kind and group twice."""
+    kinds = []
+    for kind in (0, 1):
+        places = generator.permutation(np.flatnonzero(y == kind))
+        _, firsts = np.unique(groups[places], return_index=True)
+        kinds.append(places[np.sort(firsts)])
     count = min(map(len, kinds))
     return np.concatenate([kind[:count] for kind in kinds])
 

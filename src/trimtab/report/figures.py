@@ -1,4 +1,4 @@
-"""The paper's three figures, from points and, in a world with a known answer, its limits."""
+"""The paper's three figures and the dial's, with limits where a world has a known answer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PROXY_NOTE = "No original alignment data: the gap is each line's own, on the pro
 def figures(
     points: Sequence[Point], limits: Limits | None, landscape: Mapping[str, LocalGeometry] = NOWHERE
 ) -> tuple[Figure, ...]:
-    """Figures 1 to 3, each with the panels that the points can fill and a word on the others."""
+    """Figures 1 to 3, and 4 of a dial: the panels that points can fill, a word on the others."""
     safety = safety_gap_of(points)
     if safety is None:
         return (

@@ -1,4 +1,4 @@
-"""The report: three figures in files, and one page that opens from disk with no network."""
+"""The report: figures in files, and one page that opens from disk with no network."""
 
 from __future__ import annotations
 

@@ -25,6 +25,9 @@ def known(value: Value | None) -> Value:
 class RowLosses:
     """Nats and tokens of every held-out response, by model and data set; one file per model.
 
+    Responses to one prompt are one row, with their sums, unless they are draws that may come again:
+    they are like each other, and an interval over rows would be too narrow.
+
     Data sets go by the names that gaps are kept under: "original", "safety:NAME", "task:NAME".
     Under "answers:RATE" a prompt that the rate counts has 1 for nats and others 0, of one token,
     as the first judge has it; under "answers:RATE@JUDGE" as another has.

@@ -21,7 +21,7 @@ from trimtab.config.methods import ALIGNED, DIAL, number
 from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import EXPERIMENT_FILE, plain_values, read_experiment
 from trimtab.data.encoding import encode
-from trimtab.data.rows import Row
+from trimtab.data.rows import Row, row_weights
 from trimtab.data.splits import Roles, Split, halves_by_prompt
 from trimtab.errors import UserError
 from trimtab.measure.generation import sampled_answers
@@ -42,7 +42,6 @@ from trimtab.results.result import Estimate, Point
 from trimtab.results.samples import Answer, Sample, read_samples, shown, write_samples
 from trimtab.results.store import PointsFile
 from trimtab.runner.answering import Answering, judges_of, prompts_to_ask
-from trimtab.runner.evaluator import row_weights
 from trimtab.runner.folder import claim, read_roles, record_inputs
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.processes import processes
@@ -293,13 +292,14 @@ def _chosen(
     assert dial is not None
     (safety,), (task,) = roles.safety.values(), roles.task.values()
 
-    def encoded(half: list[Row]) -> HeldOutRows:
-        rows = encode(half, runner.tokenizer, experiment.lengths)
-        return HeldOutRows(rows, row_weights(tuple(half)))
+    def encoded(rows: Sequence[Row], split: Split) -> HeldOutRows:
+        return HeldOutRows.of(
+            encode(rows, runner.tokenizer, experiment.lengths), rows, split.repeats
+        )
 
     rows = list(safety.held_out)
     halves = (rows, rows) if budget is None else _halves(safety, experiment.split_seed)
-    choosing, reporting = map(encoded, halves)
+    choosing, reporting = (encoded(half, safety) for half in halves)
     start = None if budget is None else held_out_loss(runner.aligned, choosing, measuring)
 
     def rise_at(setting: float) -> Estimate:
@@ -329,7 +329,8 @@ def _chosen(
     before = held_out_loss(runner.aligned, reporting, measuring)
     endpoints.set_alpha(alpha)
     after = held_out_loss(endpoints.model, reporting, measuring)
-    original = encoded(list(roles.original.held_out)) if roles.original else None
+    original = encoded(roles.original.held_out, roles.original) if roles.original else None
+    task_rows = encoded(task.held_out, task)
     return ChosenSetting(
         alpha=alpha,
         penalty=dial.penalty_at(alpha),
@@ -337,7 +338,7 @@ def _chosen(
         chosen_rise=chosen_rise,
         rise=loss_rise(after, before),
         safety_loss=after.per_token,
-        task_loss=held_out_loss(endpoints.model, encoded(list(task.held_out)), measuring).per_token,
+        task_loss=held_out_loss(endpoints.model, task_rows, measuring).per_token,
         alignment_loss=held_out_loss(endpoints.model, original, measuring).per_token
         if original
         else None,
@@ -358,7 +359,7 @@ def _require_within(rise: Estimate, budget: float) -> None:
 def _halves(split: Split, split_seed: int) -> tuple[list[Row], list[Row]]:
     if row_weights(split.held_out) is not None:
         return list(split.held_out), list(split.held_out)
-    return halves_by_prompt(split.held_out, split_seed, split.label)
+    return halves_by_prompt(split.held_out, split_seed, split.label, split.repeats)
 
 
 def _sampled(runner: Runner, endpoints: Endpoints, roles: Roles, count: int) -> Iterator[Sample]:

@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,7 +67,7 @@ class EncodedRoles:
             held_out = rows(f"{split.label}, held out", split.held_out)
             return EncodedSplit(
                 rows(split.label, split.train),
-                HeldOutRows(held_out, row_weights(split.held_out)),
+                HeldOutRows.of(held_out, split.held_out, split.repeats),
                 tuple(row.prompt[-1].content for row in split.train),
             )
 
@@ -188,8 +187,8 @@ class Evaluator:
         return [point(spec) for spec in specs]
 
     def _loss(self, model: nn.Module, dataset: str) -> Loss:
-        weights = self.rows.held_out(dataset).weights
-        return loss_of_rows(*self.row_nll(model, dataset), weights, self.experiment.measure)
+        held_out = self.rows.held_out(dataset)
+        return loss_of_rows(*self.row_nll(model, dataset), held_out, self.experiment.measure)
 
     @cached_property
     def _aligned_norm(self) -> float:
@@ -204,7 +203,9 @@ class Evaluator:
         if min(map(len, prompts)) < FEWEST_ROWS:
             return None
         if (task, proxy) not in self._overlaps:
-            self._overlaps[task, proxy] = prompt_overlap(*prompts)
+            task_source, proxy_source = self.experiment.task[task], self.experiment.safety[proxy]
+            repeats = task_source.repeats and proxy_source.repeats
+            self._overlaps[task, proxy] = prompt_overlap(*prompts, repeats)
         return self._overlaps[task, proxy]
 
     @cached_property
@@ -232,9 +233,3 @@ class Evaluator:
                 geometries[name] = LocalGeometry(slope(loss)[0].norm, curvature(loss))
                 measured(len(geometries))
         return geometries
-
-
-def row_weights(rows: tuple[Row, ...]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """The probabilities of rows that enumerate a distribution; None of rows drawn from one."""
-    weights = np.array([row.weight for row in rows])
-    return None if (weights == 1).all() else weights

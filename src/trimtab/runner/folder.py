@@ -23,6 +23,7 @@ from trimtab.config.yaml_io import (
     to_yaml,
 )
 from trimtab.data.files import MissingFilesError, local_path
+from trimtab.data.rows import row_weights
 from trimtab.data.splits import Roles, Split, load_roles
 from trimtab.errors import UserError
 from trimtab.models import load_model, weights_sha256
@@ -36,7 +37,7 @@ from trimtab.results.samples import SAMPLES_FILE
 from trimtab.results.store import FAILURES_FILE, LANDSCAPE_FILE, POINTS_FILE
 from trimtab.results.under_way import UNFINISHED_FOLDER
 from trimtab.runner.answering import judges_of, prompts_to_ask
-from trimtab.runner.evaluator import EncodedRoles, row_weights
+from trimtab.runner.evaluator import EncodedRoles
 from trimtab.runner.rates import ASKED_FOLDER
 from trimtab.runner.runner import DIAL_FOLDER, MODELS_FOLDER
 from trimtab.runner.trainings import ALIGNED_FOLDER
@@ -292,5 +293,5 @@ def _checksums(source: DataSource, root: Path) -> dict[str, str]:
 def _note_on_rows(split: Split) -> list[str]:
     if row_weights(split.held_out) is not None:
         return []  # a whole distribution, whose losses are exact
-    note = note_on_rows(len(split.held_out))
+    note = note_on_rows(split.draws_held_out)
     return [] if note is None else [f"{note} (held out)"]

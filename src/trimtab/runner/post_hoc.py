@@ -203,8 +203,10 @@ def interpolate_to_budget(
     rows = read_rows(safety)
     pair = _Pair(model, aligned)
     choosing, held_out = (
-        HeldOutRows(encode(half, pair.tokenizer, lengths, limits_of(pair.start)))
-        for half in halves_by_prompt(rows, 0, f"safety {safety.path}")
+        HeldOutRows.of(
+            encode(half, pair.tokenizer, lengths, limits_of(pair.start)), half, safety.repeats
+        )
+        for half in halves_by_prompt(rows, 0, f"safety {safety.path}", safety.repeats)
     )
     before = held_out_loss(pair.start, choosing, measuring)
 

@@ -20,6 +20,7 @@ from trimtab.config.grid import plan_of
 from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
 from trimtab.data.encoding import encode
 from trimtab.data.files import local_path
+from trimtab.data.rows import prompt_numbers
 from trimtab.data.splits import Roles, Split
 from trimtab.errors import UserError
 from trimtab.measure.losses import response_nll
@@ -31,7 +32,7 @@ from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import ALIGNED, DIAL_FOLDER, MODELS_FOLDER
 from trimtab.runner.saved_models import adapter_on, is_adapter, load_whole, start_of
 from trimtab.runner.trainings import ALIGNED_FOLDER
-from trimtab.stats import Array
+from trimtab.stats import Array, summed
 
 ROWS = 8
 """Held-out rows of a data set that are measured again, evenly spread over all of them."""
@@ -158,12 +159,19 @@ def _loss_check(
 ) -> Check:
     what = f"losses of {name} on {data}"
     count = recorded.shape[1]
-    if count != len(split.held_out):
-        return Check(what, False, f"{len(split.held_out)} rows are held out, and {count} were")
+    numbers = np.arange(len(split.held_out))  # of the row in which each was recorded
+    if count == split.draws_held_out < len(numbers):
+        prompts = prompt_numbers(split.held_out)
+        assert prompts is not None
+        numbers = prompts
+    elif count != len(numbers):
+        return Check(what, False, f"{len(numbers)} rows are held out, and {count} were")
     places = _spread(count)
-    rows = tuple(split.held_out[place] for place in places)
+    is_read = np.isin(numbers, places)
+    rows = [row for row, reads in zip(split.held_out, is_read, strict=True) if reads]
     encoded = encode(rows, tokenizer, experiment.lengths, limits_of(model))
-    nats, tokens = response_nll(model, encoded, experiment.measure.tokens_per_batch)
+    by_row = np.stack(response_nll(model, encoded, experiment.measure.tokens_per_batch))
+    nats, tokens = summed(by_row, np.searchsorted(places, numbers[is_read]))
     far = float(np.max(np.abs(nats - recorded[0, places]) / tokens))
     is_small = experiment.load.is_half or experiment.load.is_quantised
     most = TOLERANCE_OF_SMALL_WEIGHTS if is_small else TOLERANCE

@@ -146,11 +146,15 @@ def steps_and_rows(
 
 
 def fixed_rows(held_out: HeldOutRows, count: int) -> Dataset:
-    """So many rows, the same ones each time; of a whole distribution, draws by its weights."""
+    """So many rows of as many prompts, the same each time; of a whole distribution, draws of it."""
     generator = np.random.default_rng(0)
     every = len(held_out.rows)
     if held_out.weights is None:
-        places = generator.permutation(every)[:count]
+        places = generator.permutation(every)
+        if held_out.prompts is not None:
+            _, firsts = np.unique(held_out.prompts[places], return_index=True)
+            places = places[np.sort(firsts)]
+        places = places[:count]
     else:
         places = generator.choice(every, count, p=held_out.weights / held_out.weights.sum())
     return held_out.rows.select(np.sort(places))

@@ -44,6 +44,11 @@ def require_mean_losses_of_text(trainer: SafetyAwareSFTTrainer) -> None:
             "the objective takes mean losses over tokens: set loss_type='nll' and "
             "label_smoothing_factor=0."
         )
+    if trainer.accelerator.num_processes > 1 and not trainer.args.average_tokens_across_devices:
+        raise UserError(
+            "the objective takes means over the tokens of all processes: set "
+            "average_tokens_across_devices=True."
+        )
     if trainer.compute_loss_func is not None:
         raise UserError("the objective has a loss of its own. Leave compute_loss_func out.")
     if trainer._is_vision_dataset:
@@ -65,6 +70,16 @@ def require_rows_that_it_can_read(trainer: SafetyAwareSFTTrainer, objective: Obj
         raise UserError(
             "packing_strategy='wrapped' lets a sequence see the one before it. Set "
             "packing_strategy='bfd'."
+        )
+
+
+def require_no_sampling_of_rows(trainer: SafetyAwareSFTTrainer, objective: Objective) -> None:
+    """Raises UserError where rows are to be sampled in a way, and the objective draws them."""
+    strategy = trainer.args.train_sampling_strategy
+    if strategy != "random" and objective.safety_share_at(0, trainer.args.seed) is not None:
+        raise UserError(
+            f"{type(objective).__name__} draws its rows itself, as many of either role as each "
+            f"step's setting asks for. Leave train_sampling_strategy={strategy!r} out."
         )
 
 

@@ -15,7 +15,6 @@ from trimtab.train.batches import (
     Batch,
     is_padding_free,
     join,
-    sequences_in,
     sequences_per_row,
     unpacked,
 )
@@ -67,10 +66,10 @@ class RoleBatches:
             places = range(self.process, len(task) * self.processes, self.processes)
             task, safety = self._divided_rows.of_step(step, places)
             return self._joined(task, safety), self._counted(self.count_tokens(task), safety)
-        first = step * self.batches_per_step
+        first = self.objective.safety_steps_before(step) * self.batches_per_step
         numbers = range(first, first + len(task) * self.processes)[self.process :: self.processes]
         if self.objective.batch_roles(step) == "safety":
-            stream = replace(self.safety, rows_per_batch=sequences_in(task[0]))
+            stream = replace(self.safety, rows_per_batch=self._task_sequences)
             alone = [_marked(stream.batch(number)) for number in numbers]
             return alone, self._counted(0, alone)
         safety = [self.safety.batch(number) for number in numbers]
@@ -82,13 +81,17 @@ class RoleBatches:
     def _joined(self, task: list[Batch], safety: list[Batch]) -> list[Batch]:
         return [join(*pair, self.pad_token_id) for pair in zip(task, safety, strict=True)]
 
+    @property
+    def _task_sequences(self) -> int:
+        """In a batch of the task; on average, where several share a row."""
+        return round(self.rows * sequences_per_row(self.task_rows))
+
     @cached_property
     def _divided_rows(self) -> DividedRows:
-        task_rows = round(self.rows * sequences_per_row(self.task_rows))
         return DividedRows(
             self.safety,
             unpacked(self.task_rows),
-            task_rows + self.safety.rows_per_batch,
+            self._task_sequences + self.safety.rows_per_batch,
             self._share_at,
             self.batches_per_step,
         )

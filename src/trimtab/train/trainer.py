@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -47,6 +48,7 @@ from trimtab.train.requirements import (
     require_float32_weights,
     require_loss_kernel,
     require_mean_losses_of_text,
+    require_no_sampling_of_rows,
     require_rows_that_it_can_read,
     require_shards_that_are_tensors,
     require_that_what_is_trained_is_evaluated,
@@ -68,7 +70,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     """`trl.SFTTrainer` that minimises an objective over task and safety rows.
 
     Where an objective reads both, every batch holds the task rows that `SFTTrainer` would have
-    given it, in its order, and safety rows beside them. The loss of a role is a mean over its
+    given it, in its order, and safety rows beside them; a dial, and a budget with it, shares out
+    each batch anew and draws the rows of both roles itself. The loss of a role is a mean over its
     completion tokens in the whole optimizer step, all accumulation steps and processes together:
     in Case I, in one forward and backward pass,
 
@@ -186,6 +189,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
 
     def _take_up(self, objective: Objective, safety_dataset: Dataset | None) -> None:
         require_rows_that_it_can_read(self, objective)
+        require_no_sampling_of_rows(self, objective)
         if objective.has_own_loss:
             require_mean_losses_of_text(self)
             # The loss is over the tokens of the whole step, whatever the model's own does.
@@ -386,7 +390,6 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             return
         assert self.objective is not None
         means = self._seen.of_roles(self.accelerator.gather)
-        self.objective.observe(*means)
         for name, mean, tokens in zip(
             ("task_loss", "safety_loss"), means, self._tokens.tolist(), strict=True
         ):
@@ -445,6 +448,15 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         tokens: int = state.pop(_EXTRA_TOKENS, 0)
         objective.load_state_dict(state)
         return tokens
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Clip what the objective makes of the gradient, and not what it makes that from."""
+        if self.objective is None or not self.objective.adjusts_gradient:
+            norm: Tensor = super()._clip_grad_norm(model)
+            return norm
+        self.accelerator.clip_grad_norm_(model.parameters(), math.inf)  # takes off fp16's scale
+        self.objective.adjust_gradient(context_of(self))
+        return torch.nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         with self._copies_as_model():
@@ -507,8 +519,11 @@ class _Hooks(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **handles: Any
     ) -> None:
         self.trainer.end_accumulation()
-        if self.trainer.objective is not None:
-            self.trainer.objective.before_optimizer_step(context_of(self.trainer))
+        objective = self.trainer.objective
+        if objective is not None:
+            if args.max_grad_norm == 0:
+                objective.adjust_gradient(context_of(self.trainer))
+            objective.before_optimizer_step(context_of(self.trainer))
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **handles: Any

@@ -29,7 +29,7 @@ from trimtab.train.baselines.orthogonal_projection import OrthogonalProjection, 
 from trimtab.train.baselines.orthogonal_subspace import OrthogonalSubspace
 from trimtab.train.context import TrainingContext, context_of
 from trimtab.train.methods import method_at
-from trimtab.train.objectives.base import Objective, trained
+from trimtab.train.objectives.base import Objective, Step, trained
 
 full_and_lora = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 
@@ -108,6 +108,35 @@ def test_a_missing_reference_model_is_an_error(method: Objective, tmp_path: Path
         )
 
 
+@pytest.mark.parametrize("name", [n for n, o in tiny.BASELINES.items() if o.adjusts_gradient])
+def test_what_a_method_adds_to_the_gradient_is_clipped_with_it(name: str, tmp_path: Path) -> None:
+    start, _ = tiny.tiny_llama(tmp_path / "model")
+    settings = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.1, "max_steps": 3}
+    trainer = run(tiny.BASELINES[name], tmp_path, **settings)
+    pairs = zip(tiny.weights(trainer).values(), start.parameters(), strict=True)
+    squares = [float((now - before).detach().square().sum()) for now, before in pairs]
+    assert 0 < sum(squares) ** 0.5 <= 3 * 0.1 * 1.001
+
+
+def test_lazy_safety_alignment_reads_every_safety_row_before_one_comes_again(
+    tmp_path: Path,
+) -> None:
+    method = LazySafetyAlignment(safety_steps=2, task_steps=3)
+    before = [method.safety_steps_before(step) for step in range(11)]
+    assert before == [0, 1, 2, 2, 2, 2, 3, 4, 4, 4, 4]
+    seen: list[tuple[int, ...]] = []
+
+    class Watched(LazySafetyAlignment):
+        def loss(self, step: Step) -> torch.Tensor:
+            if bool(step.is_safety.any()):
+                seen.extend(tuple(row.tolist()) for row in step.inputs["input_ids"])
+            return super().loss(step)
+
+    run(Watched(1.0, safety_steps=2, task_steps=3), tmp_path, max_steps=11)
+    assert len(seen) == 40  # five steps of eight rows: all that there are, once
+    assert len(set(seen)) == 40
+
+
 def test_mixing_is_case_one_at_the_ratio_of_tokens(tmp_path: Path) -> None:
     task, safety = tiny.rows(64, seed=2), tiny.rows(40, seed=5)
 
@@ -155,7 +184,7 @@ def test_l2_sp_adds_the_gradient_of_the_squared_distance(lora: bool, tmp_path: P
     moved(trainer.model)
     for weight in trained(trainer.model):
         weight.grad = None
-    learning.before_optimizer_step(context_of(trainer))
+    learning.adjust_gradient(context_of(trainer))
     gradients = [weight.grad for weight in trained(trainer.model)]
     parts = []
     for part in displacement.parts:
@@ -187,7 +216,7 @@ def test_ewc_is_the_mean_squared_gradient_of_a_row_normalised(tmp_path: Path) ->
     assert all(weight.grad is None for weight in trained(trainer.model))  # none leaks
     start = [weight.detach().clone() for weight in trained(trainer.model)]
     moved(trainer.model)
-    learning.before_optimizer_step(context_of(trainer))
+    learning.adjust_gradient(context_of(trainer))
     for weight, w, f in zip(trained(trainer.model), start, learning.fisher, strict=True):
         torch.testing.assert_close(weight.grad, f * (weight - w).detach())
 
@@ -210,7 +239,7 @@ def test_lazy_safety_alignment_pulls_to_where_the_other_state_was_left(tmp_path:
             safety_weights = [weight.detach().clone() for weight in trained(trainer.model)]
         if step == 5:
             task_weights = [weight.detach().clone() for weight in trained(trainer.model)]
-        learning.before_optimizer_step(context_of(trainer))
+        learning.adjust_gradient(context_of(trainer))
         if step <= 1:
             assert not any(weight.grad.any() for weight in trained(trainer.model) if step < 1)
         if step == 4:
@@ -273,12 +302,12 @@ def test_a_safety_gradient_that_is_rounding_removes_nothing(
     seen: list[float] = []
 
     class Watched(GradientSurgery):
-        def before_optimizer_step(self, context: TrainingContext) -> None:
+        def adjust_gradient(self, context: TrainingContext) -> None:
             assert self.safety_gradient is not None
             weights = trained(context.model)
             task = [torch.zeros_like(w) if w.grad is None else w.grad.clone() for w in weights]
             expected = [u + a for u, a in zip(task, self.safety_gradient, strict=True)]
-            super().before_optimizer_step(context)
+            super().adjust_gradient(context)
             pairs = zip(weights, expected, strict=True)
             seen.append(
                 max(float((w.grad - expected_weight).abs().max()) for w, expected_weight in pairs)

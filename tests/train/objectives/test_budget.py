@@ -259,16 +259,56 @@ def test_a_prompt_of_many_rows_is_not_taken_for_validation() -> None:
         train, validation = set_aside(rows, limit=500, drawn=1000, seed=seed)
         assert (len(train), len(validation)) == (96, 24)
         assert len(set_aside(rows, limit=10, drawn=1000, seed=seed)[1]) == 10
-    many = rows.select(range(90)).map(lambda row: {"input_ids": [3 + row["input_ids"][1] % 2, 9]})
-    assert len(set_aside(many, limit=5, drawn=1000, seed=0)[1]) == 45
+    many = rows.select(range(90)).map(lambda row: {"input_ids": [3 + row["input_ids"][1] % 3, 9]})
+    assert len(set_aside(many, limit=5, drawn=1000, seed=0)[1]) == 60  # two prompts, at the least
 
 
 def test_rows_of_one_prompt_cannot_be_divided() -> None:
     rows = Dataset.from_list([{"input_ids": [3, 4], "labels": [-100, 4]}] * 10)
     with pytest.raises(UserError, match="all 10 safety rows have one prompt"):
         set_aside(rows, limit=500, drawn=1000, seed=0)
-    whole_text = Dataset.from_list([{"input_ids": [3, 4], "labels": [3, 4]}] * 10)
-    assert len(set_aside(whole_text, limit=500, drawn=1000, seed=0)[1]) == 2
+    two = Dataset.from_list([{"input_ids": [3 + n % 2, 4], "labels": [-100, 4]} for n in range(10)])
+    with pytest.raises(UserError, match="all 10 safety rows have 2 prompts"):
+        set_aside(two, limit=500, drawn=1000, seed=0)
+
+
+def test_a_text_that_comes_again_is_not_both_trained_and_validated_on() -> None:
+    texts = [[3 + number % 25, 4] for number in range(50)]
+    rows = Dataset.from_list([{"input_ids": text, "labels": text} for text in texts])
+    train, validation = set_aside(rows, limit=500, drawn=1000, seed=0)
+    assert (len(train), len(validation)) == (40, 10)
+    parts = ({tuple(ids) for ids in part["input_ids"]} for part in (train, validation))
+    assert not next(parts) & next(parts)
+
+
+@pytest.mark.parametrize(("rows", "limit"), [(5, 256), (40, 1)])
+def test_one_row_alone_is_not_validated_on(rows: int, limit: int, tmp_path: Path) -> None:
+    arguments = tiny.config(tmp_path, validation_rows=limit)
+    model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+    trainer = SafetyAwareSFTTrainer(
+        model,
+        args=arguments,
+        train_dataset=tiny.rows(16, seed=2),
+        safety_dataset=tiny.rows(rows, seed=5),
+        objective=Budget(budget=0.02),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    assert isinstance(trainer.objective, Budget)
+    outcome = trainer.objective.outcome
+    assert outcome is not None
+    assert outcome.change.low < outcome.change.high or outcome.alpha == 0
+
+
+def test_answers_to_one_prompt_are_compared_as_one() -> None:
+    rows, tokens = tiny.rows(4, seed=5), np.array([1.0, 2.0, 3.0, 4.0])
+    start, now = np.zeros(4), np.array([0.1, 0.3, 0.2, 0.9])
+    paired = PairedRows(rows, np.array([2.0, 1, 1, 1]), start, tokens, np.array([0, 0, 1, 2]))
+    change = paired.change(now)
+    assert change.value == pytest.approx((0.2 + 0.3 + 0.2 + 0.9) / (2 + 2 + 3 + 4))
+    (influence,) = change.influence.values()
+    assert len(influence) == 3
+    assert paired.rows_for(change, 0.01) == math.ceil(change.rows_for(0.01) * 5 / 3)
 
 
 def test_a_repeated_row_is_measured_once_and_counted_as_often() -> None:

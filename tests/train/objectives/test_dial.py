@@ -173,6 +173,17 @@ def test_gradient_moves_the_task_end_by_alpha_and_the_safe_end_by_the_rest(tmp_p
             torch.testing.assert_close(share * weight.grad, step, atol=2e-6, rtol=1e-5, msg=name)
 
 
+def test_a_weight_that_no_gradient_reaches_stays_where_it_is(tmp_path: Path) -> None:
+    endpoints = dial_in(dial_of(tiny.config(tmp_path), tmp_path)).endpoints
+    weight, *ends = endpoints.copies()[0]
+    weight.grad = torch.ones_like(weight)
+    endpoints.share_gradient(0.25)
+    assert [float(end.grad.mean()) for end in ends if end.grad is not None] == [0.25, 0.75]
+    weight.grad = None
+    endpoints.share_gradient(0.25)
+    assert [end.grad for end in ends] == [None, None]
+
+
 @full_and_lora
 def test_a_saved_setting_is_one_plain_model_with_the_same_logits(
     lora: bool, tmp_path: Path

@@ -74,7 +74,8 @@ class AdaptiveKL(Objective):
             for of_role in rows
         )
         self.extra_tokens += sum(map(tokens_read, rows))
-        risk = task_posterior(task[0], safety[0], (task[1], safety[1]), context.args.seed)
+        states = task[1], safety[1]
+        risk = task_posterior(task[0], safety[0], states, context.args.seed, context.safety_repeats)
         weights = self.lowest + (self.highest - self.lowest) * torch.from_numpy(risk).float()
         self.weights: dict[tuple[int, ...], Tensor] = {}
         columns = context.task_rows.select_columns(["input_ids", "labels"])

@@ -73,7 +73,7 @@ class EWC(Objective):
         self.extra_tokens += int(batch["attention_mask"].sum())
 
     @torch.no_grad()
-    def before_optimizer_step(self, context: TrainingContext) -> None:
+    def adjust_gradient(self, context: TrainingContext) -> None:
         for weight, start, f in zip(trained(context.model), self.start, self.fisher, strict=True):
             add_to_gradient(weight, 2 * self.penalty * f * (weight - start))
 

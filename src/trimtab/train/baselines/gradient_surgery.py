@@ -62,7 +62,7 @@ class GradientSurgery(Objective):
         return step.task_loss
 
     @torch.no_grad()
-    def before_optimizer_step(self, context: TrainingContext) -> None:
+    def adjust_gradient(self, context: TrainingContext) -> None:
         assert self.safety_gradient is not None
         safety = [context.sum_over_processes(part) for part in self.safety_gradient]
         task = gradients(self.weights)

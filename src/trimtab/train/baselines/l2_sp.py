@@ -34,7 +34,7 @@ class L2SP(Objective):
         return True
 
     @torch.no_grad()
-    def before_optimizer_step(self, context: TrainingContext) -> None:
+    def adjust_gradient(self, context: TrainingContext) -> None:
         assert context.displacement is not None
         for part in context.displacement.parts:
             for weight, gradient in part.gradient():

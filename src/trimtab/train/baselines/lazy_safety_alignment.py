@@ -30,7 +30,8 @@ class LazySafetyAlignment(Objective):
     w_A and w_F are the weights as either state was last left, both w₀ at first; the first tenth of
     the steps has no proximal term. The authors' text and trainer name opposite snapshots; this is
     the trainer's way. With LoRA the weights are those of A and B, as in theirs. A batch holds rows
-    of one role, as many as a task batch.
+    of one role, as many as a task batch. A safety step passes over a task batch, so that an epoch
+    trains on K_F/(K_A + K_F) of the task rows.
 
     Args:
         proximity: ρ ≥ 0, the authors' 1.
@@ -49,6 +50,10 @@ class LazySafetyAlignment(Objective):
         in_safety = step % (self.safety_steps + self.task_steps) < self.safety_steps
         return "safety" if in_safety else "task"
 
+    def safety_steps_before(self, step: int) -> int:
+        turns, within = divmod(step, self.safety_steps + self.task_steps)
+        return turns * self.safety_steps + min(within, self.safety_steps)
+
     def prepare(self, context: TrainingContext) -> None:
         self.left: dict[Roles, list[Tensor]] = {
             state: snapshot(context.model) for state in ("safety", "task")
@@ -59,7 +64,7 @@ class LazySafetyAlignment(Objective):
         return step.safety_loss if bool(step.is_safety.any()) else step.task_loss
 
     @torch.no_grad()
-    def before_optimizer_step(self, context: TrainingContext) -> None:
+    def adjust_gradient(self, context: TrainingContext) -> None:
         step = context.step
         state = self.batch_roles(step)
         if state != self.state:

@@ -49,7 +49,7 @@ class OrthogonalProjection(Objective):
     def batch_roles(self, step: int) -> Roles:
         return "task"
 
-    def before_optimizer_step(self, context: TrainingContext) -> None:
+    def adjust_gradient(self, context: TrainingContext) -> None:
         weights = trained(context.model)
         if context.step % self.every == 0 or not self.gradients:
             first = context.step // self.every * self.references

@@ -64,7 +64,7 @@ class SafetyPreserving(Objective):
         }
         self.layers = [owners[weight] for weight in trained(context.model)]
 
-    def before_optimizer_step(self, context: TrainingContext) -> None:
+    def adjust_gradient(self, context: TrainingContext) -> None:
         weights = trained(context.model)
         safety, tokens = safety_gradient(context, weights, self.rows, context.step)
         self.extra_tokens += tokens

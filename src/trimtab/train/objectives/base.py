@@ -184,6 +184,10 @@ class Objective:
         """Whose rows the batches of optimizer step number `step` hold."""
         return "both" if self.needs_safety else "task"
 
+    def safety_steps_before(self, step: int) -> int:
+        """How many of the optimizer steps before number `step` read safety rows."""
+        return step
+
     def safety_share_at(self, step: int, seed: int) -> float | None:
         """The share of safety rows in a batch of optimizer step number `step`, of as many rows.
 
@@ -209,11 +213,16 @@ class Objective:
         """
         return reference.divergence_of(logits, trained, batch)
 
-    def observe(self, task_loss: float, safety_loss: float) -> None:
-        """A step's L_f and L_ŝ (or its KL), of all batches and processes, before it is taken."""
+    @property
+    def adjusts_gradient(self) -> bool:
+        """Whether a step's gradient is another than that of its losses."""
+        return type(self).adjust_gradient is not Objective.adjust_gradient
+
+    def adjust_gradient(self, context: TrainingContext) -> None:
+        """Change the gradient, once the batches of the step are accumulated; then it is clipped."""
 
     def before_optimizer_step(self, context: TrainingContext) -> None:
-        """Change the gradient, once the batches of the step are accumulated."""
+        """Hand the gradient on to the weights that the optimizer moves, after it is clipped."""
 
     def after_optimizer_step(self, context: TrainingContext) -> None:
         """Change the weights, or end the training; `context.step` counts this step."""

@@ -12,9 +12,15 @@ from datasets import Dataset
 from trimtab.config.ranges import FiniteOrInfinity
 from trimtab.measure.losses import PER_TOKEN, tokens_read
 from trimtab.stats import Estimate, Statistic, Verdict, verdict
+from trimtab.train.batches import sequences_per_row
 from trimtab.train.context import RowNLL, TrainingContext
 from trimtab.train.objectives.dial import DialObjective
-from trimtab.train.objectives.paired_rows import PairedRows, distinct_rows, set_aside
+from trimtab.train.objectives.paired_rows import (
+    PairedRows,
+    distinct_rows,
+    prompt_numbers,
+    set_aside,
+)
 
 _HALVINGS = 6
 _UNSPENT = 0.2
@@ -98,7 +104,8 @@ class Budget(DialObjective):
         stream = context.safety
         assert stream is not None
         # All of a batch, at most: a dial's settings ask for more safety rows or for fewer.
-        batch = context.args.per_device_train_batch_size + stream.rows_per_batch
+        packs = context.args.per_device_train_batch_size
+        batch = round(packs * sequences_per_row(context.task_rows)) + stream.rows_per_batch
         rows, self._validation_rows = set_aside(
             stream.rows,
             context.validation_rows,
@@ -116,7 +123,8 @@ class Budget(DialObjective):
         nll, tokens = context.row_nll(distinct)
         self.extra_tokens += tokens_read(distinct)
         counts = np.bincount(numbers, minlength=len(distinct)).astype(float)
-        self._validation = PairedRows(distinct, counts, nll, tokens)
+        prompts = None if context.safety_repeats else prompt_numbers(distinct)
+        self._validation = PairedRows(distinct, counts, nll, tokens, prompts)
         loss = self._validation.aligned_loss
         if self.budget < -loss:
             raise ImpossibleBudgetError(
@@ -146,7 +154,7 @@ class Budget(DialObjective):
         self.endpoints.set_alpha(alpha)
         rows_wanted = None
         if alpha < 1 and budget > 0:
-            rows_wanted = changes[alpha].rows_for(_UNSPENT * budget)
+            rows_wanted = validation.rows_for(changes[alpha], _UNSPENT * budget)
         tokens = len(changes) * tokens_read(validation.rows)
         penalty = self.dial.penalty_at(alpha)
         return BudgetOutcome(budget, alpha, penalty, change, rows_wanted, tokens)

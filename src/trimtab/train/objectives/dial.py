@@ -32,16 +32,14 @@ class DialObjective(Objective):
     rows, and a few of each role at least (`row_split`). Half and half, as a run at one λ may have
     it, would spend at α = 1 half of the rows on 1 % of the loss.
 
-    With a `peft_config` each displacement is a LoRA adapter of its rank, otherwise a copy of all
-    weights: training then keeps three copies of the model and the optimizer's state of two.
-    `ends` holds the result.
+    With the trainer's `peft_config` each displacement is a LoRA adapter of its rank, otherwise a
+    copy of all weights: training then keeps three copies of the model and the optimizer's state of
+    two. `endpoints` holds the result. Its steps are taken as `max_grad_norm` clips g, before it is
+    shared out.
 
     Args:
-        model: θ_s, where both displacements start from zero.
         dial: the penalties at the ends of the dial and how settings are drawn.
-        safety_target: what is asked of safety rows, as `AlignmentLossConstraint.target` says.
-        args, train_dataset, safety_dataset, safety_share, length_bucketing, processing_class,
-            callbacks, peft_config: as for `SafetyAwareSFTTrainer`.
+        target: what is asked of safety rows, as `AlignmentLossConstraint.target` says.
 
     Raises:
         UserError: an adapter other than plain LoRA; all weights, where the gradient is in float16.

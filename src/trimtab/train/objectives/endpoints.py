@@ -124,8 +124,8 @@ class DenseEndpoints:
 
     def share_gradient(self, alpha: float) -> None:
         for weight, task, safe in self._places:
-            if weight.grad is not None:
-                task.grad, safe.grad = alpha * weight.grad, (1 - alpha) * weight.grad
+            task.grad = None if weight.grad is None else alpha * weight.grad
+            safe.grad = None if weight.grad is None else (1 - alpha) * weight.grad
 
     def extra_bytes(self) -> int:
         return (2 + _OPTIMIZER_STATES) * held_bytes(self.ends[TASK])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from datasets import Dataset
@@ -10,7 +12,10 @@ from numpy.typing import NDArray
 
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
-from trimtab.stats import Array, Statistic, paired_difference
+from trimtab.stats import Array, Statistic, paired_difference, summed
+
+_FEWEST_VALIDATED = 2
+"""Prompts to validate on; one alone says nothing of how prompts differ."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,9 @@ class PairedRows:
     counts: Array
     aligned_nll: Array
     tokens: Array
+    prompts: NDArray[np.intp] | None = None
+    """The number of each row's prompt, whose responses are one draw; None where rows are draws that
+    may come again."""
 
     @property
     def aligned_loss(self) -> float:
@@ -33,12 +41,18 @@ class PairedRows:
 
     def change(self, nll: Array) -> Statistic:
         """L_ŝ(θ) − L_ŝ(θ_s) to a model of this nll, nats per token, paired by row."""
-        times = self.counts.astype(int)
-        after, before = (
-            np.repeat(np.stack([nats, self.tokens]), times, axis=1)
-            for nats in (nll, self.aligned_nll)
-        )
+        pair = (np.stack([nats, self.tokens]) for nats in (nll, self.aligned_nll))
+        if self.prompts is None:
+            times = self.counts.astype(int)
+            after, before = (np.repeat(rows, times, axis=1) for rows in pair)
+        else:
+            after, before = (summed(self.counts * rows, self.prompts) for rows in pair)
         return paired_difference(after, before)
+
+    def rows_for(self, change: Statistic, half_width: float) -> int:
+        """How many rows like these would bring a change's interval to this half-width."""
+        (draws,) = change.influence.values()
+        return math.ceil(change.rows_for(half_width) * self.counts.sum() / len(draws))
 
 
 def set_aside(
@@ -47,9 +61,10 @@ def set_aside(
     """The rows to train on, and the rows to validate on: at most `limit` different ones.
 
     At most a fifth of all, or more where the run, which draws `drawn`, would leave more of them
-    unread. Rows with one prompt stay together, so that no prompt is both trained and validated on;
-    where even the prompt with the fewest rows has more of them than that, its rows are validated
-    on all the same. With `repeats`, rows are draws that may come again, and each goes its own way.
+    unread. Rows with one prompt stay together, so that no prompt is both trained and validated on.
+    An interval needs two prompts: where they do not fit in, those with the fewest rows are
+    validated on all the same. With `repeats`, rows are draws that may come again, and each goes its
+    own way.
 
     Raises:
         UserError: there are too few rows, or prompts, for both.
@@ -60,29 +75,40 @@ def set_aside(
             "training. Give at least 5."
         )
     texts = _texts(rows)
-    alike: dict[tuple[int, ...] | int, list[int]] = {}
+    alike: dict[_Text | tuple[int, ...] | int, list[int]] = {}
     for place, text in enumerate(texts):
-        prompt = () if repeats else _prompt(*text)
-        alike.setdefault(prompt or place, []).append(place)
-    if len(alike) == 1:
+        alike.setdefault(place if repeats else _prompt(*text), []).append(place)
+    if len(alike) <= _FEWEST_VALIDATED:
+        prompts = "one prompt" if len(alike) == 1 else f"{len(alike)} prompts"
         raise UserError(
-            f"all {len(rows)} safety rows have one prompt, and a budget keeps prompts from "
-            "training. Give rows with other prompts; if they are draws that may come again, set "
-            "repeats: true."
+            f"all {len(rows)} safety rows have {prompts}, and a budget keeps "
+            f"{_FEWEST_VALIDATED} or more from training. Give rows with other prompts; if they are "
+            "draws that may come again, set repeats: true."
         )
     groups = list(alike.values())
     most = max(len(rows) // 5, len(rows) - drawn)
+    validated_groups: list[list[int]] = []
     validated: list[int] = []
     different: set[_Text] = set()
     for number in np.random.default_rng(seed).permutation(len(groups)):
         group = groups[number]
         new = {texts[place] for place in group} - different
         if len(validated) + len(group) <= most and len(different) + len(new) <= limit:
+            validated_groups.append(group)
             validated += group
             different |= new
-    validated = validated or min(groups, key=len)
+    if len(validated_groups) < _FEWEST_VALIDATED:
+        left = [group for group in groups if group not in validated_groups]
+        fewest = sorted(left, key=len)[: _FEWEST_VALIDATED - len(validated_groups)]
+        validated += chain.from_iterable(fewest)
     trained = np.setdiff1d(np.arange(len(rows)), validated)
     return rows.select(trained), rows.select(validated)
+
+
+def prompt_numbers(rows: Dataset) -> NDArray[np.intp]:
+    """Which prompt each encoded row has, numbered as they first come."""
+    numbers: dict[_Text | tuple[int, ...], int] = {}
+    return np.array([numbers.setdefault(_prompt(*text), len(numbers)) for text in _texts(rows)])
 
 
 def distinct_rows(rows: Dataset) -> tuple[Dataset, NDArray[np.int64]]:
@@ -107,5 +133,7 @@ def _texts(rows: Dataset) -> list[_Text]:
     return [(tuple(ids), tuple(labels)) for ids, labels in pairs]
 
 
-def _prompt(ids: tuple[int, ...], labels: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(token for token, label in zip(ids, labels, strict=True) if label == IGNORED)
+def _prompt(ids: tuple[int, ...], labels: tuple[int, ...]) -> _Text | tuple[int, ...]:
+    """The tokens before a response; a text that is all response has itself for one."""
+    prompt = tuple(token for token, label in zip(ids, labels, strict=True) if label == IGNORED)
+    return prompt or (ids, labels)
