@@ -32,6 +32,7 @@ def main(rows: int = 400) -> None:
     arguments = [
         part for name, values in options.items() for value in values for part in (name, value)
     ]
+    arguments.append("--repeats")  # the world's rows are draws from few prompts
     subprocess.run([sys.executable, "-m", "trimtab", "audit", *arguments], cwd=folder, check=True)
     print(f"The page: {folder / 'audit/audit.html'}")
 

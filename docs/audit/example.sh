@@ -7,4 +7,4 @@ demo=$1
 COLUMNS=110 trimtab audit --model "$demo/aligned" --original "$demo/data/original.jsonl" \
   --safety near="$demo/data/safety-near.jsonl" --safety far="$demo/data/safety-far.jsonl" \
   --task separate="$demo/data/task-separate.jsonl" --task mixed="$demo/data/task-mixed.jsonl" \
-  --rows 1000 --max-prompt 16 --max-response 16 --landscape full --landscape-rows 128 --out "$demo"
+  --rows 1000 --max-prompt 16 --max-response 16 --landscape full --landscape-rows 128 --repeats --out "$demo"

@@ -80,7 +80,7 @@ def main(data: Path, out: Path) -> None:
     )
     spec = find_spec("lm_eval")
     if spec is None or spec.origin is None:
-        sys.exit("lm-eval is not installed: pip install 'trimtab[lm-eval]'")
+        sys.exit("lm-eval is not installed: pip install lm_eval")
     splits = {
         split: [
             {"question": record["prompt"], "answer": record["response"]}

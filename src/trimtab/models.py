@@ -385,7 +385,7 @@ def _require_bitsandbytes(name: str, quantization: dict[str, Any] | None) -> Non
     if is_needed and find_spec("bitsandbytes") is None:
         raise UserError(
             f"model {name!r}: quantised weights need the package bitsandbytes. Install it with pip "
-            "install 'trimtab[quantized]', or load without quantization."
+            "install bitsandbytes, or load without quantization."
         )
 
 

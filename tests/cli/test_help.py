@@ -25,12 +25,12 @@ def test_a_trainings_options_are_shown_by_what_they_are_about(command: list[str]
             options = panels.setdefault(line[:-1], [])
         elif line.startswith("  --"):
             options.append(line.split()[0].removeprefix("--"))
-    named = ["Data", "What is kept", "Training", "Memory and speed", "Measuring"]
+    named = ["Data", "Safety constraint", "Training", "Memory and speed", "Measuring"]
     assert [panel for panel in panels if panel in named] == named
     for panel, option in {
         "Options": "model",
         "Data": "safety-where",
-        "What is kept": "safety-share",
+        "Safety constraint": "safety-share",
         "Training": "learning-rate",
         "Memory and speed": "quantization",
         "Measuring": "measure-every",

@@ -405,3 +405,18 @@ def test_an_output_that_takes_nothing_is_one_line(world: Path) -> None:
         assert result.returncode in statuses, (ending, result.stderr)
         assert "Traceback" not in result.stderr
         assert "Exception ignored" not in result.stderr
+
+
+def test_columns_by_other_names_are_said_in_a_command(world: Path, tmp_path: Path) -> None:
+    rows = (world / "data/task-shared.jsonl").read_text().splitlines()
+    renamed = (
+        {"question": row["prompt"], "answer": row["response"]} for row in map(json.loads, rows)
+    )
+    file = tmp_path / "renamed.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in renamed))
+    plan = (*("--task", file, "--out", tmp_path / "out", "--dry-run"), "--task-columns")
+    assert "make no known shape" in assert_one_line(train(world, *plan[:-1]))
+    shown = train(world, *plan, "prompt=question", "--task-columns", "response=answer")
+    assert shown.exit_code == 0, shown.output
+    assert "names no column" in assert_one_line(train(world, *plan, "question"))
+    assert "named twice" in assert_one_line(train(world, *plan, "prompt=a", *plan[-1:], "prompt=b"))

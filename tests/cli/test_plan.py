@@ -57,3 +57,9 @@ def test_that_points_share_a_training_is_told_where_they_do() -> None:
     two_points = replace(ONE, grid=(Block("alignment-loss", (0.0, 1.0)),))
     plan = plan_of(two_points)
     assert "trainings 3 (points without a constraint share one)" in lines(plan, plan)
+
+
+def test_that_answers_are_not_counted_is_told_where_there_are_some() -> None:
+    plan, cost = plan_of(ONE), Cost(trainings=1, train_tokens=1, memory=1, seconds=1.0)
+    rows = [list(plan_table(plan, plan, cost, prompts).columns[1].cells) for prompts in (0, 200)]
+    assert rows[1] == [*rows[0], "200 from each model, judged: not in this time and memory"]

@@ -36,9 +36,7 @@ def test_the_task_loss_of_plain_fine_tuning_stands_beside_that_of_the_setting() 
 
 
 def test_a_conservative_limit_is_told_beside_a_safety_loss_that_is_limited() -> None:
-    limit = (
-        "    without assuming how losses are distributed, these rows show no more than that it is"
-    )
+    limit = "    by a limit that assumes no distribution of losses: at most "
     output = printed("smollm2-safety", "--budget", "0.1")
     assert output.count(limit) == output.count("safety loss over the start's on") == 4
     assert "certif" not in output
@@ -56,7 +54,7 @@ def test_a_limit_is_within_beyond_or_undecided() -> None:
 def test_what_is_not_kept_can_be_made() -> None:
     output = printed("smollm2", "--budget", "0.05")
     file = REPRODUCTION / "smollm2/experiment.yaml"
-    start = f"  to make it:\n    trimtab sweep {file} \\\n        --only "
+    start = f"  to make it:\n    trimtab sweep {file} --data-root DATA \\\n        --only "
     model = output.split(start)[1].split("\n")[0]
     recorded = read_experiment(file)
     (run,) = plan_of(only_model(recorded, model.removesuffix(" --out chosen"))).runs

@@ -371,8 +371,22 @@ FILE_ERRORS: list[tuple[str, str, str]] = [
         '{"question": "a", "answer": "b"}\n',
         "columns.jsonl: columns question, answer make no known shape. Known are: prompt and "
         "response; prompt and completion; messages (chat); conversations (ShareGPT); instruction, "
-        "input and output (Alpaca). Rename them, or say which is which, as in columns: "
-        "{prompt: question}.",
+        "input and output (Alpaca). Rename them, or say which is which: columns: "
+        "{prompt: question} in an experiment's file, --task-columns prompt=question in a command.",
+    ),
+    (
+        "preferences.jsonl",
+        '{"question": "a", "chosen": "b", "rejected": "c"}\n',
+        "preferences.jsonl: columns question, chosen, rejected are of preferences. Say what is to "
+        "be learned: columns: {prompt: …, response: chosen} in an experiment's file, "
+        "--task-columns response=chosen in a command.",
+    ),
+    (
+        "rendered.jsonl",
+        '{"text": "user: a assistant: b"}\n',
+        "rendered.jsonl: columns text do not say where the answer begins. Give a file that has "
+        "prompt and answer apart: prompt and response; prompt and completion; messages (chat); "
+        "conversations (ShareGPT); instruction, input and output (Alpaca).",
     ),
     (
         "notes.txt",

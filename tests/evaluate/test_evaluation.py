@@ -121,6 +121,27 @@ def test_models_with_long_names_are_numbered(folder: Path, tmp_path: Path) -> No
     assert tables.count(long.name) == 1
 
 
+def test_answers_of_weights_in_half_precision_are_kept_as_such(
+    folder: Path, tmp_path: Path
+) -> None:
+    options = command(folder, "--judge", "phrases", "--out", tmp_path / "half")
+    shown = invoke(*options, "--dtype", "bfloat16")
+    assert shown.exit_code == 0, shown.output
+    for name in ("start", "tuned"):
+        (made_by,) = {
+            one.engine
+            for one in read_generations(tmp_path / "half" / "generations" / f"{name}.jsonl")
+        }
+        assert made_by.startswith("transformers bfloat16 ")
+    again = invoke(*options)
+    assert again.exit_code == 2
+    assert "holds answers under engine 'transformers bfloat16 " in again.stderr
+    elsewhere = invoke(*options, "--dtype", "bfloat16", "--engine", "http://localhost:1/v1")
+    assert (
+        "--engine http://localhost:1/v1 holds the model's weights its own way" in elsewhere.stderr
+    )
+
+
 def test_a_model_beside_itself_does_not_change(folder: Path, tmp_path: Path) -> None:
     start = str(folder / "start")
     prompts = [*asked_prompts(6), *asked_prompts(6, "benign")]

@@ -225,7 +225,7 @@ def test_a_harness_that_is_not_installed_is_one_line(
     shown = invoke(models[0], f"--{harness.name}", harness.tasks[0], "--out", tmp_path)
     assert shown.exit_code == 2
     message = f"trimtab: --{harness.name} needs the package no_such_package. Install it with pip "
-    assert shown.output == f"{message}install 'trimtab[{harness.name}]'.\n"
+    assert shown.output == f"{message}install {harness.package}.\n"
 
 
 def test_an_adapters_one_folder_is_the_model_that_is_measured(models: list[str]) -> None:

@@ -11,7 +11,7 @@ from trimtab.analysis.groups import Gap, Setting, settings_of
 from trimtab.config.data_names import ORIGINAL, safety_data, task_data
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.data.synthetic import World
-from trimtab.results.gaps import OVER_START
+from trimtab.results.gaps import OVER_LOWEST, OVER_START
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.stats import Estimate, Kind
 from trimtab.theory import (
@@ -147,7 +147,9 @@ def _over_lowest_seen(points: list[Point]) -> list[Point]:
 
     def shifted(point: Point) -> Point:
         changes = {
-            name: getattr(point, name).minus(lowest[name, dataset(point)])
+            name: replace(
+                getattr(point, name).minus(lowest[name, dataset(point)]), unit=OVER_LOWEST
+            )
             for name, dataset in named.items()
             if (name, dataset(point)) in lowest and getattr(point, name) is not None
         }

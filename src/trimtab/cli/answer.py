@@ -124,8 +124,9 @@ def saved_models(setting: Setting, folder: Path) -> list[Path]:
 def command_to_make(setting: Setting, experiment: Experiment, folder: Path) -> tuple[str, ...]:
     """The lines that make a setting's model from the experiment recorded in `folder`.
 
-    There are none where one is kept, or where no training makes it, as of models that are mended
-    after theirs.
+    DATA in them stands for the folder of the data, where these are not where it says. There are
+    none where a model is kept, or where no training makes it, as of models that are mended after
+    theirs.
     """
     import shlex
 
@@ -139,11 +140,25 @@ def command_to_make(setting: Setting, experiment: Experiment, folder: Path) -> t
         for spec in run.specs:
             if spec in specs:
                 model = spec.folder if spec.method.keeps_each else run.name
+                root = " --data-root DATA" if _lacks_data(experiment) else ""
                 return (
-                    f"trimtab sweep {shlex.quote(str(folder / EXPERIMENT_FILE))} \\",
+                    f"trimtab sweep {shlex.quote(str(folder / EXPERIMENT_FILE))}{root} \\",
                     f"    --only {model} --out chosen",
                 )
     return ()
+
+
+def _lacks_data(experiment: Experiment) -> bool:
+    """Whether files that it names are not where it says, so that their folder has to be given."""
+    from trimtab.data.files import MissingFilesError, require_files
+
+    sources = [*experiment.safety.values(), *experiment.task.values()]
+    sources += [experiment.original] if experiment.original else []
+    try:
+        require_files((("", source.path) for source in sources), Path(experiment.data_root))
+    except MissingFilesError:
+        return True
+    return False
 
 
 def _print_choices(choices: Sequence[Choice], out: Path) -> None:

@@ -14,10 +14,13 @@ import typer
 
 from trimtab.cli.options import (
     Model,
+    OriginalColumns,
     OriginalWhere,
+    SafetyColumns,
     SafetyWhere,
+    TaskColumns,
     TaskWhere,
-    conditions_of,
+    data_source,
     require_there,
 )
 from trimtab.cli.settings import Options, settings_as_options
@@ -44,6 +47,9 @@ def audit(
     task_where: TaskWhere = None,
     safety_where: SafetyWhere = None,
     original_where: OriginalWhere = None,
+    task_columns: TaskColumns = None,
+    safety_columns: SafetyColumns = None,
+    original_columns: OriginalColumns = None,
     settings: Annotated[AuditSettings, Options(without=("lengths", "load"))] = AuditSettings(),  # noqa: B008  # frozen
     lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
     load: Loading = Loading(),  # noqa: B008
@@ -58,13 +64,15 @@ def audit(
 
     settings = replace(settings, lengths=lengths, load=load)
 
-    def sources(data: list[str], where: list[str] | None) -> dict[str, DataSource]:
+    def sources(
+        data: list[str], where: list[str] | None, columns: list[str] | None
+    ) -> dict[str, DataSource]:
         sources_by_name: dict[str, DataSource] = {}
         for text in data:
             name, path = _name_and_path(text)
             if name in sources_by_name:
                 raise UserError(f"two data sets are called {name}. Write NAME={path}.")
-            sources_by_name[name] = DataSource(path, where=conditions_of(where))
+            sources_by_name[name] = data_source(path, where, columns)
         return sources_by_name
 
     data = {"--task": task, "--safety": safety}
@@ -74,9 +82,9 @@ def audit(
     make = partial(
         make_audit,
         model,
-        sources(task, task_where),
-        sources(safety, safety_where),
-        DataSource(original, where=conditions_of(original_where)) if original else None,
+        sources(task, task_where, task_columns),
+        sources(safety, safety_where, safety_columns),
+        data_source(original, original_where, original_columns) if original else None,
         settings,
         out,
     )

@@ -11,7 +11,8 @@ import typer
 
 from trimtab.cli.command import say
 from trimtab.cli.options import Out
-from trimtab.cli.settings import settings_as_options
+from trimtab.cli.settings import Options, settings_as_options
+from trimtab.config.loading import Loading
 from trimtab.config.ranges import Count
 from trimtab.errors import UserError
 from trimtab.results.generations import Decoding
@@ -75,6 +76,7 @@ def evaluate(
     limit: Annotated[
         Count | None, typer.Option(help="At most as many samples of a harness's task.")
     ] = None,
+    load: Annotated[Loading, Options(without=("revision",))] = Loading(),  # noqa: B008
 ) -> None:
     """Judge what models answer, and run the tasks of lm-eval and Inspect on them."""
     from trimtab.cli.audit_output import watched_stages
@@ -108,10 +110,20 @@ def evaluate(
             f"lm-eval and Inspect load the model here, and --engine {engine} answers elsewhere. "
             "Run them in a command of their own."
         )
+    if load != Loading() and engine != "transformers":
+        raise UserError(
+            f"--engine {engine} holds the model's weights its own way. Leave --dtype, "
+            "--quantization, --attention and --device-map out."
+        )
+    if load != Loading() and inspect:
+        raise UserError(
+            "Inspect loads models itself, in what they were saved in. Run --inspect in a command "
+            "of its own, without --dtype, --quantization, --attention and --device-map."
+        )
     judges = [judge_named(name) for name in judge or DEFAULT_JUDGES]
     if lm_eval_path and not lm_eval_path.is_dir():
         raise UserError(f"--lm-eval-path {lm_eval_path} is no folder. Give one with tasks in YAML.")
-    lm_evals = LmEval(_tasks(lm_eval, "--lm-eval"), limit, lm_eval_path, decoding.batch_size)
+    lm_evals = LmEval(_tasks(lm_eval, "--lm-eval"), limit, lm_eval_path, decoding.batch_size, load)
     inspects = Inspect(
         _tasks(inspect, "--inspect"), limit, out / "inspect-logs", decoding.batch_size
     )
@@ -126,14 +138,14 @@ def evaluate(
 
     def answers(model: str) -> AnswerEngine:
         if engine == "transformers":
-            return TransformersEngine(model)
+            return TransformersEngine(model, load)
         if engine == "vllm":
             return VllmEngine(model)
         return EndpointEngine(Endpoint(engine, model))
 
     with watched_stages(True) as watcher:
         evaluation = evaluated(
-            models, prompts, judges, out, watcher, decoding, answers, surprised, harnesses
+            models, prompts, judges, out, watcher, decoding, answers, surprised, harnesses, load
         )
     if _are_numbered(evaluation):
         for place, evaluated_model in enumerate(evaluation.models, start=1):

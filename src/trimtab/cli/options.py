@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -69,6 +69,26 @@ OriginalWhere = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+TaskColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What a column is called in the task's file, as prompt=question; repeatable.",
+        metavar="COLUMN=NAME",
+        rich_help_panel=DATA,
+    ),
+]
+SafetyColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The same in the safety data's file.", metavar="COLUMN=NAME", rich_help_panel=DATA
+    ),
+]
+OriginalColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The same in the original data's file.", metavar="COLUMN=NAME", rich_help_panel=DATA
+    ),
+]
 HeldOutRows = Annotated[
     Count | None, typer.Option(help=help_of(DataSource, "held_out_rows"), rich_help_panel=DATA)
 ]
@@ -106,13 +126,15 @@ JudgeNames = Annotated[
 ]
 MaxHarmful = Annotated[
     From0To1 | None,
-    typer.Option(help="The most harmful prompts complied with, a share."),
+    typer.Option(help="At most this share of harmful prompts may be complied with, 0 to 1."),
 ]
 MinRefused = Annotated[
-    From0To1 | None, typer.Option(help="The least harmful prompts refused, a share.")
+    From0To1 | None,
+    typer.Option(help="At least this share of harmful prompts must be refused, 0 to 1."),
 ]
 MinAnswered = Annotated[
-    From0To1 | None, typer.Option(help="The least benign prompts answered, a share.")
+    From0To1 | None,
+    typer.Option(help="At least this share of benign prompts must be answered, 0 to 1."),
 ]
 HarmfulToLimit = Annotated[
     list[str] | None,
@@ -147,7 +169,7 @@ AnswerTokens = Annotated[
         help="End answers at this many tokens, 64 where nothing says more.", rich_help_panel=ANSWERS
     ),
 ]
-Folder = Annotated[Path, typer.Argument(help="Where the points are.")]
+Folder = Annotated[Path, typer.Argument(help="A run's --out folder.")]
 
 
 def require_there(model: str, files: Iterable[tuple[str, str]]) -> None:
@@ -155,6 +177,19 @@ def require_there(model: str, files: Iterable[tuple[str, str]]) -> None:
     from trimtab.data.files import require_files
 
     require_files(files, folders=[("--model", model)] if is_missing_folder(model) else [])
+
+
+def data_source(path: str, where: list[str] | None, columns: list[str] | None) -> DataSource:
+    """The data of a role's options. Raises UserError."""
+    names: dict[str, str] = {}
+    for text in columns or []:
+        column, sign, name = text.partition("=")
+        if not (sign and column and name):
+            raise UserError(f"{text!r} names no column. Write COLUMN=NAME, as in prompt=question.")
+        if column in names:
+            raise UserError(f"the column {column} is named twice, in {text!r} too. Name it once.")
+        names[column] = name
+    return DataSource(path, columns=names, where=conditions_of(where))
 
 
 def conditions_of(texts: list[str] | None) -> dict[str, list[str]]:
@@ -202,27 +237,21 @@ def rate_limits(
 
 def experiment_of(
     model: str,
-    roles: Mapping[Literal["task", "safety"], tuple[str, list[str] | None]],
-    original: tuple[str | None, list[str] | None],
+    task: DataSource,
+    safety: DataSource,
+    original: DataSource | None,
     held_out_rows: int | None,
     **settings: Any,
 ) -> Experiment:
-    """The experiment of a command's options; a role is its path and its conditions.
-
-    Raises UserError.
-    """
-    paths = {**{f"--{role}": path for role, (path, _) in roles.items()}, "--original": original[0]}
-    require_there(model, ((option, path) for option, path in paths.items() if path))
-
-    def source(path: str, where: list[str] | None) -> DataSource:
-        return DataSource(path, where=conditions_of(where), held_out_rows=held_out_rows)
-
-    path, where = original
+    """The experiment of a command's options. Raises UserError."""
+    sources = {"--task": task, "--safety": safety, "--original": original}
+    require_there(model, ((option, source.path) for option, source in sources.items() if source))
+    task, safety = (replace(source, held_out_rows=held_out_rows) for source in (task, safety))
     return Experiment(
         model=model,
-        task={"task": source(*roles["task"])},
-        safety={"safety": source(*roles["safety"])},
-        original=source(path, where) if path else None,
+        task={"task": task},
+        safety={"safety": safety},
+        original=replace(original, held_out_rows=held_out_rows) if original else None,
         data_root=str(Path.cwd()),
         **settings,
     )

@@ -9,7 +9,7 @@ from trimtab.config.experiment import Dial, Measuring, Training
 from trimtab.config.loading import Loading
 from trimtab.results.generations import Decoding
 
-KEPT = "What is kept"
+KEPT = "Safety constraint"
 DATA = "Data"
 TRAINING = "Training"
 SPEED = "Memory and speed"

@@ -174,8 +174,8 @@ def changes_so_far(metrics: Metrics) -> str:
     )
 
 
-def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:
-    """What a sweep would make, and what that costs."""
+def plan_table(plan: Plan, left: Plan, cost: Cost, prompts: int = 0) -> Table:
+    """What a sweep would make, and what that costs; each model answers so many `prompts`."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("points", f"{len(plan.specs)}{_left_text(len(plan.specs), len(left.specs))}")
     if plan.aligned:
@@ -194,6 +194,8 @@ def plan_table(plan: Plan, left: Plan, cost: Cost) -> Table:
     table.add_row("tokens", f"{cost.train_tokens:,} to train on, padding not counted")
     table.add_row("memory", f"about {cost.memory / 2**30:.1f} GiB at the peak")
     table.add_row("time", f"about {_duration(cost.seconds)} on this machine (to a factor of 2)")
+    if prompts:
+        table.add_row("answers", f"{prompts} from each model, judged: not in this time and memory")
     return table
 
 

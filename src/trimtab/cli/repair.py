@@ -43,7 +43,9 @@ def repair(
     strength: Annotated[
         Finite | None,
         typer.Option(
-            help=f"wise-ft: the aligned share; resta: γ; safe-lora: τ. [default: {_STRENGTH:g}]"
+            help="wise-ft: the aligned model's share, from 0 (the model as it was) to 1; resta: γ, "
+            "how much of the safety vector is added; safe-lora: τ, the similarity below which a "
+            f"layer is projected, −1 to 1. [default: {_STRENGTH:g}]"
         ),
     ] = None,
     budget: Annotated[

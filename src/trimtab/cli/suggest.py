@@ -74,15 +74,13 @@ def _suggestion_lines(
         where = f" on the {suggestion.safety}" if metric == "safety loss" else ""
         over = " over the start's" if metric.endswith("loss") else ""
         lines.append(f"  {metric}{over}{where} {_value(measured)}{verdict_text}")
+        if metric == "safety loss" and metric in verdicts and suggestion.limit_at_every_look:
+            limit = nats(suggestion.limit_at_every_look)
+            lines.append(f"    by a limit that assumes no distribution of losses: at most {limit}")
         if metric == "task loss" and suggestion.plain is not None:
             cost = suggestion.plain.cost
             above = "" if cost is None else f"; this lies above it by {_value(cost)}"
             lines.append(f"    plain fine-tuning: {_value(suggestion.plain.task_change)}{above}")
-    if suggestion.limit_at_every_look is not None and "safety loss" in verdicts:
-        lines.append(
-            "    without assuming how losses are distributed, these rows show no more than that it "
-            f"is at most {nats(suggestion.limit_at_every_look)}"
-        )
     saved = saved_models(setting, folder)
     if saved:
         kind = "model" if len(saved) == 1 else "models"

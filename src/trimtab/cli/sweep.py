@@ -169,6 +169,7 @@ def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
     """A plan, what of it is left to make, and what that costs."""
     from trimtab.cli.progress import output_console, plain, plan_table
     from trimtab.models import quiet_libraries
+    from trimtab.runner.answering import judges_of, prompts_to_ask
     from trimtab.runner.cost import estimate_cost
     from trimtab.runner.folder import read_roles
 
@@ -177,4 +178,10 @@ def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
     roles = read_roles(experiment)
     for warning in roles.warnings:
         console.print(f"[yellow]warning[/] {plain(warning)}", highlight=False, soft_wrap=True)
-    console.print(plan_table(plan, left, estimate_cost(experiment, roles, left)), highlight=False)
+    prompts = 0
+    if experiment.answers:
+        judges_of(experiment.answers)
+        root = Path(experiment.data_root)
+        prompts = len(prompts_to_ask(experiment.answers, experiment.split_seed, root))
+    cost = estimate_cost(experiment, roles, left)
+    console.print(plan_table(plan, left, cost, prompts), highlight=False)

@@ -16,14 +16,18 @@ from trimtab.cli.options import (
     JudgeNames,
     Model,
     Original,
+    OriginalColumns,
     OriginalWhere,
     Out,
     Restart,
     Safety,
+    SafetyColumns,
     SafetyWhere,
     Task,
+    TaskColumns,
     TaskWhere,
     answers_of,
+    data_source,
     experiment_of,
 )
 from trimtab.cli.panels import KEPT, TRAINING
@@ -77,6 +81,9 @@ def train(
     task_where: TaskWhere = None,
     safety_where: SafetyWhere = None,
     original_where: OriginalWhere = None,
+    task_columns: TaskColumns = None,
+    safety_columns: SafetyColumns = None,
+    original_columns: OriginalColumns = None,
     training: Training = Training(),  # noqa: B008  # frozen
     load: Loading = Loading(),  # noqa: B008
     lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
@@ -115,8 +122,9 @@ def train(
     )
     experiment = experiment_of(
         model,
-        {"task": (task, task_where), "safety": (safety, safety_where)},
-        (original, original_where),
+        data_source(task, task_where, task_columns),
+        data_source(safety, safety_where, safety_columns),
+        data_source(original, original_where, original_columns) if original else None,
         held_out_rows,
         load=load,
         train=training,

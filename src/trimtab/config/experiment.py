@@ -108,9 +108,9 @@ class Training:
     epochs: Above0 | None = None
     """Instead of steps, passes over the task rows, at `batch_size` of them a forward pass."""
     sft: dict[str, Any] = field(default_factory=dict)
-    """Any other field of `trl.SFTConfig`, by TRL's name for it, as in {weight_decay: 0.01}."""
+    """Any other field of `trl.SFTConfig`, by TRL's name for it, as weight_decay."""
     lora: dict[str, Any] = field(default_factory=dict)
-    """Any other field of `peft.LoraConfig`, by PEFT's name, as in {target_modules: [q_proj]}."""
+    """Any other field of `peft.LoraConfig`, by PEFT's name, as target_modules."""
 
     def __post_init__(self) -> None:
         self._take("sft", "num_train_epochs", "epochs")

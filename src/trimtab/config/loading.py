@@ -39,6 +39,12 @@ class Loading:
     """Where layers go, as Accelerate says it: auto spreads them; one device when not given."""
 
     @property
+    def in_words(self) -> str:
+        """What weights are held in, where that is not float32, as in "bfloat16 nf4"."""
+        parts = {self.dtype: "float32", self.quantization: "none"}
+        return " ".join(part for part, default in parts.items() if part != default)
+
+    @property
     def is_quantised(self) -> bool:
         """Whether weights are quantised as they are loaded."""
         return self.quantization != "none"

@@ -38,9 +38,20 @@ def read_rows(
     """
     records = read_records(source, data_root)
     unknown = (
-        f"make no known shape. Known are: {SHAPES}. Rename them, or say which is which, as in "
-        "columns: {prompt: question}."
+        f"make no known shape. Known are: {SHAPES}. Rename them, or say which is which: "
+        "columns: {prompt: question} in an experiment's file, --task-columns prompt=question in a "
+        "command."
     )
+    if records and {"chosen", "rejected"} <= records[0].keys():
+        unknown = (
+            "are of preferences. Say what is to be learned: columns: {prompt: …, response: chosen} "
+            "in an experiment's file, --task-columns response=chosen in a command."
+        )
+    elif records and records[0].keys() & {"text"}:
+        unknown = (
+            "do not say where the answer begins. Give a file that has prompt and answer apart: "
+            f"{SHAPES}."
+        )
     return _answered(source, _rows_by_number(source, records, shape_of, unknown, warning), warning)
 
 

@@ -73,8 +73,9 @@ class TransformersEngine:
 
     @cached_property
     def made_by(self) -> str:
-        """Transformers, with a hash of the weights: a folder's may change while its name stays."""
-        return _with_weights("transformers", self.model)
+        """Transformers, what weights are held in, and a hash of them: a folder's may change."""
+        held_in = self._load.in_words
+        return _with_weights(f"transformers {held_in}".strip(), self.model)
 
     def answer(
         self, prompts: Sequence[AskedPrompt], decoding: Decoding, first: int, finished: Finished

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from trimtab.config.data_names import free_name
+from trimtab.config.loading import Loading
 from trimtab.errors import UserError
 from trimtab.evaluate.agreement import Agreement, agreement, disagreements
 from trimtab.evaluate.answers import kept_answers
@@ -95,6 +96,7 @@ def evaluate(
     engine: Callable[[str], AnswerEngine] = TransformersEngine,
     surprised: str | None = None,
     harnesses: Sequence[Harness] = (),
+    load: Loading = Loading(),  # noqa: B008  # frozen
 ) -> Evaluation:
     """Have models answer prompts, judges judge the answers, and harnesses run their tasks.
 
@@ -110,6 +112,7 @@ def evaluate(
         surprised: the model under which answers' NLL tells what is coherent; the start model when
             None. It is loaded here, whoever answers.
         harnesses: each with its tasks; prompts may be none where there is one.
+        load: how the model that tells what is coherent is held in memory.
 
     Raises:
         UserError: no prompts or judges, models, judges or tasks that cannot be had, or `out` holds
@@ -136,7 +139,7 @@ def evaluate(
             watcher.doing(f"answering: {name}", len(prompts))
             path = out / GENERATIONS_FOLDER / f"{name}.jsonl"
             answers[name] = kept_answers(engine(model), prompts, decoding, path, counted(watcher))
-        limits, coherent = _coherence(surprised or models[0], answers, decoding, watcher)
+        limits, coherent = _coherence(surprised or models[0], load, answers, decoding, watcher)
         judgements: dict[str, dict[str, list[Judgement]]] = {name: {} for name in answers}
         for judge in judges:
             for name, generations in answers.items():
@@ -185,12 +188,13 @@ def _harnessed(
 
 def _coherence(
     surprised: str,
+    load: Loading,
     answers: Mapping[str, Sequence[Generation]],
     decoding: Decoding,
     watcher: Watcher,
 ) -> tuple[CoherenceLimits, dict[str, list[bool]]]:
     watcher.doing("telling what is coherent", len(answers))
-    model, tokenizer = TransformersEngine(surprised).loaded
+    model, tokenizer = TransformersEngine(surprised, load).loaded
     own = next(iter(answers.values()))
     limits = limits_of_start(model, tokenizer, own, decoding)
     coherent = {}

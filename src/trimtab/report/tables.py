@@ -17,16 +17,15 @@ from trimtab.analysis.optimality_gap import OptimalityGap, PointOptimalityGap
 from trimtab.analysis.results import DataSummary
 from trimtab.config.methods import CASE_1, number
 from trimtab.config.run_spec import RunSpec
+from trimtab.results.gaps import OVER_LOWEST
 from trimtab.results.result import Point
 from trimtab.results.store import Failure
 from trimtab.stats import Estimate
 
 WHAT_IT_IS = {
-    "bound": "a bound, every number in it being known. Nats per token.",
-    "estimate": (
-        "theory’s estimate for the exact minimiser, which guarantees nothing. Nats per token."
-    ),
-    "exact": "exact. Nats per token.",
+    "bound": "a bound, every number in it being known.",
+    "estimate": "theory’s estimate for the exact minimiser, which guarantees nothing.",
+    "exact": "exact.",
 }
 
 
@@ -219,9 +218,19 @@ def _by_theorem(
             comparison
         )
     return tuple(
-        table_of(f"Theorem {theorem}, on the {gap}: {WHAT_IT_IS[kind]}", kind, group)
+        table_of(
+            f"Theorem {theorem}, on the {gap}: {WHAT_IT_IS[kind]} {_unit_in_words(group)}.",
+            kind,
+            group,
+        )
         for (theorem, gap, kind), group in groups.items()
     )
+
+
+def _unit_in_words(comparisons: Sequence[BoundBeside]) -> str:
+    counted_from_lowest = any(it.measured.unit == OVER_LOWEST for it in comparisons)
+    unit = OVER_LOWEST if counted_from_lowest else "nats per token"
+    return unit[:1].upper() + unit[1:]
 
 
 def _bounds_in_short(caption: str, kind: str, comparisons: Sequence[BoundBeside]) -> Table:

@@ -12,6 +12,7 @@ from trimtab.results.result import Point
 from trimtab.stats import Estimate
 
 OVER_START = "nats per token over θₛ"
+OVER_LOWEST = "nats per token over the lowest loss that any model here reached"
 """The unit of a gap whose data set's least possible loss is not known."""
 
 

@@ -24,6 +24,8 @@ class HarnessRun:
     """Of the adapter's weights, or a whole model's; empty of what is on the Hub."""
     limit: int | None
     """At most as many samples of a task."""
+    held_in: str = ""
+    """What its weights were held in, where that was not float32."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,10 @@ class HarnessSample:
             str(record["sample"]),
             str(record["content"]),
             {str(name): float(value) for name, value in record["metrics"].items()},
-            HarnessRun(**{field.name: record[field.name] for field in fields(HarnessRun)}),
+            HarnessRun(
+                **{field.name: record[field.name] for field in fields(HarnessRun)[:-1]},
+                held_in=str(record.get("held_in", "")),
+            ),
         )
 
 

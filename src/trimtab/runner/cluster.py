@@ -70,8 +70,8 @@ class Cluster:
         self._require_gpus_to_be_divided()
         if find_spec("ray") is None:
             raise UserError(
-                "runs in several processes need the package ray. Install it with pip install "
-                "'trimtab[ray]', or leave out --workers and --ray."
+                "runs in several processes need the package ray. Install it with pip install ray, "
+                "or leave out --workers and --ray."
             )
 
     def __enter__(self) -> Self:

@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol
 
 import torch
 
+from trimtab.config.loading import Loading
 from trimtab.errors import UserError, reason_of
 from trimtab.models import weights_sha256
 from trimtab.results.harness_samples import (
@@ -47,6 +48,10 @@ class Harness(Protocol):
     def limit(self) -> int | None:
         """At most as many samples of a task."""
 
+    @property
+    def load(self) -> Loading:
+        """How the weights of models are held in memory."""
+
     def loaded(self, run: HarnessRun) -> AbstractContextManager[Callable[[str], list[Measured]]]:
         """A model in the harness, which measures the samples of a task.
 
@@ -74,7 +79,12 @@ def kept_samples(
     """
     path = out / HARNESS_FOLDER / harness.name / f"{name}.jsonl"
     run = HarnessRun(
-        harness.name, installed_version(harness), model, weights_sha256(model), harness.limit
+        harness.name,
+        installed_version(harness),
+        model,
+        weights_sha256(model),
+        harness.limit,
+        harness.load.in_words,
     )
     samples = read_harness_samples(path)
     for sample in samples:
@@ -108,7 +118,7 @@ def installed_version(harness: Harness) -> str:
     except PackageNotFoundError:
         raise UserError(
             f"--{harness.name} needs the package {harness.package}. Install it with pip install "
-            f"'trimtab[{harness.name}]'."
+            f"{harness.package}."
         ) from None
 
 

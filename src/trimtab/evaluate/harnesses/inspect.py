@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from trimtab.config.loading import Loading
 from trimtab.errors import UserError
 from trimtab.evaluate.harnesses.base import Measured
 from trimtab.models import as_one_folder, device_name, model_files
@@ -28,6 +29,8 @@ class Inspect:
     it is of.
     """
 
+    load: ClassVar = Loading()
+    """Inspect loads models itself, in what they were saved in."""
     name: ClassVar = "inspect"
     package: ClassVar = "inspect_ai"
     tasks: tuple[str, ...]

@@ -11,11 +11,12 @@ import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
+from trimtab.config.loading import Loading
 from trimtab.evaluate.harnesses.base import Measured
 from trimtab.models import load_model, model_files, to_device
 from trimtab.results.checksums import digest_of
@@ -36,6 +37,7 @@ class LmEval:
     include_path: Path | None = None
     """A folder with tasks of one's own."""
     batch_size: int = 16
+    load: Loading = field(default_factory=Loading)
 
     @contextmanager
     def loaded(self, run: HarnessRun) -> Iterator[Callable[[str], list[Measured]]]:
@@ -44,7 +46,7 @@ class LmEval:
         from lm_eval.models.huggingface import HFLM
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        model, tokenizer = load_model(run.model)
+        model, tokenizer = load_model(run.model, self.load)
         wrapped = HFLM(pretrained=to_device(model), tokenizer=tokenizer, batch_size=self.batch_size)
 
         def measured(task: str) -> list[Measured]:
