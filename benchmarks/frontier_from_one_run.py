@@ -43,6 +43,7 @@ from trimtab.config.grid import Run
 from trimtab.config.methods import CASE_1, PUBLISHED, Method
 from trimtab.config.methods import DIAL as DIAL_METHOD
 from trimtab.config.run_spec import RunSpec
+from trimtab.data.splits import read_roles
 from trimtab.measure.losses import held_out_loss
 from trimtab.models import load_model, quiet_libraries
 from trimtab.report.axes import linear_axis
@@ -51,9 +52,9 @@ from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import START_INK, ink
 from trimtab.report.renderer import images
 from trimtab.results.files import write_atomically
+from trimtab.results.layout import model_folder
 from trimtab.runner.demo import demo_experiment
-from trimtab.runner.folder import read_roles
-from trimtab.runner.runner import MODELS_FOLDER, Runner
+from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import SilentWatcher
 from trimtab.theory import chord_area, hypervolume
 from trimtab.train.objectives.endpoints import load_endpoints
@@ -189,7 +190,7 @@ def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None
         training = replace(experiment.train, steps=length)
         runner.experiment = replace(experiment, train=training)
         (point,) = runner.points_of(run)
-        place = str(folder / MODELS_FOLDER / run.name)
+        place = str(model_folder(folder, run.name))
         if experiment.train.lora_rank is None:
             return load_model(place)[0], point.train_tokens
         return PeftModel.from_pretrained(deepcopy(runner.aligned), place), point.train_tokens

@@ -194,9 +194,9 @@ def measured(case: Case, data: Path | None) -> dict[str, int]:
     from trimtab.config.experiment import Block, Experiment, Measuring, Training
     from trimtab.config.grid import plan_of
     from trimtab.config.loading import Loading
+    from trimtab.data.splits import read_roles
     from trimtab.models import quiet_libraries, save_tiny_llama
     from trimtab.runner.cost import estimate_cost
-    from trimtab.runner.folder import read_roles
     from trimtab.runner.runner import Runner
     from trimtab.runner.sweep import SilentWatcher
 

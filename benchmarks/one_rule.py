@@ -45,6 +45,7 @@ from trimtab.config.experiment import Block, Dial, Experiment, Measuring, Traini
 from trimtab.config.methods import CASE_1
 from trimtab.config.methods import DIAL as DIAL_METHOD
 from trimtab.config.run_spec import RunSpec
+from trimtab.data.splits import read_roles
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.measure.losses import HeldOutRows, response_nll
 from trimtab.models import quiet_libraries, save_tiny_llama
@@ -52,7 +53,6 @@ from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.tables import p_in_words
 from trimtab.results.files import write_atomically
 from trimtab.runner.evaluator import Trained
-from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import SilentWatcher
 from trimtab.runner.trainings import Job

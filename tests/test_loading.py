@@ -19,10 +19,10 @@ from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
 from trimtab.config.loading import Loading
 from trimtab.config.yaml_io import parse_experiment, to_yaml
+from trimtab.data.splits import read_roles
 from trimtab.errors import UserError
 from trimtab.measure.distance import norm
 from trimtab.models import kept_as, load_model, model_size, quiet_libraries
-from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import sweep
 

@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 
 from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
+from trimtab.data.splits import read_roles
 from trimtab.measure.overlap import prompt_overlap
 from trimtab.report import write_report
 from trimtab.results.files import write_json_lines
 from trimtab.results.store import POINTS_FILE, read_points
-from trimtab.runner.folder import read_roles
 from trimtab.stats import Estimate
 
 HERE = Path(__file__).parent

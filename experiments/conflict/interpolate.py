@@ -21,15 +21,14 @@ from trimtab.config.data_source import DataSource
 from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
+from trimtab.data.splits import read_roles
 from trimtab.measure.losses import response_nll
 from trimtab.models import limits_of, load_model, quiet_libraries
 from trimtab.results.files import write_json_lines
+from trimtab.results.layout import ALIGNED_FOLDER, model_folder
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_points
-from trimtab.runner.folder import read_roles
 from trimtab.runner.post_hoc import interpolate_to_budget
-from trimtab.runner.runner import MODELS_FOLDER
-from trimtab.runner.trainings import ALIGNED_FOLDER
 from trimtab.train.safety_stream import SafetyStream
 
 BUDGET = 0.03
@@ -55,7 +54,7 @@ def main() -> None:
             choosing = choosing_rows(roles.safety["judging"].train, point.seed)
             file = out.resolve() / f"choosing-{point.seed}.jsonl"
             write_json_lines(file, map(as_record, choosing))
-            aligned, tuned = str(run / ALIGNED_FOLDER), run / MODELS_FOLDER / name
+            aligned, tuned = str(run / ALIGNED_FOLDER), model_folder(run, name)
             source = DataSource(str(file))
             interpolation = interpolate_to_budget(
                 tuned, aligned, model, BUDGET, source, experiment.lengths

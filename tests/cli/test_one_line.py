@@ -391,9 +391,14 @@ def test_what_only_reads_results_waits_for_no_torch(world: Path, tmp_path: Path)
         "    shown = CliRunner().invoke(app, [name, folder, *more])\n"
         "    assert shown.exit_code == 0, shown.output\n"
         "    assert 'torch' not in sys.modules, name\n"
+        "data = ['--model', 'base', '--task', 'data/task-shared.jsonl', '--safety']\n"
+        "data += ['data/safety-near.jsonl', '--out', folder + '/mine.yaml']\n"
+        "shown = CliRunner().invoke(app, ['init', *data])\n"
+        "assert shown.exit_code == 0, shown.output\n"
+        "assert 'torch' not in sys.modules\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "done"), json.dumps(commands)]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, cwd=world)
 
 
 def test_an_output_that_takes_nothing_is_one_line(world: Path) -> None:

@@ -18,7 +18,6 @@ from huggingface_hub import ModelCard, ModelCardData
 from tests.conftest import Nobody
 from trimtab.analysis.changes import RateChange
 from trimtab.analysis.labels import change_in_words
-from trimtab.analysis.results import DataSummary
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.methods import ALIGNED, PLAIN
 from trimtab.config.run_spec import RunSpec
@@ -26,6 +25,7 @@ from trimtab.config.yaml_io import parse_experiment, read_experiment
 from trimtab.models import load_model, name_base_portably
 from trimtab.report.model_card import Origin, trained_card
 from trimtab.results.checksums import changed_files
+from trimtab.results.data_summary import DataSummary
 from trimtab.results.judgements import Judgement, write_judgements
 from trimtab.results.store import read_points
 from trimtab.runner.dial import set_dial, train_dial

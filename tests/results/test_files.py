@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from trimtab.analysis.results import DataSummary, read_results
+from trimtab.analysis.results import read_results
 from trimtab.config.methods import CASE_1
 from trimtab.config.run_spec import RunSpec
 from trimtab.data.synthetic import load_world, make_world, write_data
 from trimtab.errors import UserError
+from trimtab.results.data_summary import DataSummary
 from trimtab.results.files import (
     full_disk_told,
     only_writer,

@@ -10,11 +10,11 @@ import pytest
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Block, Experiment
 from trimtab.config.grid import plan_of
+from trimtab.data.splits import read_roles
 from trimtab.errors import UserError
 from trimtab.models import limits_of, load_model, save_tiny_llama
 from trimtab.runner.cost import estimate_cost
 from trimtab.runner.evaluator import EncodedRoles
-from trimtab.runner.folder import read_roles
 
 
 def experiment(folder: Path, longest: int, lengths: Lengths) -> Experiment:

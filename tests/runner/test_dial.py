@@ -18,6 +18,7 @@ from trimtab.analysis.results import read_results
 from trimtab.cli import main
 from trimtab.config.experiment import Dial, Experiment, Training
 from trimtab.config.methods import DIAL
+from trimtab.data.splits import read_roles
 from trimtab.errors import UserError
 from trimtab.measure.losses import held_out_loss
 from trimtab.models import load_model, quiet_libraries
@@ -26,7 +27,6 @@ from trimtab.results.result import Point
 from trimtab.results.samples import read_samples
 from trimtab.results.store import read_points
 from trimtab.runner.dial import measure_curve, set_dial, train_dial
-from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import sweep
 

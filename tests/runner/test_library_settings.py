@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from tests.conftest import Nobody
 from trimtab.config.experiment import Block, Experiment, Training
 from trimtab.config.yaml_io import read_experiment
+from trimtab.data.splits import read_roles
 from trimtab.errors import UserError
-from trimtab.runner.folder import read_roles
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.sweep import left_of, sweep
 

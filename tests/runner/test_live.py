@@ -24,12 +24,12 @@ from tests.watchers import Watcher
 from trimtab.cli.progress import TerminalWatcher
 from trimtab.config.experiment import Block, Dial, Experiment, Measuring, Training
 from trimtab.config.grid import plan_of
+from trimtab.data.splits import read_roles
 from trimtab.measure.losses import HeldOutRows, response_nll
 from trimtab.models import load_model, quiet_libraries
 from trimtab.results.metrics import Metrics, MetricsFile, read_metrics
 from trimtab.runner.dial import train_dial
 from trimtab.runner.evaluator import Trained
-from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import sweep
 from trimtab.stats import paired_difference

@@ -22,11 +22,11 @@ from tests.small_worlds import small_world
 from tests.watchers import Watcher
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
+from trimtab.data.splits import read_roles
 from trimtab.measure.shared_weights import sharing_all, sharing_frozen
 from trimtab.models import load_tokenizer, quiet_libraries
 from trimtab.runner import runner as runner_module
 from trimtab.runner import trainings as trainings_module
-from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import Runner
 from trimtab.train.baselines.resta import RESTA
 from trimtab.train.settings import leaves_base_alone, lora_config

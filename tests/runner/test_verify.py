@@ -21,9 +21,9 @@ from tests.conftest import Nobody
 from tests.train import tiny
 from trimtab.config.experiment import Block, Dial, Training
 from trimtab.config.yaml_io import read_experiment, to_yaml
+from trimtab.data.splits import read_roles
 from trimtab.models import load_model
 from trimtab.results.files import read_arrays, write_arrays
-from trimtab.runner.folder import read_roles
 from trimtab.runner.saved_models import adapter_on
 from trimtab.runner.sweep import sweep
 from trimtab.runner.verify import _Models, verify

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
-
-from markupsafe import Markup
 
 from trimtab.config.methods import ALIGNED, DIAL, number
-from trimtab.errors import printable
 from trimtab.results.result import OUT_OF_REACH, Point
 from trimtab.stats import Estimate, Verdict, verdict
 
@@ -106,6 +102,15 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 1 or value == 0 else f"{value:.1g} %"
 
 
+def share_in_words(rate: Estimate) -> str:
+    """A share and its interval as percentages.
+
+    >>> share_in_words(Estimate(0.254, 0.2, 0.3, "share of harmful prompts", "estimate"))
+    '25 % [20 %, 30 %]'
+    """
+    return f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]"
+
+
 def rate_in_words(rate: Estimate) -> str:
     """A share and its interval in per cent, to a tenth.
 
@@ -173,12 +178,6 @@ def shortened(name: str, longest: int = LONGEST_NAME) -> str:
         return name
     half = longest // 2
     return f"{name[: half - 1]}…{name[-half - 2 :]}"
-
-
-def in_page(value: Any) -> Any:
-    """What a template prints of a value: text without control characters."""
-    is_text = isinstance(value, str) and not isinstance(value, Markup)
-    return printable(value, keep="\n\t") if is_text else value
 
 
 def hover(point: Point) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from statistics import mode
+from typing import Literal
 
 from trimtab.analysis.changes import rate_changes
 from trimtab.analysis.groups import Setting, all_settings
@@ -24,7 +25,6 @@ REFUSED, COMPLIED, ANSWERED = (
 )
 
 Axis = Literal["refusals", "losses"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,10 @@ def overview(points: Sequence[Point], rows: RowLosses) -> Overview | None:
     )
     if len(options) == len(starts):
         return None
-    main_task = _commonest(option.setting.task for option in options)
+    main_task = mode(option.setting.task for option in options)
     pictured = tuple(option for option in options if option.setting.task == main_task)
     if not on_original:
-        proxy = _commonest(option.setting.proxy for option in pictured)
+        proxy = mode(option.setting.proxy for option in pictured)
         pictured = tuple(option for option in pictured if option.setting.proxy == proxy)
     counted = all(REFUSED in option.rates for option in pictured)
     return Overview(options, main_task, pictured, "refusals" if counted else "losses", on_original)
@@ -309,8 +309,3 @@ def _rank(option: Option) -> tuple[int, float]:
     change = option.task.change
     rank = {ALIGNED: 0, PLAIN: 1}.get(option.setting.method, 2)
     return rank, change.value if change else 0.0
-
-
-def _commonest(values: Iterable[T]) -> T:
-    listed = list(values)
-    return max(dict.fromkeys(listed), key=listed.count)

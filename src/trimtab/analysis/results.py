@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml
 
+from trimtab.config.yaml_io import EXPERIMENT_FILE
 from trimtab.data.synthetic import World, load_world
 from trimtab.errors import UserError
-from trimtab.results.files import read_if_whole
+from trimtab.results.data_summary import DataSummary, read_data
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.samples import Sample, read_samples
@@ -21,23 +21,6 @@ from trimtab.stats import Estimate
 
 if TYPE_CHECKING:
     import pandas
-
-SETTINGS_FILE = "experiment.yaml"
-DATA_FILE = "data.json"
-
-
-@dataclass(frozen=True)
-class DataSummary:
-    """One data set as it was used: how many rows trained, how many were held out, and warnings."""
-
-    role: str
-    name: str
-    path: str
-    train_rows: int
-    held_out_rows: int
-    warnings: Sequence[str]
-    files: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of every local file that was read, by its path as given."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +103,7 @@ def read_settings(folder: Path) -> Mapping[str, Any]:
     Raises:
         UserError: the record is no mapping in YAML.
     """
-    path = folder / SETTINGS_FILE
+    path = folder / EXPERIMENT_FILE
     if not path.exists():
         return {}
     try:
@@ -131,12 +114,3 @@ def read_settings(folder: Path) -> Mapping[str, Any]:
     if not isinstance(settings, Mapping):
         raise UserError(f"{path}: not a mapping of settings. Restore the file, or remove it.")
     return settings
-
-
-def read_data(folder: Path) -> tuple[DataSummary, ...]:
-    """The data sets of a folder as used; none where that is missing or, with a word, damaged."""
-
-    def read(path: Path) -> tuple[DataSummary, ...]:
-        return tuple(DataSummary(**record) for record in json.loads(path.read_bytes()))
-
-    return read_if_whole(folder / DATA_FILE, read, "which rows were used is not known") or ()

@@ -224,7 +224,7 @@ def _endangering(
     if folder is not None and len(worst):
         dropped = {id(task.chosen[place]) for place in worst}
         kept_file = f"kept-{name}.jsonl"
-        lines = [json.dumps(_as_record(row)) for row in task.rows if id(row) not in dropped]
+        lines = [json.dumps(row.to_json()) for row in task.rows if id(row) not in dropped]
         write_atomically(folder / kept_file, "".join(f"{line}\n" for line in lines))
     return TaskInfluence(
         name,
@@ -240,10 +240,3 @@ def _endangering(
             for number, place in shown
         ),
     )
-
-
-def _as_record(row: Row) -> dict[str, Any]:
-    if len(row.prompt) == 1 and row.prompt[0].role == "user":
-        return {"prompt": row.prompt[0].content, "response": row.response}
-    messages = [{"role": message.role, "content": message.content} for message in row.prompt]
-    return {"messages": [*messages, {"role": "assistant", "content": row.response}]}

@@ -11,7 +11,7 @@ from pathlib import Path
 from trimtab.audit.features import Watcher
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.loading import Loading
-from trimtab.data.rows import Message
+from trimtab.data.rows import Message, Row
 from trimtab.data.sources import read_prompts
 from trimtab.errors import UserError
 from trimtab.evaluate.prompt_sets import known_source
@@ -63,7 +63,7 @@ def write_own_proxy(
         watcher.done(first)
 
         def finished(place: int, answer: str) -> None:
-            line = _line(_record(all_prompts[place], answer))
+            line = _line(Row(all_prompts[place], answer).to_json())
             if place < done:
                 require_same(line == written.lines[place], place)
             else:
@@ -110,13 +110,6 @@ def _aside(out: Path, number: int) -> Path:
     return out.with_name(f"{out.stem}.before-restart-{number}{out.suffix}")
 
 
-def _record(prompt: tuple[Message, ...], answer: str) -> dict[str, object]:
-    if len(prompt) == 1 and prompt[0].role == "user":
-        return {"prompt": prompt[0].content, "response": answer}
-    messages = [{"role": message.role, "content": message.content} for message in prompt]
-    return {"messages": [*messages, {"role": "assistant", "content": answer}]}
-
-
 def _line(record: dict[str, object]) -> bytes:
     return (json.dumps(record, ensure_ascii=False) + "\n").encode()
 
@@ -154,11 +147,11 @@ def _answers(line: bytes, prompt: tuple[Message, ...]) -> bool:
         answer = record["response"] if "response" in record else record["messages"][-1]["content"]
     except (ValueError, LookupError, TypeError):
         return False
-    return record == _record(prompt, answer)
+    return record == Row(prompt, answer).to_json()
 
 
 def _begins(cut: bytes, prompt: tuple[Message, ...]) -> bool:
     """Whether a line that was cut short, perhaps with NULs after it, is the prompt's."""
-    opening = _line(_record(prompt, "")).rsplit(b'""', 1)[0]
+    opening = _line(Row(prompt, "").to_json()).rsplit(b'""', 1)[0]
     beginning = cut.rstrip(b"\0")
     return beginning.startswith(opening) or opening.startswith(beginning)

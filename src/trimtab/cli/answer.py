@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trimtab.cli.command import say
+from trimtab.results.layout import ALIGNED_FOLDER, MODELS_FOLDER, model_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ def print_training_summary(experiment: Experiment, out: Path, name: str) -> None
     points = read_points(out)
     model_points = [point for point in points if point.model == name]
     changes = loss_changes(model_points, points, RowLosses(out))
-    model = out / "models" / name
+    model = model_folder(out, name)
     summary = ", ".join(_change_text(change) for change in changes)
     say(f"{summary[:1].upper()}{summary[1:]}, in nats per token; the model is in {model}.")
     if any(change.change and change.change.low <= 0 <= change.change.high for change in changes):
@@ -92,7 +93,7 @@ def _rate_text(change: RateChange) -> str:
 def _evaluate_command(experiment: Experiment, out: Path, model: Path) -> str:
     import shlex
 
-    start = str(out / "aligned") if experiment.align else experiment.model
+    start = str(out / ALIGNED_FOLDER) if experiment.align else experiment.model
     prompts = ["--harmful", "jailbreakbench", "--benign", "jailbreakbench"]
     answers = ["--judge", "phrases", "--out", str(out / "answers")]
     return shlex.join(["trimtab", "evaluate", start, str(model), *prompts, *answers])
@@ -118,7 +119,7 @@ def print_settings_to_choose(experiment: Experiment, out: Path) -> None:
 def saved_models(setting: Setting, folder: Path) -> list[Path]:
     """Where the models of a setting are, of those that were kept."""
     names = dict.fromkeys(point.model for point in setting.points if point.model)
-    return [model for name in names if (model := folder / "models" / name).exists()]
+    return [model for name in names if (model := model_folder(folder, name)).exists()]
 
 
 def command_to_make(setting: Setting, experiment: Experiment, folder: Path) -> tuple[str, ...]:
@@ -172,7 +173,7 @@ def _print_choices(choices: Sequence[Choice], out: Path) -> None:
     table.add_column("setting", no_wrap=True)
     table.add_column("original safety loss" if original else "safety loss", no_wrap=True)
     table.add_column("task loss", no_wrap=True)
-    table.add_column(plain(f"model in {out / 'models'}"), overflow="fold")
+    table.add_column(plain(f"model in {out / MODELS_FOLDER}"), overflow="fold")
     for choice in choices[:MOST_CHOICES]:
         table.add_row(
             plain(_name(choice.setting)) + (" ← knee" if choice.is_knee else ""),

@@ -34,8 +34,8 @@ def init(
     from trimtab.config.experiment import SMOLLM2
     from trimtab.config.new_experiment import experiment_text
     from trimtab.config.yaml_io import parse_experiment
+    from trimtab.data.splits import read_roles
     from trimtab.results.files import write_atomically
-    from trimtab.runner.folder import read_roles
 
     if out.exists():
         raise UserError(f"{out} is there already. Give another --out, or remove it.")

@@ -101,9 +101,7 @@ def _suggestion_lines(
 
 
 def _value(measured: Estimate) -> str:
-    from trimtab.analysis.labels import estimate_in_words, percent
+    from trimtab.analysis.labels import estimate_in_words, share_in_words
 
-    if measured.unit.startswith("share"):
-        ends = f"[{percent(measured.low)}, {percent(measured.high)}]"
-        return f"{percent(measured.value)} {ends}"
-    return estimate_in_words(measured)
+    is_share = measured.unit.startswith("share")
+    return share_in_words(measured) if is_share else estimate_in_words(measured)

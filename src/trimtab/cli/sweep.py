@@ -154,8 +154,10 @@ def end_with_failures(out: Path, again: str) -> None:
 
 def tell_where_models_are(experiment: Experiment, out: Path) -> None:
     """The folder of the trained models, where they are kept."""
+    from trimtab.results.layout import MODELS_FOLDER
+
     if experiment.keeps_models:
-        say(f"The trained models are in {out / 'models'}.")
+        say(f"The trained models are in {out / MODELS_FOLDER}.")
 
 
 def print_plan(experiment: Experiment, out: Path, restart: bool, retry: bool = False) -> None:
@@ -168,10 +170,10 @@ def print_plan(experiment: Experiment, out: Path, restart: bool, retry: bool = F
 def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
     """A plan, what of it is left to make, and what that costs."""
     from trimtab.cli.progress import output_console, plain, plan_table
+    from trimtab.data.splits import read_roles
     from trimtab.models import quiet_libraries
     from trimtab.runner.answering import judges_of, prompts_to_ask
     from trimtab.runner.cost import estimate_cost
-    from trimtab.runner.folder import read_roles
 
     quiet_libraries()
     console = output_console()

@@ -38,6 +38,7 @@ from trimtab.config.experiment import Block, Measuring, Training
 from trimtab.config.loading import Loading
 from trimtab.config.ranges import FiniteOrInfinity, From0, Radius, Seed
 from trimtab.errors import UserError
+from trimtab.results.layout import model_folder
 
 
 @settings_as_options
@@ -144,4 +145,4 @@ def train(
         (run,) = plan_of(experiment).runs
         (model,) = run.models
         print_training_summary(experiment, out, model)
-        push(out / "models" / model, push_to_hub)
+        push(model_folder(out, model), push_to_hub)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,13 @@ class Row:
     """The text the model learns to answer, and the only text a loss is taken on."""
     weight: float = 1.0
     """The row's probability where the rows enumerate a finite distribution; 1 for a draw."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a file of training data has it: prompt and response, or the messages of a chat."""
+        if len(self.prompt) == 1 and self.prompt[0].role == "user":
+            return {"prompt": self.prompt[0].content, "response": self.response}
+        messages = [{"role": message.role, "content": message.content} for message in self.prompt]
+        return {"messages": [*messages, {"role": "assistant", "content": self.response}]}
 
 
 def row_weights(rows: Sequence[Row]) -> NDArray[np.float64] | None:

@@ -10,7 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from trimtab.config.data_source import DataSource
-from trimtab.data.files import local_path, on_hub, require_files
+from trimtab.config.experiment import Experiment
+from trimtab.data.files import MissingFilesError, local_path, on_hub, require_files
 from trimtab.data.rows import Message, Row
 from trimtab.data.sources import read_rows
 from trimtab.errors import UserError
@@ -92,6 +93,23 @@ def load_roles(
         task={name: finished[f"task {name}"] for name in task},
         warnings=tuple(warnings),
     )
+
+
+def read_roles(experiment: Experiment) -> Roles:
+    """The rows of every role, divided by the experiment's split seed. Raises UserError."""
+    try:
+        return load_roles(
+            experiment.original,
+            experiment.safety,
+            experiment.task,
+            experiment.split_seed,
+            Path(experiment.data_root),
+        )
+    except MissingFilesError as missing:
+        raise UserError(
+            f"{missing} If the data lie in another folder, give it: --data-root, or data_root in "
+            "the experiment's file."
+        ) from None
 
 
 def split_rows(

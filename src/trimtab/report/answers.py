@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import mode
 
 from trimtab.analysis.groups import case_2_lines, lines_of, settings_of
-from trimtab.analysis.labels import percent, shortened
+from trimtab.analysis.labels import share_in_words, shortened
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.report.chart import Curve, Figure
 from trimtab.report.palette import GREY, START_INK, Palette, ink
@@ -28,7 +29,7 @@ def answers_figure(points: Sequence[Point]) -> Figure | None:
     palette = Palette.of(points)
     lines = lines_of(counted, CASE_1)
     tasks = [task for _, task in lines] or [counted[0].task]
-    main_task = max(dict.fromkeys(tasks), key=tasks.count)
+    main_task = mode(tasks)
     by_proxy = {proxy: line for (proxy, task), line in lines.items() if task == main_task}
     series = [
         Series(shortened(proxy), ink(palette.proxy_colour(proxy), place), tuple(line))
@@ -100,15 +101,12 @@ def answers_table(points: Sequence[Point], judge: str) -> Table | None:
     judged = [point for point in points if point.refusal_rate or point.answer_rate]
     shown = {name: rate for name, rate in rates.items() if any(rate(point) for point in judged)}
     rows = tuple(
-        Row((*names_of(point.spec), *(rate_in_words(rate(point)) for rate in shown.values())))
+        Row((*names_of(point.spec), *(_cell(rate(point)) for rate in shown.values())))
         for point in judged
     )
     caption = f"Answers as {judge} judges them, with 95 % intervals."
     return Table(caption, (*NAMES, *shown), 5, rows) if rows else None
 
 
-def rate_in_words(rate: Estimate | None) -> str:
-    """A rate and its interval as percentages, or a dash where nothing was counted."""
-    if rate is None:
-        return "–"
-    return f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]"
+def _cell(rate: Estimate | None) -> str:
+    return "–" if rate is None else share_in_words(rate)

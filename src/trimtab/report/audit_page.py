@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from trimtab.analysis.labels import in_page, nats
+from trimtab.analysis.labels import nats
 from trimtab.audit.in_short import InShort, in_short
 from trimtab.audit.result import AUDIT_FILE, LandscapeResult, read_audit_result
 from trimtab.config.methods import number
@@ -18,6 +14,7 @@ from trimtab.errors import UserError
 from trimtab.report import audit_tables, renderer
 from trimtab.report.axes import linear_axis, log_ticks
 from trimtab.report.chart import Axis, Curve, Line, Mark, Panel
+from trimtab.report.html import for_script, template
 from trimtab.report.palette import ink
 from trimtab.report.tables import Table
 from trimtab.results.files import write_atomically
@@ -69,21 +66,12 @@ def write_audit_page(folder: Path) -> Path:
     section = read_audit(folder)
     if section is None:
         raise UserError(f"{folder / AUDIT_FILE}: no such file. Give a folder of 'trimtab audit'.")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=in_page,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = json.dumps([renderer.plot(panel) for panel in section.panels], ensure_ascii=False)
     page = folder / PAGE_FILE
-    html = environment.get_template("audit.html.j2").render(
+    html = template("audit.html.j2").render(
         audit=section,
         first_plot=0,
         library=renderer.library() if section.panels else "",
-        plots=Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028")),
+        plots=for_script([renderer.plot(panel) for panel in section.panels]),
     )
     write_atomically(page, html)
     return page

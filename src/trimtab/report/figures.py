@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import mode
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -307,7 +308,7 @@ class _Atlas:
 
     def _task_with_most_proxies(self) -> str:
         tasks = [task for _, task in self.case_1]
-        return max(dict.fromkeys(tasks), key=tasks.count)
+        return mode(tasks)
 
     def _proxy_with_most_overlaps(self) -> tuple[str, dict[str, tuple[float, bool]]]:
         overlaps: dict[str, dict[str, tuple[float, bool]]] = {}

@@ -19,7 +19,7 @@ from trimtab.analysis.labels import (
     change_in_words,
     percent,
 )
-from trimtab.analysis.results import DataSummary, Results, read_results
+from trimtab.analysis.results import Results, read_results
 from trimtab.config.experiment import SMOLLM2
 from trimtab.config.methods import Method, number
 from trimtab.config.model_names import portable_name, public_name
@@ -28,8 +28,10 @@ from trimtab.data.files import on_hub
 from trimtab.report.markdown import markdown_table
 from trimtab.results.cards import CITATION, card_metadata
 from trimtab.results.checksums import ADAPTER_FILE, CARD_FILE
+from trimtab.results.data_summary import DataSummary
 from trimtab.results.files import write_atomically
 from trimtab.results.judgements import JUDGEMENTS_FOLDER, read_judgements
+from trimtab.results.layout import model_folder
 from trimtab.results.result import Point
 from trimtab.stats import Estimate
 
@@ -75,7 +77,7 @@ def write_model_card(folder: Path, name: str) -> None:
     Raises:
         UserError: a file of the experiment is broken.
     """
-    model = folder / "models" / name
+    model = model_folder(folder, name)
     if not model.is_dir():
         return
     results = read_results(folder)

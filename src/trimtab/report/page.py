@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from trimtab.analysis.bounds import bounds_beside
@@ -21,7 +20,7 @@ from trimtab.analysis.findings import (
     findings,
     no_model_passes_the_limit,
 )
-from trimtab.analysis.labels import in_page, nats, unbroken
+from trimtab.analysis.labels import nats, unbroken
 from trimtab.analysis.limits import Limits
 from trimtab.analysis.methods import MethodResult, method_results
 from trimtab.analysis.optimality_gap import PointOptimalityGap, optimality_gap
@@ -35,6 +34,7 @@ from trimtab.report.audit_page import AuditSection, read_audit
 from trimtab.report.chart import Figure
 from trimtab.report.choices import Picture
 from trimtab.report.figures import DIAL_FIGURE, figures
+from trimtab.report.html import for_script, template
 from trimtab.report.methods_figure import methods_figure
 from trimtab.results.files import write_atomically
 from trimtab.stats import Estimate
@@ -131,14 +131,6 @@ def _page(
     methods: Sequence[MethodResult],
     audit: AuditSection | None,
 ) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=in_page,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     options = overview(results.points, results.rows)
     picture = choices.picture(options, results.points, results.rows) if options else None
     of_slider = dial_settings(results.points, results.world, results.samples)
@@ -146,11 +138,11 @@ def _page(
     figures_below = [figure for figure in drawn_figures if figure.panels and figure is not of_dial]
     panels = [panel for figure in figures_below for panel in figure.panels]
     page = partial(
-        environment.get_template("page.html.j2").render,
+        template("page.html.j2").render,
         dial=of_slider if of_dial is not None and of_dial.panels else (),
         dial_figure=of_dial,
         dial_plot=_dial_plot(of_dial, of_slider),
-        dial_script=_for_script([_for_slider(setting) for setting in of_slider]),
+        dial_script=for_script([_for_slider(setting) for setting in of_slider]),
         samples=results.samples,
         answer=[unbroken(sentence) for sentence in answer_in_words(options)]
         if options
@@ -163,7 +155,7 @@ def _page(
         says_anything=any(finding.verdict != "too few to say" for finding in all_findings),
         figures=figures_below,
         missing=[line for figure in drawn_figures for line in figure.missing],
-        plots=_for_script(
+        plots=for_script(
             [renderer.plot(panel) for panel in (*panels, *(audit.panels if audit else ()))]
         ),
         plots_of_figures=len(panels),
@@ -192,7 +184,7 @@ def _page(
     )
 
     def with_answers(answers: SideBySide | None) -> str:
-        known = _for_script(_for_choosing(options, picture, answers))
+        known = for_script(_for_choosing(options, picture, answers))
         return page(shown_answers=answers, choice_script=known)
 
     bare = with_answers(None)
@@ -203,8 +195,8 @@ def _page(
 def _dial_plot(figure: Figure | None, settings: Sequence[DialSetting]) -> Markup:
     """The dial's panel, with a ring around the setting that the slider shows."""
     if figure is None or not figure.panels or not settings:
-        return _for_script(None)
-    return _for_script(renderer.plot(figure.panels[0], settings[0].place))
+        return for_script(None)
+    return for_script(renderer.plot(figure.panels[0], settings[0].place))
 
 
 def _for_slider(setting: DialSetting) -> dict[str, Any]:
@@ -283,9 +275,3 @@ def _optimality_gap_in_words(optimality_gaps: Sequence[PointOptimalityGap]) -> s
 
 def _count(number: int, singular: str, plural: str = "") -> str:
     return f"{number} {singular if number == 1 else plural or singular + 's'}"
-
-
-def _for_script(value: Any) -> Markup:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028"))

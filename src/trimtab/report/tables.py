@@ -14,9 +14,9 @@ from trimtab.analysis.labels import (
 )
 from trimtab.analysis.methods import MethodResult
 from trimtab.analysis.optimality_gap import OptimalityGap, PointOptimalityGap
-from trimtab.analysis.results import DataSummary
 from trimtab.config.methods import CASE_1, number
 from trimtab.config.run_spec import RunSpec
+from trimtab.results.data_summary import DataSummary
 from trimtab.results.gaps import OVER_LOWEST
 from trimtab.results.result import Point
 from trimtab.results.store import Failure

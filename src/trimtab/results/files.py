@@ -47,7 +47,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     _sync(path.parent)
     for leftover in path.parent.glob(f".{escape(path.name)}.*.unfinished"):
         process = leftover.name.split(".")[-2]
-        if process.isdigit() and not _is_running(int(process)):
+        if process.isdigit() and not is_running(int(process)):
             leftover.unlink(missing_ok=True)
 
 
@@ -199,7 +199,8 @@ def hold(file: int, path: Path) -> None:
         ) from None
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether a process of this machine is there."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

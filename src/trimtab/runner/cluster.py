@@ -24,6 +24,7 @@ from trimtab.config.yaml_io import EXPERIMENT_FILE
 from trimtab.data.splits import Roles
 from trimtab.errors import UserError, reason_of
 from trimtab.models import quiet_libraries
+from trimtab.results.layout import ALIGNED_FOLDER
 from trimtab.results.metrics import Metrics
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.under_way import read_under_way
@@ -37,7 +38,7 @@ from trimtab.runner.groups import (
     result_of,
 )
 from trimtab.runner.runner import Runner, RunResult
-from trimtab.runner.trainings import ALIGNED_FOLDER, TrainingWatcher
+from trimtab.runner.trainings import TrainingWatcher
 
 _OF_ACCELERATE = ("ACCELERATE_", "FSDP_")
 """How the names begin of what its launcher says in the environment."""

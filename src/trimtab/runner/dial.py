@@ -12,7 +12,7 @@ import numpy as np
 
 from trimtab.analysis.changes import ORIGINAL_LOSS, SAFETY_LOSS, TASK_LOSS, LossChange
 from trimtab.analysis.labels import VERDICTS
-from trimtab.analysis.results import read_data, read_settings
+from trimtab.analysis.results import read_settings
 from trimtab.analysis.selection import Limit, Metric
 from trimtab.config.data_source import Lengths
 from trimtab.config.experiment import Answers, Experiment
@@ -22,7 +22,7 @@ from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import EXPERIMENT_FILE, plain_values, read_experiment
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row, row_weights
-from trimtab.data.splits import Roles, Split, halves_by_prompt
+from trimtab.data.splits import Roles, Split, halves_by_prompt, read_roles
 from trimtab.errors import UserError
 from trimtab.measure.generation import sampled_answers
 from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
@@ -30,6 +30,7 @@ from trimtab.measure.refusals import is_refusal
 from trimtab.models import limits_of, name_base_portably
 from trimtab.report.model_card import Origin, trained_card
 from trimtab.results.checksums import CARD_FILE, write_checksums
+from trimtab.results.data_summary import read_data
 from trimtab.results.files import (
     only_writer,
     read_if_whole,
@@ -38,11 +39,12 @@ from trimtab.results.files import (
     written_whole,
 )
 from trimtab.results.gaps import OVER_START
+from trimtab.results.layout import DIAL_FOLDER
 from trimtab.results.result import Estimate, Point
 from trimtab.results.samples import Answer, Sample, read_samples, shown, write_samples
 from trimtab.results.store import PointsFile
 from trimtab.runner.answering import Answering, judges_of, prompts_to_ask
-from trimtab.runner.folder import claim, read_roles, record_inputs
+from trimtab.runner.folder import claim, record_inputs
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.processes import processes
 from trimtab.runner.rates import (
@@ -56,7 +58,7 @@ from trimtab.runner.rates import (
     require_limits_to_ask_for,
     require_rates,
 )
-from trimtab.runner.runner import DIAL_FOLDER, Runner, TrainedDial, forget_checkpoints
+from trimtab.runner.runner import Runner, TrainedDial, forget_checkpoints
 from trimtab.runner.sweep import Watcher
 from trimtab.stats import Verdict, verdict
 from trimtab.train.objectives.budget import largest_within

@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-from trimtab.analysis.results import DATA_FILE, read_data
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Experiment
 from trimtab.config.grid import is_more_of, plan_of
@@ -22,15 +20,17 @@ from trimtab.config.yaml_io import (
     read_experiment,
     to_yaml,
 )
-from trimtab.data.files import MissingFilesError, local_path
+from trimtab.data.files import local_path
 from trimtab.data.rows import row_weights
-from trimtab.data.splits import Roles, Split, load_roles
+from trimtab.data.splits import Roles, Split, read_roles
 from trimtab.errors import UserError
 from trimtab.models import load_model, weights_sha256
 from trimtab.results.checksums import sha256_of
+from trimtab.results.data_summary import DATA_FILE, DataSummary, read_data, write_data
 from trimtab.results.files import read_if_whole, write_atomically
 from trimtab.results.generations import GENERATIONS_FOLDER
 from trimtab.results.judgements import JUDGEMENTS_FOLDER
+from trimtab.results.layout import ALIGNED_FOLDER, DIAL_FOLDER, MODELS_FOLDER
 from trimtab.results.metrics import METRICS_FOLDER
 from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER
 from trimtab.results.samples import SAMPLES_FILE
@@ -39,8 +39,6 @@ from trimtab.results.under_way import UNFINISHED_FOLDER
 from trimtab.runner.answering import judges_of, prompts_to_ask
 from trimtab.runner.evaluator import EncodedRoles
 from trimtab.runner.rates import ASKED_FOLDER
-from trimtab.runner.runner import DIAL_FOLDER, MODELS_FOLDER
-from trimtab.runner.trainings import ALIGNED_FOLDER
 from trimtab.stats import note_on_rows
 
 log = logging.getLogger(__name__)
@@ -66,23 +64,6 @@ _RESULTS = (
 _RECORD = "# What trimtab makes in this folder. To make something else, edit a copy.\n"
 
 _DIFFERENCES_SHOWN = 8
-
-
-def read_roles(experiment: Experiment) -> Roles:
-    """The rows of every role, divided by the experiment's split seed. Raises UserError."""
-    try:
-        return load_roles(
-            experiment.original,
-            experiment.safety,
-            experiment.task,
-            experiment.split_seed,
-            Path(experiment.data_root),
-        )
-    except MissingFilesError as missing:
-        raise UserError(
-            f"{missing} If the data lie in another folder, give it: --data-root, or data_root in "
-            "the experiment's file."
-        ) from None
 
 
 def claim(experiment: Experiment, folder: Path, restart: bool) -> None:
@@ -221,26 +202,23 @@ def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
         ("safety", name, experiment.safety[name], roles.safety[name]) for name in roles.safety
     ]
     named += [("task", name, experiment.task[name], roles.task[name]) for name in roles.task]
-    record: list[dict[str, Any]] = [
-        {
-            "role": role,
-            "name": name,
-            "path": source.path,
-            "train_rows": len(split.train),
-            "held_out_rows": len(split.held_out),
-            "warnings": [
-                *(line for line in roles.warnings if split.label in line),
-                *_note_on_rows(split),
-            ],
-            "files": _checksums(source, Path(experiment.data_root)),
-        }
+    summaries = [
+        DataSummary(
+            role,
+            name,
+            source.path,
+            len(split.train),
+            len(split.held_out),
+            [*(line for line in roles.warnings if split.label in line), *_note_on_rows(split)],
+            _checksums(source, Path(experiment.data_root)),
+        )
         for role, name, source, split in named
         if source and split
     ]
     if _has_begun(folder):
-        sums = {name: sum_of for part in record for name, sum_of in part["files"].items()}
+        sums = {name: sum_of for part in summaries for name, sum_of in part.files.items()}
         _require_same_data(sums, folder, Path(experiment.data_root))
-    write_atomically(folder / DATA_FILE, json.dumps(record, indent=1) + "\n")
+    write_data(folder, summaries)
 
 
 def _record_start(experiment: Experiment, folder: Path) -> None:

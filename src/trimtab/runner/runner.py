@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.experiment import Dial, Experiment
 from trimtab.config.grid import Run
+from trimtab.config.methods import ALIGNED
 from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.evaluate.engines import AnswerEngine, DividedEngine, LoadedEngine
@@ -27,13 +28,14 @@ from trimtab.models import name_base_portably
 from trimtab.results.checksums import write_checksums
 from trimtab.results.files import written_whole
 from trimtab.results.generations import AskedPrompt, Decoding
+from trimtab.results.layout import ALIGNED_FOLDER, model_folder
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.store import PointsFile
 from trimtab.results.under_way import UNFINISHED_FOLDER
 from trimtab.runner.evaluator import Evaluator, Trained
 from trimtab.runner.processes import processes
 from trimtab.runner.saved_models import adapter_on, is_adapter, load_whole, start_of
-from trimtab.runner.trainings import ALIGNED_FOLDER, Held, Job, Trainings, TrainingWatcher
+from trimtab.runner.trainings import Held, Job, Trainings, TrainingWatcher
 from trimtab.stats import Array
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.checkpoints import newest_whole_checkpoint
@@ -45,12 +47,6 @@ from trimtab.train.objectives.endpoints import Endpoints
 from trimtab.train.reference import copy_apart
 from trimtab.train.settings import objective_of, unaligned_model
 from trimtab.train.step_losses import TrainingDivergedError
-
-ALIGNED = ALIGNED_FOLDER
-"""What the files of the aligned model itself are called."""
-
-DIAL_FOLDER = "dial"
-MODELS_FOLDER = "models"
 
 _ALIGNING = "aligning-on-the-original-data"
 
@@ -94,7 +90,7 @@ class Runner(Trainings):
 
     def measured_start(self, specs: tuple[RunSpec, ...]) -> list[Point]:
         """The starting model's own points."""
-        return self.evaluator.points(ALIGNED, Trained(self.aligned, 0, 0.0), specs)
+        return self.evaluator.points(ALIGNED.name, Trained(self.aligned, 0, 0.0), specs)
 
     def measured_landscape(self) -> dict[str, LocalGeometry]:
         """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
@@ -143,7 +139,7 @@ class Runner(Trainings):
                 )
             )
             if self.experiment.keeps_models:
-                self._save(trained.model, self.folder / MODELS_FOLDER / run.name)
+                self._save(trained.model, model_folder(self.folder, run.name))
         edited = [spec for spec in run.specs if spec.method.stage == "after training"]
         points = self.evaluator.points(
             run.name, trained, tuple(spec for spec in run.specs if spec not in edited)
@@ -154,7 +150,7 @@ class Runner(Trainings):
 
     def _kept(self, name: str) -> Trained | None:
         """A model that has points already, as where a grid grew: it is not trained again."""
-        folder = self.folder / MODELS_FOLDER / name
+        folder = model_folder(self.folder, name)
         points = PointsFile(self.folder, {}).points if folder.is_dir() else []
         point = next((point for point in points if point.model == name), None)
         if point is None:
@@ -188,7 +184,7 @@ class Runner(Trainings):
         dial = self.trained_dial(run.training)
         extra = dial.endpoints.extra_bytes()
         if self.experiment.keeps_models:
-            with written_whole(self.folder / MODELS_FOLDER / run.name) as unfinished:
+            with written_whole(model_folder(self.folder, run.name)) as unfinished:
                 dial.endpoints.save(unfinished, self.tokenizer)
                 name_base_portably(unfinished)
                 write_checksums(unfinished)
@@ -221,7 +217,7 @@ class Runner(Trainings):
             )
             points += self.evaluator.points(spec.folder, trained, (spec,))
             if self.experiment.keeps_models:
-                with written_whole(self.folder / MODELS_FOLDER / spec.folder) as unfinished:
+                with written_whole(model_folder(self.folder, spec.folder)) as unfinished:
                     budget.endpoints.save_at(reached.alpha, unfinished, merged=False)
                     self._complete(unfinished)
         return points

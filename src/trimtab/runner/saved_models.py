@@ -14,7 +14,7 @@ from trimtab.config.loading import Loading
 from trimtab.measure.shared_weights import sharing_all
 from trimtab.models import load_model, to_device, with_adapter
 from trimtab.results.checksums import ADAPTER_FILE
-from trimtab.runner.trainings import ALIGNED_FOLDER
+from trimtab.results.layout import ALIGNED_FOLDER
 from trimtab.train.settings import leaves_base_alone
 
 

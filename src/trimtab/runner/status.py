@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from trimtab.config.grid import Run, plan_of
 from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
 from trimtab.errors import UserError
-from trimtab.results.files import has_writer
+from trimtab.results.files import has_writer, is_running
 from trimtab.results.store import Failure, PointsFile, copy_measurements, read_failures
 from trimtab.results.under_way import UnderWay, read_under_way
 
@@ -88,12 +87,4 @@ def status_of(folder: Path) -> Status:
 
 def _may_run(training: UnderWay) -> bool:
     """Whether its process is there, as far as that is seen from this machine."""
-    if training.host != socket.gethostname():
-        return True
-    try:
-        os.kill(training.process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return training.host != socket.gethostname() or is_running(training.process)

@@ -10,10 +10,11 @@ from trimtab.config.experiment import Experiment
 from trimtab.config.grid import Plan, Run, plan_of
 from trimtab.config.methods import PUBLISHED
 from trimtab.config.run_spec import RunSpec
-from trimtab.data.splits import Roles
+from trimtab.data.splits import Roles, read_roles
 from trimtab.errors import UserError
 from trimtab.report.model_card import has_card, write_model_card
 from trimtab.results.files import only_writer
+from trimtab.results.layout import model_folder
 from trimtab.results.metrics import Metrics
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.store import (
@@ -25,21 +26,10 @@ from trimtab.results.store import (
     write_landscape,
 )
 from trimtab.results.under_way import forget_under_way
-from trimtab.runner.folder import (
-    claim,
-    read_roles,
-    record_experiment,
-    record_inputs,
-    require_same,
-)
+from trimtab.runner.folder import claim, record_experiment, record_inputs, require_same
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.processes import processes
-from trimtab.runner.runner import (
-    MODELS_FOLDER,
-    Runner,
-    RunResult,
-    forget_checkpoints,
-)
+from trimtab.runner.runner import Runner, RunResult, forget_checkpoints
 from trimtab.runner.trainings import TrainingWatcher
 from trimtab.train.methods import method_at
 
@@ -129,7 +119,7 @@ def sweep(
             if measured_specs.issuperset(run.specs):
                 forget_checkpoints(folder, run.name)
                 for model in run.models:
-                    if not has_card(folder / MODELS_FOLDER / model):
+                    if not has_card(model_folder(folder, model)):
                         write_model_card(folder, model)
         watcher.planned(plan, remaining)
         if remaining.specs:

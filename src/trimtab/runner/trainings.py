@@ -28,6 +28,7 @@ from trimtab.measure.shared_weights import sharing_all
 from trimtab.models import is_quantised, limits_of, load_model, to_device
 from trimtab.results.files import full_disk_told
 from trimtab.results.generations import AskedPrompt, Decoding
+from trimtab.results.layout import ALIGNED_FOLDER
 from trimtab.results.metrics import Metrics, MetricsFile, Role
 from trimtab.results.under_way import UNFINISHED_FOLDER, Tracker
 from trimtab.runner.evaluator import EncodedRoles, Trained
@@ -45,8 +46,6 @@ from trimtab.train.settings import (
     sft_config,
 )
 from trimtab.train.trainer import SafetyAwareSFTTrainer
-
-ALIGNED_FOLDER = "aligned"
 
 Held = Literal["start", "last"]
 """A model that each process has in memory: θ_s, or what was trained last."""

@@ -13,25 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimtab.analysis.results import read_data
 from trimtab.config.data_names import by_data_name
 from trimtab.config.experiment import Experiment
 from trimtab.config.grid import plan_of
+from trimtab.config.methods import ALIGNED
 from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
 from trimtab.data.encoding import encode
 from trimtab.data.files import local_path
 from trimtab.data.rows import prompt_numbers
-from trimtab.data.splits import Roles, Split
+from trimtab.data.splits import Roles, Split, read_roles
 from trimtab.errors import UserError
 from trimtab.measure.losses import response_nll
 from trimtab.models import limits_of, load_model, load_tokenizer, to_device
 from trimtab.results.checksums import changed_files, sha256_of
+from trimtab.results.data_summary import read_data
+from trimtab.results.layout import ALIGNED_FOLDER, DIAL_FOLDER, MODELS_FOLDER, model_folder
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_points
-from trimtab.runner.folder import read_roles
-from trimtab.runner.runner import ALIGNED, DIAL_FOLDER, MODELS_FOLDER
 from trimtab.runner.saved_models import adapter_on, is_adapter, load_whole, start_of
-from trimtab.runner.trainings import ALIGNED_FOLDER
 from trimtab.stats import Array, summed
 
 ROWS = 8
@@ -77,13 +76,13 @@ def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:
     of_data = list(_data_checks(folder, Path(experiment.data_root)))
     yield from of_data
     names = list(dict.fromkeys(point.model for point in points if point.model is not None))
-    saved_names = [name for name in names if (folder / MODELS_FOLDER / name).is_dir()]
+    saved_names = [name for name in names if (model_folder(folder, name)).is_dir()]
     changed = set()
     for model in _kept_models(experiment, folder):
         check = _model_check(model)
         yield check
         changed |= {model.name} if check.passed is False else set()
-    whole = [name for name in names if name in (ALIGNED, *saved_names) and name not in changed]
+    whole = [name for name in names if name in (ALIGNED.name, *saved_names) and name not in changed]
     if ALIGNED_FOLDER in changed:
         yield Check("losses", None, "not measured again: the aligned model is not what was saved")
         return
@@ -202,8 +201,8 @@ class _Models:
 
     def loaded(self, name: str) -> Any:
         """One of them; the start is as it was whatever becomes of it."""
-        saved = self.folder / MODELS_FOLDER / name
-        if name == ALIGNED:
+        saved = model_folder(self.folder, name)
+        if name == ALIGNED.name:
             return self.start
         if is_adapter(saved):
             return adapter_on(self.start, self.name, saved)

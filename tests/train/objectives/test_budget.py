@@ -20,10 +20,10 @@ from tests.train import tiny
 from tests.watchers import Watcher
 from trimtab import Budget, SafetyAwareSFTTrainer, UserError
 from trimtab.config.experiment import Block, Experiment, Measuring, Training
+from trimtab.data.splits import read_roles
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.measure.losses import held_out_loss, response_nll
 from trimtab.models import quiet_libraries, save_tiny_llama
-from trimtab.runner.folder import read_roles
 from trimtab.runner.runner import Runner
 from trimtab.stats import Estimate
 from trimtab.train.context import context_of
