@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,13 @@ from trimtab.errors import UserError
 from trimtab.measure.generation import sampled_answers
 from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
 from trimtab.measure.refusals import is_refusal
-from trimtab.models import limits_of, name_base_portably
+from trimtab.models import limits_of
 from trimtab.report.model_card import Origin, trained_card
-from trimtab.results.checksums import CARD_FILE, write_checksums
 from trimtab.results.data_summary import read_data
 from trimtab.results.files import (
     only_writer,
     read_if_whole,
     require_nothing_there,
-    write_atomically,
-    written_whole,
 )
 from trimtab.results.gaps import OVER_START
 from trimtab.results.layout import DIAL_FOLDER
@@ -59,6 +57,7 @@ from trimtab.runner.rates import (
     require_rates,
 )
 from trimtab.runner.runner import Runner, TrainedDial, forget_checkpoints
+from trimtab.runner.saved_models import written_model
 from trimtab.runner.sweep import Watcher
 from trimtab.stats import Verdict, verdict
 from trimtab.train.objectives.budget import largest_within
@@ -101,12 +100,9 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
         record_inputs(roles, experiment, folder)
         runner = Runner(experiment, roles, folder, watcher)
         dial = runner.trained_dial(spec)
-        with written_whole(finished) as unfinished:
+        cost = _Cost(dial.train_tokens, dial.wall_seconds)
+        with written_model(finished, records={_COST_FILE: cost}) as unfinished:
             dial.endpoints.save(unfinished, runner.tokenizer)
-            name_base_portably(unfinished)
-            write_checksums(unfinished)
-            cost = _Cost(dial.train_tokens, dial.wall_seconds)
-            write_atomically(unfinished / _COST_FILE, json.dumps(asdict(cost)) + "\n")
         forget_checkpoints(folder, spec.folder)
 
 
@@ -225,15 +221,9 @@ def set_dial(
     with only_writer(folder):
         runner, endpoints, roles = _opened(experiment, folder, watcher)
         chosen = _chosen(runner, endpoints, roles, alpha, budget, rates, answers)
-        with written_whole(out) as unfinished:
+        card = partial(_card, chosen, experiment, folder, answers)
+        with written_model(out, runner.tokenizer, {SETTING_FILE: chosen}, card) as unfinished:
             endpoints.save_at(chosen.alpha, unfinished, merged)
-            runner.tokenizer.save_pretrained(unfinished)
-            name_base_portably(unfinished)
-            write_atomically(unfinished / SETTING_FILE, json.dumps(asdict(chosen), indent=1) + "\n")
-            write_checksums(unfinished)
-            write_atomically(
-                unfinished / CARD_FILE, _card(chosen, experiment, folder, unfinished, answers)
-            )
     return chosen
 
 
@@ -241,8 +231,8 @@ def _card(
     chosen: ChosenSetting,
     experiment: Experiment,
     folder: Path,
-    model: Path,
     answers: Answers | None,
+    model: Path,
 ) -> str:
     spec = _spec(experiment, chosen.alpha)
     rise = replace(chosen.rise, unit=OVER_START)

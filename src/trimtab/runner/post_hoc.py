@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from transformers import PreTrainedTokenizerBase
 
 from trimtab.analysis.changes import SAFETY_LOSS, LossChange
 from trimtab.analysis.selection import Limit
@@ -22,14 +19,12 @@ from trimtab.data.splits import halves_by_prompt
 from trimtab.errors import UserError
 from trimtab.measure.distance import distance
 from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
-from trimtab.models import limits_of, load_model, name_base_portably, to_device, weights_sha256
+from trimtab.models import limits_of, load_model, to_device, weights_sha256
 from trimtab.report.model_card import repaired_card
-from trimtab.results.checksums import CARD_FILE, digest_of, write_checksums
+from trimtab.results.checksums import digest_of
 from trimtab.results.files import (
     only_writer,
     require_nothing_there,
-    write_atomically,
-    written_whole,
 )
 from trimtab.results.gaps import OVER_START
 from trimtab.runner.answering import Answering, judges_of, prompts_to_ask
@@ -41,7 +36,7 @@ from trimtab.runner.rates import (
     answers_folder,
     require_rates,
 )
-from trimtab.runner.saved_models import adapter_on, is_adapter
+from trimtab.runner.saved_models import adapter_on, is_adapter, written_model
 from trimtab.runner.trainings import TrainingWatcher
 from trimtab.stats import Estimate
 from trimtab.train.baselines.interpolation import Interpolation
@@ -76,7 +71,8 @@ def repair_saved(
     repaired = repair.apply(pair.tuned(base_of_its_own=repair.merges), pair.start, before)
     moved = distance(repaired, pair.start)
     card = partial(repaired_card, published(method), value, str(model), aligned, unaligned, moved)
-    _write(repaired, pair.tokenizer, out, card)
+    with written_model(out, pair.tokenizer, card=card) as unfinished:
+        repaired.save_pretrained(unfinished)
     return moved
 
 
@@ -167,7 +163,8 @@ def interpolate_to_rates(
         rates=judged_rates.changes,
         judges=judged_rates.judges,
     )
-    _write(repaired, pair.tokenizer, out, card, {RATES_FILE: interpolated})
+    with written_model(out, pair.tokenizer, {RATES_FILE: interpolated}, card) as unfinished:
+        repaired.save_pretrained(unfinished)
     return interpolated
 
 
@@ -221,7 +218,8 @@ def interpolate_to_budget(
     over_start = replace(rise.rise, unit=OVER_START)
     change = LossChange(SAFETY_LOSS, safety.path, first.per_token, last.per_token, over_start)
     card = partial(interpolated.card, str(model), aligned, losses=[change])
-    _write(repaired, pair.tokenizer, out, card, {BUDGET_FILE: interpolated})
+    with written_model(out, pair.tokenizer, {BUDGET_FILE: interpolated}, card) as unfinished:
+        repaired.save_pretrained(unfinished)
     return interpolated
 
 
@@ -248,24 +246,6 @@ class _Pair:
     def at(self, place: float) -> Any:
         """The model at a place between θ_s, at 0, and θ, at 1."""
         return Interpolation(1 - place).apply(self.tuned(), self.start)
-
-
-def _write(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    out: Path,
-    card: Callable[[Path], str],
-    records: Mapping[str, Interpolated] = {},  # read alone
-) -> None:
-    """Write a model whole, with what is recorded of it by file, checksums and its card."""
-    with written_whole(out) as unfinished:
-        model.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
-        name_base_portably(unfinished)
-        for name, record in records.items():
-            write_atomically(unfinished / name, json.dumps(asdict(record), indent=1) + "\n")
-        write_checksums(unfinished)
-        write_atomically(unfinished / CARD_FILE, card(unfinished))
 
 
 def _models_digest(*names: str) -> str:

@@ -24,9 +24,6 @@ from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.evaluate.engines import AnswerEngine, DividedEngine, LoadedEngine
 from trimtab.measure.losses import response_nll
-from trimtab.models import name_base_portably
-from trimtab.results.checksums import write_checksums
-from trimtab.results.files import written_whole
 from trimtab.results.generations import AskedPrompt, Decoding
 from trimtab.results.layout import ALIGNED_FOLDER, model_folder
 from trimtab.results.result import LocalGeometry, Point
@@ -34,7 +31,7 @@ from trimtab.results.store import PointsFile
 from trimtab.results.under_way import UNFINISHED_FOLDER
 from trimtab.runner.evaluator import Evaluator, Trained
 from trimtab.runner.processes import processes
-from trimtab.runner.saved_models import adapter_on, is_adapter, load_whole, start_of
+from trimtab.runner.saved_models import adapter_on, is_adapter, load_whole, start_of, written_model
 from trimtab.runner.trainings import Held, Job, Trainings, TrainingWatcher
 from trimtab.stats import Array
 from trimtab.train.baselines.post_hoc import PostHocMethod
@@ -184,10 +181,8 @@ class Runner(Trainings):
         dial = self.trained_dial(run.training)
         extra = dial.endpoints.extra_bytes()
         if self.experiment.keeps_models:
-            with written_whole(model_folder(self.folder, run.name)) as unfinished:
+            with written_model(model_folder(self.folder, run.name)) as unfinished:
                 dial.endpoints.save(unfinished, self.tokenizer)
-                name_base_portably(unfinished)
-                write_checksums(unfinished)
         points = []
         for spec in run.specs:
             points += self.setting_measured(f"{run.name}-{spec.value:.6g}", dial, spec, extra)
@@ -217,9 +212,9 @@ class Runner(Trainings):
             )
             points += self.evaluator.points(spec.folder, trained, (spec,))
             if self.experiment.keeps_models:
-                with written_whole(model_folder(self.folder, spec.folder)) as unfinished:
+                model_path = model_folder(self.folder, spec.folder)
+                with written_model(model_path, self.tokenizer) as unfinished:
                     budget.endpoints.save_at(reached.alpha, unfinished, merged=False)
-                    self._complete(unfinished)
         return points
 
     def setting_measured(
@@ -325,15 +320,8 @@ class Runner(Trainings):
         return self.processes.call_together("train", job, own=lambda: self.train(job))
 
     def _save(self, model: Any, folder: Path) -> None:
-        with written_whole(folder) as unfinished:
+        with written_model(folder, self.tokenizer) as unfinished:
             model.save_pretrained(unfinished)
-            self._complete(unfinished)
-
-    def _complete(self, model: Path) -> None:
-        """Lay beside a model's weights what makes them a model to load."""
-        self.tokenizer.save_pretrained(model)
-        name_base_portably(model)
-        write_checksums(model)
 
 
 def _give_back_memory() -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from peft import PeftConfig, PeftModel, load_peft_weights
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.experiment import Experiment
 from trimtab.config.loading import Loading
 from trimtab.measure.shared_weights import sharing_all
-from trimtab.models import load_model, to_device, with_adapter
-from trimtab.results.checksums import ADAPTER_FILE
+from trimtab.models import load_model, name_base_portably, to_device, with_adapter
+from trimtab.results.checksums import ADAPTER_FILE, CARD_FILE, write_checksums
+from trimtab.results.files import write_atomically, written_whole
 from trimtab.results.layout import ALIGNED_FOLDER
 from trimtab.train.settings import leaves_base_alone
 
@@ -42,6 +48,32 @@ def adapter_on(
     """
     shares = not base_of_its_own and not _holds_weights_of(start, folder)
     return with_adapter(sharing_all(start) if shares else deepcopy(start), base, str(folder))
+
+
+@contextmanager
+def written_model(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    records: Mapping[str, Any] = MappingProxyType({}),
+    card: Callable[[Path], str] | None = None,
+) -> Iterator[Path]:
+    """A new folder to save weights into, which becomes `folder` when all that belongs there is.
+
+    Args:
+        tokenizer: saved beside the weights, where what saves these does not.
+        records: dataclasses to keep, by the names of their files.
+        card: makes the card of a folder, which people edit; so it comes after the checksums.
+    """
+    with written_whole(folder) as unfinished:
+        yield unfinished
+        if tokenizer is not None:
+            tokenizer.save_pretrained(unfinished)
+        name_base_portably(unfinished)
+        for file, record in records.items():
+            write_atomically(unfinished / file, json.dumps(asdict(record), indent=1) + "\n")
+        write_checksums(unfinished)
+        if card is not None:
+            write_atomically(unfinished / CARD_FILE, card(unfinished))
 
 
 def load_whole(folder: Path, load: Loading) -> PreTrainedModel:
