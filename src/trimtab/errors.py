@@ -16,7 +16,7 @@ _HINTS = {
     errno.EPERM: "Change its permissions, or give another path",
     errno.ENOENT: "Check the path",
     errno.EISDIR: "Give a file",
-    errno.ENOTDIR: "Give a folder, all of whose parents are folders",
+    errno.ENOTDIR: "A file is where a folder would be: give another path",
     errno.EEXIST: "Give another path, or remove what is there",
     errno.ENAMETOOLONG: "Give a shorter path",
 }

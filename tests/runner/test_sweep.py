@@ -557,8 +557,8 @@ def test_few_held_out_rows_are_noted_and_a_whole_distribution_is_not(tmp_path: P
     )
     roles = Roles(
         Split("original", few, whole),
-        {"s": Split("safety s", few, few)},
-        {"t": Split("task t", few, many)},
+        {"s": Split("safety s", few, many)},  # as many draws as prompts
+        {"t": Split("task t", few, many, repeats=True)},
         (),
     )
     record_data(roles, experiment, tmp_path)

@@ -97,6 +97,8 @@ class Command(TyperCommand):
             if nearest:  # the nearest first, where typer sorts them by letter
                 error.message = f"{error.message}. Did you mean {nearest[0]}?"  # type: ignore[attr-defined]
                 error.possibilities = None  # type: ignore[attr-defined]
+            elif hasattr(error, "message"):
+                error.message = error.message.removeprefix("Value error, ")  # pydantic's word
             raise
 
 

@@ -136,10 +136,10 @@ def train(
         answers=answers_of(harmful, benign, judge),
         keep_models=True,
     )
+    require_access(push_to_hub)
     if dry_run:
         print_plan(experiment, out, restart)
     else:
-        require_access(push_to_hub)
         sweep_and_report(experiment, out, restart)
         end_with_failures(out, "--restart")
         (run,) = plan_of(experiment).runs
