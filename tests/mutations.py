@@ -208,8 +208,8 @@ MUTATIONS = (
     Mutation(
         "rows of a finite distribution count alike",
         "measure/losses.py",
-        "weights = weights / weights.sum()",
-        "weights = np.full(len(weights), 1 / len(weights))",
+        "weights = held_out.weights / held_out.weights.sum()",
+        "weights = np.full(len(nll), 1 / len(nll))",
         "tests/measure/test_losses.py",
     ),
     Mutation(

@@ -77,7 +77,7 @@ def test_a_missing_bitsandbytes_is_one_line(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'trimtab\[quantized\]'"):
+    with pytest.raises(UserError, match=r"pip install bitsandbytes"):
         load_model(experiment.model, NF4)
 
 

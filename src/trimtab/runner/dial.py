@@ -101,7 +101,7 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
         runner = Runner(experiment, roles, folder, watcher)
         dial = runner.trained_dial(spec)
         cost = _Cost(dial.train_tokens, dial.wall_seconds)
-        with written_model(finished, records={_COST_FILE: cost}) as unfinished:
+        with written_model(finished, costs={_COST_FILE: cost}) as unfinished:
             dial.endpoints.save(unfinished, runner.tokenizer)
         forget_checkpoints(folder, spec.folder)
 

@@ -56,6 +56,7 @@ def written_model(
     tokenizer: PreTrainedTokenizerBase | None = None,
     records: Mapping[str, Any] = MappingProxyType({}),
     card: Callable[[Path], str] | None = None,
+    costs: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Path]:
     """A new folder to save weights into, which becomes `folder` when all that belongs there is.
 
@@ -63,15 +64,16 @@ def written_model(
         tokenizer: saved beside the weights, where what saves these does not.
         records: dataclasses to keep, by the names of their files.
         card: makes the card of a folder, which people edit; so it comes after the checksums.
+        costs: as `records`; the seconds in them are others every time, so that they have no sum.
     """
     with written_whole(folder) as unfinished:
         yield unfinished
         if tokenizer is not None:
             tokenizer.save_pretrained(unfinished)
         name_base_portably(unfinished)
-        for file, record in records.items():
-            write_atomically(unfinished / file, json.dumps(asdict(record), indent=1) + "\n")
+        _write_records(unfinished, records)
         write_checksums(unfinished)
+        _write_records(unfinished, costs)
         if card is not None:
             write_atomically(unfinished / CARD_FILE, card(unfinished))
 
@@ -79,6 +81,11 @@ def written_model(
 def load_whole(folder: Path, load: Loading) -> PreTrainedModel:
     """A model that was saved by itself, on its device; its folder has no revisions to ask for."""
     return to_device(load_model(str(folder), replace(load, revision=None))[0])
+
+
+def _write_records(folder: Path, records: Mapping[str, Any]) -> None:
+    for file, record in records.items():
+        write_atomically(folder / file, json.dumps(asdict(record), indent=1) + "\n")
 
 
 def _holds_weights_of(start: PreTrainedModel, folder: Path) -> bool:
