@@ -206,7 +206,7 @@ def _of_line(points: Sequence[Point], cost: Callable[[Point], float]) -> float:
     for point in points:
         seeds.setdefault(point.seed, []).append(point)
     method = points[0].method
-    shared = method.one_training or method.stage == "after training"
+    shared = method.one_training or method.is_post_hoc
     costs = [(max if shared else sum)(map(cost, of_seed)) for of_seed in seeds.values()]
     return float(np.mean(costs))
 

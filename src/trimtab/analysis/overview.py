@@ -53,7 +53,7 @@ class Option:
         """Method and hyperparameter as a person says them."""
         if self.setting.method is ALIGNED:
             return "start θₛ"
-        method_name = self.setting.method.short or self.setting.method.title
+        method_name = self.setting.method.brief
         return method_name if self.setting.value is None else f"{method_name}, {self.setting.label}"
 
 
@@ -244,7 +244,7 @@ def _option_text(option: Option) -> str:
     hyperparameter = setting.method.hyperparameter.replace("_", " ")
     symbol = setting.method.symbol
     label = f"{hyperparameter} {setting.label}" if symbol and len(symbol) == 1 else setting.label
-    method_name = setting.method.short or setting.method.title
+    method_name = setting.method.brief
     if setting.value is None:
         return method_name
     reads = setting.method.reads_safety and setting.proxy

@@ -134,7 +134,7 @@ def command_to_make(setting: Setting, experiment: Experiment, folder: Path) -> t
     from trimtab.config.grid import plan_of
     from trimtab.config.yaml_io import EXPERIMENT_FILE
 
-    if setting.method.stage == "after training" or saved_models(setting, folder):
+    if setting.method.is_post_hoc or saved_models(setting, folder):
         return ()
     specs = [point.spec for point in setting.points if point.seed == experiment.seeds[0]]
     for run in plan_of(experiment).runs:
@@ -187,7 +187,7 @@ def _print_choices(choices: Sequence[Choice], out: Path) -> None:
 
 
 def _name(setting: Setting) -> str:
-    method = setting.method.short or setting.method.title
+    method = setting.method.brief
     return method if setting.value is None else f"{method}, {setting.label}"
 
 

@@ -81,11 +81,9 @@ def repair(
     )
     from trimtab.runner.rates import Asking, rate_lines, require_limits_to_ask_for
 
-    edit = [
-        name for name, edit_method in PUBLISHED.items() if edit_method.stage == "after training"
-    ]
-    if method not in edit:
-        raise UserError(f"{method!r} mends no model. Give one of {', '.join(edit)}.")
+    names = [name for name, known in PUBLISHED.items() if known.is_post_hoc]
+    if method not in names:
+        raise UserError(f"{method!r} mends no model. Give one of {', '.join(names)}.")
     require_access(push_to_hub)
     limits = rate_limits(max_harmful, min_refused, min_answered)
     asking = Asking(sources_of(harmful), sources_of(benign), tuple(judge or ()), rows, max_tokens)

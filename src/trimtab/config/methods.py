@@ -48,7 +48,7 @@ class Method:
     symbol: str | None = None
     """What stands before a value, as in λ = 0.3; the hyperparameter's name where not given."""
     short: str | None = None
-    """Its title where room is scarce; the title where not given."""
+    """What `brief` is, where not the title."""
     plain_at: float | None = None
     """The value at which it is plain fine-tuning."""
     tightest: Literal["largest", "smallest"] = "largest"
@@ -66,6 +66,16 @@ class Method:
     """Whether one training makes the models of all values."""
     keeps_each: bool = False
     """Of one training for all values: whether a model is kept for each, and not what makes them."""
+
+    @property
+    def is_post_hoc(self) -> bool:
+        """Whether it changes a model that is trained, and trains nothing itself."""
+        return self.stage == "after training"
+
+    @property
+    def brief(self) -> str:
+        """Its title where room is scarce."""
+        return self.short or self.title
 
     def label(self, value: float | None) -> str:
         """A value of the hyperparameter, in words.

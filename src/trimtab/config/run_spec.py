@@ -55,7 +55,7 @@ class RunSpec:
     @property
     def training(self) -> RunSpec:
         """The training behind it, which other specs may share."""
-        if self.is_plain or self.method.stage == "after training":
+        if self.is_plain or self.method.is_post_hoc:
             return replace(self, method=PLAIN, value=None, proxy=None)
         return replace(
             self,

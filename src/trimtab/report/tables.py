@@ -341,7 +341,7 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
 
 def names_of(spec: RunSpec) -> tuple[str, ...]:
     """Method, hyperparameter, safety data, task and seed, in words."""
-    method_name = spec.method.short or spec.method.title
+    method_name = spec.method.brief
     return method_name, spec.label, spec.proxy or "–", spec.task, str(spec.seed)
 
 

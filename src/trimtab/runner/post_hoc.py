@@ -102,9 +102,15 @@ class Interpolated:
 
     def card(self, model: str, aligned: str, folder: Path, **measured: Any) -> str:
         """The card of θ, `model`, brought so near to `aligned`; its files are in `folder`."""
-        edit = published("wise-ft")
         return repaired_card(
-            edit, self.share, model, aligned, None, self.distance, folder, **measured
+            published("wise-ft"),
+            self.share,
+            model,
+            aligned,
+            None,
+            self.distance,
+            folder,
+            **measured,
         )
 
 

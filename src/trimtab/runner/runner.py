@@ -137,12 +137,12 @@ class Runner(Trainings):
             )
             if self.experiment.keeps_models:
                 self._save(trained.model, model_folder(self.folder, run.name))
-        edited = [spec for spec in run.specs if spec.method.stage == "after training"]
+        post_hoc = [spec for spec in run.specs if spec.method.is_post_hoc]
         points = self.evaluator.points(
-            run.name, trained, tuple(spec for spec in run.specs if spec not in edited)
+            run.name, trained, tuple(spec for spec in run.specs if spec not in post_hoc)
         )
-        for spec in edited:
-            points += self._edited(spec, trained)
+        for spec in post_hoc:
+            points += self._changed_after(spec, trained)
         return points
 
     def _kept(self, name: str) -> Trained | None:
@@ -159,7 +159,7 @@ class Runner(Trainings):
         )
         return Trained(model, point.train_tokens, point.wall_seconds, extra_bytes=point.extra_bytes)
 
-    def _edited(self, spec: RunSpec, trained: Trained) -> list[Point]:
+    def _changed_after(self, spec: RunSpec, trained: Trained) -> list[Point]:
         """What a method makes of the model of plain fine-tuning; nothing is trained."""
         drawn = {"seed": spec.seed} if spec.method.takes_seed else {}
         method = method_at(spec.method, spec.value, **drawn)
