@@ -32,8 +32,11 @@ def put_overlaps(folder: Path, data: Path) -> None:
 
     @cache
     def overlap(task: str, proxy: str) -> Estimate:
-        row_sets = (roles.task[task].train, roles.safety[proxy].train)
-        return prompt_overlap(*([row.prompt[-1].content for row in rows] for rows in row_sets))
+        task_prompts, safety_prompts = (
+            [row.prompt[-1].content for row in split.train]
+            for split in (roles.task[task], roles.safety[proxy])
+        )
+        return prompt_overlap(task_prompts, safety_prompts)
 
     points = [
         replace(point, context_overlap=overlap(point.task, str(point.proxy)))

@@ -30,7 +30,7 @@ from trimtab.config.methods import ALIGNED
 from trimtab.data.sources import read_rows
 from trimtab.measure.refusals import is_refusal
 from trimtab.report import write_report
-from trimtab.report.answers import rate_in_words
+from trimtab.report.answers import share_or_dash
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import RowLosses
@@ -205,12 +205,12 @@ def refusals_table(folder: Path) -> str:
         rows.append(
             (
                 point_label(point),
-                rate_in_words(point.refusal_rate),
+                share_or_dash(point.refusal_rate),
                 "–"
                 if change is None or point is start
                 else f"{100 * change.value:+.0f} "
                 f"[{100 * change.low:+.0f}, {100 * change.high:+.0f}]",
-                rate_in_words(point.answer_rate),
+                share_or_dash(point.answer_rate),
                 estimate_in_words(point.alignment_gap),
                 estimate_in_words(point.capability_gap),
             )
@@ -242,8 +242,8 @@ def rows_for_readme(folder: Path) -> str:
             name,
             estimate_in_words(by_label[model].alignment_gap),
             estimate_in_words(by_label[model].capability_gap),
-            rate_in_words(by_label[model].refusal_rate),
-            rate_in_words(by_label[model].answer_rate),
+            share_or_dash(by_label[model].refusal_rate),
+            share_or_dash(by_label[model].answer_rate),
         )
         for model, name in names.items()
     ]

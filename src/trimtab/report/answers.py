@@ -101,12 +101,13 @@ def answers_table(points: Sequence[Point], judge: str) -> Table | None:
     judged = [point for point in points if point.refusal_rate or point.answer_rate]
     shown = {name: rate for name, rate in rates.items() if any(rate(point) for point in judged)}
     rows = tuple(
-        Row((*names_of(point.spec), *(_cell(rate(point)) for rate in shown.values())))
+        Row((*names_of(point.spec), *(share_or_dash(rate(point)) for rate in shown.values())))
         for point in judged
     )
     caption = f"Answers as {judge} judges them, with 95 % intervals."
     return Table(caption, (*NAMES, *shown), 5, rows) if rows else None
 
 
-def _cell(rate: Estimate | None) -> str:
+def share_or_dash(rate: Estimate | None) -> str:
+    """A rate and its interval as percentages, or a dash where nothing was counted."""
     return "–" if rate is None else share_in_words(rate)
