@@ -7,7 +7,7 @@ simulation, beside the percentile bootstrap: benchmarks/results/coverage.txt.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
@@ -201,6 +201,26 @@ def ratio(nats_and_tokens: Array, sample: str = "rows") -> Statistic:
     nats, tokens = nats_and_tokens
     value = float(nats.sum() / tokens.sum())
     return Statistic(value, {sample: (nats - value * tokens) / tokens.mean()})
+
+
+def group_numbers(values: Iterable[Hashable]) -> NDArray[np.intp]:
+    """Which group of equal values each is in, numbered as they first come: shape (values,).
+
+    >>> group_numbers(["a", "b", "a"])
+    array([0, 1, 0])
+    """
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.intp)
+
+
+def first_of_each(groups: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The places where each group first comes, in their order.
+
+    >>> first_of_each(np.array([5, 2, 5, 9]))
+    array([0, 1, 3])
+    """
+    _, firsts = np.unique(groups, return_index=True)
+    return np.sort(firsts)
 
 
 def summed(rows: Array, groups: NDArray[np.intp] | None) -> Array:

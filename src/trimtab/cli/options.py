@@ -45,50 +45,30 @@ Original = Annotated[
     str | None,
     typer.Option(help="The model's own alignment data, to measure on.", rich_help_panel=DATA),
 ]
-TaskWhere = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Keep task rows with this value; repeatable.",
+
+
+def _where(data: str) -> Any:
+    return typer.Option(
+        help=f"Keep {data} rows with this value; repeatable.",
         metavar="COLUMN=VALUE",
         rich_help_panel=DATA,
-    ),
-]
-SafetyWhere = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Keep safety rows with this value; repeatable.",
-        metavar="COLUMN=VALUE",
-        rich_help_panel=DATA,
-    ),
-]
-OriginalWhere = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Keep original rows with this value; repeatable.",
-        metavar="COLUMN=VALUE",
-        rich_help_panel=DATA,
-    ),
-]
-TaskColumns = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="What a column is called in the task's file, as prompt=question; repeatable.",
+    )
+
+
+def _columns(data: str) -> Any:
+    return typer.Option(
+        help=f"What a column is called in the {data} file, as prompt=question; repeatable.",
         metavar="COLUMN=NAME",
         rich_help_panel=DATA,
-    ),
-]
-SafetyColumns = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="The same in the safety data's file.", metavar="COLUMN=NAME", rich_help_panel=DATA
-    ),
-]
-OriginalColumns = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="The same in the original data's file.", metavar="COLUMN=NAME", rich_help_panel=DATA
-    ),
-]
+    )
+
+
+TaskWhere = Annotated[list[str] | None, _where("task")]
+SafetyWhere = Annotated[list[str] | None, _where("safety")]
+OriginalWhere = Annotated[list[str] | None, _where("original")]
+TaskColumns = Annotated[list[str] | None, _columns("task's")]
+SafetyColumns = Annotated[list[str] | None, _columns("safety data's")]
+OriginalColumns = Annotated[list[str] | None, _columns("original data's")]
 HeldOutRows = Annotated[
     Count | None, typer.Option(help=help_of(DataSource, "held_out_rows"), rich_help_panel=DATA)
 ]

@@ -172,7 +172,7 @@ def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
     from trimtab.cli.progress import output_console, plain, plan_table
     from trimtab.data.splits import read_roles
     from trimtab.models import quiet_libraries
-    from trimtab.runner.answering import judges_of, prompts_to_ask
+    from trimtab.runner.answering import prompts_of_experiment
     from trimtab.runner.cost import estimate_cost
 
     quiet_libraries()
@@ -180,10 +180,6 @@ def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
     roles = read_roles(experiment)
     for warning in roles.warnings:
         console.print(f"[yellow]warning[/] {plain(warning)}", highlight=False, soft_wrap=True)
-    prompts = 0
-    if experiment.answers:
-        judges_of(experiment.answers)
-        root = Path(experiment.data_root)
-        prompts = len(prompts_to_ask(experiment.answers, experiment.split_seed, root))
+    prompts = len(prompts_of_experiment(experiment))
     cost = estimate_cost(experiment, roles, left)
     console.print(plan_table(plan, left, cost, prompts), highlight=False)

@@ -41,8 +41,8 @@ class Loading:
     @property
     def in_words(self) -> str:
         """What weights are held in, where that is not float32, as in "bfloat16 nf4"."""
-        parts = {self.dtype: "float32", self.quantization: "none"}
-        return " ".join(part for part, default in parts.items() if part != default)
+        dtype = "" if self.dtype == "float32" else self.dtype
+        return f"{dtype} {self.quantization if self.is_quantised else ''}".strip()
 
     @property
     def is_quantised(self) -> bool:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.stats import group_numbers
+
 Role = Literal["system", "user", "assistant"]
 
 
@@ -52,9 +54,8 @@ def prompt_numbers(rows: Sequence[Row]) -> NDArray[np.intp] | None:
     >>> prompt_numbers([Row(hello, "a"), Row(bye, "b"), Row(hello, "c")])
     array([0, 1, 0])
     """
-    numbers: dict[tuple[Message, ...], int] = {}
-    numbers_by_row = [numbers.setdefault(row.prompt, len(numbers)) for row in rows]
-    return None if len(numbers) == len(rows) else np.array(numbers_by_row)
+    numbers = group_numbers(row.prompt for row in rows)
+    return None if len(set(numbers.tolist())) == len(rows) else numbers
 
 
 def is_whole_text(text: str) -> bool:

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from trimtab.errors import UserError
 from trimtab.measure.hidden_states import States
 from trimtab.measure.similarity import TOO_FEW_PROMPTS, split_groups
-from trimtab.stats import Array, Estimate, share_with_variance
+from trimtab.stats import Array, Estimate, first_of_each, share_with_variance
 
 Vectors: TypeAlias = NDArray[np.float32] | csr_matrix
 """A vector per row: of words, or a hidden state."""
@@ -411,10 +411,9 @@ def _nearest_pairs(
             vectors[places], vectors[len(task) :], metric="cosine"
         )
     order = np.argsort(distances, kind="stable")
-    _, firsts = np.unique(nearest[order], return_index=True)
     return tuple(
         Neighbours(
             task[places[row]], safety[nearest[row]], float(1 - distances[row]), int(places[row])
         )
-        for row in order[np.sort(firsts)][:count]
+        for row in order[first_of_each(nearest[order])][:count]
     )

@@ -17,7 +17,15 @@ from trimtab.config.audit_settings import FEWEST_ROWS
 from trimtab.errors import UserError
 from trimtab.measure.hidden_states import Array, Reading, States
 from trimtab.measure.losses import PER_TOKEN
-from trimtab.stats import Estimate, exact_share, loss_estimate, ratio, summed
+from trimtab.stats import (
+    Estimate,
+    exact_share,
+    first_of_each,
+    group_numbers,
+    loss_estimate,
+    ratio,
+    summed,
+)
 
 TOTAL_VARIATION = "total variation, 0 to 1"
 TOO_FEW_PROMPTS = (
@@ -177,10 +185,7 @@ def split_groups(prompts: Sequence[str], repeats: bool = False) -> NDArray[np.in
     >>> split_groups(["a", "b", "a"]), split_groups(["a", "b", "a"], repeats=True)
     (array([0, 1, 0]), array([0, 1, 2]))
     """
-    if repeats:
-        return np.arange(len(prompts))
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
+    return np.arange(len(prompts)) if repeats else group_numbers(prompts)
 
 
 def matched(
@@ -238,8 +243,7 @@ def _evenly(
     kinds = []
     for kind in (0, 1):
         places = generator.permutation(np.flatnonzero(y == kind))
-        _, firsts = np.unique(groups[places], return_index=True)
-        kinds.append(places[np.sort(firsts)])
+        kinds.append(places[first_of_each(groups[places])])
     count = min(map(len, kinds))
     return np.concatenate([kind[:count] for kind in kinds])
 

@@ -156,6 +156,19 @@ def answering_of(
     return Answering(prompts, answers, prompt, aligned, tokenizer, folder, engine_of)
 
 
+def prompts_of_experiment(experiment: Experiment) -> list[AskedPrompt]:
+    """What its models are to answer; none where it asks nothing.
+
+    Raises:
+        UserError: prompts cannot be read, or there is no such judge.
+    """
+    if experiment.answers is None:
+        return []
+    judges_of(experiment.answers)
+    root = Path(experiment.data_root)
+    return prompts_to_ask(experiment.answers, experiment.split_seed, root)
+
+
 def prompts_to_ask(answers: Answers, seed: int, data_root: Path) -> list[AskedPrompt]:
     """The prompts of every source, harmful ones first.
 

@@ -41,7 +41,7 @@ from trimtab.results.layout import DIAL_FOLDER
 from trimtab.results.result import Estimate, Point
 from trimtab.results.samples import Answer, Sample, read_samples, shown, write_samples
 from trimtab.results.store import PointsFile
-from trimtab.runner.answering import Answering, judges_of, prompts_to_ask
+from trimtab.runner.answering import Answering, prompts_of_experiment
 from trimtab.runner.folder import claim, record_inputs
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.processes import processes
@@ -210,8 +210,7 @@ def set_dial(
     answers = asking.over(experiment.answers) if limits else None
     rates = None
     if answers is not None:
-        judges_of(answers)
-        prompts = prompts_to_ask(answers, experiment.split_seed, Path(experiment.data_root))
+        prompts = prompts_of_experiment(replace(experiment, answers=answers))
         rates = RatesOnHalves(prompts, limits, experiment.split_seed)
     if merged and experiment.load.is_quantised:
         raise UserError(

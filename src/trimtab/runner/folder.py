@@ -36,7 +36,7 @@ from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER
 from trimtab.results.samples import SAMPLES_FILE
 from trimtab.results.store import FAILURES_FILE, LANDSCAPE_FILE, POINTS_FILE
 from trimtab.results.under_way import UNFINISHED_FOLDER
-from trimtab.runner.answering import judges_of, prompts_to_ask
+from trimtab.runner.answering import prompts_of_experiment
 from trimtab.runner.evaluator import EncodedRoles
 from trimtab.runner.rates import ASKED_FOLDER
 from trimtab.stats import note_on_rows
@@ -136,9 +136,7 @@ def _require_readable(experiment: Experiment, folder: Path) -> None:
     roles = read_roles(experiment)
     _, tokenizer = load_model(experiment.model, experiment.load)
     EncodedRoles.of(roles, tokenizer, experiment.lengths)
-    if experiment.answers:
-        prompts_to_ask(experiment.answers, experiment.split_seed, Path(experiment.data_root))
-        judges_of(experiment.answers)
+    prompts_of_experiment(experiment)
 
 
 def _move_aside(folder: Path) -> None:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trimtab.config.experiment import Measuring
 from trimtab.measure.losses import PER_TOKEN, HeldOutRows
 from trimtab.results.metrics import Role, logged_change
-from trimtab.stats import Array, Estimate, paired_difference, verdict
+from trimtab.stats import Array, Estimate, first_of_each, paired_difference, verdict
 from trimtab.train.context import context_of
 from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.trainer import SafetyAwareSFTTrainer
@@ -152,8 +152,7 @@ def fixed_rows(held_out: HeldOutRows, count: int) -> Dataset:
     if held_out.weights is None:
         places = generator.permutation(every)
         if held_out.prompts is not None:
-            _, firsts = np.unique(held_out.prompts[places], return_index=True)
-            places = places[np.sort(firsts)]
+            places = places[first_of_each(held_out.prompts[places])]
         places = places[:count]
     else:
         places = generator.choice(every, count, p=held_out.weights / held_out.weights.sum())

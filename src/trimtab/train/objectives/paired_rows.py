@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
-from trimtab.stats import Array, Statistic, paired_difference, summed
+from trimtab.stats import (
+    Array,
+    Statistic,
+    first_of_each,
+    group_numbers,
+    paired_difference,
+    summed,
+)
 
 _FEWEST_VALIDATED = 2
 """Prompts to validate on; one alone says nothing of how prompts differ."""
@@ -107,21 +114,13 @@ def set_aside(
 
 def prompt_numbers(rows: Dataset) -> NDArray[np.intp]:
     """Which prompt each encoded row has, numbered as they first come."""
-    numbers: dict[_Text | tuple[int, ...], int] = {}
-    return np.array([numbers.setdefault(_prompt(*text), len(numbers)) for text in _texts(rows)])
+    return group_numbers(_prompt(*text) for text in _texts(rows))
 
 
 def distinct_rows(rows: Dataset) -> tuple[Dataset, NDArray[np.int64]]:
     """Each row once, and which of them every row is: rows that come again are measured once."""
-    numbers: dict[_Text, int] = {}
-    first: list[int] = []
-    numbers_by_row = np.empty(len(rows), dtype=np.int64)
-    for place, text in enumerate(_texts(rows)):
-        if text not in numbers:
-            numbers[text] = len(first)
-            first.append(place)
-        numbers_by_row[place] = numbers[text]
-    return rows.select(first), numbers_by_row
+    numbers = group_numbers(_texts(rows))
+    return rows.select(first_of_each(numbers)), numbers
 
 
 _Text = tuple[tuple[int, ...], tuple[int, ...]]
