@@ -2,6 +2,7 @@
 
 trimtab compare --out comparison
 trimtab compare docs/comparison/smollm2.yaml --data-root DATA --out smollm2-comparison
+python docs/comparison/worlds.py worlds            # takes its points here by itself
 python docs/comparison/write.py comparison [smollm2-comparison]
 """
 
@@ -10,15 +11,23 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from trimtab.analysis.groups import all_settings
+from trimtab.analysis.groups import Setting, all_settings
 from trimtab.analysis.labels import estimate_in_words
-from trimtab.analysis.methods import Rectangle, dominates, method_results
+from trimtab.analysis.methods import (
+    SHARE,
+    MethodResult,
+    Rectangle,
+    adjusted,
+    dominates,
+    method_results,
+)
 from trimtab.config.methods import ALIGNED, CASE_1, OWN, PLAIN, Method
 from trimtab.report import write_report
 from trimtab.report.markdown import markdown_table, replace_between
@@ -26,19 +35,17 @@ from trimtab.report.tables import methods_table
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
-from trimtab.stats import Array, jackknife
+from trimtab.stats import Array, jackknife, student_mean, student_p_value
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "comparison.md"
 OURS = {*OWN, "case-one-by-share"}
-WORLD, SMOLLM2 = "table", "smollm2"
+WORLD, WORLDS, SMOLLM2 = "table", "worlds", "smollm2"
 
 
-def tables(folder: Path) -> str:
+def world_tables(folder: Path) -> str:
     """Every method's row, and every setting that has several seeds, as Markdown."""
     points = read_points(folder)
-    table = methods_table(method_results(points))
-    lines = [markdown_table(table.columns, [row.cells for row in table.rows])]
     several = [setting for setting in all_settings(points) if len(setting.points) > 2]
     cells = [
         (
@@ -51,12 +58,50 @@ def tables(folder: Path) -> str:
         for setting in several
     ]
     columns = ("method", "hyperparameter", "seeds", "alignment gap", "capability gap")
-    lines += ["", "Settings with three seeds, nats per token, estimates with 95 % intervals:", ""]
-    lines += [markdown_table(columns, cells)]
-    ours = [
-        setting for setting in several if setting.method.name in OURS and setting.value is not None
+    lines = [_of_methods(method_results(points)), ""]
+    lines += ["Settings with three seeds, nats per token, estimates with 95 % intervals:", ""]
+    lines += [markdown_table(columns, cells), "", *_won_and_lost(several)]
+    return "\n".join(lines)
+
+
+def worlds_tables(folder: Path) -> str:
+    """Every method's row, its intervals over worlds, whose numbers are the points' seeds."""
+    points = read_points(folder)
+    worlds = dict.fromkeys(point.seed for point in points)
+    of_worlds = [
+        {
+            result.method: result.volume.value
+            for result in method_results([point for point in points if point.seed == world])
+        }
+        for world in worlds
     ]
-    theirs = [setting for setting in several if setting.value is not None and setting not in ours]
+    results = []
+    for result in method_results(points):
+        volumes = [volumes[result.method] for volumes in of_worlds]
+        if result.method is CASE_1:
+            against_case_1 = p_value = None
+        else:
+            differences = [volumes[result.method] - volumes[CASE_1] for volumes in of_worlds]
+            against_case_1 = student_mean(differences, SHARE)
+            p_value = student_p_value(differences)
+        volume = student_mean(volumes, SHARE)
+        results.append(
+            replace(result, volume=volume, against_case_1=against_case_1, p_value=p_value)
+        )
+    results = adjusted(sorted(results, key=lambda result: -result.volume.value))
+    return "\n".join([_of_methods(results), "", *_won_and_lost(all_settings(points))])
+
+
+def _of_methods(results: Sequence[MethodResult]) -> str:
+    table = methods_table(results)
+    return markdown_table(table.columns, [row.cells for row in table.rows])
+
+
+def _won_and_lost(settings: Sequence[Setting]) -> list[str]:
+    """Which settings of ours lose to one of others', and the other way round."""
+    valued = [setting for setting in settings if setting.value is not None]
+    ours = [setting for setting in valued if setting.method.name in OURS]
+    theirs = [setting for setting in valued if setting.method.name not in OURS]
     lost = [
         f"{setting.name} to {rival.name}"
         for setting in ours
@@ -68,15 +113,13 @@ def tables(folder: Path) -> str:
         for rival in theirs
         if any(dominates(setting, rival, "alignment gap") for setting in ours)
     ]
-    lines += [
-        "",
+    return [
         "Settings of ours (both cases, the dial) that lose in both gaps, each beyond its interval: "
         f"{'; '.join(lost) or 'none'}, of {len(ours)}.",
         "",
         f"Settings of other methods that lose so to one of ours: {len(won)} of "
         f"{len(theirs)}: {'; '.join(won) or 'none'}.",
     ]
-    return "\n".join(lines)
 
 
 def smollm2_table(folder: Path) -> str:
@@ -191,7 +234,9 @@ def main() -> None:
         shutil.copytree(folders[1] / "row-losses", own / "row-losses")
         for name in ("points.jsonl", "figures/figure5.png"):
             shutil.copy(folders[1] / name, own)
-    replace_between(PAGE, WORLD, tables(HERE))
+    replace_between(PAGE, WORLD, world_tables(HERE))
+    if (HERE / WORLDS).exists():
+        replace_between(PAGE, WORLDS, worlds_tables(HERE / WORLDS))
     if own.exists():
         replace_between(PAGE, SMOLLM2, smollm2_table(own))
 

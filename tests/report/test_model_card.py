@@ -22,6 +22,7 @@ from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.methods import ALIGNED, PLAIN
 from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import parse_experiment, read_experiment
+from trimtab.evaluate.rates import REFUSALS
 from trimtab.models import load_model, name_base_portably
 from trimtab.report.model_card import Origin, trained_card
 from trimtab.results.checksums import changed_files
@@ -191,7 +192,7 @@ def test_a_judge_is_told_with_its_revision_and_licence_and_prompts_with_theirs(
         (),
         Origin(settings, (data,)),
         tmp_path,
-        rates=(RateChange("harmful prompts refused", 100, None, rate, None),),
+        rates=(RateChange(REFUSALS, 100, None, rate, None),),
         judgements=tmp_path / "plain.jsonl",
     )
     assert "| `qwen3guard` | `Qwen/Qwen3Guard-Gen-0.6B` | `abc123` | Apache-2.0 |" in card

@@ -18,6 +18,7 @@ from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Answers, Block, Experiment, Training
 from trimtab.config.methods import ALIGNED
 from trimtab.errors import UserError
+from trimtab.evaluate.rates import REFUSALS
 from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.report.model_card import points_card
 from trimtab.results.per_row_losses import RowLosses
@@ -194,8 +195,8 @@ def test_answers_need_prompts_and_a_judge(answers: dict[str, object]) -> None:
 def test_the_last_line_and_the_card_say_what_it_answers(finished: Path) -> None:
     points, rows = read_points(finished), RowLosses(finished)
     plain = by_name(finished)["λ = 0"]
-    changes = {change.what: change for change in rate_changes(plain, points, rows)}
-    refused = changes["harmful prompts refused"]
+    changes = {change.rate: change for change in rate_changes(plain, points, rows)}
+    refused = changes[REFUSALS]
     assert refused.prompts == 10
     assert refused.start is not None
     assert refused.change is not None

@@ -20,6 +20,7 @@ from trimtab.cli import main
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Answers, Dial, Experiment, Training
 from trimtab.errors import UserError
+from trimtab.evaluate.rates import COMPLIANCE
 from trimtab.measure import generation
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
 from trimtab.results.generations import AskedPrompt, read_generations
@@ -225,7 +226,7 @@ def test_other_prompts_are_kept_apart(
     asking = Asking(rows=40)
     setting = set_dial(dial, tmp_path / "model", Watcher(), limits=[HARMFUL], asking=asking)
     assert setting.rates is not None
-    assert {rate.prompts for rate in setting.rates.held_out if rate.field == "harmful_rate"} == {20}
+    assert {rate.prompts for rate in setting.rates.held_out if rate.counts is COMPLIANCE} == {20}
     assert sorted((dial / "generations").iterdir()) == before
     (folder,) = (dial / "asked").iterdir()
     assert len(read_generations(folder / "generations" / "aligned.jsonl")) == 60

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from trimtab.config.data_names import answers_data
 from trimtab.config.methods import ALIGNED
+from trimtab.evaluate.rates import IN_SHORT, Rate
 from trimtab.results.gaps import with_gaps
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -17,14 +18,6 @@ SAFETY_LOSS, ORIGINAL_LOSS, TASK_LOSS = (
     "loss on the original safety data",
     "task loss",
 )
-
-RATES_IN_WORDS = {
-    "refusal_rate": "harmful prompts refused",
-    "harmful_rate": "harmful prompts complied with",
-    "answer_rate": "benign prompts answered",
-    "incoherence_rate": "answers incoherent",
-}
-"""What each rate of a result is a share of, by its field."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ def loss_changes(
 class RateChange:
     """How often prompts meet one outcome, at the start and after the training: shares."""
 
-    what: str
+    rate: Rate
     prompts: int | None
     """Of how many; None where outcomes were not kept prompt by prompt."""
     start: Estimate | None
@@ -85,13 +78,14 @@ def rate_changes(model: Point, points: Iterable[Point], rows: RowLosses) -> tupl
     """The changes of a model's judged rates; none where its answers were not judged."""
     start = next((point for point in points if point.method is ALIGNED), None)
     changes = []
-    for field, what in RATES_IN_WORDS.items():
-        now: Estimate | None = getattr(model, field)
+    for rate in IN_SHORT:
+        now = rate.of(model)
         if now is None:
             continue
-        before: Estimate | None = getattr(start, field, None)
         after_rows, before_rows = (
-            rows.of(answers_data(field), point.model) if point is not None and point.model else None
+            rows.of(answers_data(rate.field), point.model)
+            if point is not None and point.model
+            else None
             for point in (model, start)
         )
         change = (
@@ -102,5 +96,6 @@ def rate_changes(model: Point, points: Iterable[Point], rows: RowLosses) -> tupl
             else None
         )
         count = None if after_rows is None else after_rows.shape[1]
-        changes.append(RateChange(what, count, before, now, change))
+        before = rate.of(start) if start else None
+        changes.append(RateChange(rate, count, before, now, change))
     return tuple(changes)

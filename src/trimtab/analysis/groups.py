@@ -13,9 +13,7 @@ from trimtab.stats import Estimate, over_seeds
 
 Gap = Literal["alignment gap", "proxy gap", "capability gap"]
 SafetyGap = Literal["alignment gap", "proxy gap"]
-Rate = Literal[
-    "refusal rate", "harmful rate", "answer rate", "over-refusal rate", "incoherence rate"
-]
+RateName = Literal["refusal rate", "harmful rate", "answer rate"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Setting:
     task: str
     points: tuple[Point, ...]
 
-    def measured(self, which: Gap | Rate) -> Estimate | None:
+    def measured(self, which: Gap | RateName) -> Estimate | None:
         """The gap or rate over the seeds, or None where a seed has none."""
         estimates = [measured_of(point, which) for point in self.points]
         known = [estimate for estimate in estimates if estimate is not None]
@@ -51,9 +49,9 @@ class Setting:
         return self.method.title if self.value is None else f"{self.method.title}, {self.label}"
 
 
-def measured_of(point: Point, which: Gap | Rate) -> Estimate | None:
+def measured_of(point: Point, which: Gap | RateName) -> Estimate | None:
     """One of the gaps or rates of a point, by name."""
-    measured: Estimate | None = getattr(point, which.replace(" ", "_").replace("-", "_"))
+    measured: Estimate | None = getattr(point, which.replace(" ", "_"))
     return measured
 
 

@@ -130,7 +130,7 @@ def method_results(points: Sequence[Point]) -> tuple[MethodResult, ...]:
         results += _of_pair(
             [setting for setting in settings if (setting.proxy, setting.task) == pair], safety
         )
-    return tuple(_adjusted(results))
+    return tuple(adjusted(results))
 
 
 def dominates(first: Setting, second: Setting, safety: SafetyGap) -> bool:
@@ -191,11 +191,11 @@ def _of_pair(settings: list[Setting], safety: SafetyGap) -> list[MethodResult]:
     return sorted(results, key=lambda result: -result.volume.value)
 
 
-def _adjusted(results: Sequence[MethodResult]) -> list[MethodResult]:
+def adjusted(results: Sequence[MethodResult]) -> list[MethodResult]:
     """The results with p-values that hold for all of them together."""
-    adjusted = iter(holm([result.p_value for result in results if result.p_value is not None]))
+    p_values = iter(holm([result.p_value for result in results if result.p_value is not None]))
     return [
-        result if result.p_value is None else replace(result, p_value=float(next(adjusted)))
+        result if result.p_value is None else replace(result, p_value=float(next(p_values)))
         for result in results
     ]
 

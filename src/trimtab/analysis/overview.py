@@ -12,17 +12,13 @@ from trimtab.analysis.groups import Setting, all_settings
 from trimtab.analysis.labels import change_in_words, percent
 from trimtab.analysis.selection import choices
 from trimtab.config.methods import ALIGNED, PLAIN
+from trimtab.evaluate.rates import REFUSALS, Rate
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.stats import Estimate, over_seeds
 
 KEPT = 0.5
 """Of what plain fine-tuning learned, the share that a recommended model has to learn."""
-REFUSED, COMPLIED, ANSWERED = (
-    "harmful prompts refused",
-    "harmful prompts complied with",
-    "benign prompts answered",
-)
 
 Axis = Literal["refusals", "losses"]
 
@@ -45,8 +41,8 @@ class Option:
     safety: Measured
     """The loss on the original safety data where it was measured, else on the proxy."""
     task: Measured
-    rates: dict[str, Measured]
-    """By what they count; empty where no answers were judged."""
+    rates: dict[Rate, Measured]
+    """Empty where no answers were judged."""
 
     @property
     def name(self) -> str:
@@ -110,7 +106,7 @@ class Overview:
         return min(held, key=self._danger, default=None)
 
     def _danger(self, option: Option) -> tuple[float, float]:
-        refused = option.rates.get(REFUSED)
+        refused = option.rates.get(REFUSALS)
         change = option.safety.change
         return (-refused.value.value if refused else 0.0, change.value if change else 0.0)
 
@@ -149,7 +145,7 @@ def overview(points: Sequence[Point], rows: RowLosses) -> Overview | None:
     if not on_original:
         proxy = mode(option.setting.proxy for option in pictured)
         pictured = tuple(option for option in pictured if option.setting.proxy == proxy)
-    counted = all(REFUSED in option.rates for option in pictured)
+    counted = all(REFUSALS in option.rates for option in pictured)
     return Overview(options, main_task, pictured, "refusals" if counted else "losses", on_original)
 
 
@@ -200,7 +196,7 @@ def _learned(option: Option) -> bool:
 
 
 def _refusals(summary: Overview, shown: Option) -> str | None:
-    before, now = summary.start.rates.get(REFUSED), shown.rates.get(REFUSED)
+    before, now = summary.start.rates.get(REFUSALS), shown.rates.get(REFUSALS)
     if before is None or now is None:
         return None
     of = f"{now.count} harmful prompts" if now.count else "the harmful prompts"
@@ -253,7 +249,7 @@ def _option_text(option: Option) -> str:
 
 def _changes_text(option: Option) -> str:
     parts = []
-    if refused := option.rates.get(REFUSED):
+    if refused := option.rates.get(REFUSALS):
         parts.append(f"{percent(refused.value.value)} refused")
     for what, measured in (("safety loss", option.safety), ("task loss", option.task)):
         if measured.change is not None:
@@ -276,20 +272,20 @@ def _mean(setting: Setting, loss_of: Callable[[Point], Estimate | None]) -> Esti
     return over_seeds([loss for point in setting.points if (loss := loss_of(point)) is not None])
 
 
-def _rates(setting: Setting, points: Sequence[Point], rows: RowLosses) -> dict[str, Measured]:
+def _rates(setting: Setting, points: Sequence[Point], rows: RowLosses) -> dict[Rate, Measured]:
     of_seeds = [
-        {rate_change.what: rate_change for rate_change in rate_changes(point, points, rows)}
+        {rate_change.rate: rate_change for rate_change in rate_changes(point, points, rows)}
         for point in setting.points
     ]
-    shared = [what for what in of_seeds[0] if all(what in of_seed for of_seed in of_seeds)]
+    shared = [rate for rate in of_seeds[0] if all(rate in of_seed for of_seed in of_seeds)]
     rates = {}
-    for what in shared:
-        seed_changes = [of_seed[what] for of_seed in of_seeds]
+    for rate in shared:
+        seed_changes = [of_seed[rate] for of_seed in of_seeds]
         changes = [
             rate_change.change for rate_change in seed_changes if rate_change.change is not None
         ]
         change = over_seeds(changes) if len(changes) == len(seed_changes) else None
-        rates[what] = Measured(
+        rates[rate] = Measured(
             over_seeds([rate_change.now for rate_change in seed_changes]),
             change,
             seed_changes[0].prompts,

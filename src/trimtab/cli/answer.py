@@ -87,7 +87,7 @@ def _rate_text(change: RateChange) -> str:
     if change.change is not None:
         points = [f"{100 * end:+.0f}" for end in (change.change.low, change.change.high)]
         change_text = f" [{', '.join(points)} points]".replace("-", "−")
-    return f"{change.what} {before}{percent(change.now.value)}{of}{change_text}"
+    return f"{change.rate.in_words} {before}{percent(change.now.value)}{of}{change_text}"
 
 
 def _evaluate_command(experiment: Experiment, out: Path, model: Path) -> str:

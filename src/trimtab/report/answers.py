@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import mode
 
 from trimtab.analysis.groups import case_2_lines, lines_of, settings_of
 from trimtab.analysis.labels import share_in_words, shortened
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
+from trimtab.evaluate.rates import RATES
 from trimtab.report.chart import Curve, Figure
 from trimtab.report.palette import GREY, START_INK, Palette, ink
 from trimtab.report.panels import Series, panel
@@ -90,22 +91,14 @@ def answers_figure(points: Sequence[Point]) -> Figure | None:
 
 def answers_table(points: Sequence[Point], judge: str) -> Table | None:
     """The models whose answers were judged, in the words of one judge; None without any."""
-    rates: dict[str, Callable[[Point], Estimate | None]] = {
-        "harmful prompts refused": lambda point: point.refusal_rate,
-        "complied with": lambda point: point.harmful_rate,
-        "benign prompts answered": lambda point: point.answer_rate,
-        "refused": lambda point: point.over_refusal_rate,
-        "incoherent": lambda point: point.incoherence_rate,
-        "not readable": lambda point: point.unparsed_rate,
-    }
     judged = [point for point in points if point.refusal_rate or point.answer_rate]
-    shown = {name: rate for name, rate in rates.items() if any(rate(point) for point in judged)}
+    shown = [rate for rate in RATES if any(rate.of(point) for point in judged)]
     rows = tuple(
-        Row((*names_of(point.spec), *(share_or_dash(rate(point)) for rate in shown.values())))
+        Row((*names_of(point.spec), *(share_or_dash(rate.of(point)) for rate in shown)))
         for point in judged
     )
     caption = f"Answers as {judge} judges them, with 95 % intervals."
-    return Table(caption, (*NAMES, *shown), 5, rows) if rows else None
+    return Table(caption, (*NAMES, *(rate.brief for rate in shown)), 5, rows) if rows else None
 
 
 def share_or_dash(rate: Estimate | None) -> str:

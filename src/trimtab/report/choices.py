@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trimtab.analysis.groups import Gap, Rate, Setting
+from trimtab.analysis.groups import Gap, RateName, Setting
 from trimtab.analysis.labels import change_in_words, nats, percent, shortened, unbroken
 from trimtab.analysis.overview import (
-    ANSWERED,
-    COMPLIED,
-    REFUSED,
     Measured,
     Option,
     Overview,
     points_in_words,
 )
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_1_BUDGET, DIAL, PLAIN, Method
+from trimtab.evaluate.rates import ANSWERED, COMPLIANCE, REFUSALS
 from trimtab.report.chart import Ink, Panel
 from trimtab.report.palette import GREY, PLAIN_INK, START_INK, Palette, budget_ink, ink
 from trimtab.report.panels import Series, panel
@@ -50,7 +48,7 @@ def picture(overview: Overview, points: Sequence[Point], rows: RowLosses) -> Pic
         for option in overview.options
     ]
     x: Gap = "alignment gap" if overview.on_original else "proxy gap"
-    y: Gap | Rate = "capability gap"
+    y: Gap | RateName = "capability gap"
     if overview.unit == "refusals":
         x, y = "capability gap", "refusal rate"
     pictured = [
@@ -139,15 +137,11 @@ def choices_table(overview: Overview) -> Table:
     proxies = {option.setting.proxy for option in options if _is_of_proxy(option.setting.method)}
     several_tasks = len({option.setting.task for option in options}) > 1
     of_proxy = len(proxies) > 1 or not overview.on_original
-    rates = {
-        name: what
-        for name, what in (
-            ("harmful refused", REFUSED),
-            ("harmful complied", COMPLIED),
-            ("benign answered", ANSWERED),
-        )
-        if any(what in option.rates for option in options)
-    }
+    rates = [
+        rate
+        for rate in (REFUSALS, COMPLIANCE, ANSWERED)
+        if any(rate in option.rates for option in options)
+    ]
     names = (
         "model",
         *(("safety data",) if of_proxy else ()),
@@ -155,7 +149,7 @@ def choices_table(overview: Overview) -> Table:
     )
     columns = (
         *names,
-        *(column for name in rates for column in (name, "change")),
+        *(column for rate in rates for column in (rate.brief, "change")),
         *("safety loss", "change", "task loss", "change"),
     )
     rows = []
@@ -168,8 +162,8 @@ def choices_table(overview: Overview) -> Table:
         if several_tasks:
             cells.append(setting.task)
         is_start = setting.method is ALIGNED
-        for what in rates.values():
-            cells += _rate(option.rates.get(what), is_start)
+        for rate in rates:
+            cells += _rate(option.rates.get(rate), is_start)
         for loss in (option.safety, option.task):
             cells += (nats(loss.value.value), "–" if is_start else _change(loss))
         rows.append(Row(tuple(cells)))

@@ -321,7 +321,7 @@ def _answers(rates: Sequence[RateChange], origin: Origin, judgements: Path | Non
     judges = ", ".join(f"`{judge}`" for judge in answer_settings.get("judges") or ["phrases"])
     rows = [
         (
-            rate.what,
+            rate.rate.in_words,
             "–" if rate.prompts is None else str(rate.prompts),
             "–" if rate.start is None else _rate(rate.start),
             _rate(rate.now),

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trimtab.analysis.groups import Gap, Rate, Setting
+from trimtab.analysis.groups import Gap, RateName, Setting
 from trimtab.analysis.labels import estimate_in_words, hover, shortened
 from trimtab.config.methods import ALIGNED, CASE_1, NO_VALUE, PLAIN
+from trimtab.evaluate.rates import ANSWERED, REFUSALS
 from trimtab.report.axes import gap_axis, penalty_axis, radius_axis, rate_axis
 from trimtab.report.chart import Axis, Curve, Ink, Line, Mark, Panel
 from trimtab.report.palette import PLAIN_INK, START_INK
 from trimtab.results.gaps import OVER_START
 from trimtab.results.result import Estimate
 
-Coordinate = Gap | Rate | Literal["penalty", "radius"]
+Coordinate = Gap | RateName | Literal["penalty", "radius"]
 
 LABELS: dict[Coordinate, str] = {
     "penalty": "penalty λ",
@@ -24,8 +25,8 @@ LABELS: dict[Coordinate, str] = {
     "alignment gap": "alignment gap (nats per token)",
     "proxy gap": "proxy gap (nats per token)",
     "capability gap": "capability gap (nats per token)",
-    "refusal rate": "harmful prompts refused (share)",
-    "answer rate": "benign prompts answered (share)",
+    "refusal rate": f"{REFUSALS.in_words} (share)",
+    "answer rate": f"{ANSWERED.in_words} (share)",
 }
 LABELS_OVER_START: dict[Coordinate, str] = {
     "alignment gap": "safety loss, change from θₛ (nats per token)",
@@ -70,7 +71,7 @@ def panel(
     title: str,
     series: Sequence[Series],
     x: Coordinate,
-    y: Gap | Rate,
+    y: Gap | RateName,
     curves: Sequence[Curve] = (),
     note: str = "",
 ) -> Panel | None:
@@ -115,7 +116,7 @@ def panel(
     return Panel(title, x_axis, y_axis, lines, shown, note)
 
 
-def _with_plain_apart(series: Sequence[Series], x: Coordinate, y: Gap | Rate) -> list[Series]:
+def _with_plain_apart(series: Sequence[Series], x: Coordinate, y: Gap | RateName) -> list[Series]:
     """Plain fine-tuning, where several lines have it at one place, as one mark of its own.
 
     λ = 0 is the same model for every safety data, and the last line's mark would hide the others'.
@@ -186,7 +187,7 @@ def _axis(which: Coordinate, settings: Sequence[Setting], *, may_be_log: bool) -
     return gap_axis(label, constrained, plain, may_be_log=may_be_log and not over_start)
 
 
-def _line(series: Series, x: Coordinate, y: Gap | Rate, x_axis: Axis, y_axis: Axis) -> Line:
+def _line(series: Series, x: Coordinate, y: Gap | RateName, x_axis: Axis, y_axis: Axis) -> Line:
     marks = [_mark(setting, x, y, x_axis, y_axis, series.joined) for setting in series.settings]
     # A mean tells the most, and the table all: a page of many seeds would grow with their words.
     seeds = [
@@ -201,7 +202,7 @@ def _line(series: Series, x: Coordinate, y: Gap | Rate, x_axis: Axis, y_axis: Ax
 
 
 def _mark(
-    setting: Setting, x: Coordinate, y: Gap | Rate, x_axis: Axis, y_axis: Axis, joined: bool
+    setting: Setting, x: Coordinate, y: Gap | RateName, x_axis: Axis, y_axis: Axis, joined: bool
 ) -> Mark:
     at_x, at_y = _coordinate(setting, x), _coordinate(setting, y)
     assert at_x is not None

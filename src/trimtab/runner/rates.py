@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.analysis.changes import RATES_IN_WORDS, RateChange
+from trimtab.analysis.changes import RateChange
 from trimtab.analysis.labels import limit_verdict, rate_in_words
 from trimtab.analysis.line_search import Found, most_capable_within
 from trimtab.analysis.selection import Limit, Metric, Standing
@@ -24,7 +24,7 @@ from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Answers
 from trimtab.config.methods import ALIGNED
 from trimtab.errors import UserError
-from trimtab.evaluate.rates import RATES, Rate
+from trimtab.evaluate.rates import ANSWERED, COMPLIANCE, IN_SHORT, RATES, REFUSALS, Rate
 from trimtab.results.checksums import digest_of
 from trimtab.results.generations import AskedPrompt
 from trimtab.runner.answering import Answering, Judged
@@ -37,18 +37,9 @@ ASKED_FOLDER = "asked"
 _HALVES_SEED = 2**20
 _FEWEST = 2
 _RATE_OF: dict[Metric, Rate] = {
-    metric: rate
-    for metric in ("refusal rate", "harmful rate", "answer rate")
-    for rate in RATES
-    if rate.field == metric.replace(" ", "_")
-}
-_TOLD = {
-    "refusal_rate": "harmful refused",
-    "harmful_rate": "harmful complied",
-    "answer_rate": "benign answered",
-    "over_refusal_rate": "benign refused",
-    "incoherence_rate": "incoherent",
-    "unparsed_rate": "unparsed",
+    "refusal rate": REFUSALS,
+    "harmful rate": COMPLIANCE,
+    "answer rate": ANSWERED,
 }
 _OPTIONS = {"harmful": "--harmful", "benign": "--benign"}
 
@@ -119,6 +110,11 @@ class HeldOutRate:
     verdict: Verdict | None
     """Whether the prompts that took no part find it within the limit; None without one."""
 
+    @property
+    def counts(self) -> Rate:
+        """Which outcome it is the share of."""
+        return next(rate for rate in RATES if rate.field == self.field)
+
 
 @dataclass(frozen=True)
 class JudgedRates:
@@ -131,9 +127,9 @@ class JudgedRates:
     def changes(self) -> list[RateChange]:
         """For a card: the rates on the prompts that took no part."""
         return [
-            RateChange(RATES_IN_WORDS[rate.field], rate.prompts, rate.start, rate.rate, rate.change)
+            RateChange(rate.counts, rate.prompts, rate.start, rate.rate, rate.change)
             for rate in self.held_out
-            if rate.field in RATES_IN_WORDS
+            if rate.counts in IN_SHORT
         ]
 
 
@@ -163,7 +159,7 @@ class RatesOnHalves:
 
     def compared_rates(self, judged: Judged, start: Judged) -> tuple[HeldOutRate, ...]:
         """All rates of a model beside those of θ_s."""
-        limits = {_RATE_OF[limit.metric].field: limit for limit in self.limits}
+        limits = {_RATE_OF[limit.metric]: limit for limit in self.limits}
         compared_rates = []
         for rate in RATES:
             if answers_data(rate.field) not in judged.counts:
@@ -171,7 +167,7 @@ class RatesOnHalves:
             after, before = (
                 self._flags(judged_model, rate, self.held_out) for judged_model in (judged, start)
             )
-            measured, limit = share(after, rate.unit), limits.get(rate.field)
+            measured, limit = share(after, rate.unit), limits.get(rate)
             chosen_by = self._rate(judged, rate, self.choosing)
             compared_rates.append(
                 HeldOutRate(
@@ -363,10 +359,10 @@ def rate_lines(rates: JudgedRates) -> list[str]:
     """What is told of a chosen model, a line a rate: those with a limit first, θ_s beside."""
     lines = []
     for rate in sorted(rates.held_out, key=lambda rate: rate.limit is None):
-        if rate.limit is None and rate.field not in RATES_IN_WORDS and rate.rate.value == 0:
+        if rate.limit is None and rate.counts not in IN_SHORT and rate.rate.value == 0:
             continue
         line = (
-            f"{_TOLD[rate.field]} {rate_in_words(rate.rate)} of {rate.prompts} prompts that took "
+            f"{rate.counts.brief} {rate_in_words(rate.rate)} of {rate.prompts} prompts that took "
             "no part in the choice"
         )
         if rate.verdict is not None and rate.limit is not None:
@@ -378,7 +374,7 @@ def rate_lines(rates: JudgedRates) -> list[str]:
 def limit_lines(rates: JudgedRates | None) -> list[str]:
     """The limits that a model was chosen for, and how the prompts that took no part find it."""
     return [
-        f"{RATES_IN_WORDS[rate.field]} {'at least' if rate.at_least else 'at most'} "
+        f"{rate.counts.in_words} {'at least' if rate.at_least else 'at most'} "
         f"{100 * rate.limit:g} %; on {rate.prompts} prompts that took no part: "
         f"{limit_verdict(rate.verdict, rate.limit)}"
         for rate in (rates.held_out if rates else ())
