@@ -23,11 +23,14 @@ from trimtab.stats import (
     loss_estimate,
     note_on_rows,
     over_seeds,
+    p_value_over_seeds,
     paired_difference,
     ratio,
     resampled_means,
     share,
     share_change,
+    share_change_over_seeds,
+    share_over_seeds,
     share_with_variance,
     statistic_over_seeds,
     student_mean,
@@ -198,10 +201,50 @@ def test_a_share_that_did_not_change_may_still() -> None:
     flags = np.array([1.0, 0.0, 1.0, 1.0] * 10)
     unchanged = share_change(flags, flags, "share")
     assert unchanged.value == 0
-    assert unchanged.high == -unchanged.low == pytest.approx(1 - 0.025 ** (1 / 40))
+    assert unchanged.high == pytest.approx(-unchanged.low)
+    assert unchanged.high == pytest.approx(1.96**2 / (40 + 1.96**2), abs=1e-4)
     changed = share_change(1 - flags, flags, "share")
     assert changed.value == -0.5
     assert -1 <= changed.low < -0.5 < changed.high
+
+
+@pytest.mark.parametrize("count", [24, 96])
+def test_a_change_of_a_share_is_covered_where_few_items_change(count: int) -> None:
+    cleared = np.arange(count + 1)
+    items = np.arange(count)
+    intervals = [share_change(items >= k, np.ones(count), "share") for k in cleared]
+    for truth in (0.01, 0.03, 0.06, 0.1, 0.2):
+        chances = scipy_stats.binom.pmf(cleared, count, truth)
+        covers = [interval.low <= -truth <= interval.high for interval in intervals]
+        misses_above = [interval.high < -truth for interval in intervals]
+        # Student's interval covers as little as 0.85 here, and all it misses lies above it.
+        assert chances @ covers > 0.93
+        assert chances @ misses_above < 0.055
+
+
+def test_shares_over_seeds_stay_shares() -> None:
+    rates = [share(np.arange(60) < hits, "share") for hits in (57, 60, 40)]
+    over = share_over_seeds(rates)
+    assert (over.high, over.value) == (1.0, pytest.approx(157 / 180))
+    changes = [share_change(np.zeros(60), np.arange(60) < hits, "share") for hits in (57, 60, 40)]
+    assert share_change_over_seeds(changes).low == -1.0
+
+
+def test_a_p_value_over_seeds_is_that_of_its_interval() -> None:
+    generator = np.random.default_rng(3)
+    for spread in (0.0, 0.1, 1.0):
+        for _ in range(20):
+            shared = generator.normal(0.1, 1, 40)
+            seeds = [
+                Statistic(shared.mean() + drawn, {"rows": shared - shared.mean()})
+                for drawn in generator.normal(0, spread, 3)
+            ]
+            interval, p_value = statistic_over_seeds(seeds, ""), p_value_over_seeds(seeds)
+            assert (p_value < 0.05) == (interval.low > 0 or interval.high < 0)
+    assert p_value_over_seeds(seeds[:1]) == pytest.approx(seeds[0].p_value)
+    # With three seeds that differ, as large as a normal error would have it is not large enough.
+    far = [Statistic(value, {"rows": np.zeros(40)}) for value in (1.0, 1.5, 2.0)]
+    assert p_value_over_seeds(far) > 0.03
 
 
 def test_a_mean_at_the_end_of_its_range_is_no_point() -> None:

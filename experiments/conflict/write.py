@@ -44,9 +44,9 @@ from trimtab.stats import (
     Array,
     Estimate,
     Statistic,
+    adjusted_over_seeds,
     cohen_kappa,
     height_above,
-    holm,
     statistic_over_seeds,
     verdict,
 )
@@ -202,14 +202,13 @@ def known_loss(point: Point) -> Estimate:
 
 def heights_with_p(heights: dict[str, list[Statistic | None]]) -> dict[str, tuple[str, str]]:
     """Heights over all seeds with Holm's p; of some seeds alone it would be another line's."""
-    statistics = {
-        name: statistic_over_seeds([height for height in seed_heights if height is not None], "")
+    within = {
+        name: [height for height in seed_heights if height is not None]
         for name, seed_heights in heights.items()
         if None not in seed_heights
     }
-    adjusted = dict(
-        zip(statistics, holm([statistic.p_value for statistic in statistics.values()]), strict=True)
-    )
+    statistics = {name: statistic_over_seeds(of_seeds, "") for name, of_seeds in within.items()}
+    adjusted = adjusted_over_seeds(within)
     return {
         name: (change_in_words(statistics[name], 4), p_in_words(adjusted[name]))
         if name in statistics
@@ -270,19 +269,19 @@ def harm_text(points: list[Point], settings: list[Setting], rows: RowLosses) -> 
     }
     judged = [setting for setting in settings if judged_harm(setting.points, rows)]
 
-    def change(models: Iterable[tuple[Point, int]]) -> Estimate:
-        from_plain = [
+    def change(models: Iterable[tuple[Point, int]]) -> list[Statistic]:
+        return [
             difference(rows, HARM_BY_SECOND, point, plain[seed]) * 100 for point, seed in models
         ]
-        return statistic_over_seeds(from_plain, "")
 
-    changes = {
+    by_seed = {
         setting.name: change((point, point.seed) for point in setting.points)
         for setting in judged
         if not setting.points[0].spec.is_plain
     }
-    adjusted = dict(zip(changes, holm([c.p_value for c in changes.values()]), strict=True))
-    changes[THE_ALIGNED] = change((start, seed) for seed in plain)
+    adjusted = adjusted_over_seeds(by_seed)
+    by_seed[THE_ALIGNED] = change((start, seed) for seed in plain)
+    changes = {name: statistic_over_seeds(of_seeds, "") for name, of_seeds in by_seed.items()}
     lines = [
         (
             name,
@@ -482,14 +481,12 @@ def setting_name(spec: RunSpec) -> str:
 
 
 def table(points: list[Point], settings: list[Setting]) -> str:
-    judged = [
-        statistic_over_seeds([change * 100 for change in setting.judging], "")
-        for setting in settings
-    ]
+    by_seed = [[change * 100 for change in setting.judging] for setting in settings]
+    judged = [statistic_over_seeds(of_seeds, "") for of_seeds in by_seed]
     places = [
         place for place, setting in enumerate(settings) if not setting.points[0].spec.is_plain
     ]
-    adjusted = dict(zip(places, holm([judged[place].p_value for place in places]), strict=True))
+    adjusted = adjusted_over_seeds({place: by_seed[place] for place in places})
     start = next(point for point in points if point.method is ALIGNED)
     lines = [(THE_ALIGNED, "–", rate([start], "refusal_rate"), rate([start], "answer_rate"),
               "–", "–", "0", "–")]  # fmt: skip

@@ -30,7 +30,13 @@ from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import POINTS_FILE, copy_measurements, read_points
-from trimtab.stats import Estimate, Statistic, height_above, holm, statistic_over_seeds
+from trimtab.stats import (
+    Estimate,
+    Statistic,
+    adjusted_over_seeds,
+    height_above,
+    statistic_over_seeds,
+)
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "guides" / "which-knob.md"
@@ -184,16 +190,13 @@ def knob_of(variant: str, point: Point) -> tuple[str, float, bool]:
 
 
 def table(settings: list[Setting]) -> str:
-    statistics = {
-        setting.label: statistic_over_seeds(
-            [height for height in setting.above if height is not None], ""
-        )
+    heights = {
+        setting.label: [height for height in setting.above if height is not None]
         for setting in settings
         if None not in setting.above
     }
-    adjusted = dict(
-        zip(statistics, holm([statistic.p_value for statistic in statistics.values()]), strict=True)
-    )
+    statistics = {label: statistic_over_seeds(of_seeds, "") for label, of_seeds in heights.items()}
+    adjusted = adjusted_over_seeds(heights)
     lines = []
     for setting in settings:
         gain = statistic_over_seeds(setting.safety_kept, "")

@@ -24,7 +24,14 @@ from trimtab.report.tables import p_in_words
 from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.result import Point
 from trimtab.results.store import copy_measurements, read_points
-from trimtab.stats import Estimate, Statistic, front, height_above, holm, statistic_over_seeds
+from trimtab.stats import (
+    Estimate,
+    Statistic,
+    adjusted_over_seeds,
+    front,
+    height_above,
+    statistic_over_seeds,
+)
 
 HERE = Path(__file__).parent
 STATED = (0.3, 1.0, 3.0)
@@ -46,11 +53,11 @@ class Beside:
     """L_s − L_s(θ_s), nats per token."""
     task: Estimate
     """L_f − L_f(plain), nats per token."""
-    judging: Estimate
+    judging: list[Statistic]
     """J − J(plain), points."""
-    height: Estimate | None
+    height: list[Statistic] | None
     """L_f above Case I's front, nats per token; None beyond its ends in some seed."""
-    height_of_denser: Estimate | None
+    height_of_denser: list[Statistic] | None
     """The same of the front with every λ that is here."""
     place: str
     """Where it lies beside the stated front, where it has no height."""
@@ -97,14 +104,16 @@ def table(points: list[Point], rows: RowLosses) -> str:
             setting,
             over([change(ORIGINAL, model, ALIGNED.name, rows) for model, _ in models]),
             over([change(TASK, *pair, rows) for pair in models]),
-            over([judged(pair, rows) * 100 for pair in models]),
+            [judged(pair, rows) * 100 for pair in models],
             None if is_on_stated else height_over(stated, setting, rows),
             None if is_on else height_over(denser, setting, rows),
             "on it" if is_on_stated else place_of(setting, ends, rows),
         )
 
     found = [beside(setting) for setting in settings if not setting.is_plain]
-    ordered = sorted(found, key=lambda each: each.height.value if each.height else float("inf"))
+    ordered = sorted(
+        found, key=lambda each: over(each.height).value if each.height else float("inf")
+    )
     heights = adjusted([each.height if each.is_published else None for each in ordered])
     heights_of_denser = adjusted([each.height_of_denser for each in ordered])
     judging = adjusted([each.judging for each in ordered])
@@ -126,12 +135,12 @@ def table(points: list[Point], rows: RowLosses) -> str:
             each.setting.name,
             change_in_words(each.safety, 4),
             change_in_words(each.task, 4),
-            change_in_words(each.height, 4) if each.height else each.place,
+            change_in_words(over(each.height), 4) if each.height else each.place,
             p_height,
-            change_in_words(each.height_of_denser, 4) if each.height_of_denser else "–",
+            change_in_words(over(each.height_of_denser), 4) if each.height_of_denser else "–",
             p_of_denser,
             *rates(each.setting.points, rows),
-            change_in_words(each.judging, 1),
+            change_in_words(over(each.judging), 1),
             p_judging,
         )
         for each, p_height, p_of_denser, p_judging in zip(
@@ -156,14 +165,16 @@ def lines_of(settings: Sequence[Setting], rows: RowLosses) -> dict[int, Line]:
     return lines
 
 
-def height_over(lines: dict[int, Line], setting: Setting, rows: RowLosses) -> Estimate | None:
+def height_over(
+    lines: dict[int, Line], setting: Setting, rows: RowLosses
+) -> list[Statistic] | None:
     """L_f above the front of each seed's line; None beyond its ends in some seed."""
     heights = [
         height_above([places for _, places in lines[point.seed]], *losses(point, rows))
         for point in setting.points
     ]
     within = [height for height in heights if height is not None]
-    return over(within) if len(within) == len(heights) else None
+    return within if len(within) == len(heights) else None
 
 
 def ends_of(line: Line) -> tuple[Point, Point]:
@@ -192,10 +203,11 @@ def place_of(setting: Setting, ends: dict[int, tuple[Point, Point]], rows: RowLo
     return f"beyond its {('safe', 'capable')[side]} end: L_s {safety}, L_f {task} of it"
 
 
-def adjusted(estimates: list[Estimate | None]) -> list[str]:
-    """Holm's p over those that there are, in words."""
-    p_values = iter(holm([estimate.p_value for estimate in estimates if estimate]))
-    return [p_in_words(next(p_values)) if estimate else "–" for estimate in estimates]
+def adjusted(effects: Sequence[list[Statistic] | None]) -> list[str]:
+    """Holm's p over those that there are, each by seed, in words."""
+    known = {place: by_seed for place, by_seed in enumerate(effects) if by_seed}
+    p_values = adjusted_over_seeds(known)
+    return [p_in_words(p_values[n]) if n in p_values else "–" for n in range(len(effects))]
 
 
 def judged(models: tuple[str, str], rows: RowLosses) -> Statistic:

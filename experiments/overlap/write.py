@@ -26,7 +26,7 @@ from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
 from trimtab.runner.status import copy_if_whole
-from trimtab.stats import Estimate, Statistic, statistic_over_seeds
+from trimtab.stats import Estimate, Statistic, p_value_over_seeds, statistic_over_seeds
 
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
@@ -67,7 +67,7 @@ def costs_text() -> str:
         for name, cost in by_name.items()
     ]
     columns = ("cost of safety data", *(f"seed {seed}" for seed in difference), "mean [95 %]")
-    return f"{markdown_table(columns, rows)}\n\n{verdict_text(over(difference), len(difference))}"
+    return f"{markdown_table(columns, rows)}\n\n{verdict_text(difference)}"
 
 
 def costs_by_context() -> dict[str, BySeed]:
@@ -120,7 +120,7 @@ def shares_text() -> str:
     lines.append(("slope over overlap", "–", "–", *cells, change_in_words(over(slopes), 3)))
     columns = ("task", "context overlap", "plain’s gain, nats per token",
                *(f"share lost, seed {seed}" for seed in slopes), "mean [95 %]")  # fmt: skip
-    return f"{markdown_table(columns, lines)}\n\n{verdict_text(over(slopes), len(slopes), looks=2)}"
+    return f"{markdown_table(columns, lines)}\n\n{verdict_text(slopes, looks=2)}"
 
 
 def trained(folder: Path) -> list[Point]:
@@ -135,12 +135,12 @@ def signed(value: float, digits: int) -> str:
     return change_in_words(Estimate.exact(value, UNIT), digits)
 
 
-def verdict_text(effect: Estimate, seeds: int, looks: int = 1) -> str:
+def verdict_text(effects: BySeed, looks: int = 1) -> str:
     """What the interval says; of data looked at before, only with p adjusted for it."""
-    p_value = min(1.0, looks * effect.p_value)
-    verdict = lies_above_zero(effect) if looks == 1 or p_value < 0.05 else "undecided"
+    p_value = min(1.0, looks * p_value_over_seeds(list(effects.values())))
+    verdict = lies_above_zero(over(effects)) if looks == 1 or p_value < 0.05 else "undecided"
     p_text = f", p {p_in_words(p_value)} for {looks} looks" if looks > 1 else ""
-    return f"The finding: **{verdict}**, with {seeds} seeds{p_text}."
+    return f"The finding: **{verdict}**, with {len(effects)} seeds{p_text}."
 
 
 if __name__ == "__main__":

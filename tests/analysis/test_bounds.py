@@ -7,16 +7,20 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from tests.report import reported_points
-from trimtab.analysis.bounds import bounds_beside
+from trimtab.analysis.bounds import _over_lowest_seen, bounds_beside
 from trimtab.cli import app
 from trimtab.data.synthetic import WORLD_FILE, make_world, write_data
 from trimtab.report.tables import bounds_in_short, bounds_tables
+from trimtab.results.gaps import with_gaps
+from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import LocalGeometry
 from trimtab.results.store import read_landscape, write_landscape
+from trimtab.stats import Estimate
 from trimtab.theory import theorem_1, theorem_2
 
 
@@ -57,6 +61,47 @@ def test_without_a_world_every_bound_is_an_estimate() -> None:
             else theorem_2(overlap=0.5, penalty=penalty)
         )
         assert beside.value == pytest.approx(expected.value / 40)
+
+
+def test_a_penalty_on_losses_per_token_is_another_where_responses_differ_in_length() -> None:
+    points = reported_points.case_1(overlap=0.5)
+    bounds = bounds_beside(
+        reported_points.with_responses(points, 100.0, task_tokens=20.0), None, {}
+    )
+    for beside in bounds:
+        penalty = (beside.setting.value or 0.0) / 5
+        if beside.gap == "proxy gap":
+            of_safety = theorem_1(
+                total_variation=0, overlap=0.5, penalty=penalty, log_bound=math.inf
+            )
+            assert beside.value == pytest.approx(of_safety.value / 100)
+        else:
+            of_task = theorem_2(overlap=0.5, penalty=penalty)
+            assert beside.value == pytest.approx(of_task.value / 20)
+
+
+def test_a_gap_over_the_lowest_loss_seen_has_the_interval_of_that_difference(
+    tmp_path: Path,
+) -> None:
+    generator = np.random.default_rng(0)
+    rows, hard = RowLosses(tmp_path), generator.gamma(2.0, 1.0, 60)
+    points = []
+    for place, level in enumerate((0.0, 0.4, 0.1)):
+        model = f"model-{place}"
+        own = hard * (0.5 if place == 0 else 1.0) + level + 0.01 * generator.standard_normal(60)
+        rows.save(model, {"safety:near": np.stack([own, np.ones(60)])})
+        value = None if place == 1 else float(place)
+        bare = reported_points.point("aligned" if place == 1 else "alignment-loss", value=value)
+        loss = Estimate(own.mean(), 0.0, 9.0, "nats per token", "estimate")
+        points.append(replace(bare, model=model, proxy_loss=loss))
+    gaps = _over_lowest_seen(with_gaps(points, {}, rows), rows)
+    lowest, start = gaps[0].proxy_gap, gaps[1].proxy_gap
+    assert lowest is not None
+    assert start is not None
+    assert (lowest.value, lowest.low, lowest.high) == (0.0, 0.0, 0.0)
+    paired = rows.difference("safety:near", "model-1", "model-0")
+    assert paired is not None
+    assert start.high - start.value == pytest.approx(paired.half_width)
 
 
 def test_plain_fine_tuning_is_promised_nothing() -> None:

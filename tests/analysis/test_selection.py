@@ -41,7 +41,7 @@ def test_suggested_is_the_least_task_loss_within_the_budget() -> None:
     assert suggestion.held_out.task_change.value == pytest.approx(-0.6)
     assert suggestion.held_out.verdict == "within"
     assert suggestion.held_out == suggestion.chosen_by  # exact losses flatter nobody
-    assert suggestion.rows is None
+    assert suggestion.divided == {}
     (loose,) = suggestions(exact(), [Limit("safety loss", 0.9)])
     assert loose.held_out.setting.value == 0.1
 
@@ -110,7 +110,8 @@ def test_rows_make_the_interval_of_a_rise_that_of_the_difference(tmp_path: Path)
     assert suggestion.held_out.verdict == "within"
     assert apart.held_out.verdict == "undecided"  # hard rows hide what a setting does
     assert rise_of(suggestion).high - rise_of(suggestion).low < 0.05
-    assert suggestion.rows == (ROWS // 2, ROWS // 2)
+    halves = (ROWS // 2, ROWS // 2)
+    assert suggestion.divided == {"safety loss": halves, "task loss": halves}
     assert suggestion.limit_at_every_look is not None
     assert rise_of(suggestion).high < suggestion.limit_at_every_look < 0.2
     (unbounded,) = suggestions(points, [Limit("safety loss", 0.05)], rows)

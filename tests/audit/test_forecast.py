@@ -25,7 +25,8 @@ def forecast_of(
 ) -> Forecast:
     """What is made of the TV of proxies by words and of tasks' overlaps with every proxy."""
     nothing = share((-0.1, 0.1))
-    labels = ["original", *(f"safety {name}" for name in proxies)]
+    labels = ["original"]
+    labels += [f"safety {name}" for name in proxies] + [f"task {name}" for name in tasks]
     return make_forecast(
         0.1,
         "the original data",
@@ -160,7 +161,8 @@ def test_a_single_overlap_says_what_its_interval_allows(overlap: Interval, expec
 def test_no_penalty_is_told_by_an_overlap_that_is_not(
     tokens: float, overlap: Interval, is_told: bool
 ) -> None:
-    suggested = suggested_penalty(0.1, tokens, OverlapBothWays(share(overlap), share(overlap)))
+    both = OverlapBothWays(share(overlap), share(overlap))
+    suggested = suggested_penalty(0.1, tokens, tokens, both)
     assert (suggested.value is not None) == is_told
 
 

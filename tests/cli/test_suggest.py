@@ -36,7 +36,7 @@ def test_the_task_loss_of_plain_fine_tuning_stands_beside_that_of_the_setting() 
 
 
 def test_a_conservative_limit_is_told_beside_a_safety_loss_that_is_limited() -> None:
-    limit = "    by a limit that assumes no distribution of losses: at most "
+    limit = "    if no row rises by more than 1 nat per token, at most "
     output = printed("smollm2-safety", "--budget", "0.1")
     assert output.count(limit) == output.count("safety loss over the start's on") == 4
     assert "certif" not in output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,20 @@ def test_unequal_shares_do_not_leak_and_are_counted(folder: Path) -> None:
     )
 
 
+def test_few_held_out_prompts_are_told_and_one_is_refused(folder: Path) -> None:
+    few = {"t": DataSource("code.jsonl", held_out_rows=9)}
+    (warning,) = load_roles(None, {}, few, 0, folder).warnings
+    assert warning.startswith("task t (code.jsonl): 9 prompts are held out, too few")
+    one = DataSource("code.jsonl", held_out_rows=1)
+    assert "one prompt is held out, which tells nothing" in error_of(folder, one)
+    # Several answers to one prompt are one draw; draws that may come again are as many as rows.
+    write(folder / "answers.jsonl", [("code 1", f"{n}") for n in range(30)])
+    answers = DataSource("code.jsonl", held_out="answers.jsonl")
+    assert "one prompt is held out" in error_of(folder, answers)
+    roles = load_roles(None, {}, {"t": replace(answers, repeats=True)}, 0, folder)
+    assert roles.warnings == ()
+
+
 def test_a_held_out_file_is_held_out_whole(folder: Path) -> None:
     write(folder / "test.jsonl", [("code 3", "print(3)"), ("code 4", "else"), ("code x", "print")])
     roles = load_roles(
@@ -187,7 +202,7 @@ def test_a_held_out_file_is_held_out_whole(folder: Path) -> None:
     code = roles.task["code"]
     assert [row.prompt[0].content for row in code.held_out] == ["code 3", "code 4", "code x"]
     assert len(code.train) == 198
-    assert roles.warnings == (
+    assert roles.warnings[:1] == (
         "task code (code.jsonl): 2 of 200 training rows have a held-out prompt and are removed.",
     )
 
@@ -201,7 +216,7 @@ def test_draws_that_may_come_again_are_not_looked_through_for_leaks(folder: Path
     assert len(roles.task["whole"].train) == 100
     assert len(roles.task["share"].train) + len(roles.task["share"].held_out) == 100
     assert 15 < len(roles.task["share"].held_out) < 45
-    assert roles.warnings == ("task whole and task share read the same rows of draws.jsonl.",)
+    assert "task whole and task share read the same rows of draws.jsonl." in roles.warnings
 
 
 def test_the_same_source_in_two_roles_is_sound_and_said(folder: Path) -> None:
@@ -214,7 +229,7 @@ def test_the_same_source_in_two_roles_is_sound_and_said(folder: Path) -> None:
 
 
 def test_repeated_rows_are_kept_and_counted(folder: Path) -> None:
-    write(folder / "twice.jsonl", [(f"{n % 50}", "b") for n in range(100)])
+    write(folder / "twice.jsonl", [(f"{n % 80}", "b") for n in range(160)])
     roles = load_roles(None, {}, {"t": DataSource("twice.jsonl")}, 0, folder)
     train = len(roles.task["t"].train)
     assert roles.warnings == (
@@ -226,7 +241,9 @@ def test_repeated_rows_are_kept_and_counted(folder: Path) -> None:
 def test_warnings_of_reading_are_collected(folder: Path) -> None:
     write(folder / "holes.jsonl", [(f"{n}", "b" if n else "") for n in range(50)])
     roles = load_roles(None, {}, {"t": DataSource("holes.jsonl", drop_empty=True)}, 0, folder)
-    assert roles.warnings == ("holes.jsonl: 1 of 50 rows have an empty response and are left out.",)
+    assert roles.warnings[:1] == (
+        "holes.jsonl: 1 of 50 rows have an empty response and are left out.",
+    )
 
 
 def error_of(folder: Path, source: DataSource) -> str:
@@ -238,14 +255,15 @@ def error_of(folder: Path, source: DataSource) -> str:
 def test_a_side_without_rows_is_an_error_with_its_mend(folder: Path) -> None:
     write(folder / "few.jsonl", [("a", "b")])
     assert error_of(folder, DataSource("few.jsonl", held_out=0.001)) == (
-        "task t (few.jsonl): of 1 rows none is held out at a share of 0.001. "
-        "Give more rows, a larger share, or a file of held-out rows."
+        "task t (few.jsonl): of 1 rows none is held out at a share of 0.001; rows of one prompt "
+        "stay together. Give rows of more prompts or a file of held-out rows; if the rows are "
+        "draws that may come again, set repeats: true."
     )
-    assert error_of(folder, DataSource("few.jsonl", held_out=0.999)) == (
-        "task t (few.jsonl): all of 1 rows are held out at a share of 0.999. "
-        "Give more rows or a smaller share; if the rows are draws that may come again, set "
-        "repeats: true."
+    assert "of 1 rows every one is held out at a share of 0.999; rows of" in error_of(
+        folder, DataSource("few.jsonl", held_out=0.999)
     )
+    write(folder / "same.jsonl", [("a", f"{n}") for n in range(60)])
+    assert "of 60 rows with 1 prompts " in error_of(folder, DataSource("same.jsonl"))
     assert error_of(folder, DataSource("few.jsonl", held_out="few.jsonl")) == (
         "task t (few.jsonl): every prompt to train on is also held out, here or in another role. "
         "Give other held-out rows; if the rows are draws that may come again, set repeats: true."
@@ -259,13 +277,18 @@ def test_another_split_on_the_hub_can_be_held_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def load_dataset(path: str, name: str | None, split: str) -> Dataset:
-        return Dataset.from_list([{"prompt": f"{path} {name} {split}", "response": "b"}])
+        rows = [{"prompt": f"{path} {name} {split} {n}", "response": "b"} for n in range(2)]
+        return Dataset.from_list(rows)
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     source = DataSource("openai/gsm8k", name="main", held_out="test")
     math = load_roles(None, {}, {"math": source}, 0, tmp_path).task["math"]
-    assert [row.prompt[0].content for row in math.train] == ["openai/gsm8k main train"]
-    assert [row.prompt[0].content for row in math.held_out] == ["openai/gsm8k main test"]
+    assert [row.prompt[0].content for row in math.train] == [
+        *("openai/gsm8k main train 0", "openai/gsm8k main train 1")
+    ]
+    assert [row.prompt[0].content for row in math.held_out] == [
+        *("openai/gsm8k main test 0", "openai/gsm8k main test 1")
+    ]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside the repository")

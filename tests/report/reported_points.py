@@ -105,10 +105,16 @@ def case_1(
     ]
 
 
-def with_responses(points: Iterable[Point], tokens: float) -> list[Point]:
-    """The points with losses per response too, of responses that have `tokens` on average."""
+def with_responses(
+    points: Iterable[Point], tokens: float, task_tokens: float | None = None
+) -> list[Point]:
+    """The points with losses per response too, of responses that have `tokens` on average.
 
-    def per_response(loss: Estimate | None) -> Estimate | None:
+    Args:
+        task_tokens: those of the task's, where they are of another length.
+    """
+
+    def per_response(loss: Estimate | None, tokens: float = tokens) -> Estimate | None:
         if loss is None:
             return None
         low, high = loss.low * tokens, loss.high * tokens
@@ -118,7 +124,7 @@ def with_responses(points: Iterable[Point], tokens: float) -> list[Point]:
         replace(
             model,
             proxy_loss_per_response=per_response(model.proxy_loss),
-            capability_loss_per_response=per_response(model.capability_loss),
+            capability_loss_per_response=per_response(model.capability_loss, task_tokens or tokens),
         )
         for model in points
     ]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
 from tests.theory.random_worlds import (
@@ -29,6 +30,8 @@ from trimtab.theory import (
     gap,
     overlap_from_sample,
     penalty_for_budget,
+    penalty_per_response,
+    penalty_per_token,
     safety_bound,
     theorem_1,
     theorem_2,
@@ -322,3 +325,22 @@ def test_impossible_samples_are_refused() -> None:
         overlap_from_sample(1, 5, 1.0)
     with pytest.raises(ValueError, match=r"overlap is 0.*above 0"):
         extremal_world(0.0, 0.5)
+
+
+@pytest.mark.parametrize(("task_tokens", "safety_tokens"), [(20, 100), (100, 20), (7, 7)])
+@pytest.mark.parametrize("penalty", [0.1, 1.0, 10.0])
+def test_losses_per_token_are_minimised_at_the_theorems_penalty(
+    task_tokens: int, safety_tokens: int, penalty: float
+) -> None:
+    """One prompt with one answer of either kind: the safety answer has probability p."""
+
+    def objective(p: float) -> float:
+        return -math.log1p(-p) / task_tokens - penalty * math.log(p) / safety_tokens
+
+    p = float(minimize_scalar(objective, bounds=(1e-9, 1 - 1e-9), options={"xatol": 1e-12}).x)
+    per_response = penalty_per_response(penalty, task_tokens, safety_tokens)
+    safety = theorem_1(total_variation=0, overlap=1, penalty=per_response, log_bound=math.inf)
+    capability = theorem_2(overlap=1, penalty=per_response)
+    assert -math.log(p) == pytest.approx(safety.value, rel=1e-4)
+    assert -math.log1p(-p) == pytest.approx(capability.value, rel=1e-4)
+    assert penalty_per_token(per_response, task_tokens, safety_tokens) == pytest.approx(penalty)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,12 +12,14 @@ from trimtab.config.data_names import ORIGINAL, safety_data, task_data
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.data.synthetic import World
 from trimtab.results.gaps import OVER_LOWEST, OVER_START
+from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.stats import Estimate, Kind
 from trimtab.theory import (
     Bound,
     capability_bound,
     exact_frontier,
+    penalty_per_response,
     safety_bound,
     theorem_1,
     theorem_2,
@@ -96,14 +98,18 @@ class BoundBeside:
 
 
 def bounds_beside(
-    points: Iterable[Point], world: World | None, landscape: Mapping[str, LocalGeometry]
+    points: Iterable[Point],
+    world: World | None,
+    landscape: Mapping[str, LocalGeometry],
+    rows: RowLosses | None = None,
 ) -> tuple[BoundBeside, ...]:
     """Every theorem for every setting that it can speak to and that has the gap measured.
 
     Theorems 1 and 2 speak of Case I with λ > 0. In a known world every input is exact and the bound
     is one. Elsewhere the overlap is estimated from prompts, ρ is taken as 1 and B as unknown; the
     distance between original and proxy is unknown too, so that only Theorem 1's overlap term can be
-    said, which bounds the proxy gap.
+    said, which bounds the proxy gap. The theorems' λ weighs losses per response, that of training
+    losses per token: `penalty_per_response`.
 
     Theorems 3 and 4 speak of Case II. Their slopes and curvatures are estimates, the curvatures
     local, so what they give is an estimate. Theorem 3 holds for every model at the distance that
@@ -113,7 +119,7 @@ def bounds_beside(
 
     Theorems 1, 2 and 4 bound the optimum of the objective. A trained model may stop short of it.
     """
-    points = _over_lowest_seen(list(points))
+    points = _over_lowest_seen(list(points), rows)
     comparisons = []
     for setting in settings_of(points, CASE_1):
         if setting.is_plain:
@@ -130,32 +136,47 @@ def bounds_beside(
     return tuple(sorted(comparisons, key=lambda comparison: comparison.bound.theorem))
 
 
-def _over_lowest_seen(points: list[Point]) -> list[Point]:
+def _over_lowest_seen(points: list[Point], rows: RowLosses | None) -> list[Point]:
     """The points with gaps that the theorems can speak of, where the least losses are not known.
 
-    The change from θ_s is then taken from the lowest seen: a gap that is too small.
+    The loss is then taken from the lowest seen, by row where rows are known: a gap too small.
     """
-    lowest: dict[tuple[str, str | None], float] = {}
-    named = {"alignment_gap": lambda point: None, "proxy_gap": lambda point: point.proxy}
-    named["capability_gap"] = lambda point: point.task
+    data_of: dict[str, Callable[[Point], str]] = {
+        "alignment_gap": lambda point: ORIGINAL,
+        "proxy_gap": lambda point: safety_data(point.proxy),
+        "capability_gap": lambda point: task_data(point.task),
+    }
+    lowest: dict[tuple[str, str], Point] = {}
     for point in points:
-        for name, dataset in named.items():
+        for name, data in data_of.items():
             gap = getattr(point, name)
             if gap is not None and gap.unit == OVER_START:
-                key = name, dataset(point)
-                lowest[key] = min(lowest.get(key, math.inf), gap.value)
+                before = lowest.setdefault((name, data(point)), point)
+                if gap.value < getattr(before, name).value:
+                    lowest[name, data(point)] = point
 
-    def shifted(point: Point) -> Point:
-        changes = {
-            name: replace(
-                getattr(point, name).minus(lowest[name, dataset(point)]), unit=OVER_LOWEST
-            )
-            for name, dataset in named.items()
-            if (name, dataset(point)) in lowest and getattr(point, name) is not None
+    def over_lowest(point: Point, name: str, data: str) -> Estimate:
+        gap, reference = getattr(point, name), lowest[name, data]
+        value = gap.value - getattr(reference, name).value
+        shifted: Estimate = replace(gap.minus(gap.value - value), unit=OVER_LOWEST)
+        if point is reference:
+            return replace(shifted, low=value, high=value)
+        if rows is None or point.model is None or reference.model is None:
+            return shifted
+        paired = rows.difference(data, point.model, reference.model)
+        if paired is None:
+            return shifted
+        return replace(shifted, low=value - paired.half_width, high=value + paired.half_width)
+
+    def changed(point: Point) -> Point:
+        changes: dict[str, Any] = {
+            name: over_lowest(point, name, data(point))
+            for name, data in data_of.items()
+            if (name, data(point)) in lowest and getattr(point, name) is not None
         }
         return replace(point, **changes)
 
-    return [shifted(point) for point in points]
+    return [changed(point) for point in points]
 
 
 def _in_the_world(setting: Setting, world: World) -> list[BoundBeside]:
@@ -191,15 +212,24 @@ def _from_estimates(setting: Setting) -> list[BoundBeside]:
     point = setting.points[0]
     if point.context_overlap is None or setting.value is None:
         return []
-    overlap, penalty = point.context_overlap.value, setting.value
+    safety_tokens, task_tokens = (
+        _mean_tokens(point, gap) for gap in ("proxy gap", "capability gap")
+    )
+    if safety_tokens is None or task_tokens is None:
+        return []
+    overlap = point.context_overlap.value
+    penalty = penalty_per_response(setting.value, task_tokens, safety_tokens)
     unknown = float("inf")
     safety = theorem_1(total_variation=0.0, overlap=overlap, penalty=penalty, log_bound=unknown)
     capability = theorem_2(overlap=overlap, penalty=penalty)
     comparisons = []
-    sides: tuple[tuple[Gap, Bound], ...] = (("proxy gap", safety), ("capability gap", capability))
-    for gap, bound in sides:
-        measured, tokens = setting.measured(gap), _mean_tokens(point, gap)
-        if measured is not None and tokens is not None:
+    sides: tuple[tuple[Gap, Bound, float], ...] = (
+        ("proxy gap", safety, safety_tokens),
+        ("capability gap", capability, task_tokens),
+    )
+    for gap, bound, tokens in sides:
+        measured = setting.measured(gap)
+        if measured is not None:
             comparisons.append(
                 BoundBeside(setting, gap, bound, None, "estimate", None, measured, tokens)
             )

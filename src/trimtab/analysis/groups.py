@@ -9,7 +9,7 @@ from typing import Literal
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS, PLAIN, Method
 from trimtab.config.run_spec import RunSpec
 from trimtab.results.result import Point
-from trimtab.stats import Estimate, over_seeds
+from trimtab.stats import Estimate, over_seeds, share_over_seeds
 
 Gap = Literal["alignment gap", "proxy gap", "capability gap"]
 SafetyGap = Literal["alignment gap", "proxy gap"]
@@ -31,7 +31,9 @@ class Setting:
         """The gap or rate over the seeds, or None where a seed has none."""
         estimates = [measured_of(point, which) for point in self.points]
         known = [estimate for estimate in estimates if estimate is not None]
-        return over_seeds(known) if known and len(known) == len(estimates) else None
+        if not known or len(known) < len(estimates):
+            return None
+        return share_over_seeds(known) if which.endswith("rate") else over_seeds(known)
 
     @property
     def is_plain(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from trimtab.config.methods import ALIGNED, DIAL, number
 from trimtab.results.result import OUT_OF_REACH, Point
@@ -90,6 +91,16 @@ def unbroken(words: str) -> str:
     '[0.05,\\xa00.15]'
     """
     return re.sub(r"\[[^\]]*\]", lambda match: match[0].replace(" ", "\u00a0"), words)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    *before, last = names
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def percent(share: float) -> str:

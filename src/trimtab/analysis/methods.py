@@ -17,9 +17,10 @@ from trimtab.analysis.groups import (
     measured_of,
     safety_gap_of,
 )
-from trimtab.analysis.verdicts import compare
+from trimtab.analysis.verdicts import Pairs
 from trimtab.config.methods import ALIGNED, CASE_1, PLAIN, PUBLISHED, Method
 from trimtab.results.gaps import OVER_START
+from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.stats import Estimate, holm, student_mean, student_p_value
 from trimtab.theory.area import hypervolume
@@ -32,10 +33,10 @@ class MethodResult:
     """One method over its hyperparameter, on one task with one proxy.
 
     `volume` is the hypervolume, the share of the rectangle that the method's points dominate; its
-    interval is over seeds. `against_case_1` is its difference from Case I's, seed by seed, and
-    `p_value` that of no difference, adjusted by Holm over the methods beside each other.
-    `dominated` of `judged` settings are beaten in both gaps by one setting of another method, each
-    beyond the interval of the difference over seeds, or where there is one seed of the rows. One
+    interval is over seeds, for these held-out rows. `against_case_1` is its difference from Case
+    I's, seed by seed, and `p_value` that of no difference, adjusted by Holm over the methods beside
+    each other; None of one seed. `dominated` of `judged` settings are beaten in both gaps by one
+    setting of another method, each beyond the interval of the difference over seeds and rows. One
     seed measured exactly has no interval, and cannot be judged.
     """
 
@@ -115,7 +116,9 @@ class Rectangle:
         return hypervolume(inside, corner) / (corner[0] * corner[1])
 
 
-def method_results(points: Sequence[Point]) -> tuple[MethodResult, ...]:
+def method_results(
+    points: Sequence[Point], rows: RowLosses | None = None
+) -> tuple[MethodResult, ...]:
     """Every method of every pair of proxy and task, by falling hypervolume.
 
     Nothing, where no published method is among the points, or the aligned model and plain
@@ -128,17 +131,24 @@ def method_results(points: Sequence[Point]) -> tuple[MethodResult, ...]:
     results: list[MethodResult] = []
     for pair in dict.fromkeys((setting.proxy, setting.task) for setting in settings):
         results += _of_pair(
-            [setting for setting in settings if (setting.proxy, setting.task) == pair], safety
+            [setting for setting in settings if (setting.proxy, setting.task) == pair],
+            safety,
+            Pairs(rows),
         )
     return tuple(adjusted(results))
 
 
-def dominates(first: Setting, second: Setting, safety: SafetyGap) -> bool:
-    """Whether `first` is better in both gaps, each beyond its interval."""
-    return all(_below(first, second, which) for which in (safety, "capability gap"))
+def dominates(
+    first: Setting,
+    second: Setting,
+    safety: SafetyGap,
+    pairs: Pairs = Pairs(),  # noqa: B008  # frozen
+) -> bool:
+    """Whether `first` is better in both gaps, each beyond the interval of the difference."""
+    return all(_below(first, second, which, pairs) for which in (safety, "capability gap"))
 
 
-def _of_pair(settings: list[Setting], safety: SafetyGap) -> list[MethodResult]:
+def _of_pair(settings: list[Setting], safety: SafetyGap, pairs: Pairs) -> list[MethodResult]:
     ends = {setting.method: setting for setting in settings if setting.method in (ALIGNED, PLAIN)}
     if len(ends) < 2:
         return []
@@ -155,7 +165,7 @@ def _of_pair(settings: list[Setting], safety: SafetyGap) -> list[MethodResult]:
         beaten: dict[Setting, list[Method]] = {}
         for setting in line:
             rivals = [rival for rival in settings if rival.method not in (method, *ends)]
-            winners = [rival.method for rival in rivals if dominates(rival, setting, safety)]
+            winners = [rival.method for rival in rivals if dominates(rival, setting, safety, pairs)]
             if winners:
                 beaten[setting] = winners
         if not volumes[method]:
@@ -167,17 +177,15 @@ def _of_pair(settings: list[Setting], safety: SafetyGap) -> list[MethodResult]:
             seeds = sorted(set(case_1_volumes) & set(volumes[method]))
             if seeds:
                 differences = [volumes[method][seed] - case_1_volumes[seed] for seed in seeds]
-                against_case_1, p_value = (
-                    student_mean(differences, SHARE),
-                    student_p_value(differences),
-                )
+                against_case_1 = student_mean(differences, SHARE)
+                p_value = student_p_value(differences) if len(seeds) > 1 else None
         results.append(
             MethodResult(
                 method,
                 line[0].proxy,
                 line[0].task,
                 tuple(sorted(line, key=lambda setting: setting.value or 0.0)),
-                student_mean(list(volumes[method].values()), SHARE),
+                student_mean(list(volumes[method].values()), SHARE).cut(0.0, 1.0),
                 against_case_1,
                 p_value,
                 len(beaten),
@@ -227,22 +235,12 @@ def _volumes(line: Sequence[Setting], safety: SafetyGap, rectangle: Rectangle) -
     }
 
 
-def _below(first: Setting, second: Setting, which: Gap) -> bool:
-    first_gaps = {point.seed: measured_of(point, which) for point in first.points}
-    second_gaps = {point.seed: measured_of(point, which) for point in second.points}
-    shared = [
-        seed
-        for seed in first_gaps
-        if seed in second_gaps and first_gaps[seed] and second_gaps[seed]
-    ]
-    if len(shared) < 2:
-        first_gap, second_gap = first.measured(which), second.measured(which)
-        if not shared or first_gap is None or second_gap is None:
-            return False
-        is_judged = first_gap.low < first_gap.high or second_gap.low < second_gap.high
-        return is_judged and compare(first_gap, second_gap) == "below"
-    gaps = [(first_gaps[seed], second_gaps[seed]) for seed in shared]
-    return student_mean([a.value - b.value for a, b in gaps if a and b], "").high < 0
+def _below(first: Setting, second: Setting, which: Gap, pairs: Pairs) -> bool:
+    if first.measured(which) is None or second.measured(which) is None:
+        return False
+    rise = pairs.rise(first, second, which)
+    has_spread = rise.low < rise.high or len(first.points) > 1
+    return has_spread and rise.low > 0  # what one seed is exactly says nothing of others
 
 
 def _can_be_judged(setting: Setting, safety: SafetyGap) -> bool:

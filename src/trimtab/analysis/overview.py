@@ -15,7 +15,7 @@ from trimtab.config.methods import ALIGNED, PLAIN
 from trimtab.evaluate.rates import REFUSALS, Rate
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
-from trimtab.stats import Estimate, over_seeds
+from trimtab.stats import Estimate, over_seeds, share_change_over_seeds, share_over_seeds
 
 KEPT = 0.5
 """Of what plain fine-tuning learned, the share that a recommended model has to learn."""
@@ -187,7 +187,8 @@ def _recommendation(summary: Overview) -> str | None:
         return f"{_option_text(best)} instead: {_changes_text(best)}."
     return (
         f"Of the other {len(alternatives)} models here, the safest that keeps at least half of the "
-        f"gain is {_option_text(best)}: {_changes_text(best)}."
+        f"gain is {_option_text(best)}: {_changes_text(best)}. These numbers chose it, and flatter "
+        "it."
     )
 
 
@@ -284,9 +285,9 @@ def _rates(setting: Setting, points: Sequence[Point], rows: RowLosses) -> dict[R
         changes = [
             rate_change.change for rate_change in seed_changes if rate_change.change is not None
         ]
-        change = over_seeds(changes) if len(changes) == len(seed_changes) else None
+        change = share_change_over_seeds(changes) if len(changes) == len(seed_changes) else None
         rates[rate] = Measured(
-            over_seeds([rate_change.now for rate_change in seed_changes]),
+            share_over_seeds([rate_change.now for rate_change in seed_changes]),
             change,
             seed_changes[0].prompts,
         )

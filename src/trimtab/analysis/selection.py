@@ -26,12 +26,13 @@ from trimtab.stats import (
     paired_difference,
     rows_to_tell_share,
     share,
+    share_over_seeds,
     statistic_over_seeds,
     verdict,
 )
 
-FEWEST_ROWS = 8
-"""Below it held-out rows are not divided."""
+FEWEST_ROWS = 20
+"""Below it held-out rows are not divided: a half would be too few for any interval to hold."""
 
 Metric = Literal["safety loss", "task loss", "refusal rate", "harmful rate", "answer rate"]
 
@@ -171,17 +172,19 @@ class Suggestion:
     """What plain fine-tuning did to the task loss, on the same rows; None where it was not
     measured, or is the setting itself."""
     limit_at_every_look: float | None
-    """An upper limit of the rise, nats per token, that assumes no distribution: the function of
-    that name of the worst seed, on the rows that took no part; None where no rows are known, or not
-    how long they can be."""
-    rows: tuple[int, int] | None
-    """How many rows of the safety data chose, and how many were held out from that; None where
-    none were divided."""
+    """An upper limit of the rise, nats per token, that assumes no distribution but that no row
+    rises by more than 1 nat per token: the function of that name of the worst seed, on the rows
+    that took no part; None where a row did, where none were divided, or where it is not known how
+    long they can be."""
+    divided: Mapping[Metric, tuple[int, int]]
+    """Of what it was chosen by: how many rows or prompts chose, and how many took no part. What is
+    not named here is told of all that chose."""
 
     @property
     def note(self) -> str | None:
         """A word on few rows, or None."""
-        return None if self.rows is None else note_on_rows(min(self.rows))
+        counts = [count for halves in self.divided.values() for count in halves]
+        return note_on_rows(min(counts)) if counts else None
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,14 @@ class _Rows:
             return all_rows
         return all_rows[:, _half(all_rows.shape[1], self.half)]
 
+    def of_all(self, points: Sequence[Point], dataset: str) -> list[Array] | None:
+        """The same of several models; None where they are not known of all, on the same rows."""
+        by_point = [self.of(point, dataset) for point in points]
+        known = [rows for rows in by_point if rows is not None]
+        if len(known) < len(points) or len({rows.shape for rows in known}) > 1:
+            return None
+        return known
+
 
 def suggestions(
     points: Sequence[Point],
@@ -229,7 +240,7 @@ def suggestions(
     that was trained without safety rows is one of every proxy's, wherever it was measured. The best
     of many settings on some rows looks better there than it is, so where `rows` knows each row's
     losses, and each prompt's outcome, a setting is chosen on one half of them and told on the
-    other: data sets of eight rows or more, where rows of one prompt are one.
+    other: data sets of `FEWEST_ROWS` or more, where rows of one prompt are one.
 
     Args:
         longest: the most tokens that a response can have, which `limit_at_every_look` has to know.
@@ -390,10 +401,7 @@ def _suggestion(
     rows: RowLosses | None,
     longest: int | None,
 ) -> Suggestion:
-    dataset = _safety_data(start)
-    whole = rows.of(dataset, start.model) if rows is not None and start.model else None
-    divided = whole is not None and whole.shape[1] >= FEWEST_ROWS
-    choosing, held_out = (_Rows(rows if divided else None, half) for half in (0, 1))
+    choosing, held_out = (_Rows(rows, half) for half in (0, 1))
     # In an unfinished sweep, a setting with fewer seeds than others could be chosen for its luck.
     most_seeds = max(len(setting.points) for setting in line)
     candidates = [
@@ -407,9 +415,10 @@ def _suggestion(
         if within
         else min(candidates, key=lambda candidate: candidate.standing.shortfall)
     )
-    halves = None
-    if divided and whole is not None:
-        halves = len(_half(whole.shape[1], 0)), len(_half(whole.shape[1], 1))
+    divided = _divided(chosen, start, _Rows(rows))
+    limit = None
+    if longest is not None and "safety loss" in divided:
+        limit = _limit(chosen.setting, start, held_out, longest)
     plain_beside = None
     if plain is not None and plain != chosen.setting:
         plain_beside = _plain_beside(chosen.setting, plain, start, held_out)
@@ -420,9 +429,26 @@ def _suggestion(
         chosen,
         _candidate(chosen.setting, start, limits, held_out),
         plain_beside,
-        None if longest is None else _limit(chosen.setting, start, held_out, longest),
-        halves,
+        limit,
+        divided,
     )
+
+
+def _divided(chosen: Candidate, start: Point, rows: _Rows) -> dict[Metric, tuple[int, int]]:
+    """Of each metric that it was chosen by, how many rows chose and how many took no part."""
+    trained = chosen.setting.points
+    losses = {"safety loss": _safety_data(start), "task loss": task_data(start.task)}
+    divided: dict[Metric, tuple[int, int]] = {}
+    for metric in (*(limit.metric for limit in chosen.verdicts), "task loss"):
+        known = (
+            rows.of_all([start, *trained], losses[metric])
+            if metric in losses
+            else rows.of_all(trained, answers_data(_field(metric)))
+        )
+        if known is not None and known[0].shape[1] >= FEWEST_ROWS:
+            halves = [len(_half(known[0].shape[1], which)) for which in (0, 1)]
+            divided[metric] = halves[0], halves[1]
+    return divided
 
 
 def _candidate(setting: Setting, start: Point, limits: Sequence[Limit], rows: _Rows) -> Candidate:
@@ -438,14 +464,11 @@ def _candidate(setting: Setting, start: Point, limits: Sequence[Limit], rows: _R
 
 def _rate(setting: Setting, metric: Metric, rows: _Rows) -> Estimate:
     """A rate over the seeds, each prompt counted in all of them."""
-    known = [rate for point in setting.points if (rate := _rate_of(point, metric)) is not None]
-    counted = [rows.of(point, answers_data(_field(metric))) for point in setting.points]
-    halves = [
-        share(outcome_rows[0], known[0].unit)
-        for outcome_rows in counted
-        if outcome_rows is not None
-    ]
-    return over_seeds(halves if len(halves) == len(counted) else known)
+    rates = [rate for point in setting.points if (rate := _rate_of(point, metric)) is not None]
+    counted = rows.of_all(setting.points, answers_data(_field(metric)))
+    if counted is not None:
+        rates = [share(outcomes[0], rates[0].unit) for outcomes in counted]
+    return share_over_seeds(rates)
 
 
 def _rate_of(point: Point, metric: Metric) -> Estimate | None:
@@ -499,28 +522,25 @@ def _change(
     loss_of: Callable[[Point], Estimate],
 ) -> Estimate:
     """How far a loss lies above the aligned model's, by row where the rows are known."""
-    before = rows.of(start, dataset)
-    after = [rows.of(point, dataset) for point in setting.points]
-    if before is None or any(
-        model_rows is None or model_rows.shape != before.shape for model_rows in after
-    ):
+    known = rows.of_all([start, *setting.points], dataset)
+    if known is None:
         from_loss = loss_of(start).value
         return over_seeds([loss_of(point).minus(from_loss) for point in setting.points])
-    changes = [
-        paired_difference(model_rows, before) for model_rows in after if model_rows is not None
-    ]
+    before, *after = known
+    changes = [paired_difference(model_rows, before) for model_rows in after]
     return statistic_over_seeds(changes, loss_of(start).unit)
 
 
 def _limit(setting: Setting, start: Point, rows: _Rows, longest: int) -> float | None:
-    before = rows.of(start, _safety_data(start))
-    after = [rows.of(point, _safety_data(start)) for point in setting.points]
-    known = [model_rows for model_rows in after if model_rows is not None]
-    if before is None or len(known) < len(after):
+    known = rows.of_all([start, *setting.points], _safety_data(start))
+    if known is None:
         return None
+    before, *after = known
     if before[1].max() > longest:  # several responses to a prompt, which together have no limit
         return None
-    return max(limit_at_every_look(model_rows, before, longest) for model_rows in known)
+    if any((model_rows[0] - before[0] > before[1]).any() for model_rows in after):
+        return None  # a row rose by more than 1 nat per token, which the limit would not count
+    return max(limit_at_every_look(model_rows, before, longest) for model_rows in after)
 
 
 def _half(count: int, which: int) -> NDArray[np.intp]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from trimtab.config.experiment import PHRASES
 from trimtab.results.generations import (
     GENERATIONS_FOLDER,
     Generation,
     Kind,
     read_generations,
 )
-from trimtab.results.judgements import JUDGEMENTS_FOLDER, read_judgements
+from trimtab.results.judgements import JUDGEMENTS_FOLDER, Judgement, read_judgements
 from trimtab.results.samples import opening
 
 MOST_BYTES = 250_000
@@ -23,7 +24,7 @@ MOST_PROMPTS = 40
 """Of each kind."""
 LONGEST_PROMPT, LONGEST_ANSWER = 300, 400
 """In characters; of what is harmful only the opening words are kept."""
-HARMFUL = "complied harmfully"
+HARMFUL, NOT_REFUSED = "complied harmfully", "not refused"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def side_by_side(
     judged: dict[str, dict[tuple[str, str], str]] = {}
     for model in comparable:
         judged[model] = {
-            (judgement.judge, judgement.answer_id): judgement.outcome
+            (judgement.judge, judgement.answer_id): _found(judgement)
             for judgement in read_judgements(folder / JUDGEMENTS_FOLDER / f"{model}.jsonl")
         }
     names = tuple(
@@ -106,6 +107,12 @@ def side_by_side(
     return SideBySide(names, outcomes, prompts, answers, len(first_generations))
 
 
+def _found(judgement: Judgement) -> str:
+    """What a judge found; phrases know refusals alone, and not whether the rest is harmful."""
+    is_known = judgement.judge != PHRASES or judgement.outcome != HARMFUL
+    return judgement.outcome if is_known else NOT_REFUSED
+
+
 def _first_of_each_kind(generations: Sequence[Generation], most: int) -> list[int]:
     kinds: tuple[Kind, ...] = get_args(Kind)
     return [
@@ -126,7 +133,9 @@ def _answer_record(
     judged: Mapping[tuple[str, str], str],
 ) -> list[Any]:
     judged_outcomes = [judged.get((judge, generation.answer_id)) for judge in judges]
-    is_harmful = generation.prompt.kind == "harmful" or HARMFUL in judged_outcomes
+    is_harmful = generation.prompt.kind == "harmful" or bool(
+        {HARMFUL, NOT_REFUSED} & set(judged_outcomes)
+    )
     text = opening(generation.answer) if is_harmful else _cut(generation.answer, LONGEST_ANSWER)
     text = text if len(text) <= LONGEST_ANSWER else _cut(text, LONGEST_ANSWER)
     places = [None if outcome is None else outcomes.index(outcome) for outcome in judged_outcomes]

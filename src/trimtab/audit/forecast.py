@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from trimtab.audit.result import NEARLY_NONE, SMALLEST_PENALTY, ProfileStep
 from trimtab.measure.geometry import Landscape, largest_radius
 from trimtab.stats import Estimate
-from trimtab.theory import penalty_for_budget, theorem_3, theorem_4
+from trimtab.theory import penalty_for_budget, penalty_per_token, theorem_3, theorem_4
 
 _WIDEST = 10
 """How many times a λ at one end of the overlaps' intervals may be that at the other end."""
@@ -66,10 +66,11 @@ def separable_pairs(
 
 
 def suggested_penalty(
-    budget: float, tokens_per_response: float, overlap: OverlapBothWays
+    budget: float, task_tokens: float, safety_tokens: float, overlap: OverlapBothWays
 ) -> Suggestion:
     """λ for which Theorem 1 keeps the gap on the proxy itself to `budget`, nats per token.
 
+    It weighs losses per token, as training does. Mean tokens are of a response of either data set.
     The shift from proxy to original comes on top and no λ removes it. Both overlaps are taken at
     the high end of their intervals. It is the λ of the exact minimiser: a network trained for a
     while may need more. The value is None where more than next to nothing overlaps and the low
@@ -79,9 +80,14 @@ def suggested_penalty(
         (overlap.task_on_safety.low, overlap.safety_on_task.low),
         (overlap.task_on_safety.high, overlap.safety_on_task.high),
     ]
-    room = budget * tokens_per_response
+    room = budget * safety_tokens
     least, most = (
-        penalty_for_budget(room, shift=0.0, overlap=o, reverse_overlap=rho) for o, rho in ends
+        penalty_per_token(
+            penalty_for_budget(room, shift=0.0, overlap=o, reverse_overlap=rho),
+            task_tokens,
+            safety_tokens,
+        )
+        for o, rho in ends
     )
     o, rho = ends[1]
     term = f"Theorem 1's overlap term is {budget:g} nats per token ({room:.3g} per response)"

@@ -80,7 +80,8 @@ QUANTITIES = {
         "g = ‖∇L(θₛ)‖",
         "g of Theorems 3 and 4",
         "nats per token per unit of distance",
-        "too large: the noise of few rows adds to a gradient's length",
+        "too large: the noise of few rows adds to a gradient's length; with an adapter too small, "
+        "as it is that of one draw of its directions, and a trained one turns to steeper ones",
     ),
     "curvature": Quantity(
         "curvature at θₛ",

@@ -23,7 +23,7 @@ from trimtab.audit.result import (
     competes,
 )
 from trimtab.stats import Estimate
-from trimtab.theory import theorem_1
+from trimtab.theory import penalty_per_token, theorem_1
 
 ROWS_TO_ORDER = 150
 """Rows of either side below which an order of proxies by total variation is chance."""
@@ -65,8 +65,8 @@ def make_forecast(
         if proxy == best
     }
     tasks = in_order(shared)
-    tokens = by_label[f"safety {best}"].tokens_per_response
-    penalties = [_penalty(budget, tokens, overlaps[task, best]) for task in tasks]
+    lengths = {label: dataset.tokens_per_response for label, dataset in by_label.items()}
+    penalties = [_penalty(budget, lengths, overlaps[task, best]) for task in tasks]
     return Forecast(
         tuple(in_order(total_variations)) if orders else (),
         tuple(tasks),
@@ -81,7 +81,7 @@ def make_forecast(
                 max(dataset.largest_surprise for dataset in data),
             ),
             *_of_tasks(shared, best),
-            *_of_penalties(penalties, overlaps, budget),
+            *_of_penalties(penalties, overlaps, lengths, budget),
             *_of_radii(landscape, budget),
         ),
         alike(total_variations) if orders else (),
@@ -94,9 +94,12 @@ def alike(values: Mapping[str, Estimate]) -> tuple[tuple[str, ...], ...]:
     return tuple(rank for rank in ranks(values) if len(rank) > 1)
 
 
-def _penalty(budget: float, tokens: float, overlap: PairOverlap) -> SuggestedPenalty:
+def _penalty(budget: float, lengths: Mapping[str, float], overlap: PairOverlap) -> SuggestedPenalty:
     suggestion = suggested_penalty(
-        budget, tokens, OverlapBothWays(overlap.task_on_safety, overlap.safety_on_task)
+        budget,
+        lengths[f"task {overlap.task}"],
+        lengths[f"safety {overlap.proxy}"],
+        OverlapBothWays(overlap.task_on_safety, overlap.safety_on_task),
     )
     finite = (
         suggestion.value
@@ -182,8 +185,9 @@ def _of_shift(
         penalty=math.inf,
         log_bound=largest,
     ).term("shift")
+    at_least = math.floor(100 * total_variation.low) / 100
     return [
-        f"TV between {best} and {reference} is at least {total_variation.low:.2f} (97.5 % "
+        f"TV between {best} and {reference} is at least {at_least:.2f} (97.5 % "
         f"confidence). A shift no λ removes: with B = {largest:.3g}, the largest nll seen, "
         f"Theorem 1 allows it {floor.value:.3g} nats per response or more, an estimate too wide to "
         "choose by."
@@ -215,6 +219,7 @@ def _expectation_text(overlap: Estimate) -> str:
 def _of_penalties(
     penalties: Sequence[SuggestedPenalty],
     overlaps: Mapping[tuple[str, str], PairOverlap],
+    lengths: Mapping[str, float],
     budget: float,
 ) -> list[str]:
     lines = []
@@ -226,7 +231,11 @@ def _of_penalties(
             continue
         tiny = suggestion.penalty < SMALLEST_PENALTY
         setting = "the smallest λ will do" if tiny else f"try λ = {suggestion.penalty:.2g}"
-        without_threshold = overlaps[suggestion.task, suggestion.proxy].penalty_without_threshold
+        without_threshold = penalty_per_token(
+            overlaps[suggestion.task, suggestion.proxy].penalty_without_threshold or 0.0,
+            lengths[f"task {suggestion.task}"],
+            lengths[f"safety {suggestion.proxy}"],
+        )
         lines.append(
             f"{suggestion.task}: for a rise of at most {budget:g} nats per token on "
             f"{suggestion.proxy} {setting}: {suggestion.reason}."

@@ -86,7 +86,7 @@ class PairOverlap:
     alignment_term: float | None = None
     capability_term: float | None = None
     penalty_without_threshold: float | None = None
-    """λ at which the alignment term is the budget."""
+    """λ, a weight of losses per response, at which the alignment term is the budget."""
 
 
 def competes(task_on_safety: Estimate) -> bool | None:

@@ -23,7 +23,7 @@ def bounds(
     from trimtab.report.tables import bounds_in_short
 
     results = read_results(folder)
-    checks = bounds_beside(results.points, results.world, results.landscape)
+    checks = bounds_beside(results.points, results.world, results.landscape, results.rows)
     if as_json:
         print(json.dumps([check.to_json() for check in checks], indent=1))
         return
@@ -40,6 +40,7 @@ def bounds(
     console.print(
         "Theorems 1, 2 and 4 speak of the optimum of an objective: a model measured above them (a "
         "negative slack) has not reached it. Each one's terms are in the report's page and in "
-        "--json. Theorem 3 speaks of every model at the distance reached; "
-        "its curvature is that at the aligned model, so it is an estimate."
+        "--json. Theorem 3 speaks of every model at the distance reached, by slope and curvature "
+        "at the aligned model: an estimate. With an adapter they are those of one draw of its "
+        "directions, which a trained one leaves, so that the slope may be too small."
     )

@@ -76,9 +76,10 @@ def compare(
 
 def _print_methods(folder: Path) -> None:
     from trimtab.analysis.methods import method_results
+    from trimtab.results.per_row_losses import RowLosses
     from trimtab.results.store import read_points
 
-    results = method_results(read_points(folder))
+    results = method_results(read_points(folder), RowLosses(folder))
     if not results:
         return
     say("method                                  share dominated       settings beaten")

@@ -14,9 +14,17 @@ from trimtab.config.ranges import Finite
 from trimtab.errors import UserError
 
 if TYPE_CHECKING:
-    from trimtab.analysis.selection import Limit, Suggestion
+    from trimtab.analysis.selection import Limit, Metric, Suggestion
     from trimtab.config.experiment import Experiment
     from trimtab.stats import Estimate
+
+_ROWS: dict[Metric, str] = {
+    "safety loss": "held-out safety rows",
+    "task loss": "held-out task rows",
+    "refusal rate": "harmful prompts",
+    "harmful rate": "harmful prompts",
+    "answer rate": "benign prompts",
+}
 
 
 def suggest(
@@ -76,7 +84,7 @@ def _suggestion_lines(
         lines.append(f"  {metric}{over}{where} {_value(measured)}{verdict_text}")
         if metric == "safety loss" and metric in verdicts and suggestion.limit_at_every_look:
             limit = nats(suggestion.limit_at_every_look)
-            lines.append(f"    by a limit that assumes no distribution of losses: at most {limit}")
+            lines.append(f"    if no row rises by more than 1 nat per token, at most {limit}")
         if metric == "task loss" and suggestion.plain is not None:
             cost = suggestion.plain.cost
             above = "" if cost is None else f"; this lies above it by {_value(cost)}"
@@ -87,16 +95,33 @@ def _suggestion_lines(
         lines.append(f"  {kind}: {', '.join(map(str, saved))}")
     elif experiment and (command := command_to_make(setting, experiment, folder)):
         lines += ["  to make it:", *(f"    {line}" for line in command)]
-    if suggestion.rows is None:
-        if candidate.task_change.kind != "exact":
-            lines.append("These are the numbers it was chosen by, and so flattering.")
-    else:
-        chosen, telling = suggestion.rows
-        lines.append(
-            f"Chosen by {chosen} held-out safety rows; these numbers are of {telling} others."
-        )
+    lines += _what_chose(suggestion)
     if suggestion.note is not None:
         lines.append(f"Few rows ({suggestion.note}).")
+    return lines
+
+
+def _what_chose(suggestion: Suggestion) -> list[str]:
+    """On which rows and prompts it was chosen, and on which others its numbers are."""
+    from trimtab.analysis.labels import listed
+
+    candidate, divided = suggestion.held_out, suggestion.divided
+    chosen_by = dict.fromkeys([*(limit.metric for limit in candidate.verdicts), "task loss"])
+    flattering = [
+        metric
+        for metric in chosen_by
+        if metric not in divided and candidate.measured[metric].kind != "exact"
+    ]
+    lines = []
+    if divided:
+        chose = listed([f"{count} {_ROWS[metric]}" for metric, (count, _) in divided.items()])
+        told = listed([str(count) for _, count in divided.values()])
+        lines.append(f"Chosen by {chose}; these numbers are of {told} others.")
+    if flattering:
+        verb = "is" if len(flattering) == 1 else "are"
+        lines.append(
+            f"The {listed(flattering)} {verb} of all that it was chosen by, and so flattering."
+        )
     return lines
 
 

@@ -12,12 +12,15 @@ from pathlib import Path
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Experiment
 from trimtab.data.files import MissingFilesError, local_path, on_hub, require_files
-from trimtab.data.rows import Message, Row
+from trimtab.data.rows import Message, Row, row_weights
 from trimtab.data.sources import read_rows
 from trimtab.errors import UserError
+from trimtab.stats import FEW_ROWS
 
 _HALVES_SEED = 2**20
 _FEWEST_IN_A_HALF = 4
+_FEW_HELD_OUT = 10
+"""Below it a word is said when they are read, and not at the end alone."""
 
 
 @dataclass(frozen=True)
@@ -185,16 +188,14 @@ def _divided(
             "count alike here. Remove or rename it; the probabilities of a whole distribution "
             "belong in a file of held-out rows."
         )
-    if not held_out:
+    if not held_out or not train:
+        prompts = len({_key(row.prompt) for row in rows})
+        which = "none" if not held_out else "every one"
+        of = f"of {len(rows)} rows" + (f" with {prompts} prompts" if prompts < len(rows) else "")
         raise UserError(
-            f"{label} ({source.path}): of {len(rows)} rows none is held out at a share of "
-            f"{source.held_out}. Give more rows, a larger share, or a file of held-out rows."
-        )
-    if not train:
-        raise UserError(
-            f"{label} ({source.path}): all of {len(rows)} rows are held out at a share of "
-            f"{source.held_out}. Give more rows or a smaller share; if the rows are draws that "
-            "may come again, set repeats: true."
+            f"{label} ({source.path}): {of} {which} is held out at a share of {source.held_out}; "
+            "rows of one prompt stay together. Give rows of more prompts or a file of held-out "
+            "rows; if the rows are draws that may come again, set repeats: true."
         )
     return Split(label, tuple(train), tuple(choose_rows(held_out, source.held_out_rows, seed)))
 
@@ -250,7 +251,26 @@ def _finished(
     repeated = len(train) - len({(_key(row.prompt), row.response) for row in train})
     if repeated and not source.repeats:
         warning(f"{place}: {repeated} of {len(train)} training rows repeat another, and are kept.")
-    return replace(split, train=tuple(train), repeats=source.repeats)
+    finished = replace(split, train=tuple(train), repeats=source.repeats)
+    _tell_of_few(place, finished, warning)
+    return finished
+
+
+def _tell_of_few(place: str, split: Split, warning: Callable[[str], None]) -> None:
+    """Of held-out rows that are draws; one draw alone has no spread to tell an interval by."""
+    if row_weights(split.held_out) is not None:
+        return
+    count = split.draws_held_out
+    if count < 2:
+        raise UserError(
+            f"{place}: one prompt is held out, which tells nothing of how far rows differ. Hold "
+            f"out {FEW_ROWS} or more (held_out, held_out_rows)."
+        )
+    if count < _FEW_HELD_OUT:
+        warning(
+            f"{place}: {count} prompts are held out, too few for intervals to hold what they say. "
+            f"Give more rows, so that {FEW_ROWS} or more are held out."
+        )
 
 
 def _shared_sources(sources: Mapping[str, DataSource], data_root: Path | None) -> list[str]:

@@ -27,6 +27,7 @@ from trimtab.analysis.optimality_gap import PointOptimalityGap, optimality_gap
 from trimtab.analysis.overview import Overview, answer_in_words, overview
 from trimtab.analysis.results import Results, read_results
 from trimtab.analysis.side_by_side import SideBySide, side_by_side
+from trimtab.config.experiment import PHRASES
 from trimtab.config.methods import ALIGNED, CASE_1, number
 from trimtab.report import choices, renderer, tables
 from trimtab.report.answers import answers_figure, answers_table
@@ -72,7 +73,7 @@ def write_report(folder: Path) -> Report:
     audit = read_audit(folder)
     trend_findings = findings(results.points, results.rows, _distances(results, audit))
     all_findings = (*trend_findings, *([limit_finding] if limit_finding else []))
-    methods = method_results(results.points)
+    methods = method_results(results.points, results.rows)
     of_methods = methods_figure(results.points, methods, limits)
     of_answers = answers_figure(results.points)
     drawn_figures = (
@@ -99,7 +100,7 @@ def write_report(folder: Path) -> Report:
 def _judge(results: Results) -> str:
     """Whose counts the results hold; the first version had no judge but phrases."""
     answer_settings = results.settings.get("answers") or {}
-    return str((answer_settings.get("judges") or ["phrases"])[0])
+    return str((answer_settings.get("judges") or [PHRASES])[0])
 
 
 def _distances(results: Results, audit: AuditSection | None) -> Mapping[str, Estimate]:
@@ -166,7 +167,7 @@ def _page(
         optimality_gap=tables.optimality_gap_table(optimality_gaps) if optimality_gaps else None,
         optimality_gap_in_words=_optimality_gap_in_words(optimality_gaps),
         bounds=tables.bounds_tables(
-            bounds_beside(results.points, results.world, results.landscape)
+            bounds_beside(results.points, results.world, results.landscape, results.rows)
         ),
         methods=tables.methods_table(methods) if methods else None,
         alarms=sum(gap.is_impossible for gap in optimality_gaps),

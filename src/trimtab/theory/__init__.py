@@ -19,6 +19,8 @@ from trimtab.theory.frontier import (
 from trimtab.theory.loss_constraint import (
     overlap_from_sample,
     penalty_for_budget,
+    penalty_per_response,
+    penalty_per_token,
     theorem_1,
     theorem_2,
 )
@@ -54,6 +56,8 @@ __all__ = [
     "overlap_from_sample",
     "penalized_optimum",
     "penalty_for_budget",
+    "penalty_per_response",
+    "penalty_per_token",
     "penalty_radius",
     "price_of_the_proxy",
     "safety_bound",

@@ -136,6 +136,27 @@ def penalty_for_budget(
     return overlap * (math.exp(-room) / -math.expm1(-room) / reverse_overlap)
 
 
+def penalty_per_response(penalty: float, task_tokens: float, safety_tokens: float) -> float:
+    """The theorems' λ of a training that minimises L_f + λ L_ŝ with both losses per token.
+
+    L_f/T_f + λ L_ŝ/T_ŝ, of losses per response and T tokens in a response of either data set, is
+    1/T_f of L_f + λ (T_f/T_ŝ) L_ŝ.
+
+    >>> penalty_per_response(1.0, task_tokens=20, safety_tokens=100)
+    0.2
+    """
+    return penalty * task_tokens / safety_tokens
+
+
+def penalty_per_token(penalty: float, task_tokens: float, safety_tokens: float) -> float:
+    """The other way round: the λ to train with, of the theorems' λ.
+
+    >>> penalty_per_token(0.2, task_tokens=20, safety_tokens=100)
+    1.0
+    """
+    return penalty * safety_tokens / task_tokens
+
+
 def overlap_from_sample(hits: int, samples: int, confidence: float = 0.95) -> float:
     """An upper limit on D_f(X_ŝ) that holds with the stated confidence (Clopper and Pearson 1934).
 
