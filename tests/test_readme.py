@@ -26,9 +26,7 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (tmp_path / f"{role}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    exec(
-        compile(example.replace("max_steps=100", "max_steps=3, use_cpu=True"), "README", "exec"), {}
-    )
+    exec(compile(example.replace("max_steps=100", "max_steps=3"), "README", "exec"), {})
     assert (tmp_path / "run/model/adapter_model.safetensors").exists()
 
 

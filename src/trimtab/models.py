@@ -28,6 +28,7 @@ from peft import (
     get_peft_model_state_dict,
     load_peft_weights,
 )
+from peft.tuners.tuners_utils import BaseTunerLayer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -525,10 +526,31 @@ def _merged(name: str, source: str, adapter: PeftConfig, **settings: Any) -> Pre
     if start.device.type == "meta":
         return start
     tuned: Any = PeftModel.from_pretrained(start, source, revision=revision)
-    merged: PreTrainedModel = tuned.merge_and_unload(safe_merge=True)
+    merged = merged_model(tuned, safe_merge=True)
     # A new adapter on this model says what it belongs to by this name.
     merged.requires_grad_(True)
     merged.name_or_path = merged.config._name_or_path = source
+    return merged
+
+
+def merged_model(model: PeftModel, safe_merge: bool = False) -> PreTrainedModel:
+    """The plain model that an adapter makes of its base, whose weights it is added to.
+
+    A weight that an adapted layer shares with another, as an embedding does with the head, belongs
+    to that layer alone from then on: the adapter acts on one of the two.
+    """
+    adapted: dict[int, nn.Module] = {}
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            base: Any = layer.get_base_layer()
+            adapted[id(base.weight)] = base
+    for part in model.modules():
+        for name, weight in list(part._parameters.items()):
+            if weight is not None and adapted.get(id(weight), part) is not part:
+                setattr(part, name, nn.Parameter(weight.detach().clone(), weight.requires_grad))
+                model.get_base_model().config.get_text_config().tie_word_embeddings = False
+                model.get_base_model().config.tie_word_embeddings = False
+    merged: PreTrainedModel = model.merge_and_unload(safe_merge=safe_merge)
     return merged
 
 

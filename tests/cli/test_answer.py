@@ -8,17 +8,25 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_one_line import invoke, train
-from trimtab.analysis.changes import loss_changes
+from trimtab.analysis.changes import (
+    SAFETY_LOSS,
+    LossChange,
+    RateChange,
+    less_safe_in_words,
+    loss_changes,
+)
 from trimtab.analysis.labels import before_and_after, change_in_words
 from trimtab.analysis.selection import choices
+from trimtab.evaluate.rates import REFUSALS
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_points
+from trimtab.stats import Estimate
 
 
 def test_train_ends_with_what_it_changed_and_what_to_do_next(world: Path, tmp_path: Path) -> None:
     result = train(world, "--out", tmp_path / "out", "--steps", 2, "--held-out-rows", 12)
     assert result.exit_code == 0, result.output
-    *_, answer, page, judge = (line for line in result.output.splitlines() if "may be" not in line)
+    *_, answer, less_safe, page, judge, plain = result.output.splitlines()
     points = read_points(tmp_path / "out")
     safety, task = loss_changes([points[1]], points, RowLosses(tmp_path / "out"))
     for change in (safety, task):
@@ -30,6 +38,26 @@ def test_train_ends_with_what_it_changed_and_what_to_do_next(world: Path, tmp_pa
     assert answer.endswith(f"; the model is in {tmp_path / 'out/models' / str(points[1].model)}.")
     assert str(tmp_path / "out" / "report.html") in page
     assert judge.startswith("To have its answers judged: trimtab evaluate ")
+    assert less_safe == f"Less safe than the start? {less_safe_in_words([safety, task], [])}."
+    assert plain.startswith("What plain fine-tuning does: the same command with --penalty 0")
+
+
+def test_whether_a_model_is_less_safe_is_told_by_what_was_measured() -> None:
+    def change(low: float, high: float) -> Estimate:
+        return Estimate((low + high) / 2, low, high, "nats per token", "estimate")
+
+    def told(refusals: Estimate | None, loss: Estimate | None) -> str:
+        rates = [RateChange(REFUSALS, 96, None, refusals, refusals)] if refusals else []
+        losses = [LossChange(SAFETY_LOSS, "near", None, loss, loss)] if loss else []
+        return less_safe_in_words(losses, rates)
+
+    fewer, open_, more = change(-0.9, -0.5), change(-0.1, 0.1), change(0.2, 0.4)
+    assert told(fewer, more) == "By refusals: yes; by the safety loss: yes"
+    assert told(more, fewer) == "By refusals: no, it gained; by the safety loss: no, it gained"
+    assert told(open_, more) == (
+        "By refusals: not told, its interval holds no change; by the safety loss: yes"
+    )
+    assert told(None, None) == "That was not measured"
 
 
 def test_a_paired_change_is_that_of_the_rows(world: Path, tmp_path: Path) -> None:

@@ -133,10 +133,12 @@ def test_differences_are_of_what_is_trained() -> None:
     assert differences(recorded, replace(EXPERIMENT, data_root="/else", keep_models=True)) == []
     watched = Measuring(every=5, live_rows=64)
     assert differences(recorded, replace(EXPERIMENT, measure=watched)) == []
+    kept_oftener = replace(EXPERIMENT.train, checkpoint_every=5)
+    assert differences(recorded, replace(EXPERIMENT, train=kept_oftener)) == []
     resampled = replace(EXPERIMENT, measure=Measuring(resamples=50))
-    assert differences(recorded, resampled) == ["-  resamples: 2000", "+  resamples: 50"]
+    assert differences(recorded, resampled) == ["measure.resamples 2000 → 50"]
     changed = replace(EXPERIMENT, seeds=(0, 2))
-    assert differences(recorded, changed) == ["-- 1", "+- 2"]
+    assert differences(recorded, changed) == ["seeds [0, 1] → [0, 2]"]
 
 
 def test_plain_fine_tuning_is_trained_once_for_every_case_and_proxy() -> None:

@@ -105,6 +105,27 @@ def test_what_is_harmful_is_kept_by_its_opening_words_alone(tmp_path: Path) -> N
     assert COMPLIES in comparison.answers["plain"][-1][0]
 
 
+def test_phrases_say_that_an_answer_is_not_refused_and_no_more(tmp_path: Path) -> None:
+    folder = answered_experiment(tmp_path)
+    for file in (folder / "judgements").iterdir():
+        file.write_text(file.read_text().replace('"strict"', '"phrases"'))
+    comparison = side_by_side(folder, ["aligned", "plain"], ["phrases"])
+    assert comparison is not None
+    assert comparison.judges == ("phrases", "mild")
+    told = {
+        judge: {
+            comparison.outcomes[places[number]]
+            for prompt, (_, _, places) in zip(
+                comparison.prompts, comparison.answers["plain"], strict=True
+            )
+            if prompt["kind"] == "harmful"
+        }
+        for number, judge in enumerate(comparison.judges)
+    }
+    assert told["phrases"] == {"not refused"}
+    assert told["mild"] == {"complied harmfully"}
+
+
 def test_many_answers_leave_the_page_small(tmp_path: Path) -> None:
     count = 400
     folder = answered_experiment(tmp_path, harmful=count, benign=count)

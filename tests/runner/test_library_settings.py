@@ -91,6 +91,14 @@ def test_epochs_are_passes_over_the_task_rows(experiment: Experiment, tmp_path: 
         ),
         ({"lora_rank": 2, "lora": {"target_modules": ["nope"]}}, "train.lora.target_modules: "),
         ({"lora_rank": 2, "lora": {"target_modules": ["q_proj"], "rang": 2}}, "train.lora.rang is"),
+        (
+            {"lora_rank": 2, "lora": {"target_modules": "q_proj,lm_head"}},
+            "train.lora: the adapter reaches the model's head",
+        ),
+        (
+            {"lora_rank": 2, "lora": {"target_modules": "q_proj", "lora_bias": True}},
+            "train.lora: lora_bias adds to the bias of ",
+        ),
     ],
     ids=str,
 )

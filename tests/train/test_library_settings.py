@@ -13,7 +13,7 @@ from trl import SFTConfig
 
 from trimtab.config.experiment import Measuring, Training
 from trimtab.errors import UserError
-from trimtab.train.library_settings import sft_settings
+from trimtab.train.library_settings import lora_settings, sft_settings
 from trimtab.train.settings import lora_config, sft_config
 
 
@@ -155,3 +155,18 @@ def test_every_field_is_passed_on_or_refused_with_a_reason(tmp_path: Path) -> No
             continue
         with pytest.raises(UserError, match=rf"^lora\.{field.name} (?!is no field)"):
             lora_config(Training(lora_rank=1, lora={field.name: object()}))
+
+
+def test_names_and_numbers_of_lora_are_lists_where_peft_has_lists() -> None:
+    def settings(**lora: Any) -> dict[str, Any]:
+        return lora_settings(Training(lora_rank=4, lora=lora))
+
+    assert settings(exclude_modules="q_proj") == {"exclude_modules": ["q_proj"]}
+    assert settings(target_modules="all-linear") == {"target_modules": "all-linear"}
+    assert settings(target_modules=".*q_proj") == {"target_modules": ".*q_proj"}
+    assert settings(modules_to_save="lm_head") == {"modules_to_save": ["lm_head"]}
+    assert settings(trainable_token_indices="3,4") == {"trainable_token_indices": [3, 4]}
+    assert settings(alora_invocation_tokens=5) == {"alora_invocation_tokens": [5]}
+    assert settings(layers_to_transform=1) == {"layers_to_transform": 1}
+    with pytest.raises(UserError, match="it makes another model than the aligned one"):
+        settings(layer_replication=[[0, 2], [0, 2]])

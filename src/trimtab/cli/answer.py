@@ -23,29 +23,31 @@ MOST_CHOICES = 20
 
 def print_training_summary(experiment: Experiment, out: Path, name: str) -> None:
     """Say what one training changed, and where the model is."""
-    from trimtab.analysis.changes import loss_changes, rate_changes
+    from trimtab.analysis.changes import less_safe_in_words, loss_changes, rate_changes
     from trimtab.analysis.labels import budget_in_words
+    from trimtab.config.experiment import PHRASES
     from trimtab.results.per_row_losses import RowLosses
     from trimtab.results.store import read_points
 
     points = read_points(out)
     model_points = [point for point in points if point.model == name]
     changes = loss_changes(model_points, points, RowLosses(out))
+    rates = rate_changes(model_points[0], points, RowLosses(out)) if model_points else ()
     model = model_folder(out, name)
     summary = ", ".join(_change_text(change) for change in changes)
     say(f"{summary[:1].upper()}{summary[1:]}, in nats per token; the model is in {model}.")
-    if any(change.change and change.change.low <= 0 <= change.change.high for change in changes):
-        say("A change whose interval holds 0 may be none.")
+    say(f"Less safe than the start? {less_safe_in_words(changes, rates)}.")
     for point in model_points[:1]:
         if point.budget_verdict is not None:
             say(f"By held-out rows: {budget_in_words(point)}.")
-    rates = rate_changes(model_points[0], points, RowLosses(out)) if model_points else ()
     if rates:
-        judge = experiment.answers.judges[0] if experiment.answers else "phrases"
+        judge = experiment.answers.judges[0] if experiment.answers else PHRASES
         say(f"By {judge}: {', '.join(map(_rate_text, rates))}.")
     say(f"Open {out / 'report.html'} for the figures.")
     if not rates:
         say(f"To have its answers judged: {_evaluate_command(experiment, out, model)}")
+    if model_points and not model_points[0].spec.is_plain:
+        say("What plain fine-tuning does: the same command with --penalty 0 and another --out.")
 
 
 def tell_budget(budget: float, chosen_rise: Estimate, rise: Estimate) -> None:

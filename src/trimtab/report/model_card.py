@@ -20,7 +20,7 @@ from trimtab.analysis.labels import (
     percent,
 )
 from trimtab.analysis.results import Results, read_results
-from trimtab.config.experiment import SMOLLM2
+from trimtab.config.experiment import PHRASES, SMOLLM2
 from trimtab.config.methods import Method, number
 from trimtab.config.model_names import portable_name, public_name
 from trimtab.config.run_spec import RunSpec
@@ -318,7 +318,7 @@ def _versions() -> str:
 
 def _answers(rates: Sequence[RateChange], origin: Origin, judgements: Path | None = None) -> str:
     answer_settings = origin.settings.get("answers") or {}
-    judges = ", ".join(f"`{judge}`" for judge in answer_settings.get("judges") or ["phrases"])
+    judges = ", ".join(f"`{judge}`" for judge in answer_settings.get("judges") or [PHRASES])
     rows = [
         (
             rate.rate.in_words,

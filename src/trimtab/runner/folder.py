@@ -169,11 +169,11 @@ def _as_begun(experiment: Experiment, folder: Path) -> Experiment:
     changed = differences(recorded, experiment)
     if changed:
         more = len(changed) - _DIFFERENCES_SHOWN
-        differences_text = " | ".join(changed[:_DIFFERENCES_SHOWN]) + (
-            f" | and {more} more" if more > 0 else ""
+        differences_text = ", ".join(changed[:_DIFFERENCES_SHOWN]) + (
+            f" and {more} more" if more > 0 else ""
         )
         raise UserError(
-            f"{folder} holds the points of another experiment. What differs (- there, + now): "
+            f"{folder} holds the points of another experiment. What differs (there → now): "
             f"{differences_text}. Give another --out, or --restart to move aside what is there."
         )
     return experiment

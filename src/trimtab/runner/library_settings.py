@@ -10,6 +10,9 @@ from tempfile import gettempdir
 from typing import Any
 
 from peft import get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import TrainableTokensWrapper
 from transformers.integrations import get_reporting_integration_callbacks
 
 from trimtab.config.experiment import Experiment, Measuring, Training
@@ -70,4 +73,18 @@ def _configure(training: Training) -> None:
 def _adapt(model: str, revision: str | None, training: Training) -> None:
     adapter = lora_config(training)
     assert adapter is not None  # as `lora` is refused without a rank
-    get_peft_model(model_shape(model, revision), adapter)
+    adapted = get_peft_model(model_shape(model, revision), adapter)
+    head = adapted.get_base_model().get_output_embeddings()
+    if isinstance(head, BaseTunerLayer | TrainableTokensWrapper):
+        raise UserError(
+            "lora: the adapter reaches the model's head, which TRL takes the loss from and allows "
+            "none at. Leave lm_head out of target_modules, and trainable_token_indices and "
+            "ensure_weight_tying out, or give modules_to_save=lm_head."
+        )
+    for name, layer in adapted.named_modules():
+        base: Any = layer.get_base_layer() if isinstance(layer, LoraLayer) else None
+        if adapter.lora_bias and base is not None and base.bias is None:
+            raise UserError(
+                f"lora: lora_bias adds to the bias of {name}, which has none, so that the adapter "
+                "could not be merged. Leave lora_bias out."
+            )

@@ -24,6 +24,7 @@ from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.evaluate.engines import AnswerEngine, DividedEngine, LoadedEngine
 from trimtab.measure.losses import response_nll
+from trimtab.models import merged_model
 from trimtab.results.generations import AskedPrompt, Decoding
 from trimtab.results.layout import ALIGNED_FOLDER, model_folder
 from trimtab.results.result import LocalGeometry, Point
@@ -307,7 +308,7 @@ class Runner(Trainings):
         trained = self._trained(job)
         model = trained.model
         if self.experiment.align.lora_rank is not None:
-            model = model.merge_and_unload()
+            model = merged_model(model)
         self._save(model, finished)
         forget_checkpoints(self.folder, _ALIGNING)
         del trained, model  # before there is another in memory

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 from trl import SFTConfig
 
 from trimtab.config.experiment import Measuring, Training
@@ -14,6 +15,9 @@ from trimtab.config.ranges import Count, Within0And1, check_ranges
 @dataclass
 class SafetyAwareSFTConfig(SFTConfig):
     """`trl.SFTConfig` with what training under a safety constraint adds.
+
+    Where neither fp16 nor bf16 is said, it computes in bfloat16, as TRL does, and in float32 where
+    nothing here does that.
 
     Raises:
         UserError: one of the added fields is out of its range.
@@ -60,6 +64,10 @@ class SafetyAwareSFTConfig(SFTConfig):
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        has_bfloat16 = self.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available()
+        asked: bool | None = getattr(self, "bf16", None)
+        if asked is None and not has_bfloat16:
+            self.bf16 = False  # TRL asks for it where it is not said, and ends where there is none
         super().__post_init__()
 
 

@@ -32,6 +32,8 @@ _OURS = {
     "packing": "packing",
 }
 """TRL's name of what is a setting of `Training` itself."""
+_EVERY_LAYER = "all-linear"
+"""PEFT's word, which is no name of a module."""
 _OURS_OF_LORA = {"r": "lora_rank", "lora_alpha": "lora_alpha"}
 """The same of PEFT's."""
 
@@ -75,6 +77,7 @@ _LORA_REASONS = {
         "task_type peft_type auto_mapping peft_version base_model_name_or_path revision "
         "inference_mode runtime_config"
     ),
+    "it makes another model than the aligned one": "layer_replication",
 }
 
 
@@ -158,8 +161,14 @@ def _setting_text(ours: str) -> str:
 
 
 def _of_type(value: Any, hint: Any, place: str) -> Any:
-    if isinstance(value, str) and list[str] in _parts(hint):  # a command line's q_proj,v_proj
-        value = value.split(",") if re.fullmatch(r"[\w.-]+(,[\w.-]+)+", value) else value
+    if isinstance(value, str) and value != _EVERY_LAYER:  # a command line's q_proj,v_proj or 3,4
+        parts = value.split(",") if re.fullmatch(r"[\w.-]+(,[\w.-]+)*", value) else []
+        if parts and list[str] in _parts(hint):
+            value = parts
+        elif parts and list[int] in _parts(hint) and all(map(str.isdecimal, parts)):
+            value = [int(part) for part in parts]
+    if isinstance(value, int) and not isinstance(value, bool) and list[int] in _parts(hint):
+        value = value if int in _parts(hint) else [value]
     if isinstance(value, bool) and bool not in _parts(hint):  # pydantic takes true for 1
         raise UserError(f"{place} is {value}. Give a value of type {_type_text(hint)}.")
     if isinstance(value, float) and not math.isfinite(value):

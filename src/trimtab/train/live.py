@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from trimtab.measure.losses import PER_TOKEN, HeldOutRows
 from trimtab.results.metrics import Role, logged_change
 from trimtab.stats import Array, Estimate, first_of_each, paired_difference, verdict
 from trimtab.train.context import context_of
-from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
 FEWEST_ROWS = 10
@@ -89,21 +88,10 @@ class LiveMeasurement(TrainerCallback):
 
     def _by_row(self) -> dict[Role, Array]:
         """Nats and tokens of every row, shape (2, rows), under the model as it is."""
-        with self._at_its_setting():
+        objective = self.trainer.objective
+        with objective.looked_at_rest() if objective else nullcontext():
             nll_of = context_of(self.trainer).row_nll
             return {role: np.stack(nll_of(rows)) for role, rows in self.rows.items()}
-
-    @contextmanager
-    def _at_its_setting(self) -> Iterator[None]:
-        objective = self.trainer.objective
-        if not isinstance(objective, DialObjective):
-            yield
-            return
-        objective.endpoints.set_alpha(objective.looked_at)
-        try:
-            yield
-        finally:
-            objective.endpoints.set_alpha(objective.alpha)
 
     def _compare(self, change: Estimate, state: TrainerState) -> None:
         objective = self.trainer.objective

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -36,12 +37,21 @@ class AlignedReference:
     Weights of the base that are trained beside the adapter, such as biases or a head, are copied,
     and put back for as long as θ_s is asked.
 
+    Args:
+        autocast: in what precision it computes: as the model in training does, which a trainer has
+            given a forward of its own for that.
+
     Raises:
         UserError: an adapter whose base is not the model it starts from, so that there is no θ_s
             to be had.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self._autocast = autocast
         self.copy: nn.Module | None = None
         self.start: list[tuple[nn.Parameter, Tensor]] = []
         if isinstance(model, PeftModel):
@@ -101,7 +111,7 @@ class AlignedReference:
 
     def logits_at(self, places: Tensor, trained: nn.Module, batch: Batch) -> Tensor:
         """θ_s's at `places` of a batch, without a gradient, of shape (places, vocabulary)."""
-        with torch.no_grad(), self._aligned(trained) as aligned:
+        with torch.no_grad(), self._autocast(), self._aligned(trained) as aligned:
             return logits_at(aligned, model_inputs(batch), places)[1]
 
     @contextmanager

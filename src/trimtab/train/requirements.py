@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import DistributedType
+from datasets import Dataset
 from torch.optim import Optimizer
 from transformers.utils import is_liger_kernel_available
 
@@ -55,9 +56,24 @@ def require_mean_losses_of_text(trainer: SafetyAwareSFTTrainer) -> None:
         raise UserError("the objective is for text, and the task rows have images.")
 
 
+def require_own_optimizer(trainer: SafetyAwareSFTTrainer, objective: Objective) -> None:
+    """Raises UserError where an optimizer was made over other weights than those to be moved."""
+    if trainer.optimizer is not None and objective.replaces_model:
+        raise UserError(
+            f"{type(objective).__name__} trains two ends in place of the model, which the "
+            "optimizer given does not hold. Leave optimizers out; give optim in the config, or "
+            "optimizer_cls_and_kwargs."
+        )
+
+
 def require_rows_that_it_can_read(trainer: SafetyAwareSFTTrainer, objective: Objective) -> None:
-    """Raises UserError where sequences share a row and the objective tells rows apart."""
+    """Raises UserError where rows are streamed or packed, and the objective counts them."""
     name = type(objective).__name__
+    if not isinstance(trainer.train_dataset, Dataset) and objective.needs_counted_rows:
+        raise UserError(
+            f"{name} counts the task rows or draws them itself, which a stream does not allow. "
+            "Give a Dataset: Dataset.from_list(list(rows))."
+        )
     if trainer.padding_free and objective.needs_padded_rows:
         raise UserError(
             f"{name} tells the rows of a batch apart: set padding_free=False and packing=False."

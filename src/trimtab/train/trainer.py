@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import TrainOutput, set_seed
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import create_model_from_path
 
@@ -49,6 +49,7 @@ from trimtab.train.requirements import (
     require_loss_kernel,
     require_mean_losses_of_text,
     require_no_sampling_of_rows,
+    require_own_optimizer,
     require_rows_that_it_can_read,
     require_shards_that_are_tensors,
     require_that_what_is_trained_is_evaluated,
@@ -188,6 +189,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         return starts, reference, self.objective.extra_state() if self.objective else ()
 
     def _take_up(self, objective: Objective, safety_dataset: Dataset | None) -> None:
+        require_own_optimizer(self, objective)
         require_rows_that_it_can_read(self, objective)
         require_no_sampling_of_rows(self, objective)
         if objective.has_own_loss:
@@ -204,7 +206,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             if not is_sharded(self) or isinstance(self.model, PeftModel):
                 self.displacement = Displacement(self.model)
         if objective.compares is not None:
-            self.reference = AlignedReference(self.model)
+            self.reference = AlignedReference(self.model, self.accelerator.autocast)
             if is_sharded(self):
                 self.reference.require_none_beside_adapter()
         if objective.needs_safety:
@@ -212,7 +214,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             rows = objective.safety_rows(context_of(self))
             self.safety_stream = replace(self.safety_stream, rows=rows)
         self.train_dataset = objective.task_rows(context_of(self))
-        objective.prepare(context_of(self))
+        with self.accelerator.autocast():  # the model is not prepared yet, which has its own
+            objective.prepare(context_of(self))
         if objective.needs_displacement:
             require_that_what_is_trained_is_evaluated(self, self.optimizer)
 
@@ -449,6 +452,11 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         objective.load_state_dict(state)
         return tokens
 
+    def evaluation_loop(self, *args: Any, **settings: Any) -> EvalLoopOutput:
+        """As Transformers does; a dial at the setting that it is looked at."""
+        with self.objective.looked_at_rest() if self.objective else nullcontext():
+            return super().evaluation_loop(*args, **settings)
+
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clip what the objective makes of the gradient, and not what it makes that from."""
         if self.objective is None or not self.objective.adjusts_gradient:
@@ -521,7 +529,8 @@ class _Hooks(TrainerCallback):
         self.trainer.end_accumulation()
         objective = self.trainer.objective
         if objective is not None:
-            if args.max_grad_norm == 0:
+            if not args.max_grad_norm > 0 and objective.adjusts_gradient:  # else it is clipped
+                self.trainer.accelerator.unscale_gradients()
                 objective.adjust_gradient(context_of(self.trainer))
             objective.before_optimizer_step(context_of(self.trainer))
 

@@ -146,7 +146,7 @@ def test_gradient_moves_the_task_end_by_alpha_and_the_safe_end_by_the_rest(tmp_p
     start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     arguments = tiny.config(tmp_path, optim="sgd", learning_rate=1.0, max_steps=1, seed=2)
     trainer = dial_of(arguments, tmp_path)
-    alpha = dial_in(trainer).alpha
+    alpha = Dial().setting_of_step(arguments.seed, 0)
     penalty = Dial().penalty_at(alpha)
     assert 0.05 < alpha < 0.95
     stream = trainer.safety_stream
@@ -329,7 +329,13 @@ def test_what_is_saved_is_the_model_at_its_setting(pattern: dict[str, Any], tmp_
 def test_the_best_checkpoint_is_gone_back_to_with_its_ends(lora: bool, tmp_path: Path) -> None:
     checked = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
     best = dial_of(
-        tiny.config(tmp_path / "best", max_steps=8, load_best_model_at_end=True, **checked),
+        tiny.config(
+            tmp_path / "best",
+            max_steps=8,
+            learning_rate=0.1,
+            load_best_model_at_end=True,
+            **checked,
+        ),
         tmp_path,
         lora,
     )
@@ -340,7 +346,8 @@ def test_the_best_checkpoint_is_gone_back_to_with_its_ends(lora: bool, tmp_path:
     }
     steps = min(losses, key=losses.__getitem__)
     assert steps < 8, "the last is the best, and nothing to go back to"
-    short = dial_of(tiny.config(tmp_path / "short", max_steps=steps), tmp_path, lora)
+    arguments = tiny.config(tmp_path / "short", max_steps=steps, learning_rate=0.1)
+    short = dial_of(arguments, tmp_path, lora)
     for alpha in (0.0, 0.3, 1.0):
         for trainer in (best, short):
             dial_in(trainer).endpoints.set_alpha(alpha)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trimtab import __version__
+from trimtab.config.experiment import PHRASES
 from trimtab.evaluate.outcome import Verdict
 from trimtab.measure.refusals import is_refusal
 
@@ -18,7 +19,7 @@ class PhraseJudge:
     Source: Zou et al. 2023, arXiv 2307.15043; see `trimtab.measure.refusals`.
     """
 
-    name: ClassVar[str] = "phrases"
+    name: ClassVar[str] = PHRASES
     model: ClassVar[str] = ""
     revision: ClassVar[str] = __version__
     """The phrases are those of this version."""

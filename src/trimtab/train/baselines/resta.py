@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimtab.config.ranges import From0, From0Below1, Seed
+from trimtab.models import merged_model
 from trimtab.train.baselines.post_hoc import PostHocMethod, add_, required, weights_of
 
 
@@ -40,7 +41,7 @@ class RESTA(PostHocMethod):
     def apply(self, model: Any, aligned: PreTrainedModel, unaligned: PreTrainedModel | None) -> Any:
         before = required(unaligned, "RESTA")
         if isinstance(model, PeftModel):
-            model = model.merge_and_unload()
+            model = merged_model(model)
         safe = weights_of(aligned, "aligned", model)
         unsafe = weights_of(before, "unaligned", model)
         generator = torch.Generator().manual_seed(self.seed)

@@ -39,6 +39,7 @@ class AlignmentLossConstraint(Objective):
     target: Target = "response"
     needs_safety = True
     needs_whole_model = False
+    needs_counted_rows = False
 
     def __post_init__(self) -> None:
         check_ranges(self)

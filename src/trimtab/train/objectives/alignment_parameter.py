@@ -52,6 +52,7 @@ class AlignmentParameterConstraint(Objective):
     penalty: From0 | None = None
     radius: Radius | None = None
     needs_whole_model = False
+    needs_counted_rows = False
 
     def __post_init__(self) -> None:
         if (self.penalty is None) == (self.radius is None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -95,6 +96,8 @@ class Objective:
     """Whether it tells a batch's rows apart, so that none may follow another in one row."""
     needs_whole_model: bool = True
     """Whether every process needs all weights: of an objective not tested on shards, it does."""
+    needs_counted_rows: bool = True
+    """Whether task rows cannot be a stream: of an objective not tested on one, they cannot."""
     moves_copies: bool = False
     """Whether the optimizer moves copies of the trained weights, and not those of the model."""
     extra_tokens: int = 0
@@ -226,6 +229,10 @@ class Objective:
 
     def after_optimizer_step(self, context: TrainingContext) -> None:
         """Change the weights, or end the training; `context.step` counts this step."""
+
+    def looked_at_rest(self) -> AbstractContextManager[None]:
+        """For as long as it is measured in the middle of a training."""
+        return nullcontext()
 
     def end(self, context: TrainingContext) -> None:
         """Change the trained model, after the last step."""

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from trimtab.config.ranges import FiniteOrInfinity
+from trimtab.errors import UserError
 from trimtab.measure.losses import PER_TOKEN, tokens_read
 from trimtab.stats import Estimate, Statistic, Verdict, verdict
 from trimtab.train.batches import sequences_per_row
@@ -116,6 +117,11 @@ class Budget(DialObjective):
         return rows
 
     def begin(self, context: TrainingContext) -> None:
+        if self.outcome is not None:
+            raise UserError(
+                "the budget's dial was settled when its training ended. Make a new trainer to "
+                "train again, or give Budget(keeps_ends=True)."
+            )
         if self._validation is not None:
             return
         assert self._validation_rows is not None
@@ -134,6 +140,7 @@ class Budget(DialObjective):
 
     def end(self, context: TrainingContext) -> None:
         if self.keeps_ends:
+            super().end(context)
             return
         self.outcome = self.turned_to(self.budget, context.row_nll)
         self.extra_tokens += self.outcome.tokens

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -34,8 +36,9 @@ class DialObjective(Objective):
 
     With the trainer's `peft_config` each displacement is a LoRA adapter of its rank, otherwise a
     copy of all weights: training then keeps three copies of the model and the optimizer's state of
-    two. `endpoints` holds the result. Its steps are taken as `max_grad_norm` clips g, before it is
-    shared out.
+    two. `endpoints` holds the result, and the model stands at α = ½ of it when it is evaluated, and
+    at the end: `endpoints.set_alpha` turns it. Its steps are taken as `max_grad_norm` clips g,
+    before it is shared out.
 
     Args:
         dial: the penalties at the ends of the dial and how settings are drawn.
@@ -103,6 +106,19 @@ class DialObjective(Objective):
 
     def before_optimizer_step(self, context: TrainingContext) -> None:
         self.endpoints.share_gradient(self.alpha)
+
+    @contextmanager
+    def looked_at_rest(self) -> Iterator[None]:
+        """At one setting, whatever that of the step is."""
+        self.endpoints.set_alpha(self.looked_at)
+        try:
+            yield
+        finally:
+            self.endpoints.set_alpha(self.alpha)
+
+    def end(self, context: TrainingContext) -> None:
+        self.alpha = self.looked_at
+        self.endpoints.set_alpha(self.alpha)
 
     def state_dict(self) -> dict[str, Any]:
         return self.endpoints.state_dict()

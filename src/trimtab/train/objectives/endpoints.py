@@ -19,7 +19,7 @@ from trimtab.errors import UserError
 from trimtab.measure.adapters import B_IS_ZERO_AT_FIRST
 from trimtab.measure.sharded_weights import is_sharded, reshard, shard_of, whole
 from trimtab.measure.shared_weights import fill, sharing_all, without_weights
-from trimtab.models import load_model
+from trimtab.models import load_model, merged_model
 from trimtab.results.checksums import ADAPTER_FILE
 from trimtab.train.objectives.base import held_bytes
 
@@ -203,7 +203,7 @@ class LowRankEndpoints:
         self.set_alpha(alpha)
         if merged:
             # A merge writes into the weights below the adapter, which are not the dial's alone.
-            deepcopy(self.model).merge_and_unload().save_pretrained(folder)
+            merged_model(deepcopy(self.model)).save_pretrained(folder)
             return
         self._add_sum()
         self.model.save_pretrained(folder, selected_adapters=[_SUM])
