@@ -51,7 +51,8 @@ def print_audit(result: AuditResult, console: Console) -> None:
         console.print(f"• {plain(line)}", highlight=False)
     short = in_short(result)
     for title, lines in (("Expect", short.expected), ("Not known before training", short.untold)):
-        console.print(f"\n[bold]{title}[/]")
+        if lines:
+            console.print(f"\n[bold]{title}[/]")
         for line in lines:
             console.print(f"• {plain(line)}", highlight=False)
     console.print()

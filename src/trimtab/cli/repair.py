@@ -28,6 +28,7 @@ from trimtab.cli.options import (
 from trimtab.config.data_source import DataSource
 from trimtab.config.ranges import Above0, Finite
 from trimtab.errors import UserError
+from trimtab.results.checksums import CARD_FILE, sha256_of
 
 _STRENGTH = 0.5
 
@@ -103,6 +104,7 @@ def repair(
         )
     if budget is not None and safety is not None:
         source = DataSource(safety, where=conditions_of(safety_where))
+        _warn_of_rows_trained_on(model, safety)
         quiet_libraries()
         interpolation = interpolate_to_budget(model, aligned, out, budget, source)
     elif limits:
@@ -115,7 +117,9 @@ def repair(
         _tell_where(out, moved)
         push(out, push_to_hub)
         return
-    say(f"The aligned model's share is {number(interpolation.share)}.")
+    share_text = f"The aligned model's share is {number(interpolation.share)}"
+    as_it_is = ": the model keeps to it as it is, and the new one is a copy"
+    say(f"{share_text}{as_it_is if interpolation.share == 0 else ''}.")
     if interpolation.rise is not None:
         tell_budget(
             interpolation.rise.budget, interpolation.rise.chosen_rise, interpolation.rise.rise
@@ -127,5 +131,18 @@ def repair(
     push(out, push_to_hub)
 
 
+def _warn_of_rows_trained_on(model: Path, safety: str) -> None:
+    """Say where the model's own card names the file that is to tell how safe it is."""
+    card, file = model / CARD_FILE, Path(safety)
+    if card.is_file() and file.is_file() and sha256_of(file) in card.read_text(encoding="utf-8"):
+        say(
+            f"warning {safety} is among the data of the model, by its card: of rows that "
+            "it was trained on the safety loss flatters it. Give others.",
+            error=True,
+        )
+
+
 def _tell_where(out: Path, moved: float) -> None:
     say(f"The model is in {out}, at a distance of {moved:.4g} from the aligned one.")
+    if moved == 0:
+        say("That is the aligned model itself: the two are one, or all of the way was gone back.")

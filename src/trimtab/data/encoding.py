@@ -319,12 +319,17 @@ def _holds(text: str, response: str) -> bool:
 def _cut(encoded: list[tuple[list[int], list[int]]], lengths: Lengths) -> list[str]:
     prompts = sum(len(prompt) > lengths.prompt for prompt, _ in encoded)
     responses = sum(len(response) > lengths.response for _, response in encoded)
-    if not prompts + responses:
+    cut = [
+        *([f"{prompts} prompts are cut to their last {lengths.prompt} tokens"] * (prompts > 0)),
+        *([f"{responses} responses to their first {lengths.response}"] * (responses > 0)),
+    ]
+    if not cut:
         return []
+    if not prompts:
+        cut = [f"{responses} responses are cut to their first {lengths.response} tokens"]
     return [
-        f"of {len(encoded)} rows {prompts} prompts are cut to their last {lengths.prompt} tokens "
-        f"and {responses} responses to their first {lengths.response}. Give --max-prompt and "
-        "--max-response (lengths in a file) to keep more."
+        f"of {len(encoded)} rows {' and '.join(cut)}. Give --max-prompt and --max-response "
+        "(lengths in a file) to keep more."
     ]
 
 

@@ -22,7 +22,7 @@ from trimtab.analysis.labels import change_in_words
 from trimtab.cli import app
 from trimtab.config.data_source import DataSource
 from trimtab.models import load_model, save_tiny_llama
-from trimtab.results.checksums import changed_files
+from trimtab.results.checksums import changed_files, sha256_of
 from trimtab.runner.post_hoc import Interpolated, _Pair, interpolate_to_budget, repair_saved
 from trimtab.train.baselines.interpolation import Interpolation
 from trimtab.train.baselines.post_hoc import PostHocMethod
@@ -228,6 +228,29 @@ def test_a_trained_model_is_brought_back_to_a_budget(
     again = interpolate_to_budget(folder, start, tmp_path / "again", 50.0, safety)
     assert again.rise is not None
     assert again.rise.rise.value == pytest.approx(within.rise.rise.value, abs=1e-5)
+
+
+def test_repair_says_what_flatters_it_and_what_it_left_alone(
+    models: Models, tmp_path: Path
+) -> None:
+    safety = safety_rows(tmp_path / "safety.jsonl", 60)
+    tuned, start = tmp_path / "tuned", str(models.folder / "model")
+    shutil.copytree(models.folder / "full", tuned)
+
+    def repaired(name: str) -> Result:
+        return command(
+            "wise-ft", "--model", str(tuned), "--aligned", start, "--out", str(tmp_path / name),
+            "--budget", "50", "--safety", str(safety),
+        )  # fmt: skip
+
+    result = repaired("first")
+    assert result.exit_code == 0, result.stderr
+    assert "share is 0: the model keeps to it as it is, and the new one is a copy." in result.output
+    assert "is among the data of the model" not in result.stderr
+    (tuned / "README.md").write_text(f"| safety | `{sha256_of(safety)}` |")
+    assert "is among the data of the model, by its card" in repaired("second").stderr
+    same = command("wise-ft", "--model", start, "--aligned", start, "--out", str(tmp_path / "same"))
+    assert "That is the aligned model itself" in same.output
 
 
 def test_models_between_two_lie_on_one_base(models: Models) -> None:
