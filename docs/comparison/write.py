@@ -11,15 +11,17 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from worlds import DIAL_BY_KL
 
 from trimtab.analysis.groups import Setting, all_settings
-from trimtab.analysis.labels import estimate_in_words
+from trimtab.analysis.labels import change_in_words, estimate_in_words
 from trimtab.analysis.methods import (
     SHARE,
     MethodResult,
@@ -28,7 +30,7 @@ from trimtab.analysis.methods import (
     dominates,
     method_results,
 )
-from trimtab.config.methods import ALIGNED, CASE_1, OWN, PLAIN, Method
+from trimtab.config.methods import ALIGNED, CASE_1, DIAL, METHODS, OWN, PLAIN, Method
 from trimtab.report import write_report
 from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.tables import methods_table
@@ -65,15 +67,11 @@ def world_tables(folder: Path) -> str:
 
 
 def worlds_tables(folder: Path) -> str:
-    """Every method's row, its intervals over worlds, whose numbers are the points' seeds."""
-    points = read_points(folder)
-    worlds = dict.fromkeys(point.seed for point in points)
+    """Every method's row, its intervals over worlds, whose numbers the points have for seeds."""
+    worlds = [_of_world(world) for world in sorted(folder.glob("world-??"))]
+    points = list(chain.from_iterable(worlds))
     of_worlds = [
-        {
-            result.method: result.volume.value
-            for result in method_results([point for point in points if point.seed == world])
-        }
-        for world in worlds
+        {result.method: result.volume.value for result in method_results(world)} for world in worlds
     ]
     results = []
     for result in method_results(points):
@@ -89,7 +87,46 @@ def worlds_tables(folder: Path) -> str:
             replace(result, volume=volume, against_case_1=against_case_1, p_value=p_value)
         )
     results = adjusted(sorted(results, key=lambda result: -result.volume.value))
-    return "\n".join([_of_methods(results), "", *_won_and_lost(all_settings(points))])
+    lines = [_of_methods(results), "", *_won_and_lost(all_settings(points))]
+    by_kl = [_of_world(world) for world in sorted(folder.glob(f"world-??-{DIAL_BY_KL}"))]
+    if len(by_kl) == len(worlds):
+        lines += ["", _of_dial_by_kl(worlds, by_kl, of_worlds)]
+    return "\n".join(lines)
+
+
+def _of_dial_by_kl(
+    worlds: Sequence[Sequence[Point]],
+    by_kl: Sequence[Sequence[Point]],
+    of_worlds: Sequence[Mapping[Method, float]],
+) -> str:
+    """The dial that asks for the aligned model's distribution, beside others, over worlds."""
+    volumes = []
+    for world, dial in zip(worlds, by_kl, strict=True):
+        ends = {setting.method: setting for setting in all_settings(world)}
+        rectangle = Rectangle.between(ends[ALIGNED], ends[PLAIN], "alignment gap")
+        assert rectangle is not None
+        gaps = [(p.alignment_gap, p.capability_gap) for p in dial if p.method is DIAL]
+        volumes.append(rectangle.share((x.value, y.value) for x, y in gaps if x and y))
+    beside = {
+        method.title: student_mean(
+            [own - known[method] for own, known in zip(volumes, of_worlds, strict=True)], SHARE
+        )
+        for method in (CASE_1, DIAL, METHODS["safegrad"], METHODS["kl-anchor"])
+    }
+    differences = "; ".join(
+        f"{change_in_words(difference, 3)} beside {name}" for name, difference in beside.items()
+    )
+    return (
+        "The dial with `safety_target: kl`: hypervolume "
+        f"{estimate_in_words(student_mean(volumes, SHARE))}, {differences}."
+    )
+
+
+def _of_world(folder: Path) -> list[Point]:
+    """Its points; that of the aligned model, which no order of rows made, with their seed."""
+    points = read_points(folder)
+    seed = next(point.seed for point in points if point.method is not ALIGNED)
+    return [replace(point, spec=replace(point.spec, seed=seed)) for point in points]
 
 
 def _of_methods(results: Sequence[MethodResult]) -> str:
