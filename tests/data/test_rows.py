@@ -421,12 +421,12 @@ RECORD_ERRORS: list[tuple[dict[str, Any], str]] = [
     (
         {"prompt": "a", "response": ""},
         "the response is empty, as in 1 of 2 rows. Remove such rows, or set drop_empty: true to "
-        "leave them out.",
+        "leave them out (of the data set in an experiment's file, which trimtab init writes).",
     ),
     (
         {"prompt": "a"},
         "the response is empty, as in 1 of 2 rows. Remove such rows, or set drop_empty: true to "
-        "leave them out.",
+        "leave them out (of the data set in an experiment's file, which trimtab init writes).",
     ),
 ]
 

@@ -216,7 +216,10 @@ def test_draws_that_may_come_again_are_not_looked_through_for_leaks(folder: Path
     assert len(roles.task["whole"].train) == 100
     assert len(roles.task["share"].train) + len(roles.task["share"].held_out) == 100
     assert 15 < len(roles.task["share"].held_out) < 45
-    assert "task whole and task share read the same rows of draws.jsonl." in roles.warnings
+    assert (
+        "task whole and task share read the same rows of draws.jsonl: their losses are one."
+        in roles.warnings
+    )
 
 
 def test_the_same_source_in_two_roles_is_sound_and_said(folder: Path) -> None:

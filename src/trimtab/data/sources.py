@@ -143,7 +143,8 @@ def _answered(
     if empty and not source.drop_empty:
         raise UserError(
             f"{source.path} row {empty[0]}: the response is empty, as in {len(empty)} of "
-            f"{len(rows)} rows. Remove such rows, or set drop_empty: true to leave them out."
+            f"{len(rows)} rows. Remove such rows, or set drop_empty: true to leave them out (of "
+            "the data set in an experiment's file, which trimtab init writes)."
         )
     if empty:
         warning(

@@ -283,7 +283,8 @@ def _shared_sources(sources: Mapping[str, DataSource], data_root: Path | None) -
         rows = f"{path} {source.name} {source.split} {where}"
         labels.setdefault(rows, []).append(label)
     return [
-        f"{' and '.join(shared)} read the same rows of {sources[shared[0]].path}."
+        f"{' and '.join(shared)} read the same rows of {sources[shared[0]].path}"
+        + (": their losses are one." if any(label.startswith("task") for label in shared) else ".")
         for shared in labels.values()
         if len(shared) > 1
     ]
