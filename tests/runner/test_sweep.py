@@ -183,7 +183,7 @@ def test_a_changed_experiment_is_refused_with_the_difference(
     experiment: Experiment, finished: Path
 ) -> None:
     changed = replace(experiment, grid=(Block("alignment-loss", (0.0, 2.0)),))
-    with pytest.raises(UserError, match=r"another experiment.*\+  - 2\.0.*--restart"):
+    with pytest.raises(UserError, match=r"another experiment.*penalties.* → .*2\.0.*--restart"):
         sweep(changed, finished, Watcher())
 
 
