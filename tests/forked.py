@@ -9,12 +9,14 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch.multiprocessing import (
@@ -66,6 +68,16 @@ def run(
             for stream in ("out", "err")
         )
     return subprocess.CompletedProcess(arguments, status, out, err + raised)
+
+
+@contextmanager
+def that_can_be_interrupted() -> Iterator[None]:
+    """While a process is started, where a job in the background and its children ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _free_port() -> int:

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from tests.cli.test_one_line import assert_one_line, invoke
+from tests.forked import that_can_be_interrupted
 from tests.runner import on_shards
 from tests.runner.test_processes import ROOT, assert_same_results, sweep_command
 from tests.small_worlds import small_world
@@ -341,13 +342,14 @@ def test_an_interruption_ends_all_processes_of_all_runs(
 ) -> None:
     long = replace(of_two_runs, train=replace(of_two_runs.train, steps=10**5))
     command = [*sweep_command(long, tmp_path), "--workers", 2, "--processes-per-run", 2]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trimtab", *map(str, command)],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-    )
+    with that_can_be_interrupted():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trimtab", *map(str, command)],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            start_new_session=True,
+        )
     while len(read_under_way(tmp_path / "out")) < 2:
         assert process.poll() is None
         time.sleep(0.01)

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from tests.forked import that_can_be_interrupted
 from tests.small_worlds import small_world
 from tests.watchers import Watcher
 from trimtab.analysis.labels import budget_in_words
@@ -149,12 +150,10 @@ def test_a_killed_sweep_goes_on_to_the_same_points(
 def test_an_interruption_is_one_line(experiment: Experiment, tmp_path: Path) -> None:
     (tmp_path / "e.yaml").write_text(to_yaml(replace(experiment, seeds=tuple(range(50)))))
     command = [sys.executable, "-m", "trimtab.cli", "sweep", str(tmp_path / "e.yaml")]
-    # A job in the background ignores the signal, and its children with it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(
-        [*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True
-    )
-    signal.signal(signal.SIGINT, before)
+    with that_can_be_interrupted():
+        process = subprocess.Popen(
+            [*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True
+        )
     while not (tmp_path / "points.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.01)
