@@ -17,7 +17,13 @@ import pytest
 
 from trimtab.models import save_tiny_llama
 
-ROWS = [{"prompt": "ask tell", "response": "yes no"}, {"prompt": "tell ask", "response": "no yes"}]
+ROWS = [
+    {
+        "prompt": " ".join("ask" if n >> bit & 1 else "tell" for bit in range(5)),
+        "response": "yes no",
+    }
+    for n in range(32)
+]
 
 
 class Hub(ThreadingHTTPServer):
@@ -91,9 +97,7 @@ def trained(folder: Path, *more: str, **environment: str) -> subprocess.Complete
     if not (folder / "model").exists():
         save_tiny_llama(["ask", "tell", "yes", "no"], folder / "model", seed=0)
         for name in ("task", "safety"):
-            (folder / f"{name}.jsonl").write_text(
-                "".join(json.dumps(row) + "\n" for row in ROWS * 8)
-            )
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     command = "train --model model --task task.jsonl --safety safety.jsonl --out run --lora-rank 2"
     settings = ["--steps", "1", "--batch-size", "2"]
     unset = ("HF_TOKEN", "TRANSFORMERS_OFFLINE")

@@ -263,8 +263,8 @@ def _tell_of_few(place: str, split: Split, warning: Callable[[str], None]) -> No
     count = split.draws_held_out
     if count < 2:
         raise UserError(
-            f"{place}: one prompt is held out, which tells nothing of how far rows differ. Hold "
-            f"out {FEW_ROWS} or more (held_out, held_out_rows)."
+            f"{place}: one prompt is held out, which tells nothing of how far rows differ. Give "
+            f"rows of more prompts, so that {FEW_ROWS} or more are held out."
         )
     if count < _FEW_HELD_OUT:
         warning(
