@@ -32,17 +32,9 @@ from trimtab.train.objectives.endpoints import DenseEndpoints
 def test_an_optimizer_over_other_weights_than_those_moved_is_refused(
     objective: Objective, tmp_path: Path
 ) -> None:
-    model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+    model, _ = tiny.tiny_llama(tmp_path / "model")
     with pytest.raises(UserError, match="the optimizer given does not hold"):
-        SafetyAwareSFTTrainer(
-            model,
-            args=tiny.config(tmp_path),
-            objective=objective,
-            train_dataset=tiny.rows(64, seed=2),
-            safety_dataset=tiny.rows(40, seed=5),
-            processing_class=tokenizer,
-            optimizers=(torch.optim.AdamW(model.parameters()), None),
-        )
+        tiny.trainer_of(objective, tmp_path, optimizer=torch.optim.AdamW(model.parameters()))
 
 
 class Settings(TrainerCallback):

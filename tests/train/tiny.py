@@ -184,6 +184,7 @@ def trainer_of(
     task: Dataset | None = None,
     safety: Dataset | None = None,
     reads_safety: bool = True,
+    optimizer: torch.optim.Optimizer | None = None,
     **settings: Any,
 ) -> SafetyAwareSFTTrainer:
     """A trainer with 64 rows of a task and 40 of safety data, where no others are given."""
@@ -196,6 +197,7 @@ def trainer_of(
         eval_dataset=rows(16, seed=9) if "eval_strategy" in settings else None,
         safety_dataset=(safety or rows(40, seed=5)) if reads_safety else None,
         processing_class=tokenizer,
+        optimizers=(optimizer, None),
         peft_config=lora_config() if lora else None,
     )
 

@@ -11,7 +11,7 @@ from trimtab.analysis.groups import Gap, Setting, settings_of
 from trimtab.config.data_names import ORIGINAL, safety_data, task_data
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.data.synthetic import World
-from trimtab.results.gaps import OVER_LOWEST, OVER_START
+from trimtab.results.gaps import OVER_LOWEST, OVER_START, over_reference
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.stats import Estimate, Kind
@@ -156,17 +156,9 @@ def _over_lowest_seen(points: list[Point], rows: RowLosses | None) -> list[Point
                     lowest[name, data(point)] = point
 
     def over_lowest(point: Point, name: str, data: str) -> Estimate:
-        gap, reference = getattr(point, name), lowest[name, data]
-        value = gap.value - getattr(reference, name).value
-        shifted: Estimate = replace(gap.minus(gap.value - value), unit=OVER_LOWEST)
-        if point is reference:
-            return replace(shifted, low=value, high=value)
-        if rows is None or point.model is None or reference.model is None:
-            return shifted
-        paired = rows.difference(data, point.model, reference.model)
-        if paired is None:
-            return shifted
-        return replace(shifted, low=value - paired.half_width, high=value + paired.half_width)
+        reference = lowest[name, data]
+        gap: Estimate = getattr(point, name).minus(getattr(reference, name).value)
+        return over_reference(replace(gap, unit=OVER_LOWEST), point, reference, data, rows)
 
     def changed(point: Point) -> Point:
         changes: dict[str, Any] = {

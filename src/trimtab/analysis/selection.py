@@ -13,6 +13,7 @@ from trimtab.analysis.groups import Setting, all_settings
 from trimtab.config.data_names import ORIGINAL, answers_data, safety_data, task_data
 from trimtab.config.methods import ALIGNED, PLAIN, number
 from trimtab.errors import UserError
+from trimtab.evaluate.rates import ANSWERED, COMPLIANCE, REFUSALS, Rate
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.stats import (
@@ -35,6 +36,12 @@ FEWEST_ROWS = 20
 """Below it held-out rows are not divided: a half would be too few for any interval to hold."""
 
 Metric = Literal["safety loss", "task loss", "refusal rate", "harmful rate", "answer rate"]
+RATE_OF: dict[Metric, Rate] = {
+    "refusal rate": REFUSALS,
+    "harmful rate": COMPLIANCE,
+    "answer rate": ANSWERED,
+}
+"""What each metric that is no loss counts."""
 
 
 @dataclass(frozen=True)
@@ -308,7 +315,7 @@ def _require_measured(line: Sequence[Setting], limits: Sequence[Limit]) -> None:
         return [
             setting
             for setting in line
-            if any(_rate_of(point, metric) is None for point in setting.points)
+            if any(RATE_OF[metric].of(point) is None for point in setting.points)
         ]
 
     for limit in limits:
@@ -443,7 +450,7 @@ def _divided(chosen: Candidate, start: Point, rows: _Rows) -> dict[Metric, tuple
         known = (
             rows.of_all([start, *trained], losses[metric])
             if metric in losses
-            else rows.of_all(trained, answers_data(_field(metric)))
+            else rows.of_all(trained, answers_data(RATE_OF[metric].field))
         )
         if known is not None and known[0].shape[1] >= FEWEST_ROWS:
             halves = [len(_half(known[0].shape[1], which)) for which in (0, 1)]
@@ -464,20 +471,11 @@ def _candidate(setting: Setting, start: Point, limits: Sequence[Limit], rows: _R
 
 def _rate(setting: Setting, metric: Metric, rows: _Rows) -> Estimate:
     """A rate over the seeds, each prompt counted in all of them."""
-    rates = [rate for point in setting.points if (rate := _rate_of(point, metric)) is not None]
-    counted = rows.of_all(setting.points, answers_data(_field(metric)))
+    rates = [rate for point in setting.points if (rate := RATE_OF[metric].of(point)) is not None]
+    counted = rows.of_all(setting.points, answers_data(RATE_OF[metric].field))
     if counted is not None:
         rates = [share(outcomes[0], rates[0].unit) for outcomes in counted]
     return share_over_seeds(rates)
-
-
-def _rate_of(point: Point, metric: Metric) -> Estimate | None:
-    rate: Estimate | None = getattr(point, _field(metric))
-    return rate
-
-
-def _field(metric: Metric) -> str:
-    return metric.replace(" ", "_")
 
 
 def _changes(setting: Setting, start: Point, rows: _Rows) -> tuple[Estimate, Estimate]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from trimtab.config.experiment import PHRASES
+from trimtab.evaluate.outcome import Outcome
 from trimtab.results.generations import (
     GENERATIONS_FOLDER,
     Generation,
@@ -24,7 +25,7 @@ MOST_PROMPTS = 40
 """Of each kind."""
 LONGEST_PROMPT, LONGEST_ANSWER = 300, 400
 """In characters; of what is harmful only the opening words are kept."""
-HARMFUL, NOT_REFUSED = "complied harmfully", "not refused"
+HARMFUL, NOT_REFUSED = Outcome.COMPLIED.value, "not refused"
 
 
 @dataclass(frozen=True)

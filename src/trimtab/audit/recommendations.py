@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from trimtab.analysis.labels import listed
 from trimtab.audit.forecast import (
     OverlapBothWays,
     in_order,
@@ -143,7 +144,7 @@ def _of_proxies(
     negative = [name for name in in_order(total_variations) if excess[name].high < 0]
     if negative:
         lines.append(
-            f"The aligned model expects the responses of {_names_text(negative)} more than those "
+            f"The aligned model expects the responses of {listed(negative)} more than those "
             f"of {reference}: more predictable, which is not yet more similar."
         )
     return lines
@@ -159,19 +160,13 @@ def _ranks_text(values: Mapping[str, Estimate], estimate_text: Callable[[Estimat
 def _open_orders(values: Mapping[str, Estimate], relation: str) -> list[str]:
     lines = []
     for rank in alike(values):
-        lines.append(f"{_names_text(rank)} cannot be told apart: their intervals touch.")
+        lines.append(f"{listed(rank)} cannot be told apart: their intervals touch.")
         known = [
-            f"{name} {relation} {_names_text(above)}"
-            for name, above in separable_pairs(rank, values)
+            f"{name} {relation} {listed(above)}" for name, above in separable_pairs(rank, values)
         ]
         if known:
             lines.append(f"Told all the same: {'; '.join(known)}.")
     return lines
-
-
-def _names_text(names: Sequence[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _of_shift(

@@ -29,10 +29,10 @@ def print_training_summary(experiment: Experiment, out: Path, name: str) -> None
     from trimtab.results.per_row_losses import RowLosses
     from trimtab.results.store import read_points
 
-    points = read_points(out)
+    points, rows = read_points(out), RowLosses(out)
     model_points = [point for point in points if point.model == name]
-    changes = loss_changes(model_points, points, RowLosses(out))
-    rates = rate_changes(model_points[0], points, RowLosses(out)) if model_points else ()
+    changes = loss_changes(model_points, points, rows)
+    rates = rate_changes(model_points[0], points, rows) if model_points else ()
     model = model_folder(out, name)
     summary = ", ".join(_change_text(change) for change in changes)
     say(f"{summary[:1].upper()}{summary[1:]}, in nats per token; the model is in {model}.")

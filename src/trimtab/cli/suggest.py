@@ -18,14 +18,6 @@ if TYPE_CHECKING:
     from trimtab.config.experiment import Experiment
     from trimtab.stats import Estimate
 
-_ROWS: dict[Metric, str] = {
-    "safety loss": "held-out safety rows",
-    "task loss": "held-out task rows",
-    "refusal rate": "harmful prompts",
-    "harmful rate": "harmful prompts",
-    "answer rate": "benign prompts",
-}
-
 
 def suggest(
     folder: Folder,
@@ -114,15 +106,24 @@ def _what_chose(suggestion: Suggestion) -> list[str]:
     ]
     lines = []
     if divided:
-        chose = listed([f"{count} {_ROWS[metric]}" for metric, (count, _) in divided.items()])
+        read = [f"{count} {_what_was_read(metric)}" for metric, (count, _) in divided.items()]
         told = listed([str(count) for _, count in divided.values()])
-        lines.append(f"Chosen by {chose}; these numbers are of {told} others.")
+        lines.append(f"Chosen by {listed(read)}; these numbers are of {told} others.")
     if flattering:
         verb = "is" if len(flattering) == 1 else "are"
         lines.append(
             f"The {listed(flattering)} {verb} of all that it was chosen by, and so flattering."
         )
     return lines
+
+
+def _what_was_read(metric: Metric) -> str:
+    from trimtab.analysis.selection import RATE_OF
+
+    if metric in RATE_OF:
+        (kind,) = RATE_OF[metric].kinds
+        return f"{kind} prompts"
+    return f"held-out {metric.removesuffix(' loss')} rows"
 
 
 def _value(measured: Estimate) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -160,7 +160,7 @@ def differences(before: str, after: Experiment) -> list[str]:
         }
         watched = replace(experiment.measure, every=Measuring.every, live_rows=Measuring.live_rows)
         same = replace(experiment, data_root=".", keep_models=None, measure=watched, **trainings)
-        return dict(_flat(plain_values(same)))
+        return dict(by_path(plain_values(same)))
 
     recorded, now = compared(parse_experiment(before, EXPERIMENT_FILE)), compared(after)
     return [
@@ -170,22 +170,20 @@ def differences(before: str, after: Experiment) -> list[str]:
     ]
 
 
-def _flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value by its path, as train.steps or grid.0.penalties; lists of plain values whole.
+def by_path(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting by its path, a list of plain values whole.
 
-    >>> list(_flat({"train": {"steps": 10}, "grid": [{"penalties": [0.0, 1.0]}]}))
-    [('train.steps', 10), ('grid.0.penalties', [0.0, 1.0])]
+    >>> list(by_path({"train": {"steps": 10}, "grid": [{"penalties": [0.0, 1.0]}]}))
+    [('train.steps', 10), ('grid[1].penalties', [0.0, 1.0])]
     """
-    parts: Iterable[tuple[Any, Any]] | None = None
-    if isinstance(values, dict):
-        parts = values.items()
-    elif isinstance(values, list) and any(isinstance(value, dict) for value in values):
-        parts = enumerate(values)
-    if parts is None:
-        yield name, values
-        return
-    for key, value in parts:
-        yield from _flat(value, f"{name}.{key}" if name else str(key))
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from by_path(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, Sequence) and any(isinstance(item, Mapping) for item in value):
+        for index, inner in enumerate(value, start=1):
+            yield from by_path(inner, f"{path}[{index}]")
+    else:
+        yield path, value
 
 
 class _NoRepeats(yaml.SafeLoader):

@@ -16,6 +16,7 @@ from trimtab.analysis.methods import MethodResult
 from trimtab.analysis.optimality_gap import OptimalityGap, PointOptimalityGap
 from trimtab.config.methods import CASE_1, number
 from trimtab.config.run_spec import RunSpec
+from trimtab.config.yaml_io import by_path
 from trimtab.results.data_summary import DataSummary
 from trimtab.results.gaps import OVER_LOWEST
 from trimtab.results.result import Point
@@ -335,7 +336,7 @@ def failures_table(failures: Iterable[Failure]) -> Table:
 
 def settings_table(settings: Mapping[str, Any]) -> Table:
     """Every setting on its own line, a nested one by its path."""
-    rows = tuple(Row(pair) for pair in _flat(settings, ""))
+    rows = tuple(Row((path, _setting_text(value))) for path, value in by_path(settings))
     return Table("The experiment as run.", ("setting", "value"), 2, rows)
 
 
@@ -353,14 +354,7 @@ def _beside_limit(gap: OptimalityGap | None) -> tuple[str, str, str]:
     return estimate_in_words(gap.safety_gap), nats(gap.limit), f"{over}{ratio}"
 
 
-def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, Sequence) and any(isinstance(item, Mapping) for item in value):
-        for index, inner in enumerate(value, start=1):
-            yield from _flat(inner, f"{path}[{index}]")
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        yield path, ", ".join(map(str, value)) or "–"
-    else:
-        yield path, "–" if value is None or value == {} else str(value)
+def _setting_text(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(str, value)) or "–"
+    return "–" if value is None or value == {} else str(value)

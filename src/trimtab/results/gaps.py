@@ -53,16 +53,7 @@ def with_gaps(
         loss, before = _losses(point)[name], None if start is None else _losses(start)[name]
         if start is None or loss is None or before is None:
             return None
-        between = loss.minus(before.value)
-        if point is start:
-            return Estimate(0.0, 0.0, 0.0, between.unit, between.kind)
-        if rows is None or point.model is None or start.model is None:
-            return between
-        paired = rows.difference(name, point.model, start.model)
-        if paired is None:
-            return between
-        half = paired.half_width
-        return replace(between, low=between.value - half, high=between.value + half)
+        return over_reference(loss.minus(before.value), point, start, name, rows)
 
     filled = []
     for point in points:
@@ -77,6 +68,24 @@ def with_gaps(
             )
         )
     return filled
+
+
+def over_reference(
+    change: Estimate, point: Point, reference: Point, dataset: str, rows: RowLosses | None
+) -> Estimate:
+    """How far a loss lies above that of a reference, with the interval of the difference by row.
+
+    As it is where rows are not known; 0 of the reference itself.
+    """
+    if point is reference:
+        return replace(change, value=0.0, low=0.0, high=0.0)
+    if rows is None or point.model is None or reference.model is None:
+        return change
+    paired = rows.difference(dataset, point.model, reference.model)
+    if paired is None:
+        return change
+    half = paired.half_width
+    return replace(change, low=change.value - half, high=change.value + half)
 
 
 def _losses(point: Point) -> dict[str, Estimate | None]:

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from trimtab.analysis.changes import RateChange
 from trimtab.analysis.labels import limit_verdict, rate_in_words
 from trimtab.analysis.line_search import Found, most_capable_within
-from trimtab.analysis.selection import Limit, Metric, Standing
+from trimtab.analysis.selection import RATE_OF, Limit, Metric, Standing
 from trimtab.config.data_names import answers_data
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Answers
 from trimtab.config.methods import ALIGNED
 from trimtab.errors import UserError
-from trimtab.evaluate.rates import ANSWERED, COMPLIANCE, IN_SHORT, RATES, REFUSALS, Rate
+from trimtab.evaluate.rates import IN_SHORT, RATES, Rate
 from trimtab.results.checksums import digest_of
 from trimtab.results.generations import AskedPrompt
 from trimtab.runner.answering import Answering, Judged
@@ -36,11 +36,6 @@ ASKED_FOLDER = "asked"
 
 _HALVES_SEED = 2**20
 _FEWEST = 2
-_RATE_OF: dict[Metric, Rate] = {
-    "refusal rate": REFUSALS,
-    "harmful rate": COMPLIANCE,
-    "answer rate": ANSWERED,
-}
 _OPTIONS = {"harmful": "--harmful", "benign": "--benign"}
 
 
@@ -146,20 +141,20 @@ class RatesOnHalves:
 
     def __init__(self, prompts: Sequence[AskedPrompt], limits: Sequence[Limit], seed: int) -> None:
         self.prompts = prompts
-        self.limits = [limit for limit in limits if limit.metric in _RATE_OF]
+        self.limits = [limit for limit in limits if limit.metric in RATE_OF]
         self.choosing, self.held_out = prompt_halves(prompts, seed)
         self._require_enough()
 
     def on_choosing(self, judged: Judged) -> dict[Metric, Estimate]:
         """The rates that limits are on, of the prompts that choose."""
         return {
-            limit.metric: self._rate(judged, _RATE_OF[limit.metric], self.choosing)
+            limit.metric: self._rate(judged, RATE_OF[limit.metric], self.choosing)
             for limit in self.limits
         }
 
     def compared_rates(self, judged: Judged, start: Judged) -> tuple[HeldOutRate, ...]:
         """All rates of a model beside those of θ_s."""
-        limits = {_RATE_OF[limit.metric]: limit for limit in self.limits}
+        limits = {RATE_OF[limit.metric]: limit for limit in self.limits}
         compared_rates = []
         for rate in RATES:
             if answers_data(rate.field) not in judged.counts:
@@ -194,7 +189,7 @@ class RatesOnHalves:
         measured = nearest.standing.measured
         standings, remedies, is_beyond = [], [], []
         for limit, verdict in nearest.standing.verdicts.items():
-            estimate, rate = measured[limit.metric], _RATE_OF.get(limit.metric)
+            estimate, rate = measured[limit.metric], RATE_OF.get(limit.metric)
             if rate is None:
                 standings.append(
                     f"{limit.metric} {estimate.value:.4f}, at most {estimate.high:.4f}, {verdict}"
@@ -229,7 +224,7 @@ class RatesOnHalves:
 
     def _require_enough(self) -> None:
         for limit in self.limits:
-            rate = _RATE_OF[limit.metric]
+            rate = RATE_OF[limit.metric]
             (kind,) = rate.kinds
             count = self._count(rate, self.choosing)
             if min(count, self._count(rate, self.held_out)) < _FEWEST:
@@ -395,8 +390,8 @@ def require_rates(limits: Iterable[Limit]) -> None:
     """Raises UserError: a limit is not on a rate, or is given twice."""
     metrics = [limit.metric for limit in limits]
     for metric in metrics:
-        if metric not in _RATE_OF:
-            raise UserError(f"{metric} is no rate. Give one of {', '.join(_RATE_OF)}.")
+        if metric not in RATE_OF:
+            raise UserError(f"{metric} is no rate. Give one of {', '.join(RATE_OF)}.")
         if metrics.count(metric) > 1:
             raise UserError(f"the {metric} has two limits. Give one.")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -457,13 +456,18 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         with self.objective.looked_at_rest() if self.objective else nullcontext():
             return super().evaluation_loop(*args, **settings)
 
+    def adjust_gradient(self) -> None:
+        """Have the objective change the gradient, without the scale that fp16 puts on it."""
+        assert self.objective is not None
+        self.accelerator.unscale_gradients()
+        self.objective.adjust_gradient(context_of(self))
+
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clip what the objective makes of the gradient, and not what it makes that from."""
         if self.objective is None or not self.objective.adjusts_gradient:
             norm: Tensor = super()._clip_grad_norm(model)
             return norm
-        self.accelerator.clip_grad_norm_(model.parameters(), math.inf)  # takes off fp16's scale
-        self.objective.adjust_gradient(context_of(self))
+        self.adjust_gradient()
         return torch.nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -530,8 +534,7 @@ class _Hooks(TrainerCallback):
         objective = self.trainer.objective
         if objective is not None:
             if not args.max_grad_norm > 0 and objective.adjusts_gradient:  # else it is clipped
-                self.trainer.accelerator.unscale_gradients()
-                objective.adjust_gradient(context_of(self.trainer))
+                self.trainer.adjust_gradient()
             objective.before_optimizer_step(context_of(self.trainer))
 
     def on_optimizer_step(
