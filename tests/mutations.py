@@ -229,8 +229,8 @@ MUTATIONS = (
     Mutation(
         "the change from the start has the other sign",
         "results/gaps.py",
-        "between = loss.minus(before.value)",
-        "between = before.minus(loss.value)",
+        "over_reference(loss.minus(before.value), ",
+        "over_reference(before.minus(loss.value), ",
         "tests/results/test_per_row_losses.py src/trimtab/results/gaps.py",
     ),
     Mutation(
