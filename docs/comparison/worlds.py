@@ -12,11 +12,13 @@ the two methods that led there ask safety rows for the aligned model's distribut
 
 Added once all six had been looked at: worlds 36 to 41, with the methods that reach Case I there by
 hypervolume or by chord area. A hypervolume counts where a method's five settings lie on its
-frontier, too; the area above their chords counts only where that frontier lies. Endpoint, as stated
-before any of these worlds was run: the chord area of the dial's five settings less that of each
-other method, Student's interval and Holm's p over worlds. Beside it: the hypervolume of 21 settings
-of the dial and 19 shares of WiSE-FT, which cost no training, less that of five runs; and the chord
-area of the dial with `safety_target: kl` less the dial's.
+frontier, and how far apart they are; the area above their chords counts only where that frontier
+lies. The aligned model and plain fine-tuning, which every method lies between, join the settings:
+without them the chord area still counts how wide a range the settings cover. Endpoint, as stated
+before the points of any of these worlds were looked at: the chord area of the dial's five settings
+less that of each other method, Student's interval and Holm's p over worlds. Beside it: the
+hypervolume of 21 settings of the dial and 19 shares of WiSE-FT, which cost no training, less that
+of SafeGrad's five runs; and the chord area of the dial with `safety_target: kl` less the dial's.
 
 Goes on where it was interrupted. `write.py` puts the tables into the page.
 """
