@@ -40,7 +40,7 @@ from peft.tuners.lora import LoraLayer
 from scipy import stats as scipy_stats
 from torch import nn
 
-from trimtab.analysis.labels import change_in_words
+from trimtab.analysis.labels import change_in_words, p_in_words
 from trimtab.config.experiment import Block, Dial, Experiment, Measuring, Training
 from trimtab.config.methods import CASE_1
 from trimtab.config.methods import DIAL as DIAL_METHOD
@@ -50,7 +50,6 @@ from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
 from trimtab.measure.losses import HeldOutRows, response_nll
 from trimtab.models import quiet_libraries, save_tiny_llama
 from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.report.tables import p_in_words
 from trimtab.results.files import write_atomically
 from trimtab.runner.evaluator import Trained
 from trimtab.runner.runner import Runner

@@ -11,38 +11,48 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from worlds import DIAL_BY_KL
+from worlds import CONFIRMING, DIAL_BY_KL, UNSEEN
 
 from trimtab.analysis.groups import Setting, all_settings
-from trimtab.analysis.labels import change_in_words, estimate_in_words
+from trimtab.analysis.labels import estimate_in_words
 from trimtab.analysis.methods import (
-    SHARE,
+    Area,
     MethodResult,
     Rectangle,
-    adjusted,
+    adjusted_areas,
     dominates,
     method_results,
 )
 from trimtab.config.methods import ALIGNED, CASE_1, DIAL, METHODS, OWN, PLAIN, Method
 from trimtab.report import write_report
 from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.report.tables import methods_table
+from trimtab.report.tables import area_cells, methods_table
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
-from trimtab.stats import Array, jackknife, student_mean, student_p_value
+from trimtab.runner.comparison import DIAL_BLOCK
+from trimtab.stats import Array, jackknife
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "comparison.md"
-OURS = {*OWN, "case-one-by-share"}
-WORLD, WORLDS, SMOLLM2 = "table", "worlds", "smollm2"
+OURS = {*OWN, "case-one-by-share", DIAL_BY_KL}
+WORLD, WORLDS, CONFIRMED, SMOLLM2 = "table", "worlds", "confirming worlds", "smollm2"
+
+BY_KL = replace(DIAL, name=DIAL_BY_KL, title="dial, `safety_target: kl`")
+WISE = METHODS["wise-ft"]
+FIVE = {DIAL: DIAL_BLOCK.values, BY_KL: DIAL_BLOCK.values, WISE: WISE.grid}
+ALL_SETTINGS = {
+    DIAL: replace(DIAL, name="dial-21", title="dial, 21 settings"),
+    BY_KL: replace(BY_KL, name="dial-by-kl-21", title=f"{BY_KL.title}, 21 settings"),
+    WISE: replace(WISE, name="wise-ft-19", title=f"{WISE.title}, 19 shares"),
+}
 
 
 def world_tables(folder: Path) -> str:
@@ -68,65 +78,87 @@ def world_tables(folder: Path) -> str:
 
 def worlds_tables(folder: Path) -> str:
     """Every method's row, its intervals over worlds, whose numbers the points have for seeds."""
-    worlds = [_of_world(world) for world in sorted(folder.glob("world-??"))]
+    worlds = [_of_world(folder, world) for world in UNSEEN]
     points = list(chain.from_iterable(worlds))
-    of_worlds = [
-        {result.method: result.volume.value for result in method_results(world)} for world in worlds
+    volumes, chords = (_beside(shares, CASE_1) for shares in _shares_by_world(worlds))
+    results = [
+        replace(result, volume=volumes[result.method], chords=chords[result.method])
+        for result in method_results(points)
     ]
-    results = []
-    for result in method_results(points):
-        volumes = [volumes[result.method] for volumes in of_worlds]
-        if result.method is CASE_1:
-            against_case_1 = p_value = None
-        else:
-            differences = [volumes[result.method] - volumes[CASE_1] for volumes in of_worlds]
-            against_case_1 = student_mean(differences, SHARE)
-            p_value = student_p_value(differences)
-        volume = student_mean(volumes, SHARE)
-        results.append(
-            replace(result, volume=volume, against_case_1=against_case_1, p_value=p_value)
+    results.sort(key=lambda result: -result.volume.share.value)
+    return "\n".join([_of_methods(results), "", *_won_and_lost(all_settings(points))])
+
+
+def confirming_table(folder: Path) -> str:
+    """Where the leading methods' frontiers lie in the worlds run for that, beside the dial's."""
+    worlds = [_with_five_settings(_of_world(folder, world)) for world in CONFIRMING]
+    tokens = {result.method: result.tokens for result in method_results([*chain(*worlds)])}
+    volumes, chords = (_beside(shares, DIAL) for shares in _shares_by_world(worlds))
+    cells = [
+        (
+            method.title,
+            *(cell for area in (chords[method], volumes[method]) for cell in area_cells(area)),
+            f"{tokens[method]:,.0f}",
         )
-    results = adjusted(sorted(results, key=lambda result: -result.volume.value))
-    lines = [_of_methods(results), "", *_won_and_lost(all_settings(points))]
-    by_kl = [_of_world(world) for world in sorted(folder.glob(f"world-??-{DIAL_BY_KL}"))]
-    if len(by_kl) == len(worlds):
-        lines += ["", _of_dial_by_kl(worlds, by_kl, of_worlds)]
-    return "\n".join(lines)
-
-
-def _of_dial_by_kl(
-    worlds: Sequence[Sequence[Point]],
-    by_kl: Sequence[Sequence[Point]],
-    of_worlds: Sequence[Mapping[Method, float]],
-) -> str:
-    """The dial that asks for the aligned model's distribution, beside others, over worlds."""
-    volumes = []
-    for world, dial in zip(worlds, by_kl, strict=True):
-        ends = {setting.method: setting for setting in all_settings(world)}
-        rectangle = Rectangle.between(ends[ALIGNED], ends[PLAIN], "alignment gap")
-        assert rectangle is not None
-        gaps = [(p.alignment_gap, p.capability_gap) for p in dial if p.method is DIAL]
-        volumes.append(rectangle.share((x.value, y.value) for x, y in gaps if x and y))
-    beside = {
-        method.title: student_mean(
-            [own - known[method] for own, known in zip(volumes, of_worlds, strict=True)], SHARE
-        )
-        for method in (CASE_1, DIAL, METHODS["safegrad"], METHODS["kl-anchor"])
-    }
-    differences = "; ".join(
-        f"{change_in_words(difference, 3)} beside {name}" for name, difference in beside.items()
+        for method in sorted(chords, key=lambda method: -chords[method].share.value)
+    ]
+    columns = (
+        "method",
+        "chord area",
+        "less the dial’s",
+        "hypervolume",
+        "less the dial’s",
+        "tokens",
     )
-    return (
-        "The dial with `safety_target: kl`: hypervolume "
-        f"{estimate_in_words(student_mean(volumes, SHARE))}, {differences}."
-    )
+    return markdown_table(columns, cells)
 
 
-def _of_world(folder: Path) -> list[Point]:
-    """Its points; that of the aligned model, which no order of rows made, with their seed."""
-    points = read_points(folder)
-    seed = next(point.seed for point in points if point.method is not ALIGNED)
-    return [replace(point, spec=replace(point.spec, seed=seed)) for point in points]
+Shares = dict[Method, dict[int, float]]
+"""A method's share of the rectangle in each world, by its number."""
+
+
+def _shares_by_world(worlds: Sequence[Sequence[Point]]) -> tuple[Shares, Shares]:
+    """Hypervolumes and chord areas, of each world's own rectangle."""
+    volumes: Shares = {}
+    chords: Shares = {}
+    for points in worlds:
+        for result in method_results(points):
+            volumes.setdefault(result.method, {})[points[0].seed] = result.volume.share.value
+            chords.setdefault(result.method, {})[points[0].seed] = result.chords.share.value
+    return volumes, chords
+
+
+def _beside(shares: Shares, one: Method) -> dict[Method, Area]:
+    """Each method's share over worlds, and its difference from that of one of them."""
+    areas = [Area.of(shares[method], {} if method is one else shares[one]) for method in shares]
+    return dict(zip(shares, adjusted_areas(areas), strict=True))
+
+
+def _of_world(folder: Path, world: int) -> list[Point]:
+    """A world's points, with the world's number for their seed, the dial by KL a method of its own.
+
+    The point of the aligned model has that seed too, which no order of rows made.
+    """
+    by_kl = read_points(folder / f"world-{world}-{DIAL_BY_KL}")
+    points = read_points(folder / f"world-{world}")
+    points += [_made_by(BY_KL, point) for point in by_kl if point.method is DIAL]
+    return [replace(point, spec=replace(point.spec, seed=world)) for point in points]
+
+
+def _with_five_settings(points: Sequence[Point]) -> list[Point]:
+    """Methods with more settings than five stand in once with five, and once with all."""
+    few = []
+    for point in points:
+        all_of = ALL_SETTINGS.get(point.method)
+        if all_of is not None:
+            few.append(_made_by(all_of, point))
+        if all_of is None or point.spec.value in FIVE[point.method]:
+            few.append(point)
+    return few
+
+
+def _made_by(method: Method, point: Point) -> Point:
+    return replace(point, spec=replace(point.spec, method=method))
 
 
 def _of_methods(results: Sequence[MethodResult]) -> str:
@@ -181,7 +213,7 @@ def smollm2_table(folder: Path) -> str:
 
     def area(method: Method, masks: Masks) -> float:
         plain, aligned = _losses(by_method[PLAIN], masks), _losses(by_method[ALIGNED], masks)
-        rectangle = Rectangle((aligned[0], plain[1]), (plain[0], aligned[1]))
+        rectangle = Rectangle((aligned[0], plain[1]), aligned, plain)
         return rectangle.share(_losses(arrays, masks) for arrays in lines[method])
 
     areas = {method: _jackknifed(partial(area, method), by_method[PLAIN]) for method in lines}
@@ -274,6 +306,7 @@ def main() -> None:
     replace_between(PAGE, WORLD, world_tables(HERE))
     if (HERE / WORLDS).exists():
         replace_between(PAGE, WORLDS, worlds_tables(HERE / WORLDS))
+        replace_between(PAGE, CONFIRMED, confirming_table(HERE / WORLDS))
     if own.exists():
         replace_between(PAGE, SMOLLM2, smollm2_table(own))
 

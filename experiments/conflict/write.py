@@ -23,7 +23,7 @@ from interpolate import BUDGET as BUDGETED
 from scipy.stats import spearmanr
 
 from trimtab.analysis.groups import all_settings
-from trimtab.analysis.labels import change_in_words
+from trimtab.analysis.labels import change_in_words, p_in_words
 from trimtab.config.data_names import answers_data
 from trimtab.config.experiment import Dial
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2_RADIUS, DIAL
@@ -34,7 +34,6 @@ from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import PLAIN_INK, START_INK, ink
 from trimtab.report.panels import ANCHORS, labelled
 from trimtab.report.renderer import images
-from trimtab.report.tables import p_in_words
 from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.result import Point

@@ -16,7 +16,7 @@ from typing import Literal
 
 from run import SEEDS, VARIANTS, experiment
 
-from trimtab.analysis.labels import change_in_words, estimate_in_words
+from trimtab.analysis.labels import change_in_words, estimate_in_words, p_in_words
 from trimtab.config.grid import plan_of
 from trimtab.config.methods import ALIGNED
 from trimtab.report.axes import linear_axis
@@ -25,7 +25,6 @@ from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.report.palette import ink
 from trimtab.report.panels import ANCHORS, labelled
 from trimtab.report.renderer import images
-from trimtab.report.tables import p_in_words
 from trimtab.results.files import write_atomically
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point

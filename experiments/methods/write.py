@@ -16,11 +16,10 @@ from pathlib import Path
 from statistics import fmean
 
 from trimtab.analysis.groups import Setting, all_settings
-from trimtab.analysis.labels import change_in_words
+from trimtab.analysis.labels import change_in_words, p_in_words
 from trimtab.config.data_names import ORIGINAL, answers_data, task_data
 from trimtab.config.methods import ALIGNED, CASE_1
 from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.report.tables import p_in_words
 from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.result import Point
 from trimtab.results.store import copy_measurements, read_points

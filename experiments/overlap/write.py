@@ -16,12 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trimtab.analysis.labels import change_in_words, estimate_in_words
+from trimtab.analysis.labels import change_in_words, estimate_in_words, p_in_words
 from trimtab.analysis.verdicts import lies_above_zero
 from trimtab.config.data_names import task_data
 from trimtab.config.methods import ALIGNED
 from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.report.tables import p_in_words
 from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.result import Point
 from trimtab.results.store import read_points

@@ -50,10 +50,44 @@ def case_1() -> list[Point]:
     ]
 
 
+def p_values(points: Sequence[Point]) -> list[float]:
+    """Of no difference from Case I's hypervolume, of every method that has one."""
+    areas = [result.volume for result in method_results(points)]
+    return [area.p_value for area in areas if area.p_value is not None]
+
+
 def test_hypervolume_is_the_share_of_the_rectangle() -> None:
     (result,) = method_results([*ends(), *seeds("ewc", [(0.5, 0.5)], noise=0.0)])
-    assert result.volume.value == pytest.approx(0.25)
-    assert (result.volume.low, result.volume.high) == pytest.approx((0.25, 0.25))
+    assert result.volume.share.value == pytest.approx(0.25)
+    assert (result.volume.share.low, result.volume.share.high) == pytest.approx((0.25, 0.25))
+
+
+def test_settings_spread_on_one_frontier_differ_in_hypervolume_but_not_in_chord_area() -> None:
+    line = [(0.1, 0.9), (0.4, 0.6), (0.5, 0.5), (0.6, 0.4), (0.9, 0.1)]
+    crowded = [(0.46, 0.54), (0.48, 0.52), (0.5, 0.5), (0.52, 0.48), (0.54, 0.46)]
+    points = [*ends(), *seeds("ewc", line, noise=0.0), *seeds("l2-sp", crowded, noise=0.0)]
+    spread, close = method_results(points)
+    assert (spread.method.name, close.method.name) == ("ewc", "l2-sp")
+    assert spread.volume.share.value > close.volume.share.value + 0.1
+    assert spread.chords.share.value == pytest.approx(0.5)
+    assert close.chords.share.value == pytest.approx(0.5)
+
+
+def test_chords_run_from_the_aligned_model_to_plain_fine_tuning() -> None:
+    (result,) = method_results([*ends(), *seeds("ewc", [(0.25, 0.25)], noise=0.0)])
+    assert result.chords.share.value == pytest.approx(0.75)  # 1 less two triangles of 1/8
+
+
+def test_each_area_is_set_beside_case_1s_and_adjusted_apart() -> None:
+    points = [*ends(), *case_1(), *seeds("ewc", [(0.5, 0.5)]), *seeds("l2-sp", [(0.2, 0.3)])]
+    results = {result.method.name: result for result in method_results(points)}
+    assert results["alignment-loss"].chords.less_case_1 is None
+    assert results["alignment-loss"].chords.p_value is None
+    for name in ("ewc", "l2-sp"):
+        own, case_1s = results[name].chords, results["alignment-loss"].chords
+        assert own.less_case_1 is not None
+        assert own.less_case_1.value == pytest.approx(own.share.value - case_1s.share.value)
+        assert own.p_value != results[name].volume.p_value
 
 
 def test_a_method_that_is_worse_everywhere_is_beaten_and_stands_below() -> None:
@@ -62,8 +96,8 @@ def test_a_method_that_is_worse_everywhere_is_beaten_and_stands_below() -> None:
     assert (best.method.name, worst.method.name) == ("alignment-loss", "ewc")
     assert (best.dominated, worst.dominated) == (0, 2)
     assert worst.beaten_by == (CASE_1,)
-    assert worst.against_case_1 is not None
-    assert worst.against_case_1.high < 0
+    assert worst.volume.less_case_1 is not None
+    assert worst.volume.less_case_1.high < 0
 
 
 def test_a_difference_within_the_noise_beats_nothing() -> None:
@@ -108,9 +142,17 @@ def test_a_method_point_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_a_family_of_comparisons_is_adjusted_for_being_many() -> None:
     line = [(0.5, 0.3), (0.25, 0.45)]
     alone = [*ends(), *case_1(), *seeds("ewc", line)]
-    (p_alone,) = [result.p_value for result in method_results(alone) if result.p_value is not None]
+    (p_alone,) = [
+        result.volume.p_value
+        for result in method_results(alone)
+        if result.volume.p_value is not None
+    ]
     together = [*alone, *seeds("l2-sp", line), *seeds("mixing", line)]
-    of_three = [result.p_value for result in method_results(together) if result.p_value is not None]
+    of_three = [
+        result.volume.p_value
+        for result in method_results(together)
+        if result.volume.p_value is not None
+    ]
     assert of_three == pytest.approx([min(1.0, 3 * p_alone)] * 3)
 
 
@@ -118,9 +160,13 @@ def test_the_family_is_all_that_one_table_shows() -> None:
     line = [(0.5, 0.3), (0.25, 0.45)]
     here = [*ends(), *case_1(), *seeds("ewc", line)]
     elsewhere = [replace(model, spec=replace(model.spec, task="other")) for model in here]
-    (alone,) = [result.p_value for result in method_results(here) if result.p_value is not None]
-    both = [result.p_value for result in method_results([*here, *elsewhere])]
-    assert [p for p in both if p is not None] == pytest.approx([min(1.0, 2 * alone)] * 2)
+    (alone,) = [
+        result.volume.p_value
+        for result in method_results(here)
+        if result.volume.p_value is not None
+    ]
+    both = p_values([*here, *elsewhere])
+    assert both == pytest.approx([min(1.0, 2 * alone)] * 2)
 
 
 def over_start(points: Sequence[Point], field: str, start: float) -> list[Point]:
@@ -137,7 +183,7 @@ def over_start(points: Sequence[Point], field: str, start: float) -> list[Point]
 def test_each_axis_begins_where_its_own_gap_does(field: str, start: float) -> None:
     points = [*ends(), *seeds("ewc", [(0.5, 0.5)], noise=0.0)]
     (result,) = method_results(over_start(points, field, start))
-    assert result.volume.value == pytest.approx(0.25)
+    assert result.volume.share.value == pytest.approx(0.25)
 
 
 def test_every_method_of_a_comparison_finds_its_place_in_the_figure() -> None:

@@ -113,6 +113,25 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 1 or value == 0 else f"{value:.1g} %"
 
 
+def area_in_words(share: Estimate) -> str:
+    """A share of an area, to three digits.
+
+    >>> area_in_words(Estimate(-0.0123, -0.02, -0.004, "share", "estimate"))
+    '−0.012 [−0.020, −0.004]'
+    """
+    spread = f" [{share.low:.3f}, {share.high:.3f}]" if share.low < share.high else ""
+    return f"{share.value:.3f}{spread}".replace("-", "−")
+
+
+def p_in_words(value: float) -> str:
+    """A p-value to two digits that matter.
+
+    >>> p_in_words(0.0213), p_in_words(1e-6)
+    ('0.021', '< 0.001')
+    """
+    return "< 0.001" if value < 0.001 else f"{value:.2g}"
+
+
 def share_in_words(rate: Estimate) -> str:
     """A share and its interval as percentages.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from trimtab.analysis.groups import (
     Gap,
@@ -23,30 +24,54 @@ from trimtab.results.gaps import OVER_START
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.stats import Estimate, holm, student_mean, student_p_value
-from trimtab.theory.area import hypervolume
+from trimtab.theory.area import chord_area, hypervolume
 
 SHARE = "share of the rectangle between the aligned model and plain fine-tuning"
+
+
+@dataclass(frozen=True)
+class Area:
+    """A share of the rectangle between the aligned model and plain fine-tuning, beside Case I's.
+
+    Intervals are over seeds, for these held-out rows. `less_case_1` is the difference seed by seed,
+    and `p_value` that of no difference, adjusted by Holm over the methods beside each other; None
+    of one seed, and of Case I itself.
+    """
+
+    share: Estimate
+    less_case_1: Estimate | None
+    p_value: float | None
+
+    @classmethod
+    def of(cls, shares: Mapping[int, float], of_case_1: Mapping[int, float]) -> Area:
+        """The one of shares by seed, beside Case I's of the same seeds; none are its own."""
+        seeds = sorted(set(shares) & set(of_case_1))
+        differences = [shares[seed] - of_case_1[seed] for seed in seeds]
+        return cls(
+            student_mean(list(shares.values()), SHARE).cut(0.0, 1.0),
+            student_mean(differences, SHARE) if differences else None,
+            student_p_value(differences) if len(differences) > 1 else None,
+        )
 
 
 @dataclass(frozen=True)
 class MethodResult:
     """One method over its hyperparameter, on one task with one proxy.
 
-    `volume` is the hypervolume, the share of the rectangle that the method's points dominate; its
-    interval is over seeds, for these held-out rows. `against_case_1` is its difference from Case
-    I's, seed by seed, and `p_value` that of no difference, adjusted by Holm over the methods beside
-    each other; None of one seed. `dominated` of `judged` settings are beaten in both gaps by one
-    setting of another method, each beyond the interval of the difference over seeds and rows. One
-    seed measured exactly has no interval, and cannot be judged.
+    `volume` is the hypervolume, what the method's settings dominate: it counts how many they are
+    and how they are spread, too. `chords` is the area above the chords of its settings, the aligned
+    model and plain fine-tuning, which every method lies between: it counts where the frontier lies.
+    `dominated` of `judged` settings are beaten in both gaps by one setting of another method, each
+    beyond the interval of the difference over seeds and rows. One seed measured exactly has no
+    interval, and cannot be judged.
     """
 
     method: Method
     proxy: str | None
     task: str
     settings: tuple[Setting, ...]
-    volume: Estimate
-    against_case_1: Estimate | None
-    p_value: float | None
+    volume: Area
+    chords: Area
     dominated: int
     judged: int
     beaten_by: tuple[Method, ...]
@@ -60,13 +85,19 @@ class MethodResult:
                 return None
             return {"value": estimate.value, "interval": [estimate.low, estimate.high]}
 
+        def area_record(name: str, area: Area) -> dict[str, Any]:
+            return {
+                name: estimate_record(area.share),
+                f"{name}_less_case_1": estimate_record(area.less_case_1),
+                f"{name}_adjusted_p_value": area.p_value,
+            }
+
         return {
             "method": self.method.name,
             "proxy": self.proxy,
             "task": self.task,
-            "hypervolume": estimate_record(self.volume),
-            "hypervolume_less_case_1": estimate_record(self.against_case_1),
-            "adjusted_p_value": self.p_value,
+            **area_record("hypervolume", self.volume),
+            **area_record("chord_area", self.chords),
             "settings": len(self.settings),
             "dominated": self.dominated,
             "judged": self.judged,
@@ -89,11 +120,13 @@ class MethodResult:
 class Rectangle:
     """What can be won: from the safety of the aligned model to the capability of plain fine-tuning.
 
-    Where the least possible losses are known it begins at gaps of 0, which no model passes.
+    `aligned` and `plain` are those models' safety gap and capability gap. Where the least possible
+    losses are known it begins at gaps of 0, which no model passes.
     """
 
     best: tuple[float, float]
-    worst: tuple[float, float]
+    aligned: tuple[float, float]
+    plain: tuple[float, float]
 
     @classmethod
     def between(cls, aligned: Setting, plain: Setting, safety: SafetyGap) -> Rectangle | None:
@@ -103,17 +136,29 @@ class Rectangle:
         if not (safest and unsafest and untaught and taught):
             return None
         best = tuple(gap.value if gap.unit == OVER_START else 0.0 for gap in (safest, taught))
-        return cls((best[0], best[1]), (unsafest.value, untaught.value))
+        ends = (safest.value, untaught.value), (unsafest.value, taught.value)
+        return cls((best[0], best[1]), *ends)
 
     @property
-    def is_empty(self) -> bool:
-        return any(far <= near for near, far in zip(self.best, self.worst, strict=True))
+    def sides(self) -> tuple[float, float]:
+        """How far plain fine-tuning is less safe, and the aligned model less capable."""
+        return self.plain[0] - self.best[0], self.aligned[1] - self.best[1]
 
     def share(self, points: Iterable[tuple[float, float]]) -> float:
         """The share of it that the points dominate."""
+        return self._share(hypervolume, points)
+
+    def share_above_chords(self, points: Iterable[tuple[float, float]]) -> float:
+        """The share of it above the chords of the points and both its models."""
+        return self._share(chord_area, [self.aligned, *points, self.plain])
+
+    def _share(
+        self,
+        area: Callable[[ArrayLike, ArrayLike], float],
+        points: Iterable[tuple[float, float]],
+    ) -> float:
         inside = [(max(x - self.best[0], 0.0), max(y - self.best[1], 0.0)) for x, y in points]
-        corner = self.worst[0] - self.best[0], self.worst[1] - self.best[1]
-        return hypervolume(inside, corner) / (corner[0] * corner[1])
+        return area(inside, self.sides) / (self.sides[0] * self.sides[1])
 
 
 def method_results(
@@ -153,13 +198,16 @@ def _of_pair(settings: list[Setting], safety: SafetyGap, pairs: Pairs) -> list[M
     if len(ends) < 2:
         return []
     rectangle = Rectangle.between(ends[ALIGNED], ends[PLAIN], safety)
-    if rectangle is None:
+    if rectangle is None or min(rectangle.sides) <= 0:
         return []
     methods: dict[Method, list[Setting]] = {}
     for setting in settings:
         if setting.method not in ends:
             methods.setdefault(setting.method, []).append(setting)
-    volumes = {method: _volumes(line, safety, rectangle) for method, line in methods.items()}
+    volumes, chords = (
+        {method: _by_seed(line, safety, share) for method, line in methods.items()}
+        for share in (rectangle.share, rectangle.share_above_chords)
+    )
     results = []
     for method, line in methods.items():
         beaten: dict[Setting, list[Method]] = {}
@@ -171,23 +219,14 @@ def _of_pair(settings: list[Setting], safety: SafetyGap, pairs: Pairs) -> list[M
         if not volumes[method]:
             continue
         trained_points = [point for setting in line for point in setting.points]
-        case_1_volumes = volumes.get(CASE_1)
-        against_case_1 = p_value = None
-        if case_1_volumes and method is not CASE_1:
-            seeds = sorted(set(case_1_volumes) & set(volumes[method]))
-            if seeds:
-                differences = [volumes[method][seed] - case_1_volumes[seed] for seed in seeds]
-                against_case_1 = student_mean(differences, SHARE)
-                p_value = student_p_value(differences) if len(seeds) > 1 else None
         results.append(
             MethodResult(
                 method,
                 line[0].proxy,
                 line[0].task,
                 tuple(sorted(line, key=lambda setting: setting.value or 0.0)),
-                student_mean(list(volumes[method].values()), SHARE).cut(0.0, 1.0),
-                against_case_1,
-                p_value,
+                _beside_case_1(volumes, method),
+                _beside_case_1(chords, method),
                 len(beaten),
                 sum(_can_be_judged(setting, safety) for setting in line),
                 tuple(dict.fromkeys(winner for won in beaten.values() for winner in won)),
@@ -196,16 +235,30 @@ def _of_pair(settings: list[Setting], safety: SafetyGap, pairs: Pairs) -> list[M
                 _mean_where_known([point.extra_bytes for point in trained_points]),
             )
         )
-    return sorted(results, key=lambda result: -result.volume.value)
+    return sorted(results, key=lambda result: -result.volume.share.value)
 
 
 def adjusted(results: Sequence[MethodResult]) -> list[MethodResult]:
-    """The results with p-values that hold for all of them together."""
-    p_values = iter(holm([result.p_value for result in results if result.p_value is not None]))
+    """The results with p-values that hold for all of them together, for each area apart."""
+    volumes = adjusted_areas([result.volume for result in results])
+    chords = adjusted_areas([result.chords for result in results])
     return [
-        result if result.p_value is None else replace(result, p_value=float(next(p_values)))
-        for result in results
+        replace(result, volume=volume, chords=above)
+        for result, volume, above in zip(results, volumes, chords, strict=True)
     ]
+
+
+def adjusted_areas(areas: Sequence[Area]) -> list[Area]:
+    """The areas with p-values that hold for all of them together."""
+    p_values = iter(holm([area.p_value for area in areas if area.p_value is not None]))
+    return [
+        area if area.p_value is None else replace(area, p_value=float(next(p_values)))
+        for area in areas
+    ]
+
+
+def _beside_case_1(shares: Mapping[Method, Mapping[int, float]], method: Method) -> Area:
+    return Area.of(shares[method], {} if method is CASE_1 else shares.get(CASE_1, {}))
 
 
 def _of_line(points: Sequence[Point], cost: Callable[[Point], float]) -> float:
@@ -219,17 +272,19 @@ def _of_line(points: Sequence[Point], cost: Callable[[Point], float]) -> float:
     return float(np.mean(costs))
 
 
-def _volumes(line: Sequence[Setting], safety: SafetyGap, rectangle: Rectangle) -> dict[int, float]:
+def _by_seed(
+    line: Sequence[Setting],
+    safety: SafetyGap,
+    share: Callable[[Iterable[tuple[float, float]]], float],
+) -> dict[int, float]:
     of_seed: dict[int, list[tuple[float, float]]] = {}
     for setting in line:
         for point in setting.points:
             x, y = measured_of(point, safety), measured_of(point, "capability gap")
             if x is not None and y is not None:
                 of_seed.setdefault(point.seed, []).append((x.value, y.value))
-    if rectangle.is_empty:
-        return {}
     return {
-        seed: rectangle.share(points)
+        seed: share(points)
         for seed, points in of_seed.items()
         if len(points) == len(line)  # a seed that lacks settings, unfinished, would count for less
     }

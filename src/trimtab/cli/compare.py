@@ -75,6 +75,7 @@ def compare(
 
 
 def _print_methods(folder: Path) -> None:
+    from trimtab.analysis.labels import area_in_words
     from trimtab.analysis.methods import method_results
     from trimtab.results.per_row_losses import RowLosses
     from trimtab.results.store import read_points
@@ -82,9 +83,10 @@ def _print_methods(folder: Path) -> None:
     results = method_results(read_points(folder), RowLosses(folder))
     if not results:
         return
-    say("method                                  share dominated       settings beaten")
+    say(f"{'method':38}  {'hypervolume':22} {'chord area':22} settings beaten")
     for result in results:
-        low, high = result.volume.low, result.volume.high
-        spread = f"[{low:.3f}, {high:.3f}]" if low < high else ""
+        areas = " ".join(
+            f"{area_in_words(area.share):22}" for area in (result.volume, result.chords)
+        )
         beaten = f"{result.dominated} of {result.judged}" if result.judged else "–"
-        say(f"{result.method.title:38}  {result.volume.value:.3f} {spread:16} {beaten}")
+        say(f"{result.method.title:38}  {areas} {beaten}")

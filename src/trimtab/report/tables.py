@@ -8,11 +8,13 @@ from typing import Any
 
 from trimtab.analysis.bounds import BoundBeside
 from trimtab.analysis.labels import (
+    area_in_words,
     estimate_in_words,
     nats,
+    p_in_words,
     percent,
 )
-from trimtab.analysis.methods import MethodResult
+from trimtab.analysis.methods import Area, MethodResult
 from trimtab.analysis.optimality_gap import OptimalityGap, PointOptimalityGap
 from trimtab.config.methods import CASE_1, number
 from trimtab.config.run_spec import RunSpec
@@ -21,7 +23,6 @@ from trimtab.results.data_summary import DataSummary
 from trimtab.results.gaps import OVER_LOWEST
 from trimtab.results.result import Point
 from trimtab.results.store import Failure
-from trimtab.stats import Estimate
 
 WHAT_IT_IS = {
     "bound": "a bound, every number in it being known.",
@@ -34,9 +35,11 @@ NAMES = ("method", "setting", "safety", "task", "seed")
 """The columns that `names_of` fills."""
 METHODS_CAPTION = (
     "Estimates. Hypervolume: the share of the rectangle between the aligned model and plain "
-    "fine-tuning that a method’s settings dominate; more is better. Intervals are 95 % over seeds. "
+    "fine-tuning that a method’s settings dominate; more is better, and settings well spread have "
+    "more. Chord area: the share above the chords of its settings and those two models, which says "
+    "where its frontier lies, however the settings are spread. Intervals are 95 % over seeds. "
     "A setting is beaten when one of another method is better in both gaps, each beyond its "
-    "interval. p is of no difference from Case I, adjusted by Holm over the table. Tokens and "
+    "interval. p is of no difference from Case I’s, adjusted by Holm over the column. Tokens and "
     "seconds are of all trainings behind the settings of one seed: a dial has one, and so have "
     "methods after training."
 )
@@ -261,9 +264,10 @@ def methods_table(results: Sequence[MethodResult]) -> Table:
     columns = (
         "method",
         *(("safety", "task") if several_pairs else ()),
-        "hypervolume, share",
-        "less Case I’s",
-        "adjusted p",
+        "hypervolume",
+        "hypervolume less Case I’s",
+        "chord area",
+        "chord area less Case I’s",
         "settings beaten",
         "tokens",
         "seconds",
@@ -274,9 +278,8 @@ def methods_table(results: Sequence[MethodResult]) -> Table:
             (
                 result.method.title,
                 *((result.proxy or "–", result.task) if several_pairs else ()),
-                _share(result.volume),
-                "–" if result.against_case_1 is None else _share(result.against_case_1),
-                "–" if result.p_value is None else p_in_words(result.p_value),
+                *area_cells(result.volume),
+                *area_cells(result.chords),
                 f"{result.dominated} of {result.judged}" if result.judged else "–",
                 f"{result.tokens:,.0f}",
                 f"{result.seconds:.1f}",
@@ -288,18 +291,12 @@ def methods_table(results: Sequence[MethodResult]) -> Table:
     return Table(METHODS_CAPTION, columns, 3 if several_pairs else 1, rows)
 
 
-def _share(estimate: Estimate) -> str:
-    spread = f" [{estimate.low:.3f}, {estimate.high:.3f}]" if estimate.low < estimate.high else ""
-    return f"{estimate.value:.3f}{spread}".replace("-", "−")
-
-
-def p_in_words(value: float) -> str:
-    """A p-value to two digits that matter.
-
-    >>> p_in_words(0.0213), p_in_words(1e-6)
-    ('0.021', '< 0.001')
-    """
-    return "< 0.001" if value < 0.001 else f"{value:.2g}"
+def area_cells(area: Area) -> tuple[str, str]:
+    """An area, and its difference from another's with the adjusted p of none."""
+    if area.less_case_1 is None:
+        return area_in_words(area.share), "–"
+    p_value = "" if area.p_value is None else f" (p {p_in_words(area.p_value)})"
+    return area_in_words(area.share), f"{area_in_words(area.less_case_1)}{p_value}"
 
 
 def _bytes(count: float | None) -> str:
