@@ -93,21 +93,25 @@ def confirming_table(folder: Path) -> str:
     """Where the leading methods' frontiers lie in the worlds run for that, beside the dial's."""
     worlds = [_with_five_settings(_of_world(folder, world)) for world in CONFIRMING]
     tokens = {result.method: result.tokens for result in method_results([*chain(*worlds)])}
-    volumes, chords = (_beside(shares, DIAL) for shares in _shares_by_world(worlds))
+    volumes, chords = _shares_by_world(worlds)
+    beside_dial, rival = _beside(chords, DIAL), METHODS["safegrad"]
     cells = [
         (
             method.title,
-            *(cell for area in (chords[method], volumes[method]) for cell in area_cells(area)),
+            *area_cells(beside_dial[method]),
+            area_cells(_beside(chords, rival)[method])[1],
+            *area_cells(_beside(volumes, rival)[method]),
             f"{tokens[method]:,.0f}",
         )
-        for method in sorted(chords, key=lambda method: -chords[method].share.value)
+        for method in sorted(chords, key=lambda method: -beside_dial[method].share.value)
     ]
     columns = (
         "method",
         "chord area",
         "less the dial’s",
+        "less SafeGrad’s",
         "hypervolume",
-        "less the dial’s",
+        "less SafeGrad’s",
         "tokens",
     )
     return markdown_table(columns, cells)

@@ -38,10 +38,10 @@ METHODS_CAPTION = (
     "fine-tuning that a method’s settings dominate; more is better, and settings well spread have "
     "more. Chord area: the share above the chords of its settings and those two models, which says "
     "where its frontier lies, however the settings are spread. Intervals are 95 % over seeds. "
-    "A setting is beaten when one of another method is better in both gaps, each beyond its "
-    "interval. p is of no difference from Case I’s, adjusted by Holm over the column. Tokens and "
-    "seconds are of all trainings behind the settings of one seed: a dial has one, and so have "
-    "methods after training."
+    "A setting is beaten where one of another method is better in both gaps, each beyond its "
+    "interval. p is of no difference from Case I’s, adjusted by Holm over the column. Tokens "
+    "are of all trainings behind the settings of one seed: a dial has one, and so have methods "
+    "after training. Memory is beyond plain fine-tuning’s."
 )
 
 
@@ -268,10 +268,9 @@ def methods_table(results: Sequence[MethodResult]) -> Table:
         "hypervolume less Case I’s",
         "chord area",
         "chord area less Case I’s",
-        "settings beaten",
+        "beaten",
         "tokens",
-        "seconds",
-        "extra memory",
+        "memory",
     )
     rows = tuple(
         Row(
@@ -282,7 +281,6 @@ def methods_table(results: Sequence[MethodResult]) -> Table:
                 *area_cells(result.chords),
                 f"{result.dominated} of {result.judged}" if result.judged else "–",
                 f"{result.tokens:,.0f}",
-                f"{result.seconds:.1f}",
                 _bytes(result.extra_bytes),
             )
         )
