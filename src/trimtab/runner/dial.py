@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -278,63 +278,105 @@ def _chosen(
     rates: RatesOnHalves | None,
     answers: Answers | None,
 ) -> ChosenSetting:
-    experiment = runner.experiment
-    measuring, dial = experiment.measure, experiment.dial
-    assert dial is not None
-    (safety,), (task,) = roles.safety.values(), roles.task.values()
+    """The setting, chosen on half of the safety rows where a budget chooses, told on the others."""
+    rows = _HeldOut.of(runner, roles, divided=budget is not None)
+    chosen_rise: Estimate | None = None
+    judged_rates: JudgedRates | None = None
+    rise_at = None if budget is None else _rises(runner, endpoints, rows.choosing)
+    if rates is not None and answers is not None:
+        search = _search(runner, endpoints, rates, answers, budget, rise_at)
+        alpha, standing, judged_rates = search.choice(lambda setting: f"α = {number(setting)}")
+        chosen_rise = standing.measured.get("safety loss")
+    elif alpha is None:
+        assert budget is not None
+        assert rise_at is not None
+        alpha, chosen_rise = largest_within(rise_at, budget)
+        _require_within(chosen_rise, budget)
 
-    def encoded(rows: Sequence[Row], split: Split) -> HeldOutRows:
-        return HeldOutRows.of(
-            encode(rows, runner.tokenizer, experiment.lengths), rows, split.repeats
+    measuring, dial = runner.experiment.measure, runner.experiment.dial
+    assert dial is not None
+    before = held_out_loss(runner.aligned, rows.telling, measuring)
+    endpoints.set_alpha(alpha)
+    safety, task, original = (
+        None if held_out is None else held_out_loss(endpoints.model, held_out, measuring)
+        for held_out in (rows.telling, rows.task, rows.original)
+    )
+    assert safety is not None
+    assert task is not None
+    return ChosenSetting(
+        alpha=alpha,
+        penalty=dial.penalty_at(alpha),
+        budget=budget,
+        chosen_rise=chosen_rise,
+        rise=loss_rise(safety, before),
+        safety_loss=safety.per_token,
+        task_loss=task.per_token,
+        alignment_loss=None if original is None else original.per_token,
+        rates=judged_rates,
+    )
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Held-out rows: of the safety data those that choose and those that tell, and the others."""
+
+    choosing: HeldOutRows
+    telling: HeldOutRows
+    task: HeldOutRows
+    original: HeldOutRows | None
+
+    @classmethod
+    def of(cls, runner: Runner, roles: Roles, *, divided: bool) -> _HeldOut:
+        (safety,), (task,) = roles.safety.values(), roles.task.values()
+
+        def encoded(rows: Sequence[Row], split: Split) -> HeldOutRows:
+            lengths = runner.experiment.lengths
+            return HeldOutRows.of(encode(rows, runner.tokenizer, lengths), rows, split.repeats)
+
+        rows = list(safety.held_out)
+        choosing, telling = (
+            _halves(safety, runner.experiment.split_seed) if divided else (rows,) * 2
+        )
+        return cls(
+            encoded(choosing, safety),
+            encoded(telling, safety),
+            encoded(task.held_out, task),
+            encoded(roles.original.held_out, roles.original) if roles.original else None,
         )
 
-    rows = list(safety.held_out)
-    halves = (rows, rows) if budget is None else _halves(safety, experiment.split_seed)
-    choosing, reporting = (encoded(half, safety) for half in halves)
-    start = None if budget is None else held_out_loss(runner.aligned, choosing, measuring)
+
+def _rises(runner: Runner, endpoints: Endpoints, rows: HeldOutRows) -> Callable[[float], Estimate]:
+    """L_ŝ(θ(α)) − L_ŝ(θ_s) at a setting."""
+    measuring = runner.experiment.measure
+    start = held_out_loss(runner.aligned, rows, measuring)
 
     def rise_at(setting: float) -> Estimate:
-        assert start is not None
         endpoints.set_alpha(setting)
-        return loss_rise(held_out_loss(endpoints.model, choosing, measuring), start)
+        return loss_rise(held_out_loss(endpoints.model, rows, measuring), start)
+
+    return rise_at
+
+
+def _search(
+    runner: Runner,
+    endpoints: Endpoints,
+    rates: RatesOnHalves,
+    answers: Answers,
+    budget: float | None,
+    rise_at: Callable[[float], Estimate] | None,
+) -> RateSearch:
+    """For a setting within limits on rates and, with a budget, within that."""
 
     def model_at(setting: float) -> tuple[str, Any]:
         endpoints.set_alpha(setting)
         return setting_name(setting), endpoints.model
 
     def rises(setting: float) -> dict[Metric, Estimate]:
-        return {} if budget is None else {"safety loss": rise_at(setting)}
+        return {} if rise_at is None else {"safety loss": rise_at(setting)}
 
-    chosen_rise: Estimate | None = None
-    judged_rates: JudgedRates | None = None
-    if rates is not None and answers is not None:
-        answering = _answering(runner, rates, answers)
-        beside = [] if budget is None else [Limit("safety loss", budget)]
-        search = RateSearch(answering, rates, model_at, runner.watcher, beside, rises)
-        alpha, standing, judged_rates = search.choice(lambda setting: f"α = {number(setting)}")
-        chosen_rise = standing.measured.get("safety loss")
-    elif alpha is None:
-        assert budget is not None
-        alpha, chosen_rise = largest_within(rise_at, budget)
-        _require_within(chosen_rise, budget)
-    before = held_out_loss(runner.aligned, reporting, measuring)
-    endpoints.set_alpha(alpha)
-    after = held_out_loss(endpoints.model, reporting, measuring)
-    original = encoded(roles.original.held_out, roles.original) if roles.original else None
-    task_rows = encoded(task.held_out, task)
-    return ChosenSetting(
-        alpha=alpha,
-        penalty=dial.penalty_at(alpha),
-        budget=budget,
-        chosen_rise=chosen_rise,
-        rise=loss_rise(after, before),
-        safety_loss=after.per_token,
-        task_loss=held_out_loss(endpoints.model, task_rows, measuring).per_token,
-        alignment_loss=held_out_loss(endpoints.model, original, measuring).per_token
-        if original
-        else None,
-        rates=judged_rates,
-    )
+    beside = [] if budget is None else [Limit("safety loss", budget)]
+    answering = _answering(runner, rates, answers)
+    return RateSearch(answering, rates, model_at, runner.watcher, beside, rises)
 
 
 def _require_within(rise: Estimate, budget: float) -> None:
