@@ -19,7 +19,8 @@ from trimtab.config.experiment import Block, Dial, Experiment, Measuring, Traini
 from trimtab.config.grid import plan_of
 from trimtab.config.loading import Loading
 from trimtab.models import ModelSize
-from trimtab.runner.cost import BatchSize, largest_batch, peak_memory, weight_bytes
+from trimtab.runner.cost import largest_batch
+from trimtab.runner.peak_memory import BatchSize, peak_memory, weight_bytes
 from trimtab.train.baselines.case_one_by_share import CaseOneByShare
 from trimtab.train.baselines.ewc import EWC
 from trimtab.train.settings import lora_config
