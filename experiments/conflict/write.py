@@ -49,14 +49,16 @@ from trimtab.stats import (
     statistic_over_seeds,
     verdict,
 )
-from trimtab.theory import hypervolume
+from trimtab.theory import chord_area, hypervolume
 
 HERE = Path(__file__).parent
 SLOWER, BUDGET, INTERPOLATED = HERE / "slower", HERE / "budget", HERE / "interpolated"
+BY_KL = HERE / "by_kl"
 TAKEN = {
     "conflict": HERE,
     "conflict-slower": SLOWER,
     "conflict-budget": BUDGET,
+    "conflict-by-kl": BY_KL,
 }
 """Where the measurements of a run lie here."""
 TASK, ORIGINAL, PROXY = "task:alpaca", "original", "safety:judging"
@@ -122,6 +124,10 @@ def main() -> None:
         text = f"{rates_table()}\n\n{heights_table(SLOWER)}"
         replace_between(HERE / "README.md", "slower", text)
         print(text)
+    if BY_KL.exists():
+        text = f"{by_kl_table()}\n\n{by_kl_areas_table()}"
+        replace_between(HERE / "README.md", "by KL", text)
+        print(text)
     if BUDGET.exists():
         text = f"{budget_table()}\n\n{interpolated_table()}"
         replace_between(HERE / "README.md", "budget", text)
@@ -175,14 +181,12 @@ def areas_table(points: list[Point]) -> str:
     plain = {point.seed: point for point in points if point.spec.is_plain}
     lines = []
     for name in (CASE_1.name, INTERPOLATING, DIAL.name, CASE_2_RADIUS.name):
-        ours = [p for p in points if p.method.name == name and p.proxy in ("judging", None)]
-        trained = [p for p in ours if not p.spec.is_plain]
+        trained = models_of_line(points, name)
         areas, tokens = [], []
         for seed, unconstrained in plain.items():
             of_seed = [p for p in trained if p.seed == seed]
-            cloud = [[known_loss(p).value, p.capability_loss.value] for p in of_seed]
-            corner = [known_loss(unconstrained).value, start.capability_loss.value]
-            areas.append(f"{1e4 * hypervolume(cloud, corner):.1f}")
+            corner = (known_loss(unconstrained).value, start.capability_loss.value)
+            areas.append(f"{1e4 * hypervolume(list(map(place_of, of_seed)), corner):.1f}")
             # One training is behind all settings of a dial, and behind all shares of a plain model.
             trainings = of_seed if name in (CASE_1.name, CASE_2_RADIUS.name) else of_seed[:1]
             read = sum(point.train_tokens for point in trainings)
@@ -191,6 +195,100 @@ def areas_table(points: list[Point]) -> str:
         lines.append((title, str(len(trained) // len(plain)), f"{fmean(tokens):.1f}×", *areas))
     seeds = [f"seed {seed}, 1e-4 nats²" for seed in plain]
     return markdown_table(("method", "models", "tokens over one plain run's", *seeds), lines)
+
+
+def models_of_line(points: list[Point], name: str) -> list[Point]:
+    """A method's models on the judging data, plain fine-tuning left out."""
+    ours = [p for p in points if p.method.name == name and p.proxy in ("judging", None)]
+    return [point for point in ours if not point.spec.is_plain]
+
+
+def place_of(point: Point) -> tuple[float, float]:
+    """L_s and L_f, nats per token."""
+    return known_loss(point).value, point.capability_loss.value
+
+
+def by_kl_table() -> str:
+    """What a dial by KL answers at each setting, and what it costs beside other lines."""
+    points, rows, ours = read_points(HERE), RowLosses(HERE), RowLosses(BY_KL)
+    plain = {point.seed: str(point.model) for point in points if point.spec.is_plain}
+    dials = {
+        (point.seed, point.spec.value): str(point.model)
+        for point in models_of_line(points, DIAL.name)
+    }
+    judging: dict[str, list[Statistic]] = defaultdict(list)
+    above: dict[str, list[Statistic | None]] = defaultdict(list)
+    changes: dict[str, list[list[Statistic]]] = defaultdict(list)
+    models: dict[str, list[Point]] = defaultdict(list)
+    for point in models_of_line(read_points(BY_KL), DIAL.name):
+        label, seed = label_of_point(point), point.seed
+        models[label].append(point)
+
+        def change(data: str, before: str, model: str = str(point.model)) -> Statistic:
+            return known(ours.loss(data, model)) - known(rows.loss(data, before))
+
+        turned = [change(rates, plain[seed]) for rates in (REFUSED, ANSWERED)]
+        judging[label].append((turned[0] + turned[1]) * 50)
+        line = lines_of(points, rows, seed)[INTERPOLATION]
+        above[label].append(height_above(line, *losses_of(ours, point)))
+        dial = dials[seed, point.spec.value]
+        changes[label].append(
+            [
+                change(ORIGINAL, ALIGNED.name),
+                change(TASK, plain[seed]),
+                change(ORIGINAL, dial),
+                change(TASK, dial),
+            ]
+        )
+    p_judging, heights = adjusted_over_seeds(judging), heights_with_p(above)
+    cells = [
+        (
+            label,
+            rate(models[label], "refusal_rate"),
+            rate(models[label], "answer_rate"),
+            f"{change_in_words(statistic_over_seeds(judging[label], ''), 1)} "
+            f"(p {p_in_words(p_judging[label])})",
+            *(
+                change_in_words(statistic_over_seeds(list(of_seeds), ""), 4)
+                for of_seeds in zip(*changes[label], strict=True)
+            ),
+            "{} (p {})".format(*heights[label]),
+        )
+        for label in models
+    ]
+    columns = (
+        "dial by KL", "harmful refused", "benign answered", "J − J(plain), points",
+        "L_s − L_s(θ_s)", "L_f − L_f(plain)", "L_s minus the dial’s", "L_f minus the dial’s",
+        f"L_f above {INTERPOLATION}",
+    )  # fmt: skip
+    return markdown_table(columns, cells)
+
+
+def by_kl_areas_table() -> str:
+    """Hypervolume, and the area above the chords from θ_s to plain fine-tuning, by seed."""
+    points = read_points(HERE)
+    start = next(point for point in points if point.method is ALIGNED)
+    plain = {point.seed: place_of(point) for point in points if point.spec.is_plain}
+    lines = {
+        "dial by KL": models_of_line(read_points(BY_KL), DIAL.name),
+        "dial": models_of_line(points, DIAL.name),
+        "interpolation (WiSE-FT)": models_of_line(points, INTERPOLATING),
+    }
+    cells = []
+    for name, models in lines.items():
+        areas: list[str] = []
+        for seed, end in plain.items():
+            places = [place_of(point) for point in models if point.seed == seed]
+            corner = (end[0], start.capability_loss.value)
+            areas.append(
+                f"{1e4 * hypervolume(places, corner):.1f}, "
+                f"{1e4 * chord_area([place_of(start), *places, end], corner):.1f}"
+            )
+        cells.append((name, str(len(models) // len(plain)), *areas))
+    seeds = [f"seed {seed}" for seed in plain]
+    return "Hypervolume and chord area, 1e-4 nats²:\n\n" + markdown_table(
+        ("method", "models", *seeds), cells
+    )
 
 
 def known_loss(point: Point) -> Estimate:
@@ -578,8 +676,11 @@ def line_of(setting: Setting) -> str:
 
 
 def label_of(setting: Setting) -> str:
-    spec = setting.points[0].spec
-    return spec.method.label(spec.value)
+    return label_of_point(setting.points[0])
+
+
+def label_of_point(point: Point) -> str:
+    return point.method.label(point.spec.value)
 
 
 def difference(rows: RowLosses, dataset: str, point: Point, before: str) -> Statistic:
