@@ -53,12 +53,13 @@ from trimtab.theory import chord_area, hypervolume
 
 HERE = Path(__file__).parent
 SLOWER, BUDGET, INTERPOLATED = HERE / "slower", HERE / "budget", HERE / "interpolated"
-BY_KL = HERE / "by_kl"
+BY_KL, BUDGET_BY_KL = HERE / "by_kl", HERE / "budget_by_kl"
 TAKEN = {
     "conflict": HERE,
     "conflict-slower": SLOWER,
     "conflict-budget": BUDGET,
     "conflict-by-kl": BY_KL,
+    "conflict-budget-by-kl": BUDGET_BY_KL,
 }
 """Where the measurements of a run lie here."""
 TASK, ORIGINAL, PROXY = "task:alpaca", "original", "safety:judging"
@@ -128,10 +129,11 @@ def main() -> None:
         text = f"{by_kl_table()}\n\n{by_kl_areas_table()}"
         replace_between(HERE / "README.md", "by KL", text)
         print(text)
-    if BUDGET.exists():
-        text = f"{budget_table()}\n\n{interpolated_table()}"
-        replace_between(HERE / "README.md", "budget", text)
-        print(text)
+    for folder, mark in ((BUDGET, "budget"), (BUDGET_BY_KL, "budget by KL")):
+        if folder.exists():
+            text = f"{budget_table(folder)}\n\n{interpolated_table(folder)}"
+            replace_between(HERE / "README.md", mark, text)
+            print(text)
 
 
 def rates_table() -> str:
@@ -449,9 +451,9 @@ def losses_of(rows: RowLosses, point: Point) -> tuple[Statistic, Statistic]:
     return known(safety), known(task)
 
 
-def budget_table() -> str:
+def budget_table(folder: Path) -> str:
     """What was made of the budget, by seed and over all, and what it paid beside the fronts."""
-    points, rows, losses = read_points(HERE), RowLosses(HERE), RowLosses(BUDGET)
+    points, rows, losses = read_points(HERE), RowLosses(HERE), RowLosses(folder)
     changes = {
         point.seed: (
             difference(losses, PROXY, point, ALIGNED.name),
@@ -461,20 +463,20 @@ def budget_table() -> str:
                 for line in lines_of(points, rows, point.seed).values()
             ),
         )
-        for point in models_of_budget()
+        for point in models_of_budget(folder)
     }
     columns = (
         f"dial set to {BUDGETED:g}", "L_ŝ − L_ŝ(θ_s)", "L_s − L_s(θ_s)",
         *(f"L_f above {line}" for line in LINES),
     )  # fmt: skip
-    return f"{markdown_table(columns, by_seed(changes))}\n\n{settings_text()}"
+    return f"{markdown_table(columns, by_seed(changes))}\n\n{settings_text(folder)}"
 
 
-def settings_text() -> str:
+def settings_text(folder: Path) -> str:
     """Where each seed's dial was set, and what that cost beside plain fine-tuning."""
     plain = {point.seed: point for point in read_points(HERE) if point.spec.is_plain}
     texts = []
-    for point in models_of_budget():
+    for point in models_of_budget(folder):
         tokens = point.train_tokens / plain[point.seed].train_tokens
         wanted = point.validation_rows_wanted
         rows = f", {wanted} validation rows wanted" if wanted else ""
@@ -485,11 +487,11 @@ def settings_text() -> str:
     )
 
 
-def interpolated_table() -> str:
+def interpolated_table(folder: Path) -> str:
     """The same of plain models brought back to the budget, and the dial's beside them."""
-    rows, ours, dials = RowLosses(HERE), RowLosses(INTERPOLATED), RowLosses(BUDGET)
+    rows, ours, dials = RowLosses(HERE), RowLosses(INTERPOLATED), RowLosses(folder)
     points = read_points(HERE)
-    dial_of = {point.seed: str(point.model) for point in models_of_budget()}
+    dial_of = {point.seed: str(point.model) for point in models_of_budget(folder)}
     changes: dict[int, tuple[Statistic | None, ...]] = {}
     for point in (point for point in points if point.spec.is_plain):
         of_model = {
@@ -512,8 +514,8 @@ def interpolated_table() -> str:
     return markdown_table(columns, by_seed(changes))
 
 
-def models_of_budget() -> list[Point]:
-    return [point for point in read_points(BUDGET) if point.method is not ALIGNED]
+def models_of_budget(folder: Path) -> list[Point]:
+    return [point for point in read_points(folder) if point.method is not ALIGNED]
 
 
 def by_seed(changes_of: dict[int, tuple[Statistic | None, ...]]) -> list[tuple[str, ...]]:
