@@ -28,6 +28,7 @@ from trimtab.data.splits import read_roles
 from trimtab.measure.losses import HeldOutRows, response_nll
 from trimtab.models import load_model, quiet_libraries
 from trimtab.results.metrics import Metrics, MetricsFile, read_metrics
+from trimtab.results.store import read_points
 from trimtab.runner.dial import train_dial
 from trimtab.runner.evaluator import Trained
 from trimtab.runner.runner import Runner
@@ -190,6 +191,8 @@ def test_a_resumed_training_has_each_step_once(experiment: Experiment, tmp_path:
     sweep(stepwise, tmp_path / "stopped", again)
     assert again.steps[0] == 4
     resumed = lines(tmp_path / "stopped")
+    *_, trained = read_points(tmp_path / "stopped")
+    assert trained.wall_seconds >= resumed[-1].seconds  # of both sittings
     sweep(stepwise, tmp_path / "stopped", Watcher(), restart=True)
     whole = lines(tmp_path / "stopped")
     assert [replace(metrics, seconds=0) for metrics in resumed] == [

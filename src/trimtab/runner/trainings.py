@@ -207,7 +207,7 @@ class Trainings:
         return Trained(
             model,
             trainer.state.num_input_tokens_seen + (learned.extra_tokens if learned else 0),
-            perf_counter() - started,
+            perf_counter() - started + (progress.seconds_before if progress else 0.0),
             extra_bytes=held_bytes(trainer.extra_state()),
             objective=learned,
         )
@@ -322,11 +322,14 @@ class _Progress(TrainerCallback):
         self.watcher = watcher
         self.folder = folder
         self.metrics = metrics
+        self.seconds_before = 0.0
+        """Those of the sittings that this one goes on from."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
         self.tracker = Tracker(self.folder, state.max_steps)
         self.tracker.at(state.global_step)
-        self.begun = perf_counter() - self.metrics.begin(state.global_step)
+        self.seconds_before = self.metrics.begin(state.global_step)
+        self.begun = perf_counter() - self.seconds_before
 
     def on_step_end(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
         self.tracker.at(state.global_step)
