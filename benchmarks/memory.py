@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--data ../shared/data] [--write]
 
 Each line is a process of its own, forked from one that has trained tiny models, that trains and
-measures one point, in two steps: what `runner.peak_memory.peak_memory` says of it, and the bytes of all
+measures one point, in two steps: what `runner.peak_memory` says of it, and the bytes of all
 tensors that were alive at the peak, from before the model was loaded. That is what a GPU's
 allocator counts. The resident memory of a process on a CPU is no measure of it: it grows by half
 as much again, most likely by what malloc was given back and keeps, and by what products work in.

@@ -10,15 +10,16 @@ and not seeds are what is drawn: three orders of rows in one world say how it is
 Added once four worlds had been looked at: the dial with `safety_target: kl`, in the same worlds, as
 the two methods that led there ask safety rows for the aligned model's distribution.
 
-Added once all six had been looked at: worlds 36 to 41, with the methods that reach Case I there by
-hypervolume or by chord area. A hypervolume counts where a method's five settings lie on its
-frontier, and how far apart they are; the area above their chords counts only where that frontier
-lies. The aligned model and plain fine-tuning, which every method lies between, join the settings:
-without them the chord area still counts how wide a range the settings cover. Endpoint, as stated
-before the points of any of these worlds were looked at: the chord area of the dial's five settings
-less that of each other method, Student's interval and Holm's p over worlds. Beside it: the
-hypervolume of 21 settings of the dial and 19 shares of WiSE-FT, which cost no training, less that
-of SafeGrad's five runs; and the chord area of the dial with `safety_target: kl` less the dial's.
+Added once all six had been looked at: worlds 36 to 41, with the published methods that have more
+hypervolume than Case I there, Case I with rows by weight, and WiSE-FT, which is free. A hypervolume
+counts where a method's five settings lie on its frontier, and how far apart they are; the area
+above their chords counts where that frontier lies, and the rest far less. The aligned model and
+plain fine-tuning, which every method lies between, join the settings: without them the chord area
+still counts how wide a range the settings cover. Endpoint, as stated before the points of any of
+these worlds were looked at: the chord area of the dial's five settings less that of each other
+method, Student's interval and Holm's p over worlds. Beside it: the hypervolume of 21 settings of
+the dial and 19 shares of WiSE-FT, which cost no training, less that of SafeGrad's five runs; and
+the chord area of the dial with `safety_target: kl` less the dial's.
 
 Goes on where it was interrupted. `write.py` puts the tables into the page.
 """
@@ -49,7 +50,7 @@ LEADING = (
     *(Block("method", method=name) for name in RIVALS),
     Block("method", method="wise-ft", values=tuple(place / 20 for place in range(1, 20))),
 )
-"""What is run in the worlds to confirm in."""
+"""What is run in the worlds to confirm in, beside the dial by KL."""
 
 
 def main() -> None:

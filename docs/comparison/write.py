@@ -94,13 +94,16 @@ def confirming_table(folder: Path) -> str:
     worlds = [_with_five_settings(_of_world(folder, world)) for world in CONFIRMING]
     tokens = {result.method: result.tokens for result in method_results([*chain(*worlds)])}
     volumes, chords = _shares_by_world(worlds)
-    beside_dial, rival = _beside(chords, DIAL), METHODS["safegrad"]
+    rival = METHODS["safegrad"]
+    beside_dial, chords_beside, volumes_beside = (
+        _beside(shares, one) for shares, one in ((chords, DIAL), (chords, rival), (volumes, rival))
+    )
     cells = [
         (
             method.title,
             *area_cells(beside_dial[method]),
-            area_cells(_beside(chords, rival)[method])[1],
-            *area_cells(_beside(volumes, rival)[method]),
+            area_cells(chords_beside[method])[1],
+            *area_cells(volumes_beside[method]),
             f"{tokens[method]:,.0f}",
         )
         for method in sorted(chords, key=lambda method: -beside_dial[method].share.value)
@@ -108,10 +111,10 @@ def confirming_table(folder: Path) -> str:
     columns = (
         "method",
         "chord area",
-        "less the dial’s",
-        "less SafeGrad’s",
+        "chord area less the dial’s",
+        "chord area less SafeGrad’s",
         "hypervolume",
-        "less SafeGrad’s",
+        "hypervolume less SafeGrad’s",
         "tokens",
     )
     return markdown_table(columns, cells)

@@ -18,6 +18,7 @@ from trimtab.report.methods_figure import methods_figure
 from trimtab.results.gaps import OVER_START
 from trimtab.results.result import Point
 from trimtab.results.store import PointsFile, read_points
+from trimtab.stats import holm
 
 NOISE = (0.0, 0.01, -0.01)
 
@@ -62,15 +63,23 @@ def test_hypervolume_is_the_share_of_the_rectangle() -> None:
     assert (result.volume.share.low, result.volume.share.high) == pytest.approx((0.25, 0.25))
 
 
-def test_settings_spread_on_one_frontier_differ_in_hypervolume_but_not_in_chord_area() -> None:
-    line = [(0.1, 0.9), (0.4, 0.6), (0.5, 0.5), (0.6, 0.4), (0.9, 0.1)]
-    crowded = [(0.46, 0.54), (0.48, 0.52), (0.5, 0.5), (0.52, 0.48), (0.54, 0.46)]
-    points = [*ends(), *seeds("ewc", line, noise=0.0), *seeds("l2-sp", crowded, noise=0.0)]
-    spread, close = method_results(points)
-    assert (spread.method.name, close.method.name) == ("ewc", "l2-sp")
-    assert spread.volume.share.value > close.volume.share.value + 0.1
-    assert spread.chords.share.value == pytest.approx(0.5)
-    assert close.chords.share.value == pytest.approx(0.5)
+@pytest.mark.parametrize(("bend", "most"), [(1.0, 1e-9), (1.5, 0.5)])
+def test_spreading_settings_on_one_frontier_counts_for_hypervolume_most(
+    bend: float, most: float
+) -> None:
+    """On the frontier (1 − x^(1/bend))^bend: straight at 1, where chords lie on it, and curved."""
+
+    def frontier(*places: float) -> list[tuple[float, float]]:
+        return [(x, (1 - x ** (1 / bend)) ** bend) for x in places]
+
+    spread = seeds("ewc", frontier(0.05, 0.2, 0.4, 0.6, 0.85), noise=0.0)
+    crowded = seeds("l2-sp", frontier(0.46, 0.48, 0.5, 0.52, 0.54), noise=0.0)
+    results = {r.method.name: r for r in method_results([*ends(), *spread, *crowded])}
+    more, less = results["ewc"], results["l2-sp"]
+    in_volume = more.volume.share.value - less.volume.share.value
+    in_chords = more.chords.share.value - less.chords.share.value
+    assert in_volume > 0.1
+    assert abs(in_chords) <= most * in_volume
 
 
 def test_chords_run_from_the_aligned_model_to_plain_fine_tuning() -> None:
@@ -79,15 +88,28 @@ def test_chords_run_from_the_aligned_model_to_plain_fine_tuning() -> None:
 
 
 def test_each_area_is_set_beside_case_1s_and_adjusted_apart() -> None:
-    points = [*ends(), *case_1(), *seeds("ewc", [(0.5, 0.5)]), *seeds("l2-sp", [(0.2, 0.3)])]
+    others = {"ewc": [(0.5, 0.5)], "l2-sp": [(0.2, 0.3)], "mixing": [(0.4, 0.4)]}
+    points = [
+        *ends(),
+        *case_1(),
+        *(point for name in others for point in seeds(name, others[name])),
+    ]
     results = {result.method.name: result for result in method_results(points)}
-    assert results["alignment-loss"].chords.less_case_1 is None
-    assert results["alignment-loss"].chords.p_value is None
-    for name in ("ewc", "l2-sp"):
-        own, case_1s = results[name].chords, results["alignment-loss"].chords
-        assert own.less_case_1 is not None
-        assert own.less_case_1.value == pytest.approx(own.share.value - case_1s.share.value)
-        assert own.p_value != results[name].volume.p_value
+    case_1s = results["alignment-loss"]
+    assert case_1s.chords.difference is None
+    assert case_1s.chords.p_value is None
+    raw: dict[str, list[float]] = {"volume": [], "chords": []}
+    for name in others:
+        own = results[name].chords
+        assert own.difference is not None
+        assert own.difference.value == pytest.approx(own.share.value - case_1s.chords.share.value)
+        alone = [*ends(), *case_1(), *seeds(name, others[name])]
+        (of_one,) = [r for r in method_results(alone) if r.method.name == name]
+        for area, p_values_of_area in raw.items():
+            p_values_of_area.append(getattr(of_one, area).p_value)
+    for area, p_values_of_area in raw.items():
+        together = [getattr(results[name], area).p_value for name in others]
+        assert together == pytest.approx(list(holm(p_values_of_area)))
 
 
 def test_a_method_that_is_worse_everywhere_is_beaten_and_stands_below() -> None:
@@ -96,8 +118,8 @@ def test_a_method_that_is_worse_everywhere_is_beaten_and_stands_below() -> None:
     assert (best.method.name, worst.method.name) == ("alignment-loss", "ewc")
     assert (best.dominated, worst.dominated) == (0, 2)
     assert worst.beaten_by == (CASE_1,)
-    assert worst.volume.less_case_1 is not None
-    assert worst.volume.less_case_1.high < 0
+    assert worst.volume.difference is not None
+    assert worst.volume.difference.high < 0
 
 
 def test_a_difference_within_the_noise_beats_nothing() -> None:
@@ -142,17 +164,9 @@ def test_a_method_point_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_a_family_of_comparisons_is_adjusted_for_being_many() -> None:
     line = [(0.5, 0.3), (0.25, 0.45)]
     alone = [*ends(), *case_1(), *seeds("ewc", line)]
-    (p_alone,) = [
-        result.volume.p_value
-        for result in method_results(alone)
-        if result.volume.p_value is not None
-    ]
+    (p_alone,) = p_values(alone)
     together = [*alone, *seeds("l2-sp", line), *seeds("mixing", line)]
-    of_three = [
-        result.volume.p_value
-        for result in method_results(together)
-        if result.volume.p_value is not None
-    ]
+    of_three = p_values(together)
     assert of_three == pytest.approx([min(1.0, 3 * p_alone)] * 3)
 
 
@@ -160,11 +174,7 @@ def test_the_family_is_all_that_one_table_shows() -> None:
     line = [(0.5, 0.3), (0.25, 0.45)]
     here = [*ends(), *case_1(), *seeds("ewc", line)]
     elsewhere = [replace(model, spec=replace(model.spec, task="other")) for model in here]
-    (alone,) = [
-        result.volume.p_value
-        for result in method_results(here)
-        if result.volume.p_value is not None
-    ]
+    (alone,) = p_values(here)
     both = p_values([*here, *elsewhere])
     assert both == pytest.approx([min(1.0, 2 * alone)] * 2)
 

@@ -31,22 +31,22 @@ SHARE = "share of the rectangle between the aligned model and plain fine-tuning"
 
 @dataclass(frozen=True)
 class Area:
-    """A share of the rectangle between the aligned model and plain fine-tuning, beside Case I's.
+    """A share of the rectangle between the aligned model and plain fine-tuning, beside another's.
 
-    Intervals are over seeds, for these held-out rows. `less_case_1` is the difference seed by seed,
-    and `p_value` that of no difference, adjusted by Holm over the methods beside each other; None
-    of one seed, and of Case I itself.
+    Intervals are over seeds, for these held-out rows. `difference` is from the other's share seed
+    by seed, and `p_value` that of none, adjusted by Holm over the methods beside each other; None
+    of one seed, and of the one that others are set beside.
     """
 
     share: Estimate
-    less_case_1: Estimate | None
+    difference: Estimate | None
     p_value: float | None
 
     @classmethod
-    def of(cls, shares: Mapping[int, float], of_case_1: Mapping[int, float]) -> Area:
-        """The one of shares by seed, beside Case I's of the same seeds; none are its own."""
-        seeds = sorted(set(shares) & set(of_case_1))
-        differences = [shares[seed] - of_case_1[seed] for seed in seeds]
+    def of(cls, shares: Mapping[int, float], reference: Mapping[int, float]) -> Area:
+        """The one of shares by seed, beside another's of the same seeds, where there are any."""
+        seeds = sorted(set(shares) & set(reference))
+        differences = [shares[seed] - reference[seed] for seed in seeds]
         return cls(
             student_mean(list(shares.values()), SHARE).cut(0.0, 1.0),
             student_mean(differences, SHARE) if differences else None,
@@ -60,7 +60,8 @@ class MethodResult:
 
     `volume` is the hypervolume, what the method's settings dominate: it counts how many they are
     and how they are spread, too. `chords` is the area above the chords of its settings, the aligned
-    model and plain fine-tuning, which every method lies between: it counts where the frontier lies.
+    model and plain fine-tuning, which every method lies between: it counts where the frontier lies,
+    and depends far less on how settings are spread. Both are beside Case I's.
     `dominated` of `judged` settings are beaten in both gaps by one setting of another method, each
     beyond the interval of the difference over seeds and rows. One seed measured exactly has no
     interval, and cannot be judged.
@@ -88,7 +89,7 @@ class MethodResult:
         def area_record(name: str, area: Area) -> dict[str, Any]:
             return {
                 name: estimate_record(area.share),
-                f"{name}_less_case_1": estimate_record(area.less_case_1),
+                f"{name}_less_case_1": estimate_record(area.difference),
                 f"{name}_adjusted_p_value": area.p_value,
             }
 

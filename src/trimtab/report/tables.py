@@ -36,8 +36,9 @@ NAMES = ("method", "setting", "safety", "task", "seed")
 METHODS_CAPTION = (
     "Estimates. Hypervolume: the share of the rectangle between the aligned model and plain "
     "fine-tuning that a method’s settings dominate; more is better, and settings well spread have "
-    "more. Chord area: the share above the chords of its settings and those two models, which says "
-    "where its frontier lies, however the settings are spread. Intervals are 95 % over seeds. "
+    "more. Chord area: the share above the chords of its settings and those two models (near a "
+    "half of them alone), which says where its frontier lies, and depends less on how settings are "
+    "spread. Intervals are 95 % over seeds. "
     "A setting is beaten where one of another method is better in both gaps, each beyond its "
     "interval. p is of no difference from Case I’s, adjusted by Holm over the column. Tokens "
     "are of all trainings behind the settings of one seed: a dial has one, and so have methods "
@@ -291,10 +292,10 @@ def methods_table(results: Sequence[MethodResult]) -> Table:
 
 def area_cells(area: Area) -> tuple[str, str]:
     """An area, and its difference from another's with the adjusted p of none."""
-    if area.less_case_1 is None:
+    if area.difference is None:
         return area_in_words(area.share), "–"
     p_value = "" if area.p_value is None else f" (p {p_in_words(area.p_value)})"
-    return area_in_words(area.share), f"{area_in_words(area.less_case_1)}{p_value}"
+    return area_in_words(area.share), f"{area_in_words(area.difference)}{p_value}"
 
 
 def _bytes(count: float | None) -> str:

@@ -297,21 +297,19 @@ def _chosen(
     assert dial is not None
     before = held_out_loss(runner.aligned, rows.telling, measuring)
     endpoints.set_alpha(alpha)
-    safety, task, original = (
-        None if held_out is None else held_out_loss(endpoints.model, held_out, measuring)
-        for held_out in (rows.telling, rows.task, rows.original)
-    )
-    assert safety is not None
-    assert task is not None
+    after = held_out_loss(endpoints.model, rows.telling, measuring)
+    task = held_out_loss(endpoints.model, rows.task, measuring)
+    original = rows.original
+    known = None if original is None else held_out_loss(endpoints.model, original, measuring)
     return ChosenSetting(
         alpha=alpha,
         penalty=dial.penalty_at(alpha),
         budget=budget,
         chosen_rise=chosen_rise,
-        rise=loss_rise(safety, before),
-        safety_loss=safety.per_token,
+        rise=loss_rise(after, before),
+        safety_loss=after.per_token,
         task_loss=task.per_token,
-        alignment_loss=None if original is None else original.per_token,
+        alignment_loss=None if known is None else known.per_token,
         rates=judged_rates,
     )
 

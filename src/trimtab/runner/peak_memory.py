@@ -194,7 +194,7 @@ def weight_bytes(size: ModelSize, load: Loading) -> float:
     NF4 takes half a byte and the scale of each block of 64, in float32 or, quantised again, in 8
     bits with one scale in 256 blocks. Source: Dettmers et al. 2023, arXiv 2305.14314, section 3.
     """
-    plain = 2 if load.dtype in ("bfloat16", "float16") else _FLOAT
+    plain = 2 if load.dtype in _HALVES else _FLOAT
     scale = (1 + 4 / 256) / 64 if load.double_quantization else 4 / 64
     of_linear = {"none": plain, "int8": 1.0, "nf4": 0.5 + scale}[load.quantization]
     return of_linear * size.linear + plain * (size.parameters - size.linear)

@@ -43,9 +43,10 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
 
 
 def chord_area(points: ArrayLike, reference: ArrayLike) -> float:
-    """Area up to `reference` above the lower convex hull of points; smaller is better.
+    """Area up to `reference` above the lower convex hull of points; smaller coordinates are better.
 
-    The hypervolume counts how densely a frontier is filled, too; this one only where it lies.
+    The hypervolume counts how densely a frontier is filled, too. Here chords fill what lies between
+    its points, so that it says where they lie; of a curved frontier few points still lose a little.
 
     Args:
         points: as of `hypervolume`.
