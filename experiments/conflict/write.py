@@ -53,13 +53,14 @@ from trimtab.theory import chord_area, hypervolume
 
 HERE = Path(__file__).parent
 SLOWER, BUDGET, INTERPOLATED = HERE / "slower", HERE / "budget", HERE / "interpolated"
-BY_KL, BUDGET_BY_KL = HERE / "by_kl", HERE / "budget_by_kl"
+BY_KL, BUDGET_BY_KL, SHARES = HERE / "by_kl", HERE / "budget_by_kl", HERE / "shares"
 TAKEN = {
     "conflict": HERE,
     "conflict-slower": SLOWER,
     "conflict-budget": BUDGET,
     "conflict-by-kl": BY_KL,
     "conflict-budget-by-kl": BUDGET_BY_KL,
+    "conflict-shares": SHARES,
 }
 """Where the measurements of a run lie here."""
 TASK, ORIGINAL, PROXY = "task:alpaca", "original", "safety:judging"
@@ -79,11 +80,12 @@ PLANNED = 3
 """Seeds."""
 OF_CASE_1, INTERPOLATION = "Case I’s front", "interpolation’s"
 LINES = (OF_CASE_1, INTERPOLATION)
+DIAL_BY_KL = "dial by KL"
 DRAWN = (
     "plain fine-tuning",
     "interpolation (WiSE-FT)",
     "Case I (alignment loss)",
-    "dial",
+    DIAL_BY_KL,
     "Case II (parameters, by ε)",
 )
 THE_START, PLAIN = ANCHORS
@@ -108,7 +110,7 @@ def main() -> None:
             copy_if_whole(Path(sys.argv[1]) / name, folder)
     points, rows = read_points(HERE), RowLosses(HERE)
     settings = settings_of(points, rows)
-    write_atomically(HERE / "answers.png", images(figure(points, settings, rows))[0])
+    write_atomically(HERE / "answers.png", images(figure(points, settings))[0])
     beside = f"At the same safety loss:\n\n{heights_table(HERE)}"
     by_area = f"Hypervolume:\n\n{areas_table(points)}"
     text = f"{table(points, settings)}\n\n{beside}\n\n{by_area}\n\n{seeds_text(settings)}"
@@ -220,6 +222,7 @@ def by_kl_table() -> str:
     }
     judging: dict[str, list[Statistic]] = defaultdict(list)
     above: dict[str, list[Statistic | None]] = defaultdict(list)
+    above_more: dict[str, list[Statistic | None]] = defaultdict(list)
     changes: dict[str, list[list[Statistic]]] = defaultdict(list)
     models: dict[str, list[Point]] = defaultdict(list)
     for point in models_of_line(read_points(BY_KL), DIAL.name):
@@ -233,6 +236,8 @@ def by_kl_table() -> str:
         judging[label].append((turned[0] + turned[1]) * 50)
         line = lines_of(points, rows, seed)[INTERPOLATION]
         above[label].append(height_above(line, *losses_of(ours, point)))
+        line = [*line, *further_shares(seed)]
+        above_more[label].append(height_above(line, *losses_of(ours, point)))
         dial = dials[seed, point.spec.value]
         changes[label].append(
             [
@@ -242,7 +247,8 @@ def by_kl_table() -> str:
                 change(TASK, dial),
             ]
         )
-    p_judging, heights = adjusted_over_seeds(judging), heights_with_p(above)
+    p_judging = adjusted_over_seeds(judging)
+    heights, heights_more = heights_with_p(above), heights_with_p(above_more)
     cells = [
         (
             label,
@@ -255,15 +261,25 @@ def by_kl_table() -> str:
                 for of_seeds in zip(*changes[label], strict=True)
             ),
             "{} (p {})".format(*heights[label]),
+            "{} (p {})".format(*heights_more[label]),
         )
         for label in models
     ]
     columns = (
         "dial by KL", "harmful refused", "benign answered", "J − J(plain), points",
         "L_s − L_s(θ_s)", "L_f − L_f(plain)", "L_s minus the dial’s", "L_f minus the dial’s",
-        f"L_f above {INTERPOLATION}",
+        f"L_f above {INTERPOLATION}", "of seven shares",
     )  # fmt: skip
     return markdown_table(columns, cells)
+
+
+def further_shares(seed: int) -> list[tuple[Statistic, Statistic]]:
+    """L_s and L_f of interpolation at more shares, so that chords are short."""
+    if not SHARES.exists():
+        return []
+    rows = RowLosses(SHARES)
+    between = models_of_line(read_points(SHARES), INTERPOLATING)
+    return [losses_of(rows, point) for point in between if point.seed == seed]
 
 
 def by_kl_areas_table() -> str:
@@ -276,6 +292,9 @@ def by_kl_areas_table() -> str:
         "dial": models_of_line(points, DIAL.name),
         "interpolation (WiSE-FT)": models_of_line(points, INTERPOLATING),
     }
+    if SHARES.exists():
+        further = models_of_line(read_points(SHARES), INTERPOLATING)
+        lines["interpolation, more shares"] = [*lines["interpolation (WiSE-FT)"], *further]
     cells = []
     for name, models in lines.items():
         areas: list[str] = []
@@ -610,37 +629,37 @@ def table(points: list[Point], settings: list[Setting]) -> str:
     return markdown_table(columns, lines)
 
 
-def figure(points: list[Point], all_settings: list[Setting], rows: RowLosses) -> Figure:
+def figure(points: list[Point], settings: list[Setting]) -> Figure:
     """What settings answer, and what their task loss is: each seed, and the mean over the seeds.
 
-    Those of `DRAWN` alone: more would hide each other, and all stand in the table.
+    Those of `DRAWN` alone: more would hide each other, and all stand in the tables.
     """
     start = next(point for point in points if point.method is ALIGNED)
-
-    def rate_of(dataset: str, point: Point) -> float:
-        return known(rows.loss(dataset, str(point.model))).value
+    groups: dict[str, list[list[Point]]] = defaultdict(list)
+    for setting in sorted(settings, key=value_of):
+        groups[line_of(setting)].append(setting.points)
+    if BY_KL.exists():
+        turned = all_settings(models_of_line(read_points(BY_KL), DIAL.name))
+        groups[DIAL_BY_KL] = [list(setting.points) for setting in turned]
 
     def learned(point: Point) -> float:
-        return difference(rows, TASK, point, ALIGNED.name).value
+        return point.capability_loss.value - start.capability_loss.value
 
     def refused_against(across: Callable[[Point], float]) -> tuple[Line, ...]:
         def mark(group: list[Point], label: str, joined: bool = True) -> Mark:
             x = fmean(map(across, group))
-            y = fmean(rate_of(REFUSED, point) for point in group)
+            y = fmean(share(point, "refusal_rate") for point in group)
             return Mark(x, y, None, None, (), joined, label)
 
         lines = []
         for place, name in enumerate(DRAWN):
-            settings = sorted(
-                (setting for setting in all_settings if line_of(setting) == name), key=value_of
-            )
-            is_plain = settings[0].points[0].spec.is_plain
+            is_plain = any(group[0].spec.is_plain for group in groups[name])
             ink_of = PLAIN_INK if is_plain else ink(place, place)
             means = [
-                mark(setting.points, PLAIN if is_plain else label_of(setting))
-                for setting in settings
+                mark(group, PLAIN if is_plain else label_of_point(group[0]))
+                for group in groups[name]
             ]
-            seeds = [mark([point], "", False) for setting in settings for point in setting.points]
+            seeds = [mark([point], "", False) for group in groups[name] for point in group]
             lines.append(Line(name, ink_of, tuple(means), tuple(seeds)))
         return (*lines, Line("the start θₛ", START_INK, (mark([start], THE_START),)))
 
@@ -653,7 +672,7 @@ def figure(points: list[Point], all_settings: list[Setting], rows: RowLosses) ->
     answered = panel(
         "What is answered: up and right is better",
         "benign prompts answered (share)",
-        lambda point: rate_of(ANSWERED, point),
+        lambda point: share(point, "answer_rate"),
     )
     of_task = panel(
         "And what was learned: up and left is better",
@@ -690,8 +709,12 @@ def difference(rows: RowLosses, dataset: str, point: Point, before: str) -> Stat
 
 
 def rate(points: list[Point], field: str) -> str:
-    values = [getattr(point, field).value for point in points]
-    return f"{100 * sum(values) / len(values):.0f} %"
+    return f"{100 * fmean(share(point, field) for point in points):.0f} %"
+
+
+def share(point: Point, field: str) -> float:
+    """A rate of its answers, by phrases."""
+    return float(getattr(point, field).value)
 
 
 def seeds_text(settings: list[Setting]) -> str:

@@ -87,7 +87,8 @@ class Training:
     safety_share: Within0And1 = 0.5
     """Safety rows as a share of a batch: how well a step knows the safety loss, not its weight."""
     safety_target: Literal["response", "kl"] = "response"
-    """What Case I asks of safety rows: their response, or the aligned model's distribution (kl)."""
+    """What Case I and a dial ask of safety rows: their response, or the aligned model's
+    distribution there (kl), which holds it to its own answers where responses are another's."""
     validation_rows: Count = 256
     """With a budget: how many safety rows at most are kept from training to set the dial by."""
     equal_rows: bool = False
