@@ -248,7 +248,9 @@ def by_kl_table() -> str:
             ]
         )
     p_judging = adjusted_over_seeds(judging)
-    heights, heights_more = heights_with_p(above), heights_with_p(above_more)
+    heights = {f"L_f above {INTERPOLATION}": heights_with_p(above)}
+    if SHARES.exists():
+        heights["of seven shares"] = heights_with_p(above_more)
     cells = [
         (
             label,
@@ -260,15 +262,14 @@ def by_kl_table() -> str:
                 change_in_words(statistic_over_seeds(list(of_seeds), ""), 4)
                 for of_seeds in zip(*changes[label], strict=True)
             ),
-            "{} (p {})".format(*heights[label]),
-            "{} (p {})".format(*heights_more[label]),
+            *("{} (p {})".format(*texts[label]) for texts in heights.values()),
         )
         for label in models
     ]
     columns = (
         "dial by KL", "harmful refused", "benign answered", "J − J(plain), points",
         "L_s − L_s(θ_s)", "L_f − L_f(plain)", "L_s minus the dial’s", "L_f minus the dial’s",
-        f"L_f above {INTERPOLATION}", "of seven shares",
+        *heights,
     )  # fmt: skip
     return markdown_table(columns, cells)
 
