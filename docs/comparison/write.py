@@ -27,6 +27,7 @@ from trimtab.analysis.methods import (
     MethodResult,
     Rectangle,
     adjusted_areas,
+    areas_beside,
     dominates,
     method_results,
 )
@@ -137,8 +138,8 @@ def _shares_by_world(worlds: Sequence[Sequence[Point]]) -> tuple[Shares, Shares]
 
 def _beside(shares: Shares, one: Method) -> dict[Method, Area]:
     """Each method's share over worlds, and its difference from that of one of them."""
-    areas = [Area.of(shares[method], {} if method is one else shares[one]) for method in shares]
-    return dict(zip(shares, adjusted_areas(areas), strict=True))
+    areas = areas_beside(one, shares)
+    return dict(zip(areas, adjusted_areas(list(areas.values())), strict=True))
 
 
 def _of_world(folder: Path, world: int) -> list[Point]:

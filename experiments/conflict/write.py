@@ -181,24 +181,35 @@ def heights_table(folder: Path) -> str:
 
 def areas_table(points: list[Point]) -> str:
     """What each method dominates in (L_s, L_f), up to plain fine-tuning's L_s and θ_s's L_f."""
-    start = next(point for point in points if point.method is ALIGNED)
     plain = {point.seed: point for point in points if point.spec.is_plain}
     lines = []
     for name in (CASE_1.name, INTERPOLATING, DIAL.name, CASE_2_RADIUS.name):
         trained = models_of_line(points, name)
-        areas, tokens = [], []
+        tokens = []
         for seed, unconstrained in plain.items():
             of_seed = [p for p in trained if p.seed == seed]
-            corner = (known_loss(unconstrained).value, start.capability_loss.value)
-            areas.append(f"{1e4 * hypervolume(list(map(place_of, of_seed)), corner):.1f}")
             # One training is behind all settings of a dial, and behind all shares of a plain model.
             trainings = of_seed if name in (CASE_1.name, CASE_2_RADIUS.name) else of_seed[:1]
             read = sum(point.train_tokens for point in trainings)
             tokens.append(read / unconstrained.train_tokens)
         title = trained[0].method.title
+        areas = (f"{volume:.1f}" for volume, _ in areas_of(trained, points))
         lines.append((title, str(len(trained) // len(plain)), f"{fmean(tokens):.1f}×", *areas))
     seeds = [f"seed {seed}, 1e-4 nats²" for seed in plain]
     return markdown_table(("method", "models", "tokens over one plain run's", *seeds), lines)
+
+
+def areas_of(models: list[Point], points: list[Point]) -> list[tuple[float, float]]:
+    """By seed, 1e-4 nats²: the hypervolume, and the area above the chords from θ_s to plain."""
+    start = place_of(next(point for point in points if point.method is ALIGNED))
+    areas = []
+    for plain in (point for point in points if point.spec.is_plain):
+        places, end = [place_of(p) for p in models if p.seed == plain.seed], place_of(plain)
+        corner = end[0], start[1]
+        areas.append(
+            (1e4 * hypervolume(places, corner), 1e4 * chord_area([start, *places, end], corner))
+        )
+    return areas
 
 
 def models_of_line(points: list[Point], name: str) -> list[Point]:
@@ -221,8 +232,7 @@ def by_kl_table() -> str:
         for point in models_of_line(points, DIAL.name)
     }
     judging: dict[str, list[Statistic]] = defaultdict(list)
-    above: dict[str, list[Statistic | None]] = defaultdict(list)
-    above_more: dict[str, list[Statistic | None]] = defaultdict(list)
+    above: dict[str, dict[str, list[Statistic | None]]] = defaultdict(lambda: defaultdict(list))
     changes: dict[str, list[list[Statistic]]] = defaultdict(list)
     models: dict[str, list[Point]] = defaultdict(list)
     for point in models_of_line(read_points(BY_KL), DIAL.name):
@@ -234,10 +244,8 @@ def by_kl_table() -> str:
 
         turned = [change(rates, plain[seed]) for rates in (REFUSED, ANSWERED)]
         judging[label].append((turned[0] + turned[1]) * 50)
-        line = lines_of(points, rows, seed)[INTERPOLATION]
-        above[label].append(height_above(line, *losses_of(ours, point)))
-        line = [*line, *further_shares(seed)]
-        above_more[label].append(height_above(line, *losses_of(ours, point)))
+        for name, line in interpolations_of(points, rows, seed).items():
+            above[name][label].append(height_above(line, *losses_of(ours, point)))
         dial = dials[seed, point.spec.value]
         changes[label].append(
             [
@@ -248,9 +256,7 @@ def by_kl_table() -> str:
             ]
         )
     p_judging = adjusted_over_seeds(judging)
-    heights = {f"L_f above {INTERPOLATION}": heights_with_p(above)}
-    if SHARES.exists():
-        heights["of seven shares"] = heights_with_p(above_more)
+    heights = {name: heights_with_p(of_line) for name, of_line in above.items()}
     cells = [
         (
             label,
@@ -274,43 +280,41 @@ def by_kl_table() -> str:
     return markdown_table(columns, cells)
 
 
-def further_shares(seed: int) -> list[tuple[Statistic, Statistic]]:
-    """L_s and L_f of interpolation at more shares, so that chords are short."""
-    if not SHARES.exists():
-        return []
-    rows = RowLosses(SHARES)
-    between = models_of_line(read_points(SHARES), INTERPOLATING)
-    return [losses_of(rows, point) for point in between if point.seed == seed]
+def interpolations_of(
+    points: list[Point], rows: RowLosses, seed: int
+) -> dict[str, list[tuple[Statistic, Statistic]]]:
+    """A seed's line of interpolation, and that of more shares, with shorter chords, where known."""
+    line = lines_of(points, rows, seed)[INTERPOLATION]
+    lines = {f"L_f above {INTERPOLATION}": line}
+    if SHARES.exists():
+        between, rows = models_of_line(read_points(SHARES), INTERPOLATING), RowLosses(SHARES)
+        further = [losses_of(rows, point) for point in between if point.seed == seed]
+        lines["of seven shares"] = [*line, *further]
+    return lines
 
 
 def by_kl_areas_table() -> str:
-    """Hypervolume, and the area above the chords from θ_s to plain fine-tuning, by seed."""
+    """Hypervolume and chord area of the dial by KL, of the dial and of interpolation, by seed."""
     points = read_points(HERE)
-    start = next(point for point in points if point.method is ALIGNED)
-    plain = {point.seed: place_of(point) for point in points if point.spec.is_plain}
     lines = {
-        "dial by KL": models_of_line(read_points(BY_KL), DIAL.name),
+        DIAL_BY_KL: models_of_line(read_points(BY_KL), DIAL.name),
         "dial": models_of_line(points, DIAL.name),
         "interpolation (WiSE-FT)": models_of_line(points, INTERPOLATING),
     }
     if SHARES.exists():
         further = models_of_line(read_points(SHARES), INTERPOLATING)
         lines["interpolation, more shares"] = [*lines["interpolation (WiSE-FT)"], *further]
-    cells = []
-    for name, models in lines.items():
-        areas: list[str] = []
-        for seed, end in plain.items():
-            places = [place_of(point) for point in models if point.seed == seed]
-            corner = (end[0], start.capability_loss.value)
-            areas.append(
-                f"{1e4 * hypervolume(places, corner):.1f}, "
-                f"{1e4 * chord_area([place_of(start), *places, end], corner):.1f}"
-            )
-        cells.append((name, str(len(models) // len(plain)), *areas))
-    seeds = [f"seed {seed}" for seed in plain]
-    return "Hypervolume and chord area, 1e-4 nats²:\n\n" + markdown_table(
-        ("method", "models", *seeds), cells
-    )
+    seeds = [point.seed for point in points if point.spec.is_plain]
+    cells = [
+        (
+            name,
+            str(len(models) // len(seeds)),
+            *(f"{volume:.1f}, {chords:.1f}" for volume, chords in areas_of(models, points)),
+        )
+        for name, models in lines.items()
+    ]
+    columns = ("method", "models", *(f"seed {seed}" for seed in seeds))
+    return f"Hypervolume and chord area, 1e-4 nats²:\n\n{markdown_table(columns, cells)}"
 
 
 def known_loss(point: Point) -> Estimate:

@@ -181,7 +181,7 @@ def method_results(
             safety,
             Pairs(rows),
         )
-    return tuple(adjusted(results))
+    return tuple(_adjusted(results))
 
 
 def dominates(
@@ -206,7 +206,9 @@ def _of_pair(settings: list[Setting], safety: SafetyGap, pairs: Pairs) -> list[M
         if setting.method not in ends:
             methods.setdefault(setting.method, []).append(setting)
     volumes, chords = (
-        {method: _by_seed(line, safety, share) for method, line in methods.items()}
+        areas_beside(
+            CASE_1, {method: _by_seed(line, safety, share) for method, line in methods.items()}
+        )
         for share in (rectangle.share, rectangle.share_above_chords)
     )
     results = []
@@ -217,7 +219,7 @@ def _of_pair(settings: list[Setting], safety: SafetyGap, pairs: Pairs) -> list[M
             winners = [rival.method for rival in rivals if dominates(rival, setting, safety, pairs)]
             if winners:
                 beaten[setting] = winners
-        if not volumes[method]:
+        if method not in volumes:
             continue
         trained_points = [point for setting in line for point in setting.points]
         results.append(
@@ -226,8 +228,8 @@ def _of_pair(settings: list[Setting], safety: SafetyGap, pairs: Pairs) -> list[M
                 line[0].proxy,
                 line[0].task,
                 tuple(sorted(line, key=lambda setting: setting.value or 0.0)),
-                _beside_case_1(volumes, method),
-                _beside_case_1(chords, method),
+                volumes[method],
+                chords[method],
                 len(beaten),
                 sum(_can_be_judged(setting, safety) for setting in line),
                 tuple(dict.fromkeys(winner for won in beaten.values() for winner in won)),
@@ -239,7 +241,16 @@ def _of_pair(settings: list[Setting], safety: SafetyGap, pairs: Pairs) -> list[M
     return sorted(results, key=lambda result: -result.volume.share.value)
 
 
-def adjusted(results: Sequence[MethodResult]) -> list[MethodResult]:
+def areas_beside(one: Method, shares: Mapping[Method, Mapping[int, float]]) -> dict[Method, Area]:
+    """Each method's share by seed beside that of one of them, where it has any; not adjusted."""
+    return {
+        method: Area.of(of_seeds, {} if method is one else shares.get(one, {}))
+        for method, of_seeds in shares.items()
+        if of_seeds
+    }
+
+
+def _adjusted(results: Sequence[MethodResult]) -> list[MethodResult]:
     """The results with p-values that hold for all of them together, for each area apart."""
     volumes = adjusted_areas([result.volume for result in results])
     chords = adjusted_areas([result.chords for result in results])
@@ -256,10 +267,6 @@ def adjusted_areas(areas: Sequence[Area]) -> list[Area]:
         area if area.p_value is None else replace(area, p_value=float(next(p_values)))
         for area in areas
     ]
-
-
-def _beside_case_1(shares: Mapping[Method, Mapping[int, float]], method: Method) -> Area:
-    return Area.of(shares[method], {} if method is CASE_1 else shares.get(CASE_1, {}))
 
 
 def _of_line(points: Sequence[Point], cost: Callable[[Point], float]) -> float:
