@@ -12,7 +12,8 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-_LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)#:\s]+)\)")
+_LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)#:\s]+)(?:#[^)\s]*)?\)")
+"""To a file, and maybe to a heading of it, which a copied text does not have."""
 ROOT = Path(__file__).parents[2]
 
 

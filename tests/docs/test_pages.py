@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from xml.dom.minidom import parseString
 
 import click
@@ -241,3 +241,12 @@ def test_the_notebook_runs_and_holds_no_output() -> None:
             assert cell["outputs"] == []
             exec("".join(cell["source"]), names)
     assert set(names["frame"]["data"]) == {"near", "far", "original (the limit)"}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("heading", ["", "#a-budget"])
+def test_a_link_out_of_the_pages_leads_to_a_copy_on_the_site(heading: str) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="guides/budget.md"))
+    outside = f"[conflict](../../experiments/conflict/README.md{heading})"
+    within = f"[the dial](../dial.md{heading})"
+    linked = hook("sources").on_page_markdown(f"{outside} {within}", page)
+    assert linked == f"[conflict](../source/experiments/conflict/README.md.txt) {within}"
