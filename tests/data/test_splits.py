@@ -231,6 +231,26 @@ def test_the_same_source_in_two_roles_is_sound_and_said(folder: Path) -> None:
     assert roles.warnings == ("original and safety near read the same rows of near.jsonl.",)
 
 
+def test_safety_rows_in_the_file_of_the_task_are_counted(folder: Path) -> None:
+    refusals = [(f"ask {n}", "no") for n in range(60)]
+    write(folder / "safety.jsonl", refusals)
+    others = [*((f"{n}", "b") for n in range(60)), ("ask 30", "yes")]
+    write(folder / "mixed.jsonl", [*others, *refusals[:20]])
+    safety, task = {"s": DataSource("safety.jsonl")}, {"t": DataSource("mixed.jsonl")}
+    roles = load_roles(None, safety, task, 0, folder)
+    train = roles.task["t"].train
+    shared = sum(row.response == "no" for row in train)
+    assert 0 < shared <= 20
+    assert roles.warnings == (
+        f"task t: {shared} of {len(train)} training rows are rows of safety s too, so that even "
+        "plain fine-tuning is trained on safety data. Take them out of one file, unless that is "
+        "what you mean.",
+    )
+    drawn = {"t": DataSource("mixed.jsonl", repeats=True)}
+    warnings = load_roles(None, safety, drawn, 0, folder).warnings
+    assert not any("plain fine-tuning" in warning for warning in warnings)
+
+
 def test_repeated_rows_are_kept_and_counted(folder: Path) -> None:
     write(folder / "twice.jsonl", [(f"{n % 80}", "b") for n in range(160)])
     roles = load_roles(None, {}, {"t": DataSource("twice.jsonl")}, 0, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -90,6 +91,10 @@ def load_roles(
         label: _finished(divided[label], source, held_out, seed, warnings.append)
         for label, source in sources.items()
     }
+    for proxy, task_name in itertools.product(safety, task):
+        task_split, safety_split = finished[f"task {task_name}"], finished[f"safety {proxy}"]
+        if _rows_named(task[task_name], data_root) != _rows_named(safety[proxy], data_root):
+            _tell_of_shared_rows(task_split, safety_split, warnings.append)
     return Roles(
         original=finished.get("original"),
         safety={name: finished[f"safety {name}"] for name in safety},
@@ -273,21 +278,42 @@ def _tell_of_few(place: str, split: Split, warning: Callable[[str], None]) -> No
         )
 
 
+def _tell_of_shared_rows(task: Split, safety: Split, warning: Callable[[str], None]) -> None:
+    """Safety rows in the task's file too: what is called plain fine-tuning learns from them.
+
+    Draws that may come again meet by chance, and are no copies.
+    """
+    if task.repeats or safety.repeats:
+        return
+    safety_rows = {(_key(row.prompt), row.response) for row in safety.train}
+    shared = sum((_key(row.prompt), row.response) in safety_rows for row in task.train)
+    if shared:
+        warning(
+            f"{task.label}: {shared} of {len(task.train)} training rows are rows of {safety.label} "
+            "too, so that even plain fine-tuning is trained on safety data. Take them out of one "
+            "file, unless that is what you mean."
+        )
+
+
 def _shared_sources(sources: Mapping[str, DataSource], data_root: Path | None) -> list[str]:
     labels: dict[str, list[str]] = {}
     for label, source in sources.items():
-        path = source.path
-        if not on_hub(path, data_root):
-            path = str(local_path(path, data_root).resolve())
-        where = json.dumps(source.where, sort_keys=True, default=str)
-        rows = f"{path} {source.name} {source.split} {where}"
-        labels.setdefault(rows, []).append(label)
+        labels.setdefault(_rows_named(source, data_root), []).append(label)
     return [
         f"{' and '.join(shared)} read the same rows of {sources[shared[0]].path}"
         + (": their losses are one." if any(label.startswith("task") for label in shared) else ".")
         for shared in labels.values()
         if len(shared) > 1
     ]
+
+
+def _rows_named(source: DataSource, data_root: Path | None) -> str:
+    """The same for two sources that read the same rows of one file."""
+    path = source.path
+    if not on_hub(path, data_root):
+        path = str(local_path(path, data_root).resolve())
+    where = json.dumps(source.where, sort_keys=True, default=str)
+    return f"{path} {source.name} {source.split} {where}"
 
 
 def _draw_keys(rows: Sequence[Row]) -> list[str]:
