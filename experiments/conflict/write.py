@@ -54,6 +54,7 @@ from trimtab.theory import chord_area, hypervolume
 HERE = Path(__file__).parent
 SLOWER, BUDGET, INTERPOLATED = HERE / "slower", HERE / "budget", HERE / "interpolated"
 BY_KL, BUDGET_BY_KL, SHARES = HERE / "by_kl", HERE / "budget_by_kl", HERE / "shares"
+ANOTHER_TASK = HERE / "another_task"
 TAKEN = {
     "conflict": HERE,
     "conflict-slower": SLOWER,
@@ -61,9 +62,11 @@ TAKEN = {
     "conflict-by-kl": BY_KL,
     "conflict-budget-by-kl": BUDGET_BY_KL,
     "conflict-shares": SHARES,
+    "conflict-another-task": ANOTHER_TASK,
 }
 """Where the measurements of a run lie here."""
 TASK, ORIGINAL, PROXY = "task:alpaca", "original", "safety:judging"
+SENSITIVE = "task:sensitive"
 REFUSED, ANSWERED = "answers:refusal_rate", "answers:answer_rate"
 HARM = answers_data("harmful_rate")
 HARM_BY_SECOND = answers_data("harmful_rate", "second_judge:harm")
@@ -130,6 +133,10 @@ def main() -> None:
     if BY_KL.exists():
         text = f"{by_kl_table()}\n\n{by_kl_areas_table()}"
         replace_between(HERE / "README.md", "by KL", text)
+        print(text)
+    if ANOTHER_TASK.exists():
+        text = another_task_text()
+        replace_between(HERE / "README.md", "another task", text)
         print(text)
     for folder, mark in ((BUDGET, "budget"), (BUDGET_BY_KL, "budget by KL")):
         if folder.exists():
@@ -304,6 +311,46 @@ def by_kl_areas_table() -> str:
     if SHARES.exists():
         further = models_of_line(read_points(SHARES), INTERPOLATING)
         lines["interpolation, more shares"] = [*lines["interpolation (WiSE-FT)"], *further]
+    return both_areas_table(lines, points)
+
+
+def another_task_text() -> str:
+    """The dial by KL beside interpolation on the sensitive task: losses, and areas."""
+    points, rows = read_points(ANOTHER_TASK), RowLosses(ANOTHER_TASK)
+    plain = {point.seed: str(point.model) for point in points if point.spec.is_plain}
+    changes: dict[str, list[tuple[Statistic, Statistic]]] = defaultdict(list)
+    above: dict[str, list[Statistic | None]] = defaultdict(list)
+    models = {DIAL_BY_KL: DIAL.name, "interpolation (WiSE-FT)": INTERPOLATING}
+    lines = {title: models_of_line(points, name) for title, name in models.items()}
+    for point in chain(*lines.values()):
+        label = setting_name(point.spec)
+        safety, task = (
+            difference(rows, data, point, before)
+            for data, before in ((ORIGINAL, ALIGNED.name), (SENSITIVE, plain[point.seed]))
+        )
+        changes[label].append((safety, task))
+        if point.method is DIAL:
+            line = lines_of(points, rows, point.seed, SENSITIVE)[INTERPOLATION]
+            above[label].append(height_above(line, *losses_of(rows, point, SENSITIVE)))
+    heights = heights_with_p(above)
+    cells = [
+        (
+            label,
+            *(
+                change_in_words(statistic_over_seeds(list(of_seeds), ""), 4)
+                for of_seeds in zip(*by_seed, strict=True)
+            ),
+            *heights.get(label, ("on it", "–")),
+        )
+        for label, by_seed in changes.items()
+    ]
+    columns = ("model", "L_s − L_s(θ_s)", "L_f − L_f(plain)",
+               f"L_f above {INTERPOLATION}", "adjusted p")  # fmt: skip
+    return f"{markdown_table(columns, cells)}\n\n{both_areas_table(lines, points)}"
+
+
+def both_areas_table(lines: dict[str, list[Point]], points: list[Point]) -> str:
+    """Hypervolume and chord area of each line's models, by seed."""
     seeds = [point.seed for point in points if point.spec.is_plain]
     cells = [
         (
@@ -341,7 +388,7 @@ def heights_with_p(heights: dict[str, list[Statistic | None]]) -> dict[str, tupl
 
 
 def lines_of(
-    points: list[Point], rows: RowLosses, seed: int
+    points: list[Point], rows: RowLosses, seed: int, task: str = TASK
 ) -> dict[str, list[tuple[Statistic, Statistic]]]:
     """The losses of a seed's models that make up each line, for others to be compared with."""
     start = next(point for point in points if point.method is ALIGNED)
@@ -349,8 +396,8 @@ def lines_of(
     case_1 = [p for p in ours if p.method is CASE_1 and p.proxy in ("judging", None)]
     interpolated = [p for p in ours if p.spec.is_plain or p.method.name == INTERPOLATING]
     return {
-        OF_CASE_1: [losses_of(rows, point) for point in case_1],
-        INTERPOLATION: [losses_of(rows, point) for point in (start, *interpolated)],
+        OF_CASE_1: [losses_of(rows, point, task) for point in case_1],
+        INTERPOLATION: [losses_of(rows, point, task) for point in (start, *interpolated)],
     }
 
 
@@ -469,10 +516,10 @@ def estimate_text(estimate: Estimate) -> str:
     return f"{value} [{low}, {high}]".replace("-", "−")
 
 
-def losses_of(rows: RowLosses, point: Point) -> tuple[Statistic, Statistic]:
+def losses_of(rows: RowLosses, point: Point, task: str = TASK) -> tuple[Statistic, Statistic]:
     """L_s and L_f."""
-    safety, task = (rows.loss(data, str(point.model)) for data in (ORIGINAL, TASK))
-    return known(safety), known(task)
+    of_safety, of_task = (rows.loss(data, str(point.model)) for data in (ORIGINAL, task))
+    return known(of_safety), known(of_task)
 
 
 def budget_table(folder: Path) -> str:
