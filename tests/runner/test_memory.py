@@ -19,10 +19,12 @@ from trimtab.config.experiment import Block, Dial, Experiment, Measuring, Traini
 from trimtab.config.grid import plan_of
 from trimtab.config.loading import Loading
 from trimtab.models import ModelSize
-from trimtab.runner.cost import largest_batch
+from trimtab.runner.cost import TrainingAhead
 from trimtab.runner.peak_memory import BatchSize, peak_memory, weight_bytes
+from trimtab.stats import Array
 from trimtab.train.baselines.case_one_by_share import CaseOneByShare
 from trimtab.train.baselines.ewc import EWC
+from trimtab.train.objectives.base import Objective
 from trimtab.train.settings import lora_config
 
 GIB = 2**30
@@ -157,19 +159,29 @@ def test_the_batch_counted_is_the_largest_that_a_training_draws() -> None:
     case_one = AlignmentLossConstraint(1.0)
     task = np.array([[10.0, 4.0], [100.0, 40.0]])
     safety = np.array([[50.0, 5.0]])
-    assert largest_batch(training, task, None, None, 100, False) == BatchSize(200, 80)
-    assert largest_batch(training, task, safety, case_one, 100, False) == BatchSize(300, 90)
-    assert largest_batch(training, task, safety, case_one, 100, True) == BatchSize(400, 90)
-    assert largest_batch(training, task[:1], safety, case_one, 100, True) == BatchSize(200, 18)
+
+    def largest(
+        settings: Training,
+        objective: Objective | None,
+        task: Array = task,
+        is_padded: bool = False,
+        steps: int = 100,
+    ) -> BatchSize:
+        ahead = TrainingAhead(settings, objective, steps, task, safety if objective else None)
+        return ahead.largest_batch(is_padded)
+
+    assert largest(training, None) == BatchSize(200, 80)
+    assert largest(training, case_one) == BatchSize(300, 90)
+    assert largest(training, case_one, is_padded=True) == BatchSize(400, 90)
+    assert largest(training, case_one, task[:1], is_padded=True) == BatchSize(200, 18)
     equal = replace(training, equal_rows=True)
-    assert largest_batch(equal, task, None, None, 1000, False) == BatchSize(400, 160)
+    assert largest(equal, None, steps=1000) == BatchSize(400, 160)
     # EWC reads its safety rows once, before the first step: none ride along.
-    assert largest_batch(training, task, safety, EWC(1.0), 100, False) == BatchSize(200, 80)
+    assert largest(training, EWC(1.0)) == BatchSize(200, 80)
     by_share = CaseOneByShare(1 / 3)
-    four = replace(training, batch_size=2)
-    assert largest_batch(four, task[1:], safety, by_share, 100, False) == BatchSize(350, 125)
+    assert largest(training, by_share, task[1:]) == BatchSize(350, 125)
     packed = replace(training, packing=100)
-    assert largest_batch(packed, task[1:], None, None, 100, True) == BatchSize(200, 80)
+    assert largest(packed, None, task[1:], is_padded=True) == BatchSize(200, 80)
 
 
 def test_the_formula_is_within_its_factor_of_what_was_measured() -> None:

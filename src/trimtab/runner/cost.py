@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from trimtab.config.experiment import Experiment, Training
 from trimtab.config.grid import Plan
@@ -53,128 +55,149 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
     load = kept_as(experiment.model, experiment.load)
     tokenizer = load_tokenizer(experiment.model, load.revision)
     size = model_size(experiment.model, load.revision)
+    sample = _RowLengths(experiment, tokenizer, size)
+    runs = _trainings_of_runs(experiment, roles, plan, sample)
+    aligning = _aligning(experiment, roles, plan, sample)
 
-    # What training would refuse is refused here too, so every row is looked at where one may be.
-    most = experiment.lengths.prompt + experiment.lengths.response
-    may_be_too_long = size.limits.context is not None and most > size.limits.context
+    speed = _speed()
+    trainings = [*runs, *aligning]
+    seconds = sum(training.seconds(size, speed) for training in trainings)
+    measuring = (len(plan.runs) + 1) * _held_out_tokens(roles, sample)
+    seconds += 2 * size.parameters * measuring / speed
 
-    def lengths(rows: tuple[Row, ...]) -> Array:
-        """Tokens, and those with a label, of shape (rows, 2)."""
+    device = device_name()
+    is_padded = device != "cpu" or not experiment.train.length_bucketing
+    batches = [run.largest_batch(is_padded) for run in runs]
+    largest = max(batches, key=lambda batch: batch.tokens, default=BatchSize(0, 0))
+    return Cost(
+        len(plan.runs),
+        round(sum(training.tokens for training in trainings)),
+        seconds,
+        peak_memory(experiment, plan, size, load, largest, device),
+    )
+
+
+@dataclass(frozen=True)
+class _RowLengths:
+    """How long rows are, from some of them."""
+
+    experiment: Experiment
+    tokenizer: PreTrainedTokenizerBase
+    size: ModelSize
+
+    def of(self, rows: Sequence[Row]) -> Array:
+        """Tokens, and those with a label, of shape (rows, 2).
+
+        What training would refuse is refused here too, so every row is looked at where one may be.
+        """
+        context = self.size.limits.context
+        most = self.experiment.lengths.prompt + self.experiment.lengths.response
+        may_be_too_long = context is not None and most > context
         chosen = choose_rows(rows, None if may_be_too_long else _SAMPLED_ROWS, 0)
-        sample = encode(chosen, tokenizer, experiment.lengths, size.limits)
+        sample = encode(chosen, self.tokenizer, self.experiment.lengths, self.size.limits)
         labelled = [sum(label != IGNORED for label in labels[1:]) for labels in sample["labels"]]
         return np.array([[len(ids) for ids in sample["input_ids"]], labelled], dtype=float).T
 
-    def mean_length(rows: tuple[Row, ...]) -> float:
-        return float(lengths(rows)[:, 0].mean())
 
-    of_task = {name: lengths(split.train) for name, split in roles.task.items()}
-    of_safety = {name: lengths(split.train) for name, split in roles.safety.items()}
-    task = {name: float(row_lengths[:, 0].mean()) for name, row_lengths in of_task.items()}
-    safety = {name: float(row_lengths[:, 0].mean()) for name, row_lengths in of_safety.items()}
+@dataclass(frozen=True)
+class TrainingAhead:
+    """A training that is still to be made."""
 
-    def step_tokens(
-        training: Training, objective: Objective | None, task_length: float, safety_length: float
-    ) -> float:
-        rows, riding = _rows_of_batch(training, objective, task_length)
-        return training.accumulation * (rows * task_length + riding * safety_length)
+    settings: Training
+    objective: Objective | None
+    steps: int
+    task: Array
+    """Of its rows, tokens and those with a label, of shape (rows, 2)."""
+    safety: Array | None
+    """The same; None where no safety rows are read."""
 
-    train = experiment.train
-    objectives = [objective_of(run.training, experiment) for run in plan.runs]
-    steps = [
-        step_tokens(
-            train,
-            objective,
-            task[run.training.task],
-            safety.get(run.training.proxy or "", 0.0),
-        )
-        for run, objective in zip(plan.runs, objectives, strict=True)
-    ]
-    counts = [
-        (experiment.dial and run.training.method.one_training and experiment.dial.steps)
-        or train.for_rows(len(roles.task[run.training.task].train)).steps
-        for run in plan.runs
-    ]
-    tokens = sum(count * step for count, step in zip(counts, steps, strict=True))
-    seconds = sum(
-        count * _step_seconds(size, train, step) for count, step in zip(counts, steps, strict=True)
+    @property
+    def tokens(self) -> float:
+        """Padding not counted."""
+        return self.steps * self._step_tokens
+
+    def seconds(self, size: ModelSize, speed: float) -> float:
+        """At so many floating-point operations per second."""
+        operations = 6 if self.settings.lora_rank is None else 4
+        operations += 2 * self.settings.gradient_checkpointing
+        computing = operations * size.parameters * self._step_tokens / speed
+        return self.steps * (computing + self.settings.accumulation * size.layers * _LATENCY)
+
+    def largest_batch(self, is_padded: bool) -> BatchSize:
+        """The largest of its batches, drawn from rows of these lengths.
+
+        The peak is of the batch whose rows are longest, not of one of mean length. A batch
+        `is_padded` to its longest row but where it is computed in pieces, or packed.
+        """
+        rows, riding = self._rows_of_batch
+        random = np.random.default_rng(0)
+        count = min(self.steps * self.settings.accumulation, _DRAWN_BATCHES)
+        drawn = self.task[random.integers(len(self.task), size=(count, rows))]
+        if riding and self.safety is not None:
+            beside = self.safety[random.integers(len(self.safety), size=(count, riding))]
+            drawn = np.concatenate([drawn, beside], axis=1)
+        labelled = drawn[..., 1].sum(axis=1)
+        if is_padded and self.settings.packing is None:
+            tokens = drawn.shape[1] * drawn[..., 0].max(axis=1)
+        else:
+            tokens = drawn[..., 0].sum(axis=1)
+        return BatchSize(float(tokens.max()), float(labelled.max()))
+
+    @property
+    def _step_tokens(self) -> float:
+        rows, riding = self._rows_of_batch
+        safety_length = 0.0 if self.safety is None else _mean_length(self.safety)
+        batch_tokens = rows * _mean_length(self.task) + riding * safety_length
+        return self.settings.accumulation * batch_tokens
+
+    @property
+    def _rows_of_batch(self) -> tuple[int, int]:
+        """Of the task, and of the safety data beside them, in one forward pass, in packs or not."""
+        rows, riding = rows_by_role(self.settings, self.objective)
+        if self.settings.packing is not None:
+            packed = max(rows, round(rows * self.settings.packing / _mean_length(self.task)))
+            rows, riding = packed, safety_rows_per_batch(packed, riding / (rows + riding))
+        beside = self.objective is not None and self.objective.batch_roles(0) == "both"
+        return rows, riding if beside else 0
+
+
+def _trainings_of_runs(
+    experiment: Experiment, roles: Roles, plan: Plan, sample: _RowLengths
+) -> list[TrainingAhead]:
+    task = {name: sample.of(split.train) for name, split in roles.task.items()}
+    safety = {name: sample.of(split.train) for name, split in roles.safety.items()}
+    ahead = []
+    for run in plan.runs:
+        spec, settings = run.training, experiment.train
+        steps = settings.for_rows(len(roles.task[spec.task].train)).steps
+        if experiment.dial and spec.method.one_training and experiment.dial.steps:
+            steps = experiment.dial.steps
+        objective = objective_of(spec, experiment)
+        beside = safety.get(spec.proxy or "")
+        ahead.append(TrainingAhead(settings, objective, steps, task[spec.task], beside))
+    return ahead
+
+
+def _aligning(
+    experiment: Experiment, roles: Roles, plan: Plan, sample: _RowLengths
+) -> list[TrainingAhead]:
+    """The alignment of θ_s, where it is still to be made."""
+    if not (experiment.align and roles.original and plan.aligned):
+        return []
+    rows = roles.original.train
+    steps = experiment.align.for_rows(len(rows)).steps
+    return [TrainingAhead(experiment.align, None, steps, sample.of(rows), None)]
+
+
+def _held_out_tokens(roles: Roles, sample: _RowLengths) -> float:
+    splits = (roles.original, *roles.safety.values(), *roles.task.values())
+    return sum(
+        _mean_length(sample.of(split.held_out)) * len(split.held_out) for split in splits if split
     )
-    if experiment.align and roles.original and plan.aligned:
-        step = step_tokens(experiment.align, None, mean_length(roles.original.train), 0.0)
-        count = experiment.align.for_rows(len(roles.original.train)).steps
-        tokens += count * step
-        seconds += count * _step_seconds(size, experiment.align, step)
-    held_out = sum(
-        mean_length(split.held_out) * len(split.held_out)
-        for split in (roles.original, *roles.safety.values(), *roles.task.values())
-        if split
-    )
-    seconds += (len(plan.runs) + 1) * 2 * size.parameters * held_out / _speed()
-    device = device_name()
-    batches = [
-        largest_batch(
-            train,
-            of_task[run.training.task],
-            of_safety.get(run.training.proxy or ""),
-            objective,
-            count * train.accumulation,
-            is_padded=device != "cpu" or not train.length_bucketing,
-        )
-        for count, run, objective in zip(counts, plan.runs, objectives, strict=True)
-    ]
-    largest = max(batches, key=lambda batch: batch.tokens, default=BatchSize(0, 0))
-    memory = peak_memory(experiment, plan, size, load, largest, device)
-    return Cost(len(plan.runs), round(tokens), seconds, memory)
 
 
-def _rows_of_batch(
-    training: Training, objective: Objective | None, task_length: float
-) -> tuple[int, int]:
-    """Of the task, and of the safety data beside them, in one forward pass, in packs or not."""
-    rows, riding = rows_by_role(training, objective)
-    if training.packing is not None:
-        packed = max(rows, round(rows * training.packing / task_length))
-        rows, riding = packed, safety_rows_per_batch(packed, riding / (rows + riding))
-    beside = objective is not None and objective.batch_roles(0) == "both"
-    return rows, riding if beside else 0
-
-
-def _step_seconds(size: ModelSize, training: Training, tokens: float) -> float:
-    operations = 6 if training.lora_rank is None else 4
-    operations += 2 * training.gradient_checkpointing
-    return (
-        operations * size.parameters * tokens / _speed()
-        + training.accumulation * size.layers * _LATENCY
-    )
-
-
-def largest_batch(
-    training: Training,
-    task: Array,
-    safety: Array | None,
-    objective: Objective | None,
-    batches: int,
-    is_padded: bool,
-) -> BatchSize:
-    """The largest of as many batches as a training has, drawn from rows of these lengths.
-
-    The peak is of the batch whose rows are longest, not of one of mean length. `task` and `safety`
-    have shape (rows, 2), tokens and those with a label; `safety` is None where none are read. A
-    batch `is_padded` to its longest row but where it is computed in pieces, or packed.
-    """
-    rows, riding = _rows_of_batch(training, objective, task[:, 0].mean())
-    random = np.random.default_rng(0)
-    count = min(batches, _DRAWN_BATCHES)
-    drawn = task[random.integers(len(task), size=(count, rows))]
-    if riding and safety is not None:
-        beside = safety[random.integers(len(safety), size=(count, riding))]
-        drawn = np.concatenate([drawn, beside], axis=1)
-    labelled = drawn[..., 1].sum(axis=1)
-    if is_padded and training.packing is None:
-        tokens = drawn.shape[1] * drawn[..., 0].max(axis=1)
-    else:
-        tokens = drawn[..., 0].sum(axis=1)
-    return BatchSize(float(tokens.max()), float(labelled.max()))
+def _mean_length(lengths: Array) -> float:
+    return float(lengths[:, 0].mean())
 
 
 def _speed() -> float:
