@@ -7,12 +7,13 @@
 
 Measured side by side in one experiment: separate runs at eight penalties from 100 to 0.01, the same
 with batches divided by what their rows weigh (as a dial's are), the same at twice the length, dials
-of once, 1.25 times and twice a run's steps, one with Pareto LoRA's weights in place of ours,
-continuation from the largest penalty to the smallest (in all the dial's steps), WiSE-FT:
-plain fine-tuning interpolated towards θ_s, and rewarded soups: the same between a model trained on
-task rows alone and one trained on safety rows alone. Held-out (L_ŝ, L_f) of every model go into
-benchmarks/results/frontier_from_one_run.json as they are made; one that is interrupted, or that
---minutes stops, goes on where it was. DATA holds instructions-gpt4_0613.jsonl.gz (safety) and
+of once, 1.25 times and twice a run's steps, the first two also by KL (safety rows ask for θ_s's
+distribution, whose forward passes are not among the tokens), one with Pareto LoRA's weights in
+place of ours, continuation from the largest penalty to the smallest (in all the dial's steps),
+WiSE-FT: plain fine-tuning interpolated towards θ_s, and rewarded soups: the same between a model
+trained on task rows alone and one trained on safety rows alone. Held-out (L_ŝ, L_f) of every model
+go into benchmarks/results/frontier_from_one_run.json as they are made; one that is interrupted, or
+that --minutes stops, goes on where it was. DATA holds instructions-gpt4_0613.jsonl.gz (safety) and
 instructions-alpaca-7b.jsonl.gz (task).
 """
 
@@ -29,7 +30,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -76,6 +77,7 @@ DIAL, MIDDLE_DIAL, SHORT_DIAL = (
     "dial, 1.25 × a run's",
     "dial, a run's steps",
 )
+KL_DIAL, MIDDLE_KL_DIAL = "dial by KL, a run's steps", "dial by KL, 1.25 × a run's"
 PARETO, SOUPS = "Pareto weights, a run's steps", "rewarded soups"
 CONTINUATION = "continuation over λ"
 WISE, LONGER_WISE = "WiSE-FT", "WiSE-FT, twice the steps"
@@ -86,6 +88,8 @@ METHODS = (
     SHORT_DIAL,
     MIDDLE_DIAL,
     DIAL,
+    KL_DIAL,
+    MIDDLE_KL_DIAL,
     PARETO,
     SOUPS,
     WISE,
@@ -93,7 +97,18 @@ METHODS = (
     CONTINUATION,
     LONGER,
 )
-TO_CONFIRM = (SEPARATE, DIVIDED, SHORT_DIAL, MIDDLE_DIAL, PARETO, SOUPS, WISE, LONGER_WISE)
+TO_CONFIRM = (
+    SEPARATE,
+    DIVIDED,
+    SHORT_DIAL,
+    MIDDLE_DIAL,
+    KL_DIAL,
+    MIDDLE_KL_DIAL,
+    PARETO,
+    SOUPS,
+    WISE,
+    LONGER_WISE,
+)
 SAFETY_ALONE = 1e6
 """λ at which the task counts for nothing."""
 OF_SEVERAL = (SEPARATE, DIVIDED, LONGER)
@@ -202,10 +217,12 @@ def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None
             model, tokens = trained(penalty, length, method=method)
             yield losses(model), tokens
 
-    def dial(length: int, settings: Dial | None = None) -> Iterator[tuple[list[float], int]]:
+    def dial(
+        length: int, settings: Dial | None = None, target: Literal["response", "kl"] = "response"
+    ) -> Iterator[tuple[list[float], int]]:
         runner.experiment = replace(
             experiment,
-            train=replace(experiment.train, steps=length),
+            train=replace(experiment.train, steps=length, safety_target=target),
             dial=settings or experiment.dial,
         )
         ends = runner.trained_dial(RunSpec(DIAL_METHOD, None, proxy, task, seed))
@@ -248,6 +265,8 @@ def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None
         DIAL: lambda _: dial(2 * steps),
         MIDDLE_DIAL: lambda _: dial(round(1.25 * steps)),
         SHORT_DIAL: lambda _: dial(steps),
+        KL_DIAL: lambda _: dial(steps, target="kl"),
+        MIDDLE_KL_DIAL: lambda _: dial(round(1.25 * steps), target="kl"),
         PARETO: lambda _: dial(steps, ParetoWeights()),
         SOUPS: lambda _: soups(),
         CONTINUATION: lambda _: continuation(),
@@ -369,7 +388,7 @@ def _aims(
 ) -> list[str]:
     """Whether a dial at 1.25 × the tokens at most ties the runs that divide rows by weight too."""
     lines = []
-    for method in (SHORT_DIAL, MIDDLE_DIAL):
+    for method in (SHORT_DIAL, MIDDLE_DIAL, KL_DIAL, MIDDLE_KL_DIAL):
         if method not in volumes[0] or DIVIDED not in volumes[0]:
             continue
         all_points = next(row for row in volumes[0] if row.startswith(f"{method}, "))
@@ -390,7 +409,14 @@ def _aims(
 def _beside_wise(group: list[dict[str, Any]]) -> list[str]:
     """Where a dial of all points lies below WiSE-FT of all points, in the mean over seeds."""
     lines = []
-    for dial, wise in ((SHORT_DIAL, WISE), (SHORT_DIAL, LONGER_WISE), (MIDDLE_DIAL, LONGER_WISE)):
+    for dial, wise in (
+        (SHORT_DIAL, WISE),
+        (SHORT_DIAL, LONGER_WISE),
+        (MIDDLE_DIAL, LONGER_WISE),
+        (KL_DIAL, WISE),
+        (KL_DIAL, LONGER_WISE),
+        (MIDDLE_KL_DIAL, LONGER_WISE),
+    ):
         if any(method not in by_method for by_method in group for method in (dial, wise)):
             continue
         told = []
