@@ -159,7 +159,9 @@ def test_a_base_of_this_machines_cache_is_named_as_on_the_hub(
     assert named["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     # trimtab itself goes on with the weights that were trained on.
     loaded: list[str] = []
-    monkeypatch.setattr("trimtab.models._source", _recording_source(loaded, world / "base"))
+    monkeypatch.setattr(
+        "trimtab.models.loading.source_of", _recording_source(loaded, world / "base")
+    )
     load_model(str(adapter))
     assert "smollm2" in loaded
 

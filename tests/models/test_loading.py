@@ -14,7 +14,6 @@ from torch import nn
 
 from tests.small_worlds import small_world
 from tests.watchers import Watcher
-from trimtab import models
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
 from trimtab.config.loading import Loading
@@ -22,7 +21,7 @@ from trimtab.config.yaml_io import parse_experiment, to_yaml
 from trimtab.data.splits import read_roles
 from trimtab.errors import UserError
 from trimtab.measure.distance import norm
-from trimtab.models import kept_as, load_model, model_size, quiet_libraries
+from trimtab.models import kept_as, load_model, loading, model_size, quiet_libraries
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import sweep
 
@@ -32,7 +31,7 @@ HALF = Loading(dtype="bfloat16")
 EVERY = (HALF, NF4, Loading("bfloat16", "nf4"), Loading("bfloat16", "int8"))
 
 needs_bitsandbytes = pytest.mark.skipif(
-    models.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+    loading.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
 )
 
 
@@ -76,7 +75,7 @@ def test_nothing_is_aligned_in_four_bits(experiment: Experiment) -> None:
 def test_a_missing_bitsandbytes_is_one_line(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install bitsandbytes"):
         load_model(experiment.model, NF4)
 
