@@ -114,7 +114,7 @@ def test_a_loss_has_the_same_interval_whenever_it_is_taken() -> None:
 def test_many_rows_are_resampled_in_blocks_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = rows(30).T
     whole = resampled_means(columns, 100, seed=3)
-    monkeypatch.setattr("trimtab.stats._BLOCK", 30 * 7)
+    monkeypatch.setattr("trimtab.stats.resampling._BLOCK", 30 * 7)
     np.testing.assert_allclose(resampled_means(columns, 100, seed=3), whole)
     assert whole.mean(axis=0) == pytest.approx(columns.mean(axis=0), rel=0.1)
 
