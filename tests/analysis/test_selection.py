@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from tests.report.reported_points import point, write_points
-from trimtab.analysis.selection import Limit, Suggestion, choices, suggestions
+from trimtab.analysis.choices import choices
+from trimtab.analysis.selection import Suggestion, suggestions
+from trimtab.analysis.standing import Limit
 from trimtab.config.methods import CASE_1, CASE_2_RADIUS, PLAIN
 from trimtab.errors import UserError
 from trimtab.results.per_row_losses import RowLosses

@@ -15,8 +15,8 @@ from trimtab.analysis.changes import (
     less_safe_in_words,
     loss_changes,
 )
+from trimtab.analysis.choices import choices
 from trimtab.analysis.labels import before_and_after, change_in_words
-from trimtab.analysis.selection import choices
 from trimtab.evaluate.rates import REFUSALS
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_points

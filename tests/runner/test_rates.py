@@ -15,7 +15,7 @@ import torch
 
 from tests.watchers import Watcher
 from trimtab.analysis.line_search import GRID, most_capable_within
-from trimtab.analysis.selection import Limit, Standing
+from trimtab.analysis.standing import Limit, Standing
 from trimtab.cli import main
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Answers, Dial, Experiment, Training

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from trimtab.analysis.selection import Standing
+from trimtab.analysis.standing import Standing
 
 GRID = (1.0, 0.75, 0.5, 0.25, 0.0)
 """From the most capable place to the safest."""

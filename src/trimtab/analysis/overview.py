@@ -8,9 +8,9 @@ from statistics import mode
 from typing import Literal
 
 from trimtab.analysis.changes import rate_changes
+from trimtab.analysis.choices import choices
 from trimtab.analysis.groups import Setting, all_settings
 from trimtab.analysis.labels import change_in_words, percent
-from trimtab.analysis.selection import choices
 from trimtab.config.methods import ALIGNED, PLAIN
 from trimtab.evaluate.rates import REFUSALS, Rate
 from trimtab.results.per_row_losses import RowLosses

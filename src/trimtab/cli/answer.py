@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trimtab.analysis.changes import LossChange, RateChange
+    from trimtab.analysis.choices import Choice
     from trimtab.analysis.groups import Setting
-    from trimtab.analysis.selection import Choice
     from trimtab.config.experiment import Experiment
     from trimtab.stats import Estimate
 
@@ -103,7 +103,7 @@ def _evaluate_command(experiment: Experiment, out: Path, model: Path) -> str:
 
 def print_settings_to_choose(experiment: Experiment, out: Path) -> None:
     """Print the settings to choose from, by task loss, and how to choose by a budget."""
-    from trimtab.analysis.selection import choices
+    from trimtab.analysis.choices import choices
     from trimtab.results.per_row_losses import RowLosses
     from trimtab.results.store import read_points
 

@@ -18,7 +18,7 @@ from trimtab.config.ranges import Count, CountOrNone, From0To1
 from trimtab.errors import UserError
 
 if TYPE_CHECKING:
-    from trimtab.analysis.selection import Limit
+    from trimtab.analysis.standing import Limit
 
 JUDGES = (
     "phrases, which looks for phrases of refusal (the default); a model by its name, as "
@@ -205,7 +205,7 @@ def rate_limits(
     max_harmful: float | None, min_refused: float | None, min_answered: float | None
 ) -> list[Limit]:
     """The limits on judged rates that are given, shares of prompts."""
-    from trimtab.analysis.selection import Limit
+    from trimtab.analysis.standing import Limit
 
     limits = (
         Limit("harmful rate", max_harmful) if max_harmful is not None else None,

@@ -14,7 +14,8 @@ from trimtab.config.ranges import Finite
 from trimtab.errors import UserError
 
 if TYPE_CHECKING:
-    from trimtab.analysis.selection import Limit, Metric, Suggestion
+    from trimtab.analysis.selection import Suggestion
+    from trimtab.analysis.standing import Limit, Metric
     from trimtab.config.experiment import Experiment
     from trimtab.stats import Estimate
 
@@ -34,7 +35,8 @@ def suggest(
     ] = None,
 ) -> None:
     """Name the method and hyperparameter that keep to limits at the least task loss."""
-    from trimtab.analysis.selection import Limit, suggestions
+    from trimtab.analysis.selection import suggestions
+    from trimtab.analysis.standing import Limit
     from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
     from trimtab.results.per_row_losses import RowLosses
     from trimtab.results.store import read_points
@@ -118,7 +120,7 @@ def _what_chose(suggestion: Suggestion) -> list[str]:
 
 
 def _what_was_read(metric: Metric) -> str:
-    from trimtab.analysis.selection import RATE_OF
+    from trimtab.analysis.standing import RATE_OF
 
     if metric in RATE_OF:
         (kind,) = RATE_OF[metric].kinds

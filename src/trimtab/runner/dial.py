@@ -14,7 +14,7 @@ import numpy as np
 from trimtab.analysis.changes import ORIGINAL_LOSS, SAFETY_LOSS, TASK_LOSS, LossChange
 from trimtab.analysis.labels import VERDICTS
 from trimtab.analysis.results import read_settings
-from trimtab.analysis.selection import Limit, Metric
+from trimtab.analysis.standing import Limit, Metric
 from trimtab.config.data_source import Lengths
 from trimtab.config.experiment import Answers, Experiment
 from trimtab.config.grid import Plan, Run

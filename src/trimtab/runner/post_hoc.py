@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.analysis.changes import SAFETY_LOSS, LossChange
-from trimtab.analysis.selection import Limit
+from trimtab.analysis.standing import Limit
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Measuring
 from trimtab.config.methods import number, published

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trimtab.analysis.changes import RateChange
 from trimtab.analysis.labels import limit_verdict, rate_in_words
 from trimtab.analysis.line_search import Found, most_capable_within
-from trimtab.analysis.selection import RATE_OF, Limit, Metric, Standing
+from trimtab.analysis.standing import RATE_OF, Limit, Metric, Standing
 from trimtab.config.data_names import answers_data
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Answers
