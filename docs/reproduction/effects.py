@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimtab.analysis.verdicts import Verdict, lies_above_zero
+from trimtab.analysis.verdicts import FindingVerdict, lies_above_zero
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
@@ -45,7 +45,7 @@ class Effect:
     seeds: int
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> FindingVerdict:
         """Whether the interval lies above 0, below it, or holds it."""
         return lies_above_zero(self.estimate)
 

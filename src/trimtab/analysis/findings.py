@@ -25,9 +25,9 @@ from trimtab.analysis.optimality_gap import PointOptimalityGap
 from trimtab.analysis.verdicts import (
     FEWEST_SEEDS,
     FEWEST_SETTINGS,
+    FindingVerdict,
     Order,
     Pairs,
-    Verdict,
     all_hold,
     all_lie,
     compare,
@@ -57,7 +57,7 @@ class Finding:
     """A statement of the paper, whether these points bear it out, and the numbers that say so."""
 
     statement: str
-    verdict: Verdict
+    verdict: FindingVerdict
     evidence: str
 
 
@@ -197,7 +197,7 @@ def overlap_makes_safety_costly(points: Iterable[Point], pairs: Pairs) -> Findin
         if overlap is not None:
             gaps = _by_penalty(line, "capability gap")
             by_proxy.setdefault(proxy, []).append((overlap, task, gaps))
-    verdicts: list[Verdict] = []
+    verdicts: list[FindingVerdict] = []
     evidence: list[str] = []
     for proxy, lines in by_proxy.items():
         common = sorted(set.intersection(*(set(line) for _, _, line in lines)))
@@ -239,7 +239,7 @@ def case_2_costs_more(points: Iterable[Point], pairs: Pairs, safety: SafetyGap) 
     needs no line drawn between models; or keeps no more and costs more. Of each task more than half
     of Case II's models have to lie on one side, beyond their intervals, and none on the other.
     """
-    verdicts: list[Verdict] = []
+    verdicts: list[FindingVerdict] = []
     evidence: list[str] = []
     is_short = False
     for task, (proxy, case_1, case_2) in tasks_in_both_cases(points).items():
@@ -275,7 +275,7 @@ def _unbeaten(settings: Sequence[Setting], safety: SafetyGap) -> list[Setting]:
     return [measured[place][0] for place in front([gaps for _, gaps in measured])]
 
 
-def _most_lie_above(orders: Sequence[Order]) -> Verdict:
+def _most_lie_above(orders: Sequence[Order]) -> FindingVerdict:
     """Near plain the cases meet, so that not every model has to; but one model is no trend."""
     above, below = orders.count("above"), orders.count("below")
     if max(above, below) < 2 or 2 * max(above, below) <= len(orders) or min(above, below):
@@ -346,7 +346,7 @@ def no_model_passes_the_limit(gaps: Sequence[PointOptimalityGap]) -> Finding | N
 def _trend(
     statement: str, lines: dict[str, list[Setting]], pairs: Pairs, which: Gap, *, down: bool
 ) -> Finding | None:
-    verdicts: list[Verdict] = []
+    verdicts: list[FindingVerdict] = []
     evidence: list[str] = []
     for name, line in lines.items():
         measured = [(setting, gap) for setting in line if (gap := setting.measured(which))]

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 from trimtab.config.methods import ALIGNED, DIAL, number
 from trimtab.results.result import OUT_OF_REACH, Point
-from trimtab.stats import Estimate, Verdict, verdict
+from trimtab.stats import Estimate, LimitVerdict, verdict
 
 LONGEST_NAME = 34
 MOST_UNSPENT = 0.5
 """Of a budget, a share spent below which a word is said."""
-_VERDICTS: dict[Verdict, str] = {
+_VERDICTS: dict[LimitVerdict, str] = {
     "within": "within {}",
     "beyond": "beyond {}",
     "undecided": "undecided, as its interval holds {}",
 }
-VERDICTS: dict[Verdict, str] = {
+VERDICTS: dict[LimitVerdict, str] = {
     outcome: template.format("the budget") for outcome, template in _VERDICTS.items()
 }
 
@@ -150,7 +150,7 @@ def rate_in_words(rate: Estimate) -> str:
     return f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
 
 
-def limit_verdict(outcome: Verdict, limit: float) -> str:
+def limit_verdict(outcome: LimitVerdict, limit: float) -> str:
     """How a rate keeps to a limit, a share.
 
     >>> limit_verdict("within", 0.02), limit_verdict("undecided", 0.005)

@@ -25,7 +25,7 @@ from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.stats import (
     Estimate,
-    Verdict,
+    LimitVerdict,
     limit_at_every_look,
     note_on_rows,
 )
@@ -50,12 +50,12 @@ class Candidate:
         return self.standing.measured
 
     @property
-    def verdicts(self) -> Mapping[Limit, Verdict]:
+    def verdicts(self) -> Mapping[Limit, LimitVerdict]:
         """On each limit."""
         return self.standing.verdicts
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> LimitVerdict:
         """On all limits together."""
         return self.standing.verdict
 

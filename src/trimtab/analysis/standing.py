@@ -10,7 +10,7 @@ from trimtab.config.methods import number
 from trimtab.evaluate.rates import ANSWERED, COMPLIANCE, REFUSALS, Rate
 from trimtab.stats import (
     Estimate,
-    Verdict,
+    LimitVerdict,
     rows_to_tell_share,
     verdict,
 )
@@ -35,7 +35,7 @@ class Limit:
     value: float
     at_least: bool = False
 
-    def verdict(self, measured: Estimate) -> Verdict:
+    def verdict(self, measured: Estimate) -> LimitVerdict:
         """By the interval of what was measured."""
         if not self.at_least:
             return verdict(measured, self.value)
@@ -74,7 +74,7 @@ class Standing:
     """
 
     measured: Mapping[Metric, Estimate]
-    verdicts: Mapping[Limit, Verdict]
+    verdicts: Mapping[Limit, LimitVerdict]
 
     @classmethod
     def of(cls, measured: Mapping[Metric, Estimate], limits: Iterable[Limit]) -> Self:
@@ -82,7 +82,7 @@ class Standing:
         return cls(measured, {limit: limit.verdict(measured[limit.metric]) for limit in limits})
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> LimitVerdict:
         """Of all limits: beyond where one is, else undecided where one is, else within."""
         return all_within(list(self.verdicts.values()))
 
@@ -95,7 +95,7 @@ class Standing:
         )
 
 
-def all_within(verdicts: Sequence[Verdict]) -> Verdict:
+def all_within(verdicts: Sequence[LimitVerdict]) -> LimitVerdict:
     """One beyond is beyond; one undecided leaves it open.
 
     >>> all_within(["within", "undecided"]), all_within(["within", "beyond", "undecided"])

@@ -14,7 +14,7 @@ from trimtab.results.result import Point
 from trimtab.stats import Estimate, Statistic, over_seeds, statistic_over_seeds
 
 Value = TypeVar("Value")
-Verdict = Literal["holds", "does not hold", "undecided", "too few to say"]
+FindingVerdict = Literal["holds", "does not hold", "undecided", "too few to say"]
 Order = Literal["below", "above", "within"]
 
 AGAINST_THE_TREND = 0.1
@@ -95,7 +95,7 @@ class Pairs:
         return self.rows.difference(name, second.model, first.model)
 
 
-def rises(values: Sequence[Value], compare: Callable[[Value, Value], Order]) -> Verdict:
+def rises(values: Sequence[Value], compare: Callable[[Value, Value], Order]) -> FindingVerdict:
     """Whether the last lies beyond the first, and what lies between mostly goes the same way."""
     ends = compare(values[0], values[-1])
     if ends == "above":
@@ -106,12 +106,12 @@ def rises(values: Sequence[Value], compare: Callable[[Value, Value], Order]) -> 
     return "holds" if ends == "below" and steady else "undecided"
 
 
-def falls(values: Sequence[Value], compare: Callable[[Value, Value], Order]) -> Verdict:
+def falls(values: Sequence[Value], compare: Callable[[Value, Value], Order]) -> FindingVerdict:
     """`rises`, backwards."""
     return rises(values[::-1], compare)
 
 
-def all_hold(verdicts: Sequence[Verdict]) -> Verdict:
+def all_hold(verdicts: Sequence[FindingVerdict]) -> FindingVerdict:
     """One line against it refutes; one undecided leaves it open; lines too short say nothing.
 
     >>> all_hold(["holds", "undecided"]), all_hold(["holds", "too few to say"])
@@ -125,7 +125,7 @@ def all_hold(verdicts: Sequence[Verdict]) -> Verdict:
     return "undecided" if "undecided" in verdicts else "holds"
 
 
-def all_lie(wanted: Order, orders: Sequence[Order]) -> Verdict:
+def all_lie(wanted: Order, orders: Sequence[Order]) -> FindingVerdict:
     """Whether every comparison came out as wanted: one the other way refutes.
 
     >>> all_lie("below", ["below", "below"]), all_lie("below", ["below", "within"])
@@ -136,7 +136,7 @@ def all_lie(wanted: Order, orders: Sequence[Order]) -> Verdict:
     return "holds" if all(order == wanted for order in orders) else "undecided"
 
 
-def lies_above_zero(effect: Estimate) -> Verdict:
+def lies_above_zero(effect: Estimate) -> FindingVerdict:
     """Of an effect that is signed so that what is claimed of it lies above 0.
 
     >>> lies_above_zero(Estimate(0.2, 0.1, 0.3, "nats per token", "estimate"))

@@ -1,7 +1,7 @@
 """Reports: measured points in, figures and a page out."""
 
 from trimtab.analysis.findings import Finding, findings
-from trimtab.analysis.verdicts import Verdict
+from trimtab.analysis.verdicts import FindingVerdict
 from trimtab.report.page import Report, write_report
 
-__all__ = ["Finding", "Report", "Verdict", "findings", "write_report"]
+__all__ = ["Finding", "FindingVerdict", "Report", "findings", "write_report"]

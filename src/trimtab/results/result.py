@@ -10,7 +10,7 @@ from trimtab.config.methods import CASE_1_BUDGET, CASE_2_BUDGET, DIAL, Method
 from trimtab.config.run_spec import RunSpec
 from trimtab.stats import Estimate as Estimate
 from trimtab.stats import Kind as Kind
-from trimtab.stats import Verdict, verdict
+from trimtab.stats import LimitVerdict, verdict
 
 _ADDED_LATER = (
     "model",
@@ -115,7 +115,7 @@ class Point:
         return self.spec.value if is_budget else None
 
     @property
-    def budget_verdict(self) -> Verdict | None:
+    def budget_verdict(self) -> LimitVerdict | None:
         """Whether the held-out change of L_ŝ keeps to the budget, by its interval."""
         if self.budget is None or self.safety_change is None:
             return None

@@ -59,7 +59,7 @@ from trimtab.runner.rates import (
 from trimtab.runner.runner import Runner, TrainedDial, forget_checkpoints
 from trimtab.runner.saved_models import written_model
 from trimtab.runner.sweep import Watcher
-from trimtab.stats import Verdict, verdict
+from trimtab.stats import LimitVerdict, verdict
 from trimtab.train.objectives.budget import largest_within
 from trimtab.train.objectives.endpoints import Endpoints, load_endpoints
 
@@ -163,7 +163,7 @@ class ChosenSetting:
     """What it answers, where the setting was chosen by limits on rates; on prompts, not rows."""
 
     @property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> LimitVerdict | None:
         """Whether the rows that took no part find it within the budget; None without one."""
         return None if self.budget is None else verdict(self.rise, self.budget)
 

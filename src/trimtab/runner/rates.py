@@ -29,7 +29,7 @@ from trimtab.results.checksums import digest_of
 from trimtab.results.generations import AskedPrompt
 from trimtab.runner.answering import Answering, Judged
 from trimtab.runner.trainings import TrainingWatcher
-from trimtab.stats import Array, Estimate, Verdict, exact_share, share, share_change
+from trimtab.stats import Array, Estimate, LimitVerdict, exact_share, share, share_change
 
 ASKED_FOLDER = "asked"
 """In a dial's folder, answers to prompts that its experiment does not name, a folder a set."""
@@ -102,7 +102,7 @@ class HeldOutRate:
     prompts: int
     """How many took no part."""
     choosing_prompts: int
-    verdict: Verdict | None
+    verdict: LimitVerdict | None
     """Whether the prompts that took no part find it within the limit; None without one."""
 
     @property

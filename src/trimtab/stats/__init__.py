@@ -5,7 +5,15 @@ simulation, beside the percentile bootstrap: benchmarks/results/coverage.txt.
 """
 
 from trimtab.stats.agreement import cohen_kappa
-from trimtab.stats.estimate import FEW_ROWS, Array, Estimate, Kind, Verdict, note_on_rows, verdict
+from trimtab.stats.estimate import (
+    FEW_ROWS,
+    Array,
+    Estimate,
+    Kind,
+    LimitVerdict,
+    note_on_rows,
+    verdict,
+)
 from trimtab.stats.every_look import limit_at_every_look
 from trimtab.stats.fronts import front, height_above, height_above_at_most, heights_above_means
 from trimtab.stats.resampling import RESAMPLES, jackknife, loss_estimate, resampled_means
@@ -45,8 +53,8 @@ __all__ = [
     "Array",
     "Estimate",
     "Kind",
+    "LimitVerdict",
     "Statistic",
-    "Verdict",
     "adjusted_over_seeds",
     "bounded_mean",
     "cohen_kappa",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Kind = Literal["exact", "bound", "estimate"]
-Verdict = Literal["within", "beyond", "undecided"]
+LimitVerdict = Literal["within", "beyond", "undecided"]
 
 FEW_ROWS = 50
 """Below it, intervals from rows with heavy tails cover less than they say."""
@@ -61,7 +61,7 @@ class Estimate:
         return replace(self, low=max(lowest, self.low), high=min(highest, self.high))
 
 
-def verdict(change: Estimate, limit: float) -> Verdict:
+def verdict(change: Estimate, limit: float) -> LimitVerdict:
     """Whether a change keeps to a limit, by its 95 % interval: a point alone tells nothing.
 
     "within" where all of the interval does, so that a change beyond the limit is called within in

@@ -12,7 +12,7 @@ from datasets import Dataset
 from trimtab.config.ranges import FiniteOrInfinity
 from trimtab.errors import UserError
 from trimtab.measure.losses import PER_TOKEN, tokens_read
-from trimtab.stats import Estimate, Statistic, Verdict, verdict
+from trimtab.stats import Estimate, LimitVerdict, Statistic, verdict
 from trimtab.train.batches import sequences_per_row
 from trimtab.train.context import RowNLL, TrainingContext
 from trimtab.train.objectives.dial import DialObjective
@@ -48,7 +48,7 @@ class BudgetOutcome:
     """Passed through the model to find the setting."""
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> LimitVerdict:
         """Whether the change keeps to the budget, by its interval."""
         return verdict(self.change, self.budget)
 
