@@ -9,9 +9,11 @@ here; docs/guides/which-knob.md is written from the seeds of which all is here.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 from run import SEEDS, VARIANTS, experiment
@@ -87,10 +89,15 @@ def main() -> None:
     settings = {}
     for task, kind in product(TASKS, KINDS):
         seeds = [seed for seed in SEEDS if is_whole(task, kind, seed)]
-        text = f"Safety data: {KINDS[kind]}. {of_seeds(seeds)}"
+        # Student's interval of two values is too wide for anything: one is shown, one checks it.
+        shown = seeds if len(seeds) > 2 else seeds[:1]
+        text = f"Safety data: {KINDS[kind]}. {of_seeds(shown)}"
         if seeds:
-            settings[task, kind] = settings_of(task, kind, seeds)
+            settings[task, kind] = settings_of(task, kind, shown)
             text += f"\n\n{table(settings[task, kind])}"
+        if len(seeds) == 2:
+            again = settings_of(task, kind, seeds[1:])
+            text += f"\n\n{agreement_table(settings[task, kind], again)}"
         replace_between(PAGE, f"{task}-{kind}", text)
         print(text, end="\n\n")
     write_atomically(PICTURE, images(figure(settings))[0])
@@ -219,6 +226,39 @@ def table(settings: list[Setting]) -> str:
         "above λ’s line", "refused more, points", "judging better, points",
     )  # fmt: skip
     return markdown_table(columns, lines)
+
+
+def agreement_table(first: list[Setting], second: list[Setting]) -> str:
+    """What one seed tells beyond its interval, and what another one makes of that."""
+    measures: dict[str, Callable[[Setting], list[Statistic]]] = {
+        "task loss paid": lambda setting: setting.task_paid,
+        "safety loss kept": lambda setting: setting.safety_kept,
+        "refused more": lambda setting: setting.refused,
+        "judging better": lambda setting: setting.judging,
+    }
+    lines = []
+    for name, of_setting in measures.items():
+        pairs = [
+            tuple(statistic_over_seeds(of_setting(setting), "") for setting in settings)
+            for settings in zip(first, second, strict=True)
+            if not (settings[0].is_plain and settings[0].knob == LAMBDA)
+        ]
+        told = [(ours, theirs) for ours, theirs in pairs if side_of_0(ours)]
+        same = sum(side_of_0(ours) == side_of_0(theirs) for ours, theirs in told)
+        other = sum(side_of_0(ours) == -side_of_0(theirs) for ours, theirs in told)
+        apart = fmean(abs(ours.value - theirs.value) for ours, theirs in pairs)
+        unit = f"{apart:.4f}" if "loss" in name else f"{100 * apart:.1f} points"
+        lines.append((name, f"{len(told)} of {len(pairs)}", str(same), str(other), unit))
+    columns = (
+        "with a second seed", "told from 0 with the first", "told alike with the second",
+        "told the other way", "mean distance between them",
+    )  # fmt: skip
+    return markdown_table(columns, lines)
+
+
+def side_of_0(change: Estimate) -> int:
+    """1 above, −1 below, 0 where the interval holds 0."""
+    return int(change.low > 0) - int(change.high < 0)
 
 
 def in_points(changes: list[Statistic], digits: int) -> str:
