@@ -13,6 +13,7 @@ import click
 import typer
 from mkdocs.structure.files import File
 
+from trimtab.cli.command import help_record
 from trimtab.cli.commands import app
 from trimtab.config.methods import OWN, PUBLISHED, Method
 from trimtab.evaluate.judges import MODEL_JUDGES
@@ -52,7 +53,7 @@ def commands_page() -> str:
         about = inspect.cleandoc(command.help or "")
         parts += ["## " + name, "", about, "", "```text", usage, "```", ""]
         for parameter in command.params:
-            record = parameter.get_help_record(context)
+            record = help_record(parameter, context)
             if record is None or "--help" in parameter.opts or "completion" in record[0]:
                 continue
             option, text = (" ".join(part.split()) for part in record)

@@ -188,10 +188,11 @@ def test_a_formula_that_is_not_known_fails_the_build(formula: str) -> None:
         hook("formulas").mathml(formula)
 
 
-def test_no_help_says_a_type_of_python_for_a_number() -> None:
+def test_no_help_says_a_type_of_python() -> None:
     for name, command in COMMANDS.items():
         text = command.get_help(click.Context(command, info_name=" ".join(name)))
         assert "Range(" not in text, name
+        assert "list[" not in text, name
 
 
 def test_the_site_has_every_command_and_every_method_with_its_source() -> None:

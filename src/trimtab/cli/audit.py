@@ -35,8 +35,12 @@ _SUFFIXES = re.compile(r"(\.(jsonl|json|csv|parquet))?(\.gz)?$")
 @settings_as_options
 def audit(
     model: Model,
-    task: Annotated[list[str], typer.Option(help="Data to fine-tune on: PATH or NAME=PATH.")],
-    safety: Annotated[list[str], typer.Option(help="Safety data, proxies: PATH or NAME=PATH.")],
+    task: Annotated[
+        list[str], typer.Option(help="Data to fine-tune on: PATH or NAME=PATH; repeatable.")
+    ],
+    safety: Annotated[
+        list[str], typer.Option(help="Safety data, proxies: PATH or NAME=PATH; repeatable.")
+    ],
     original: Annotated[
         str | None, typer.Option(help="The model's own alignment data; else its own answers.")
     ] = None,

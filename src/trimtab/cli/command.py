@@ -80,11 +80,10 @@ class Command(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            if (help_record := parameter.get_help_record(ctx)) is not None:
+            if (record := help_record(parameter, ctx)) is not None:
                 kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
-                panels.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(
-                    help_record
-                )
+                panel = getattr(parameter, "rich_help_panel", None) or kind
+                panels.setdefault(panel, []).append(record)
         for panel, lines in panels.items():
             with formatter.section(panel):
                 formatter.write_dl(lines)
@@ -113,6 +112,15 @@ def watched() -> Iterator[TerminalWatcher]:
     quiet_libraries()
     with TerminalWatcher(Console(stderr=True)) as watcher:
         yield watcher
+
+
+def help_record(parameter: Any, context: Any) -> tuple[str, str] | None:
+    """What the help calls a parameter, with its type, and what it says of it; None where hidden."""
+    record = parameter.get_help_record(context)
+    if record is None:
+        return None
+    name, text = record
+    return name.replace("<list[str]>", "<str>"), text  # that it is repeatable is said in words
 
 
 def _name_the_number(hint: Any) -> None:
