@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,20 @@ def test_the_file_is_read_and_a_sweep_accepts_it(
     planned = invoke("sweep", out, "--out", tmp_path / "made", "--dry-run")
     assert planned.exit_code == 0, planned.output
     assert f"trimtab sweep {out} --out mine-results" in result.stdout.splitlines()[-1]
+
+
+def test_what_the_file_says_in_comments_can_be_asked_for_too(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.yaml"
+    init(world, "--out", out)
+    commented = re.compile(r"^( *)# (- \{|safety_target:|dial:)", flags=re.MULTILINE)
+    text, count = commented.subn(r"\1\2", out.read_text())
+    assert count == 5
+    out.write_text(text)
+    experiment = read_experiment(out)
+    assert experiment.train.safety_target == "kl"
+    assert [block.case for block in experiment.grid][-2:] == ["dial", "alignment-parameter"]
+    planned = invoke("sweep", out, "--out", tmp_path / "made", "--dry-run")
+    assert planned.exit_code == 0, planned.output
 
 
 def test_relative_paths_are_those_of_the_working_folder(

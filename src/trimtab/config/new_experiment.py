@@ -15,6 +15,8 @@ from trimtab.config.experiment import Training
 LORA_RANK = 16
 PENALTIES = (0, 0.1, 1, 10)
 BUDGETS = (0.05, 0.1)
+SETTINGS = (0, 0.25, 0.5, 0.75, 1)
+"""Of a dial."""
 
 
 def experiment_text(
@@ -63,6 +65,8 @@ def _lines(
     yield f"  batch_size: {Training.batch_size}"
     yield f"  learning_rate: {_yaml(Training.learning_rate)}"
     yield f"  lora_rank: {LORA_RANK}  # leave out to train all weights"
+    yield "  # Ask safety prompts for the start's own answers in place of those in the file:"
+    yield "  # safety_target: kl"
     yield ""
     yield "# One model for every value below, each with every task and every safety set."
     yield "grid:"
@@ -70,8 +74,11 @@ def _lines(
     yield f"  - {{case: alignment-loss, penalties: {_yaml(list(PENALTIES))}}}"
     yield "  # Or say what the safety loss may rise by, in nats per token:"
     yield f"  # - {{case: alignment-loss, budgets: {_yaml(list(BUDGETS))}}}"
+    yield "  # Or train once, and choose between the safest, 0, and the most capable, 1:"
+    yield f"  # - {{case: dial, values: {_yaml(list(SETTINGS))}}}"
     yield "  # Or keep the weights within a distance of the start (Case II):"
     yield "  # - {case: alignment-parameter, radii: [0.5, 1, 2]}"
+    yield "# dial: {}  # where the grid has one: how it is trained"
     yield ""
     yield "seeds: [0]  # findings need at least two: [0, 1]"
 
