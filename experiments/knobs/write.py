@@ -222,7 +222,7 @@ def table(settings: list[Setting]) -> str:
             )
         )
     columns = (
-        "setting", "task loss paid", "safety loss kept", "paid per nat kept",
+        "setting", "task loss paid", "safety saved", "paid per nat saved",
         "above λ’s line", "refused more, points", "judging better, points",
     )  # fmt: skip
     return markdown_table(columns, lines)
@@ -232,7 +232,7 @@ def agreement_table(first: list[Setting], second: list[Setting]) -> str:
     """What one seed tells beyond its interval, and what another one makes of that."""
     measures: dict[str, Callable[[Setting], list[Statistic]]] = {
         "task loss paid": lambda setting: setting.task_paid,
-        "safety loss kept": lambda setting: setting.safety_kept,
+        "safety saved": lambda setting: setting.safety_kept,
         "refused more": lambda setting: setting.refused,
         "judging better": lambda setting: setting.judging,
     }
@@ -284,7 +284,7 @@ def figure(settings: dict[tuple[str, str], list[Setting]]) -> Figure:
         for title, is_plain in (("safety data at λ = 1", False), ("no safety data", True))
     }
     all_lines = [line for lines in lines_by_title.values() for line in lines]
-    across = linear_axis("safety loss kept (nats per token)", values_of(all_lines, "x"), 0.15)
+    across = linear_axis("safety saved (nats per token)", values_of(all_lines, "x"), 0.15)
     upright = linear_axis("task loss paid (nats per token)", values_of(all_lines, "y"), 0.15)
     panels = (
         Panel(title, across, upright, labelled(tuple(lines), across, upright))
