@@ -296,7 +296,7 @@ def interpolations_of(
     if SHARES.exists():
         between, rows = models_of_line(read_points(SHARES), INTERPOLATING), RowLosses(SHARES)
         further = [losses_of(rows, point) for point in between if point.seed == seed]
-        lines["of seven shares"] = [*line, *further]
+        lines["above that of seven shares"] = [*line, *further]
     return lines
 
 
@@ -360,8 +360,8 @@ def both_areas_table(lines: dict[str, list[Point]], points: list[Point]) -> str:
         )
         for name, models in lines.items()
     ]
-    columns = ("method", "models", *(f"seed {seed}" for seed in seeds))
-    return f"Hypervolume and chord area, 1e-4 nats²:\n\n{markdown_table(columns, cells)}"
+    columns = ("method", "models", *(f"seed {seed}: both" for seed in seeds))
+    return f"Hypervolume, then chord area, 1e-4 nats²:\n\n{markdown_table(columns, cells)}"
 
 
 def known_loss(point: Point) -> Estimate:
