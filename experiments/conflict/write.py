@@ -54,6 +54,7 @@ from trimtab.theory import chord_area, hypervolume
 HERE = Path(__file__).parent
 SLOWER, BUDGET, INTERPOLATED = HERE / "slower", HERE / "budget", HERE / "interpolated"
 BY_KL, BUDGET_BY_KL, SHARES = HERE / "by_kl", HERE / "budget_by_kl", HERE / "shares"
+LONGER_BUDGET_BY_KL = HERE / "budget_by_kl_longer"
 ANOTHER_TASK = HERE / "another_task"
 TAKEN = {
     "conflict": HERE,
@@ -61,10 +62,17 @@ TAKEN = {
     "conflict-budget": BUDGET,
     "conflict-by-kl": BY_KL,
     "conflict-budget-by-kl": BUDGET_BY_KL,
+    "conflict-budget-by-kl-longer": LONGER_BUDGET_BY_KL,
     "conflict-shares": SHARES,
     "conflict-another-task": ANOTHER_TASK,
 }
 """Where the measurements of a run lie here."""
+BUDGETS = {
+    BUDGET: "budget",
+    BUDGET_BY_KL: "budget by KL",
+    LONGER_BUDGET_BY_KL: "longer budget by KL",
+}
+"""And where README.md tells of those with a budget."""
 TASK, ORIGINAL, PROXY = "task:alpaca", "original", "safety:judging"
 SENSITIVE = "task:sensitive"
 REFUSED, ANSWERED = "answers:refusal_rate", "answers:answer_rate"
@@ -138,7 +146,7 @@ def main() -> None:
         text = another_task_text()
         replace_between(HERE / "README.md", "another task", text)
         print(text)
-    for folder, mark in ((BUDGET, "budget"), (BUDGET_BY_KL, "budget by KL")):
+    for folder, mark in BUDGETS.items():
         if folder.exists():
             text = f"{budget_table(folder)}\n\n{interpolated_table(folder)}"
             replace_between(HERE / "README.md", mark, text)
