@@ -144,9 +144,9 @@ MUTATIONS = (
     ),
     Mutation(
         "the setting within a budget is found by the change, and not by its interval",
-        "train/objectives/budget.py",
-        'if verdict(at, budget) == "within":\n            low',
-        "if at.value <= budget:\n            low",
+        "train/budget_search.py",
+        'if verdict(rise, budget) == "within":\n            low',
+        "if rise.value <= budget:\n            low",
         "tests/train/objectives/test_budget.py -k binding",
     ),
     Mutation(

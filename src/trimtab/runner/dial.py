@@ -60,7 +60,7 @@ from trimtab.runner.runner import Runner, TrainedDial, forget_checkpoints
 from trimtab.runner.saved_models import written_model
 from trimtab.runner.sweep import Watcher
 from trimtab.stats import LimitVerdict, verdict
-from trimtab.train.objectives.budget import largest_within
+from trimtab.train.budget_search import largest_within
 from trimtab.train.objectives.endpoints import Endpoints, load_endpoints
 
 SETTING_FILE = "setting.json"

@@ -41,8 +41,8 @@ from trimtab.runner.trainings import TrainingWatcher
 from trimtab.stats import Estimate
 from trimtab.train.baselines.interpolation import Interpolation
 from trimtab.train.baselines.post_hoc import PostHocMethod
+from trimtab.train.budget_search import largest_within
 from trimtab.train.methods import method_at
-from trimtab.train.objectives.budget import largest_within
 
 RATES_FILE, BUDGET_FILE = "rates.json", "budget.json"
 

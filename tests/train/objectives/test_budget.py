@@ -28,11 +28,7 @@ from trimtab.runner.runner import Runner
 from trimtab.stats import Estimate
 from trimtab.train.context import context_of
 from trimtab.train.objectives.base import Objective
-from trimtab.train.objectives.budget import (
-    BudgetOutcome,
-    ImpossibleBudgetError,
-    largest_within,
-)
+from trimtab.train.objectives.budget import BudgetOutcome, ImpossibleBudgetError
 from trimtab.train.objectives.paired_rows import PairedRows, distinct_rows, set_aside
 
 STEPS = 60
@@ -194,19 +190,6 @@ def test_an_interrupted_budget_ends_as_one_that_was_not(tmp_path: Path) -> None:
 def test_budgets_out_of_range_are_refused() -> None:
     with pytest.raises(UserError, match="number"):
         Budget(budget=math.nan)
-
-
-@pytest.mark.parametrize("order", [0.5, 1.0, 3.0])
-@pytest.mark.parametrize("end", [0.04, 0.06, 0.3, 2.0])
-def test_the_largest_setting_is_found_along_any_power(order: float, end: float) -> None:
-    alpha, rise = largest_within(lambda a: Estimate.exact(end * a**order, "nats"), 0.05)
-    assert rise.value <= 0.05
-    assert alpha == 1.0 or end * (alpha + 1 / 64) ** order > 0.05
-
-
-def test_where_no_setting_is_within_the_safest_is_told() -> None:
-    alpha, rise = largest_within(lambda a: Estimate.exact(1 + a, "nats"), 0.05)
-    assert (alpha, rise.value) == (0.0, 1.0)
 
 
 def test_validation_rows_are_never_trained_on() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from trimtab.errors import UserError
 from trimtab.measure.losses import PER_TOKEN, tokens_read
 from trimtab.stats import Estimate, LimitVerdict, Statistic, verdict
 from trimtab.train.batches import sequences_per_row
+from trimtab.train.budget_search import largest_within
 from trimtab.train.context import RowNLL, TrainingContext
 from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.objectives.paired_rows import (
@@ -23,7 +23,6 @@ from trimtab.train.objectives.paired_rows import (
     set_aside,
 )
 
-_HALVINGS = 6
 _UNSPENT = 0.2
 
 
@@ -165,27 +164,3 @@ class Budget(DialObjective):
         tokens = len(changes) * tokens_read(validation.rows)
         penalty = self.dial.penalty_at(alpha)
         return BudgetOutcome(budget, alpha, penalty, change, rows_wanted, tokens)
-
-
-def largest_within(rise_at: Callable[[float], Estimate], budget: float) -> tuple[float, Estimate]:
-    """The largest α found at which the interval of the rise ends within a budget, and the rise.
-
-    By bisection from α = 1 in steps down to 1/64, and α = 0 where none of them is within.
-
-    >>> alpha, rise = largest_within(lambda a: Estimate.exact(a**2, "nats"), 0.25)
-    >>> alpha, rise.value
-    (0.5, 0.25)
-    """
-    at = rise_at(1.0)
-    if verdict(at, budget) == "within":
-        return 1.0, at
-    low, high = 0.0, 1.0
-    within: Estimate | None = None
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        at = rise_at(middle)
-        if verdict(at, budget) == "within":
-            low, within = middle, at
-        else:
-            high = middle
-    return low, within or rise_at(0.0)
