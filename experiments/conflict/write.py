@@ -56,6 +56,7 @@ SLOWER, BUDGET, INTERPOLATED = HERE / "slower", HERE / "budget", HERE / "interpo
 BY_KL, BUDGET_BY_KL, SHARES = HERE / "by_kl", HERE / "budget_by_kl", HERE / "shares"
 LONGER_BUDGET_BY_KL = HERE / "budget_by_kl_longer"
 ANOTHER_TASK = HERE / "another_task"
+LONGER_ALPACA, LONGER_SENSITIVE = HERE / "longer_alpaca", HERE / "longer_sensitive"
 TAKEN = {
     "conflict": HERE,
     "conflict-slower": SLOWER,
@@ -65,6 +66,8 @@ TAKEN = {
     "conflict-budget-by-kl-longer": LONGER_BUDGET_BY_KL,
     "conflict-shares": SHARES,
     "conflict-another-task": ANOTHER_TASK,
+    "conflict-longer-alpaca": LONGER_ALPACA,
+    "conflict-longer-sensitive": LONGER_SENSITIVE,
 }
 """Where the measurements of a run lie here."""
 BUDGETS = {
@@ -143,8 +146,12 @@ def main() -> None:
         replace_between(HERE / "README.md", "by KL", text)
         print(text)
     if ANOTHER_TASK.exists():
-        text = another_task_text()
+        text = beside_interpolation(ANOTHER_TASK, ANOTHER_TASK, SENSITIVE)
         replace_between(HERE / "README.md", "another task", text)
+        print(text)
+    if tables := equal_tokens_tables():
+        text = "\n\n".join(tables)
+        replace_between(HERE / "README.md", "equal tokens", text)
         print(text)
     for folder, mark in BUDGETS.items():
         if folder.exists():
@@ -322,24 +329,27 @@ def by_kl_areas_table() -> str:
     return both_areas_table(lines, points)
 
 
-def another_task_text() -> str:
-    """The dial by KL beside interpolation on the sensitive task: losses, and areas."""
-    points, rows = read_points(ANOTHER_TASK), RowLosses(ANOTHER_TASK)
+def beside_interpolation(dials: Path, plain_runs: Path, task: str) -> str:
+    """The settings of a folder's dials beside the shares of another's plain runs: losses, areas."""
+    points, rows = read_points(plain_runs), RowLosses(plain_runs)
     plain = {point.seed: str(point.model) for point in points if point.spec.is_plain}
+    settings = models_of_line(read_points(dials), DIAL.name)
+    shares = models_of_line(points, INTERPOLATING)
     changes: dict[str, list[tuple[Statistic, Statistic]]] = defaultdict(list)
     above: dict[str, list[Statistic | None]] = defaultdict(list)
-    models = {DIAL_BY_KL: DIAL.name, "interpolation (WiSE-FT)": INTERPOLATING}
-    lines = {title: models_of_line(points, name) for title, name in models.items()}
-    for point in chain(*lines.values()):
+    dial_rows = RowLosses(dials)
+    for point in [*settings, *shares]:
         label = setting_name(point.spec)
-        safety, task = (
-            difference(rows, data, point, before)
-            for data, before in ((ORIGINAL, ALIGNED.name), (SENSITIVE, plain[point.seed]))
+        safety, of_task = losses_of(dial_rows if point.method is DIAL else rows, point, task)
+        changes[label].append(
+            (
+                safety - known(rows.loss(ORIGINAL, ALIGNED.name)),
+                of_task - known(rows.loss(task, plain[point.seed])),
+            )
         )
-        changes[label].append((safety, task))
         if point.method is DIAL:
-            line = lines_of(points, rows, point.seed, SENSITIVE)[INTERPOLATION]
-            above[label].append(height_above(line, *losses_of(rows, point, SENSITIVE)))
+            line = lines_of(points, rows, point.seed, task)[INTERPOLATION]
+            above[label].append(height_above(line, safety, of_task))
     heights = heights_with_p(above)
     cells = [
         (
@@ -354,7 +364,22 @@ def another_task_text() -> str:
     ]
     columns = ("model", "L_s − L_s(θ_s)", "L_f − L_f(plain)",
                f"L_f above {INTERPOLATION}", "adjusted p")  # fmt: skip
+    lines = {DIAL_BY_KL: settings, "interpolation (WiSE-FT)": shares}
     return f"{markdown_table(columns, cells)}\n\n{both_areas_table(lines, points)}"
+
+
+def equal_tokens_tables() -> list[str]:
+    """The dials by KL beside interpolation from runs of as many tokens, on each task known."""
+    runs = {
+        "On Alpaca": (BY_KL, LONGER_ALPACA, TASK),
+        "On sensitive topics": (ANOTHER_TASK, LONGER_SENSITIVE, SENSITIVE),
+    }
+    return [
+        f"{title}, L_f(plain) being that of the longer run:\n\n"
+        f"{beside_interpolation(dials, longer, task)}"
+        for title, (dials, longer, task) in runs.items()
+        if dials.exists() and longer.exists()
+    ]
 
 
 def both_areas_table(lines: dict[str, list[Point]], points: list[Point]) -> str:
