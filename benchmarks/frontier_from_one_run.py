@@ -97,18 +97,7 @@ METHODS = (
     CONTINUATION,
     LONGER,
 )
-TO_CONFIRM = (
-    SEPARATE,
-    DIVIDED,
-    SHORT_DIAL,
-    MIDDLE_DIAL,
-    KL_DIAL,
-    MIDDLE_KL_DIAL,
-    PARETO,
-    SOUPS,
-    WISE,
-    LONGER_WISE,
-)
+TO_CONFIRM = tuple(name for name in METHODS if name not in (DIAL, CONTINUATION, LONGER))
 SAFETY_ALONE = 1e6
 """λ at which the task counts for nothing."""
 OF_SEVERAL = (SEPARATE, DIVIDED, LONGER)

@@ -230,14 +230,14 @@ def table(settings: list[Setting]) -> str:
 
 def agreement_table(first: list[Setting], second: list[Setting]) -> str:
     """What one seed tells beyond its interval, and what another one makes of that."""
-    measures: dict[str, Callable[[Setting], list[Statistic]]] = {
-        "task loss paid": lambda setting: setting.task_paid,
-        "safety saved": lambda setting: setting.safety_kept,
-        "refused more": lambda setting: setting.refused,
-        "judging better": lambda setting: setting.judging,
+    measures: dict[str, tuple[str, Callable[[Setting], list[Statistic]]]] = {
+        "task loss paid": ("nats per token", lambda setting: setting.task_paid),
+        "safety saved": ("nats per token", lambda setting: setting.safety_kept),
+        "refused more": ("points", lambda setting: setting.refused),
+        "judging better": ("points", lambda setting: setting.judging),
     }
     lines = []
-    for name, of_setting in measures.items():
+    for name, (unit, of_setting) in measures.items():
         pairs = [
             tuple(statistic_over_seeds(of_setting(setting), "") for setting in settings)
             for settings in zip(first, second, strict=True)
@@ -247,8 +247,9 @@ def agreement_table(first: list[Setting], second: list[Setting]) -> str:
         same = sum(side_of_0(ours) == side_of_0(theirs) for ours, theirs in told)
         other = sum(side_of_0(ours) == -side_of_0(theirs) for ours, theirs in told)
         apart = fmean(abs(ours.value - theirs.value) for ours, theirs in pairs)
-        unit = f"{apart:.4f}" if "loss" in name else f"{100 * apart:.1f} points"
-        lines.append((name, f"{len(told)} of {len(pairs)}", str(same), str(other), unit))
+        distance = f"{100 * apart:.1f}" if unit == "points" else f"{apart:.4f}"
+        told_of = f"{len(told)} of {len(pairs)}"
+        lines.append((name, told_of, str(same), str(other), f"{distance} {unit}"))
     columns = (
         "with a second seed", "told from 0 with the first", "told alike with the second",
         "told the other way", "mean distance between them",

@@ -10,10 +10,7 @@ from trimtab.analysis.row_changes import HeldOut, safety_change, task_change
 from trimtab.config.methods import ALIGNED
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
-from trimtab.stats import (
-    Estimate,
-    front,
-)
+from trimtab.stats import Estimate, front
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,11 @@ def choices(
     by_pair = {}
     for start in (setting for setting in settings if setting.method is ALIGNED):
         line = settings_beside(settings, start.points[0])
-        changes = [_changes(setting, start.points[0], HeldOut(rows)) for setting in line]
+        held_out, point = HeldOut(rows), start.points[0]
+        changes = [
+            (safety_change(setting, point, held_out), task_change(setting, point, held_out))
+            for setting in line
+        ]
         places = [(safety.value, task.value) for safety, task in changes]
         knee = _knee([*places, (0.0, 0.0)])
         pair_choices = [
@@ -80,11 +81,6 @@ def settings_beside(
         if not setting.method.reads_safety:
             line.setdefault((setting.method, setting.value), setting)
     return list(line.values())
-
-
-def _changes(setting: Setting, start: Point, rows: HeldOut) -> tuple[Estimate, Estimate]:
-    """Of the safety loss and of the task loss."""
-    return safety_change(setting, start, rows), task_change(setting, start, rows)
 
 
 def _knee(places: Sequence[tuple[float, float]]) -> int | None:

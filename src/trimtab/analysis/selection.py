@@ -23,12 +23,7 @@ from trimtab.config.methods import ALIGNED, PLAIN
 from trimtab.errors import UserError
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
-from trimtab.stats import (
-    Estimate,
-    LimitVerdict,
-    limit_at_every_look,
-    note_on_rows,
-)
+from trimtab.stats import Estimate, LimitVerdict, limit_at_every_look, note_on_rows
 
 _LIMIT_OPTIONS: dict[Metric, str] = {
     "harmful rate": "--max-harmful",

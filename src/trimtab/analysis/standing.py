@@ -8,12 +8,7 @@ from typing import Literal, Self
 
 from trimtab.config.methods import number
 from trimtab.evaluate.rates import ANSWERED, COMPLIANCE, REFUSALS, Rate
-from trimtab.stats import (
-    Estimate,
-    LimitVerdict,
-    rows_to_tell_share,
-    verdict,
-)
+from trimtab.stats import Estimate, LimitVerdict, rows_to_tell_share, verdict
 
 Metric = Literal["safety loss", "task loss", "refusal rate", "harmful rate", "answer rate"]
 RATE_OF: dict[Metric, Rate] = {

@@ -10,10 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from peft import (
-    PeftConfig,
-    PeftModel,
-)
+from peft import PeftConfig, PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,

@@ -14,14 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from peft import (
-    PeftConfig,
-)
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GgufConfig,
-)
+from peft import PeftConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from trimtab.config.experiment import SMOLLM2

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from trimtab.data.encoding import Limits
 
