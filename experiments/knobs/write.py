@@ -278,19 +278,26 @@ def price(setting: Setting, gain: Estimate) -> str:
 def figure(settings: dict[tuple[str, str], list[Setting]]) -> Figure:
     """What each knob pays and keeps as it is turned, with safety data and without, by task."""
     kind = next(iter(KINDS))
-    lines_by_title = {
-        f"{TASKS[task]}: {title}": lines_of(settings[task, kind], is_plain)
-        for task in TASKS
-        if (task, kind) in settings
-        for title, is_plain in (("safety data at λ = 1", False), ("no safety data", True))
-    }
-    all_lines = [line for lines in lines_by_title.values() for line in lines]
-    across = linear_axis("safety saved (nats per token)", values_of(all_lines, "x"), 0.15)
-    upright = linear_axis("task loss paid (nats per token)", values_of(all_lines, "y"), 0.15)
-    panels = (
-        Panel(title, across, upright, labelled(tuple(lines), across, upright))
-        for title, lines in lines_by_title.items()
-    )
+    titles = {"safety data at λ = 1": False, "no safety data": True}
+    panels = []
+    for task in TASKS:
+        if (task, kind) not in settings:
+            continue
+        both = {
+            title: lines_of(settings[task, kind], is_plain) for title, is_plain in titles.items()
+        }
+        all_lines = [line for lines in both.values() for line in lines]
+        across = linear_axis("safety saved (nats per token)", values_of(all_lines, "x"), 0.15)
+        upright = linear_axis("task loss paid (nats per token)", values_of(all_lines, "y"), 0.15)
+        panels += [
+            Panel(
+                f"{TASKS[task]}: {title}",
+                across,
+                upright,
+                labelled(tuple(lines), across, upright),
+            )
+            for title, lines in both.items()
+        ]
     return Figure(1, "", tuple(panels), ())
 
 
@@ -317,8 +324,19 @@ def mark(setting: Setting) -> Mark:
         for changes in (setting.safety_kept, setting.task_paid)
     )
     is_plain = setting.is_plain and setting.knob == LAMBDA
-    label = PLAIN if is_plain else f"{setting.knob} {setting.value:g}"
+    label = PLAIN if is_plain else value_text(setting)
     return Mark(x, y, None, None, (), True, label)
+
+
+def value_text(setting: Setting) -> str:
+    """Of its knob, which colour and mark tell.
+
+    A learning rate of 0.0002 is "2e-4".
+    """
+    if setting.knob != "learning rate":
+        return f"{setting.value:g}"
+    digits, power = f"{setting.value:.0e}".split("e")
+    return f"{digits}e{int(power)}"
 
 
 def values_of(lines: list[Line], side: Literal["x", "y"]) -> list[float]:
