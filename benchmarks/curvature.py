@@ -73,9 +73,9 @@ def main() -> None:
 def _lanczos(loss: TokenLoss) -> dict[str, float]:
     products = 0
 
-    def count() -> None:
+    def count(so_far: int) -> None:
         nonlocal products
-        products += 1
+        products = so_far
 
     started = perf_counter()
     value = curvature(loss, count).value

@@ -182,7 +182,7 @@ def test_a_stage_interrupted_before_its_end_goes_on_from_its_checkpoint(
             sweep(variant, tmp_path, watcher)
 
     class Stopped(Watcher):
-        def stepped(self, steps: int, loss: float | None) -> None:
+        def stepped(self, steps: int) -> None:
             if steps == 3:
                 raise KeyboardInterrupt
 

@@ -26,12 +26,10 @@ class Watcher:
 
     def doing(self, what: str, steps: int | None = None) -> None: ...
 
-    def done(self, steps: int) -> None: ...
-
     def training(self, name: str, steps: int) -> None:
         self.trainings.append(name)
 
-    def stepped(self, steps: int, loss: float | None) -> None:
+    def stepped(self, steps: int) -> None:
         self.steps.append(steps)
 
     def logged(self, metrics: Metrics) -> None:

@@ -30,7 +30,7 @@ class Recorder:
     def doing(self, what: str, steps: int | None = None) -> None:
         self.stages.append(what)
 
-    def done(self, steps: int) -> None: ...
+    def stepped(self, steps: int) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.audit.datasets import Audited, AuditedData, read_data, text_of
-from trimtab.audit.features import FeatureExtractor, Watcher, word_features
+from trimtab.audit.features import FeatureExtractor, word_features
 from trimtab.audit.geometry import landscape_and_rows
 from trimtab.audit.quantities import QUANTITIES
 from trimtab.audit.recommendations import make_forecast
@@ -39,6 +39,7 @@ from trimtab.measure.overlap import (
 from trimtab.measure.similarity import Sample, similarity, total_variation_bound
 from trimtab.models import weights_sha256
 from trimtab.results.files import write_atomically
+from trimtab.watching import Watcher
 
 OWN = "own answers"
 
@@ -134,7 +135,7 @@ def _own_answers(
             settings.lengths,
             _BATCH,
             settings.seed,
-            finished=lambda place, answer: watcher.done(1),
+            finished=lambda place, answer: watcher.stepped(place + 1),
         )
 
     answers = stages.result(OWN, sample_answers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from sklearn.decomposition import TruncatedSVD
@@ -18,21 +18,9 @@ from trimtab.data.encoding import encode
 from trimtab.data.rows import Row
 from trimtab.measure.hidden_states import Reading, States, read_through
 from trimtab.models import limits_of, load_model, to_device
+from trimtab.watching import Watcher
 
 _DIMENSIONS = 100
-
-
-class Watcher(Protocol):
-    """Someone who looks on while an audit is made."""
-
-    def warned(self, warning: str) -> None:
-        """The data holds something the user should know."""
-
-    def doing(self, what: str, steps: int | None = None) -> None:
-        """A stage begins, of so many steps where that is known."""
-
-    def done(self, steps: int) -> None:
-        """So many more steps of it are done."""
 
 
 class FeatureExtractor:
@@ -103,7 +91,7 @@ class FeatureExtractor:
         def fresh_reading() -> Reading:
             rows = self._encoded(data.chosen, data.label, model, tokenizer)
             self.watcher.doing(f"reading {data.label}", len(rows))
-            return read_through(model, rows, self.settings.tokens_per_batch, self.watcher.done)
+            return read_through(model, rows, self.settings.tokens_per_batch, self.watcher.stepped)
 
         return self.stages.reading(f"{purpose} {data.label}", fresh_reading)
 

@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch import nn
 
 from trimtab.audit.datasets import Audited, AuditedData, text_of
-from trimtab.audit.features import FeatureExtractor, Watcher
+from trimtab.audit.features import FeatureExtractor
 from trimtab.audit.forecast import Suggestion, along_the_walk, suggested_radius
 from trimtab.audit.result import (
     EndangeringRow,
@@ -37,6 +37,7 @@ from trimtab.measure.overlap import context_overlap
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.files import write_atomically
 from trimtab.stats import Estimate
+from trimtab.watching import Watcher
 
 _SHOWN = 10
 _SURPRISING = 0.9
@@ -71,7 +72,7 @@ def landscape_and_rows(
 
                 def fresh_estimate() -> dict[str, Any]:
                     watcher.doing(what)
-                    return asdict(curvature(loss, lambda: watcher.done(1)))
+                    return asdict(curvature(loss, watcher.stepped))
 
                 return part(Estimate, stages.result(what, fresh_estimate))
 

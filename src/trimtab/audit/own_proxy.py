@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from trimtab.audit.features import Watcher
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.loading import Loading
 from trimtab.data.rows import Message, Row
@@ -18,6 +17,7 @@ from trimtab.evaluate.prompt_sets import known_source
 from trimtab.measure.generation import sampled_answers
 from trimtab.models import load_model
 from trimtab.results.files import hold
+from trimtab.watching import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def write_own_proxy(
         done, whole = len(written.lines), sum(map(len, written.lines))
         first = max(done - 1, 0) // batch_size * batch_size
         watcher.doing("answering", len(all_prompts))
-        watcher.done(first)
+        watcher.stepped(first)
 
         def finished(place: int, answer: str) -> None:
             line = _line(Row(all_prompts[place], answer).to_json())
@@ -73,7 +73,7 @@ def write_own_proxy(
                     file.truncate(whole)
                 file.write(line)
                 file.flush()
-            watcher.done(1)
+            watcher.stepped(place + 1)
 
         def require_same(same: bool, place: int) -> None:
             if not same:

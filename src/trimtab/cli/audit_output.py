@@ -9,11 +9,11 @@ from rich.console import Console
 
 from trimtab.audit.in_short import in_short
 from trimtab.audit.result import AuditResult
-from trimtab.cli.progress import Watcher, plain, words_table
+from trimtab.cli.progress import ProgressBars, plain, words_table
 from trimtab.report import audit_tables
 
 
-class StageWatcher(Watcher):
+class StageWatcher(ProgressBars):
     """The stage of an audit at hand; elsewhere one line for each stage."""
 
     def __init__(self, console: Console) -> None:
@@ -27,8 +27,8 @@ class StageWatcher(Watcher):
             self.console.print(plain(what), highlight=False, soft_wrap=True)
             self._last_stage = what
 
-    def done(self, steps: int) -> None:
-        self.progress.advance(self._stage, steps)
+    def stepped(self, steps: int) -> None:
+        self.progress.update(self._stage, completed=steps)
 
 
 @contextmanager

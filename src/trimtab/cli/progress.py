@@ -42,7 +42,7 @@ _COLOURS = {"within": "green", "beyond": "red", "undecided": "yellow"}
 _UNDECIDED = "[yellow]? {}[/]"
 
 
-class Watcher:
+class ProgressBars:
     """Progress bars on a terminal, which warnings and results are printed above."""
 
     def __init__(self, console: Console, *columns: ProgressColumn) -> None:
@@ -73,7 +73,7 @@ class Watcher:
         self.console.print(f"[yellow]warning[/] {plain(warning)}", highlight=False, soft_wrap=True)
 
 
-class TerminalWatcher(Watcher):
+class TerminalWatcher(ProgressBars):
     """The models and the steps of a sweep; elsewhere one line for each measured model."""
 
     def __init__(self, console: Console) -> None:
@@ -101,7 +101,7 @@ class TerminalWatcher(Watcher):
         self._steps = self.progress.add_task(plain(what), total=steps, status="")
         self._changes = ""
 
-    def stepped(self, steps: int, loss: float | None) -> None:
+    def stepped(self, steps: int) -> None:
         self.progress.update(self._steps, completed=steps)
 
     def logged(self, metrics: Metrics) -> None:

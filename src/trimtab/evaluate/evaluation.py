@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Protocol
 
 from trimtab.config.data_names import free_name
 from trimtab.config.loading import Loading
@@ -30,18 +29,9 @@ from trimtab.results.generations import (
 from trimtab.results.harness_samples import HarnessSample
 from trimtab.results.judgements import JUDGEMENTS_FOLDER, Judgement
 from trimtab.stats import Estimate
+from trimtab.watching import Watcher
 
 DISAGREEMENTS_FOLDER = "disagreements"
-
-
-class Watcher(Protocol):
-    """Someone who looks on while models are evaluated."""
-
-    def doing(self, what: str, steps: int | None = None) -> None:
-        """A stage begins, of so many steps where that is known."""
-
-    def done(self, steps: int) -> None:
-        """So many more steps of it are done."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +128,7 @@ def evaluate(
         for name, model in named.items():
             watcher.doing(f"answering: {name}", len(prompts))
             path = out / GENERATIONS_FOLDER / f"{name}.jsonl"
-            answers[name] = kept_answers(engine(model), prompts, decoding, path, counted(watcher))
+            answers[name] = kept_answers(engine(model), prompts, decoding, path, watcher.stepped)
         limits, coherent = _coherence(surprised or models[0], load, answers, decoding, watcher)
         judgements: dict[str, dict[str, list[Judgement]]] = {name: {} for name in answers}
         for judge in judges:
@@ -146,7 +136,7 @@ def evaluate(
                 watcher.doing(f"{judge.name} judges {name}", len(generations))
                 path = out / JUDGEMENTS_FOLDER / f"{name}.jsonl"
                 judgements[name][judge.name] = kept_judgements(
-                    judge, generations, coherent[name], path, counted(watcher)
+                    judge, generations, coherent[name], path, watcher.stepped
                 )
         evaluated = tuple(
             EvaluatedModel(name, model, answers[name], judgements[name], samples[name])
@@ -182,7 +172,7 @@ def _harnessed(
     for harness in harnesses:
         for name, model in named.items():
             watcher.doing(f"{harness.name} runs {name}", len(harness.tasks))
-            samples[name] += kept_samples(harness, name, model, out, lambda: watcher.done(1))
+            samples[name] += kept_samples(harness, name, model, out, watcher.stepped)
     return samples
 
 
@@ -198,13 +188,13 @@ def _coherence(
     own = next(iter(answers.values()))
     limits = limits_of_start(model, tokenizer, own, decoding)
     coherent = {}
-    for name, generations in answers.items():
+    for done, (name, generations) in enumerate(answers.items(), start=1):
         prompts = [generation.prompt for generation in generations]
         texts = [generation.answer for generation in generations]
         coherent[name] = limits.coherent(
             answer_measures(model, tokenizer, prompts, texts, decoding)
         )
-        watcher.done(1)
+        watcher.stepped(done)
     return limits, coherent
 
 
@@ -224,15 +214,3 @@ def write_disagreements(model: EvaluatedModel, out: Path) -> None:
     path = out / DISAGREEMENTS_FOLDER / f"{model.name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json_lines(path, records)
-
-
-def counted(watcher: Watcher) -> Callable[[int], None]:
-    """Takes how many there are by now, and tells `watcher` how many more."""
-    reported = 0
-
-    def count(finished: int) -> None:
-        nonlocal reported
-        watcher.done(finished - reported)
-        reported = finished
-
-    return count

@@ -11,8 +11,6 @@ from trimtab.errors import UserError
 from trimtab.evaluate.agreement import Agreement, agreement
 from trimtab.evaluate.evaluation import (
     EvaluatedModel,
-    Watcher,
-    counted,
     require_distinct_judges,
     write_disagreements,
 )
@@ -24,6 +22,7 @@ from trimtab.results.files import only_writer
 from trimtab.results.generations import GENERATIONS_FOLDER, Generation, read_generations
 from trimtab.results.judgements import JUDGEMENTS_FOLDER, Judgement, read_judgements
 from trimtab.results.per_row_losses import RowLosses
+from trimtab.watching import Watcher
 
 
 def judged_later(
@@ -60,7 +59,7 @@ def judged_later(
                 watcher.doing(f"{judge.name} judges {name}", len(generations))
                 coherent = [generation.answer_id not in incoherent for generation in generations]
                 judgements = kept_judgements(
-                    judge, generations, coherent, _judged(folder, name), counted(watcher)
+                    judge, generations, coherent, _judged(folder, name), watcher.stepped
                 )
                 rows = RowLosses(folder)
                 if rows.folder.exists():

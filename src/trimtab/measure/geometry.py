@@ -143,12 +143,12 @@ def cosine_between(safety: PartGradients, task: PartGradients) -> Estimate:
     return Estimate(cosine, low, high, "cosine", "estimate")
 
 
-def curvature(loss: TokenLoss, progress: Callable[[], None] = lambda: None) -> Estimate:
+def curvature(loss: TokenLoss, progress: Callable[[int], None] = lambda _: None) -> Estimate:
     """The eigenvalue of ∇²L(θ_s) of largest magnitude, by Lanczos (SciPy's ARPACK).
 
     To 1 % of itself, then too near to 0. Its interval is that of vᵀ∇²L_k v over four parts k of
     the rows, v its eigenvector. It is local: away from θ_s the curvature may be larger, so that an
-    H taken from it errs low.
+    H taken from it errs low. `progress` hears how many Hessian-vector products there are by now.
 
     Raises:
         UserError: it did not settle within about 200 Hessian-vector products, or there are fewer
@@ -156,9 +156,12 @@ def curvature(loss: TokenLoss, progress: Callable[[], None] = lambda: None) -> E
     """
     shapes = [weight.shape for weight in loss.weights]
     kind = loss.weights[0]
+    products = 0
 
     def multiply(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        progress()
+        nonlocal products
+        products += 1
+        progress(products)
         return _flat(loss.curvature_along(_shaped(vector, shapes, kind)))
 
     size = sum(shape.numel() for shape in shapes)

@@ -45,12 +45,12 @@ def read_through(
     tokens_per_batch: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Reading:
-    """One forward pass over `rows`; `progress` hears how many rows each batch had.
+    """One forward pass over `rows`; `progress` hears how many rows are read by now.
 
     Raises:
         UserError: a hidden state or a loss is not a finite number.
     """
-    count = len(rows)
+    count, read = len(rows), 0
     nll, tokens = np.empty(count), np.empty(count)
     prompts: States | None = None
     responses: States | None = None
@@ -64,7 +64,8 @@ def read_through(
             tokens[places] = (targets[:, 1:] != IGNORED).sum(dim=1).cpu().numpy()
             prompts[places] = prompt
             responses[places] = response
-            progress(len(places))
+            read += len(places)
+            progress(read)
     assert prompts is not None
     assert responses is not None
     if not all(np.isfinite(part).all() for part in (nll, prompts, responses)):

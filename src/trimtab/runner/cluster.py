@@ -256,7 +256,7 @@ class RemoteRunners:
             count_text = f"{len(under_way)} at a time"
             name = count_text if len(under_way) > 1 else "".join(under_way)
             self.watcher.training(name, sum(training.of for training in under_way.values()))
-        self.watcher.stepped(sum(training.steps for training in under_way.values()), None)
+        self.watcher.stepped(sum(training.steps for training in under_way.values()))
 
 
 class _Tasks:
@@ -329,7 +329,7 @@ class _Warnings:
 
     def doing(self, what: str, steps: int | None = None) -> None: ...
 
-    def stepped(self, steps: int, loss: float | None) -> None: ...
+    def stepped(self, steps: int) -> None: ...
 
     def logged(self, metrics: Metrics) -> None: ...
 

@@ -58,7 +58,7 @@ from trimtab.runner.rates import (
 )
 from trimtab.runner.runner import Runner, TrainedDial, forget_checkpoints
 from trimtab.runner.saved_models import written_model
-from trimtab.runner.sweep import Watcher
+from trimtab.runner.sweep import SweepWatcher
 from trimtab.stats import LimitVerdict, verdict
 from trimtab.train.budget_search import largest_within
 from trimtab.train.objectives.endpoints import Endpoints, load_endpoints
@@ -79,7 +79,7 @@ def dial_plan(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:
     return plan, Plan((), ()) if (folder / DIAL_FOLDER).exists() else plan
 
 
-def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: bool) -> None:
+def train_dial(experiment: Experiment, folder: Path, watcher: SweepWatcher, restart: bool) -> None:
     """Train both ends of the experiment's dial into `folder`/dial; nothing where they are there.
 
     Raises:
@@ -106,7 +106,7 @@ def train_dial(experiment: Experiment, folder: Path, watcher: Watcher, restart: 
         forget_checkpoints(folder, spec.folder)
 
 
-def measure_curve(folder: Path, settings: int, samples: int, watcher: Watcher) -> list[Point]:
+def measure_curve(folder: Path, settings: int, samples: int, watcher: SweepWatcher) -> list[Point]:
     """θ_s and θ(α) at evenly spaced α on held-out rows, each written as it is measured.
 
     Args:
@@ -171,7 +171,7 @@ class ChosenSetting:
 def set_dial(
     folder: Path,
     out: Path,
-    watcher: Watcher,
+    watcher: SweepWatcher,
     alpha: float | None = None,
     budget: float | None = None,
     merged: bool = False,
@@ -419,7 +419,7 @@ def _sampled(runner: Runner, endpoints: Endpoints, roles: Roles, count: int) -> 
 
 
 def _opened(
-    experiment: Experiment, folder: Path, watcher: Watcher
+    experiment: Experiment, folder: Path, watcher: SweepWatcher
 ) -> tuple[Runner, Endpoints, Roles]:
     roles = read_roles(experiment)
     record_inputs(roles, experiment, folder)

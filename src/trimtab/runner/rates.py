@@ -313,7 +313,7 @@ class RateSearch:
 
     def _judge(self, name: str, model: Any) -> Judged:
         self._watcher.doing(f"answering: {name}", len(self.answering.prompts))
-        return self.answering.judged(name, model, lambda count: self._watcher.stepped(count, None))
+        return self.answering.judged(name, model, self._watcher.stepped)
 
 
 def prompt_halves(

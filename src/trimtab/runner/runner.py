@@ -94,7 +94,7 @@ class Runner(Trainings):
         """Slope and curvature at θ_s of every loss that Theorems 3 and 4 speak of."""
         kind = "slopes and curvatures at the aligned model"
         self.watcher.doing(kind, len(self.evaluator.in_landscape))
-        return self.evaluator.landscape(lambda count: self.watcher.stepped(count, None))
+        return self.evaluator.landscape(self.watcher.stepped)
 
     def run_results(self, runs: Iterable[Run]) -> Iterator[RunResult]:
         """Every run with its points, or with why it has none, one after the other."""

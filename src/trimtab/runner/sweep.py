@@ -34,7 +34,7 @@ from trimtab.runner.trainings import TrainingWatcher
 from trimtab.train.methods import method_at
 
 
-class Watcher(TrainingWatcher, Protocol):
+class SweepWatcher(TrainingWatcher, Protocol):
     """Someone who looks on while a sweep is made."""
 
     def planned(self, plan: Plan, left: Plan) -> None:
@@ -47,7 +47,7 @@ class Watcher(TrainingWatcher, Protocol):
         """A training could not be finished; the sweep goes on."""
 
 
-class SilentWatcher(Watcher):
+class SilentWatcher(SweepWatcher):
     """Says nothing: what a script overrides, it looks at."""
 
     def planned(self, plan: Plan, left: Plan) -> None: ...
@@ -58,7 +58,7 @@ class SilentWatcher(Watcher):
 
     def training(self, name: str, steps: int) -> None: ...
 
-    def stepped(self, steps: int, loss: float | None) -> None: ...
+    def stepped(self, steps: int) -> None: ...
 
     def logged(self, metrics: Metrics) -> None: ...
 
@@ -83,7 +83,7 @@ class Maker(Protocol):
 def sweep(
     experiment: Experiment,
     folder: Path,
-    watcher: Watcher,
+    watcher: SweepWatcher,
     restart: bool = False,
     retry: bool = False,
     maker_of: Callable[[Experiment, Roles, Path, TrainingWatcher], Maker] = Runner,

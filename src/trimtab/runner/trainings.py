@@ -46,25 +46,17 @@ from trimtab.train.settings import (
     sft_config,
 )
 from trimtab.train.trainer import SafetyAwareSFTTrainer
+from trimtab.watching import Watcher
 
 Held = Literal["start", "last"]
 """A model that each process has in memory: θ_s, or what was trained last."""
 
 
-class TrainingWatcher(Protocol):
-    """Someone who looks on while a model is trained."""
-
-    def warned(self, warning: str) -> None:
-        """The data holds something the user should know, or a training does."""
-
-    def doing(self, what: str, steps: int | None = None) -> None:
-        """What takes time next, where it is not a training, and in how many steps."""
+class TrainingWatcher(Watcher, Protocol):
+    """Someone who looks on while models are trained."""
 
     def training(self, name: str, steps: int) -> None:
         """A training of `steps` optimizer steps begins."""
-
-    def stepped(self, steps: int, loss: float | None) -> None:
-        """`steps` are done; `loss` is the objective, in nats per token, where it was logged."""
 
     def logged(self, metrics: Metrics) -> None:
         """A line of the training's metrics was written."""
@@ -333,11 +325,11 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
         self.tracker.at(state.global_step)
-        self.watcher.stepped(state.global_step, None)
+        self.watcher.stepped(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
         logged = state.log_history[-1]
-        self.watcher.stepped(state.global_step, logged.get("loss"))
+        self.watcher.stepped(state.global_step)
         if "loss" not in logged:  # the summary at the end
             return
         seconds = perf_counter() - self.begun

@@ -63,7 +63,7 @@ class Harness(Protocol):
 
 
 def kept_samples(
-    harness: Harness, name: str, model: str, out: Path, finished: Callable[[], None]
+    harness: Harness, name: str, model: str, out: Path, finished: Callable[[int], None]
 ) -> list[HarnessSample]:
     """The samples of every task, from `out` where they are there, else of the harness.
 
@@ -71,7 +71,7 @@ def kept_samples(
 
     Args:
         name: what the model's file goes by.
-        finished: hears of every task.
+        finished: hears how many tasks are there by now.
 
     Raises:
         UserError: the harness is not installed, a task cannot be run, or `out` holds what another
@@ -107,7 +107,7 @@ def kept_samples(
                     for result in results
                 ]
                 write_harness_samples(path, samples)
-                finished()
+                finished(len({sample.task for sample in samples}))
     return [sample for task in harness.tasks for sample in samples if sample.task == task]
 
 
