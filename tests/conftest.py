@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,11 +48,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-class Nobody:
-    """A watcher that looks at nothing."""
+@pytest.fixture(scope="session")
+def quiet() -> None:
+    """Libraries say nothing of their own."""
+    from trimtab.models import quiet_libraries
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args: None
+    quiet_libraries()
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +63,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from trimtab.config.yaml_io import to_yaml
     from trimtab.data.synthetic import CONTEXTS, RESPONSES, make_world, write_data
     from trimtab.models import quiet_libraries, save_tiny_llama
-    from trimtab.runner.sweep import sweep
+    from trimtab.runner.sweep import SilentWatcher, sweep
 
     quiet_libraries()
     folder = tmp_path_factory.mktemp("world")
@@ -80,5 +80,5 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data_root=str(folder),
     )
     (folder / "experiment.yaml").write_text(to_yaml(experiment))
-    sweep(experiment, folder / "done", Nobody())  # type: ignore[arg-type]
+    sweep(experiment, folder / "done", SilentWatcher())
     return folder

@@ -25,16 +25,13 @@ from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.synthetic import CONTEXTS
 from trimtab.errors import UserError
 from trimtab.measure.hidden_states import Reading
-from trimtab.models import load_model, quiet_libraries
+from trimtab.models import load_model
 from trimtab.results.result import Point
 from trimtab.results.store import PointsFile, read_points
 from trimtab.runner.post_hoc import repair_saved
 from trimtab.runner.sweep import sweep
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> None:
-    quiet_libraries()
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture(scope="module")

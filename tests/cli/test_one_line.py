@@ -27,14 +27,11 @@ from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.files import read_records
 from trimtab.data.rows import Message, Row
 from trimtab.errors import UserError, printable
-from trimtab.models import load_model, load_tokenizer, model_size, quiet_libraries
+from trimtab.models import load_model, load_tokenizer, model_size
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> None:
-    quiet_libraries()
 
 
 def invoke(*arguments: object) -> Result:

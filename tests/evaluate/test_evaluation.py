@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from tests.conftest import Nobody
 from tests.evaluate.tiny import asked_prompts, chats_as, completion, save_tiny_chat, served
 from trimtab.cli import app
 from trimtab.errors import UserError
@@ -20,6 +19,7 @@ from trimtab.evaluate.judges.phrases import PhraseJudge
 from trimtab.evaluate.named_judges import judge_named
 from trimtab.results.generations import Decoding, read_generations
 from trimtab.results.judgements import read_judgements
+from trimtab.runner.sweep import SilentWatcher
 
 DECODING = Decoding(max_tokens=8, max_prompt=20, batch_size=4)
 
@@ -145,7 +145,9 @@ def test_answers_of_weights_in_half_precision_are_kept_as_such(
 def test_a_model_beside_itself_does_not_change(folder: Path, tmp_path: Path) -> None:
     start = str(folder / "start")
     prompts = [*asked_prompts(6), *asked_prompts(6, "benign")]
-    evaluation = evaluate([start, start], prompts, [PhraseJudge()], tmp_path, Nobody(), DECODING)  # type: ignore[arg-type]
+    evaluation = evaluate(
+        [start, start], prompts, [PhraseJudge()], tmp_path, SilentWatcher(), DECODING
+    )
     first, second = evaluation.models
     assert (first.name, second.name) == ("start", "start-2")
     assert {change.value for change in second.changes("phrases", first).values()} == {0.0}
@@ -220,4 +222,4 @@ def test_a_server_that_answers_for_the_models_is_an_engine(folder: Path, tmp_pat
 
 def test_no_judges_is_a_mistake(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to evaluate"):
-        evaluate([str(folder / "start")], asked_prompts(2), [], tmp_path, Nobody())  # type: ignore[arg-type]
+        evaluate([str(folder / "start")], asked_prompts(2), [], tmp_path, SilentWatcher())

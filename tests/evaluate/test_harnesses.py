@@ -15,7 +15,6 @@ from scipy.stats import t as student
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
-from tests.conftest import Nobody
 from tests.evaluate.tiny import save_tiny_chat
 from trimtab.cli import app
 from trimtab.errors import UserError
@@ -26,6 +25,7 @@ from trimtab.evaluate.harnesses.metrics import metric_changes, metrics
 from trimtab.models import as_one_folder, load_model, weights_sha256
 from trimtab.results.checksums import sha256_of
 from trimtab.results.harness_samples import HarnessRun, HarnessSample, read_harness_samples
+from trimtab.runner.sweep import SilentWatcher
 
 WORDS = ["help", "tell", "sure", "ask", "i", "Yes", "No", "safe"]
 CHOICE = """
@@ -98,7 +98,7 @@ def by_lm_eval(
     pytest.importorskip("lm_eval")
     out = tmp_path_factory.mktemp("by-lm-eval")
     harness = LmEval(("choice",), 6, folder / "tasks")
-    return out, evaluate(models, [], [], out, Nobody(), harnesses=[harness])  # type: ignore[arg-type]
+    return out, evaluate(models, [], [], out, SilentWatcher(), harnesses=[harness])
 
 
 def test_lm_eval_is_kept_sample_by_sample(

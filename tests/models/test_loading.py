@@ -21,9 +21,11 @@ from trimtab.config.yaml_io import parse_experiment, to_yaml
 from trimtab.data.splits import read_roles
 from trimtab.errors import UserError
 from trimtab.measure.distance import norm
-from trimtab.models import kept_as, load_model, loading, model_size, quiet_libraries
+from trimtab.models import kept_as, load_model, loading, model_size
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import sweep
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 LORA = Training(steps=2, batch_size=8, learning_rate=2e-3, lora_rank=4)
 NF4 = Loading(quantization="nf4")
@@ -33,11 +35,6 @@ EVERY = (HALF, NF4, Loading("bfloat16", "nf4"), Loading("bfloat16", "int8"))
 needs_bitsandbytes = pytest.mark.skipif(
     loading.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> None:
-    quiet_libraries()
 
 
 @pytest.fixture(scope="module")

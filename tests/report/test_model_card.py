@@ -15,7 +15,6 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from tests.conftest import Nobody
 from trimtab.analysis.changes import RateChange
 from trimtab.analysis.labels import change_in_words
 from trimtab.config.experiment import Block, Dial, Experiment, Training
@@ -31,7 +30,7 @@ from trimtab.results.judgements import Judgement, write_judgements
 from trimtab.results.store import read_points
 from trimtab.runner.dial import set_dial, train_dial
 from trimtab.runner.post_hoc import repair_saved
-from trimtab.runner.sweep import sweep
+from trimtab.runner.sweep import SilentWatcher, sweep
 from trimtab.stats import Estimate
 
 
@@ -51,7 +50,7 @@ def experiment(world: Path) -> Experiment:
 @pytest.fixture(scope="module")
 def swept_folder(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cards")
-    sweep(experiment, folder, Nobody())  # type: ignore[arg-type]
+    sweep(experiment, folder, SilentWatcher())
     return folder
 
 
@@ -120,8 +119,8 @@ def test_a_card_says_nothing_of_this_machine_and_what_was_not_measured(
         out = model_of(swept_folder)
     elif how == "dial":
         dial_experiment = replace(experiment, grid=(), dial=Dial())
-        train_dial(dial_experiment, tmp_path / "dial", Nobody(), restart=False)  # type: ignore[arg-type]
-        set_dial(tmp_path / "dial", out, Nobody(), alpha=0.5)  # type: ignore[arg-type]
+        train_dial(dial_experiment, tmp_path / "dial", SilentWatcher(), restart=False)
+        set_dial(tmp_path / "dial", out, SilentWatcher(), alpha=0.5)
     else:
         repair_saved("wise-ft", 0.5, model_of(swept_folder), str(world / "base"), None, out)
     text = (out / "README.md").read_text(encoding="utf-8")
@@ -142,7 +141,7 @@ def test_a_card_that_an_interruption_left_out_is_written_then(
     card = model_of(folder) / "README.md"
     whole = card.read_text(encoding="utf-8")
     card.write_text("# PEFT's\n", encoding="utf-8")
-    sweep(experiment, folder, Nobody())  # type: ignore[arg-type]
+    sweep(experiment, folder, SilentWatcher())
     assert card.read_text(encoding="utf-8") == whole
 
 

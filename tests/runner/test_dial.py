@@ -21,7 +21,7 @@ from trimtab.config.methods import DIAL
 from trimtab.data.splits import read_roles
 from trimtab.errors import UserError
 from trimtab.measure.losses import held_out_loss
-from trimtab.models import load_model, quiet_libraries
+from trimtab.models import load_model
 from trimtab.report import write_report
 from trimtab.results.result import Point
 from trimtab.results.samples import read_samples
@@ -30,10 +30,7 @@ from trimtab.runner.dial import measure_curve, set_dial, train_dial
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import sweep
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> None:
-    quiet_libraries()
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,12 @@ import torch
 from peft import PeftConfig
 from safetensors.torch import load_file
 
-from tests.conftest import Nobody
 from trimtab.config.experiment import Block, Experiment, Training
 from trimtab.config.yaml_io import read_experiment
 from trimtab.data.splits import read_roles
 from trimtab.errors import UserError
 from trimtab.runner.library_settings import check_library_settings
-from trimtab.runner.sweep import left_of, sweep
+from trimtab.runner.sweep import SilentWatcher, left_of, sweep
 
 MISSING = next(name for name in ("trackio", "mlflow", "wandb") if find_spec(name) is None)
 
@@ -31,7 +30,7 @@ def experiment(world: Path) -> Experiment:
 
 def trained(experiment: Experiment, folder: Path, **settings: Any) -> dict[str, torch.Tensor]:
     changed = replace(experiment, train=replace(experiment.train, **settings), keep_models=True)
-    sweep(changed, folder, Nobody())  # type: ignore[arg-type]
+    sweep(changed, folder, SilentWatcher())
     (model,) = (folder / "models").iterdir()
     (weights,) = model.glob("*.safetensors")
     return load_file(weights)
@@ -69,11 +68,11 @@ def test_epochs_are_passes_over_the_task_rows(experiment: Experiment, tmp_path: 
     assert costs[0] == costs[1]
     lengths: list[int] = []
 
-    class Counting(Nobody):
+    class Counting(SilentWatcher):
         def training(self, name: str, steps: int) -> None:
             lengths.append(steps)
 
-    sweep(by_epochs, tmp_path / "out", Counting())  # type: ignore[arg-type]
+    sweep(by_epochs, tmp_path / "out", Counting())
     assert lengths == [steps]
 
 
@@ -107,7 +106,7 @@ def test_what_a_library_refuses_is_one_line_before_any_training(
 ) -> None:
     refused = replace(experiment, train=replace(experiment.train, **settings))
     with pytest.raises(UserError) as raised:
-        sweep(refused, tmp_path / "out", Nobody())  # type: ignore[arg-type]
+        sweep(refused, tmp_path / "out", SilentWatcher())
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()

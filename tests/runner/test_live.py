@@ -26,7 +26,7 @@ from trimtab.config.experiment import Block, Dial, Experiment, Measuring, Traini
 from trimtab.config.grid import plan_of
 from trimtab.data.splits import read_roles
 from trimtab.measure.losses import HeldOutRows, response_nll
-from trimtab.models import load_model, quiet_libraries
+from trimtab.models import load_model
 from trimtab.results.metrics import Metrics, MetricsFile, read_metrics
 from trimtab.results.store import read_points
 from trimtab.runner.dial import train_dial
@@ -37,13 +37,10 @@ from trimtab.stats import paired_difference
 from trimtab.train.live import FEWEST_ROWS, fixed_rows, steps_and_rows
 from trimtab.train.trainer import SafetyAwareSFTTrainer
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 OFF, EVERY_2 = Measuring(every=0, resamples=20), Measuring(every=2, resamples=20)
 DROPPED = {"lora_rank": 2, "lora": {"lora_dropout": 0.2}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> None:
-    quiet_libraries()
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,14 @@ from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
 from trimtab.data.splits import read_roles
 from trimtab.measure.shared_weights import sharing_all, sharing_frozen
-from trimtab.models import load_tokenizer, quiet_libraries
+from trimtab.models import load_tokenizer
 from trimtab.runner import runner as runner_module
 from trimtab.runner import trainings as trainings_module
 from trimtab.runner.runner import Runner
 from trimtab.train.baselines.resta import RESTA
 from trimtab.train.settings import leaves_base_alone, lora_config
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 LORA = Training(steps=3, batch_size=8, learning_rate=2e-3, lora_rank=4)
 
@@ -43,11 +45,6 @@ GRIDS: dict[str, tuple[Block, ...]] = {
     "resta": (Block("method", method="resta", values=(0.5,)),),
     "seal": (Block("method", method="seal", values=(0.8,)),),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> None:
-    quiet_libraries()
 
 
 @pytest.fixture(scope="module")

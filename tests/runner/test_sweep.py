@@ -33,7 +33,7 @@ from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.rows import Message, Row
 from trimtab.data.splits import Roles, Split
 from trimtab.errors import UserError
-from trimtab.models import load_model, quiet_libraries
+from trimtab.models import load_model
 from trimtab.report.model_card import has_card
 from trimtab.results.checksums import changed_files
 from trimtab.results.per_row_losses import RowLosses
@@ -45,12 +45,9 @@ from trimtab.runner.sweep import left_of, sweep
 from trimtab.runner.verify import verify
 from trimtab.stats import verdict
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 MEASURED = ("alignment_loss", "proxy_loss", "capability_loss", "distance", "train_tokens")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> None:
-    quiet_libraries()
 
 
 @pytest.fixture(scope="module")

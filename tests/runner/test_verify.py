@@ -17,7 +17,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.cli.test_one_line import assert_one_line, invoke
-from tests.conftest import Nobody
 from tests.train import tiny
 from trimtab.config.experiment import Block, Dial, Training
 from trimtab.config.yaml_io import read_experiment, to_yaml
@@ -25,7 +24,7 @@ from trimtab.data.splits import read_roles
 from trimtab.models import load_model
 from trimtab.results.files import read_arrays, write_arrays
 from trimtab.runner.saved_models import adapter_on
-from trimtab.runner.sweep import sweep
+from trimtab.runner.sweep import SilentWatcher, sweep
 from trimtab.runner.verify import _Models, verify
 
 
@@ -45,7 +44,7 @@ def swept(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         grid=(Block("alignment-loss", (1.0,)),),
         data_root=str(folder),
     )
-    sweep(experiment, folder / "out", Nobody())  # type: ignore[arg-type]
+    sweep(experiment, folder / "out", SilentWatcher())
     return folder
 
 
@@ -61,7 +60,7 @@ def test_the_ends_of_a_dial_and_the_aligned_model_are_looked_at(
         grid=(Block("dial", values=(0.5,)),),
         data_root=str(world),
     )
-    sweep(experiment, tmp_path / "out", Nobody())  # type: ignore[arg-type]
+    sweep(experiment, tmp_path / "out", SilentWatcher())
     assert all(check.passed is not False for check in verify(tmp_path / "out"))
     (end,) = (tmp_path / "out/models").rglob("safe/adapter_model.safetensors")
     start = tmp_path / "out/aligned/model.safetensors"
@@ -234,7 +233,7 @@ def test_answers_to_one_prompt_are_recorded_as_one_and_found_again(
         task={"shared": replace(before.task["shared"], repeats=False)},
         data_root=str(swept),
     )
-    sweep(experiment, tmp_path / "out", Nobody())  # type: ignore[arg-type]
+    sweep(experiment, tmp_path / "out", SilentWatcher())
     roles = read_roles(experiment)
     recorded = read_arrays(tmp_path / "out/row-losses/aligned.npz")
     for data, split in (
