@@ -52,12 +52,14 @@ def test_words_say_whether_and_by_how_much() -> None:
     assert budget_in_words(with_budget(0.05, 0.06)).endswith("beyond the budget")
     perhaps = budget_in_words(with_budget(0.05, 0.06, half_width=0.02))
     assert "0.0600 [0.0400, 0.0800] nats per token, an estimate" in perhaps
-    assert perhaps.endswith("undecided, as its interval holds the budget; 120 % of it is spent")
-    little = replace(with_budget(0.05, 0.02, half_width=0.01), validation_rows_wanted=270)
-    ending = (
-        "only 40 % of it is spent, as validation rows allow: 270 would let four fifths be spent"
+    assert perhaps.endswith(
+        "undecided, as its interval holds the budget; 120 % [80 %, 160 %] of it is spent"
     )
-    assert budget_in_words(little).endswith(ending)
+    little = replace(with_budget(0.05, 0.02, half_width=0.01), validation_rows_wanted=270)
+    allowed = "of it is spent, as validation rows allow: 270 would let four fifths be spent"
+    assert budget_in_words(little).endswith(f"; 40 % [20 %, 60 %] {allowed}")
+    surely_little = replace(with_budget(0.05, 0.02, half_width=0.004), validation_rows_wanted=270)
+    assert budget_in_words(surely_little).endswith(f"only 40 % [32 %, 48 %] {allowed}")
     assert budget_in_words(with_budget(0.05, -0.01)).endswith(
         "within the budget; none of it is spent"
     )

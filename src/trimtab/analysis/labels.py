@@ -188,14 +188,20 @@ def spent_in_words(rise: Estimate, budget: float) -> str:
     """How much of a budget the rise of the safety loss takes; empty beyond it and of no share.
 
     >>> spent_in_words(Estimate(0.04, 0.03, 0.05, "nats per token", "estimate"), 0.1)
-    'only 40 % of it is spent'
+    '40 % [30 %, 50 %] of it is spent'
+    >>> spent_in_words(Estimate(0.02, -0.01, 0.04, "nats per token", "estimate"), 0.1)
+    'only 20 % [0 %, 40 %] of it is spent'
     """
     if not 0 < budget < math.inf or verdict(rise, budget) == "beyond":
         return ""
-    if rise.value <= 0:
+    if rise.high <= 0:
         return "none of it is spent"
-    only = "only " if rise.value < MOST_UNSPENT * budget else ""
-    return f"{only}{percent(rise.value / budget)} of it is spent"
+    value, low, high = (
+        percent(max(0.0, end) / budget) for end in (rise.value, rise.low, rise.high)
+    )
+    ends = "" if rise.low == rise.high else f" [{low}, {high}]"
+    only = "only " if rise.high < MOST_UNSPENT * budget else ""
+    return f"{only}{value}{ends} of it is spent"
 
 
 def shortened(name: str, longest: int = LONGEST_NAME) -> str:

@@ -278,7 +278,9 @@ def test_a_budget_says_what_it_found(models: Models, tmp_path: Path) -> None:
     result = command("wise-ft", *pair, *options)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("The aligned model's share is 0: the model keeps to it")
-    assert re.search(r"  within the budget; only 0\.\d % of it is spent\.\n", result.stdout)
+    assert re.search(
+        r"  within the budget; only 0\.\d % \[.* %\] of it is spent\.\n", result.stdout
+    )
     few = safety_rows(tmp_path / "few.jsonl", 5)
     result = command(
         "wise-ft", *pair, "--budget", "1", "--safety", str(few), "--out", str(tmp_path / "o")
