@@ -19,6 +19,8 @@ from runs import (
     difference,
     losses_of,
 )
+from unread import FOLDER as UNREAD_FOLDER
+from unread import UNREAD, aligned_name
 
 from trimtab.analysis.labels import change_in_words
 from trimtab.config.experiment import Dial
@@ -27,7 +29,14 @@ from trimtab.report.markdown import markdown_table
 from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
-from trimtab.stats import Estimate, Statistic, height_above, statistic_over_seeds, verdict
+from trimtab.stats import (
+    Estimate,
+    Statistic,
+    height_above,
+    over_seeds,
+    statistic_over_seeds,
+    verdict,
+)
 
 BUDGETS = {
     BUDGET: "budget",
@@ -58,11 +67,47 @@ def budget_table(folder: Path, beside: Path = HERE, fronts: tuple[str, ...] = LI
     return f"{markdown_table(columns, by_seed(changes))}\n\n{settings_text(folder, beside)}"
 
 
+def budget_text(folder: Path, beside: Path = HERE, fronts: tuple[str, ...] = LINES) -> str:
+    """`budget_table`, and what was spent on rows that no model read, where that was measured."""
+    table = budget_table(folder, beside, fronts)
+    if not (folder / UNREAD_FOLDER).exists():
+        return table
+    return f"{table}\n\n{unread_table(folder)}"
+
+
 def at_length_text() -> str:
     """The budget where a run is four times as long, beside plain models of the same length."""
     run = BUDGET_AT_LENGTH
-    by_seed = budget_table(run, run, (INTERPOLATION,))
-    return f"{by_seed}\n\n{beside_interpolation(run, CASE_1_BUDGET, run, TASK)}"
+    of_budget = budget_text(run, run, (INTERPOLATION,))
+    return f"{of_budget}\n\n{beside_interpolation(run, CASE_1_BUDGET, run, TASK)}"
+
+
+def unread_table(folder: Path) -> str:
+    """What was made of the budget on rows that no model read, which are other rows by seed."""
+    losses = RowLosses(folder / UNREAD_FOLDER)
+    changes, counts = [], []
+    for point in models_of_budget(folder):
+        change = losses.difference(UNREAD, str(point.model), aligned_name(point.seed))
+        changes.append(known(change).estimate(""))
+        counts.append(known(losses.of(UNREAD, str(point.model))).shape[1])
+    names = [f"seed {point.seed}" for point in models_of_budget(folder)]
+    cells = [
+        (name, count, f"{change_in_words(change, 4)}, {verdict(change, BUDGETED)}", share)
+        for name, count, change, share in zip(
+            [*names, "all"],
+            [*map(str, counts), "–"],
+            [*changes, over_seeds(changes)],
+            map(spent_text, [*changes, over_seeds(changes)]),
+            strict=True,
+        )
+    ]
+    columns = ("dial", "prompts that no model read", "L_ŝ − L_ŝ(θ_s) there", "of the budget spent")
+    return markdown_table(columns, cells)
+
+
+def spent_text(change: Estimate) -> str:
+    value, low, high = (f"{end / BUDGETED:.2f}" for end in (change.value, change.low, change.high))
+    return f"{value} [{low}, {high}]"
 
 
 def settings_text(folder: Path, beside: Path) -> str:

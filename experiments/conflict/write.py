@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from answers import figure, seeds_text, settings_of, table
-from budgets import BUDGETS, at_length_text, budget_table, interpolated_table
+from budgets import BUDGETS, at_length_text, budget_text, interpolated_table
 from fronts import (
     areas_table,
     by_kl_areas_table,
@@ -75,7 +75,7 @@ def texts() -> Iterator[tuple[str, str]]:
         yield "equal tokens", "\n\n".join(tables)
     for folder, mark in BUDGETS.items():
         if folder.exists():
-            yield mark, f"{budget_table(folder)}\n\n{interpolated_table(folder)}"
+            yield mark, f"{budget_text(folder)}\n\n{interpolated_table(folder)}"
     if BUDGET_AT_LENGTH.exists():
         yield "budget at length", at_length_text()
 
