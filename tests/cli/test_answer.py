@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from trimtab.analysis.changes import (
 )
 from trimtab.analysis.choices import choices
 from trimtab.analysis.labels import before_and_after, change_in_words
+from trimtab.data.synthetic import CONTEXTS
 from trimtab.evaluate.rates import REFUSALS
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_points
@@ -91,3 +93,18 @@ def test_sweep_ends_with_the_settings_by_task_loss_and_how_to_choose(
     assert [("← knee" in line) for line in lines_of_settings] == [
         choice.is_knee for choice in settings
     ]
+
+
+def test_rows_that_share_their_last_message_are_trained_on(world: Path, tmp_path: Path) -> None:
+    """What they ask about stands before it, and their overlap with safety prompts is not told."""
+    lines = (world / "data" / "task-shared.jsonl").read_text().splitlines()
+    with (tmp_path / "task.jsonl").open("w") as file:
+        for number, row in enumerate(map(json.loads, lines)):
+            document = {"role": "system", "content": f"{number} {row['prompt']}"}
+            asked = {"role": "user", "content": CONTEXTS[0]}
+            answer = {"role": "assistant", "content": row["response"]}
+            file.write(json.dumps({"messages": [document, asked, answer]}) + "\n")
+    result = train(world, "--task", tmp_path / "task.jsonl", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    *_, trained = read_points(tmp_path / "out")
+    assert trained.context_overlap is None

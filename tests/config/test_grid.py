@@ -49,6 +49,24 @@ def test_no_two_trainings_share_a_folder(safety: list[str], task: list[str]) -> 
         assert re.fullmatch(r"[\w.+-]+", folder)
 
 
+def test_a_run_has_a_model_for_each_setting_of_a_dial_and_each_post_hoc_share() -> None:
+    of_models = replace(
+        experiment(["near", "far"], ["code"]),
+        grid=(
+            Block("alignment-loss", penalties=(0.0, 1.0)),
+            Block("dial", values=(0.1, 0.2, 0.9)),
+            Block("method", method="wise-ft", values=(0.3, 0.6)),
+        ),
+        seeds=(0,),
+    )
+    counts = {run.training.method.name: 0 for run in plan_of(of_models).runs}
+    for run in plan_of(of_models).runs:
+        assert sorted(map(str, run.specs)) == sorted(str(s) for m in run.by_model for s in m)
+        counts[run.training.method.name] += len(run.by_model)
+    # Two shares of the plain model, and three settings of a dial, are told of either proxy.
+    assert counts == {"plain": 1 + 4, "alignment-loss": 2, "dial": 6}
+
+
 def test_names_that_join_to_the_same_text_are_told_apart() -> None:
     runs = plan_of(experiment(["near", "near-small"], ["small-code", "code"])).runs
     assert len({run.name for run in runs}) == len(runs)

@@ -6,7 +6,11 @@ import json
 import math
 import shlex
 import statistics
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -17,8 +21,10 @@ from typer.testing import CliRunner, Result
 
 from tests.evaluate.tiny import save_tiny_chat
 from trimtab.cli import app
+from trimtab.config.loading import Loading
 from trimtab.errors import UserError
 from trimtab.evaluate.evaluation import Evaluation, evaluate
+from trimtab.evaluate.harnesses.base import Measured, kept_samples
 from trimtab.evaluate.harnesses.inspect import Inspect
 from trimtab.evaluate.harnesses.lm_eval import LmEval
 from trimtab.evaluate.harnesses.metrics import metric_changes, metrics
@@ -99,6 +105,36 @@ def by_lm_eval(
     out = tmp_path_factory.mktemp("by-lm-eval")
     harness = LmEval(("choice",), 6, folder / "tasks")
     return out, evaluate(models, [], [], out, SilentWatcher(), harnesses=[harness])
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A harness whose every task has one sample, which every model solves."""
+
+    tasks: tuple[str, ...]
+    name: ClassVar[str] = "arithmetic"
+    package: ClassVar[str] = "torch"
+    limit: int | None = None
+    load: Loading = field(default_factory=Loading)
+
+    def loaded(self, run: HarnessRun) -> AbstractContextManager[Callable[[str], list[Measured]]]:
+        return nullcontext(lambda task: [Measured(task, "1 + 1", {"right": 1.0})])
+
+    def command(self, model: str) -> str:
+        return "arithmetic"
+
+
+def test_how_far_a_harness_is_counts_the_tasks_asked_for(folder: Path, tmp_path: Path) -> None:
+    def told(*tasks: str) -> list[int]:
+        counts: list[int] = []
+        start = str(folder / "start")
+        kept_samples(Arithmetic(tasks), "start", start, tmp_path, counts.append)
+        return counts
+
+    assert told("a", "b") == [0, 1, 2]
+    assert told("c") == [0, 1]
+    assert told("b", "d") == [1, 2]
+    assert told("a", "c") == [2]
 
 
 def test_lm_eval_is_kept_sample_by_sample(

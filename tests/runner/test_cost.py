@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from trimtab.config.data_source import DataSource, Lengths
-from trimtab.config.experiment import Block, Experiment
+from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
 from trimtab.data.splits import read_roles
 from trimtab.errors import UserError
 from trimtab.models import limits_of, load_model, save_tiny_llama
+from trimtab.runner import cost
 from trimtab.runner.cost import estimate_cost
 from trimtab.runner.evaluator import EncodedRoles
 
@@ -55,6 +57,44 @@ def test_a_plan_refuses_rows_longer_than_the_model_reads_as_training_does(
         else:
             with pytest.raises(UserError, match=rf"has {longest} tokens, and the model reads 64"):
                 look()
+
+
+def test_time_counts_every_model_that_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "_speed", lambda: 1e9)
+    small = experiment(tmp_path, 60, Lengths())
+    roles = read_roles(small)
+
+    def seconds(*settings: float) -> float:
+        dial = replace(small, grid=(Block("dial", values=settings),), dial=Dial())
+        return estimate_cost(dial, roles, plan_of(dial)).seconds
+
+    one, two, five = seconds(0.5), seconds(0, 1), seconds(0, 0.25, 0.5, 0.75, 1)
+    model, tokenizer = load_model(small.model)
+    rows = EncodedRoles.of(roles, tokenizer, small.lengths, limits_of(model))
+    held_out = [*rows.safety.values(), *rows.task.values()]
+    tokens = sum(len(ids) for split in held_out for ids in split.held_out.rows["input_ids"])
+    parameters = sum(weight.numel() for weight in model.parameters())
+    assert two - one == pytest.approx(2 * parameters * tokens / 1e9, rel=1e-3)
+    assert five - one == pytest.approx(4 * (two - one))
+
+
+def test_memory_is_that_of_aligning_where_that_is_the_heavier_training(tmp_path: Path) -> None:
+    small = experiment(tmp_path, 60, Lengths())
+    by_adapter = replace(small, train=Training(batch_size=2, lora_rank=2))
+    align = Training(batch_size=32)
+    aligned = replace(by_adapter, original=small.safety["safety"], align=align)
+    all_weights = replace(aligned, train=align)
+    adapter, before, all_of_it = (
+        estimate_cost(setup, read_roles(setup), plan_of(setup)).memory
+        for setup in (by_adapter, aligned, all_weights)
+    )
+    parameters = sum(weight.numel() for weight in load_model(small.model)[0].parameters())
+    assert adapter < before
+    assert 16 * parameters < before
+    # The start lies beside the weights that are trained, and not beside those it is made of.
+    assert before == all_of_it - 4 * parameters
 
 
 def test_rows_that_are_cut_are_told_for_each_data_set(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import trimtab.runner.trainings
 from tests.cli.test_settings import help_text
 from tests.small_worlds import small_world
 from tests.watchers import Watcher
+from trimtab.cli.audit_output import StageWatcher
 from trimtab.cli.progress import TerminalWatcher
 from trimtab.config.experiment import Block, Dial, Experiment, Measuring, Training
 from trimtab.config.grid import plan_of
@@ -315,7 +316,7 @@ def test_the_terminal_names_the_phase_and_shows_what_has_changed() -> None:
         assert described() == "loading"
         watcher.training("one", 40)
         assert described() == "training one"
-        watcher.stepped(20, None)
+        watcher.stepped(20)
         watcher.logged(line)
         task = watcher.progress.tasks[-1]
         assert (task.completed, task.total) == (20, 40)
@@ -330,6 +331,18 @@ def test_the_terminal_names_the_phase_and_shows_what_has_changed() -> None:
         task = watcher.progress.tasks[-1]
         assert (task.description, task.total) == ("measuring one", None)
     assert "step 20/40 task −0.140 [−0.180, −0.100] nats per token" in console.export_text()
+
+
+def test_a_stage_of_an_audit_does_not_keep_the_number_of_steps_before_it() -> None:
+    with StageWatcher(Console(record=True, width=200, force_terminal=True)) as watcher:
+        watcher.doing("reading rows", 400)
+        watcher.stepped(37)
+        stage = watcher.progress.tasks[-1]
+        assert (stage.description, stage.completed, stage.total) == ("reading rows", 37, 400)
+        watcher.doing("curvature of code")
+        watcher.stepped(3)
+        (stage,) = watcher.progress.tasks
+        assert (stage.description, stage.completed, stage.total) == ("curvature of code", 3, None)
 
 
 @pytest.mark.parametrize("command", ["train", "dial train", "sweep"])

@@ -341,6 +341,11 @@ def test_the_model_between_is_set_by_rate(
     assert status_of(f"{command}/m", monkeypatch) == 0
     assert json.loads((tmp_path / "m/rates.json").read_text())["share"] == 0
     assert not set(answers) >= set((tmp_path / "m-answers").rglob("*.jsonl"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert status_of(command.replace(f"--out {tmp_path}", "--out ."), monkeypatch) == 0
+    assert json.loads((tmp_path / "here/rates.json").read_text())["share"] == 0
+    assert (tmp_path / "here-answers").is_dir()
 
 
 def status_of(command: str, monkeypatch: pytest.MonkeyPatch) -> object:

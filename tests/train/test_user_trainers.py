@@ -77,6 +77,40 @@ def test_a_dial_is_evaluated_at_one_setting_and_goes_on_at_its_own(
     tiny.assert_same(tiny.weights(evaluated), tiny.weights(alone), by=0.0)
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_a_trained_dial_is_evaluated_where_it_is_set_and_stays_there(
+    lora: bool, tmp_path: Path
+) -> None:
+    trainer = tiny.trainer_of(DialObjective(), tmp_path, lora)
+    trainer.train()
+    settings = Settings()
+    settings.watch(trainer)
+    assert isinstance(trainer.objective, DialObjective)
+    trainer.objective.endpoints.set_alpha(0.9)
+    trainer.evaluate(trainer.train_dataset)
+    assert settings.seen == {0.9}
+    assert settings.alpha == 0.9
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_a_budget_s_model_is_not_moved_by_evaluating_it(lora: bool, tmp_path: Path) -> None:
+    trainer = tiny.trainer_of(Budget(budget=9.0), tmp_path, lora)
+    trainer.train()
+    settled = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    unmoved: list[bool] = []
+
+    def look(*_: Any) -> None:
+        weights = trainer.model.named_parameters()
+        unmoved.append(all(torch.equal(weight, settled[name]) for name, weight in weights))
+
+    trainer.accelerator.unwrap_model(trainer.model).register_forward_pre_hook(look)
+    for _ in range(2):
+        trainer.evaluate(trainer.train_dataset)
+    assert unmoved
+    assert all(unmoved)
+    tiny.assert_same(dict(trainer.model.named_parameters()), settled, by=0.0)
+
+
 def test_a_dial_s_model_stands_at_its_middle_at_the_end(tmp_path: Path) -> None:
     trainer = tiny.trainer_of(DialObjective(), tmp_path)
     trainer.train()

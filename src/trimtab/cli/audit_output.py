@@ -22,7 +22,7 @@ class StageWatcher(ProgressBars):
         self._last_stage = ""
 
     def doing(self, what: str, steps: int | None = None) -> None:
-        self.progress.reset(self._stage, total=steps, description=plain(what))
+        self._stage = self.stage_after(self._stage, what, steps)
         if not self.console.is_terminal and what != self._last_stage:
             self.console.print(plain(what), highlight=False, soft_wrap=True)
             self._last_stage = what

@@ -69,6 +69,11 @@ class ProgressBars:
     ) -> None:
         self.progress.stop()
 
+    def stage_after(self, stage: TaskID, what: str, steps: int | None) -> TaskID:
+        """The bar of a new stage in the place of one: reset, it would keep its number of steps."""
+        self.progress.remove_task(stage)
+        return self.progress.add_task(plain(what), total=steps, status="")
+
     def warned(self, warning: str) -> None:
         self.console.print(f"[yellow]warning[/] {plain(warning)}", highlight=False, soft_wrap=True)
 
@@ -97,8 +102,7 @@ class TerminalWatcher(ProgressBars):
         self.doing(f"training {name}", steps)
 
     def doing(self, what: str, steps: int | None = None) -> None:
-        self.progress.remove_task(self._steps)  # as a reset one keeps its number of steps
-        self._steps = self.progress.add_task(plain(what), total=steps, status="")
+        self._steps = self.stage_after(self._steps, what, steps)
         self._changes = ""
 
     def stepped(self, steps: int) -> None:

@@ -39,6 +39,14 @@ class Run:
         return self.training.folder
 
     @property
+    def by_model(self) -> tuple[tuple[RunSpec, ...], ...]:
+        """The specs of each model that is measured: of a dial or a post-hoc method one for each."""
+        is_dial = self.training.method.one_training
+        apart = [spec for spec in self.specs if is_dial or spec.method.is_post_hoc]
+        together = tuple(spec for spec in self.specs if spec not in apart)
+        return (*([together] if together else []), *((spec,) for spec in apart))
+
+    @property
     def models(self) -> tuple[str, ...]:
         """The names of what it keeps: a model, the two ends of a dial, or a model for each spec."""
         if self.training.method.keeps_each:

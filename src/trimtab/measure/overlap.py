@@ -19,9 +19,8 @@ from sklearn.metrics import pairwise_distances_argmin_min
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trimtab.errors import UserError
 from trimtab.measure.hidden_states import States
-from trimtab.measure.similarity import TOO_FEW_PROMPTS, split_groups
+from trimtab.measure.similarity import TooFewPromptsError, split_groups
 from trimtab.stats import Array, Estimate, first_of_each, share_with_variance
 
 Vectors: TypeAlias = NDArray[np.float32] | csr_matrix
@@ -109,7 +108,7 @@ def context_overlap(
         benchmarks/overlap_coverage.py.
 
     Raises:
-        UserError: too few different prompts to learn from.
+        TooFewPromptsError: too few different prompts to learn from.
 
     In Theorems 1 and 2 of Chen et al. 2025 (arXiv 2503.20807) they stand for the context overlaps
     D_f(X_ŝ) and D_ŝ(X_f). The half-samples: McCarthy, "Pseudo-replication: Half Samples", 1969. An
@@ -157,7 +156,7 @@ def prompt_overlap(task: Sequence[str], safety: Sequence[str], repeats: bool = F
     With `repeats` both are draws that may come again.
 
     Raises:
-        UserError: too few different prompts to learn from.
+        TooFewPromptsError: too few different prompts to learn from.
 
     >>> poems = [f"write a poem about the colour of number {n}" for n in range(60)]
     >>> sums = [f"add {n} to {n + 1}" for n in range(60)]
@@ -353,7 +352,7 @@ def _training(
 ) -> NDArray[np.intp]:
     places = [generator.permutation(np.flatnonzero(among & (kinds == kind))) for kind in (0, 1)]
     if min(map(len, places)) == 0:
-        raise UserError(TOO_FEW_PROMPTS)
+        raise TooFewPromptsError
     return np.concatenate([own[:_MOST_TRAINED] for own in places])
 
 

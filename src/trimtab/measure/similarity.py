@@ -28,13 +28,20 @@ from trimtab.stats import (
 )
 
 TOTAL_VARIATION = "total variation, 0 to 1"
-TOO_FEW_PROMPTS = (
-    "too few different prompts to tell two data sets apart: give rows with more of them; if rows "
-    "are draws that may come again, many of few prompts, say so: --repeats, or repeats: true."
-)
 
 _FOLDS = 3
 _TREES = 200
+
+
+class TooFewPromptsError(UserError):
+    """Two data sets have too few different prompts to be told apart."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "too few different prompts to tell two data sets apart, where prompts with the same "
+            "last message are one: give rows with more of them; if the rows of both are draws that "
+            "may come again, many of few prompts, say so: --repeats, or repeats: true."
+        )
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ def total_variation_bound(
     groups = split_groups(prompts, repeats)
     training = _half_of(groups, generator)
     if not _has_both_kinds(y[training]) or not _has_both_kinds(y[~training]):
-        raise UserError(TOO_FEW_PROMPTS)
+        raise TooFewPromptsError
     classifier, name = _best_classifier(x[training], y[training], groups[training], seed)
     classifier.fit(x[training], y[training])
     right = classifier.predict(x[~training]) == y[~training]

@@ -12,12 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from trimtab.config.experiment import Experiment, Training
 from trimtab.config.grid import Plan
+from trimtab.config.methods import CASE_1_BUDGET
+from trimtab.config.run_spec import RunSpec
 from trimtab.data.encoding import IGNORED, encode
 from trimtab.data.rows import Row
-from trimtab.data.splits import Roles, choose_rows
+from trimtab.data.splits import Roles, Split, choose_rows
 from trimtab.models import ModelSize, device_name, kept_as, load_tokenizer, model_size
 from trimtab.runner.library_settings import check_library_settings
-from trimtab.runner.peak_memory import BatchSize, peak_memory
+from trimtab.runner.peak_memory import BatchSize, peak_memory, peak_of_aligning
 from trimtab.stats import Array
 from trimtab.train.objectives.base import Objective
 from trimtab.train.safety_stream import safety_rows_per_batch
@@ -25,6 +27,8 @@ from trimtab.train.settings import objective_of, rows_by_role
 
 _SAMPLED_ROWS = 400
 _DRAWN_BATCHES = 1000
+_LOOKS = 5
+"""At validation rows, to set a dial to a budget: three to five mostly, and one at θ_s."""
 
 # A kernel's launch is what a tiny model waits for: seconds per layer, forward and backward.
 _LATENCY = 1e-3
@@ -62,18 +66,17 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
     speed = _speed()
     trainings = [*runs, *aligning]
     seconds = sum(training.seconds(size, speed) for training in trainings)
-    measuring = (len(plan.runs) + 1) * _held_out_tokens(roles, sample)
-    seconds += 2 * size.parameters * measuring / speed
+    looked_at = _measured_tokens(roles, plan, sample)
+    looked_at += _tokens_of_budgets(experiment.train, roles, plan, sample)
+    seconds += 2 * size.parameters * looked_at / speed
 
     device = device_name()
-    is_padded = device != "cpu" or not experiment.train.length_bucketing
-    batches = [run.largest_batch(is_padded) for run in runs]
-    largest = max(batches, key=lambda batch: batch.tokens, default=BatchSize(0, 0))
+    memory = peak_memory(experiment, plan, size, load, _largest_batch(runs, device), device)
+    if experiment.align and aligning:
+        batch = _largest_batch(aligning, device)
+        memory = max(memory, peak_of_aligning(experiment.align, size, load, batch, device))
     return Cost(
-        len(plan.runs),
-        round(sum(training.tokens for training in trainings)),
-        seconds,
-        peak_memory(experiment, plan, size, load, largest, device),
+        len(plan.runs), round(sum(training.tokens for training in trainings)), seconds, memory
     )
 
 
@@ -189,11 +192,43 @@ def _aligning(
     return [TrainingAhead(experiment.align, None, steps, sample.of(rows), None)]
 
 
-def _held_out_tokens(roles: Roles, sample: _RowLengths) -> float:
-    splits = (roles.original, *roles.safety.values(), *roles.task.values())
-    return sum(
-        _mean_length(sample.of(split.held_out)) * len(split.held_out) for split in splits if split
-    )
+def _largest_batch(trainings: Sequence[TrainingAhead], device: str) -> BatchSize:
+    batches = [
+        training.largest_batch(device != "cpu" or not training.settings.length_bucketing)
+        for training in trainings
+    ]
+    return max(batches, key=lambda batch: batch.tokens, default=BatchSize(0, 0))
+
+
+def _measured_tokens(roles: Roles, plan: Plan, sample: _RowLengths) -> float:
+    """Of the held-out rows that each model of a plan, and θ_s, is measured on."""
+
+    def of_split(split: Split) -> float:
+        return _mean_length(sample.of(split.held_out)) * len(split.held_out)
+
+    original = of_split(roles.original) if roles.original else 0.0
+    safety = {name: of_split(split) for name, split in roles.safety.items()}
+    task = {name: of_split(split) for name, split in roles.task.items()}
+
+    def of_model(specs: Sequence[RunSpec]) -> float:
+        proxies, tasks = {spec.proxy for spec in specs}, {spec.task for spec in specs}
+        of_safety = sum(tokens for name, tokens in safety.items() if name in proxies)
+        of_task = sum(tokens for name, tokens in task.items() if name in tasks)
+        return original + of_safety + of_task if specs else 0.0
+
+    of_runs = (of_model(specs) for run in plan.runs for specs in run.by_model)
+    return of_model(plan.aligned) + sum(of_runs)
+
+
+def _tokens_of_budgets(settings: Training, roles: Roles, plan: Plan, sample: _RowLengths) -> float:
+    """Of the validation rows, each time that one is looked at to set a dial to a budget."""
+    tokens = 0.0
+    for run in plan.runs:
+        if run.training.method is CASE_1_BUDGET and run.training.proxy:
+            rows = roles.safety[run.training.proxy].train
+            validated = min(settings.validation_rows, len(rows) // 5)
+            tokens += len(run.specs) * _LOOKS * validated * _mean_length(sample.of(rows))
+    return tokens
 
 
 def _mean_length(lengths: Array) -> float:

@@ -24,6 +24,7 @@ from trimtab.measure.distance import distance, norm
 from trimtab.measure.geometry import curvature, slope
 from trimtab.measure.losses import HeldOutRows, Loss, loss_of_rows
 from trimtab.measure.overlap import prompt_overlap
+from trimtab.measure.similarity import TooFewPromptsError
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Estimate, LocalGeometry, Point
@@ -132,7 +133,7 @@ class Evaluator:
             if experiment.answers
             else None
         )
-        self._overlaps: dict[tuple[str, str], Estimate] = {}
+        self._overlaps: dict[tuple[str, str], Estimate | None] = {}
 
     def points(
         self,
@@ -195,7 +196,7 @@ class Evaluator:
         return norm(self.aligned)
 
     def _overlap(self, task: str, proxy: str) -> Estimate | None:
-        """None where the rows are too few to tell it."""
+        """None where the rows, or their different prompts, are too few to tell it."""
         overlap = self.experiment.task[task].context_overlap
         if overlap is not None:
             return Estimate(overlap, overlap, overlap, "share of task prompts", "exact")
@@ -205,7 +206,10 @@ class Evaluator:
         if (task, proxy) not in self._overlaps:
             task_source, proxy_source = self.experiment.task[task], self.experiment.safety[proxy]
             repeats = task_source.repeats and proxy_source.repeats
-            self._overlaps[task, proxy] = prompt_overlap(*prompts, repeats)
+            try:
+                self._overlaps[task, proxy] = prompt_overlap(*prompts, repeats)
+            except TooFewPromptsError:
+                self._overlaps[task, proxy] = None
         return self._overlaps[task, proxy]
 
     @cached_property

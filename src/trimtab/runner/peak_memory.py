@@ -78,27 +78,38 @@ def peak_memory(
         batch: that of one forward pass in training.
         device: "cuda" or "cpu".
     """
-    throughout, gradient = _throughout(experiment, plan, size, load)
-    steps = _of_step(experiment.train, size, load, batch, device, gradient)
+    training = experiment.train
+    has_dial = any(run.training.method.one_training for run in plan.runs)
+    beside = 1 + any(block.case == "alignment-parameter" for block in experiment.grid)
+    beside += training.safety_target == "kl"
+    throughout, gradient = _throughout(training, size, load, beside, has_dial)
+    steps = _of_step(training, size, load, batch, device, gradient)
     return round(throughout + max(*steps, _of_measuring(experiment, size, load, batch)))
 
 
+def peak_of_aligning(
+    training: Training, size: ModelSize, load: Loading, batch: BatchSize, device: str
+) -> int:
+    """The same of the training that aligns θ_s, which has no other model beside it."""
+    throughout, gradient = _throughout(training, size, load, 0, False)
+    return round(throughout + max(_of_step(training, size, load, batch, device, gradient)))
+
+
 def _throughout(
-    experiment: Experiment, plan: Plan, size: ModelSize, load: Loading
+    training: Training, size: ModelSize, load: Loading, beside: int, has_dial: bool
 ) -> tuple[float, float]:
-    """What lies there throughout, and the gradients of all weights, which come and go."""
-    training = experiment.train
-    has_dial = any(run.training.method.one_training for run in plan.runs)
+    """What lies there throughout, and the gradients of all weights, which come and go.
+
+    With all weights trained, `beside` counts θ_s and other copies of it.
+    """
     if training.lora_rank is not None:
         adapter = training.lora_rank * size.linear_sides * (2 if has_dial else 1)
         throughout = weight_bytes(size, load) + _OF_TRAINED * _FLOAT * adapter
         if load.quantization == "nf4":
             throughout += _Widths.of(training, load).stream * size.largest_linear
         return throughout, 0.0
-    # Beside θ_s: weights and Adam's two moments, and a gradient; a dial has three times that.
-    copies = 1 + (7 if has_dial else _OF_TRAINED - 1)
-    copies += any(block.case == "alignment-parameter" for block in experiment.grid)
-    copies += training.safety_target == "kl"
+    # Weights and Adam's two moments, and a gradient; a dial has three times that.
+    copies = beside + (7 if has_dial else _OF_TRAINED - 1)
     throughout = _FLOAT * size.parameters * copies
     if training.precision in _HALVES:
         throughout += 2 * size.linear

@@ -151,7 +151,8 @@ def interpolate_to_rates(
     def model_at(place: float) -> tuple[str, Any]:
         return f"wise-ft-{1 - place:.6g}", pair.at(place)
 
-    folder = out.with_name(f"{out.name}-answers")
+    whole = out.resolve()
+    folder = whole.with_name(f"{whole.name}-answers")
     with only_writer(folder):
         answering = Answering(rates.prompts, answers, prompt, pair.start, pair.tokenizer, folder)
         models_folder = folder / _models_digest(str(model), aligned)

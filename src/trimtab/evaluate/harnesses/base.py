@@ -92,9 +92,11 @@ def kept_samples(
     missing_tasks = [
         task for task in harness.tasks if task not in {sample.task for sample in samples}
     ]
+    kept = len(harness.tasks) - len(missing_tasks)
+    finished(kept)
     if missing_tasks:
         with harness.loaded(run) as measured:
-            for task in missing_tasks:
+            for done, task in enumerate(missing_tasks, start=kept + 1):
                 with _task_errors(harness, task):
                     results = measured(task)
                 if not any(result.metrics for result in results):
@@ -107,7 +109,7 @@ def kept_samples(
                     for result in results
                 ]
                 write_harness_samples(path, samples)
-                finished(len({sample.task for sample in samples}))
+                finished(done)
     return [sample for task in harness.tasks for sample in samples if sample.task == task]
 
 

@@ -231,7 +231,7 @@ class Objective:
         """Change the weights, or end the training; `context.step` counts this step."""
 
     def looked_at_rest(self) -> AbstractContextManager[None]:
-        """For as long as it is measured in the middle of a training."""
+        """For as long as it is measured, in the middle of a training or after it."""
         return nullcontext()
 
     def end(self, context: TrainingContext) -> None:

@@ -138,8 +138,8 @@ class Budget(DialObjective):
             )
 
     def end(self, context: TrainingContext) -> None:
+        super().end(context)
         if self.keeps_ends:
-            super().end(context)
             return
         self.outcome = self.turned_to(self.budget, context.row_nll)
         self.extra_tokens += self.outcome.tokens

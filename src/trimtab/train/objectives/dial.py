@@ -62,6 +62,8 @@ class DialObjective(Objective):
         super().__post_init__()
         self.needs_safety = True
         self.alpha = 0.0
+        self.is_trained = False
+        """Whether its training has ended: then it stays where it is set."""
         self.endpoints: Endpoints
 
     @property
@@ -96,6 +98,7 @@ class DialObjective(Objective):
         return penalty / (1 + penalty)
 
     def begin_step(self, context: TrainingContext, safety_batches: range) -> None:
+        self.is_trained = False
         self.alpha = self.dial.setting_of_step(context.args.seed, context.step)
         self.endpoints.set_alpha(self.alpha)
 
@@ -109,7 +112,10 @@ class DialObjective(Objective):
 
     @contextmanager
     def looked_at_rest(self) -> Iterator[None]:
-        """At one setting, whatever that of the step is."""
+        """At one setting, whatever that of the step is; once trained, as it stands."""
+        if self.is_trained:
+            yield
+            return
         self.endpoints.set_alpha(self.looked_at)
         try:
             yield
@@ -119,6 +125,7 @@ class DialObjective(Objective):
     def end(self, context: TrainingContext) -> None:
         self.alpha = self.looked_at
         self.endpoints.set_alpha(self.alpha)
+        self.is_trained = True
 
     def state_dict(self) -> dict[str, Any]:
         return self.endpoints.state_dict()
