@@ -59,6 +59,54 @@ def test_without_the_start_nothing_is_said_to_have_changed(tmp_path: Path) -> No
     assert overview(case_1(), RowLosses(tmp_path)) is None
 
 
+def test_one_model_beside_the_starts_of_two_proxies_is_told(tmp_path: Path) -> None:
+    starts = [
+        point("aligned", safety=0.0, capability=0.5, proxy=proxy) for proxy in ("near", "far")
+    ]
+    plain = point(penalty=0.0, safety=0.3, capability=0.1)
+    (cost, *_) = answer_in_words(overview_of([*starts, plain], tmp_path))
+    assert "raised the safety loss by 0.300" in cost
+
+
+def test_the_picture_is_of_a_task_with_models_and_not_of_one_with_more_starts(
+    tmp_path: Path,
+) -> None:
+    def start(proxy: str, task: str) -> Point:
+        return point("aligned", safety=0.0, capability=0.5, proxy=proxy, task=task, original=False)
+
+    starts = [start(proxy, "chat") for proxy in ("near", "far", "old")]
+    trained = point(penalty=0.0, proxy="near", task="code", original=False)
+    summary = overview_of([*starts, start("near", "code"), trained], tmp_path)
+    assert summary.task == "code"
+    assert answer_in_words(summary)
+
+
+def test_the_start_alone_is_said_to_be_alone(tmp_path: Path) -> None:
+    folder = write_points(tmp_path, [point("aligned", safety=0.0, capability=0.5)])
+    text = write_report(folder).page.read_text(encoding="utf-8")
+    assert "No trained model is here yet" in text
+    assert "was not measured" not in text
+
+
+def test_a_figure_of_rates_is_named_where_it_is_drawn(tmp_path: Path) -> None:
+    folder = answered_experiment(tmp_path)
+    assert "Figure 6 draws the rates." in write_report(folder).page.read_text(encoding="utf-8")
+    points = read_points(folder)
+    (folder / "points.jsonl").unlink()
+    write_points(folder, points[:2])
+    text = write_report(folder).page.read_text(encoding="utf-8")
+    assert "How often they refuse and answer" in text
+    assert "Figure 6" not in text
+
+
+def test_a_judge_with_an_address_is_one_judge(tmp_path: Path) -> None:
+    folder = answered_experiment(tmp_path)
+    (folder / "experiment.yaml").write_text("answers: {judges: ['strict=http://h/v1/M', mild]}\n")
+    text = write_report(folder).page.read_text(encoding="utf-8")
+    assert text.count("http://h/v1/M") == 1  # among the settings
+    assert "Answers as strict judges them" in text
+
+
 def test_every_model_is_a_row_once_and_the_picture_holds_one_task(tmp_path: Path) -> None:
     points = sweep()
     starts = [

@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from trimtab.analysis.changes import RateChange
 from trimtab.analysis.labels import change_in_words
 from trimtab.config.experiment import Block, Dial, Experiment, Training
-from trimtab.config.methods import ALIGNED, PLAIN
+from trimtab.config.methods import ALIGNED, CASE_1, PLAIN
 from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import parse_experiment, read_experiment
 from trimtab.evaluate.rates import REFUSALS
@@ -108,6 +108,35 @@ def test_the_experiment_in_the_card_is_the_one_that_made_it(
     (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     parsed = parse_experiment(block, "card")
     assert parsed == replace(experiment, model="base", data_root=".")
+
+
+def test_two_files_of_one_name_are_told_apart_and_values_are_left_as_they_are() -> None:
+    settings = {
+        "model": "/models/start",
+        "task": {"t": {"path": "/data/task/train.jsonl", "where": {"topic": ["/r/legal"]}}},
+        "safety": {"s": {"path": "/data/safety/train.jsonl", "held_out": "more.jsonl"}},
+        "answers": {"judges": ["qwen3guard=/home/me/guard", "phrases"]},
+        "data_root": "/home/me",
+    }
+    data = [
+        DataSummary(role, name, path, 1, 1, [], {})
+        for role, name, path in (
+            ("task", "t", "/data/task/train.jsonl"),
+            ("safety", "s", "/data/safety/train.jsonl"),
+        )
+    ]
+    spec = RunSpec(CASE_1, 1.0, "s", "t", 0)
+    text = trained_card(spec, [], (), Origin(settings, data), Path("nowhere"))
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert yaml.safe_load(block) == {
+        "model": "start",
+        "task": {"t": {"path": "task/train.jsonl", "where": {"topic": ["/r/legal"]}}},
+        "safety": {"s": {"path": "safety/train.jsonl", "held_out": "more.jsonl"}},
+        "answers": {"judges": ["qwen3guard=guard", "phrases"]},
+    }
+    assert "`task/train.jsonl`" in text
+    assert "`safety/train.jsonl`" in text
+    assert "/home/me" not in text
 
 
 @pytest.mark.parametrize("how", ["sweep", "dial", "repair"])

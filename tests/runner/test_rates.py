@@ -245,6 +245,15 @@ def test_when_no_setting_keeps_it_the_nearest_is_named(
     assert not (tmp_path / "model").exists()
 
 
+def test_more_weight_on_safety_is_no_advice_where_too_little_is_answered(
+    dial: Path, tmp_path: Path
+) -> None:
+    answered = Limit("answer rate", 1.0, at_least=True)
+    with pytest.raises(UserError, match="answer rate at least 1") as raised:
+        set_dial(dial, tmp_path / "model", Watcher(), limits=[answered])
+    assert "more weight on safety" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -39,7 +39,7 @@ from trimtab.results.checksums import changed_files
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_failures, read_points
 from trimtab.runner.dial import measure_curve, train_dial
-from trimtab.runner.folder import record_data
+from trimtab.runner.folder import claim, record_data
 from trimtab.runner.status import copy_if_whole
 from trimtab.runner.sweep import left_of, sweep
 from trimtab.runner.verify import verify
@@ -204,6 +204,19 @@ def test_a_sweep_may_grow_and_keeps_what_is_there(experiment: Experiment, tmp_pa
         sweep(small, tmp_path / "grown", Watcher())
     with pytest.raises(UserError, match="another experiment"):
         sweep(replace(large, seeds=(2, 0, 1)), tmp_path / "grown", Watcher())
+
+
+@pytest.mark.parametrize("kept", ["generations", "judgements", "asked", "row-losses"])
+def test_what_the_start_gave_before_its_points_is_not_another_start_s(
+    kept: str, experiment: Experiment, tmp_path: Path
+) -> None:
+    claim(experiment, tmp_path, restart=False)
+    (tmp_path / kept).mkdir()
+    other = replace(experiment, model=f"{experiment.model}-2")
+    with pytest.raises(UserError, match=r"holds results of another experiment.*--restart"):
+        claim(other, tmp_path, restart=False)
+    claim(experiment, tmp_path, restart=False)  # what was stopped goes on
+    assert (tmp_path / kept).is_dir()
 
 
 def kept_files(folder: Path) -> dict[Path, bytes]:

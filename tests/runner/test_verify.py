@@ -185,6 +185,15 @@ def test_what_was_changed_fails_its_line(
     assert failed in line
 
 
+def test_a_kept_model_that_is_gone_is_told(copied: Path) -> None:
+    (model,) = (path.name for path in (copied / "out" / "models").iterdir())
+    shutil.rmtree(copied / "out" / "models" / model)
+    result = invoke("verify", copied / "out")
+    assert result.exit_code == 0, result.output
+    (line,) = (line for line in result.output.splitlines() if model in line)
+    assert "it was to be kept, and is not there" in line
+
+
 def test_a_folder_of_before_has_nothing_to_compare_its_files_with(copied: Path) -> None:
     data = json.loads((copied / "out" / "data.json").read_text())
     for record in data:

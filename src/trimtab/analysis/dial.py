@@ -37,12 +37,10 @@ def dial_settings(
 ) -> tuple[DialSetting, ...]:
     """The settings of the first dial among the points, from the safest to the most capable."""
     safety = safety_gap_of(points)
-    of_dial = sorted(
-        (point for point in points if point.method is DIAL),
-        key=lambda point: (point.seed, point.spec.value),
-    )
+    of_dial = [point for point in points if point.method is DIAL]
+    own = [point for point in of_dial if _dial_of(point) == _dial_of(of_dial[0])]
     settings = []
-    for point in (point for point in of_dial if _dial_of(point) == _dial_of(of_dial[0])):
+    for point in sorted(own, key=lambda point: point.spec.value or 0.0):
         alpha, penalty = point.spec.value, point.multiplier
         safety_gap = measured_of(point, safety) if safety is not None else None
         if alpha is None or penalty is None or safety_gap is None or point.capability_gap is None:

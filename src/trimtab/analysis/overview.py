@@ -112,7 +112,8 @@ class Overview:
 
 
 def overview(points: Sequence[Point], rows: RowLosses) -> Overview | None:
-    """What there is to choose; None without the start, or where no safety loss was measured."""
+    """What there is to choose; None without the start, without a trained model beside it, or where
+    no safety loss was measured."""
     known = [point for point in points if point.alignment_loss or point.proxy_loss]
     starts = [setting for setting in all_settings(known) if setting.method is ALIGNED]
     if not starts:
@@ -138,12 +139,13 @@ def overview(points: Sequence[Point], rows: RowLosses) -> Overview | None:
             key=lambda option: (tasks.index(option.setting.task), _rank(option)),
         )
     )
-    if len(options) == len(starts):
+    trained = [option.setting for option in options if option.setting.method is not ALIGNED]
+    if not trained:
         return None
-    main_task = mode(option.setting.task for option in options)
+    main_task = mode(setting.task for setting in trained)
     pictured = tuple(option for option in options if option.setting.task == main_task)
     if not on_original:
-        proxy = mode(option.setting.proxy for option in pictured)
+        proxy = mode(setting.proxy for setting in trained if setting.task == main_task)
         pictured = tuple(option for option in pictured if option.setting.proxy == proxy)
     counted = all(REFUSALS in option.rates for option in pictured)
     return Overview(options, main_task, pictured, "refusals" if counted else "losses", on_original)

@@ -134,10 +134,16 @@ def command_to_make(setting: Setting, experiment: Experiment, folder: Path) -> t
     import shlex
 
     from trimtab.config.grid import plan_of
+    from trimtab.config.methods import DIAL
     from trimtab.config.yaml_io import EXPERIMENT_FILE
 
     if setting.method.is_post_hoc or saved_models(setting, folder):
         return ()
+    if setting.method is DIAL:  # a sweep measures its dials, and keeps their ends at most
+        return (
+            "trimtab dial train, with the same data and settings, --out DIAL; then",
+            f"trimtab dial set DIAL --alpha {setting.value:g} --out chosen",
+        )
     specs = [point.spec for point in setting.points if point.seed == experiment.seeds[0]]
     for run in plan_of(experiment).runs:
         for spec in run.specs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from trimtab.config.experiment import SMOLLM2
@@ -41,6 +43,31 @@ def is_missing_folder(model: str) -> bool:
     """
     is_path = model.startswith(("/", ".", "~")) or model.count("/") > 1
     return is_path and not Path(model).exists()
+
+
+def judge_name(judge: str) -> str:
+    """What a judge's judgements go by, where a model or an address may be given for it.
+
+    >>> judge_name("phrases"), judge_name("qwen3guard=/models/guard")
+    ('phrases', 'qwen3guard')
+    """
+    return judge.partition("=")[0]
+
+
+def portable_names(paths: Iterable[str]) -> dict[str, str]:
+    """A name of no machine for each path, with as many of its folders as tell it from the others.
+
+    >>> portable_names(["/home/me/task/train.jsonl", "/home/me/safety/train.jsonl", "x.jsonl"])
+    {'/home/me/task/train.jsonl': 'task/train.jsonl', '/home/me/safety/train.jsonl': \
+'safety/train.jsonl', 'x.jsonl': 'x.jsonl'}
+    """
+    names = {path: portable_name(path) for path in paths}
+    for parts in range(2, max((len(Path(path).parts) for path in names), default=0) + 1):
+        counts = Counter(names.values())
+        for path, name in names.items():
+            if counts[name] > 1 and name != path:
+                names[path] = "/".join(Path(path).parts[-parts:])
+    return names
 
 
 def portable_name(path: str) -> str:

@@ -213,7 +213,9 @@ class _Atlas:
 
     def figure_4(self) -> Figure:
         """The settings of a dial, beside separate runs on the same data."""
-        (proxy, task), dial = next(iter(self.dials.items()))
+        first = next(point for point in self.points if point.method is DIAL)
+        proxy, task = first.proxy or "", first.task
+        dial = self.dials[proxy, task]
         name = f"{shortened(proxy)} – {shortened(task)}"
         series = [Series(f"dial, {name}", ink(0, 0), tuple(dial))]
         if (proxy, task) in self.case_1:

@@ -10,15 +10,18 @@ from trimtab.results.files import write_atomically
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """One line for the columns' names, one for each row.
+    """One line for the columns' names, one for each row; a `|` in a cell does not end it.
 
     >>> print(markdown_table(("λ", "gap"), [("1", "0.2")]))
     | λ | gap |
     |---|---|
     | 1 | 0.2 |
     """
-    head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
+    names, *lines = (
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+        for row in (columns, *rows)
+    )
+    return "\n".join([names, "|---" * len(columns) + "|", *lines])
 
 
 def replace_between(page: Path, name: str, text: str) -> None:

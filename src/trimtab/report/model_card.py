@@ -21,8 +21,8 @@ from trimtab.analysis.labels import (
 )
 from trimtab.analysis.results import Results, read_results
 from trimtab.config.experiment import PHRASES, SMOLLM2
-from trimtab.config.methods import Method, number
-from trimtab.config.model_names import portable_name, public_name
+from trimtab.config.methods import DIAL, Method, number
+from trimtab.config.model_names import judge_name, portable_name, portable_names, public_name
 from trimtab.config.run_spec import RunSpec
 from trimtab.data.files import on_hub
 from trimtab.report.markdown import markdown_table
@@ -138,8 +138,8 @@ def trained_card(
         {
             "Before and after": _before_and_after(losses),
             **({"What it answers": _answers(rates, origin, judgements)} if rates else {}),
-            "What was done": _what_was_done(constraint, details, origin),
-            "Data": _data(origin.data),
+            "What was done": _what_was_done(spec, constraint, details, origin),
+            "Data": _data(origin),
             "What was not measured": _bullets(
                 (*not_measured, *(() if rates else (_NOT_JUDGED,)), *_never_measured(has_original))
             ),
@@ -248,33 +248,65 @@ def _loss(estimate: Estimate | None) -> str:
     return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
-def _what_was_done(constraint: str, details: Sequence[str], origin: Origin) -> str:
-    settings = yaml.safe_dump(
-        _portable(origin.settings), sort_keys=False, allow_unicode=True
-    ).strip()
+def _what_was_done(spec: RunSpec, constraint: str, details: Sequence[str], origin: Origin) -> str:
+    portable = _portable(origin.settings, _portable_names(origin))
+    settings = yaml.safe_dump(portable, sort_keys=False, allow_unicode=True).strip()
+    done = f"Constraint: {constraint}. {' '.join(details)}\n\n"
+    if spec.method is DIAL:
+        return (
+            f"{done}`trimtab dial train` trained the dial with these data and settings, and it was "
+            f"set by\n\n```sh\ntrimtab dial set DIAL --alpha {spec.value:g} --out again\n```\n\n"
+            f"```yaml\n{settings}\n```"
+        )
     return (
-        f"Constraint: {constraint}. {' '.join(details)}\n\n"
-        "This experiment made it. Save it as `experiment.yaml` beside the files it names, and the "
-        "same is made again by\n\n```sh\ntrimtab sweep experiment.yaml --out again\n```\n\n"
+        f"{done}This experiment made it. Save it as `experiment.yaml` beside the files it names, "
+        "and the same is made again by\n\n```sh\ntrimtab sweep experiment.yaml --out again\n```\n\n"
         f"```yaml\n{settings}\n```"
     )
 
 
-def _portable(settings: Any) -> Any:
-    """Settings without this machine's folders: a path from the root is its last part."""
-    if isinstance(settings, Mapping):
-        return {name: _portable(value) for name, value in settings.items() if name != "data_root"}
+def _portable_names(origin: Origin) -> dict[str, str]:
+    """Of the model and every file of data, a name without this machine's folders."""
+    paths = [origin.model, *_paths(origin.settings), *(summary.path for summary in origin.data)]
+    return portable_names(paths)
+
+
+def _paths(settings: Any) -> Iterator[str]:
+    """The files that settings name."""
     if isinstance(settings, list):
-        return [_portable(value) for value in settings]
-    return portable_name(settings) if isinstance(settings, str) else settings
+        for part in settings:
+            yield from _paths(part)
+    elif isinstance(settings, Mapping):
+        for name, value in settings.items():
+            if name in ("path", "held_out") and isinstance(value, str):
+                yield value
+            elif name != "where":
+                yield from _paths(value)
 
 
-def _data(data: Sequence[DataSummary]) -> str:
+def _portable(settings: Any, names: Mapping[str, str]) -> Any:
+    """Settings without this machine's folders."""
+    if isinstance(settings, Mapping):
+        return {
+            name: value if name == "where" else _portable(value, names)
+            for name, value in settings.items()
+            if name != "data_root"
+        }
+    if isinstance(settings, list):
+        return [_portable(value, names) for value in settings]
+    if not isinstance(settings, str):
+        return settings
+    judge, sign, model = settings.partition("=")
+    return names.get(settings, f"{judge}{sign}{portable_name(model)}" if sign else settings)
+
+
+def _data(origin: Origin) -> str:
+    data, names = origin.data, _portable_names(origin)
     rows = [
         (
             summary.role,
             f"`{summary.name}`",
-            f"`{portable_name(summary.path)}`",
+            f"`{names[summary.path]}`",
             f"{summary.train_rows:,}",
             f"{summary.held_out_rows:,}",
             ", ".join(f"`{digest}`" for digest in summary.files.values()) or "–",
@@ -318,7 +350,9 @@ def _versions() -> str:
 
 def _answers(rates: Sequence[RateChange], origin: Origin, judgements: Path | None = None) -> str:
     answer_settings = origin.settings.get("answers") or {}
-    judges = ", ".join(f"`{judge}`" for judge in answer_settings.get("judges") or [PHRASES])
+    judges = ", ".join(
+        f"`{judge_name(name)}`" for name in answer_settings.get("judges") or [PHRASES]
+    )
     rows = [
         (
             rate.rate.in_words,

@@ -29,8 +29,9 @@ from trimtab.analysis.results import Results, read_results
 from trimtab.analysis.side_by_side import SideBySide, side_by_side
 from trimtab.config.experiment import PHRASES
 from trimtab.config.methods import ALIGNED, CASE_1, number
+from trimtab.config.model_names import judge_name
 from trimtab.report import choices, renderer, tables
-from trimtab.report.answers import answers_figure, answers_table
+from trimtab.report.answers import ANSWERS_FIGURE, answers_figure, answers_table
 from trimtab.report.audit_page import AuditSection, read_audit
 from trimtab.report.chart import Figure
 from trimtab.report.choices import Picture
@@ -100,7 +101,7 @@ def write_report(folder: Path) -> Report:
 def _judge(results: Results) -> str:
     """Whose counts the results hold; the first version had no judge but phrases."""
     answer_settings = results.settings.get("answers") or {}
-    return str((answer_settings.get("judges") or [PHRASES])[0])
+    return judge_name(str((answer_settings.get("judges") or [PHRASES])[0]))
 
 
 def _distances(results: Results, audit: AuditSection | None) -> Mapping[str, Estimate]:
@@ -138,6 +139,7 @@ def _page(
     of_dial = next((figure for figure in drawn_figures if figure.number == DIAL_FIGURE), None)
     figures_below = [figure for figure in drawn_figures if figure.panels and figure is not of_dial]
     panels = [panel for figure in figures_below for panel in figure.panels]
+    plenty = options is None or len(options.trained) > 1
     page = partial(
         template("page.html.j2").render,
         dial=of_slider if of_dial is not None and of_dial.panels else (),
@@ -151,7 +153,10 @@ def _page(
         options=options,
         choices=choices.choices_table(options) if options else None,
         picture=picture.panel if picture else None,
-        plenty=options is None or len(options.trained) > 1,
+        plenty=plenty,
+        draws_rates=ANSWERS_FIGURE
+        if plenty and any(figure.number == ANSWERS_FIGURE for figure in figures_below)
+        else None,
         findings=all_findings,
         says_anything=any(finding.verdict != "too few to say" for finding in all_findings),
         figures=figures_below,
@@ -219,7 +224,8 @@ def _answers(folder: Path, results: Results, options: Overview, room: int) -> Si
         point.model for option in options.options for point in option.setting.points if point.model
     ]
     answer_settings = results.settings.get("answers") or {}
-    return side_by_side(folder, names, answer_settings.get("judges") or [], room)
+    judges = [judge_name(judge) for judge in answer_settings.get("judges") or []]
+    return side_by_side(folder, names, judges, room)
 
 
 def _for_choosing(
@@ -240,8 +246,10 @@ def _for_choosing(
 
 
 def _summary(results: Results) -> str:
-    """What was measured, where no start is there to say what it changed."""
+    """What was measured, where nothing is there to say what was changed."""
     trained = [point for point in results.points if point.method is not ALIGNED]
+    if not trained:
+        return "No trained model is here yet: these are the numbers of the start alone."
     tasks = len({point.task for point in results.points})
     proxies = len({point.proxy for point in results.points if point.proxy is not None})
     sets = _count(proxies, "set of safety data", "sets of safety data")

@@ -112,7 +112,9 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _has_begun(folder: Path) -> bool:
-    names = (POINTS_FILE, FAILURES_FILE, LANDSCAPE_FILE, ALIGNED_FOLDER, DIAL_FOLDER)
+    # Answers and losses of the start are there before its points.
+    asked = (GENERATIONS_FOLDER, JUDGEMENTS_FOLDER, ASKED_FOLDER, ROW_LOSSES_FOLDER)
+    names = (POINTS_FILE, FAILURES_FILE, LANDSCAPE_FILE, ALIGNED_FOLDER, DIAL_FOLDER, *asked)
     checkpoints = (folder / UNFINISHED_FOLDER).glob("*/checkpoint-*")
     return any((folder / name).exists() for name in names) or any(checkpoints)
 
@@ -173,7 +175,7 @@ def _as_begun(experiment: Experiment, folder: Path) -> Experiment:
             f" and {more} more" if more > 0 else ""
         )
         raise UserError(
-            f"{folder} holds the points of another experiment. What differs (there → now): "
+            f"{folder} holds results of another experiment. What differs (there → now): "
             f"{differences_text}. Give another --out, or --restart to move aside what is there."
         )
     return experiment

@@ -24,7 +24,7 @@ from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Answers
 from trimtab.config.methods import ALIGNED
 from trimtab.errors import UserError
-from trimtab.evaluate.rates import IN_SHORT, RATES, Rate
+from trimtab.evaluate.rates import ANSWERED, IN_SHORT, RATES, Rate
 from trimtab.results.checksums import digest_of
 from trimtab.results.generations import AskedPrompt
 from trimtab.runner.answering import Answering, Judged
@@ -208,7 +208,10 @@ class RatesOnHalves:
             else:
                 remedies.append(f"{_in_all(rows, rate)} would show it at that rate")
         if is_beyond:
-            mend = "Give a wider limit, or train with more weight on safety."
+            mend = "Give a wider limit"
+            if all(RATE_OF.get(limit.metric) is not ANSWERED for limit in is_beyond):
+                mend += ", or train with more weight on safety"
+            mend += "."
         else:
             remedies_text = "; ".join(remedies)
             mend = (

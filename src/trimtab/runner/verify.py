@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from trimtab.results.checksums import changed_files, sha256_of
 from trimtab.results.data_summary import read_data
 from trimtab.results.layout import ALIGNED_FOLDER, DIAL_FOLDER, MODELS_FOLDER, model_folder
 from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Point
 from trimtab.results.store import read_points
 from trimtab.runner.saved_models import adapter_on, is_adapter, load_whole, start_of
 from trimtab.stats import Array, summed
@@ -77,6 +78,8 @@ def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:
     yield from of_data
     names = list(dict.fromkeys(point.model for point in points if point.model is not None))
     saved_names = [name for name in names if (model_folder(folder, name)).is_dir()]
+    for name in _models_gone(experiment, points, folder):
+        yield Check(f"model {name}", None, "not checked: it was to be kept, and is not there")
     changed = set()
     for model in _kept_models(experiment, folder):
         check = _model_check(model)
@@ -97,6 +100,18 @@ def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:
     models = _Models(experiment, folder)
     for name in whole:
         yield from _loss_checks(experiment, roles, folder, name, models)
+
+
+def _models_gone(experiment: Experiment, points: Sequence[Point], folder: Path) -> list[str]:
+    """Models that have points, that the experiment keeps, and that are not there."""
+    finished = {point.spec for point in points}
+    return [
+        model
+        for run in plan_of(experiment).runs
+        if experiment.keeps_models and finished.issuperset(run.specs)
+        for model in run.models
+        if not model_folder(folder, model).is_dir()
+    ]
 
 
 def _kept_models(experiment: Experiment, folder: Path) -> list[Path]:
