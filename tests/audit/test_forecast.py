@@ -154,6 +154,7 @@ def test_a_single_overlap_says_what_its_interval_allows(overlap: Interval, expec
     [
         (5.0, (0.4, 0.5), True),
         (5.0, (0.0, 0.01), True),  # next to nothing: the smallest λ
+        (100.0, (0.0, 0.04), True),
         (5.0, (0.0, 0.5), False),
         (100.0, (0.3, 0.45), False),  # ten nats: λ from 10⁻¹⁵ to 10⁻¹⁰
     ],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from datasets import IterableDataset
+from accelerate.utils import DistributedType
+from datasets import Features, IterableDataset, List, Value
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -22,10 +24,15 @@ from trimtab import (
 )
 from trimtab.measure.distance import distance
 from trimtab.models import load_model, merged_model
+from trimtab.train import trainer as trainer_module
+from trimtab.train.baselines.early_stopping import EarlyStopping
+from trimtab.train.baselines.gradient_surgery import GradientSurgery
 from trimtab.train.baselines.l2_sp import L2SP
 from trimtab.train.baselines.mixing import Mixing
+from trimtab.train.batches import sequences_per_row
 from trimtab.train.objectives.base import Objective
 from trimtab.train.objectives.endpoints import DenseEndpoints
+from trimtab.train.trainer import STATE_FILE
 
 
 @pytest.mark.parametrize("objective", [DialObjective(), Budget(budget=1.0)], ids=["dial", "budget"])
@@ -153,6 +160,18 @@ def test_what_is_not_clipped_is_adjusted_all_the_same(max_grad_norm: float, tmp_
     assert moved(L2SP(penalty=50.0)) < 0.9 * moved(L2SP(penalty=1e-6))
 
 
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_gradient_that_is_adjusted_is_unscaled_once_a_step(
+    max_grad_norm: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice is an error under fp16."""
+    trainer = tiny.trainer_of(L2SP(penalty=1.0), tmp_path, max_grad_norm=max_grad_norm)
+    unscaled: list[None] = []
+    monkeypatch.setattr(trainer.accelerator, "unscale_gradients", lambda *_: unscaled.append(None))
+    trainer.train()
+    assert len(unscaled) == trainer.state.global_step == 4
+
+
 def test_a_settled_budget_is_not_trained_on(tmp_path: Path) -> None:
     trainer = tiny.trainer_of(Budget(budget=5.0), tmp_path, lora=True)
     trainer.train()
@@ -170,6 +189,141 @@ def test_a_stream_of_task_rows_is_refused_where_rows_are_counted(
         tiny.trainer_of(objective, tmp_path, task=stream)  # type: ignore[arg-type]
     case_1 = AlignmentLossConstraint(penalty=0.5)
     tiny.trainer_of(case_1, tmp_path, task=stream).train()  # type: ignore[arg-type]
+
+
+class BreakOff(TrainerCallback):
+    """Ctrl-C between two batches of the first step, once."""
+
+    def __init__(self) -> None:
+        self.has_broken_off = False
+
+    def on_substep_end(self, *_: Any, **handles: Any) -> None:
+        if not self.has_broken_off:
+            self.has_broken_off = True
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [AlignmentLossConstraint(penalty=0.7), GradientSurgery(1.0, towards="data")],
+    ids=["case-1", "pcgrad"],
+)
+def test_a_step_that_was_broken_off_leaves_nothing_to_the_next_training(
+    objective: Objective, tmp_path: Path
+) -> None:
+    settings = {
+        "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1
+    }  # fmt: skip
+    again = tiny.trainer_of(objective, tmp_path, **settings)
+    again.add_callback(BreakOff())
+    with pytest.raises(KeyboardInterrupt):
+        again.train()
+    again.train()
+    once = tiny.trainer_of(objective, tmp_path, **settings)
+    once.train()
+    tiny.assert_same(tiny.weights(again), tiny.weights(once), by=0.0)
+    first, expected = (trainer.state.log_history[0] for trainer in (again, once))
+    assert first["loss"] == expected["loss"]
+    assert first.get("safety_loss") == expected.get("safety_loss")
+
+
+def test_a_packed_stream_is_refused_where_safety_rows_stand_beside_it(tmp_path: Path) -> None:
+    stream: Any = tiny.rows(64, seed=2).to_iterable_dataset()
+    assert sequences_per_row(stream.map(lambda row: row)) == 1.0  # what columns it has is not known
+    with pytest.raises(UserError, match="a stream does not tell"):
+        tiny.trainer_of(AlignmentLossConstraint(penalty=0.5), tmp_path, task=stream, packing=True)
+
+
+def test_mixing_takes_tokens_of_another_integer_type(tmp_path: Path) -> None:
+    task = tiny.rows(64, seed=2)
+    tokens = Features({name: List(Value("int32")) for name in task.column_names})
+    trainer = tiny.trainer_of(Mixing(0.5), tmp_path, task=task.cast(tokens))
+    assert len(trainer.train_dataset) == 96
+    trainer.train()
+
+
+def test_batches_that_may_shrink_are_refused_beside_safety_rows(tmp_path: Path) -> None:
+    for objective in (DialObjective(), AlignmentLossConstraint(penalty=0.5)):
+        with pytest.raises(UserError, match="auto_find_batch_size changes"):
+            tiny.trainer_of(objective, tmp_path, auto_find_batch_size=True)
+
+
+@pytest.mark.parametrize("objective", [DialObjective(), Budget(budget=1.0), EarlyStopping()])
+def test_weights_that_are_not_those_saved_are_refused(objective: Objective, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="schedule_free_adamw saves and evaluates other weights"):
+        tiny.trainer_of(objective, tmp_path, optim="schedule_free_adamw")
+
+
+def test_a_settled_budget_saves_no_end_of_its_dial(tmp_path: Path) -> None:
+    trainer = tiny.trainer_of(Budget(budget=9.0), tmp_path)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    saved, _ = load_model(str(tmp_path / "saved"))
+    tiny.assert_same(
+        dict(saved.named_parameters()), dict(trainer.model.named_parameters()), by=1e-6
+    )
+    state = tmp_path / "saved" / STATE_FILE
+    assert not state.exists() or not any(
+        isinstance(value, Tensor) for value in torch.load(state, weights_only=True).values()
+    )
+
+
+def test_early_stopping_ends_a_training_for_good(tmp_path: Path) -> None:
+    trainer = tiny.trainer_of(EarlyStopping(0.0), tmp_path, learning_rate=1.0)
+    trainer.train()
+    assert trainer.state.global_step < 4
+    with pytest.raises(UserError, match="Make a new trainer to train again"):
+        trainer.train()
+
+
+def test_weights_that_early_stopping_has_not_looked_at_are_not_the_best(tmp_path: Path) -> None:
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+    steps = {"eval_steps": 1, "save_steps": 1}
+    with pytest.raises(UserError, match="may load weights that it has not looked at"):
+        tiny.trainer_of(EarlyStopping(0.1, every=2), tmp_path, **best, **steps)
+    tiny.trainer_of(EarlyStopping(0.1), tmp_path, **best, **steps)
+
+
+def test_gradient_surgery_is_refused_under_fp16() -> None:
+    context: Any = SimpleNamespace(args=SimpleNamespace(fp16=True))
+    with pytest.raises(UserError, match="set bf16=True for fp16"):
+        GradientSurgery().prepare(context)
+
+
+@pytest.mark.parametrize("processes", [DistributedType.NO, DistributedType.MULTI_GPU])
+def test_a_named_model_is_loaded_as_trl_loads_it(
+    processes: DistributedType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dial's as well, which puts another model in its place."""
+    given: list[dict[str, Any]] = []
+    load = trainer_module.create_model_from_path
+
+    def remembered(name: str, **settings: Any) -> Any:
+        given.append(settings)
+        return load(name, **settings)
+
+    tiny.tiny_llama(tmp_path / "model")
+    monkeypatch.setattr(trainer_module, "create_model_from_path", remembered)
+    args = tiny.config(tmp_path, model_init_kwargs={"dtype": "float32"}, trust_remote_code=True)
+    monkeypatch.setattr(args.distributed_state, "distributed_type", processes)
+    trainer_module._model_of(str(tmp_path / "model"), args, None)
+    spread = {} if processes is DistributedType.NO else {"device_map": None}
+    assert given == [{"dtype": "float32", "trust_remote_code": True, **spread}]
+    twice = tiny.config(tmp_path, model_init_kwargs={"quantization_config": {}})
+    with pytest.raises(UserError, match="Give it to the trainer alone"):
+        trainer_module._model_of(str(tmp_path / "model"), twice, object())
+
+
+def test_pieces_of_a_batch_have_no_logits_for_a_loss_function(tmp_path: Path) -> None:
+    model, tokenizer = tiny.tiny_llama(tmp_path / "model")
+    with pytest.raises(UserError, match="compute_loss_func has logits to take"):
+        SafetyAwareSFTTrainer(
+            model,
+            args=tiny.config(tmp_path, length_bucketing=True),
+            train_dataset=tiny.rows(64, seed=2),
+            processing_class=tokenizer,
+            compute_loss_func=lambda outputs, labels, num_items_in_batch: outputs.logits.mean(),
+        )
 
 
 def tied(folder: Path) -> Path:

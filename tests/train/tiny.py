@@ -225,10 +225,10 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor],
 
 
 def weights(trainer: SFTTrainer) -> dict[str, torch.Tensor]:
-    """What was trained, by name; of a dial, both of its endpoints."""
+    """What was trained, by name; of a dial both of its endpoints, until it is settled."""
     objective = getattr(trainer, "objective", None)
     own = objective.optimized() if objective is not None else None
-    model = trainer.model if own is None else own
+    model = trainer.model if own is None or not list(own.parameters()) else own
     return {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 

@@ -97,7 +97,7 @@ def suggested_penalty(
         if o < NEARLY_NONE:
             return Suggestion(most, below)
         return Suggestion(None, f"{below}: that is plain fine-tuning, though prompts compete")
-    if most >= _WIDEST * least:
+    if most >= _WIDEST * least and o >= NEARLY_NONE:
         return Suggestion(
             None,
             f"{term} at a λ anywhere from {least:.2g} to {most:.2g} within the overlaps' intervals",

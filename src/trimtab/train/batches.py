@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -96,9 +96,9 @@ def unpacked(rows: Dataset) -> Dataset:
     return rows.map(apart, batched=True, remove_columns=rows.column_names)
 
 
-def sequences_per_row(rows: Dataset) -> float:
+def sequences_per_row(rows: Dataset | IterableDataset) -> float:
     """How many sequences a row holds on average: 1, unless rows are packed."""
-    if "seq_lengths" not in rows.column_names:
+    if not isinstance(rows, Dataset) or "seq_lengths" not in rows.column_names:
         return 1.0
     return sum(map(len, rows["seq_lengths"])) / len(rows)
 

@@ -197,6 +197,11 @@ def require_what_can_be_bucketed(trainer: SFTTrainer) -> None:
             "length_bucketing has no logits to smooth labels with: set "
             "label_smoothing_factor=0, or length_bucketing=False."
         )
+    if trainer.compute_loss_func is not None:
+        raise UserError(
+            "length_bucketing adds up losses by token, and compute_loss_func has logits to take: "
+            "set length_bucketing=False, or leave compute_loss_func out."
+        )
     if isinstance(trainer.model, PeftModel) and trainer.model.active_peft_config.is_prompt_learning:
         raise UserError("length_bucketing knows no prompt tokens. Set length_bucketing=False.")
     if trainer.is_fsdp_enabled or trainer.accelerator.distributed_type is DistributedType.DEEPSPEED:

@@ -66,6 +66,16 @@ def require_own_optimizer(trainer: SafetyAwareSFTTrainer, objective: Objective) 
         )
 
 
+def require_batches_of_one_size(trainer: SafetyAwareSFTTrainer, objective: Objective) -> None:
+    """Raises UserError where batches may shrink, and the objective counts on their rows."""
+    if trainer.args.auto_find_batch_size and objective.needs_safety:
+        raise UserError(
+            f"{type(objective).__name__} puts safety rows beside a set number of task rows, which "
+            "auto_find_batch_size changes. Leave it out, and set per_device_train_batch_size and "
+            "gradient_accumulation_steps."
+        )
+
+
 def require_rows_that_it_can_read(trainer: SafetyAwareSFTTrainer, objective: Objective) -> None:
     """Raises UserError where rows are streamed or packed, and the objective counts them."""
     name = type(objective).__name__
@@ -73,6 +83,11 @@ def require_rows_that_it_can_read(trainer: SafetyAwareSFTTrainer, objective: Obj
         raise UserError(
             f"{name} counts the task rows or draws them itself, which a stream does not allow. "
             "Give a Dataset: Dataset.from_list(list(rows))."
+        )
+    if not isinstance(trainer.train_dataset, Dataset) and trainer.args.packing:
+        raise UserError(
+            f"{name} reads as many safety rows as a pack of task rows holds, which a stream does "
+            "not tell. Set packing=False, or give a Dataset: Dataset.from_list(list(rows))."
         )
     if trainer.padding_free and objective.needs_padded_rows:
         raise UserError(
@@ -129,8 +144,8 @@ def require_float32_weights(trainer: SafetyAwareSFTTrainer) -> None:
     trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
     if any(weight.dtype != torch.float32 for weight in trained):
         raise UserError(
-            "an alignment parameter constraint or a budget is kept to float32 rounding, and the "
-            "trained weights are in half precision. Load them in float32; bf16=True in the config "
+            "an alignment parameter constraint is kept to float32 rounding, and the trained "
+            " weights are in half precision. Load them in float32; bf16=True in the config "
             "still computes in bfloat16."
         )
 
@@ -147,7 +162,8 @@ def require_that_what_is_trained_is_evaluated(
         return
     raise UserError(
         f"{name} saves and evaluates other weights than those it trains, so that a radius, a "
-        "penalty on the distance or a budget would not hold of them. Set optim='adamw_torch'."
+        "penalty on the distance, a dial or a budget would not hold of them. Set "
+        "optim='adamw_torch'."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import DistributedType
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
+    AutoTokenizer,
     DataCollator,
     EvalPrediction,
     PreTrainedModel,
@@ -44,6 +47,7 @@ from trimtab.train.objectives.base import Objective
 from trimtab.train.reference import AlignedReference
 from trimtab.train.requirements import (
     is_sharded,
+    require_batches_of_one_size,
     require_float32_weights,
     require_loss_kernel,
     require_mean_losses_of_text,
@@ -60,6 +64,8 @@ from trimtab.train.safety_stream import SafetyStream
 from trimtab.train.scoring import Scorer
 from trimtab.train.step_losses import StepLosses
 
+_A_MODEL_IN_EACH_PROCESS = (DistributedType.MULTI_GPU, DistributedType.DEEPSPEED)
+"""Where `SFTTrainer` does not spread a model that it loads over the devices."""
 STATE_FILE = "objective.pt"
 """In a checkpoint: what the objective has learned."""
 _EXTRA_TOKENS = "extra_tokens"
@@ -130,12 +136,14 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         placed = None
         if self.objective is not None and self.objective.replaces_model:
             # As SFTTrainer does: a new adapter's weights are drawn before its __init__ ends.
+            if args is None and isinstance(model, str):
+                args = SFTConfig(f"{Path(model).name}-SFT")
             set_seed((SFTConfig if args is None else args).seed)
             if isinstance(model, str):
-                init_kwargs = (args.model_init_kwargs or {}) if args else {}
-                model = create_model_from_path(
-                    model, quantization_config=quantization_config, **init_kwargs
-                )
+                assert args is not None
+                if processing_class is None:
+                    processing_class = _tokenizer_of(model, args)
+                model = _model_of(model, args, quantization_config)
             placed = self.objective.placed_on(model, peft_config)
         super().__init__(
             model if placed is None else placed,
@@ -189,6 +197,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
 
     def _take_up(self, objective: Objective, safety_dataset: Dataset | None) -> None:
         require_own_optimizer(self, objective)
+        require_batches_of_one_size(self, objective)
         require_rows_that_it_can_read(self, objective)
         require_no_sampling_of_rows(self, objective)
         if objective.has_own_loss:
@@ -215,7 +224,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         self.train_dataset = objective.task_rows(context_of(self))
         with self.accelerator.autocast():  # the model is not prepared yet, which has its own
             objective.prepare(context_of(self))
-        if objective.needs_displacement:
+        if objective.asks_of_saved_weights:
             require_that_what_is_trained_is_evaluated(self, self.optimizer)
 
     def train(
@@ -296,13 +305,14 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         own = self.objective.optimized() if self.objective and not is_sharded(self) else None
         optimizer = super().create_optimizer(model if own is None else own)
-        if self.displacement is not None:
+        if self.objective is not None and self.objective.asks_of_saved_weights:
             require_that_what_is_trained_is_evaluated(self, optimizer)
         return optimizer
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | int | None]:
+        self._seen = StepLosses()  # of a step that was broken off nothing is taken over
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         objective = self.objective
         if objective is None or not batches:
@@ -467,8 +477,18 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         if self.objective is None or not self.objective.adjusts_gradient:
             norm: Tensor = super()._clip_grad_norm(model)
             return norm
+        return self._adjusted_norm(model, self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm of what was clipped, or without clipping of what the objective makes of it."""
+        if grad_norm is None and self.objective is not None and self.objective.adjusts_gradient:
+            grad_norm = self._adjusted_norm(model, math.inf)
+        return super()._get_grad_norm(model, grad_norm)
+
+    def _adjusted_norm(self, model: nn.Module, most: float) -> Tensor:
+        """Have the objective change the gradient, clip it, and tell its norm before that."""
         self.adjust_gradient()
-        return torch.nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+        return torch.nn.utils.clip_grad_norm_(model.parameters(), most)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         with self._copies_as_model():
@@ -485,6 +505,33 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         else:
             super()._load_best_model()
         self._load_objective(objective, best)
+
+
+def _model_of(name: str, args: SFTConfig, quantization_config: Any) -> PreTrainedModel:
+    """As `SFTTrainer` loads a model by its name."""
+    settings = dict(args.model_init_kwargs or {})
+    if quantization_config is not None:
+        if "quantization_config" in settings:
+            raise UserError(
+                "quantization_config is given to the trainer and in model_init_kwargs. Give it to "
+                "the trainer alone."
+            )
+        settings["quantization_config"] = quantization_config
+    if args.distributed_state.distributed_type in _A_MODEL_IN_EACH_PROCESS:
+        settings["device_map"] = None
+    settings.setdefault("trust_remote_code", args.trust_remote_code)
+    return create_model_from_path(name, **settings)
+
+
+def _tokenizer_of(name: str, args: SFTConfig) -> PreTrainedTokenizerBase | None:
+    """Of the revision that the model is loaded in; None leaves it to `SFTTrainer`."""
+    revision = (args.model_init_kwargs or {}).get("revision")
+    if revision is None:
+        return None
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        name, revision=revision, trust_remote_code=args.trust_remote_code
+    )
+    return tokenizer
 
 
 def _keep_adapters_whole(model: nn.Module) -> None:
@@ -533,8 +580,6 @@ class _Hooks(TrainerCallback):
         self.trainer.end_accumulation()
         objective = self.trainer.objective
         if objective is not None:
-            if not args.max_grad_norm > 0 and objective.adjusts_gradient:  # else it is clipped
-                self.trainer.adjust_gradient()
             objective.before_optimizer_step(context_of(self.trainer))
 
     def on_optimizer_step(

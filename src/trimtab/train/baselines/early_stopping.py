@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from trimtab.config.ranges import Count, Range
+from trimtab.errors import UserError
 from trimtab.measure.losses import tokens_read
 from trimtab.train.context import TrainingContext
 from trimtab.train.objectives.base import Objective, Roles, snapshot, trained
@@ -40,8 +41,24 @@ class EarlyStopping(Objective):
     def batch_roles(self, step: int) -> Roles:
         return "task"
 
+    @property
+    def asks_of_saved_weights(self) -> bool:
+        return True
+
+    def begin(self, context: TrainingContext) -> None:
+        if self.stopped:
+            raise UserError(
+                "early stopping has ended this training. Make a new trainer to train again."
+            )
+
     def prepare(self, context: TrainingContext) -> None:
         assert context.safety is not None
+        if context.args.load_best_model_at_end and self.every > 1:
+            raise UserError(
+                f"early stopping looks at every {self.every}th step, and load_best_model_at_end "
+                "may load weights that it has not looked at. Set every=1, or "
+                "load_best_model_at_end=False."
+            )
         stream = context.safety
         count = min(self.watched_rows, len(stream.rows))
         generator = torch.Generator().manual_seed(stream.seed)

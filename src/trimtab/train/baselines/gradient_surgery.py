@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trimtab.config.ranges import From0
+from trimtab.errors import UserError
 from trimtab.train.context import TrainingContext
 from trimtab.train.objectives.base import Objective, Step, filled, gradients, trained
 
@@ -48,7 +49,15 @@ class GradientSurgery(Objective):
         return "safety" if self.towards == "reference" else None
 
     def prepare(self, context: TrainingContext) -> None:
+        if context.args.fp16:
+            raise UserError(
+                "gradient surgery takes the safety gradient without the scale that fp16 needs: "
+                "set bf16=True for fp16."
+            )
         self.weights = trained(context.model)
+
+    def begin_step(self, context: TrainingContext, safety_batches: range) -> None:
+        self.safety_gradient = None  # a step that was broken off leaves a part of its own
 
     def loss(self, step: Step) -> Tensor:
         reference = self.towards == "reference"

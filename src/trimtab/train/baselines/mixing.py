@@ -36,9 +36,10 @@ class Mixing(Objective):
         task, safety = context.task_rows, context.safety.rows
         columns = ["input_ids", "labels"]
         places = endless_orders(len(safety), context.args.seed, round(self.ratio * len(task)))
-        return concatenate_datasets(
-            [task.select_columns(columns), safety.select_columns(columns).select(places)]
-        )
+        task = task.select_columns(columns)
+        mixed_in = safety.select_columns(columns).select(places)
+        # Rows that came as tokens may be of another integer type than those that came as text.
+        return concatenate_datasets([task, mixed_in.cast(task.features)])
 
     def batch_roles(self, step: int) -> Roles:
         return "task"

@@ -128,6 +128,11 @@ class Objective:
         return False
 
     @property
+    def asks_of_saved_weights(self) -> bool:
+        """Whether what it says holds of the weights it moves, which have to be those saved."""
+        return self.needs_displacement or self.replaces_model
+
+    @property
     def allowance(self) -> float | None:
         """What L_ŝ may rise by, nats per token; None where nothing limits it."""
         return None

@@ -84,6 +84,7 @@ class DenseEndpoints:
     ) -> None:
         self.model = model
         self._has_ends = ends is not None
+        self._is_settled = False
         self._ends = ends or {end: without_weights(model) for end in (TASK, SAFE)}
 
     @property
@@ -110,7 +111,7 @@ class DenseEndpoints:
 
     @torch.no_grad()
     def set_alpha(self, alpha: float) -> None:
-        if not self._has_ends:  # the model is θ_s, which is θ(α) for every α
+        if self._is_settled or not self._has_ends:  # before a step θ_s is θ(α) for every α
             return
         for weight, task, safe in self._places:
             torch.lerp(shard_of(safe), shard_of(task), alpha, out=shard_of(weight))
@@ -120,7 +121,7 @@ class DenseEndpoints:
         return nn.ModuleDict(self.ends)
 
     def copies(self) -> list[tuple[nn.Parameter, ...]]:
-        return list(self._places)
+        return [] if self._is_settled else list(self._places)
 
     def share_gradient(self, alpha: float) -> None:
         for weight, task, safe in self._places:
@@ -132,7 +133,7 @@ class DenseEndpoints:
 
     def state_dict(self) -> dict[str, Any]:
         # Shards are in the checkpoint of the optimizer's weights already.
-        return {} if self._is_sharded else self.trained().state_dict()
+        return {} if self._is_settled or self._is_sharded else self.trained().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if not self._is_sharded:
@@ -155,6 +156,8 @@ class DenseEndpoints:
 
     def settle(self, alpha: float) -> None:
         self.set_alpha(alpha)
+        self._is_settled, self._ends = True, {}
+        self.__dict__.pop("_places", None)
 
 
 class LowRankEndpoints:
