@@ -14,7 +14,7 @@ def bounds(
     folder: Folder,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
 ) -> None:
-    """Print each theorem beside what was measured."""
+    """Print the paper's four bounds on both losses (arXiv 2503.20807) beside what was measured."""
     import json
 
     from trimtab.analysis.bounds import bounds_beside

@@ -44,7 +44,7 @@ def compare(
     retry: Retry = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Put every method over its own hyperparameter beside the two cases."""
+    """Put every published method beside penalties on safety loss and on distance moved."""
     from dataclasses import replace
 
     from trimtab.config.yaml_io import read_experiment

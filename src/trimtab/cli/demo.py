@@ -17,7 +17,7 @@ def demo(
     seed: Annotated[Seed, typer.Option(help="Of the world, its data and the training.")] = 0,
     restart: Restart = False,
 ) -> None:
-    """Measure the paper's figures in a small world."""
+    """Measure the figures of arXiv 2503.20807 in a small world whose answer is known."""
     from trimtab.models import quiet_libraries
     from trimtab.runner.demo import demo_experiment
 

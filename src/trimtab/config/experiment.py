@@ -241,9 +241,9 @@ class Dial:
     __pydantic_config__: ClassVar = _STRICT
 
     safest_penalty: Above0 = 100.0
-    """λ at α = 0."""
+    """λ, the weight of the safety loss, at the setting α = 0, the safest."""
     capable_penalty: Above0 = 0.01
-    """λ at α = 1; between the two log λ is linear in α."""
+    """λ at the setting α = 1, the most capable; between the two log λ is linear in α."""
     end_share: Annotated[float, Range(at_least=0, below=0.5)] = 0.15
     """The share of steps at each end; the others are spread evenly between them."""
     steps: Count | None = None
