@@ -79,3 +79,12 @@ def test_data_that_cannot_be_read_leave_no_file(world: Path, tmp_path: Path) -> 
     line = assert_one_line(init(world, "--task", tmp_path / "none.jsonl", "--out", out))
     assert "none.jsonl: no such file" in line
     assert not out.exists()
+
+
+def test_the_folder_of_a_new_file_is_made(world: Path, tmp_path: Path) -> None:
+    result = init(world, "--out", tmp_path / "new" / "folder" / "mine.yaml")
+    assert result.exit_code == 0, result.output
+    assert read_experiment(tmp_path / "new" / "folder" / "mine.yaml").model
+    table = tmp_path / "tables" / "points.csv"
+    assert invoke("export", world / "done", "--out", table).exit_code == 0
+    assert table.read_text().startswith("method,")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tests.cli.test_one_line import assert_one_line, invoke, train
 from trimtab.cli.audit import audit as audit_command
 from trimtab.cli.commands import COMMANDS
 from trimtab.cli.evaluate import evaluate as evaluate_command
+from trimtab.cli.options import answers_of
 from trimtab.cli.settings import help_of, named_values
 from trimtab.cli.train import train as train_command
 from trimtab.config.audit_settings import AuditSettings
@@ -193,3 +194,16 @@ def test_the_help_groups_commands_by_what_a_person_wants() -> None:
         below = lines[lines.index(f"{panel}:") + 1 :]
         names = [line.split()[0] for line in below[: below.index("") if "" in below else None]]
         assert {function.__name__ for function in functions} <= set(names)
+
+
+def test_options_stand_in_the_place_of_what_the_file_asks() -> None:
+    of_file = Answers((DataSource("h.jsonl", rows=4),), (DataSource("b.jsonl"),), tokens=8)
+    assert answers_of(None, None, None, of_file) == of_file
+    assert answers_of(None, None, ["qwen3guard"], of_file) == replace(
+        of_file, judges=("qwen3guard",)
+    )
+    asked = answers_of(["other.jsonl"], None, None, of_file)
+    assert asked == replace(of_file, harmful=(DataSource("other.jsonl"),))
+    assert answers_of(None, None, None) is None
+    with pytest.raises(UserError, match="--judge has nothing to judge"):
+        answers_of(None, None, ["qwen3guard"])

@@ -48,6 +48,16 @@ def test_a_source_may_be_a_path_alone() -> None:
     assert experiment.grid[0].penalties == (0.001,)
 
 
+def test_what_two_sources_share_may_be_merged_in() -> None:
+    text = """
+        {model: m, task: {t: t.jsonl},
+         safety: {s: &shared {path: s.jsonl, held_out_rows: 5}, u: {<<: *shared, path: u.jsonl}},
+         grid: [{case: alignment-loss, penalties: [1]}]}
+    """
+    experiment = parse_experiment(text, "e.yaml")
+    assert experiment.safety["u"] == DataSource("u.jsonl", held_out_rows=5)
+
+
 VALID = to_yaml(EXPERIMENT)
 
 

@@ -875,3 +875,51 @@ def test_an_answer_without_an_answer_is_not_made_of_the_prompt(column: str) -> N
             row_of({"prompt": ASKED, column: answer})
     row = row_of({"prompt": ASKED, column: [turn("assistant", "2")]})
     assert (row.prompt[-1].content, row.response) == ("Two?", "2")
+
+
+def test_an_input_that_no_instruction_takes_in_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"instruction": "Translate.", "input": "bonjour", "response": "hello"}\n')
+    named = {"prompt": "instruction", "input": "input"}
+    with pytest.raises(UserError, match="'input', which is read after an instruction alone"):
+        read_rows(DataSource(str(path), columns=named))
+    with pytest.raises(UserError, match="'input', which is read after an instruction alone"):
+        read_prompts(DataSource(str(path), columns=named))
+    (row,) = read_rows(DataSource(str(path), columns={"output": "response", "input": "input"}))
+    assert row == Row((Message("user", "Translate.\n\nbonjour"),), "hello")
+
+
+def test_whole_conversations_of_preferences_are_named_as_messages(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"chosen": turns, "rejected": turns}) + "\n")
+    with pytest.raises(UserError, match=r"\{messages: chosen\}.*--task-columns messages=chosen"):
+        read_rows(DataSource(str(path)))
+    (row,) = read_rows(DataSource(str(path), columns={"messages": "chosen"}))
+    assert row == Row((Message("user", "Hi"),), "Hello")
+
+
+@pytest.mark.parametrize("column", ["prompt", "messages", "conversations"])
+def test_a_conversation_is_asked_again_from_before_its_answer(column: str, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({column: turns}) + "\n")
+    assert read_prompts(DataSource(str(path))) == [(Message("user", "Hi"),)]
+
+
+def test_a_long_number_is_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    first = 2**53
+    path.write_text(
+        "".join(
+            json.dumps({"prompt": f"p{number}", "response": "r", "id": number}) + "\n"
+            for number in range(first, first + 4)
+        )
+    )
+    for place in range(4):
+        (row,) = read_rows(DataSource(str(path), where={"id": str(first + place)}))
+        assert row.prompt[0].content == f"p{first + place}"
+    with pytest.raises(UserError):
+        read_rows(DataSource(str(path), where={"id": f"{first + 9}"}))
+    (row,) = read_rows(DataSource(str(path), where={"id": f"{first}.0"}))
+    assert row.prompt[0].content == f"p{first}"

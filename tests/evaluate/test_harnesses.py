@@ -137,6 +137,15 @@ def test_how_far_a_harness_is_counts_the_tasks_asked_for(folder: Path, tmp_path:
     assert told("a", "c") == [2]
 
 
+def test_lm_evals_command_loads_a_model_as_it_was_measured(folder: Path) -> None:
+    load = Loading(dtype="bfloat16", quantization="nf4", attention="eager")
+    command = LmEval(("choice",), 6, load=load).command(str(folder / "start"))
+    words = shlex.split(command)
+    arguments = words[words.index("--model_args") + 1].split(",")
+    assert {"dtype=bfloat16", "load_in_4bit=True", "attn_implementation=eager"} <= set(arguments)
+    assert not [argument for argument in arguments if argument.startswith("load_in_8bit")]
+
+
 def test_lm_eval_is_kept_sample_by_sample(
     by_lm_eval: tuple[Path, Evaluation], models: list[str]
 ) -> None:
@@ -200,7 +209,8 @@ def test_the_harnesses_own_commands_are_told(
     arguments = dict(
         pair.split("=") for pair in adapter[adapter.index("--model_args") + 1].split(",")
     )
-    assert arguments == {"pretrained": models[0], "peft": models[1], "tokenizer": models[0]}
+    files = {"pretrained": models[0], "peft": models[1], "tokenizer": models[0]}
+    assert arguments == {**files, "dtype": "float32"}
     assert start[start.index("--limit") + 1] == "6"
     assert f"model_path={models[1]}" in inspected
 

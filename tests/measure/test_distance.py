@@ -275,6 +275,19 @@ def test_kl_refuses_an_adapter_that_does_not_start_at_its_base(kind: str) -> Non
         AlignedReference(get_peft_model(llama(), MERGED[kind]))
 
 
+def test_a_head_of_its_own_on_a_shared_embedding_is_as_far_as_it_moved() -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    model = get_peft_model(llama(tie_word_embeddings=True), config)
+    head: Any = model.get_base_model().get_output_embeddings()
+    (own,) = head.modules_to_save.values()
+    with torch.no_grad():
+        own.weight += 0.25
+    expected = 0.25 * own.weight.numel() ** 0.5
+    assert distance(model, llama(tie_word_embeddings=True)) == pytest.approx(expected, rel=1e-5)
+    merged = deepcopy(model).merge_and_unload()
+    assert distance(merged, llama(tie_word_embeddings=True)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_weight_trained_twice_is_refused() -> None:
     model = get_peft_model(llama(), LoraConfig(r=2, **COMMON))
     model.get_base_model().model.layers[0].mlp.down_proj.base_layer.weight.requires_grad_(True)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from trimtab.config.data_source import Lengths
+from trimtab.data.encoding import ends_of_answers
 from trimtab.data.rows import Message
-from trimtab.measure.generation import sampled_answers
+from trimtab.measure.generation import only_ends_of, sampled_answers
 from trimtab.measure.refusals import is_refusal
 from trimtab.models import load_model, save_tiny_llama
 from trimtab.stats import share
@@ -109,6 +110,29 @@ def test_answers_end_where_the_models_folder_says_one_ends(tmp_path: Path) -> No
     own.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(first)]
     assert sampled_answers(model, tokenizer, prompts, Lengths(8, 8), greedy=True) == [first]
     assert model.generation_config is own
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_answers_end_where_the_template_ends_a_turn(tmp_path: Path) -> None:
+    """The text's own end is another token, which training never shows after an answer."""
+    save_tiny_llama([*WORDS, "<|im_start|>", "<|im_end|>"], tmp_path, seed=0)
+    model, tokenizer = load_model(str(tmp_path))
+    assert ends_of_answers(tokenizer) == {tokenizer.eos_token_id}
+    marks = ["<|im_start|>", "<|im_end|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    tokenizer.chat_template = CHATML
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end != tokenizer.eos_token_id
+    assert ends_of_answers(tokenizer) == {tokenizer.eos_token_id, end}
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    with only_ends_of(model, tokenizer) as ends:
+        assert ends == {tokenizer.eos_token_id, end}
+        assert set(model.generation_config.eos_token_id) == ends
 
 
 def test_a_share_of_none_or_of_all_still_has_a_width() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from trimtab.config.yaml_io import parse_experiment, to_yaml
 from trimtab.data.splits import read_roles
 from trimtab.errors import UserError
 from trimtab.measure.distance import norm
-from trimtab.models import kept_as, load_model, loading, model_size
+from trimtab.models import kept_as, load_model, loading, model_size, places
 from trimtab.runner.runner import Runner
 from trimtab.runner.sweep import sweep
 
@@ -178,3 +179,46 @@ def test_an_adapter_is_not_merged_into_quantised_weights(
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
     with pytest.raises(UserError, match="cannot be merged into quantised weights"):
         load_model(str(adapter), NF4)
+
+
+def written_gguf(path: Path, blocks: int) -> Path:
+    """A Llama of two layers, of which `blocks` are in the file."""
+    gguf = pytest.importorskip("gguf")
+    file = gguf.GGUFWriter(path, "llama")
+    file.add_block_count(2)
+    file.add_context_length(64)
+    file.add_embedding_length(32)
+    file.add_feed_forward_length(64)
+    file.add_head_count(2)
+    file.add_head_count_kv(2)
+    file.add_layer_norm_rms_eps(1e-5)
+    file.add_vocab_size(8)
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd": (8, 32), "output": (8, 32), "output_norm": (32,)
+    }  # fmt: skip
+    for block in range(blocks):
+        attention = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (32, 32))
+        inner = {"ffn_gate": (64, 32), "ffn_up": (64, 32), "ffn_down": (32, 64)}
+        norms = dict.fromkeys(("attn_norm", "ffn_norm"), (32,))
+        parts: dict[str, tuple[int, ...]] = {**attention, **inner, **norms}
+        shapes |= {f"blk.{block}.{name}": shape for name, shape in parts.items()}
+    for name, shape in shapes.items():
+        file.add_tensor(f"{name}.weight", np.ones(shape, dtype=np.float32))
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+    return path
+
+
+def test_a_gguf_file_that_lacks_weights_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "cache_folder", lambda: tmp_path / "cache")
+    part = written_gguf(tmp_path / "part.gguf", blocks=1)
+    with pytest.raises(UserError, match=r"lacks 9 weights of its model.*Give the whole file"):
+        load_model(str(part))
+    whole = written_gguf(tmp_path / "whole.gguf", blocks=2)
+    with pytest.raises(UserError, match="tokenizer"):  # all its weights are there; it has no words
+        load_model(str(whole))
+    assert not list(tmp_path.glob("cache/*"))

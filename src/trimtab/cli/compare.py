@@ -60,8 +60,7 @@ def compare(
         base = read_experiment(experiment)
         if data_root is not None:
             base = replace(base, data_root=str(data_root.resolve()))
-    if answers := answers_of(harmful, benign, judge):
-        base = replace(base, answers=answers)
+    base = replace(base, answers=answers_of(harmful, benign, judge, base.answers))
     grid, left_out = comparison_of(base)
     for name in left_out:
         say(f"{name} is left out: it needs the model from before it was aligned (align).")

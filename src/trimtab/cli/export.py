@@ -34,6 +34,7 @@ def export(
     if out is None:
         print(text, end="")
         return
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, text)
     say(f"{len(results.points)} rows are in {out}.")
 

@@ -49,6 +49,7 @@ def init(
     text = experiment_text(model_path, task, safety, original, root)
     experiment = replace(parse_experiment(text, str(out)), data_root=str(Path.cwd()))
     roles = read_roles(experiment)  # before anything is written
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, text)
     for warning in roles.warnings:
         say(f"warning: {warning}", error=True)

@@ -184,14 +184,24 @@ def conditions_of(texts: list[str] | None) -> dict[str, list[str]]:
 
 
 def answers_of(
-    harmful: list[str] | None, benign: list[str] | None, judges: list[str] | None
+    harmful: list[str] | None,
+    benign: list[str] | None,
+    judges: list[str] | None,
+    of_file: Answers | None = None,
 ) -> Answers | None:
-    """What models are to be asked; None where nothing is. Raises UserError: a judge of nothing."""
-    if not harmful and not benign:
+    """What models are to be asked, each option in the place of what an experiment's file says.
+
+    None where nothing is asked. Raises UserError: a judge of nothing.
+    """
+    if of_file is None and not harmful and not benign:
         if judges:
             raise UserError("--judge has nothing to judge. Give --harmful or --benign too.")
         return None
-    answers = Answers(sources_of(harmful), sources_of(benign))
+    answers = of_file or Answers(sources_of(harmful), sources_of(benign))
+    if harmful:
+        answers = replace(answers, harmful=sources_of(harmful))
+    if benign:
+        answers = replace(answers, benign=sources_of(benign))
     return replace(answers, judges=tuple(judges)) if judges else answers
 
 

@@ -89,8 +89,7 @@ def sweep(
         base = replace(base, data_root=str(data_root.resolve()))
     if measure_every is not None:
         base = replace(base, measure=replace(base.measure, every=measure_every))
-    if answers := answers_of(harmful, benign, judge):
-        base = replace(base, answers=answers)
+    base = replace(base, answers=answers_of(harmful, benign, judge, base.answers))
     if dry_run:
         print_plan(base, out, restart, retry)
     else:

@@ -186,12 +186,18 @@ def by_path(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
+_MERGED = "tag:yaml.org,2002:merge"
+"""Of `<<`, whose mapping gives what this one does not."""
+
+
 class _NoRepeats(yaml.SafeLoader):
     """A safe loader to which a key given twice is a mistake, not the last one's victory."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys: set[object] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGED:
+                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 raise yaml.constructor.ConstructorError(

@@ -106,6 +106,18 @@ def prompt_ids(prompt: Sequence[Message], tokenizer: PreTrainedTokenizerBase) ->
     return _Encoder(tokenizer).prompt(prompt)
 
 
+def ends_of_answers(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end an answer as `encode` has it: the template's end of a turn, and of text.
+
+    Raises UserError as `encode` does.
+    """
+    ends = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
+    if tokenizer.chat_template is not None:
+        of_turn = _Encoder(tokenizer).end_of_turn()
+        ends |= set() if of_turn is None else {of_turn}
+    return frozenset(ends)
+
+
 def cut_prompt(ids: list[int], tokenizer: PreTrainedTokenizerBase, lengths: Lengths) -> list[int]:
     """The end of a prompt's ids, with the beginning-of-sequence token it began with."""
     if len(ids) <= lengths.prompt:
@@ -148,6 +160,12 @@ class _Encoder:
         if self.tokenizer.chat_template is None:
             return self._before() + self._ids(_joined(marked))
         return self._ids(self._turn(marked).opening)
+
+    def end_of_turn(self) -> int | None:
+        """The control token right after an answer; None where the template has none there."""
+        ending = self._turn([Message("user", "?")]).end.lstrip()
+        token = next((token for token in self.control if ending.startswith(token)), None)
+        return None if token is None else int(self.tokenizer.convert_tokens_to_ids(token))
 
     def divided(self, row: Row) -> tuple[list[int], list[int]]:
         """The ids of prompt and response, uncut."""

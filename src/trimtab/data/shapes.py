@@ -55,6 +55,7 @@ def shape_of(
     if not fitting:
         return None
     needed, row_of = max(fitting, key=lambda shape: len(shape[0] & set(named)))
+    _require_input_read(named, "output" in needed)
     _require_all_read(named, set().union(*(fields for fields, _ in _SHAPES)) - needed, needed)
     return lambda record: _whole(_with_side_columns(row_of(record), record))
 
@@ -71,6 +72,7 @@ def prompt_shape_of(
     if not fitting:
         return None
     column = max(fitting, key=lambda column: column in named)
+    _require_input_read(named, column == "instruction")
     _require_all_read(named, _PROMPTS.keys() - {column}, {column})
     prompt_of = _PROMPTS[column]
     return lambda record: _whole(
@@ -79,6 +81,14 @@ def prompt_shape_of(
             {name: value for name, value in record.items() if name != "weight"},
         )
     )
+
+
+def _require_input_read(named: Collection[str], is_read: bool) -> None:
+    if "input" in named and not is_read:
+        raise BadRecordError(
+            "columns names 'input', which is read after an instruction alone. Name that and its "
+            "answer, as in columns: {instruction: task, input: context, output: response}."
+        )
 
 
 def _require_all_read(
@@ -184,8 +194,13 @@ def _to_be_answered(column: str) -> Callable[[Record], tuple[Message, ...]]:
     return prompt_of
 
 
+def _prompt_to_be_answered(record: Record) -> tuple[Message, ...]:
+    is_conversation = isinstance(record["prompt"], list)
+    return (_to_be_answered("prompt") if is_conversation else _prompt_messages)(record)
+
+
 _PROMPTS: dict[str, Callable[[Record], tuple[Message, ...]]] = {
-    "prompt": _prompt_messages,
+    "prompt": _prompt_to_be_answered,
     "messages": _to_be_answered("messages"),
     "conversations": _to_be_answered("conversations"),
     "instruction": _instructed,

@@ -43,9 +43,12 @@ def read_rows(
         "command."
     )
     if records and {"chosen", "rejected"} <= records[0].keys():
+        is_whole = isinstance(records[0]["chosen"], list) and "prompt" not in records[0]
+        in_file = "{messages: chosen}" if is_whole else "{prompt: …, response: chosen}"
+        option = "messages=chosen" if is_whole else "response=chosen"
         unknown = (
-            "are of preferences. Say what is to be learned: columns: {prompt: …, response: chosen} "
-            "in an experiment's file, --task-columns response=chosen in a command."
+            f"are of preferences. Say what is to be learned: columns: {in_file} in an experiment's "
+            f"file, --task-columns {option} in a command."
         )
     elif records and records[0].keys() & {"text"}:
         unknown = (
@@ -187,12 +190,20 @@ def _matches(value: object, expected: object) -> bool:
         # YAML, JSON and CSV files each spell truth in their own way.
         return value == expected or str(value).lower() == str(expected).lower()
     if isinstance(value, int | float) and isinstance(expected, str):
-        try:
-            return float(expected) == value
+        try:  # a whole number as it is written: as a float it may be another's neighbour
+            exact = int(expected) if isinstance(value, int) else float(expected)
         except ValueError:
-            return False
+            return _is_float(expected, value)
+        return exact == value
     # A CSV file holds text alone, so {harmful: 0} must also find "0".
     return value == expected or str(value) == str(expected)
+
+
+def _is_float(text: str, value: float) -> bool:
+    try:
+        return float(text) == value
+    except ValueError:
+        return False
 
 
 def _value_text(value: object) -> str:

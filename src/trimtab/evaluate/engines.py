@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.data_source import Lengths
 from trimtab.config.loading import Loading
-from trimtab.data.encoding import cut_prompt, prompt_ids
+from trimtab.data.encoding import cut_prompt, ends_of_answers, prompt_ids
 from trimtab.errors import UserError
 from trimtab.evaluate.endpoint import Endpoint
 from trimtab.evaluate.prompt_sets import messages_of
@@ -187,6 +187,7 @@ class VllmEngine:
                     temperature=decoding.temperature,
                     top_p=decoding.top_p,
                     max_tokens=decoding.max_tokens,
+                    stop_token_ids=sorted(ends_of_answers(tokenizer)),
                     seed=_draw(decoding, start + place),
                 )
                 for place in range(len(batch))

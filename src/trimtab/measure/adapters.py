@@ -141,6 +141,16 @@ def weights_beside_adapters(base: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+def weights_by_every_name(base: nn.Module) -> dict[str, nn.Parameter]:
+    """The same, with a weight that two modules share under the name that it has in either."""
+    owned = {id(weight) for weight in _adapter_weights(base)}
+    return {
+        plain_name(name): weight
+        for name, weight in base.named_parameters(remove_duplicate=False)
+        if id(weight) not in owned
+    }
+
+
 def weights_in_place(base: nn.Module) -> dict[str, nn.Parameter]:
     """The weights beside the adapters, with the active copies of whole modules in their places."""
     present = weights_beside_adapters(base)

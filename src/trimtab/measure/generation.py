@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.data_source import Lengths
-from trimtab.data.encoding import cut_prompt, prompt_ids
+from trimtab.data.encoding import cut_prompt, ends_of_answers, prompt_ids
 from trimtab.data.rows import Message
 from trimtab.errors import UserError
 from trimtab.measure.losses import evaluating
@@ -86,19 +86,23 @@ def only_ends_of(
 ) -> Iterator[frozenset[int]]:
     """The model's own way of generating put aside, but for the tokens that end a text, given.
 
+    They are those of its generation configuration, and those that end an answer in training: a
+    template may close a turn with another token than the one that ends a text.
+
     `generate` fills whatever it is not given (beams, filters, guidance, a watermark, stop words)
     from the model's generation configuration, so that is where it must not be.
     """
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     own = inner.generation_config
-    ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
-    bare = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    configured = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    ends = ends_of_answers(tokenizer) | {end for end in configured if end is not None}
+    bare = GenerationConfig(eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id)
     holders = [model, inner] if inner is not model else [model]
     configs = [holder.generation_config for holder in holders]
     for holder in holders:
         holder.generation_config = bare
     try:
-        yield frozenset(ends if isinstance(ends, list) else [ends])
+        yield ends
     finally:
         for holder, config in zip(holders, configs, strict=True):
             holder.generation_config = config

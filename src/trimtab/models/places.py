@@ -161,17 +161,24 @@ def _converted(gguf: Path, name: str) -> Path:
     if folder.exists():
         return folder
     # Asked to de-quantise, the loader also takes off the quantised mark that forbids saving.
-    model = AutoModelForCausalLM.from_pretrained(
+    model, info = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
         quantization_config=GgufConfig(dequantize=True),
+        output_loading_info=True,
         trust_remote_code=False,
     )
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    model.save_pretrained(unfinished)
+    if info["missing_keys"]:
+        lacking = sorted(info["missing_keys"])
+        raise UserError(
+            f"{gguf} lacks {len(lacking)} weights of its model (such as {lacking[0]}). Give the "
+            "whole file; one that was split into parts is put together by llama-gguf-split --merge."
+        )
     tokenizer = AutoTokenizer.from_pretrained(
         gguf.parent, gguf_file=gguf.name, trust_remote_code=False
     )
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     try:
         unfinished.rename(folder)

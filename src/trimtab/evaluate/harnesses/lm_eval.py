@@ -68,6 +68,10 @@ class LmEval:
             "pretrained": files.base,
             "peft": files.adapter,
             "tokenizer": files.tokenizer,
+            "dtype": self.load.dtype,
+            "attn_implementation": self.load.attention,
+            "load_in_4bit": self.load.quantization == "nf4",
+            "load_in_8bit": self.load.quantization == "int8",
         }
         arguments = ",".join(f"{key}={value}" for key, value in model_arguments.items() if value)
         words = ["lm_eval", "--model", "hf", "--model_args", arguments]
