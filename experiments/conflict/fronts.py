@@ -15,6 +15,7 @@ from runs import (
     HERE,
     INTERPOLATING,
     LONGER_ALPACA,
+    LONGER_BUDGET_BY_KL,
     LONGER_SENSITIVE,
     ORIGINAL,
     REFUSED,
@@ -32,7 +33,7 @@ from runs import (
 )
 
 from trimtab.analysis.labels import change_in_words, p_in_words
-from trimtab.config.methods import ALIGNED, CASE_1, CASE_2_RADIUS, DIAL, Method
+from trimtab.config.methods import ALIGNED, CASE_1, CASE_1_BUDGET, CASE_2_RADIUS, DIAL, Method
 from trimtab.report.markdown import markdown_table
 from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.result import Point
@@ -258,12 +259,17 @@ def equal_tokens_tables() -> list[str]:
         "On Alpaca": (BY_KL, LONGER_ALPACA, TASK),
         "On sensitive topics": (ANOTHER_TASK, LONGER_SENSITIVE, SENSITIVE),
     }
-    return [
+    tables = [
         f"{title}, L_f(plain) being that of the longer run:\n\n"
         f"{dials_beside_interpolation(dials, longer, task)}"
         for title, (dials, longer, task) in runs.items()
         if dials.exists() and longer.exists()
     ]
+    if LONGER_ALPACA.exists():
+        budgets = beside_interpolation(LONGER_BUDGET_BY_KL, CASE_1_BUDGET, LONGER_ALPACA, TASK)
+        head = "\n".join(budgets.splitlines()[:3])
+        tables.append(f"And the budget’s models of [endpoint 15](#a-budget), on Alpaca:\n\n{head}")
+    return tables
 
 
 def both_areas_table(lines: dict[str, list[Point]], points: list[Point]) -> str:
