@@ -66,8 +66,10 @@ def main() -> None:
         }
         estimates = {data: change.estimate("") for data, change in changes.items()}
         print(point.seed, {data: len(rows) for data, rows in parts.items()}, estimates, flush=True)
-        # A dial is set where the interval on these very rows ends within the budget, and near it.
-        assert 0.8 * BUDGET < estimates[SETTING].high <= BUDGET
+        # A dial is set where the interval on these very rows ends within the budget, and near it
+        # where the rows are what leaves some of it.
+        least = 0.8 * BUDGET if point.validation_rows_wanted else -np.inf
+        assert least < estimates[SETTING].high <= BUDGET
 
 
 def aligned_name(seed: int) -> str:

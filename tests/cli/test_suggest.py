@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -10,6 +11,7 @@ from tests.report.reported_points import point
 from trimtab.analysis.groups import all_settings
 from trimtab.cli import app
 from trimtab.cli.answer import command_to_make
+from trimtab.config.experiment import Training
 from trimtab.config.grid import only_model, plan_of
 from trimtab.config.yaml_io import read_experiment
 
@@ -74,5 +76,7 @@ def test_where_phrases_judged_a_limit_on_harm_is_told_what_to_give_instead() -> 
 def test_how_to_make_a_setting_of_a_sweep_s_dial(world: Path, tmp_path: Path) -> None:
     (setting,) = all_settings([point("dial", value=0.25)])
     words = command_to_make(setting, read_experiment(world / "experiment.yaml"), tmp_path)
-    assert words[0].startswith("trimtab dial train")
+    assert words[0].startswith("trimtab dial train --steps 1 ")
     assert words[-1] == "trimtab dial set DIAL --alpha 0.25 --out chosen"
+    aligned = replace(read_experiment(world / "experiment.yaml"), align=Training(steps=1))
+    assert command_to_make(setting, aligned, tmp_path) == ()

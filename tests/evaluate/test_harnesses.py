@@ -138,12 +138,14 @@ def test_how_far_a_harness_is_counts_the_tasks_asked_for(folder: Path, tmp_path:
 
 
 def test_lm_evals_command_loads_a_model_as_it_was_measured(folder: Path) -> None:
-    load = Loading(dtype="bfloat16", quantization="nf4", attention="eager")
+    load = Loading(dtype="bfloat16", attention="eager", revision="v2")
     command = LmEval(("choice",), 6, load=load).command(str(folder / "start"))
+    assert command is not None
     words = shlex.split(command)
     arguments = words[words.index("--model_args") + 1].split(",")
-    assert {"dtype=bfloat16", "load_in_4bit=True", "attn_implementation=eager"} <= set(arguments)
-    assert not [argument for argument in arguments if argument.startswith("load_in_8bit")]
+    assert {"dtype=bfloat16", "attn_implementation=eager", "revision=v2"} <= set(arguments)
+    quantised = LmEval(("choice",), 6, load=Loading(quantization="nf4"))
+    assert quantised.command(str(folder / "start")) is None
 
 
 def test_lm_eval_is_kept_sample_by_sample(

@@ -288,6 +288,16 @@ def test_a_head_of_its_own_on_a_shared_embedding_is_as_far_as_it_moved() -> None
     assert distance(merged, llama(tie_word_embeddings=True)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_an_adapter_on_a_shared_head_is_as_far_as_its_product() -> None:
+    config = LoraConfig(r=2, target_modules=["lm_head"], ensure_weight_tying=False)
+    model = get_peft_model(llama(tie_word_embeddings=True), config)
+    trained_somehow(model)
+    aligned = llama(tie_word_embeddings=True)
+    far = distance(model, aligned)
+    assert far > 0
+    assert float(Displacement(model, aligned).norm()) == pytest.approx(far, rel=1e-5)
+
+
 def test_a_weight_trained_twice_is_refused() -> None:
     model = get_peft_model(llama(), LoraConfig(r=2, **COMMON))
     model.get_base_model().model.layers[0].mlp.down_proj.base_layer.weight.requires_grad_(True)

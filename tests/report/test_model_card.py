@@ -115,6 +115,7 @@ def test_two_files_of_one_name_are_told_apart_and_values_are_left_as_they_are() 
         "model": "/models/start",
         "task": {"t": {"path": "/data/task/train.jsonl", "where": {"topic": ["/r/legal"]}}},
         "safety": {"s": {"path": "/data/safety/train.jsonl", "held_out": "more.jsonl"}},
+        "train": {"sft": {"deepspeed": "/home/me/zero.json"}},
         "answers": {"judges": ["qwen3guard=/home/me/guard", "phrases"]},
         "data_root": "/home/me",
     }
@@ -130,12 +131,13 @@ def test_two_files_of_one_name_are_told_apart_and_values_are_left_as_they_are() 
     (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     assert yaml.safe_load(block) == {
         "model": "start",
-        "task": {"t": {"path": "task/train.jsonl", "where": {"topic": ["/r/legal"]}}},
-        "safety": {"s": {"path": "safety/train.jsonl", "held_out": "more.jsonl"}},
+        "task": {"t": {"path": "train.jsonl", "where": {"topic": ["/r/legal"]}}},
+        "safety": {"s": {"path": "train-2.jsonl", "held_out": "more.jsonl"}},
+        "train": {"sft": {"deepspeed": "zero.json"}},
         "answers": {"judges": ["qwen3guard=guard", "phrases"]},
     }
-    assert "`task/train.jsonl`" in text
-    assert "`safety/train.jsonl`" in text
+    assert "| task | `t` | `train.jsonl` |" in text
+    assert "| safety | `s` | `train-2.jsonl` |" in text
     assert "/home/me" not in text
 
 

@@ -13,6 +13,7 @@ from datasets import Features, IterableDataset, List, Value
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import TrainerCallback
+from trl.trainer import sft_trainer
 
 from tests.train import tiny
 from trimtab import (
@@ -192,13 +193,13 @@ def test_a_stream_of_task_rows_is_refused_where_rows_are_counted(
 
 
 class BreakOff(TrainerCallback):
-    """Ctrl-C between two batches of the first step, once."""
+    """Ctrl-C between two batches of a step, once."""
 
-    def __init__(self) -> None:
-        self.has_broken_off = False
+    def __init__(self, step: int) -> None:
+        self.step, self.has_broken_off = step, False
 
-    def on_substep_end(self, *_: Any, **handles: Any) -> None:
-        if not self.has_broken_off:
+    def on_substep_end(self, args: Any, state: Any, *_: Any, **handles: Any) -> None:
+        if state.global_step == self.step and not self.has_broken_off:
             self.has_broken_off = True
             raise KeyboardInterrupt
 
@@ -215,7 +216,7 @@ def test_a_step_that_was_broken_off_leaves_nothing_to_the_next_training(
         "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1
     }  # fmt: skip
     again = tiny.trainer_of(objective, tmp_path, **settings)
-    again.add_callback(BreakOff())
+    again.add_callback(BreakOff(step=0))
     with pytest.raises(KeyboardInterrupt):
         again.train()
     again.train()
@@ -225,6 +226,19 @@ def test_a_step_that_was_broken_off_leaves_nothing_to_the_next_training(
     first, expected = (trainer.state.log_history[0] for trainer in (again, once))
     assert first["loss"] == expected["loss"]
     assert first.get("safety_loss") == expected.get("safety_loss")
+
+
+def test_what_is_logged_is_of_one_training_alone(tmp_path: Path) -> None:
+    """Of two steps that are logged together, one is made before Ctrl-C and again after it."""
+    case_1 = AlignmentLossConstraint(penalty=0.7)
+    settings: dict[str, Any] = {"gradient_accumulation_steps": 2, "logging_steps": 2}
+    trainer = tiny.trainer_of(case_1, tmp_path, **settings)
+    trainer.add_callback(BreakOff(step=1))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert first["loss"] == pytest.approx(first["task_loss"] + 0.7 * first["safety_loss"], rel=1e-4)
 
 
 def test_a_packed_stream_is_refused_where_safety_rows_stand_beside_it(tmp_path: Path) -> None:
@@ -290,25 +304,48 @@ def test_gradient_surgery_is_refused_under_fp16() -> None:
         GradientSurgery().prepare(context)
 
 
-@pytest.mark.parametrize("processes", [DistributedType.NO, DistributedType.MULTI_GPU])
 def test_a_named_model_is_loaded_as_trl_loads_it(
-    processes: DistributedType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A dial's as well, which puts another model in its place."""
     given: list[dict[str, Any]] = []
     load = trainer_module.create_model_from_path
 
     def remembered(name: str, **settings: Any) -> Any:
-        given.append(settings)
+        given.append(dict(settings))
         return load(name, **settings)
 
     tiny.tiny_llama(tmp_path / "model")
-    monkeypatch.setattr(trainer_module, "create_model_from_path", remembered)
+    for module in (trainer_module, sft_trainer):
+        monkeypatch.setattr(module, "create_model_from_path", remembered)
     args = tiny.config(tmp_path, model_init_kwargs={"dtype": "float32"}, trust_remote_code=True)
-    monkeypatch.setattr(args.distributed_state, "distributed_type", processes)
+    for objective in (None, DialObjective()):
+        SafetyAwareSFTTrainer(
+            str(tmp_path / "model"),
+            args=args,
+            train_dataset=tiny.rows(64, seed=2),
+            safety_dataset=tiny.rows(40, seed=5) if objective else None,
+            objective=objective,
+        )
+    plain, dial = given
+    assert plain == dial
+    assert args.model_init_kwargs == {"dtype": "float32"}
+    assert "model_init_kwargs" not in caplog.text  # which TRL warns of where it has not used them
+
+
+def test_a_named_model_is_whole_on_each_of_several_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.tiny_llama(tmp_path / "model")
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        trainer_module, "create_model_from_path", lambda name, **settings: given.append(settings)
+    )
+    args = tiny.config(tmp_path)
+    several = DistributedType.MULTI_GPU
+    monkeypatch.setattr(args.distributed_state, "distributed_type", several)
     trainer_module._model_of(str(tmp_path / "model"), args, None)
-    spread = {} if processes is DistributedType.NO else {"device_map": None}
-    assert given == [{"dtype": "float32", "trust_remote_code": True, **spread}]
+    assert given[0]["device_map"] is None
     twice = tiny.config(tmp_path, model_init_kwargs={"quantization_config": {}})
     with pytest.raises(UserError, match="Give it to the trainer alone"):
         trainer_module._model_of(str(tmp_path / "model"), twice, object())

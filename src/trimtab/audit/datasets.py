@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -86,9 +87,7 @@ def text_of(row: Row) -> str:
 
 def _refuse_identical(datasets: list[Audited]) -> None:
     for first, second in combinations(datasets, 2):
-        pairs = [
-            sorted((text_of(row), row.response) for row in data.rows) for data in (first, second)
-        ]
+        pairs = [Counter((row.prompt, row.response) for row in d.rows) for d in (first, second)]
         if pairs[0] == pairs[1]:
             raise UserError(
                 f"{first.label} ({first.path}) and {second.label} ({second.path}) hold the same "

@@ -140,10 +140,7 @@ def command_to_make(setting: Setting, experiment: Experiment, folder: Path) -> t
     if setting.method.is_post_hoc or saved_models(setting, folder):
         return ()
     if setting.method is DIAL:  # a sweep measures its dials, and keeps their ends at most
-        return (
-            "trimtab dial train, with the same data and settings, --out DIAL; then",
-            f"trimtab dial set DIAL --alpha {setting.value:g} --out chosen",
-        )
+        return _commands_to_make_dial(setting, experiment)
     specs = [point.spec for point in setting.points if point.seed == experiment.seeds[0]]
     for run in plan_of(experiment).runs:
         for spec in run.specs:
@@ -155,6 +152,18 @@ def command_to_make(setting: Setting, experiment: Experiment, folder: Path) -> t
                     f"    --only {model} --out chosen",
                 )
     return ()
+
+
+def _commands_to_make_dial(setting: Setting, experiment: Experiment) -> tuple[str, ...]:
+    """None where `trimtab dial train` has no option for how the experiment trains."""
+    training = experiment.train
+    if experiment.align or training.epochs is not None or training.equal_rows:
+        return ()
+    steps = (experiment.dial and experiment.dial.steps) or training.steps
+    return (
+        f"trimtab dial train --steps {steps} --out DIAL, with the same data and settings; then",
+        f"trimtab dial set DIAL --alpha {setting.value:g} --out chosen",
+    )
 
 
 def _lacks_data(experiment: Experiment) -> bool:

@@ -156,13 +156,14 @@ def evaluate(
         say(line)
     say(f"What is kept is in {out}.")
     if engine == "transformers":
-        say("The same models in the harnesses themselves:")
-        for harness in (
+        named = (
             lm_evals if lm_evals.tasks else replace(lm_evals, tasks=("gsm8k",)),
             inspects if inspects.tasks else replace(inspects, tasks=("inspect_evals/gsm8k",)),
-        ):
-            for model in models:
-                say(f"  {harness.command(model)}")
+        )
+        commands = [harness.command(model) for harness in named for model in models]
+        say("The same models in the harnesses themselves:")
+        for command in filter(None, commands):
+            say(f"  {command}")
 
 
 _COLUMNS = 2

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
+from itertools import chain, count
 from pathlib import Path
 
 from trimtab.config.experiment import SMOLLM2
@@ -55,18 +55,20 @@ def judge_name(judge: str) -> str:
 
 
 def portable_names(paths: Iterable[str]) -> dict[str, str]:
-    """A name of no machine for each path, with as many of its folders as tell it from the others.
+    """A name of no machine for each path, numbered where another path has it already.
 
-    >>> portable_names(["/home/me/task/train.jsonl", "/home/me/safety/train.jsonl", "x.jsonl"])
-    {'/home/me/task/train.jsonl': 'task/train.jsonl', '/home/me/safety/train.jsonl': \
-'safety/train.jsonl', 'x.jsonl': 'x.jsonl'}
+    >>> list(portable_names(["/home/me/task/train.jsonl", "/home/me/train.jsonl"]).values())
+    ['train.jsonl', 'train-2.jsonl']
     """
-    names = {path: portable_name(path) for path in paths}
-    for parts in range(2, max((len(Path(path).parts) for path in names), default=0) + 1):
-        counts = Counter(names.values())
-        for path, name in names.items():
-            if counts[name] > 1 and name != path:
-                names[path] = "/".join(Path(path).parts[-parts:])
+    distinct = list(dict.fromkeys(paths))
+    names: dict[str, str] = {path: path for path in distinct if portable_name(path) == path}
+    for path in distinct:
+        stem, dot, suffix = portable_name(path).partition(".")
+        numbered = (f"{stem}-{number}{dot}{suffix}" for number in count(2))
+        free = (
+            name for name in chain([portable_name(path)], numbered) if name not in names.values()
+        )
+        names.setdefault(path, next(free))
     return names
 
 

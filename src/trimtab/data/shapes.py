@@ -55,7 +55,7 @@ def shape_of(
     if not fitting:
         return None
     needed, row_of = max(fitting, key=lambda shape: len(shape[0] & set(named)))
-    _require_input_read(named, "output" in needed)
+    _require_input_read(named, after_instruction="instruction" in needed)
     _require_all_read(named, set().union(*(fields for fields, _ in _SHAPES)) - needed, needed)
     return lambda record: _whole(_with_side_columns(row_of(record), record))
 
@@ -72,7 +72,7 @@ def prompt_shape_of(
     if not fitting:
         return None
     column = max(fitting, key=lambda column: column in named)
-    _require_input_read(named, column == "instruction")
+    _require_input_read(named, after_instruction=column == "instruction")
     _require_all_read(named, _PROMPTS.keys() - {column}, {column})
     prompt_of = _PROMPTS[column]
     return lambda record: _whole(
@@ -83,8 +83,8 @@ def prompt_shape_of(
     )
 
 
-def _require_input_read(named: Collection[str], is_read: bool) -> None:
-    if "input" in named and not is_read:
+def _require_input_read(named: Collection[str], after_instruction: bool) -> None:
+    if "input" in named and not after_instruction:
         raise BadRecordError(
             "columns names 'input', which is read after an instruction alone. Name that and its "
             "answer, as in columns: {instruction: task, input: context, output: response}."

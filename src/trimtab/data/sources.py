@@ -190,20 +190,13 @@ def _matches(value: object, expected: object) -> bool:
         # YAML, JSON and CSV files each spell truth in their own way.
         return value == expected or str(value).lower() == str(expected).lower()
     if isinstance(value, int | float) and isinstance(expected, str):
-        try:  # a whole number as it is written: as a float it may be another's neighbour
-            exact = int(expected) if isinstance(value, int) else float(expected)
+        try:  # a whole number is compared as one: as a float it may be another's neighbour
+            is_whole = isinstance(value, int) and expected.strip().lstrip("+-").isdigit()
+            return (int(expected) if is_whole else float(expected)) == value
         except ValueError:
-            return _is_float(expected, value)
-        return exact == value
+            return False
     # A CSV file holds text alone, so {harmful: 0} must also find "0".
     return value == expected or str(value) == str(expected)
-
-
-def _is_float(text: str, value: float) -> bool:
-    try:
-        return float(text) == value
-    except ValueError:
-        return False
 
 
 def _value_text(value: object) -> str:

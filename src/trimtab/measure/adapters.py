@@ -142,7 +142,7 @@ def weights_beside_adapters(base: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def weights_by_every_name(base: nn.Module) -> dict[str, nn.Parameter]:
-    """The same, with a weight that two modules share under the name that it has in either."""
+    """As `weights_beside_adapters`, a weight that two modules share by its name in either."""
     owned = {id(weight) for weight in _adapter_weights(base)}
     return {
         plain_name(name): weight

@@ -257,8 +257,9 @@ class Displacement:
         base = model.get_base_model()
         require_no_single_tokens(base)
         start, present = weights_by_every_name(aligned), weights_in_place(base)
+        below = weights_by_every_name(base)
         for name, part in self.low_rank.items():
-            if name not in start or not _same(present[name], start[name]):
+            if name not in start or not _same(below[name], start[name]):
                 raise UserError(
                     f"the adapter's base is not the aligned model: they differ in {name}. Give the "
                     "model that the adapter was trained on, or merge the adapter first: "

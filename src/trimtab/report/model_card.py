@@ -255,7 +255,7 @@ def _what_was_done(spec: RunSpec, constraint: str, details: Sequence[str], origi
     if spec.method is DIAL:
         return (
             f"{done}`trimtab dial train` trained the dial with these data and settings, and it was "
-            f"set by\n\n```sh\ntrimtab dial set DIAL --alpha {spec.value:g} --out again\n```\n\n"
+            f"set by `trimtab dial set DIAL --alpha {spec.value:g}`.\n\n"
             f"```yaml\n{settings}\n```"
         )
     return (
@@ -297,7 +297,8 @@ def _portable(settings: Any, names: Mapping[str, str]) -> Any:
     if not isinstance(settings, str):
         return settings
     judge, sign, model = settings.partition("=")
-    return names.get(settings, f"{judge}{sign}{portable_name(model)}" if sign else settings)
+    alone = f"{judge}{sign}{portable_name(model)}" if sign else portable_name(settings)
+    return names.get(settings, alone)
 
 
 def _data(origin: Origin) -> str:

@@ -248,13 +248,10 @@ def _card(
     training_text += "".join(
         f" The setting was chosen for {line}." for line in limit_lines(chosen.rates)
     )
-    alone: dict[str, Any] = {
-        "grid": [{"case": DIAL.name, "values": [chosen.alpha]}],
-        "keep_models": True,
-    }
+    settings = dict(read_settings(folder))
     if answers is not None:
-        alone["answers"] = plain_values(replace(experiment, answers=answers))["answers"]
-    origin = Origin({**read_settings(folder), **alone}, read_data(folder))
+        settings["answers"] = plain_values(replace(experiment, answers=answers))["answers"]
+    origin = Origin(settings, read_data(folder))
     rates = chosen.rates.changes if chosen.rates else ()
     return trained_card(spec, losses, (training_text,), origin, model, rates=rates)
 

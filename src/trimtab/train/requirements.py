@@ -145,7 +145,7 @@ def require_float32_weights(trainer: SafetyAwareSFTTrainer) -> None:
     if any(weight.dtype != torch.float32 for weight in trained):
         raise UserError(
             "an alignment parameter constraint is kept to float32 rounding, and the trained "
-            " weights are in half precision. Load them in float32; bf16=True in the config "
+            "weights are in half precision. Load them in float32; bf16=True in the config "
             "still computes in bfloat16."
         )
 

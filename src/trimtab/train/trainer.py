@@ -6,6 +6,7 @@ import atexit
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -144,6 +145,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
                 if processing_class is None:
                     processing_class = _tokenizer_of(model, args)
                 model = _model_of(model, args, quantization_config)
+                args = copy(args)  # the model is made: SFTTrainer has nothing left to make it with
+                args.model_init_kwargs = quantization_config = None
             placed = self.objective.placed_on(model, peft_config)
         super().__init__(
             model if placed is None else placed,
@@ -235,6 +238,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
     ) -> TrainOutput:
         if self.objective is not None and not is_sharded(self):  # the weights are those of θ_s
             self.objective.begin(context_of(self))
+        self._metrics["train"].clear()  # of a training that was broken off nothing is logged
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         if self.objective is not None:
             self.objective.end(context_of(self))
@@ -509,7 +513,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
 
 def _model_of(name: str, args: SFTConfig, quantization_config: Any) -> PreTrainedModel:
     """As `SFTTrainer` loads a model by its name."""
-    settings = dict(args.model_init_kwargs or {})
+    settings = dict(getattr(args, "model_init_kwargs", None) or {})
     if quantization_config is not None:
         if "quantization_config" in settings:
             raise UserError(
@@ -519,17 +523,18 @@ def _model_of(name: str, args: SFTConfig, quantization_config: Any) -> PreTraine
         settings["quantization_config"] = quantization_config
     if args.distributed_state.distributed_type in _A_MODEL_IN_EACH_PROCESS:
         settings["device_map"] = None
-    settings.setdefault("trust_remote_code", args.trust_remote_code)
+    settings.setdefault("trust_remote_code", getattr(args, "trust_remote_code", False))
     return create_model_from_path(name, **settings)
 
 
 def _tokenizer_of(name: str, args: SFTConfig) -> PreTrainedTokenizerBase | None:
     """Of the revision that the model is loaded in; None leaves it to `SFTTrainer`."""
-    revision = (args.model_init_kwargs or {}).get("revision")
+    revision = (getattr(args, "model_init_kwargs", None) or {}).get("revision")
     if revision is None:
         return None
+    trusts = getattr(args, "trust_remote_code", False)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        name, revision=revision, trust_remote_code=args.trust_remote_code
+        name, revision=revision, trust_remote_code=trusts
     )
     return tokenizer
 

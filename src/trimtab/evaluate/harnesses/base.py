@@ -58,8 +58,12 @@ class Harness(Protocol):
         Its errors of a task may be any.
         """
 
-    def command(self, model: str) -> str:
-        """How the harness itself runs this from a shell. Raises UserError: no such model."""
+    def command(self, model: str) -> str | None:
+        """How the harness itself runs this from a shell; None where it cannot load a model so.
+
+        Raises:
+            UserError: no such model.
+        """
 
 
 def kept_samples(

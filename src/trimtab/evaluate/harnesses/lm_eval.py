@@ -61,8 +61,10 @@ class LmEval:
 
         yield measured
 
-    def command(self, model: str) -> str:
-        """The harness's own command line."""
+    def command(self, model: str) -> str | None:
+        """The harness's own command line, which has no words for how weights are quantised."""
+        if self.load.is_quantised:
+            return None
         files = model_files(model)
         model_arguments = {
             "pretrained": files.base,
@@ -70,8 +72,7 @@ class LmEval:
             "tokenizer": files.tokenizer,
             "dtype": self.load.dtype,
             "attn_implementation": self.load.attention,
-            "load_in_4bit": self.load.quantization == "nf4",
-            "load_in_8bit": self.load.quantization == "int8",
+            "revision": self.load.revision,
         }
         arguments = ",".join(f"{key}={value}" for key, value in model_arguments.items() if value)
         words = ["lm_eval", "--model", "hf", "--model_args", arguments]

@@ -102,8 +102,7 @@ def operated(
 
 def _unit_of_rounding(context: TrainingContext) -> float:
     """The relative spacing of the numbers that the forward pass computes with."""
-    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    kind = mixed.get(context.mixed_precision, context.model.dtype)
+    kind = torch.bfloat16 if context.mixed_precision == "bf16" else context.model.dtype
     if kind == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
         return 2.0**-10
     return torch.finfo(kind).eps

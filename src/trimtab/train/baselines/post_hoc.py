@@ -40,7 +40,8 @@ class PostHocMethod(ABC):
 
 def weights_of(model: nn.Module, role: str, like: nn.Module) -> dict[str, Tensor]:
     """The weights of a model by full name. Raises UserError where they are not those of `like`."""
-    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    named = model.named_parameters(remove_duplicate=False)  # one may be shared here and not there
+    weights = {name: weight.detach() for name, weight in named}
     shapes = {name: weight.shape for name, weight in like.named_parameters()}
     for name, shape in shapes.items():
         if name not in weights or weights[name].shape != shape:

@@ -129,6 +129,8 @@ class DenseEndpoints:
             safe.grad = None if weight.grad is None else (1 - alpha) * weight.grad
 
     def extra_bytes(self) -> int:
+        if self._is_settled:
+            return 0
         return (2 + _OPTIMIZER_STATES) * held_bytes(self.ends[TASK])
 
     def state_dict(self) -> dict[str, Any]:
