@@ -21,7 +21,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
-    AutoTokenizer,
     DataCollator,
     EvalPrediction,
     PreTrainedModel,
@@ -37,6 +36,7 @@ from trl.trainer.utils import create_model_from_path
 
 from trimtab.errors import UserError
 from trimtab.measure.distance import DensePart, Displacement
+from trimtab.models import load_tokenizer
 from trimtab.results.checksums import CARD_FILE
 from trimtab.results.files import write_atomically
 from trimtab.train.batches import Batch
@@ -530,13 +530,7 @@ def _model_of(name: str, args: SFTConfig, quantization_config: Any) -> PreTraine
 def _tokenizer_of(name: str, args: SFTConfig) -> PreTrainedTokenizerBase | None:
     """Of the revision that the model is loaded in; None leaves it to `SFTTrainer`."""
     revision = (getattr(args, "model_init_kwargs", None) or {}).get("revision")
-    if revision is None:
-        return None
-    trusts = getattr(args, "trust_remote_code", False)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        name, revision=revision, trust_remote_code=trusts
-    )
-    return tokenizer
+    return None if revision is None else load_tokenizer(name, revision)
 
 
 def _keep_adapters_whole(model: nn.Module) -> None:
