@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain, count
 from pathlib import Path
 
+from trimtab.config.data_names import free_name
 from trimtab.config.experiment import SMOLLM2
 
 SMOLLM2_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -61,14 +61,12 @@ def portable_names(paths: Iterable[str]) -> dict[str, str]:
     ['train.jsonl', 'train-2.jsonl']
     """
     distinct = list(dict.fromkeys(paths))
-    names: dict[str, str] = {path: path for path in distinct if portable_name(path) == path}
-    for path in distinct:
-        stem, dot, suffix = portable_name(path).partition(".")
-        numbered = (f"{stem}-{number}{dot}{suffix}" for number in count(2))
-        free = (
-            name for name in chain([portable_name(path)], numbered) if name not in names.values()
-        )
-        names.setdefault(path, next(free))
+    names = {path: path for path in distinct if portable_name(path) == path}
+    for path in (path for path in distinct if path not in names):
+        stem, dot, rest = portable_name(path).partition(".")
+        suffix = dot + rest
+        taken = [name.removesuffix(suffix) for name in names.values() if name.endswith(suffix)]
+        names[path] = free_name(stem, taken) + suffix
     return names
 
 

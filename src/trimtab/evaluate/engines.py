@@ -176,6 +176,7 @@ class VllmEngine:
         """Answer batch by batch, so that what is finished is kept."""
         model, tokenizer = self._loaded
         lengths = Lengths(decoding.max_prompt, decoding.max_tokens)
+        ends = sorted(ends_of_answers(tokenizer))
         for start in range(first, len(prompts), decoding.batch_size):
             batch = prompts[start : start + decoding.batch_size]
             ids = [
@@ -187,7 +188,7 @@ class VllmEngine:
                     temperature=decoding.temperature,
                     top_p=decoding.top_p,
                     max_tokens=decoding.max_tokens,
-                    stop_token_ids=sorted(ends_of_answers(tokenizer)),
+                    stop_token_ids=ends,
                     seed=_draw(decoding, start + place),
                 )
                 for place in range(len(batch))

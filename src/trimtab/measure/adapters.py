@@ -131,22 +131,15 @@ def plain_name(name: str) -> str:
     return _WRAPPED.sub("", f".{name}")[1:]
 
 
-def weights_beside_adapters(base: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that act when the adapter is switched off, by their plain name."""
+def weights_beside_adapters(base: nn.Module, every_name: bool = False) -> dict[str, nn.Parameter]:
+    """The weights that act when the adapter is switched off, by their plain name.
+
+    One that two modules share goes by its first name, or by both with `every_name`.
+    """
     owned = {id(weight) for weight in _adapter_weights(base)}
     return {
         plain_name(name): weight
-        for name, weight in base.named_parameters()
-        if id(weight) not in owned
-    }
-
-
-def weights_by_every_name(base: nn.Module) -> dict[str, nn.Parameter]:
-    """As `weights_beside_adapters`, a weight that two modules share by its name in either."""
-    owned = {id(weight) for weight in _adapter_weights(base)}
-    return {
-        plain_name(name): weight
-        for name, weight in base.named_parameters(remove_duplicate=False)
+        for name, weight in base.named_parameters(remove_duplicate=not every_name)
         if id(weight) not in owned
     }
 

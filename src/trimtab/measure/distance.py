@@ -22,7 +22,7 @@ from trimtab.measure.adapters import (
     not_at_its_base,
     require_no_single_tokens,
     require_weights,
-    weights_by_every_name,
+    weights_beside_adapters,
     weights_in_place,
 )
 from trimtab.measure.sharded_weights import of_own_parts, own_part, summed_over_parts, whole
@@ -241,7 +241,7 @@ class Displacement:
             return
         if not all(part.is_zero() for part in self.low_rank.values()):
             raise UserError(not_at_its_base(model))
-        beside = weights_by_every_name(model.get_base_model())
+        beside = weights_beside_adapters(model.get_base_model(), every_name=True)
         for name in self.low_rank:
             if beside[name].requires_grad:
                 raise UserError(
@@ -251,13 +251,13 @@ class Displacement:
 
     def _add_what_was_trained(self, model: nn.Module, aligned: nn.Module) -> None:
         if not isinstance(model, PeftModel):
-            start = weights_by_every_name(aligned)
+            start = weights_beside_adapters(aligned, every_name=True)
             self._add_dense(model.named_parameters(), start)
             return
         base = model.get_base_model()
         require_no_single_tokens(base)
-        start, present = weights_by_every_name(aligned), weights_in_place(base)
-        below = weights_by_every_name(base)
+        start, present = weights_beside_adapters(aligned, every_name=True), weights_in_place(base)
+        below = weights_beside_adapters(base, every_name=True)
         for name, part in self.low_rank.items():
             if name not in start or not _same(below[name], start[name]):
                 raise UserError(
@@ -288,7 +288,7 @@ def distance(model: nn.Module, aligned_model: nn.Module) -> float:
         UserError: an adapter that cannot be merged, such as prompt tuning; or the two models do not
             have the same weights.
     """
-    start = weights_by_every_name(aligned_model)
+    start = weights_beside_adapters(aligned_model, every_name=True)
     if not isinstance(model, PeftModel):
         return math.sqrt(_squared_difference(dict(model.named_parameters()), start))
     require_weights(model)

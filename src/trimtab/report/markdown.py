@@ -17,10 +17,8 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
     |---|---|
     | 1 | 0.2 |
     """
-    names, *lines = (
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
-        for row in (columns, *rows)
-    )
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in (columns, *rows))
+    names, *lines = (f"| {' | '.join(row)} |" for row in escaped)
     return "\n".join([names, "|---" * len(columns) + "|", *lines])
 
 

@@ -131,6 +131,7 @@ def trained_card(
         f"(seed {spec.seed}), and measured on held-out rows before and after."
     )
     has_original = any(loss.data == "original" for loss in losses)
+    names = _portable_names(origin)
     return _card(
         _metadata(origin, model),
         f"{spec.task}, {constraint}",
@@ -138,8 +139,8 @@ def trained_card(
         {
             "Before and after": _before_and_after(losses),
             **({"What it answers": _answers(rates, origin, judgements)} if rates else {}),
-            "What was done": _what_was_done(spec, constraint, details, origin),
-            "Data": _data(origin),
+            "What was done": _what_was_done(spec, constraint, details, origin.settings, names),
+            "Data": _data(origin.data, names),
             "What was not measured": _bullets(
                 (*not_measured, *(() if rates else (_NOT_JUDGED,)), *_never_measured(has_original))
             ),
@@ -248,8 +249,14 @@ def _loss(estimate: Estimate | None) -> str:
     return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
-def _what_was_done(spec: RunSpec, constraint: str, details: Sequence[str], origin: Origin) -> str:
-    portable = _portable(origin.settings, _portable_names(origin))
+def _what_was_done(
+    spec: RunSpec,
+    constraint: str,
+    details: Sequence[str],
+    made_by: Mapping[str, Any],
+    names: Mapping[str, str],
+) -> str:
+    portable = _portable(made_by, names)
     settings = yaml.safe_dump(portable, sort_keys=False, allow_unicode=True).strip()
     done = f"Constraint: {constraint}. {' '.join(details)}\n\n"
     if spec.method is DIAL:
@@ -301,8 +308,7 @@ def _portable(settings: Any, names: Mapping[str, str]) -> Any:
     return names.get(settings, alone)
 
 
-def _data(origin: Origin) -> str:
-    data, names = origin.data, _portable_names(origin)
+def _data(data: Sequence[DataSummary], names: Mapping[str, str]) -> str:
     rows = [
         (
             summary.role,

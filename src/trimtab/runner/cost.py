@@ -67,7 +67,7 @@ def estimate_cost(experiment: Experiment, roles: Roles, plan: Plan) -> Cost:
     trainings = [*runs, *aligning]
     seconds = sum(training.seconds(size, speed) for training in trainings)
     looked_at = _measured_tokens(roles, plan, sample)
-    looked_at += _tokens_of_budgets(experiment.train, roles, plan, sample)
+    looked_at += _tokens_of_budgets(roles, plan, runs)
     seconds += 2 * size.parameters * looked_at / speed
 
     device = device_name()
@@ -220,14 +220,14 @@ def _measured_tokens(roles: Roles, plan: Plan, sample: _RowLengths) -> float:
     return of_model(plan.aligned) + sum(of_runs)
 
 
-def _tokens_of_budgets(settings: Training, roles: Roles, plan: Plan, sample: _RowLengths) -> float:
+def _tokens_of_budgets(roles: Roles, plan: Plan, trainings: Sequence[TrainingAhead]) -> float:
     """Of the validation rows, each time that one is looked at to set a dial to a budget."""
     tokens = 0.0
-    for run in plan.runs:
-        if run.training.method is CASE_1_BUDGET and run.training.proxy:
-            rows = roles.safety[run.training.proxy].train
-            validated = min(settings.validation_rows, len(rows) // 5)
-            tokens += len(run.specs) * _LOOKS * validated * _mean_length(sample.of(rows))
+    for run, training in zip(plan.runs, trainings, strict=True):
+        if run.training.method is CASE_1_BUDGET and training.safety is not None:
+            rows = len(roles.safety[str(run.training.proxy)].train)
+            validated = min(training.settings.validation_rows, rows // 5)
+            tokens += len(run.specs) * _LOOKS * validated * _mean_length(training.safety)
     return tokens
 
 

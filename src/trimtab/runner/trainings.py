@@ -329,7 +329,6 @@ class _Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, **handles: Any) -> None:
         logged = state.log_history[-1]
-        self.watcher.stepped(state.global_step)
         if "loss" not in logged:  # the summary at the end
             return
         seconds = perf_counter() - self.begun
