@@ -11,7 +11,7 @@ from tests.report.reported_points import point
 from trimtab.analysis.groups import all_settings
 from trimtab.cli import app
 from trimtab.cli.answer import command_to_make
-from trimtab.config.experiment import Training
+from trimtab.config.experiment import Block, Dial
 from trimtab.config.grid import only_model, plan_of
 from trimtab.config.yaml_io import read_experiment
 
@@ -74,9 +74,15 @@ def test_where_phrases_judged_a_limit_on_harm_is_told_what_to_give_instead() -> 
 
 
 def test_how_to_make_a_setting_of_a_sweep_s_dial(world: Path, tmp_path: Path) -> None:
-    (setting,) = all_settings([point("dial", value=0.25)])
-    words = command_to_make(setting, read_experiment(world / "experiment.yaml"), tmp_path)
-    assert words[0].startswith("trimtab dial train --steps 1 ")
-    assert words[-1] == "trimtab dial set DIAL --alpha 0.25 --out chosen"
-    aligned = replace(read_experiment(world / "experiment.yaml"), align=Training(steps=1))
-    assert command_to_make(setting, aligned, tmp_path) == ()
+    """Of the ends that the sweep kept, or of these trained once more by its own experiment."""
+    recorded = read_experiment(world / "experiment.yaml")
+    dial = replace(recorded, dial=Dial(), grid=(Block("dial", values=(0.0, 0.25)),))
+    (run,) = plan_of(dial).runs
+    (setting,) = all_settings([replace(point("dial"), spec=run.specs[1])])
+    words = command_to_make(setting, dial, tmp_path)
+    assert f"--only {run.name} --out trained" in words[1]
+    chosen = "--alpha 0.25 --out chosen"
+    assert words[-1] == f"trimtab dial set trained/models/{run.name} {chosen}"
+    ends = tmp_path / "models" / run.name
+    ends.mkdir(parents=True)
+    assert command_to_make(setting, dial, tmp_path) == (f"trimtab dial set {ends} {chosen}",)

@@ -16,7 +16,8 @@ from tests.watchers import Watcher
 from trimtab.analysis.optimality_gap import optimality_gap
 from trimtab.analysis.results import read_results
 from trimtab.cli import main
-from trimtab.config.experiment import Dial, Experiment, Training
+from trimtab.config.experiment import Block, Dial, Experiment, Training
+from trimtab.config.grid import plan_of
 from trimtab.config.methods import DIAL
 from trimtab.data.splits import read_roles
 from trimtab.errors import UserError
@@ -152,6 +153,37 @@ def test_impossible_budget_is_said_with_the_least_that_is_possible(
     ):
         set_dial(dial, tmp_path / "model", Watcher(), budget=-1.0)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_dial_that_a_sweep_kept_is_set_as_it_was_measured_there(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """Of two of its grid, on the data that each was trained on."""
+    block = Block("dial", values=(0.25, 1.0), proxies=("near", "far"))
+    other = replace(experiment.safety["near"], path=experiment.safety["near"].path)
+    both = replace(
+        experiment,
+        safety={**experiment.safety, "far": other},
+        train=replace(experiment.train, steps=4),
+        align=None,
+        grid=(block,),
+        keep_models=True,
+        seeds=(0,),
+    )
+    points = sweep(both, tmp_path / "sweep", Watcher())
+    for run in plan_of(both).runs:
+        ends = tmp_path / "sweep/models" / run.name
+        chosen = set_dial(ends, tmp_path / f"set-{run.name}", Watcher(), alpha=0.25)
+        (measured,) = [point for point in points if point.spec == run.specs[0]]
+        assert measured.proxy_loss is not None
+        assert chosen.safety_loss.value == pytest.approx(measured.proxy_loss.value, abs=1e-6)
+        assert chosen.task_loss.value == pytest.approx(measured.capability_loss.value, abs=1e-6)
+        card = (tmp_path / f"set-{run.name}/README.md").read_text(encoding="utf-8")
+        assert f"`trimtab sweep`, as `{run.name}`, trained the dial" in card
+    with pytest.raises(UserError, match=r"sweep kept some: give .*models/dial--near"):
+        set_dial(tmp_path / "sweep", tmp_path / "out", Watcher(), alpha=0.5)
+    with pytest.raises(UserError, match="measures the settings that its grid names"):
+        measure_curve(ends, 3, 0, Watcher())
 
 
 def test_an_experiment_with_a_dial_alone_is_no_sweep(

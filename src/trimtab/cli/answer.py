@@ -131,39 +131,49 @@ def command_to_make(setting: Setting, experiment: Experiment, folder: Path) -> t
     none where a model is kept, or where no training makes it, as of models that are mended after
     theirs.
     """
-    import shlex
-
     from trimtab.config.grid import plan_of
     from trimtab.config.methods import DIAL
-    from trimtab.config.yaml_io import EXPERIMENT_FILE
 
     if setting.method.is_post_hoc or saved_models(setting, folder):
         return ()
-    if setting.method is DIAL:  # a sweep measures its dials, and keeps their ends at most
-        return _commands_to_make_dial(setting, experiment)
     specs = [point.spec for point in setting.points if point.seed == experiment.seeds[0]]
     for run in plan_of(experiment).runs:
         for spec in run.specs:
             if spec in specs:
                 model = spec.folder if spec.method.keeps_each else run.name
-                root = " --data-root DATA" if _lacks_data(experiment) else ""
-                return (
-                    f"trimtab sweep {shlex.quote(str(folder / EXPERIMENT_FILE))}{root} \\",
-                    f"    --only {model} --out chosen",
-                )
+                if setting.method is DIAL:
+                    return _commands_to_set_dial(model, setting, experiment, folder)
+                return _commands_to_make(model, experiment, folder, "chosen")
     return ()
 
 
-def _commands_to_make_dial(setting: Setting, experiment: Experiment) -> tuple[str, ...]:
-    """None where `trimtab dial train` has no option for how the experiment trains."""
-    training = experiment.train
-    if experiment.align or training.epochs is not None or training.equal_rows:
-        return ()
-    steps = (experiment.dial and experiment.dial.steps) or training.steps
+def _commands_to_make(
+    model: str, experiment: Experiment, folder: Path, out: str
+) -> tuple[str, ...]:
+    import shlex
+
+    from trimtab.config.yaml_io import EXPERIMENT_FILE
+
+    root = " --data-root DATA" if _lacks_data(experiment) else ""
     return (
-        f"trimtab dial train --steps {steps} --out DIAL, with the same data and settings; then",
-        f"trimtab dial set DIAL --alpha {setting.value:g} --out chosen",
+        f"trimtab sweep {shlex.quote(str(folder / EXPERIMENT_FILE))}{root} \\",
+        f"    --only {model} --out {out}",
     )
+
+
+def _commands_to_set_dial(
+    dial: str, setting: Setting, experiment: Experiment, folder: Path
+) -> tuple[str, ...]:
+    """A setting was measured and not kept: it is made from the dial's ends, or these anew."""
+    import shlex
+
+    ends = model_folder(folder, dial)
+    training: tuple[str, ...] = ()
+    if not ends.exists():
+        training = _commands_to_make(dial, experiment, folder, "trained")
+        ends = model_folder(Path("trained"), dial)
+    setting_text = f"--alpha {setting.value:.6g} --out chosen"
+    return (*training, f"trimtab dial set {shlex.quote(str(ends))} {setting_text}")
 
 
 def _lacks_data(experiment: Experiment) -> bool:

@@ -61,6 +61,12 @@ dial = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(help="What 'trimtab dial train' wrote.")]
+FolderOfEnds = Annotated[
+    Path,
+    typer.Argument(
+        help="What 'trimtab dial train' wrote, or a dial among the models that a sweep kept."
+    ),
+]
 Settings = Annotated[
     Annotated[int, Range(at_least=2, at_most=10_000)],
     typer.Option(help="Measure at so many settings, 0 and 1 included."),
@@ -148,7 +154,7 @@ def curve(folder: Folder, settings: Settings = 11, samples: Samples = 4) -> None
 @dial.command("set", cls=Command)
 @command
 def set_(
-    folder: Folder,
+    folder: FolderOfEnds,
     out: Out,
     budget: Annotated[
         Finite | None,

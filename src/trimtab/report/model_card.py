@@ -38,6 +38,7 @@ from trimtab.stats import Estimate
 _MARK = "\n- trimtab\n"
 """The tag by which a card of ours is told from PEFT's."""
 
+_BY_DIAL = "`trimtab dial train`"
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
 
 _WHAT_A_LOSS_IS = (
@@ -260,10 +261,10 @@ def _what_was_done(
     settings = yaml.safe_dump(portable, sort_keys=False, allow_unicode=True).strip()
     done = f"Constraint: {constraint}. {' '.join(details)}\n\n"
     if spec.method is DIAL:
+        by = f"`trimtab sweep`, as `{spec.training.folder}`," if made_by.get("grid") else _BY_DIAL
         return (
-            f"{done}`trimtab dial train` trained the dial with these data and settings, and it was "
-            f"set by `trimtab dial set DIAL --alpha {spec.value:g}`.\n\n"
-            f"```yaml\n{settings}\n```"
+            f"{done}{by} trained the dial with these data and settings, and it was set by `trimtab "
+            f"dial set DIAL --alpha {spec.value:g}`.\n\n```yaml\n{settings}\n```"
         )
     return (
         f"{done}This experiment made it. Save it as `experiment.yaml` beside the files it names, "

@@ -11,6 +11,11 @@ DIAL_FOLDER = "dial"
 MODELS_FOLDER = "models"
 
 
+def setting_name(dial: str, alpha: float) -> str:
+    """What the answers and losses of a setting of a dial are kept under."""
+    return f"{dial}-{alpha:.6g}"
+
+
 def model_folder(folder: Path, name: str) -> Path:
     """Where an experiment in `folder` keeps one of its trained models."""
     return folder / MODELS_FOLDER / name

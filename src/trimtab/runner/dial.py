@@ -16,11 +16,10 @@ from trimtab.analysis.labels import VERDICTS
 from trimtab.analysis.results import read_settings
 from trimtab.analysis.standing import Limit, Metric
 from trimtab.config.data_source import Lengths
-from trimtab.config.experiment import Answers, Experiment
+from trimtab.config.experiment import Answers, Dial, Experiment
 from trimtab.config.grid import Plan, Run
-from trimtab.config.methods import ALIGNED, DIAL, number
-from trimtab.config.run_spec import RunSpec
-from trimtab.config.yaml_io import EXPERIMENT_FILE, plain_values, read_experiment
+from trimtab.config.methods import ALIGNED, number
+from trimtab.config.yaml_io import plain_values
 from trimtab.data.encoding import encode
 from trimtab.data.rows import Row, row_weights
 from trimtab.data.splits import Roles, Split, halves_by_prompt, read_roles
@@ -43,6 +42,7 @@ from trimtab.results.samples import Answer, Sample, read_samples, shown, write_s
 from trimtab.results.store import PointsFile
 from trimtab.runner.answering import Answering, prompts_of_experiment
 from trimtab.runner.folder import claim, record_inputs
+from trimtab.runner.kept_dial import KeptDial, kept_dial, training_of
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.processes import processes
 from trimtab.runner.rates import (
@@ -74,7 +74,7 @@ _CONTEXT = 1024
 
 def dial_plan(experiment: Experiment, folder: Path) -> tuple[Plan, Plan]:
     """The one training of the experiment's dial, and what of it `folder` still lacks."""
-    spec = _spec(experiment, None)
+    spec = training_of(experiment)
     plan = Plan((), (Run(spec, (spec,)),))
     return plan, Plan((), ()) if (folder / DIAL_FOLDER).exists() else plan
 
@@ -90,7 +90,7 @@ def train_dial(experiment: Experiment, folder: Path, watcher: SweepWatcher, rest
     check_library_settings(experiment)
     with only_writer(folder):
         claim(experiment, folder, restart)
-        finished, spec = folder / DIAL_FOLDER, _spec(experiment, None)
+        finished, spec = folder / DIAL_FOLDER, training_of(experiment)
         if finished.exists():
             forget_checkpoints(folder, spec.folder)
             return
@@ -114,31 +114,38 @@ def measure_curve(folder: Path, settings: int, samples: int, watcher: SweepWatch
         samples: how many prompts of the task and of the safety data to answer at α = 0, ½ and 1.
 
     Raises:
-        UserError: the folder holds no trained dial, or fewer than two settings are asked for.
+        UserError: the folder holds no trained dial, or that of a sweep, which has measured it
+            itself, or fewer than two settings are asked for.
     """
     if settings < 2:
         raise UserError(f"{settings} settings make no curve. Give --settings 2 or more.")
-    experiment = _experiment_of(folder)
+    kept = kept_dial(folder)
+    if kept.is_of_sweep:
+        raise UserError(
+            f"{folder} is a dial of a sweep, which measures the settings that its grid names. Add "
+            "values to the grid in another folder, or train the dial alone: trimtab dial train."
+        )
+    experiment = kept.experiment
     with only_writer(folder):
         points_file = PointsFile(folder, experiment.known_entropies)
-        start = replace(_spec(experiment, None), method=ALIGNED, seed=0)
-        specs = [_spec(experiment, float(alpha)) for alpha in np.linspace(0, 1, settings)]
+        start = replace(kept.spec, method=ALIGNED, seed=0)
+        specs = [kept.at(float(alpha)) for alpha in np.linspace(0, 1, settings)]
         plan = Plan((start,), tuple(Run(spec, (spec,)) for spec in specs))
         remaining = plan.without({point.spec for point in points_file.points})
         answered = samples == 0 or bool(read_samples(folder))
         watcher.planned(plan, remaining)
         if not remaining.specs and answered:
             return points_file.points
-        runner, endpoints, roles = _opened(experiment, folder, watcher)
-        cost = _cost_of(folder)
-        dial = TrainedDial(endpoints, cost.train_tokens, cost.wall_seconds)
+        opened = _opened(kept, watcher)
+        runner, cost = opened.runner, _cost_of(kept.ends)
+        dial = TrainedDial(opened.endpoints, cost.train_tokens, cost.wall_seconds)
         points_file.add(runner.measured_start(remaining.aligned))
         for run in remaining.runs:
-            name = setting_name(run.training.value or 0.0)
+            name = kept.name_at(run.training.value or 0.0)
             points_file.add(runner.setting_measured(name, dial, run.training))
             watcher.measured(points_file.points[-1:])
         if not answered:
-            write_samples(folder, list(_sampled(runner, endpoints, roles, samples)))
+            write_samples(folder, list(_sampled(opened, samples)))
         return points_file.points
 
 
@@ -190,6 +197,7 @@ def set_dial(
     are kept in `folder`, so that another limit, or a run that was killed, asks for none again.
 
     Args:
+        folder: what `trimtab dial train` wrote, or a dial among the models that a sweep kept.
         limits: on rates; with a budget, both have to be kept.
         asking: prompts and judges in place of the experiment's `answers`.
 
@@ -206,7 +214,8 @@ def set_dial(
     if alpha is not None and not 0 <= alpha <= 1:
         raise UserError(f"alpha {alpha:g} must lie between 0, the safest, and 1.")
     require_nothing_there(out)
-    experiment = _experiment_of(folder)
+    kept = kept_dial(folder)
+    experiment = kept.experiment
     answers = asking.over(experiment.answers) if limits else None
     rates = None
     if answers is not None:
@@ -217,23 +226,17 @@ def set_dial(
             f"the dial's adapters cannot be merged into {experiment.load.quantization} weights "
             "without loss. Leave --merged out."
         )
-    with only_writer(folder):
-        runner, endpoints, roles = _opened(experiment, folder, watcher)
-        chosen = _chosen(runner, endpoints, roles, alpha, budget, rates, answers)
-        card = partial(_card, chosen, experiment, folder, answers)
-        with written_model(out, runner.tokenizer, {SETTING_FILE: chosen}, card) as unfinished:
-            endpoints.save_at(chosen.alpha, unfinished, merged)
+    with only_writer(kept.folder):
+        opened = _opened(kept, watcher)
+        chosen = _chosen(opened, alpha, budget, rates, answers)
+        tokenizer, card = opened.runner.tokenizer, partial(_card, chosen, kept, answers)
+        with written_model(out, tokenizer, {SETTING_FILE: chosen}, card) as unfinished:
+            opened.endpoints.save_at(chosen.alpha, unfinished, merged)
     return chosen
 
 
-def _card(
-    chosen: ChosenSetting,
-    experiment: Experiment,
-    folder: Path,
-    answers: Answers | None,
-    model: Path,
-) -> str:
-    spec = _spec(experiment, chosen.alpha)
+def _card(chosen: ChosenSetting, kept: KeptDial, answers: Answers | None, model: Path) -> str:
+    spec = kept.at(chosen.alpha)
     rise = replace(chosen.rise, unit=OVER_START)
     losses = [LossChange(SAFETY_LOSS, str(spec.proxy), None, chosen.safety_loss, rise)]
     if chosen.alignment_loss is not None:
@@ -248,10 +251,10 @@ def _card(
     training_text += "".join(
         f" The setting was chosen for {line}." for line in limit_lines(chosen.rates)
     )
-    settings = dict(read_settings(folder))
+    settings = dict(read_settings(kept.folder))
     if answers is not None:
-        settings["answers"] = plain_values(replace(experiment, answers=answers))["answers"]
-    origin = Origin(settings, read_data(folder))
+        settings["answers"] = plain_values(replace(kept.experiment, answers=answers))["answers"]
+    origin = Origin(settings, read_data(kept.folder))
     rates = chosen.rates.changes if chosen.rates else ()
     return trained_card(spec, losses, (training_text,), origin, model, rates=rates)
 
@@ -267,21 +270,19 @@ def _answering(runner: Runner, rates: RatesOnHalves, answers: Answers) -> Answer
 
 
 def _chosen(
-    runner: Runner,
-    endpoints: Endpoints,
-    roles: Roles,
+    opened: _OpenDial,
     alpha: float | None,
     budget: float | None,
     rates: RatesOnHalves | None,
     answers: Answers | None,
 ) -> ChosenSetting:
     """The setting, chosen on half of the safety rows where a budget chooses, told on the others."""
-    rows = _HeldOut.of(runner, roles, divided=budget is not None)
+    rows = _HeldOut.of(opened, divided=budget is not None)
     chosen_rise: Estimate | None = None
     judged_rates: JudgedRates | None = None
-    rise_at = None if budget is None else _rises(runner, endpoints, rows.choosing)
+    rise_at = None if budget is None else _rises(opened, rows.choosing)
     if rates is not None and answers is not None:
-        search = _search(runner, endpoints, rates, answers, budget, rise_at)
+        search = _search(opened, rates, answers, budget, rise_at)
         alpha, standing, judged_rates = search.choice(lambda setting: f"α = {number(setting)}")
         chosen_rise = standing.measured.get("safety loss")
     elif alpha is None:
@@ -290,9 +291,9 @@ def _chosen(
         alpha, chosen_rise = largest_within(rise_at, budget)
         _require_within(chosen_rise, budget)
 
-    measuring, dial = runner.experiment.measure, runner.experiment.dial
-    assert dial is not None
-    before = held_out_loss(runner.aligned, rows.telling, measuring)
+    experiment, endpoints = opened.kept.experiment, opened.endpoints
+    measuring = experiment.measure
+    before = held_out_loss(opened.runner.aligned, rows.telling, measuring)
     endpoints.set_alpha(alpha)
     after = held_out_loss(endpoints.model, rows.telling, measuring)
     task = held_out_loss(endpoints.model, rows.task, measuring)
@@ -300,7 +301,7 @@ def _chosen(
     known = None if original is None else held_out_loss(endpoints.model, original, measuring)
     return ChosenSetting(
         alpha=alpha,
-        penalty=dial.penalty_at(alpha),
+        penalty=(experiment.dial or Dial()).penalty_at(alpha),
         budget=budget,
         chosen_rise=chosen_rise,
         rise=loss_rise(after, before),
@@ -321,17 +322,17 @@ class _HeldOut:
     original: HeldOutRows | None
 
     @classmethod
-    def of(cls, runner: Runner, roles: Roles, *, divided: bool) -> _HeldOut:
-        (safety,), (task,) = roles.safety.values(), roles.task.values()
+    def of(cls, opened: _OpenDial, *, divided: bool) -> _HeldOut:
+        experiment, spec, roles = opened.kept.experiment, opened.kept.spec, opened.roles
+        assert spec.proxy is not None
+        safety, task = roles.safety[spec.proxy], roles.task[spec.task]
+        tokenizer = opened.runner.tokenizer
 
         def encoded(rows: Sequence[Row], split: Split) -> HeldOutRows:
-            lengths = runner.experiment.lengths
-            return HeldOutRows.of(encode(rows, runner.tokenizer, lengths), rows, split.repeats)
+            return HeldOutRows.of(encode(rows, tokenizer, experiment.lengths), rows, split.repeats)
 
         rows = list(safety.held_out)
-        choosing, telling = (
-            _halves(safety, runner.experiment.split_seed) if divided else (rows,) * 2
-        )
+        choosing, telling = _halves(safety, experiment.split_seed) if divided else (rows,) * 2
         return cls(
             encoded(choosing, safety),
             encoded(telling, safety),
@@ -340,21 +341,20 @@ class _HeldOut:
         )
 
 
-def _rises(runner: Runner, endpoints: Endpoints, rows: HeldOutRows) -> Callable[[float], Estimate]:
+def _rises(opened: _OpenDial, rows: HeldOutRows) -> Callable[[float], Estimate]:
     """L_ŝ(θ(α)) − L_ŝ(θ_s) at a setting."""
-    measuring = runner.experiment.measure
-    start = held_out_loss(runner.aligned, rows, measuring)
+    measuring = opened.kept.experiment.measure
+    start = held_out_loss(opened.runner.aligned, rows, measuring)
 
     def rise_at(setting: float) -> Estimate:
-        endpoints.set_alpha(setting)
-        return loss_rise(held_out_loss(endpoints.model, rows, measuring), start)
+        opened.endpoints.set_alpha(setting)
+        return loss_rise(held_out_loss(opened.endpoints.model, rows, measuring), start)
 
     return rise_at
 
 
 def _search(
-    runner: Runner,
-    endpoints: Endpoints,
+    opened: _OpenDial,
     rates: RatesOnHalves,
     answers: Answers,
     budget: float | None,
@@ -363,15 +363,15 @@ def _search(
     """For a setting within limits on rates and, with a budget, within that."""
 
     def model_at(setting: float) -> tuple[str, Any]:
-        endpoints.set_alpha(setting)
-        return setting_name(setting), endpoints.model
+        opened.endpoints.set_alpha(setting)
+        return opened.kept.name_at(setting), opened.endpoints.model
 
     def rises(setting: float) -> dict[Metric, Estimate]:
         return {} if rise_at is None else {"safety loss": rise_at(setting)}
 
     beside = [] if budget is None else [Limit("safety loss", budget)]
-    answering = _answering(runner, rates, answers)
-    return RateSearch(answering, rates, model_at, runner.watcher, beside, rises)
+    answering = _answering(opened.runner, rates, answers)
+    return RateSearch(answering, rates, model_at, opened.runner.watcher, beside, rises)
 
 
 def _require_within(rise: Estimate, budget: float) -> None:
@@ -390,7 +390,8 @@ def _halves(split: Split, split_seed: int) -> tuple[list[Row], list[Row]]:
     return halves_by_prompt(split.held_out, split_seed, split.label, split.repeats)
 
 
-def _sampled(runner: Runner, endpoints: Endpoints, roles: Roles, count: int) -> Iterator[Sample]:
+def _sampled(opened: _OpenDial, count: int) -> Iterator[Sample]:
+    runner, endpoints, roles = opened.runner, opened.endpoints, opened.roles
     context = limits_of(runner.aligned).context or _CONTEXT
     tokens = min(_ANSWER_TOKENS, context // 2)
     lengths = Lengths(
@@ -415,31 +416,22 @@ def _sampled(runner: Runner, endpoints: Endpoints, roles: Roles, count: int) -> 
             yield Sample(is_safety, prompt[-1].content, tuple(prompt_answers))
 
 
-def _opened(
-    experiment: Experiment, folder: Path, watcher: SweepWatcher
-) -> tuple[Runner, Endpoints, Roles]:
+@dataclass(frozen=True)
+class _OpenDial:
+    """A kept dial in memory, with the start and the data."""
+
+    kept: KeptDial
+    runner: Runner
+    endpoints: Endpoints
+    roles: Roles
+
+
+def _opened(kept: KeptDial, watcher: SweepWatcher) -> _OpenDial:
+    experiment, folder = kept.experiment, kept.folder
     roles = read_roles(experiment)
     record_inputs(roles, experiment, folder)
     runner = Runner(experiment, roles, folder, watcher)
-    return runner, load_endpoints(folder / DIAL_FOLDER, runner.aligned), roles
-
-
-def setting_name(alpha: float) -> str:
-    """What the answers and losses of a setting are kept under."""
-    return f"dial-{alpha:.6g}"
-
-
-def _experiment_of(folder: Path) -> Experiment:
-    if not (folder / DIAL_FOLDER).exists():
-        raise UserError(
-            f"{folder} holds no trained dial. Give the folder that 'trimtab dial train' wrote."
-        )
-    return read_experiment(folder / EXPERIMENT_FILE)
-
-
-def _spec(experiment: Experiment, alpha: float | None) -> RunSpec:
-    (task,), (proxy,), (seed,) = experiment.task, experiment.safety, experiment.seeds
-    return RunSpec(DIAL, alpha, proxy, task, seed)
+    return _OpenDial(kept, runner, load_endpoints(kept.ends, runner.aligned), roles)
 
 
 @dataclass(frozen=True)
@@ -450,9 +442,9 @@ class _Cost:
     wall_seconds: float
 
 
-def _cost_of(folder: Path) -> _Cost:
+def _cost_of(ends: Path) -> _Cost:
     def read(path: Path) -> _Cost:
         return _Cost(**json.loads(path.read_bytes()))
 
     unknown = "the points say 0 for the tokens and seconds of training"
-    return read_if_whole(folder / DIAL_FOLDER / _COST_FILE, read, unknown) or _Cost(0, 0.0)
+    return read_if_whole(ends / _COST_FILE, read, unknown) or _Cost(0, 0.0)

@@ -26,7 +26,7 @@ from trimtab.evaluate.engines import AnswerEngine, DividedEngine, LoadedEngine
 from trimtab.measure.losses import response_nll
 from trimtab.models import merged_model
 from trimtab.results.generations import AskedPrompt, Decoding
-from trimtab.results.layout import ALIGNED_FOLDER, model_folder
+from trimtab.results.layout import ALIGNED_FOLDER, model_folder, setting_name
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.store import PointsFile
 from trimtab.results.under_way import UNFINISHED_FOLDER
@@ -186,7 +186,9 @@ class Runner(Trainings):
                 dial.endpoints.save(unfinished, self.tokenizer)
         points = []
         for spec in run.specs:
-            points += self.setting_measured(f"{run.name}-{spec.value:.6g}", dial, spec, extra)
+            assert spec.value is not None
+            name = setting_name(run.name, spec.value)
+            points += self.setting_measured(name, dial, spec, extra)
         return points
 
     def _set_to_budgets(self, run: Run) -> list[Point]:
