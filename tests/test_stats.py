@@ -105,6 +105,19 @@ def test_a_loss_has_scipys_studentised_interval_where_tokens_are_alike() -> None
     )  # skewed, as losses are
 
 
+@pytest.mark.parametrize("rows", [30, 50, 200])
+def test_a_loss_that_few_rows_carry_has_an_interval_that_means_something(rows: int) -> None:
+    """Resamples without these rows have next to no spread, which a quotient makes endless."""
+    nats = np.random.default_rng(0).exponential(1e-5, rows)
+    nats[:2] = 4.0, 9.0
+    estimate = loss_estimate(nats, np.ones(rows), "nats")
+    assert 0 <= estimate.low < estimate.value < estimate.high < nats.max()
+    nats[:] = 0.0
+    nats[0] = 30.0
+    one_row = loss_estimate(nats, np.full(rows, 5.0), "nats")
+    assert 0 <= one_row.low < one_row.value < one_row.high < 6
+
+
 def test_a_loss_has_the_same_interval_whenever_it_is_taken() -> None:
     nats, tokens = rows(40)
     assert loss_estimate(nats, tokens, "nats") == loss_estimate(nats, tokens, "nats")

@@ -122,6 +122,12 @@ def test_a_method_that_is_worse_everywhere_is_beaten_and_stands_below() -> None:
     assert worst.volume.difference.high < 0
 
 
+def test_a_setting_of_one_seed_measured_exactly_is_neither_judged_nor_beaten() -> None:
+    points = [*ends(), *case_1(), *seeds("ewc", [(0.65, 0.3)]), method("ewc", 3.0, 0.9, 0.9)]
+    (ewc,) = [result for result in method_results(points) if result.method.name == "ewc"]
+    assert (ewc.dominated, ewc.judged) == (1, 1)
+
+
 def test_a_difference_within_the_noise_beats_nothing() -> None:
     noisy = seeds("ewc", [(0.6, 0.2), (0.3, 0.4)])
     for place, shift in enumerate((0.02, -0.04, 0.01, 0.05, -0.03, 0.03)):

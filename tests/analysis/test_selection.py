@@ -48,6 +48,26 @@ def test_suggested_is_the_least_task_loss_within_the_budget() -> None:
     assert loose.held_out.setting.value == 0.1
 
 
+def test_a_seed_that_has_begun_takes_no_setting_out_of_the_choice() -> None:
+    """Seeds are made one after the other: of the next one plain fine-tuning comes first."""
+    line = ((0.0, 2.0, 0.0), (1.0, 0.02, 0.3), (3.0, 0.01, 0.8))
+    points = [point("aligned", safety=0.0, capability=1.0)]
+    points += [
+        point(penalty=value, safety=x, capability=y, seed=seed)
+        for seed in (0, 1)
+        for value, x, y in line
+    ]
+    limits = [Limit("safety loss", 0.1)]
+    (whole,) = suggestions(points, limits)
+    (begun,) = suggestions([*points, point(penalty=0.0, safety=2.0, seed=2)], limits)
+    assert whole.held_out.setting == begun.held_out.setting
+    assert (begun.held_out.setting.value, begun.left_out) == (1.0, ())
+    lucky = point(penalty=0.3, safety=0.0, capability=0.0, seed=1)
+    (suggestion,) = suggestions([*points, lucky], limits)
+    assert suggestion.held_out.setting.value == 1.0
+    assert [setting.value for setting in suggestion.left_out] == [0.3]
+
+
 def test_where_no_setting_is_within_the_budget_the_nearest_is_named() -> None:
     (suggestion,) = suggestions(exact(), [Limit("safety loss", 0.05)])
     assert suggestion.chosen_by.verdict == "beyond"

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.config.data_source import DataSource
-from trimtab.data.rows import Message, Row
-from trimtab.data.splits import Roles, Split, choose_rows, load_roles, split_rows
+from trimtab.data.rows import Message, Row, prompt_numbers
+from trimtab.data.splits import Roles, Split, choose_rows, halves_by_prompt, load_roles, split_rows
 from trimtab.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -93,6 +93,23 @@ def test_files_that_share_prompts_keep_the_same_ones(
     near = choose_rows([row(prompt, "near") for prompt in shared], limit, seed)
     far = choose_rows([row(prompt, "far") for prompt in reversed(shared)], limit, seed)
     assert prompts(near) == prompts(far)
+
+
+def test_halves_have_prompts_enough_and_not_rows_alone() -> None:
+    """Rows of one prompt are one draw: a half of them would have no interval."""
+    few = [row(f"prompt {number}", f"answer {place}") for number in range(3) for place in range(6)]
+    with pytest.raises(UserError, match="safety near: 3 prompts are too few to choose by"):
+        halves_by_prompt(few, 0, "safety near")
+    halves = halves_by_prompt(few, 0, "safety near", repeats=True)
+    assert min(map(len, halves)) >= 4
+
+
+def test_blanks_round_a_message_make_no_other_prompt() -> None:
+    rows = [row("ask"), row("ask "), row("tell")]
+    assert Split("task", (), tuple(rows)).draws_held_out == 2
+    numbers = prompt_numbers(rows)
+    assert numbers is not None
+    assert numbers.tolist() == [0, 0, 1]
 
 
 def test_a_limit_on_draws_keeps_their_frequencies() -> None:

@@ -17,15 +17,17 @@ from tests.watchers import Watcher
 from trimtab.analysis.line_search import GRID, most_capable_within
 from trimtab.analysis.standing import Limit, Standing
 from trimtab.cli import main
+from trimtab.config.data_names import answers_data
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Answers, Dial, Experiment, Training
 from trimtab.errors import UserError
-from trimtab.evaluate.rates import COMPLIANCE
+from trimtab.evaluate.rates import COMPLIANCE, RATES, Rate
 from trimtab.measure import generation
 from trimtab.models import load_model, quiet_libraries, save_tiny_llama
 from trimtab.results.generations import AskedPrompt, read_generations
+from trimtab.runner.answering import Judged
 from trimtab.runner.dial import ChosenSetting, set_dial, train_dial
-from trimtab.runner.rates import Asking, prompt_halves
+from trimtab.runner.rates import Asking, RatesOnHalves, prompt_halves
 from trimtab.stats import Estimate, rows_to_tell_share, share
 
 WORDS = ["i", "cannot", "help", "ask", "tell", "sure", "do", "that", "for", "you"]
@@ -142,6 +144,22 @@ def test_no_prompt_is_in_both_halves_and_kinds_are_divided_evenly() -> None:
         assert kinds.count("harmful") == 20
         assert kinds.count("benign") in (20, 21)
     assert (prompt_halves(prompts, seed=1)[0] != choosing).any()
+
+
+def test_a_rate_whose_prompts_are_in_one_half_alone_is_not_told() -> None:
+    """As of a single benign prompt beside a limit on harm."""
+    prompts = [AskedPrompt((("user", f"harm {n}"),), "harmful", "file") for n in range(40)]
+    prompts.append(AskedPrompt((("user", "cook"),), "benign", "file"))
+    rates = RatesOnHalves(prompts, [Limit("harmful rate", 0.5)], 0)
+
+    def none_of(rate: Rate) -> np.ndarray:
+        return np.zeros((2, sum(prompt.kind in rate.kinds for prompt in prompts)))
+
+    judged = Judged(counts={answers_data(rate.field): none_of(rate) for rate in RATES})
+    assert set(rates.on_choosing(judged)) == {"harmful rate"}
+    told = {rate.field for rate in rates.compared_rates(judged, judged)}
+    assert "harmful_rate" in told
+    assert "answer_rate" not in told
 
 
 def test_a_dial_set_by_rate_is_at_a_setting_seen_to_keep_it(

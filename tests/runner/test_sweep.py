@@ -369,6 +369,31 @@ def test_a_diverged_run_is_a_failure_and_the_sweep_goes_on(
     assert len(again.trainings) == 1
 
 
+@pytest.mark.parametrize("every", [0, 1])
+@pytest.mark.parametrize("has_weights", [True, False])
+def test_weights_that_the_last_update_broke_are_a_failure_and_no_point(
+    every: int, has_weights: bool, experiment: Experiment, tmp_path: Path
+) -> None:
+    """The step's own loss was finite: it is the measuring that meets them."""
+    near = experiment.safety["near"]
+    drawn = near if has_weights else replace(near, held_out=0.2, lowest_loss=None)
+    broken = replace(
+        experiment,
+        align=None,
+        original=experiment.original if has_weights else None,
+        safety={"near": drawn},
+        train=replace(experiment.train, steps=1, learning_rate=1e30),
+        grid=(Block("alignment-loss", (0.0,), proxies=("near",)),),
+        measure=replace(experiment.measure, every=every),
+    )
+    watcher = Watcher()
+    sweep(broken, tmp_path, watcher)
+    assert {point.method for point in read_points(tmp_path)} == {ALIGNED}
+    (failure,) = {failure.reason for failure in watcher.failures}
+    assert "held-out rows is not a finite number" in failure
+    assert "Lower the learning rate" in failure
+
+
 def test_a_point_does_not_depend_on_the_points_before_it(
     experiment: Experiment, finished: Path, tmp_path: Path
 ) -> None:

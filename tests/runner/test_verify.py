@@ -210,6 +210,13 @@ def test_a_folder_without_points_is_one_line(tmp_path: Path) -> None:
     assert_one_line(invoke("verify", tmp_path))
 
 
+def test_points_without_their_experiment_are_one_line(copied: Path) -> None:
+    (copied / "out/experiment.yaml").unlink()
+    result = invoke("verify", copied / "out")
+    assert_one_line(result)
+    assert "Give the folder that 'trimtab sweep'" in result.output
+
+
 def test_data_that_lie_elsewhere_are_found_by_data_root(copied: Path, tmp_path: Path) -> None:
     (copied / "data").rename(tmp_path / "data")
     record = copied / "out" / "data.json"

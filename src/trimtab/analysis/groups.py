@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -89,6 +89,22 @@ def all_settings(points: Iterable[Point]) -> tuple[Setting, ...]:
         Setting(spec.method, spec.value, spec.proxy, spec.task, _by_seed(of_seed.values()))
         for spec, of_seed in groups.items()
     )
+
+
+def with_the_seeds_of_most(settings: Sequence[Setting]) -> list[Setting]:
+    """Those that have all seeds of a set, chosen so that most points are among them.
+
+    In a sweep that is not finished, or where a training failed, a setting of fewer seeds than the
+    others could seem best for its luck.
+    """
+    seeds_of = {setting: frozenset(point.seed for point in setting.points) for setting in settings}
+    sets = sorted(set(seeds_of.values()), key=sorted)
+    most = max(
+        sets,
+        key=lambda seeds: len(seeds) * sum(seeds <= own for own in seeds_of.values()),
+        default=frozenset(),
+    )
+    return [setting for setting in settings if most <= seeds_of[setting]]
 
 
 def lines_of(points: Iterable[Point], method: Method) -> dict[tuple[str, str], list[Setting]]:

@@ -26,14 +26,17 @@ VERDICTS: dict[LimitVerdict, str] = {
 def nats(value: float) -> str:
     """A gap or a loss: three digits that matter, and none below a ten-thousandth.
 
-    >>> [nats(v) for v in (0.0684612, 1.5, -123.0, 4e-6, -4e-6, 0.0)]
-    ['0.0685', '1.50', '−123', '< 0.0001', '0', '0']
+    >>> [nats(v) for v in (0.0684612, 1.5, -123.0, 99.96, 7e-5, 4e-6, -4e-6, 0.0)]
+    ['0.0685', '1.50', '−123', '100', '0.0001', '< 0.0001', '0', '0']
     """
     if math.isinf(value):
         return number(value)
     if abs(value) < 5e-5:
         return "< 0.0001" if value > 0 else "0"
-    digits = f"{abs(value):#.3g}" if abs(value) < 100 else f"{abs(value):.0f}"
+    size = abs(value)
+    digits = f"{size:.4f}" if size < 1e-4 else f"{size:#.3g}".removesuffix(".")
+    if size >= 100:
+        digits = f"{size:.0f}"
     return f"−{digits}" if value < 0 else digits
 
 
@@ -106,10 +109,12 @@ def listed(names: Sequence[str]) -> str:
 def percent(share: float) -> str:
     """A share as a percentage.
 
-    >>> percent(0.254), percent(0.004)
-    ('25 %', '0.4 %')
+    >>> percent(0.254), percent(0.004), percent(1e-6)
+    ('25 %', '0.4 %', '< 0.01 %')
     """
     value = 100 * share
+    if 0 < value < 0.005:
+        return "< 0.01 %"
     return f"{value:.0f} %" if value >= 1 or value == 0 else f"{value:.1g} %"
 
 

@@ -214,7 +214,8 @@ def _of_pair(settings: list[Setting], safety: SafetyGap, pairs: Pairs) -> list[M
     results = []
     for method, line in methods.items():
         beaten: dict[Setting, list[Method]] = {}
-        for setting in line:
+        judged = [setting for setting in line if _can_be_judged(setting, safety)]
+        for setting in judged:
             rivals = [rival for rival in settings if rival.method not in (method, *ends)]
             winners = [rival.method for rival in rivals if dominates(rival, setting, safety, pairs)]
             if winners:
@@ -231,7 +232,7 @@ def _of_pair(settings: list[Setting], safety: SafetyGap, pairs: Pairs) -> list[M
                 volumes[method],
                 chords[method],
                 len(beaten),
-                sum(_can_be_judged(setting, safety) for setting in line),
+                len(judged),
                 tuple(dict.fromkeys(winner for won in beaten.values() for winner in won)),
                 _of_line(trained_points, lambda point: point.train_tokens),
                 _of_line(trained_points, lambda point: point.wall_seconds),
@@ -302,7 +303,8 @@ def _below(first: Setting, second: Setting, which: Gap, pairs: Pairs) -> bool:
     if first.measured(which) is None or second.measured(which) is None:
         return False
     rise = pairs.rise(first, second, which)
-    has_spread = rise.low < rise.high or len(first.points) > 1
+    common = {point.seed for point in first.points} & {point.seed for point in second.points}
+    has_spread = rise.low < rise.high or len(common) > 1
     return has_spread and rise.low > 0  # what one seed is exactly says nothing of others
 
 

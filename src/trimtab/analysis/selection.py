@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trimtab.analysis.choices import settings_beside
-from trimtab.analysis.groups import Setting, all_settings
+from trimtab.analysis.groups import Setting, all_settings, with_the_seeds_of_most
 from trimtab.analysis.row_changes import (
     FEWEST_ROWS,
     HeldOut,
@@ -103,6 +103,8 @@ class Suggestion:
     divided: Mapping[Metric, tuple[int, int]]
     """Of what it was chosen by: how many rows or prompts chose, and how many took no part. What is
     not named here is told of all that chose."""
+    left_out: tuple[Setting, ...]
+    """What was not compared, since it lacks seeds that the others have."""
 
     @property
     def note(self) -> str | None:
@@ -196,13 +198,8 @@ def _suggestion(
     longest: int | None,
 ) -> Suggestion:
     choosing, held_out = (HeldOut(rows, half) for half in (0, 1))
-    # In an unfinished sweep, a setting with fewer seeds than others could be chosen for its luck.
-    most_seeds = max(len(setting.points) for setting in line)
-    candidates = [
-        _candidate(setting, start, limits, choosing)
-        for setting in line
-        if len(setting.points) == most_seeds
-    ]
+    compared = with_the_seeds_of_most(line)
+    candidates = [_candidate(setting, start, limits, choosing) for setting in compared]
     within = [candidate for candidate in candidates if candidate.verdict == "within"]
     chosen = (
         min(within, key=lambda candidate: candidate.task_change.value)
@@ -225,6 +222,7 @@ def _suggestion(
         plain_beside,
         limit,
         divided,
+        tuple(setting for setting in line if setting not in compared),
     )
 
 

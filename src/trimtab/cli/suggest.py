@@ -60,7 +60,7 @@ def suggest(
 def _suggestion_lines(
     suggestion: Suggestion, limits: list[Limit], experiment: Experiment | None, folder: Path
 ) -> list[str]:
-    from trimtab.analysis.labels import nats
+    from trimtab.analysis.labels import listed, nats
 
     candidate, setting = suggestion.held_out, suggestion.held_out.setting
     limits_text = ", ".join(limit.in_words for limit in limits)
@@ -90,6 +90,9 @@ def _suggestion_lines(
     elif experiment and (command := command_to_make(setting, experiment, folder)):
         lines += ["  to make it:", *(f"    {line}" for line in command)]
     lines += _what_chose(suggestion)
+    if suggestion.left_out:
+        names = listed([setting.name for setting in suggestion.left_out])
+        lines.append(f"Not compared, since seeds of theirs are lacking: {names}.")
     if suggestion.note is not None:
         lines.append(f"Few rows ({suggestion.note}).")
     return lines

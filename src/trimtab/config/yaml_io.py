@@ -67,6 +67,16 @@ def read_experiment(path: Path) -> Experiment:
     )
 
 
+def recorded_experiment(folder: Path) -> Experiment:
+    """The experiment that `folder` is of. Raises UserError: there is none."""
+    recorded = folder / EXPERIMENT_FILE
+    if not recorded.exists():
+        raise UserError(
+            f"{recorded}: no such file. Give the folder that 'trimtab sweep' or 'train' writes to."
+        )
+    return read_experiment(recorded)
+
+
 def parse_experiment(text: str, place: str) -> Experiment:
     """The experiment of a YAML text; `place` names it in errors. Raises UserError."""
     values = _yaml(text, place)

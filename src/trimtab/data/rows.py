@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,6 +48,11 @@ def row_weights(rows: Sequence[Row]) -> NDArray[np.float64] | None:
     return None if (weights == 1).all() else weights
 
 
+def prompt_key(prompt: tuple[Message, ...]) -> str:
+    """What two prompts have in common that are one, but for the blanks round their messages."""
+    return json.dumps([[message.role, message.content.strip()] for message in prompt])
+
+
 def prompt_numbers(rows: Sequence[Row]) -> NDArray[np.intp] | None:
     """Which prompt each row answers, numbered as they first come; None where each has its own.
 
@@ -54,7 +60,7 @@ def prompt_numbers(rows: Sequence[Row]) -> NDArray[np.intp] | None:
     >>> prompt_numbers([Row(hello, "a"), Row(bye, "b"), Row(hello, "c")])
     array([0, 1, 0])
     """
-    numbers = group_numbers(row.prompt for row in rows)
+    numbers = group_numbers(prompt_key(row.prompt) for row in rows)
     return None if len(set(numbers.tolist())) == len(rows) else numbers
 
 

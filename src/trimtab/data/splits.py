@@ -13,7 +13,7 @@ from pathlib import Path
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Experiment
 from trimtab.data.files import MissingFilesError, local_path, on_hub, require_files
-from trimtab.data.rows import Message, Row, row_weights
+from trimtab.data.rows import Row, prompt_key, row_weights
 from trimtab.data.sources import read_rows
 from trimtab.errors import UserError
 from trimtab.stats import FEW_ROWS
@@ -40,8 +40,7 @@ class Split:
     @property
     def draws_held_out(self) -> int:
         """How many independent draws the held-out rows are: as many as prompts, or as rows."""
-        prompts = {row.prompt for row in self.held_out}
-        return len(self.held_out) if self.repeats else len(prompts)
+        return _draws(self.held_out, self.repeats)
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def load_roles(
         label: _divided(label, source, seed, data_root, warnings.append)
         for label, source in sources.items()
     }
-    held_out = {_key(row.prompt) for split in divided.values() for row in split.held_out}
+    held_out = {prompt_key(row.prompt) for split in divided.values() for row in split.held_out}
     finished = {
         label: _finished(divided[label], source, held_out, seed, warnings.append)
         for label, source in sources.items()
@@ -133,7 +132,7 @@ def split_rows(
     >>> len(train) + len(held_out), 150 < len(held_out) < 250
     (1000, True)
     """
-    keys = _draw_keys(rows) if repeats else [_key(row.prompt) for row in rows]
+    keys = _draw_keys(rows) if repeats else [prompt_key(row.prompt) for row in rows]
     are_held_out = [_uniform("held out", seed, key) < share for key in keys]
     return (
         [row for row, out in zip(rows, are_held_out, strict=True) if not out],
@@ -153,10 +152,11 @@ def halves_by_prompt(
     """
     # Another seed than that which held rows out: below its share every one of them lies.
     first, second = split_rows(rows, 0.5, seed + _HALVES_SEED, repeats)
-    if min(len(first), len(second)) < _FEWEST_IN_A_HALF:
+    if min(_draws(first, repeats), _draws(second, repeats)) < _FEWEST_IN_A_HALF:
+        what = "rows" if repeats else "prompts"
         raise UserError(
-            f"{label}: {len(rows)} rows are too few to choose by one half and to measure on the "
-            "other. Give, or hold out, more."
+            f"{label}: {_draws(rows, repeats)} {what} are too few to choose by one half and to "
+            "measure on the other. Give, or hold out, more."
         )
     return first, second
 
@@ -194,7 +194,7 @@ def _divided(
             "belong in a file of held-out rows."
         )
     if not held_out or not train:
-        prompts = len({_key(row.prompt) for row in rows})
+        prompts = len({prompt_key(row.prompt) for row in rows})
         which = "none" if not held_out else "every one"
         of = f"of {len(rows)} rows" + (f" with {prompts} prompts" if prompts < len(rows) else "")
         raise UserError(
@@ -239,7 +239,7 @@ def _finished(
     place = f"{split.label} ({source.path})"
     train = list(split.train)
     if not source.repeats:
-        train = [row for row in train if _key(row.prompt) not in held_out]
+        train = [row for row in train if prompt_key(row.prompt) not in held_out]
         leaked = len(split.train) - len(train)
         if not train:
             raise UserError(
@@ -253,7 +253,7 @@ def _finished(
                 "and are removed."
             )
     train = choose_rows(train, source.rows, seed)
-    repeated = len(train) - len({(_key(row.prompt), row.response) for row in train})
+    repeated = len(train) - len({(prompt_key(row.prompt), row.response) for row in train})
     if repeated and not source.repeats:
         warning(f"{place}: {repeated} of {len(train)} training rows repeat another, and are kept.")
     finished = replace(split, train=tuple(train), repeats=source.repeats)
@@ -285,8 +285,8 @@ def _tell_of_shared_rows(task: Split, safety: Split, warning: Callable[[str], No
     """
     if task.repeats or safety.repeats:
         return
-    safety_rows = {(_key(row.prompt), row.response) for row in safety.train}
-    shared = sum((_key(row.prompt), row.response) in safety_rows for row in task.train)
+    safety_rows = {(prompt_key(row.prompt), row.response) for row in safety.train}
+    shared = sum((prompt_key(row.prompt), row.response) in safety_rows for row in task.train)
     if shared:
         warning(
             f"{task.label}: {shared} of {len(task.train)} training rows are rows of {safety.label} "
@@ -316,18 +316,19 @@ def _rows_named(source: DataSource, data_root: Path | None) -> str:
     return f"{path} {source.name} {source.split} {where}"
 
 
+def _draws(rows: Sequence[Row], repeats: bool) -> int:
+    """How many independent draws rows are: those of one prompt are one, unless they may repeat."""
+    return len(rows) if repeats else len({prompt_key(row.prompt) for row in rows})
+
+
 def _draw_keys(rows: Sequence[Row]) -> list[str]:
     counts: Counter[str] = Counter()
     keys = []
     for row in rows:
-        key = _key(row.prompt)
+        key = prompt_key(row.prompt)
         keys.append(f"{key} {counts[key]}")
         counts[key] += 1
     return keys
-
-
-def _key(prompt: tuple[Message, ...]) -> str:
-    return json.dumps([[message.role, message.content.strip()] for message in prompt])
 
 
 def _uniform(purpose: str, seed: int, key: str) -> float:

@@ -19,8 +19,14 @@ from torch.nn.utils.rnn import pad_sequence
 from trimtab.config.experiment import Measuring
 from trimtab.data.encoding import IGNORED
 from trimtab.data.rows import Row, prompt_numbers, row_weights
+from trimtab.errors import UserError
 from trimtab.stats import Array as Array
 from trimtab.stats import Estimate, loss_estimate, paired_difference, summed
+
+
+class LossNotFiniteError(UserError):
+    """A held-out row's loss is no finite number."""
+
 
 PER_TOKEN = "nats per token"
 PER_RESPONSE = "nats per response"
@@ -75,7 +81,12 @@ def held_out_loss(
 def loss_of_rows(
     nll: Array, tokens: Array, held_out: HeldOutRows, measuring: Measuring, seed: int = 0
 ) -> Loss:
-    """The same, where −log P_θ(y|x) in nats and the length of each y are known: shape (rows,)."""
+    """The same, where −log P_θ(y|x) in nats and the length of each y are known: shape (rows,).
+
+    Raises:
+        LossNotFiniteError: a row's loss is no finite number.
+    """
+    require_finite(nll)
     if held_out.weights is not None:
         weights = held_out.weights / held_out.weights.sum()
         nats, length = float(weights @ nll), float(weights @ tokens)
@@ -86,6 +97,17 @@ def loss_of_rows(
         loss_estimate(nats, responses, PER_RESPONSE, seed, measuring.resamples),
         np.stack([nats, tokens]),
     )
+
+
+def require_finite(nll: Array) -> None:
+    """Raises LossNotFiniteError: of losses of held-out rows one is infinite or no number."""
+    broken = int((~np.isfinite(nll)).sum())
+    if broken:
+        raise LossNotFiniteError(
+            f"the loss of {broken} of {len(nll)} held-out rows is not a finite number: the model's "
+            "weights are broken. Lower the learning rate or the penalty if they were trained here; "
+            "else load the model in another dtype, or give another."
+        )
 
 
 def loss_rise(after: Loss, before: Loss) -> Estimate:

@@ -153,11 +153,13 @@ class RatesOnHalves:
         }
 
     def compared_rates(self, judged: Judged, start: Judged) -> tuple[HeldOutRate, ...]:
-        """All rates of a model beside those of θ_s."""
+        """All rates of a model beside those of θ_s, whose prompts are in both halves."""
         limits = {RATE_OF[limit.metric]: limit for limit in self.limits}
         compared_rates = []
         for rate in RATES:
-            if answers_data(rate.field) not in judged.counts:
+            halves = (self.choosing, self.held_out)
+            has_prompts = all(self._count(rate, half) for half in halves)
+            if answers_data(rate.field) not in judged.counts or not has_prompts:
                 continue
             after, before = (
                 self._flags(judged_model, rate, self.held_out) for judged_model in (judged, start)

@@ -23,7 +23,7 @@ from trimtab.config.methods import ALIGNED
 from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
 from trimtab.evaluate.engines import AnswerEngine, DividedEngine, LoadedEngine
-from trimtab.measure.losses import response_nll
+from trimtab.measure.losses import LossNotFiniteError, response_nll
 from trimtab.models import merged_model
 from trimtab.results.generations import AskedPrompt, Decoding
 from trimtab.results.layout import ALIGNED_FOLDER, model_folder, setting_name
@@ -105,7 +105,7 @@ class Runner(Trainings):
         """The points of a run, or why it has none: it diverged, is too big, or its budget is."""
         try:
             return self.points_of(run)
-        except (TrainingDivergedError, ImpossibleBudgetError) as error:
+        except (TrainingDivergedError, LossNotFiniteError, ImpossibleBudgetError) as error:
             return str(error)
         except torch.OutOfMemoryError:
             return "out of memory. Lower batch_size, or set gradient_checkpointing: true."

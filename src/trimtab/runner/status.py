@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab.config.grid import Run, plan_of
-from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
+from trimtab.config.yaml_io import recorded_experiment
 from trimtab.errors import UserError
 from trimtab.results.files import has_writer, is_running
 from trimtab.results.store import Failure, PointsFile, copy_measurements, read_failures
@@ -44,12 +44,7 @@ def copy_if_whole(run: Path, target: Path) -> None:
 
 def status_of(folder: Path) -> Status:
     """The status of the sweep in `folder`. Raises UserError: there is none."""
-    recorded = folder / EXPERIMENT_FILE
-    if not recorded.exists():
-        raise UserError(
-            f"{recorded}: no such file. Give the folder that 'trimtab sweep' or 'train' writes to."
-        )
-    plan = plan_of(read_experiment(recorded))
+    plan = plan_of(recorded_experiment(folder))
     if not plan.runs:
         raise UserError(
             f"{folder} is that of a dial, which is one training. 'trimtab dial' goes on with it."

@@ -17,7 +17,7 @@ from trimtab.config.data_names import by_data_name
 from trimtab.config.experiment import Experiment
 from trimtab.config.grid import plan_of
 from trimtab.config.methods import ALIGNED
-from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
+from trimtab.config.yaml_io import recorded_experiment
 from trimtab.data.encoding import encode
 from trimtab.data.files import local_path
 from trimtab.data.rows import prompt_numbers
@@ -71,7 +71,7 @@ def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:
     points = read_points(folder)
     if not points:
         raise UserError(f"{folder}: no point is finished yet, so there is nothing to verify.")
-    experiment = read_experiment(folder / EXPERIMENT_FILE)
+    experiment = recorded_experiment(folder)
     if data_root is not None:
         experiment = replace(experiment, data_root=str(data_root.resolve()))
     of_data = list(_data_checks(folder, Path(experiment.data_root)))

@@ -13,6 +13,8 @@ from trimtab.stats.statistic import ratio
 
 RESAMPLES = 2000
 _FEWEST_TO_RESAMPLE = 10
+_LEAST_ERROR = 0.2
+"""Of θ̂'s own error, what a resample's is taken to be at least."""
 _BLOCK = 2_000_000
 """As many counts of rows as are held in memory at once."""
 
@@ -24,7 +26,9 @@ def loss_estimate(
 
     [θ − q₀.₉₇₅·se, θ − q₀.₀₂₅·se], with q the quantiles of (θ* − θ)/se* over resampled rows and se
     by the delta method: unlike the percentile bootstrap it allows for the skew of losses. Under
-    ten rows, where resamples are too much alike, Student's t takes the place of q.
+    ten rows, where resamples are too much alike, Student's t takes the place of q. Where few rows
+    carry the loss, resamples without them have next to no spread, and a quotient by it no meaning:
+    se is taken to be a fifth of θ's at least. Where no row is below 0, the interval is not.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 12.5.
     """
@@ -39,11 +43,11 @@ def loss_estimate(
     shift = draws[:, 0] / draws[:, 1]
     spread = draws[:, 2] - 2 * shift * draws[:, 3] + shift**2 * draws[:, 4]
     errors = np.sqrt(np.maximum(spread, 0) / (count - 1)) / draws[:, 1]
-    has_error = errors > 1e-12 * error
-    low, high = np.quantile(shift[has_error] / errors[has_error], [1 - TAIL, TAIL])
-    return Estimate(
-        loss.value, loss.value - low * error, loss.value - high * error, unit, "estimate"
-    )
+    quotients = shift / np.maximum(errors, _LEAST_ERROR * error)
+    low, high = loss.value - np.quantile(quotients, [1 - TAIL, TAIL]) * error
+    if nats.min() >= 0:
+        low = max(low, 0.0)
+    return Estimate(loss.value, float(low), float(high), unit, "estimate")
 
 
 def resampled_means(columns: Array, resamples: int, seed: int) -> Array:

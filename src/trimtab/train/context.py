@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from trl import SFTConfig
 
 from trimtab.measure.distance import Displacement
-from trimtab.measure.losses import Array, forward_passes, response_nll
+from trimtab.measure.losses import Array, forward_passes, require_finite, response_nll
 from trimtab.measure.sharded_weights import reshard
 from trimtab.train.config import own_setting
 from trimtab.train.requirements import is_sharded
@@ -138,4 +138,5 @@ class _MeasuredTogether:
         if processes > 1:
             losses = self.accelerator.reduce(losses.to(self.accelerator.device)).cpu()
         nll, tokens = losses.numpy()
+        require_finite(nll)
         return nll, tokens
