@@ -138,6 +138,8 @@ def share_in_words(rate: Estimate) -> str:
     >>> share_in_words(Estimate(0.254, 0.2, 0.3, "share of harmful prompts", "estimate"))
     '25 % [20 %, 30 %]'
     """
+    if rate.low == rate.high:
+        return percent(rate.value)
     return f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]"
 
 
