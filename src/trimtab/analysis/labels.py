@@ -85,12 +85,16 @@ def change_in_words(change: Estimate, digits: int | None = None) -> str:
 
 
 def unbroken(words: str) -> str:
-    """The words with intervals that no line break parts.
+    """The words with intervals, percentages and settings that no line break parts.
 
     >>> unbroken("by 0.1 [0.05, 0.15]").split(" ")[-1]
     '[0.05,\\xa00.15]'
+    >>> unbroken("Case I, λ = 1: 8 %").split(" ")[2:]
+    ['λ\\xa0=\\xa01:', '8\\xa0%']
     """
-    return re.sub(r"\[[^\]]*\]", lambda match: match[0].replace(" ", "\u00a0"), words)
+    return re.sub(
+        r"\[[^\]]*\]|\w = \S| %|\bp 0|\bp < 0", lambda match: match[0].replace(" ", "\u00a0"), words
+    )
 
 
 def listed(names: Sequence[str]) -> str:

@@ -273,37 +273,34 @@ def _recommendation(summary: Overview, plain: Option) -> str | None:
 
 def _by_both_shares(summary: Overview, leader: Option) -> str:
     """The best by J, where it is told to be; else that none is."""
-    shares = ", ".join(
-        f"{rate.in_words} {share_in_words(leader.rates[rate].value)}"
-        for rate in (REFUSALS, ANSWERED)
-    )
+    refused, answered = (share_in_words(leader.rates[rate].value) for rate in (REFUSALS, ANSWERED))
+    shares = f"refuses {refused} and answers {answered}"
     over = _mean_change(leader.over_plain) if leader.over_plain else None
-    count = len(summary.choices)
-    if summary.best is not None and over:
-        named = (
-            f"Of the other {count} models here, the best that learned at least half as much is "
-            f"{_option_text(leader)}"
-        )
+    name, count = _option_text(leader), len(summary.choices)
+    if summary.best is None or over is None:
         return (
-            f"{named if count > 1 else f'{_option_text(leader)} instead'}: {shares}, the mean of "
-            f"both {points_in_words(over)} over plain fine-tuning’s{_beside_start(leader)}"
-            f"{'; these numbers chose it, and flatter it' if count > 1 else ''}."
+            "By the mean of both shares no other model that learned at least half as much is told "
+            f"to be better than plain fine-tuning: the highest, {name}, {shares}"
+            f"{_short_of_told(summary, over)}."
         )
+    told = f"{shares}, in the mean {points_in_words(over)} over plain fine-tuning"
+    told += _beside_start(leader)
+    if count == 1:
+        return f"{name} instead {told}."
     return (
-        "No other model here that learned at least half as much is told to be better than plain "
-        f"fine-tuning by the mean of both shares: it is highest of {_option_text(leader)} "
-        f"({shares}){_short_of_told(summary, over)}."
+        f"Of the other {count} models here, the best by the mean of both shares that learned at "
+        f"least half as much is {name}: it {told}; these numbers chose it, and flatter it."
     )
 
 
 def _short_of_told(summary: Overview, over: Estimate | None) -> str:
     if over is None:
         return ", and outcomes were not kept prompt by prompt"
-    beside = f", {points_in_words(over)} from plain fine-tuning’s"
+    beside = f", in the mean {points_in_words(over)}"
     if over.low <= 0 or summary.leader_p_value is None:
         return beside
     return (
-        f"{beside}, as the best of {len(summary.learned)} can lie by chance (adjusted p "
+        f"{beside}, which the best of {len(summary.learned)} can reach by chance (adjusted p "
         f"{p_in_words(summary.leader_p_value)})"
     )
 
@@ -313,10 +310,10 @@ def _beside_start(option: Option) -> str:
         return ""
     change = _mean_change(option.over_start)
     if change.low > 0:
-        return " and above the start’s too"
+        return " and above the start too"
     if change.high < 0:
-        return f" but below the start’s ({points_in_words(change)})"
-    return f" and not told from the start’s ({points_in_words(change)})"
+        return f" but below the start ({points_in_words(change)})"
+    return f" and not told from the start ({points_in_words(change)})"
 
 
 def _untold(option: Option) -> str:
