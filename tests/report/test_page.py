@@ -165,7 +165,7 @@ def test_settings_data_and_failures_are_shown(tmp_path: Path) -> None:
         "0.1, 1",
         "1,234",
         "3 rows repeat",
-        "λ = 1000",
+        "λ\u00a0=\u00a01000",
         "the loss was NaN at step 12",
     ):
         assert words in text

@@ -86,6 +86,22 @@ for (const table of document.querySelectorAll(".scroll table")) {
   table.parentElement.previousElementSibling.append(" ", save);
 }
 
+// A table that its box cuts says how many rows lie below.
+for (const box of document.querySelectorAll(".scroll")) {
+  const rows = box.querySelectorAll("tbody tr");
+  const hint = make("div", "", "more");
+  hint.setAttribute("aria-hidden", "true");
+  box.append(hint);
+  const tell = () => {
+    hint.hidden = box.scrollHeight - hint.offsetHeight <= box.clientHeight;
+    const end = box.getBoundingClientRect().bottom - hint.offsetHeight;
+    const below = [...rows].filter((row) => row.getBoundingClientRect().bottom > end + 2).length;
+    hint.textContent = below ? `${below} more ${below === 1 ? "row" : "rows"}: scroll ↓` : "";
+  };
+  box.addEventListener("scroll", tell, { passive: true });
+  new ResizeObserver(tell).observe(box);
+}
+
 const choice = dataOf("choice-data");
 if (choice) {
   const table = document.querySelector(".choices table");
