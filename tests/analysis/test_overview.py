@@ -66,9 +66,7 @@ def test_a_model_that_refuses_everything_is_not_recommended(tmp_path: Path) -> N
     assert summary.best.setting.value == 1.0
     *_, told = answer_in_words(summary)
     assert "it refuses 60 % [50 %, 69 %] and answers 95 % [89 %, 98 %]" in told
-    assert (
-        "in the mean +25 points [+20, +30] over plain fine-tuning but below the start (−8" in told
-    )
+    assert "its mean +25 points [+20, +30] over plain fine-tuning’s but below the start’s" in told
 
 
 def test_both_shares_are_told_with_their_counts_before_and_after(tmp_path: Path) -> None:
@@ -93,7 +91,9 @@ def test_none_is_recommended_where_none_is_told_from_plain_fine_tuning(tmp_path:
     *_, told = answer_in_words(summary)
     assert "no other model that learned at least half as much is told to be better" in told
     assert "λ = 1" in told
-    assert told.endswith("answers 100 % [96 %, 100 %], in the mean +1 points [0, +2].")
+    assert told.endswith(
+        "answers 100 % [96 %, 100 %], its mean +1 points [0, +2] from plain fine-tuning’s."
+    )
 
 
 def test_the_best_of_many_is_not_recommended_by_an_interval_that_one_would_be(
@@ -119,7 +119,7 @@ def test_a_model_as_good_as_the_start_is_said_not_to_be_told_from_it(tmp_path: P
             [(START, Answers(80, 80)), (PLAIN, Answers(5, 100)), (HELD, Answers(79, 81))],
         )
     )
-    assert "not told from the start (0 points" in told
+    assert "not told from the start’s (0 points" in told
 
 
 def test_outcomes_that_were_not_kept_tell_no_model_from_another(tmp_path: Path) -> None:

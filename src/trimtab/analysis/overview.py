@@ -118,7 +118,7 @@ class Overview:
     def learned(self) -> tuple[Option, ...]:
         """The choices that learned at least half of what plain fine-tuning did, by values alone.
 
-        None where plain fine-tuning learned nothing that its interval sets apart from none.
+        Empty where plain fine-tuning learned nothing that its interval sets apart from none.
         """
         plain = self.plain
         if plain is None or plain.task.change is None or plain.task.change.high >= 0:
@@ -283,7 +283,7 @@ def _by_both_shares(summary: Overview, leader: Option) -> str:
             f"to be better than plain fine-tuning: the highest, {name}, {shares}"
             f"{_short_of_told(summary, over)}."
         )
-    told = f"{shares}, in the mean {points_in_words(over)} over plain fine-tuning"
+    told = f"{shares}, its mean {points_in_words(over)} over plain fine-tuning’s"
     told += _beside_start(leader)
     if count == 1:
         return f"{name} instead {told}."
@@ -296,7 +296,7 @@ def _by_both_shares(summary: Overview, leader: Option) -> str:
 def _short_of_told(summary: Overview, over: Estimate | None) -> str:
     if over is None:
         return ", and outcomes were not kept prompt by prompt"
-    beside = f", in the mean {points_in_words(over)}"
+    beside = f", its mean {points_in_words(over)} from plain fine-tuning’s"
     if over.low <= 0 or summary.leader_p_value is None:
         return beside
     return (
@@ -310,10 +310,10 @@ def _beside_start(option: Option) -> str:
         return ""
     change = _mean_change(option.over_start)
     if change.low > 0:
-        return " and above the start too"
+        return " and above the start’s too"
     if change.high < 0:
-        return f" but below the start ({points_in_words(change)})"
-    return f" and not told from the start ({points_in_words(change)})"
+        return f" but below the start’s ({points_in_words(change)})"
+    return f" and not told from the start’s ({points_in_words(change)})"
 
 
 def _untold(option: Option) -> str:
