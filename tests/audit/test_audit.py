@@ -213,7 +213,7 @@ def test_the_pages_show_the_audit(
     assert "Known before training" in report
     assert "<near>" not in report
     plots = report.split('id="plots">')[1].split("</script>")[0]
-    assert len(json.loads(plots)) == report.count("data-plot=")
+    assert len(json.loads(plots)["plots"]) == report.count('class="plot"')
 
 
 def test_the_command_prints_tables_json_and_one_line_for_a_mistake(

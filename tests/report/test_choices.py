@@ -32,7 +32,7 @@ def test_the_answer_is_what_plain_fine_tuning_cost_and_the_safest_other(tmp_path
     # λ = 10 loses more than half of the 0.5 that was learned.
     assert summary.best is not None
     assert summary.best.setting.value == 1.0
-    assert "penalty λ = 1 on safety data near" in best
+    assert "Case I (a penalty on the safety loss) with λ = 1 on safety data near" in best
 
 
 def test_a_change_that_may_be_none_is_not_called_one(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_where_answers_are_judged_the_picture_is_of_refusals(tmp_path: Path) -> 
     summary = overview_of(points, tmp_path)
     (refused, *_) = answer_in_words(summary)
     assert refused.startswith(
-        "Of the harmful prompts the model refused 100 % before, and 0 % after"
+        "After plain fine-tuning on chat the model refused 0 % of the harmful prompts, 100 % before"
     )
     shown = picture(summary, points, RowLosses(tmp_path))
     assert shown is not None

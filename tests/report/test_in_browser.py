@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = {"desk": 1280, "phone": 390}
+WIDE = 1440
+REPOSITORY = Path(__file__).parent.parent.parent
+COMMITTED = {"answered": "experiments/conflict", "of many methods": "docs/comparison/smollm2"}
+"""Folders of points whose methods and data have long names."""
 
 MARKS = ".measured_marks path"
 
@@ -120,8 +125,60 @@ def test_a_wide_table_scrolls_in_its_own_box(visit: Visit) -> None:
         "[...document.querySelectorAll('.scroll')]"
         ".map(box => [box.getBoundingClientRect().right, box.scrollWidth > box.clientWidth])"
     )
-    assert all(right <= visit.page.viewport_size["width"] for right, _ in boxes)
-    assert any(scrolls for _, scrolls in boxes)
+    width = visit.page.viewport_size["width"]
+    assert all(right <= width for right, _ in boxes)
+    assert any(scrolls for _, scrolls in boxes) is (width < WIDE / 2)
+
+
+@pytest.fixture(scope="module", params=COMMITTED.values(), ids=COMMITTED.keys())
+def committed(
+    browser: Browser, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Visit:
+    folder = tmp_path_factory.mktemp("committed")
+    for name in ("points.jsonl", "experiment.yaml"):
+        path = REPOSITORY / request.param / name
+        if path.exists():
+            shutil.copy(path, folder)
+    return Visit(browser, write_report(folder).page, WIDE)
+
+
+def test_no_column_is_cut_on_a_wide_screen(committed: Visit) -> None:
+    cut = committed.page.evaluate(
+        """[...document.querySelectorAll('.scroll')].map(box => {
+            box.closest('details')?.setAttribute('open', '');
+            return [box.ariaLabel, box.scrollWidth, box.clientWidth];
+        }).filter(([, table, box]) => table > box)"""
+    )
+    assert cut == []
+
+
+def test_a_table_that_is_cut_says_how_many_rows_are_below(committed: Visit) -> None:
+    page, box = committed.page, committed.page.locator(".scroll.choices")
+    hint = box.locator(".more")
+    rows = box.locator("tbody tr").count()
+    hidden = re.fullmatch(r"(\d+) more rows: scroll ↓", hint.inner_text())
+    assert hidden is not None
+    assert 0 < int(hidden[1]) < rows
+    box.evaluate("box => box.scrollTo(0, box.scrollHeight)")
+    page.wait_for_timeout(200)
+    assert hint.text_content() == ""
+    last = box.locator("tbody tr").last.bounding_box()
+    frame = box.bounding_box()
+    assert last is not None
+    assert frame is not None
+    assert last["y"] + last["height"] <= frame["y"] + frame["height"]
+
+
+def test_words_are_explained_before_the_figures_that_use_them(committed: Visit) -> None:
+    places = committed.page.evaluate(
+        """[...document.querySelectorAll('h2')].map(head => head.id)"""
+    )
+    assert places.index("choices") < places.index("reading") < places.index("figures")
+    if "dial" in places:
+        assert places.index("reading") < places.index("dial")
+    glossary = committed.page.locator(".reading").inner_text()
+    for word in ("Alignment gap", "Proxy gap", "Capability gap", "Lemma 0", "oracle", "Theorem 1"):
+        assert word in glossary
 
 
 def test_every_plot_has_its_points(visit: Visit) -> None:
@@ -211,18 +268,20 @@ def test_the_slider_moves_the_ring_the_losses_and_the_answers(
     assert wide <= 0
 
 
-MODELS = ".choices tbody td:first-child"
+def model_names(visit: Visit) -> list[str]:
+    names = visit.page.locator(".choices tbody td:first-child").all_inner_texts()
+    return [name.replace("\u00a0", " ") for name in names]
 
 
 def test_a_head_sorts_its_column_by_number(choosing: Visit) -> None:
     head = choosing.page.locator(".choices th", has_text="harmful refused")
     head.get_by_role("button").click()
     assert head.get_attribute("aria-sort") == "ascending"
-    rising = choosing.page.locator(MODELS).all_inner_texts()
+    rising = model_names(choosing)
     assert rising == ["plain fine-tuning", "Case I, λ = 1", "start θₛ"]
     head.get_by_role("button").press("Enter")
     assert head.get_attribute("aria-sort") == "descending"
-    assert choosing.page.locator(MODELS).all_inner_texts() == rising[::-1]
+    assert model_names(choosing) == rising[::-1]
 
 
 def test_a_table_is_saved_with_intervals_in_columns(browser: Browser, report: Path) -> None:

@@ -20,6 +20,7 @@ from trimtab.report import Report, write_report
 from trimtab.results.store import Failure, write_failures
 
 AUDIT = Path(__file__).parent.parent.parent / "docs" / "audit" / "example.json"
+COMPARISON = Path(__file__).parent.parent.parent / "docs" / "comparison" / "points.jsonl"
 HOSTILE = '</script><script>alert("x")</script>'
 
 OWN_SCRIPTS = 4
@@ -126,6 +127,11 @@ def test_the_page_is_small(whole: Report) -> None:
     assert whole.page.stat().st_size < 1_500_000
 
 
+def test_the_page_of_hundreds_of_models_is_small(tmp_path: Path) -> None:
+    (tmp_path / "points.jsonl").write_bytes(COMPARISON.read_bytes())
+    assert write_report(tmp_path).page.stat().st_size < 1_500_000
+
+
 def test_names_are_shown_and_never_run(tmp_path: Path) -> None:
     points = [
         point(penalty=penalty, proxy=HOSTILE, task=f"{HOSTILE} & 'b'") for penalty in (0.1, 1.0)
@@ -159,7 +165,7 @@ def test_settings_data_and_failures_are_shown(tmp_path: Path) -> None:
         "0.1, 1",
         "1,234",
         "3 rows repeat",
-        "λ = 1000",
+        "λ\u00a0=\u00a01000",
         "the loss was NaN at step 12",
     ):
         assert words in text
@@ -247,7 +253,7 @@ def test_the_page_has_no_nan(tmp_path: Path) -> None:
     text = page(write_points(tmp_path, [*case_1(half_width=0.1), point(penalty=3.0, safety=None)]))
     plots = re.search(r'id="plots">(.*?)</script>', text, re.DOTALL)
     assert plots is not None
-    parsed = json.loads(plots[1], parse_constant=lambda name: pytest.fail(name))
+    parsed = json.loads(plots[1], parse_constant=lambda name: pytest.fail(name))["plots"]
     assert len(parsed) == 2
     assert np.isfinite(parsed[0]["encoding"]["x"]["scale"]["domain"]).all()
 

@@ -88,12 +88,16 @@ def change_in_words(change: Estimate, digits: int | None = None) -> str:
 
 
 def unbroken(words: str) -> str:
-    """The words with intervals that no line break parts.
+    """The words with intervals, percentages and settings that no line break parts.
 
     >>> unbroken("by 0.1 [0.05, 0.15]").split(" ")[-1]
     '[0.05,\\xa00.15]'
+    >>> unbroken("Case I, λ = 1: 8 %").split(" ")[2:]
+    ['λ\\xa0=\\xa01:', '8\\xa0%']
     """
-    return re.sub(r"\[[^\]]*\]", lambda match: match[0].replace(" ", "\u00a0"), words)
+    return re.sub(
+        r"\[[^\]]*\]|\w = \S| %|\bp 0|\bp < 0", lambda match: match[0].replace(" ", "\u00a0"), words
+    )
 
 
 def listed(names: Sequence[str]) -> str:
@@ -143,6 +147,8 @@ def share_in_words(rate: Estimate) -> str:
     >>> share_in_words(Estimate(0.254, 0.2, 0.3, "share of harmful prompts", "estimate"))
     '25 % [20 %, 30 %]'
     """
+    if rate.low == rate.high:
+        return percent(rate.value)
     return f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]"
 
 

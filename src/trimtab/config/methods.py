@@ -49,6 +49,8 @@ class Method:
     """What stands before a value, as in λ = 0.3; the hyperparameter's name where not given."""
     short: str | None = None
     """What `brief` is, where not the title."""
+    gist: str | None = None
+    """What it does, in plain words, where its name does not say."""
     plain_at: float | None = None
     """The value at which it is plain fine-tuning."""
     tightest: Literal["largest", "smallest"] = "largest"
@@ -134,6 +136,7 @@ CASE_1 = Method(
     hyperparameter="penalty",
     symbol="λ",
     short="Case I",
+    gist="a penalty on the safety loss",
     plain_at=0.0,
     takes_target=True,
 )
@@ -144,6 +147,7 @@ CASE_1_BUDGET = Method(
     "objectives.budget:Budget",
     hyperparameter="budget",
     short="Case I",
+    gist="a limit to the safety loss",
     plain_at=math.inf,
     tightest="smallest",
     takes_target=True,
@@ -158,6 +162,7 @@ CASE_2 = Method(
     hyperparameter="penalty",
     symbol="λ",
     short="Case II",
+    gist="a penalty on how far the weights move",
     plain_at=0.0,
     reads_safety=False,
 )
@@ -169,6 +174,7 @@ CASE_2_RADIUS = Method(
     hyperparameter="radius",
     symbol="ε",
     short="Case II",
+    gist="weights held within a radius of the start’s",
     plain_at=math.inf,
     tightest="smallest",
     reads_safety=False,
@@ -180,6 +186,7 @@ DIAL = Method(
     "objectives.dial:DialObjective",
     hyperparameter="alpha",
     symbol="α",
+    gist="one training for every trade-off",
     tightest="smallest",
     takes_target=True,
     one_training=True,

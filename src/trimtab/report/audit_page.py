@@ -15,6 +15,7 @@ from trimtab.report import audit_tables, renderer
 from trimtab.report.axes import linear_axis, log_ticks
 from trimtab.report.chart import Axis, Curve, Line, Mark, Panel
 from trimtab.report.html import for_script, template
+from trimtab.report.packed import packed
 from trimtab.report.palette import ink
 from trimtab.report.tables import Table
 from trimtab.results.files import write_atomically
@@ -71,7 +72,7 @@ def write_audit_page(folder: Path) -> Path:
         audit=section,
         first_plot=0,
         library=renderer.library() if section.panels else "",
-        plots=for_script([renderer.plot(panel) for panel in section.panels]),
+        plots=for_script(packed([renderer.plot(panel) for panel in section.panels])),
     )
     write_atomically(page, html)
     return page

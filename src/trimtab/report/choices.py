@@ -17,6 +17,7 @@ from trimtab.analysis.overview import (
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_1_BUDGET, DIAL, PLAIN, Method
 from trimtab.evaluate.rates import ANSWERED, COMPLIANCE, REFUSALS
 from trimtab.report.chart import Ink, Panel
+from trimtab.report.packed import rounded
 from trimtab.report.palette import GREY, PLAIN_INK, START_INK, Palette, budget_ink, ink
 from trimtab.report.panels import Series, panel
 from trimtab.report.tables import Row, Table
@@ -207,13 +208,18 @@ def for_script(overview: Overview, shown: Picture | None) -> list[dict[str, Any]
     return [
         {
             "name": _full_name(option, several),
-            "place": shown.places[place] if shown else None,
+            "place": _rounded(shown.places[place]) if shown else None,
             "start": beside(option, ALIGNED),
             "plain": beside(option, PLAIN),
             "models": [point.model for point in option.setting.points if point.model],
         }
         for place, option in enumerate(options)
     ]
+
+
+def _rounded(place: tuple[float, float] | None) -> tuple[float, float] | None:
+    """As the plot has it, so that a mark is found by its place."""
+    return place and (rounded(place[0]), rounded(place[1]))
 
 
 def _full_name(option: Option, several_tasks: bool) -> str:

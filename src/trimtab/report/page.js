@@ -13,7 +13,21 @@ const rowOf = (texts) => {
   return row;
 };
 
-const plots = dataOf("plots");
+// Rows of a plot's data are kept by column, and a text that many rows share once: packed.py.
+const { plots, texts } = dataOf("plots");
+const rowsIn = (data) => {
+  if (Array.isArray(data)) return data;
+  const columns = { ...data.values };
+  for (const [field, places] of Object.entries(data.texts)) {
+    columns[field] = places.map((place) => texts[place]);
+  }
+  const fields = Object.keys(columns);
+  return columns[fields[0]].map((_, row) =>
+    Object.fromEntries(fields.map((field) => [field, columns[field][row]])));
+};
+for (const plot of plots) {
+  for (const [name, data] of Object.entries(plot.datasets)) plot.datasets[name] = rowsIn(data);
+}
 const options = { renderer: "svg", actions: false };
 for (const element of document.querySelectorAll("[data-plot]")) {
   vegaEmbed(element, plots[Number(element.dataset.plot)], options);
@@ -70,6 +84,22 @@ for (const table of document.querySelectorAll(".scroll table")) {
     save.href = URL.createObjectURL(new Blob([csvOf(table)], { type: "text/csv" }));
   });
   table.parentElement.previousElementSibling.append(" ", save);
+}
+
+// A table that its box cuts says how many rows lie below.
+for (const box of document.querySelectorAll(".scroll")) {
+  const rows = box.querySelectorAll("tbody tr");
+  const hint = make("div", "", "more");
+  hint.setAttribute("aria-hidden", "true");
+  box.append(hint);
+  const tell = () => {
+    hint.hidden = box.scrollHeight - hint.offsetHeight <= box.clientHeight;
+    const end = box.getBoundingClientRect().bottom - hint.offsetHeight;
+    const below = [...rows].filter((row) => row.getBoundingClientRect().bottom > end + 2).length;
+    hint.textContent = below ? `${below} more ${below === 1 ? "row" : "rows"}: scroll ↓` : "";
+  };
+  box.addEventListener("scroll", tell, { passive: true });
+  new ResizeObserver(tell).observe(box);
 }
 
 const choice = dataOf("choice-data");
@@ -161,8 +191,8 @@ if (choice) {
   for (const id of ["by-kind", "by-outcome", "by-disagreement"]) {
     byId(id)?.addEventListener("change", showAnswers);
   }
-  if (choice.plot) {
-    vegaEmbed(byId("choice-plot"), choice.plot, options).then((drawn) => {
+  if (choice.plot !== null) {
+    vegaEmbed(byId("choice-plot"), plots[choice.plot], options).then((drawn) => {
       view = drawn.view;
       view.addEventListener("click", (_, item) => {
         const { x, y } = item?.datum ?? {};
@@ -197,7 +227,7 @@ if (dial) {
       answers[index].nextElementSibling.textContent = note;
     });
   };
-  vegaEmbed(byId("dial-plot"), plot, options).then(({ view }) => {
+  vegaEmbed(byId("dial-plot"), plots[plot], options).then(({ view }) => {
     slider.value = String(Math.floor(settings.length / 2));
     show(view);
     slider.addEventListener("input", () => show(view));

@@ -10,8 +10,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from markupsafe import Markup
-
 from trimtab.analysis.bounds import bounds_beside
 from trimtab.analysis.dial import DialSetting, dial_settings
 from trimtab.analysis.findings import (
@@ -38,6 +36,7 @@ from trimtab.report.choices import Picture
 from trimtab.report.figures import DIAL_FIGURE, figures
 from trimtab.report.html import for_script, template
 from trimtab.report.methods_figure import methods_figure
+from trimtab.report.packed import packed
 from trimtab.results.files import write_atomically
 from trimtab.stats import Estimate
 
@@ -140,12 +139,20 @@ def _page(
     figures_below = [figure for figure in drawn_figures if figure.panels and figure is not of_dial]
     panels = [panel for figure in figures_below for panel in figure.panels]
     plenty = options is None or len(options.trained) > 1
+    plots = [renderer.plot(panel) for panel in (*panels, *(audit.panels if audit else ()))]
+    dial_plot = _dial_plot(of_dial, of_slider)
+    choice_plot = _choice_plot(options, picture)
+    plots += [plot for plot in (dial_plot, choice_plot) if plot]
     page = partial(
         template("page.html.j2").render,
         dial=of_slider if of_dial is not None and of_dial.panels else (),
         dial_figure=of_dial,
-        dial_plot=_dial_plot(of_dial, of_slider),
-        dial_script=for_script([_for_slider(setting) for setting in of_slider]),
+        dial_script=for_script(
+            {
+                "plot": plots.index(dial_plot) if dial_plot else None,
+                "settings": [_for_slider(setting) for setting in of_slider],
+            }
+        ),
         samples=results.samples,
         answer=[unbroken(sentence) for sentence in answer_in_words(options)]
         if options
@@ -161,9 +168,7 @@ def _page(
         says_anything=any(finding.verdict != "too few to say" for finding in all_findings),
         figures=figures_below,
         missing=[line for figure in drawn_figures for line in figure.missing],
-        plots=for_script(
-            [renderer.plot(panel) for panel in (*panels, *(audit.panels if audit else ()))]
-        ),
+        plots=for_script(packed(plots)),
         plots_of_figures=len(panels),
         audit=audit,
         library=renderer.library(),
@@ -190,7 +195,8 @@ def _page(
     )
 
     def with_answers(answers: SideBySide | None) -> str:
-        known = for_script(_for_choosing(options, picture, answers))
+        place = plots.index(choice_plot) if choice_plot else None
+        known = for_script(_for_choosing(options, picture, place, answers))
         return page(shown_answers=answers, choice_script=known)
 
     bare = with_answers(None)
@@ -198,11 +204,18 @@ def _page(
     return with_answers(answers) if answers else bare
 
 
-def _dial_plot(figure: Figure | None, settings: Sequence[DialSetting]) -> Markup:
+def _dial_plot(figure: Figure | None, settings: Sequence[DialSetting]) -> dict[str, Any] | None:
     """The dial's panel, with a ring around the setting that the slider shows."""
     if figure is None or not figure.panels or not settings:
-        return for_script(None)
-    return for_script(renderer.plot(figure.panels[0], settings[0].place))
+        return None
+    return renderer.plot(figure.panels[0], settings[0].place)
+
+
+def _choice_plot(options: Overview | None, picture: Picture | None) -> dict[str, Any] | None:
+    """The picture of the choices, with a ring around the first shown."""
+    if options is None or picture is None:
+        return None
+    return renderer.plot(picture.panel, picture.places[_first_shown(options)])
 
 
 def _for_slider(setting: DialSetting) -> dict[str, Any]:
@@ -228,19 +241,24 @@ def _answers(folder: Path, results: Results, options: Overview, room: int) -> Si
     return side_by_side(folder, names, judges, room)
 
 
+def _first_shown(options: Overview) -> int:
+    shown = options.best or options.plain or options.trained[0]
+    return next(place for place, option in enumerate(options.options) if option is shown)
+
+
 def _for_choosing(
-    options: Overview | None, picture: Picture | None, answers: SideBySide | None
+    options: Overview | None,
+    picture: Picture | None,
+    plot: int | None,
+    answers: SideBySide | None,
 ) -> dict[str, Any] | None:
-    """The options, the picture with a ring around the first shown, and what models answered."""
+    """The options, the first shown, where their picture is among the plots, and what models say."""
     if options is None:
         return None
-    shown = options.best or options.plain or options.trained[0]
-    first = next(place for place, option in enumerate(options.options) if option is shown)
-    ring = picture.places[first] if picture else None
     return {
         "options": choices.for_script(options, picture),
-        "first": first,
-        "plot": renderer.plot(picture.panel, ring) if picture else None,
+        "first": _first_shown(options),
+        "plot": plot,
         "answers": asdict(answers) if answers else None,
     }
 

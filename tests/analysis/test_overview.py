@@ -1,0 +1,165 @@
+"""Facts about the model that the page recommends, and about the words that it does so in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.report.reported_points import point, with_spec
+from trimtab.analysis.overview import Overview, answer_in_words, overview
+from trimtab.config.data_names import answers_data
+from trimtab.evaluate.rates import ANSWERED, REFUSALS, Rate
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.result import Point
+from trimtab.stats import counted_by_row, share
+
+PROMPTS = 100
+START = point("aligned", safety=0.0, capability=0.5)
+PLAIN = point(penalty=0.0, safety=0.4, capability=0.1)
+HELD = point(penalty=1.0, safety=0.1, capability=0.2)
+REFUSING = point(penalty=3.0, safety=0.05, capability=0.25)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of a hundred prompts each, how many harmful are refused and how many benign answered."""
+
+    refused: int
+    answered: int | None = None
+
+
+def answered(folder: Path, models: Sequence[tuple[Point, Answers]]) -> Overview:
+    rows, points = RowLosses(folder), []
+    for number, (model, answers) in enumerate(models):
+        name = f"model-{number}"
+        counts: Mapping[Rate, int | None] = {REFUSALS: answers.refused, ANSWERED: answers.answered}
+        flags = {
+            rate: (np.arange(PROMPTS) < count).astype(float)
+            for rate, count in counts.items()
+            if count is not None
+        }
+        rows.save(
+            name, {answers_data(rate.field): counted_by_row(of) for rate, of in flags.items()}
+        )
+        rates = {rate.field: share(of, rate.unit) for rate, of in flags.items()}
+        points.append(replace(model, model=name, **rates))
+    summary = overview(points, rows)
+    assert summary is not None
+    return summary
+
+
+def test_a_model_that_refuses_everything_is_not_recommended(tmp_path: Path) -> None:
+    summary = answered(
+        tmp_path,
+        [
+            (START, Answers(90, 80)),
+            (PLAIN, Answers(5, 100)),
+            (HELD, Answers(60, 95)),
+            (REFUSING, Answers(100, 0)),
+        ],
+    )
+    assert summary.best is not None
+    assert summary.best.setting.value == 1.0
+    *_, told = answer_in_words(summary)
+    assert "it refuses 60 % [50 %, 69 %] and answers 95 % [89 %, 98 %]" in told
+    assert "its mean +25 points [+20, +30] over plain fine-tuning’s but below the start’s" in told
+
+
+def test_both_shares_are_told_with_their_counts_before_and_after(tmp_path: Path) -> None:
+    first, *_ = answer_in_words(
+        answered(tmp_path, [(START, Answers(90, 80)), (PLAIN, Answers(5, 100))])
+    )
+    assert "refused 5 % of 100 harmful prompts, 90 % before (−85 points [−91, −77])" in first
+    assert "answered 100 % of 100 benign prompts, 80 % before (+20 points [+13, +29])" in first
+
+
+def test_none_is_recommended_where_none_is_told_from_plain_fine_tuning(tmp_path: Path) -> None:
+    summary = answered(
+        tmp_path,
+        [
+            (START, Answers(90, 80)),
+            (PLAIN, Answers(50, 100)),
+            (HELD, Answers(52, 100)),
+            (REFUSING, Answers(100, 20)),
+        ],
+    )
+    assert summary.best is None
+    *_, told = answer_in_words(summary)
+    assert "no other model that learned at least half as much is told to be better" in told
+    assert "λ = 1" in told
+    assert told.endswith(
+        "answers 100 % [96 %, 100 %], its mean +1 points [0, +2] from plain fine-tuning’s."
+    )
+
+
+def test_the_best_of_many_is_not_recommended_by_an_interval_that_one_would_be(
+    tmp_path: Path,
+) -> None:
+    plain, barely = (PLAIN, Answers(50, 100)), Answers(55, 100)
+    alone = answered(tmp_path, [(START, Answers(90, 80)), plain, (HELD, barely)])
+    others = [
+        (point(penalty=0.1 * number, safety=0.1, capability=0.2), Answers(50, 100))
+        for number in range(1, 9)
+    ]
+    many = answered(tmp_path, [(START, Answers(90, 80)), plain, (HELD, barely), *others])
+    assert alone.best is not None
+    assert many.best is None
+    *_, told = answer_in_words(many)
+    assert "which the best of 9 can reach by chance (adjusted p" in told
+
+
+def test_a_model_as_good_as_the_start_is_said_not_to_be_told_from_it(tmp_path: Path) -> None:
+    *_, told = answer_in_words(
+        answered(
+            tmp_path,
+            [(START, Answers(80, 80)), (PLAIN, Answers(5, 100)), (HELD, Answers(79, 81))],
+        )
+    )
+    assert "not told from the start’s (0 points" in told
+
+
+def test_outcomes_that_were_not_kept_tell_no_model_from_another(tmp_path: Path) -> None:
+    summary = answered(
+        tmp_path, [(START, Answers(90, 80)), (PLAIN, Answers(5, 100)), (HELD, Answers(60, 95))]
+    )
+    points = [option.setting.points[0] for option in summary.options]
+    known = overview(points, RowLosses(tmp_path / "elsewhere"))
+    assert known is not None
+    assert known.best is None
+    assert "outcomes were not kept prompt by prompt" in answer_in_words(known)[-1]
+
+
+def test_models_of_several_seeds_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    seeds = [
+        (with_spec(model, seed=seed), Answers(refused + seed, 100 - seed))
+        for model, refused in ((PLAIN, 5), (HELD, 60))
+        for seed in (0, 1, 2)
+    ]
+    summary = answered(tmp_path, [(START, Answers(90, 80)), *seeds])
+    assert summary.best is not None
+    assert summary.best.over_plain is not None
+    assert [change.value for change in summary.best.over_plain] == pytest.approx([0.275] * 3)
+
+
+def test_where_no_benign_prompt_was_asked_the_safest_is_told_with_what_is_not_known(
+    tmp_path: Path,
+) -> None:
+    summary = answered(
+        tmp_path,
+        [(START, Answers(90)), (PLAIN, Answers(5)), (HELD, Answers(60)), (REFUSING, Answers(95))],
+    )
+    assert summary.best is not None
+    assert summary.best.setting.value == 3.0
+    *_, told = answer_in_words(summary)
+    assert "harmful prompts refused 95 % [89 %, 98 %]" in told
+    assert told.endswith("answers to harmless prompts were not measured.")
+
+
+def test_where_nothing_was_asked_that_is_said(tmp_path: Path) -> None:
+    summary = overview([START, PLAIN, HELD], RowLosses(tmp_path))
+    assert summary is not None
+    assert answer_in_words(summary)[-1].endswith("what it answers was not measured.")
