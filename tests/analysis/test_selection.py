@@ -66,6 +66,8 @@ def test_a_seed_that_has_begun_takes_no_setting_out_of_the_choice() -> None:
     (suggestion,) = suggestions([*points, lucky], limits)
     assert suggestion.held_out.setting.value == 1.0
     assert [setting.value for setting in suggestion.left_out] == [0.3]
+    (with_lucky,) = choices([*points, lucky]).values()
+    assert [choice.setting.value for choice in with_lucky if choice.is_knee] == [1.0]
 
 
 def test_where_no_setting_is_within_the_budget_the_nearest_is_named() -> None:

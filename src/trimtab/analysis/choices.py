@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimtab.analysis.groups import Setting, all_settings
+from trimtab.analysis.groups import Setting, all_settings, with_the_seeds_of_most
 from trimtab.analysis.row_changes import HeldOut, safety_change, task_change
 from trimtab.config.methods import ALIGNED
 from trimtab.results.per_row_losses import RowLosses
@@ -35,7 +35,8 @@ def choices(
 
     The knee is that setting of the frontier, the aligned model among them, which lies farthest
     below the line between the frontier's two ends, each axis scaled to its range there; none where
-    fewer than three are on it. It goes by values alone, whatever their intervals.
+    fewer than three are on it. It goes by values alone, whatever their intervals, and by settings
+    that lack no seeds of the others.
 
     Source of the knee: Das 1999, "On characterizing the knee of the Pareto curve".
     """
@@ -48,11 +49,17 @@ def choices(
             (safety_change(setting, point, held_out), task_change(setting, point, held_out))
             for setting in line
         ]
-        places = [(safety.value, task.value) for safety, task in changes]
-        knee = _knee([*places, (0.0, 0.0)])
+        compared = with_the_seeds_of_most(line)
+        places = [
+            (safety.value, task.value)
+            for setting, (safety, task) in zip(line, changes, strict=True)
+            if setting in compared
+        ]
+        place = _knee([*places, (0.0, 0.0)])
+        knee = compared[place] if place is not None and place < len(compared) else None
         pair_choices = [
-            Choice(setting, safety, task, place == knee)
-            for place, (setting, (safety, task)) in enumerate(zip(line, changes, strict=True))
+            Choice(setting, safety, task, setting is knee)
+            for setting, (safety, task) in zip(line, changes, strict=True)
         ]
         by_pair[start.proxy, start.task] = tuple(
             sorted(pair_choices, key=lambda choice: choice.task_change.value)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from trimtab.analysis.changes import rate_changes
 from trimtab.analysis.choices import choices
-from trimtab.analysis.groups import Setting, all_settings
+from trimtab.analysis.groups import Setting, all_settings, with_the_seeds_of_most
 from trimtab.analysis.labels import change_in_words, p_in_words, percent, share_in_words
 from trimtab.analysis.row_changes import judging_beside
 from trimtab.config.methods import ALIGNED, PLAIN
@@ -118,16 +118,20 @@ class Overview:
     def learned(self) -> tuple[Option, ...]:
         """The choices that learned at least half of what plain fine-tuning did, by values alone.
 
-        Empty where plain fine-tuning learned nothing that its interval sets apart from none.
+        Empty where plain fine-tuning learned nothing that its interval sets apart from none. Those
+        that lack seeds of the others are none of them.
         """
         plain = self.plain
         if plain is None or plain.task.change is None or plain.task.change.high >= 0:
             return ()
         least = KEPT * plain.task.change.value
+        compared = with_the_seeds_of_most([option.setting for option in (plain, *self.choices)])
         return tuple(
             option
             for option in self.choices
-            if option.task.change and option.task.change.value <= least
+            if option.setting in compared
+            and option.task.change
+            and option.task.change.value <= least
         )
 
     @property
