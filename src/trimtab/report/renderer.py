@@ -67,6 +67,8 @@ OUTLINE, FILL = 1.5, 0.4
 SEED_SHARE, RING_SIZE = 0.36, 300
 TITLE_WIDTH, LEGEND_WIDTH, PAGE_LEGEND_WIDTH, NOTE_WIDTH = 46, 48, 42, 56
 """In characters."""
+NAME_HEIGHT, NAME_LETTER = 0.06, 0.03
+"""The room of a curve's name, which stands upright, and of its letter, as shares of a panel."""
 MOST_IN_A_ROW = 3
 KINDS = ("png", "svg", "pdf")
 LEGEND_TOP, LEGEND_ROW, LEGEND_LINE, KEY_WIDTH, TICK_LINE = 56, 18, 15, 30, 13
@@ -170,7 +172,7 @@ def _panel_chart(panel: Panel, height: float, legend_width: int, note: str = "")
         _marks(
             [_mark(mark, line.ink, sizes[line.ink]) for line in lines for mark in line.marks]
         ).properties(name=MEASURED),
-        *_curve_names(panel.curves),
+        *_curve_names(panel),
         *_labels(lines),
         *_break(panel.x, {"x": alt.X("at:Q"), "y": alt.value(height)}, 0),
         *_break(panel.y, {"x": alt.value(0), "y": alt.Y("at:Q")}, 90),
@@ -339,14 +341,27 @@ def _labels(lines: Iterable[Line]) -> tuple[alt.Chart, alt.Chart]:
     return rim, words.mark_text(color=TEXT, **style)
 
 
-def _curve_names(curves: Iterable[Curve]) -> tuple[alt.Chart, ...]:
-    """A name along the outer side of each curve's upper end."""
-    ends: dict[tuple[float, float], list[str]] = {}
-    for curve in curves:
-        if curve.label:
-            end = max(zip(curve.x, curve.y, strict=True), key=lambda place: place[1])
-            ends.setdefault(end, []).append(printable(curve.label))
-    rows = [{"x": x, "y": y, "name": ", ".join(names)} for (x, y), names in ends.items()]
+def _curve_names(panel: Panel) -> tuple[alt.Chart, ...]:
+    """A name along the outer side of each curve's upper end; of ends too near, one for all."""
+    ends = [
+        (*max(zip(curve.x, curve.y, strict=True), key=lambda place: place[1]), curve.label)
+        for curve in panel.curves
+        if curve.label
+    ]
+    rows: list[Row] = []
+    for x, y, label in sorted(ends, key=lambda end: -end[1]):
+        across, top = panel.x.share(x), panel.y.share(y)
+        in_the_way = (
+            row
+            for row in rows
+            if abs(row["across"] - across) < NAME_HEIGHT
+            and row["top"] - NAME_LETTER * len(row["name"]) < top
+        )
+        if row := next(in_the_way, None):
+            row["name"] += f", {printable(label)}"
+        else:
+            name = printable(label)
+            rows.append({"x": x, "y": y, "name": name, "across": across, "top": top})
     if not rows:
         return ()
     words = alt.Chart(_data(rows)).encode(text="name:N")
