@@ -24,7 +24,7 @@ from trimtab.config.methods import ALIGNED
 from trimtab.report.axes import linear_axis
 from trimtab.report.chart import Figure, Line, Mark, Panel
 from trimtab.report.markdown import markdown_table, replace_between
-from trimtab.report.palette import ink
+from trimtab.report.palette import PLAIN_INK, ink
 from trimtab.report.panels import ANCHORS, labelled
 from trimtab.report.renderer import images
 from trimtab.results.files import write_atomically
@@ -305,7 +305,17 @@ def lines_of(settings: list[Setting], is_plain: bool) -> list[Line]:
     """λ's line, and one to each other knob through the centre, which has safety data or none."""
     of_lambda = [setting for setting in settings if setting.knob == LAMBDA]
     (centre,) = (setting for setting in of_lambda if setting.value == (0 if is_plain else 1))
-    lines = [Line(LAMBDA, ink(0, 0), tuple(mark(setting) for setting in of_lambda))]
+    (plain,) = (setting for setting in of_lambda if setting.is_plain)
+    lines = [
+        Line(
+            LAMBDA,
+            ink(0, 0),
+            tuple(
+                replace(mark(setting), label=None) if setting is plain else mark(setting)
+                for setting in of_lambda
+            ),
+        )
+    ]
     for place, knob in enumerate(KNOBS[1:], start=1):
         turned = [
             setting for setting in settings if setting.knob == knob and setting.is_plain == is_plain
@@ -314,7 +324,7 @@ def lines_of(settings: list[Setting], is_plain: bool) -> list[Line]:
             low, high = turned
             between = replace(mark(centre), label=None)
             lines.append(Line(knob, ink(place, place), (mark(low), between, mark(high))))
-    return lines
+    return [*lines, Line("plain fine-tuning", PLAIN_INK, (mark(plain),))]
 
 
 def mark(setting: Setting) -> Mark:

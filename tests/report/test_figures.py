@@ -61,7 +61,7 @@ def test_a_whole_sweep_fills_all_three_figures() -> None:
 def test_figure_1_has_a_line_per_proxy_on_the_task_with_the_most() -> None:
     left, right = figures(sweep(), None)[0].panels
     assert left.title.endswith("chat")
-    assert [line.name for line in left.lines] == ["near", "far"]
+    assert [line.name for line in left.lines] == ["near", "far", "plain fine-tuning"]
     assert {line.name for line in right.lines} == {
         "near – chat",
         "far – chat",
@@ -99,7 +99,7 @@ def test_no_label_stands_out_of_its_axes() -> None:
     for panel in panels(points):
         for mark in (mark for line in panel.lines for mark in line.marks if mark.label):
             width = 0.019 * len(mark.label)
-            end = panel.x.share(mark.x) + (width if mark.label_side == "right" else -width)
+            end = panel.x.share(mark.x) + (width if mark.label_side.endswith("right") else -width)
             assert -0.01 < end < 1.1
 
 
@@ -174,7 +174,7 @@ def test_plain_fine_tuning_alone_has_no_place_on_an_axis_of_penalties() -> None:
 def test_zero_penalty_stands_past_a_break_left_of_all_others() -> None:
     left = figures(case_1(), None)[0].panels[0]
     assert left.x.strip is not None
-    first, *positive_marks = left.lines[0].marks
+    positive_marks, (first,) = (line.marks for line in left.lines)
     assert (
         first.x
         == left.x.strip.position
@@ -187,7 +187,7 @@ def test_zero_penalty_stands_past_a_break_left_of_all_others() -> None:
 def test_infinite_radius_stands_past_a_break_right_of_all_others() -> None:
     left = figures(case_2(by="radius"), None)[1].panels[0]
     assert left.x.strip is not None
-    first, *finite_marks = left.lines[0].marks
+    finite_marks, (first,) = (line.marks for line in left.lines)
     assert (
         first.x
         == left.x.strip.position
@@ -199,7 +199,9 @@ def test_infinite_radius_stands_past_a_break_right_of_all_others() -> None:
 
 def test_case_1_is_not_joined_to_plain_fine_tuning() -> None:
     for panel in figures(case_1(), None)[0].panels:
-        assert [mark.joined for mark in panel.lines[0].marks] == [False, True, True, True]
+        near, plain = panel.lines
+        assert [mark.joined for mark in near.marks] == [True, True, True]
+        assert [mark.joined for mark in plain.marks] == [False]
 
 
 def test_a_gap_of_plain_fine_tuning_that_dwarfs_the_others_stands_past_a_break() -> None:
@@ -207,23 +209,23 @@ def test_a_gap_of_plain_fine_tuning_that_dwarfs_the_others_stands_past_a_break()
     plane = figures(points, None)[0].panels[1]
     assert plane.x.strip is not None
     assert plane.x.strip.label == "5.5\nplain"
-    assert plane.lines[0].marks[0].x == plane.x.strip.position < 1.0
+    assert plane.lines[-1].marks[0].x == plane.x.strip.position < 1.0
 
 
 def test_seeds_are_drawn_behind_their_mean() -> None:
     left = figures(case_1(seeds=(0, 1, 2)), None)[0].panels[0]
-    (line,) = left.lines
-    assert len(line.marks) == len(PENALTIES)
-    assert len(line.seeds) == 3 * len(PENALTIES)
+    line, plain = left.lines
+    assert len(line.marks) + len(plain.marks) == len(PENALTIES)
+    assert len(line.seeds) + len(plain.seeds) == 3 * len(PENALTIES)
     assert line.marks[1].y == pytest.approx(np.mean([seed.y for seed in line.seeds[3:6]]))
     assert line.marks[1].y_interval is None
 
 
 def test_one_seed_has_error_bars_and_an_exact_loss_has_none() -> None:
-    (bars,) = figures(case_1(half_width=0.01), None)[0].panels[0].lines
-    (exact,) = figures(case_1(), None)[0].panels[0].lines
-    assert all(mark.y_interval for mark in bars.marks)
-    assert not any(mark.y_interval for mark in exact.marks)
+    for half_width in (0.01, 0.0):
+        panel = figures(case_1(half_width=half_width), None)[0].panels[0]
+        for mark in marks(panel):
+            assert bool(mark.y_interval) is bool(half_width)
 
 
 def test_every_mark_and_bar_lies_on_its_axes() -> None:
@@ -313,7 +315,7 @@ def test_curves_of_an_unknown_task_are_left_out() -> None:
 
 def test_hover_tells_all_that_was_measured() -> None:
     (left, *_) = panels(case_1(half_width=0.01))
-    text = hovers(left)[1]
+    text = hovers(left)[0]
     for word in (
         "Case I",
         "λ = 0.1",

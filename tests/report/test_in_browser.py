@@ -310,7 +310,7 @@ def test_choosing_a_row_shows_its_losses_and_answers(choosing: Visit) -> None:
 def test_choosing_a_mark_chooses_its_model(choosing: Visit) -> None:
     page = choosing.page
     page.get_by_role("button", name="start θₛ").click()
-    page.locator(f"#choice-plot {MARKS}").last.click()  # the square: small marks lie over large
+    page.locator(f"#choice-plot {MARKS}").nth(-2).click()  # the square: the star alone lies over it
     assert page.locator(".choices tr.is-chosen").inner_text().startswith("plain fine-tuning")
 
 

@@ -261,3 +261,12 @@ def test_the_page_has_no_nan(tmp_path: Path) -> None:
 def test_a_report_is_made_without_torch() -> None:
     code = "import sys, trimtab.report; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_colour_is_said_to_mean_one_thing_only_where_the_colours_suffice(tmp_path: Path) -> None:
+    said = "mean one thing in every plot"
+    assert said in write_report(write_points(tmp_path, sweep())).page.read_text(encoding="utf-8")
+    many = [model for task in "abcdefgh" for model in case_1(task=task)]
+    page = write_report(write_points(tmp_path, many)).page.read_text(encoding="utf-8")
+    assert said not in page
+    assert "Black are plain fine-tuning" in page

@@ -10,7 +10,7 @@ from trimtab.analysis.labels import share_in_words, shortened
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, CASE_2_RADIUS
 from trimtab.evaluate.rates import RATES
 from trimtab.report.chart import Curve, Figure
-from trimtab.report.palette import GREY, START_INK, Palette, ink
+from trimtab.report.palette import GREY, START_INK, Palette
 from trimtab.report.panels import Series, panel
 from trimtab.report.tables import NAMES, Row, Table, names_of
 from trimtab.results.result import Point
@@ -33,8 +33,8 @@ def answers_figure(points: Sequence[Point]) -> Figure | None:
     main_task = mode(tasks)
     by_proxy = {proxy: line for (proxy, task), line in lines.items() if task == main_task}
     series = [
-        Series(shortened(proxy), ink(palette.proxy_colour(proxy), place), tuple(line))
-        for place, (proxy, line) in enumerate(by_proxy.items())
+        Series(shortened(proxy), palette.of_pair(proxy, main_task), tuple(line))
+        for proxy, line in by_proxy.items()
     ]
     start = settings_of((point for point in counted if point.task == main_task), ALIGNED)[:1]
     by_method = {
@@ -62,10 +62,10 @@ def answers_figure(points: Sequence[Point]) -> Figure | None:
         *(
             Series(
                 f"Case II by {method.symbol}" if all(by_method.values()) else "Case II",
-                ink(palette.task_colour(main_task), len(series) + place),
+                palette.of_method(method, None, main_task),
                 tuple(line),
             )
-            for place, (method, line) in enumerate(by_method.items())
+            for method, line in by_method.items()
         ),
         Series("aligned model θₛ", START_INK, tuple(start), joined=False),
     ]

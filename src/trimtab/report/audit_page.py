@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trimtab.analysis.labels import nats
@@ -16,7 +16,7 @@ from trimtab.report.axes import linear_axis, log_ticks
 from trimtab.report.chart import Axis, Curve, Line, Mark, Panel
 from trimtab.report.html import for_script, template
 from trimtab.report.packed import packed
-from trimtab.report.palette import ink
+from trimtab.report.palette import SLATE, ink
 from trimtab.report.tables import Table
 from trimtab.results.files import write_atomically
 from trimtab.stats import Estimate
@@ -97,7 +97,7 @@ def _basin(landscape: LandscapeResult) -> tuple[Panel, ...]:
             )
             for distance, loss in zip(walk.distances[1:], walk.losses[1:], strict=True)
         )
-        lines.append(Line(walk.direction, ink(place, place), marks))
+        lines.append(Line(walk.direction, replace(ink(place, place), colour=SLATE), marks))
     distances = sorted({mark.x for line in lines for mark in line.marks})
     rises = [mark.y for line in lines for mark in line.marks]
     low, high = min(0.0, *rises), max(rises)

@@ -6,8 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Marker = Literal["circle", "square", "triangle", "diamond", "cross", "wedge", "star"]
+Marker = Literal[
+    "circle",
+    "square",
+    "triangle",
+    "diamond",
+    "hourglass",
+    "plus",
+    "wedge",
+    "cross",
+    "star",
+]
 Dash = Literal["solid", "dash", "dot", "dashdot"]
+Side = Literal["right", "left", "lower right", "lower left"]
 Interval = tuple[float, float]
 
 
@@ -91,7 +102,7 @@ class Mark:
     hover: tuple[str, ...]
     joined: bool
     label: str | None = None
-    label_side: Literal["left", "right"] = "right"
+    label_side: Side = "right"
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,7 @@ class Line:
 class Curve:
     """What theory says: drawn behind the marks, and named in the legend once for all its kind.
 
-    Below a shaded one no model lies.
+    Below a shaded one no model lies. A label at its upper end tells it from others of its kind.
     """
 
     name: str
@@ -118,6 +129,7 @@ class Curve:
     x: tuple[float, ...]
     y: tuple[float, ...]
     shaded: bool = False
+    label: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from trimtab.analysis.overview import (
     Overview,
     points_in_words,
 )
-from trimtab.config.methods import ALIGNED, CASE_1, CASE_1_BUDGET, DIAL, PLAIN, Method
+from trimtab.config.methods import ALIGNED, PLAIN, Method
 from trimtab.evaluate.rates import ANSWERED, COMPLIANCE, REFUSALS
 from trimtab.report.chart import Ink, Panel
 from trimtab.report.packed import rounded
-from trimtab.report.palette import GREY, PLAIN_INK, START_INK, Palette, budget_ink, ink
+from trimtab.report.palette import GREY, Palette
 from trimtab.report.panels import Series, panel
 from trimtab.report.tables import Row, Table
 from trimtab.results.gaps import with_gaps
@@ -28,6 +28,7 @@ from trimtab.results.result import Point
 DRAWN_APART = 6
 """Of more lines than this, published methods are drawn as one."""
 OTHERS = "other methods"
+OTHERS_INK = Ink(GREY, "diamond", "dot")
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,11 @@ def _series(settings: Sequence[Setting], palette: Palette) -> list[Series]:
     return [
         Series(
             _title(method, proxy),
-            _ink(method, proxy, line[0].task, palette, place),
+            palette.of_method(method, proxy, line[0].task) if method else OTHERS_INK,
             tuple(line),
-            joined=method not in (None, ALIGNED),
+            joined=method not in (None, ALIGNED, PLAIN),
         )
-        for place, ((method, proxy), line) in enumerate(lines.items())
+        for (method, proxy), line in lines.items()
     ]
 
 
@@ -115,21 +116,6 @@ def _title(method: Method | None, proxy: str | None) -> str:
     if method is ALIGNED:
         return "start: the aligned model θₛ"
     return method.title if proxy is None else f"{method.title}, {shortened(proxy)}"
-
-
-def _ink(method: Method | None, proxy: str | None, task: str, palette: Palette, place: int) -> Ink:
-    if method is None:
-        return Ink(GREY, "diamond", "dot")
-    if method is ALIGNED:
-        return START_INK
-    if method is PLAIN:
-        return PLAIN_INK
-    colour = palette.task_colour(task) if proxy is None else palette.proxy_colour(proxy)
-    if method is CASE_1_BUDGET:
-        return budget_ink(colour)
-    if method in (CASE_1, DIAL):
-        return ink(colour, palette.proxies.index(proxy) if proxy else 0)
-    return ink(colour, place)
 
 
 def choices_table(overview: Overview) -> Table:

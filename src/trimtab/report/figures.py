@@ -29,9 +29,9 @@ from trimtab.config.methods import (
     DIAL,
     Method,
 )
-from trimtab.report.chart import Curve, Figure, Ink, Panel
-from trimtab.report.palette import START_INK, Palette, budget_ink, chart_curves, ink
-from trimtab.report.panels import Series, panel
+from trimtab.report.chart import Curve, Figure, Panel
+from trimtab.report.palette import START_INK, Palette, chart_curves
+from trimtab.report.panels import LONGEST_TASK, Series, panel
 from trimtab.results.gaps import OVER_START
 from trimtab.results.result import LocalGeometry, Point
 
@@ -91,7 +91,7 @@ class _Atlas:
             return _left_out(1, f"Figure 1 needs Case I: add to the grid {CASE_1_BLOCK}.")
         main = self._task_with_most_proxies()
         left_series = [
-            Series(shortened(proxy), self._ink(proxy, main), tuple(line))
+            Series(shortened(proxy), self.palette.of_pair(proxy, main), tuple(line))
             for (proxy, task), line in self.case_1.items()
             if task == main
         ]
@@ -99,15 +99,16 @@ class _Atlas:
         right_series = [
             Series(
                 f"{shortened(proxy)} – {shortened(task)}",
-                self._ink(proxy, task),
+                self.palette.of_pair(proxy, task),
                 tuple(self.case_1[proxy, task]),
             )
             for proxy, task in pairs[:MOST_LINES]
         ]
-        for proxy, task in pairs[:MOST_LINES]:
-            name = f"{shortened(proxy)} – {shortened(task)}, by budget"
-            line = tuple(self.budgets.get((proxy, task), ()))
-            right_series.append(Series(name, budget_ink(self.palette.proxy_colour(proxy)), line))
+        right_series += [
+            self._by_budget(f"{shortened(proxy)} – {shortened(task)}, by budget", proxy, task)
+            for proxy, task in pairs[:MOST_LINES]
+            if (proxy, task) in self.budgets
+        ]
         right_series.append(self._starts(task for _, task in pairs[:MOST_LINES]))
         note = self.note
         if len(pairs) > MOST_LINES:
@@ -156,7 +157,7 @@ class _Atlas:
             panel(
                 "Case II: safety",
                 [
-                    Series(shortened(task), self._task_ink(task), tuple(line))
+                    Series(shortened(task), self.palette.of_method(method, None, task), tuple(line))
                     for task, line in lines.items()
                 ],
                 "penalty" if method is CASE_2 else "radius",
@@ -194,7 +195,7 @@ class _Atlas:
         series = []
         for task, (share, exact) in tasks.items():
             name = f"{shortened(task)}, overlap {'' if exact else '≈ '}{percent(share)}"
-            series.append(Series(name, self._task_ink(task), tuple(self.case_1[proxy, task])))
+            series.append(Series(name, self.palette.of_task(task), tuple(self.case_1[proxy, task])))
         series.append(self._starts(tasks))
         pairs = [(proxy, task) for task in tasks]
         plane = panel(
@@ -217,10 +218,12 @@ class _Atlas:
         proxy, task = first.proxy or "", first.task
         dial = self.dials[proxy, task]
         name = f"{shortened(proxy)} – {shortened(task)}"
-        series = [Series(f"dial, {name}", ink(0, 0), tuple(dial))]
+        ink = self.palette.of_method(DIAL, proxy, task)
+        series = [Series(f"dial, {name}", ink, tuple(dial))]
         if (proxy, task) in self.case_1:
             runs = tuple(self.case_1[proxy, task])
-            series.append(Series(f"separate runs, {name}", ink(1, 1), runs))
+            ink = self.palette.of_pair(proxy, task)
+            series.append(Series(f"separate runs, {name}", ink, runs))
         start = tuple(
             setting
             for setting in settings_of(self.points, ALIGNED)
@@ -259,8 +262,8 @@ class _Atlas:
                     shift = there.value - here.value
                     values[comparison.setting] = comparison.value - shift
             x = tuple(float(setting.value) for setting in values if setting.value is not None)
-            task_ink = self._task_ink(task)
-            curves.append(Curve(DRIFT, task_ink.colour, "dot", 1.0, x, tuple(values.values())))
+            colour = self.palette.of_task(task).colour
+            curves.append(Curve(DRIFT, colour, "dot", 1.0, x, tuple(values.values())))
         return curves
 
     def _both_cases(self) -> Panel | None:
@@ -268,18 +271,19 @@ class _Atlas:
         compared: list[tuple[str, str]] = []
         for task, (proxy, case_1, case_2) in tasks_in_both_cases(self.points).items():
             compared.append((proxy, task))
-            colour = self.palette.task_colour(task)
-            series.append(Series(f"Case I, {shortened(task)}", ink(colour, 0), tuple(case_1)))
+            ink = self.palette.of_task(task)
+            series.append(Series(f"Case I, {shortened(task)}", ink, tuple(case_1)))
             by_method = {
                 method: tuple(setting for setting in case_2 if setting.method is method)
                 for method in (CASE_2, CASE_2_RADIUS)
             }
-            for shape, (method, line) in enumerate(by_method.items(), start=1):
+            for method, line in by_method.items():
                 case = f"Case II by {method.symbol}" if all(by_method.values()) else "Case II"
-                series.append(Series(f"{case}, {shortened(task)}", ink(colour, shape), line))
-            name = f"Case I by budget, {shortened(task)}"
-            line = tuple(self.budgets.get((proxy, task), ()))
-            series.append(Series(name, budget_ink(colour), line))
+                ink = self.palette.of_method(method, None, task)
+                series.append(Series(f"{case}, {shortened(task)}", ink, line))
+            if (proxy, task) in self.budgets:
+                name = f"Case I by budget, {shortened(task)}"
+                series.append(self._by_budget(name, proxy, task))
         if not series:
             return None
         series.append(self._starts(task for _, task in compared))
@@ -292,6 +296,10 @@ class _Atlas:
             self._plane_curves(compared, by_task=True),
             self.note,
         )
+
+    def _by_budget(self, name: str, proxy: str, task: str) -> Series:
+        ink = self.palette.of_method(CASE_1_BUDGET, proxy, task)
+        return Series(name, ink, tuple(self.budgets[proxy, task]))
 
     def _starts(self, tasks: Iterable[str]) -> Series:
         """θ_s in the plane of each task, which is the same whatever the proxy.
@@ -337,7 +345,8 @@ class _Atlas:
             curve
             for proxy in lines
             for curve in chart_curves(
-                self.limits.alignment_gap_curves(proxy, task, ends), self._ink(proxy, task).colour
+                self.limits.alignment_gap_curves(proxy, task, ends),
+                self.palette.of_pair(proxy, task).colour,
             )
         ]
 
@@ -348,11 +357,13 @@ class _Atlas:
             return []
         pairs = list(pairs)
         curves: list[Curve] = []
-        for task in dict.fromkeys(task for _, task in pairs):
-            curves.extend(chart_curves(self.limits.oracle_curves(task)))
+        tasks = list(dict.fromkeys(task for _, task in pairs))
+        for task in tasks:
+            label = shortened(task, LONGEST_TASK) if len(tasks) > 1 else ""
+            curves.extend(chart_curves(self.limits.oracle_curves(task), label=label))
         for proxy, task in pairs:
-            colour = (self._task_ink(task) if by_task else self._ink(proxy, task)).colour
-            curves.extend(chart_curves(self.limits.plane_curves(proxy, task), colour))
+            ink = self.palette.of_task(task) if by_task else self.palette.of_pair(proxy, task)
+            curves.extend(chart_curves(self.limits.plane_curves(proxy, task), ink.colour))
         return curves
 
     def _plane_bounds(self, pairs: Iterable[tuple[str, str]]) -> list[Curve]:
@@ -362,15 +373,9 @@ class _Atlas:
             curve
             for proxy, task in pairs
             for curve in chart_curves(
-                self.limits.plane_bounds(proxy, task), self._task_ink(task).colour
+                self.limits.plane_bounds(proxy, task), self.palette.of_task(task).colour
             )
         ]
-
-    def _ink(self, proxy: str, task: str) -> Ink:
-        return ink(self.palette.proxy_colour(proxy), self.palette.tasks.index(task))
-
-    def _task_ink(self, task: str) -> Ink:
-        return ink(self.palette.task_colour(task), self.palette.tasks.index(task))
 
 
 def _place_of(setting: Setting) -> tuple[Method, float | None, str | None, str]:

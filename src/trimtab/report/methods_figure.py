@@ -10,7 +10,7 @@ from trimtab.analysis.limits import Limits
 from trimtab.analysis.methods import MethodResult
 from trimtab.config.methods import ALIGNED, CASE_1, METHODS, PLAIN, Family, Method
 from trimtab.report.chart import Figure, Panel
-from trimtab.report.palette import COLOURS, PLAIN_INK, START_INK, chart_curves, ink
+from trimtab.report.palette import PLAIN_INK, START_INK, Palette, chart_curves
 from trimtab.report.panels import Series, panel
 from trimtab.results.result import Point
 
@@ -37,8 +37,9 @@ def methods_figure(
         for setting in all_settings(points)
         if (setting.proxy, setting.task) == (proxy, task)
     ]
+    palette = Palette.of(points)
     panels = [
-        _family(name, methods, lines, ends, safety, limits)
+        _family(name, methods, lines, ends, safety, limits, palette)
         for name, methods in FAMILIES.items()
         if any(method in lines for method in methods)
     ]
@@ -56,23 +57,20 @@ def _family(
     ends: Sequence[Setting],
     safety: SafetyGap,
     limits: Limits | None,
+    palette: Palette,
 ) -> Panel | None:
     shown = [method for method in (CASE_1, *methods) if method in lines]
-    # Case I has the first colour in every panel; the others take the rest in turn.
-    colour_count = len(COLOURS) - 1
-    colours = {method: 1 + (place - 1) % colour_count for place, method in enumerate(shown)}
-    colours |= {CASE_1: 0}
     series = [
         Series(
             method.title,
-            ink(colours[method], place),  # five colours by six shapes: no pair of both comes twice
+            palette.of_method(method, lines[method].proxy, lines[method].task),
             lines[method].settings,
         )
-        for place, method in enumerate(shown)
+        for method in shown
     ]
-    for end in ends:
-        if end.method in (ALIGNED, PLAIN):
-            mark = PLAIN_INK if end.method is PLAIN else START_INK
-            series.append(Series(end.method.title, mark, (end,), False))
+    series += [
+        Series(method.title, mark, tuple(end for end in ends if end.method is method), False)
+        for method, mark in ((ALIGNED, START_INK), (PLAIN, PLAIN_INK))
+    ]
     oracle = limits.oracle_curves(ends[0].task) if limits and safety == "alignment gap" else ()
     return panel(name, series, safety, "capability gap", chart_curves(oracle))

@@ -37,6 +37,7 @@ from trimtab.report.figures import DIAL_FIGURE, figures
 from trimtab.report.html import for_script, template
 from trimtab.report.methods_figure import methods_figure
 from trimtab.report.packed import packed
+from trimtab.report.palette import Palette
 from trimtab.results.files import write_atomically
 from trimtab.stats import Estimate
 
@@ -164,6 +165,7 @@ def _page(
         draws_rates=ANSWERS_FIGURE
         if plenty and any(figure.number == ANSWERS_FIGURE for figure in figures_below)
         else None,
+        palette=Palette.of(results.points),
         findings=all_findings,
         says_anything=any(finding.verdict != "too few to say" for finding in all_findings),
         figures=figures_below,

@@ -12,7 +12,7 @@ from trimtab.analysis.labels import estimate_in_words, hover, shortened
 from trimtab.config.methods import ALIGNED, CASE_1, NO_VALUE, PLAIN
 from trimtab.evaluate.rates import ANSWERED, REFUSALS
 from trimtab.report.axes import gap_axis, penalty_axis, radius_axis, rate_axis
-from trimtab.report.chart import Axis, Curve, Ink, Line, Mark, Panel
+from trimtab.report.chart import Axis, Curve, Ink, Line, Mark, Panel, Side
 from trimtab.report.palette import PLAIN_INK, START_INK
 from trimtab.results.gaps import OVER_START
 from trimtab.results.result import Estimate
@@ -41,10 +41,10 @@ CORNER = (
     "A limit with a corner is that of a task that shares no prompt with the safety data: there "
     "nothing has to be given up."
 )
-_ON_TOP = {PLAIN_INK: 1, START_INK: 2}
-"""What every plane is read by is drawn over the rest."""
 LABEL_ROOM = (0.17, 0.075)
 """How far a label must stay from other marks and labels, as shares of the panel."""
+SEED_ROOM = 0.036
+"""The same, upright, from the small mark of a seed."""
 LETTER, BESIDE_MARK, OVERHANG = 0.019, 0.03, 0.06
 """The width of a label's letter, how far from its mark it starts, and how far it may stand out of
 the axes on the right, as shares of the panel."""
@@ -54,7 +54,8 @@ FINEST_STEP = 0.004
 """Points of a curve nearer than this share of the panel are drawn as one."""
 ANCHORS = ("θₛ", "plain")
 FAR_RIGHT = 0.85
-"""From this share of the panel on a label stands to the left of its mark."""
+"""From this share of the panel on a label stands rather to the left of its mark."""
+SIDES: tuple[Side, ...] = ("right", "left", "lower right", "lower left")
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,10 @@ def panel(
         replace(line_series, settings=_with_coordinates(line_series.settings, x, y))
         for line_series in series
     ]
+    if not any(line_series.joined and line_series.settings for line_series in series):
+        return None
     series = _with_plain_apart(series, x, y)
     series = [line_series for line_series in series if line_series.settings]
-    if not any(line_series.joined for line_series in series):
-        return None
     settings = [setting for line_series in series for setting in line_series.settings]
     against_strength = x in ("penalty", "radius")
     if against_strength and len({setting.value for setting in settings}) < 2:
@@ -93,16 +94,13 @@ def panel(
     if x_axis is None or y_axis is None:
         return None
     lines = tuple(_line(line_series, x, y, x_axis, y_axis) for line_series in series)
-    starts = {setting.task for setting in settings if setting.method is ALIGNED}
-    if len(starts) > 1:
-        lines = tuple(
-            _with_task_labels(line, line_series)
-            for line, line_series in zip(lines, series, strict=True)
-        )
     if against_strength:
         lines = tuple(_without_labels(line) for line in lines)
-    else:
-        lines = labelled(lines, x_axis, y_axis)
+    lines = tuple(
+        _with_task_labels(line, line_series)
+        for line, line_series in zip(lines, series, strict=True)
+    )
+    lines = labelled(lines, x_axis, y_axis)
     visible = [_cut(curve, x_axis, y_axis) for curve in curves]
     if any(_is_corner(curve) for curve in visible):
         note = f"{note} {CORNER}".strip()
@@ -117,27 +115,26 @@ def panel(
 
 
 def _with_plain_apart(series: Sequence[Series], x: Coordinate, y: Gap | RateName) -> list[Series]:
-    """Plain fine-tuning, where several lines have it at one place, as one mark of its own.
+    """Plain fine-tuning as a line of its own, each of its models once, before the start's.
 
-    λ = 0 is the same model for every safety data, and the last line's mark would hide the others'.
+    λ = 0 of any safety data, ε = ∞ and an infinite budget are the same model, and look alike.
     """
-    places: dict[tuple[float, float], list[Setting]] = {}
+    places: dict[tuple[float, float], Setting] = {}
     for setting in (setting for each in series for setting in each.settings if setting.is_plain):
         at_x, at_y = _coordinate(setting, x), _coordinate(setting, y)
         assert at_x is not None
         assert at_y is not None
-        places.setdefault((at_x.value, at_y.value), []).append(setting)
-    shared = [settings for settings in places.values() if len(settings) > 1]
-    hidden = {id(setting) for settings in shared for setting in settings}
-    apart = tuple(settings[0] for settings in shared)
-    if not apart:
-        return list(series)
+        places.setdefault((at_x.value, at_y.value), setting)
+    apart = Series(PLAIN.title, PLAIN_INK, tuple(places.values()), joined=False)
     without = [
-        replace(each, settings=tuple(s for s in each.settings if id(s) not in hidden))
-        for each in series
+        replace(each, settings=tuple(s for s in each.settings if not s.is_plain)) for each in series
     ]
-    with_plain = [*without, Series("plain fine-tuning", PLAIN_INK, apart, joined=False)]
-    return sorted(with_plain, key=lambda each: _ON_TOP.get(each.ink, 0))
+    is_there = [each.ink == PLAIN_INK for each in series]
+    if any(is_there):
+        without[is_there.index(True)] = apart
+        return without
+    starts = [each for each in without if each.ink == START_INK]
+    return [*(each for each in without if each.ink != START_INK), apart, *starts]
 
 
 def _with_coordinates(settings: Sequence[Setting], *coordinates: Coordinate) -> tuple[Setting, ...]:
@@ -225,7 +222,7 @@ def _mark(
 def _label(setting: Setting) -> str:
     if setting.method is ALIGNED:
         return ANCHORS[0]
-    if setting.method is PLAIN:
+    if setting.is_plain:
         return ANCHORS[1]
     return "" if setting.label == NO_VALUE else setting.label
 
@@ -240,7 +237,7 @@ def _mean_hover(setting: Setting) -> tuple[str, ...]:
     gaps: tuple[Gap, ...] = ("alignment gap", "proxy gap", "capability gap")
     seeds = ", ".join(str(point.seed) for point in setting.points)
     return (
-        f"{setting.method.title}, {_label(setting)}",
+        setting.name,
         f"safety: {setting.proxy or '–'} · task: {setting.task}",
         f"mean over seeds {seeds}",
         *(
@@ -252,11 +249,11 @@ def _mean_hover(setting: Setting) -> tuple[str, ...]:
 
 
 def _with_task_labels(line: Line, series: Series) -> Line:
-    """Where tasks have starts of their own, each start is labelled with its task."""
+    """Where tasks have starts or plain models of their own, each is labelled with its task."""
+    if series.ink not in (START_INK, PLAIN_INK) or len({s.task for s in series.settings}) < 2:
+        return line
     marks = tuple(
-        replace(mark, label=f"{ANCHORS[0]}, {shortened(setting.task, LONGEST_TASK)}")
-        if setting.method is ALIGNED
-        else mark
+        replace(mark, label=f"{_label(setting)}, {shortened(setting.task, LONGEST_TASK)}")
         for mark, setting in zip(line.marks, series.settings, strict=True)
     )
     return replace(line, marks=marks)
@@ -273,31 +270,19 @@ def labelled(lines: tuple[Line, ...], x_axis: Axis, y_axis: Axis) -> tuple[Line,
     and keep their label, however crowded.
     """
     taken = [(_share(mark, x_axis, y_axis), 0.0) for line in lines for mark in line.marks]
-    places = [(line, number) for line in lines for number in _ends(line)]
+    seeds = [_share(seed, x_axis, y_axis) for line in lines for seed in line.seeds]
+    places = [
+        (line, number) for line in lines for number in _ends(line) if line.marks[number].label
+    ]
     places.sort(key=lambda place: not _is_anchor(place[0].marks[place[1]]))
-    label_sides: dict[tuple[int, int], Literal["left", "right"]] = {}
+    label_sides: dict[tuple[int, int], Side] = {}
     for line, number in places:
         mark = line.marks[number]
         position = _share(mark, x_axis, y_axis)
-        room = max(LABEL_ROOM[0], LETTER * len(mark.label or ""))
-        sides: tuple[Literal["left", "right"], ...] = ("right", "left")
-        for side in sides[::-1] if position[0] > FAR_RIGHT else sides:
-            towards = 1 if side == "right" else -1
-            beside = (position[0] + towards * room / 2, position[1] + LABEL_ROOM[1] / 2)
-            in_the_way = any(
-                _near(beside, taken_place, max(LABEL_ROOM[0], (room + taken_room) / 2))
-                for taken_place, taken_room in taken
-                if taken_place != position
-            )
-            end = position[0] + towards * (BESIDE_MARK + LETTER * len(mark.label or ""))
-            outside = not 0 <= end <= 1 + OVERHANG
-            if not (in_the_way or outside):
-                break
-        else:
-            if not _is_anchor(mark):
-                continue
-        taken.append((beside, room))
-        label_sides[id(line), number] = side
+        side = _side(mark, position, [place for place in taken if place[0] != position], seeds)
+        if side is not None:
+            taken.append((_beside(position, side, _room(mark)), _room(mark)))
+            label_sides[id(line), number] = side
     return tuple(
         replace(
             line,
@@ -312,6 +297,50 @@ def labelled(lines: tuple[Line, ...], x_axis: Axis, y_axis: Axis) -> tuple[Line,
         )
         for line in lines
     )
+
+
+def _side(
+    mark: Mark,
+    position: tuple[float, float],
+    taken: Sequence[tuple[tuple[float, float], float]],
+    seeds: Sequence[tuple[float, float]],
+) -> Side | None:
+    """Where beside its mark a label has the fewest marks, labels and seeds in its way.
+
+    A label of no anchor has to be clear of marks and labels.
+    """
+    length = BESIDE_MARK + LETTER * len(mark.label or "")
+
+    def in_the_way(side: Side) -> tuple[int, int]:
+        middle = _beside(position, side, _room(mark))
+        of_seeds = _beside(position, side, length)
+        return (
+            sum(
+                _near(middle, place, max(LABEL_ROOM[0], (_room(mark) + room) / 2))
+                for place, room in taken
+            ),
+            sum(_near(of_seeds, seed, length / 2, SEED_ROOM) for seed in seeds),
+        )
+
+    # Near the right edge the left is tried first.
+    sides = sorted(SIDES, key=lambda side: position[0] > FAR_RIGHT and "right" in side)
+    inside = [side for side in sides if 0 <= position[0] + _towards(side) * length <= 1 + OVERHANG]
+    best = min(inside or sides, key=in_the_way)
+    return best if _is_anchor(mark) or not in_the_way(best)[0] else None
+
+
+def _beside(position: tuple[float, float], side: Side, room: float) -> tuple[float, float]:
+    """The middle of a label that takes this room."""
+    upwards = -1 if side.startswith("lower") else 1
+    return position[0] + _towards(side) * room / 2, position[1] + upwards * LABEL_ROOM[1] / 2
+
+
+def _towards(side: Side) -> int:
+    return -1 if side.endswith("left") else 1
+
+
+def _room(mark: Mark) -> float:
+    return max(LABEL_ROOM[0], LETTER * len(mark.label or ""))
 
 
 def _ends(line: Line) -> list[int]:
@@ -329,8 +358,13 @@ def _is_anchor(mark: Mark) -> bool:
     return mark.label is not None and mark.label.startswith(ANCHORS)
 
 
-def _near(first: tuple[float, float], second: tuple[float, float], room: float) -> bool:
-    return abs(first[0] - second[0]) < room and abs(first[1] - second[1]) < LABEL_ROOM[1]
+def _near(
+    first: tuple[float, float],
+    second: tuple[float, float],
+    room: float,
+    height: float = LABEL_ROOM[1],
+) -> bool:
+    return abs(first[0] - second[0]) < room and abs(first[1] - second[1]) < height
 
 
 def _is_corner(curve: Curve) -> bool:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from trimtab.errors import printable
 from trimtab.report.chart import Axis, Curve, Dash, Figure, Ink, Line, Mark, Marker, Panel
-from trimtab.report.palette import GREY
+from trimtab.report.palette import GREY, PLAIN_INK, START_INK
 from trimtab.results.files import write_atomically
 
 # Vega has no star and no oblique cross; a path spans −1 to 1.
@@ -27,6 +27,8 @@ SYMBOLS: dict[Marker, str] = {
     "square": "square",
     "triangle": "triangle-up",
     "diamond": "diamond",
+    "hourglass": "M-1,-1L1,-1L-1,1L1,1Z",
+    "plus": "cross",
     "cross": "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z",
     "wedge": "triangle-down",
     "star": "M0,-1L.22,-.31L.95,-.31L.36,.12L.59,.81L0,.38L-.59,.81L-.36,.12L-.95,-.31L-.22,-.31Z",
@@ -47,18 +49,26 @@ WIDTH, HEIGHT, PAGE_HEIGHT = 330, 240, 280
 PIXELS_PER_PIXEL = 3.2
 """About 300 dpi."""
 SIZES: dict[Marker, float] = {
-    "circle": 56,
-    "square": 52,
-    "triangle": 60,
-    "diamond": 84,
-    "cross": 72,
-    "wedge": 60,
-    "star": 190,
+    "circle": 46,
+    "square": 42,
+    "triangle": 50,
+    "diamond": 68,
+    "hourglass": 44,
+    "plus": 58,
+    "cross": 60,
+    "wedge": 50,
+    "star": 180,
 }
 """In square pixels, so that each looks as large as the next; the star stands out."""
+WIDEST, GROWTH = 1.6, 0.3
+"""How much wider a mark may be than one of its shape above it, and each than the next."""
+OUTLINE, FILL = 1.5, 0.4
+"""How wide a mark's outline is, and how opaque what it encloses: what lies below shows through."""
 SEED_SHARE, RING_SIZE = 0.36, 300
-TITLE_WIDTH, LEGEND_WIDTH, PAGE_LEGEND_WIDTH = 46, 48, 42
+TITLE_WIDTH, LEGEND_WIDTH, PAGE_LEGEND_WIDTH, NOTE_WIDTH = 46, 48, 42, 56
 """In characters."""
+NAME_HEIGHT, NAME_LETTER = 0.06, 0.03
+"""The room of a curve's name, which stands upright, and of its letter, as shares of a panel."""
 MOST_IN_A_ROW = 3
 KINDS = ("png", "svg", "pdf")
 LEGEND_TOP, LEGEND_ROW, LEGEND_LINE, KEY_WIDTH, TICK_LINE = 56, 18, 15, 30, 13
@@ -110,7 +120,7 @@ def sheet(figure: Figure) -> dict[str, Any]:
     columns = len(figure.panels) if len(figure.panels) <= MOST_IN_A_ROW else 2
     panels = []
     for panel in figure.panels:
-        chart = _panel_chart(panel, HEIGHT, LEGEND_WIDTH) + _title(panel)
+        chart = _panel_chart(panel, HEIGHT, LEGEND_WIDTH, panel.note) + _title(panel)
         panels.append(chart.properties(width=WIDTH, height=HEIGHT))
     return _vega_lite(alt.concat(*panels, columns=columns, spacing=28), PAPER_FONT)
 
@@ -144,18 +154,29 @@ def _paths(figure: Figure, folder: Path) -> tuple[Path, ...]:
     return tuple(folder / f"{figure.stem}.{kind}" for kind in KINDS)
 
 
-def _panel_chart(panel: Panel, height: float, legend_width: int) -> alt.LayerChart:
+def _panel_chart(panel: Panel, height: float, legend_width: int, note: str = "") -> alt.LayerChart:
+    lines = _anchors_last(panel.lines)
+    sizes = _sizes(lines)
     layers = [
         *(_shade(curve, panel.x, panel.y) for curve in panel.curves if curve.shaded),
         *(_curve(curve) for curve in panel.curves),
-        *(_joined_line(line) for line in panel.lines),
-        *_bars(panel.lines),
-        _marks([_mark(mark, line.ink, SEED_SHARE) for line in panel.lines for mark in line.seeds]),
-        _marks(_small_last(panel.lines)).properties(name=MEASURED),
-        *_labels(panel.lines),
+        *(_joined_line(line) for line in lines),
+        *_bars(lines),
+        _marks(
+            [
+                _mark(mark, line.ink, SEED_SHARE * SIZES[line.ink.marker], outline=0)
+                for line in lines
+                for mark in line.seeds
+            ]
+        ),
+        _marks(
+            [_mark(mark, line.ink, sizes[line.ink]) for line in lines for mark in line.marks]
+        ).properties(name=MEASURED),
+        *_curve_names(panel),
+        *_labels(lines),
         *_break(panel.x, {"x": alt.X("at:Q"), "y": alt.value(height)}, 0),
         *_break(panel.y, {"x": alt.value(0), "y": alt.Y("at:Q")}, 90),
-        *_legend(panel, height, legend_width),
+        *_legend(panel, sizes, height, legend_width, note),
     ]
     axes = {"x": alt.X("x:Q", **_axis(panel.x)), "y": alt.Y("y:Q", **_axis(panel.y))}
     return alt.LayerChart(layer=layers, encoding=axes)
@@ -255,32 +276,44 @@ def _ends(bar: Row) -> tuple[tuple[float, float], tuple[float, float]]:
 def _marks(rows: Sequence[Row], **place: Any) -> alt.Chart:
     return (
         alt.Chart(_data(rows))
-        .mark_point(filled=True, stroke="white", strokeWidth=0.8)
+        .mark_point(opacity=1, fillOpacity=FILL)
         .encode(
-            color=_as_given("color"),
+            fill=alt.Fill("color:N", scale=None),
+            stroke=alt.Stroke("color:N", scale=None),
+            strokeWidth=alt.StrokeWidth("outline:Q", scale=None),
             shape=alt.Shape("shape:N", scale=None),
             size=alt.Size("size:Q", scale=None),
-            opacity=alt.Opacity("opacity:Q", scale=None),
             tooltip=alt.Tooltip("hover:N") if not place else alt.Undefined,
             **place,
         )
     )
 
 
-def _small_last(lines: Iterable[Line]) -> list[Row]:
-    """Every mark, the large ones first, so that none hides a smaller."""
-    rows = [_mark(mark, line.ink) for line in lines for mark in line.marks]
-    return sorted(rows, key=lambda row: -row["size"])
+def _anchors_last(lines: Iterable[Line]) -> list[Line]:
+    """What every plane is read by is drawn over the rest."""
+    order = {PLAIN_INK: 1, START_INK: 2}
+    return sorted(lines, key=lambda line: order.get(line.ink, 0))
 
 
-def _mark(mark: Mark, ink: Ink, share: float = 1.0) -> Row:
+def _sizes(lines: Sequence[Line]) -> dict[Ink, float]:
+    """A size to each line: of one shape the upper are the smaller, so that none hides another."""
+    sizes = {}
+    for marker, size in SIZES.items():
+        inks = list(dict.fromkeys(line.ink for line in lines if line.ink.marker == marker))
+        step = min(GROWTH, (WIDEST - 1) / max(1, len(inks) - 1))
+        for place, ink in enumerate(reversed(inks)):
+            sizes[ink] = size * (1 + step * place) ** 2
+    return sizes
+
+
+def _mark(mark: Mark, ink: Ink, size: float, outline: float = OUTLINE) -> Row:
     return {
         "x": mark.x,
         "y": mark.y,
         "color": ink.colour,
         "shape": SYMBOLS[ink.marker],
-        "size": share * SIZES[ink.marker],
-        "opacity": share,
+        "size": size,
+        "outline": outline,
         "hover": "\n".join(mark.hover),
     }
 
@@ -292,20 +325,48 @@ def _as_given(field: str) -> alt.Color:
 def _labels(lines: Iterable[Line]) -> tuple[alt.Chart, alt.Chart]:
     """Words beside marks, on a white rim that parts them from lines behind."""
     rows = [
-        {"x": mark.x, "y": mark.y, "label": mark.label, "right": mark.label_side == "right"}
+        {"x": mark.x, "y": mark.y, "label": mark.label, "side": mark.label_side}
         for line in lines
         for mark in line.marks
         if mark.label
     ]
     words = alt.Chart(_data(rows)).encode(text="label:N")
     style: dict[str, Any] = {
-        "align": alt.expr("datum.right ? 'left' : 'right'"),
-        "dx": alt.expr("datum.right ? 9 : -9"),
-        "dy": -8,
+        "align": alt.expr("test(/right/, datum.side) ? 'left' : 'right'"),
+        "dx": alt.expr("test(/right/, datum.side) ? 9 : -9"),
+        "dy": alt.expr("test(/lower/, datum.side) ? 10 : -10"),
         "fontSize": LABEL_SIZE,
     }
     rim = words.mark_text(color="white", stroke="white", strokeWidth=3, opacity=0.8, **style)
     return rim, words.mark_text(color=TEXT, **style)
+
+
+def _curve_names(panel: Panel) -> tuple[alt.Chart, ...]:
+    """A name along the outer side of each curve's upper end; of ends too near, one for all."""
+    ends = [
+        (*max(zip(curve.x, curve.y, strict=True), key=lambda place: place[1]), curve.label)
+        for curve in panel.curves
+        if curve.label
+    ]
+    rows: list[Row] = []
+    for x, y, label in sorted(ends, key=lambda end: -end[1]):
+        across, top = panel.x.share(x), panel.y.share(y)
+        in_the_way = (
+            row
+            for row in rows
+            if abs(row["across"] - across) < NAME_HEIGHT
+            and row["top"] - NAME_LETTER * len(row["name"]) < top
+        )
+        if row := next(in_the_way, None):
+            row["name"] += f", {printable(label)}"
+        else:
+            name = printable(label)
+            rows.append({"x": x, "y": y, "name": name, "across": across, "top": top})
+    if not rows:
+        return ()
+    words = alt.Chart(_data(rows)).encode(text="name:N")
+    style: dict[str, Any] = {"angle": 270, "align": "right", "dy": -9, "fontSize": LABEL_SIZE}
+    return (words.mark_text(color=SOFT, **style),)
 
 
 def _break(axis: Axis, place: dict[str, Any], angle: int) -> tuple[alt.Chart, ...]:
@@ -330,8 +391,13 @@ def _title(panel: Panel) -> alt.Chart:
     return text.encode(**IN_PIXELS, text="line:N")
 
 
-def _legend(panel: Panel, height: float, width: int) -> tuple[alt.Chart, ...]:
-    """A row to each line and each kind of curve, below the axes, in pixels from their corner."""
+def _legend(
+    panel: Panel, sizes: dict[Ink, float], height: float, width: int, note: str
+) -> tuple[alt.Chart, ...]:
+    """A row to each line and each kind of curve, below the axes, in pixels from their corner.
+
+    And the note, in an image, which stands alone.
+    """
     top = height + LEGEND_TOP + TICK_LINE * max(label.count("\n") for _, label in panel.x.ticks)
     keys: list[Row] = []
     marks: list[Row] = []
@@ -351,16 +417,17 @@ def _legend(panel: Panel, height: float, width: int) -> tuple[alt.Chart, ...]:
 
     for line in panel.lines:
         middle = name(line.name)
-        if any(mark.joined for mark in line.marks):
+        if sum(mark.joined for mark in line.marks) > 1:
             key(middle, line.ink.colour, line.ink.dash, 1.8, 1)
         style = {"color": line.ink.colour, "shape": SYMBOLS[line.ink.marker]}
         at = {"x": KEY_WIDTH / 2, "y": middle}
-        marks.append(at | style | {"size": SIZES[line.ink.marker], "opacity": 1})
+        marks.append(at | style | {"size": sizes[line.ink], "outline": OUTLINE})
     for kind in {curve.name: curve for curve in panel.curves}.values():
         middle = name(kind.name)
         key(middle, GREY, kind.dash, 1.4 * kind.width, FAINT)
         if kind.shaded:
             key(middle + 4, GREY, "solid", 8, SHADE)
+    note_lines = {"x": 0, "y": top - 4, "note": wrap(printable(note), NOTE_WIDTH)}
     return (
         alt.Chart(_data(keys))
         .mark_rule()
@@ -376,6 +443,21 @@ def _legend(panel: Panel, height: float, width: int) -> tuple[alt.Chart, ...]:
         alt.Chart(_data(names))
         .mark_text(align="left", baseline="middle", lineHeight=LEGEND_LINE, color=TEXT)
         .encode(**IN_PIXELS, text="name:N"),
+        *(
+            [
+                alt.Chart(_data([note_lines]))
+                .mark_text(
+                    align="left",
+                    baseline="top",
+                    lineHeight=LEGEND_LINE,
+                    color=SOFT,
+                    fontSize=LABEL_SIZE,
+                )
+                .encode(**IN_PIXELS, text="note:N")
+            ]
+            if note
+            else []
+        ),
     )
 
 
