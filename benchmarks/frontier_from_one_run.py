@@ -2,7 +2,6 @@
 
     python benchmarks/frontier_from_one_run.py                        # the built-in world, 3 seeds
     python benchmarks/frontier_from_one_run.py --confirm              # three worlds looked at once
-    python benchmarks/frontier_from_one_run.py --smollm2 DATA         # SmolLM2 with LoRA, once
     python benchmarks/frontier_from_one_run.py --docs    # table and figure of docs/dial.md again
 
 Measured side by side in one experiment: separate runs at eight penalties from 100 to 0.01, the same
@@ -13,8 +12,7 @@ place of ours, continuation from the largest penalty to the smallest (in all the
 WiSE-FT: plain fine-tuning interpolated towards θ_s, and rewarded soups: the same between a model
 trained on task rows alone and one trained on safety rows alone. Held-out (L_ŝ, L_f) of every model
 go into benchmarks/results/frontier_from_one_run.json as they are made; one that is interrupted, or
-that --minutes stops, goes on where it was. DATA holds instructions-gpt4_0613.jsonl.gz (safety) and
-instructions-alpaca-7b.jsonl.gz (task).
+that --minutes stops, goes on where it was.
 """
 
 from __future__ import annotations
@@ -38,8 +36,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from trimtab.config.data_source import DataSource, Lengths
-from trimtab.config.experiment import Block, Dial, Experiment, Training
+from trimtab.config.experiment import Block, Dial, Experiment
 from trimtab.config.grid import Run
 from trimtab.config.methods import CASE_1, PUBLISHED, Method
 from trimtab.config.methods import DIAL as DIAL_METHOD
@@ -81,7 +78,6 @@ KL_DIAL, MIDDLE_KL_DIAL = "dial by KL, a run's steps", "dial by KL, 1.25 × a ru
 PARETO, SOUPS = "Pareto weights, a run's steps", "rewarded soups"
 CONTINUATION = "continuation over λ"
 WISE, LONGER_WISE = "WiSE-FT", "WiSE-FT, twice the steps"
-SMOLLM2 = "SmolLM2, LoRA"
 METHODS = (
     SEPARATE,
     DIVIDED,
@@ -150,26 +146,6 @@ def world(seed: int, *, confirms: bool = False) -> Setting:
     if confirms:
         return Setting(f"worlds to confirm, seed {seed}", experiment, (), TO_CONFIRM)
     return Setting(f"world, seed {seed}", experiment, tuple(PENALTIES))
-
-
-def smollm2(data: Path) -> Setting:
-    def source(name: str) -> DataSource:
-        return DataSource(f"{name}.jsonl.gz", held_out_rows=32)
-
-    experiment = Experiment(
-        model="smollm2",
-        safety={"gpt4": source("instructions-gpt4_0613")},
-        task={"alpaca": source("instructions-alpaca-7b")},
-        grid=(Block("alignment-loss", tuple(PENALTIES)),),
-        dial=Dial(),
-        train=Training(steps=24, batch_size=2, learning_rate=5e-4, lora_rank=8),
-        lengths=Lengths(prompt=48, response=40),
-        keep_models=True,
-        data_root=str(data.resolve()),
-    )
-    longer = tuple(PENALTIES[place] for place in (2, 3, 5))
-    methods = (SEPARATE, DIAL, WISE, LONGER_WISE, CONTINUATION, LONGER)
-    return Setting(SMOLLM2, experiment, longer, methods, settings=8)
 
 
 def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None]) -> None:
@@ -356,8 +332,8 @@ def tables(results: dict[str, Any]) -> str:
         lines.append(markdown_table(("method", "tokens", "hypervolume", "chord area"), of_areas))
         columns = ["L_f at", *(f"+{budget:g}" for budget in BUDGETS)]
         lines += ["", markdown_table(columns, of_budgets)]
-        aims = [*_aims(group, group_volumes, group_chords), *_beside_wise(group)]
-        lines += ["", "\n".join(f"- {aim}" for aim in aims), ""]
+        aims = _aims(group, group_volumes, group_chords)
+        lines += ["", "\n".join(f"- {aim}" for aim in aims), "", *_beside_wise(group), ""]
         aligned = [
             f"{mean(by_method['aligned'][place] for by_method in group):.3f}" for place in (0, 1)
         ]
@@ -396,8 +372,8 @@ def _aims(
 
 
 def _beside_wise(group: list[dict[str, Any]]) -> list[str]:
-    """Where a dial of all points lies below WiSE-FT of all points, in the mean over seeds."""
-    lines = []
+    """How far a dial of all points lies above WiSE-FT of all points."""
+    cells = []
     for dial, wise in (
         (SHORT_DIAL, WISE),
         (SHORT_DIAL, LONGER_WISE),
@@ -408,19 +384,24 @@ def _beside_wise(group: list[dict[str, Any]]) -> list[str]:
     ):
         if any(method not in by_method for by_method in group for method in (dial, wise)):
             continue
-        told = []
-        for budget in BUDGETS:
-            above = [
+        above = [
+            [
                 (within_budget(by_method, dial, budget) or math.inf)
                 - (within_budget(by_method, wise, budget) or math.inf)
                 for by_method in group
             ]
-            told.append(f"{mean(above):+.3f} at +{budget:g}".replace("-", "−"))
-        lines.append(
-            f"{dial} less {wise}, all points, L_f: {', '.join(told)}. Aim: at or below 0 at every "
-            f"budget: {'missed' if any(not text.startswith('−') for text in told) else 'met'}."
+            for budget in BUDGETS
+        ]
+        met = "met" if all(mean(of_budget) <= 0 for of_budget in above) else "missed"
+        ranges = (
+            f"{mean(of_budget):+.3f} [{min(of_budget):+.3f}, {max(of_budget):+.3f}]"
+            for of_budget in above
         )
-    return lines
+        cells.append((f"{dial}, less {wise}", *(text.replace("-", "−") for text in ranges), met))
+    if not cells:
+        return []
+    columns = ["L_f, all points", *(f"at +{budget:g}" for budget in BUDGETS), "aim: 0 or below"]
+    return [markdown_table(columns, cells)]
 
 
 def is_finished(by_method: dict[str, Any]) -> bool:
@@ -464,7 +445,6 @@ def mean_and_range(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smollm2", type=Path, metavar="DATA", help="SmolLM2 with LoRA, on DATA")
     parser.add_argument("--confirm", action="store_true", help="the worlds to confirm in, once")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--docs", action="store_true", help="only rewrite docs/dial.md's results")
@@ -483,11 +463,9 @@ def main() -> None:
             raise OutOfTimeError
 
     settings: list[Callable[[], Setting]] = []
-    if arguments.smollm2:
-        settings = [partial(smollm2, arguments.smollm2)]
     if arguments.confirm:
         settings = [partial(world, seed, confirms=True) for seed in CONFIRMING]
-    elif not arguments.docs and not arguments.smollm2:
+    elif not arguments.docs:
         settings = [partial(world, seed) for seed in SEEDS]
     try:
         for make in settings:
@@ -498,10 +476,9 @@ def main() -> None:
         print("Out of time. The same command goes on.")
     if arguments.docs:
         replace_between(DOCS / "dial.md", MARK, tables(results))
-        figures = {"world, seed 0": "frontier.png", SMOLLM2: "smollm2.png"}
-        for name, file in figures.items():
-            if name in results and is_finished(results[name]):
-                draw(results[name], DOCS / "dial" / file)
+        first = results.get(f"world, seed {SEEDS[0]}", {})
+        if is_finished(first):
+            draw(first, DOCS / "dial" / "frontier.png")
     print(tables(results))
 
 

@@ -18,6 +18,7 @@ from runs import (
     TASK,
     difference,
     losses_of,
+    rate,
 )
 from unread import FOLDER as UNREAD_FOLDER
 from unread import UNREAD, aligned_name
@@ -119,10 +120,15 @@ def settings_text(folder: Path, beside: Path) -> str:
         wanted = point.validation_rows_wanted
         rows = f", {wanted} validation rows wanted" if wanted else ""
         texts.append(f"seed {point.seed} at λ = {point.multiplier:.2g}, {tokens:.1f}×{rows}")
-    return (
+    text = (
         f"Set where the dial was trained at λ, and all tokens read over plain fine-tuning's: "
         f"{'; '.join(texts)}. λ = {Dial.capable_penalty} is the dial's most capable end."
     )
+    points = models_of_budget(folder)
+    if all(point.refusal_rate for point in points):
+        refused, answered = (rate(points, field) for field in ("refusal_rate", "answer_rate"))
+        text += f" {refused} of the harmful prompts are refused, {answered} of the benign answered."
+    return text
 
 
 def interpolated_table(folder: Path) -> str:

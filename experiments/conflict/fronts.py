@@ -21,7 +21,6 @@ from runs import (
     REFUSED,
     SENSITIVE,
     SHARES,
-    SLOWER,
     TASK,
     difference,
     label_of_point,
@@ -45,21 +44,6 @@ BY_SHARE = "case-one-by-share"
 BESIDE_CASE_1 = (INTERPOLATING, "dial", "alignment-parameter-radius", BY_SHARE)
 OF_CASE_1, INTERPOLATION = "Case I’s front", "interpolation’s"
 LINES = (OF_CASE_1, INTERPOLATION)
-
-
-def rates_table() -> str:
-    """Plain fine-tuning at the lower rate minus at the higher one, from the same θ_s and seed."""
-    (slow,) = (point for point in read_points(SLOWER) if point.spec.is_plain)
-    (fast,) = (p for p in read_points(HERE) if p.spec.is_plain and p.seed == slow.seed)
-    after, before = RowLosses(SLOWER), RowLosses(HERE)
-    changes = []
-    for data in (ORIGINAL, TASK):
-        pair = (rows.loss(data, str(p.model)) for rows, p in ((after, slow), (before, fast)))
-        later, earlier = map(known, pair)
-        changes.append(change_in_words((later - earlier).estimate(""), 4))
-    moved = f"{fast.distance:.2f} → {slow.distance:.2f}"
-    columns = ("plain fine-tuning", "L_s", "L_f", "‖θ − θ_s‖")
-    return markdown_table(columns, [("at 2e-4 minus at 5e-4", *changes, moved)])
 
 
 def heights_table(folder: Path) -> str:

@@ -12,14 +12,13 @@ from trimtab.results.result import Point
 from trimtab.stats import Estimate, Statistic
 
 HERE = Path(__file__).parent
-SLOWER, BUDGET, INTERPOLATED = HERE / "slower", HERE / "budget", HERE / "interpolated"
+BUDGET, INTERPOLATED = HERE / "budget", HERE / "interpolated"
 BY_KL, BUDGET_BY_KL, SHARES = HERE / "by_kl", HERE / "budget_by_kl", HERE / "shares"
 LONGER_BUDGET_BY_KL, BUDGET_AT_LENGTH = HERE / "budget_by_kl_longer", HERE / "budget_at_length"
 ANOTHER_TASK = HERE / "another_task"
 LONGER_ALPACA, LONGER_SENSITIVE = HERE / "longer_alpaca", HERE / "longer_sensitive"
 TAKEN = {
     "conflict": HERE,
-    "conflict-slower": SLOWER,
     "conflict-budget": BUDGET,
     "conflict-by-kl": BY_KL,
     "conflict-budget-by-kl": BUDGET_BY_KL,

@@ -22,7 +22,6 @@ from fronts import (
     dials_beside_interpolation,
     equal_tokens_tables,
     heights_table,
-    rates_table,
 )
 from judges import harm_text, judged_harm, readers_table
 from runs import (
@@ -31,7 +30,6 @@ from runs import (
     BY_KL,
     HERE,
     SENSITIVE,
-    SLOWER,
     TAKEN,
 )
 
@@ -65,8 +63,6 @@ def texts() -> Iterator[tuple[str, str]]:
     yield "reader", readers_table()
     if any(judged_harm(points, rows)):
         yield "harm", harm_text(points, settings, rows)
-    if SLOWER.exists():
-        yield "slower", f"{rates_table()}\n\n{heights_table(SLOWER)}"
     if BY_KL.exists():
         yield "by KL", f"{by_kl_table()}\n\n{by_kl_areas_table()}"
     if ANOTHER_TASK.exists():

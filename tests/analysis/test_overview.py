@@ -89,7 +89,7 @@ def test_none_is_recommended_where_none_is_told_from_plain_fine_tuning(tmp_path:
     )
     assert summary.best is None
     *_, told = answer_in_words(summary)
-    assert "no other model that learned at least half as much is told to be better" in told
+    assert "no other model that learned at least half as much is clearly better" in told
     assert "λ = 1" in told
     assert told.endswith(
         "answers 100 % [96 %, 100 %], its mean +1 points [0, +2] from plain fine-tuning’s."
@@ -119,7 +119,7 @@ def test_a_model_as_good_as_the_start_is_said_not_to_be_told_from_it(tmp_path: P
             [(START, Answers(80, 80)), (PLAIN, Answers(5, 100)), (HELD, Answers(79, 81))],
         )
     )
-    assert "not told from the start’s (0 points" in told
+    assert "not clearly different from the start’s (0 points" in told
 
 
 def test_outcomes_that_were_not_kept_tell_no_model_from_another(tmp_path: Path) -> None:

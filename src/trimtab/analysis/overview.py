@@ -283,8 +283,8 @@ def _by_both_shares(summary: Overview, leader: Option) -> str:
     name, count = _option_text(leader), len(summary.choices)
     if summary.best is None or over is None:
         return (
-            "By the mean of both shares no other model that learned at least half as much is told "
-            f"to be better than plain fine-tuning: the highest, {name}, {shares}"
+            "By the mean of both shares no other model that learned at least half as much is "
+            f"clearly better than plain fine-tuning: the highest, {name}, {shares}"
             f"{_short_of_told(summary, over)}."
         )
     told = f"{shares}, its mean {points_in_words(over)} over plain fine-tuning’s"
@@ -317,7 +317,7 @@ def _beside_start(option: Option) -> str:
         return " and above the start’s too"
     if change.high < 0:
         return f" but below the start’s ({points_in_words(change)})"
-    return f" and not told from the start’s ({points_in_words(change)})"
+    return f" and not clearly different from the start’s ({points_in_words(change)})"
 
 
 def _untold(option: Option) -> str:
