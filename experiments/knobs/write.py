@@ -9,7 +9,7 @@ here; docs/guides/which-knob.md is written from the seeds of which all is here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -88,16 +88,19 @@ def main() -> None:
         take(Path(sys.argv[1]))
     settings = {}
     for task, kind in product(TASKS, KINDS):
-        seeds = [seed for seed in SEEDS if is_whole(task, kind, seed)]
+        seeds = [seed for seed in SEEDS if len(whole_variants(task, kind, seed)) == len(VARIANTS)]
         # Student's interval of two values is too wide for anything: one is shown, one checks it.
         shown = seeds if len(seeds) > 2 else seeds[:1]
         text = f"Safety data: {KINDS[kind]}. {of_seeds(shown)}"
         if seeds:
             settings[task, kind] = settings_of(task, kind, shown)
             text += f"\n\n{table(settings[task, kind])}"
-        if len(seeds) == 2:
-            again = settings_of(task, kind, seeds[1:])
-            text += f"\n\n{agreement_table(settings[task, kind], again)}"
+        if len(seeds) < 3 and shown:
+            second = SEEDS[1]
+            variants = whole_variants(task, kind, second)
+            if CENTRE in variants:
+                again = settings_of(task, kind, [second], variants)
+                text += f"\n\n{agreement_table(settings[task, kind], again)}"
         replace_between(PAGE, f"{task}-{kind}", text)
         print(text, end="\n\n")
     write_atomically(PICTURE, images(figure(settings))[0])
@@ -115,15 +118,16 @@ def results(variant: str, task: str, seed: int) -> Path:
     return HERE / "results" / f"{variant}-{task}-{seed}"
 
 
-def is_whole(task: str, kind: str, seed: int) -> bool:
-    """Whether every variant's points are there, as far as a kind of safety data goes."""
-    for variant in VARIANTS:
-        folder = results(variant, task, seed)
-        measured = {point.spec for point in read_points(folder)} if folder.exists() else set()
-        planned = plan_of(experiment(variant, task, seed, HERE, HERE)).specs
-        if any(spec not in measured for spec in planned if spec.proxy == kind):
-            return False
-    return True
+def whole_variants(task: str, kind: str, seed: int) -> list[str]:
+    """Those of which every point is there, as far as a kind of safety data goes."""
+    return [variant for variant in VARIANTS if is_whole(variant, task, kind, seed)]
+
+
+def is_whole(variant: str, task: str, kind: str, seed: int) -> bool:
+    folder = results(variant, task, seed)
+    measured = {point.spec for point in read_points(folder)} if folder.exists() else set()
+    planned = plan_of(experiment(variant, task, seed, HERE, HERE)).specs
+    return all(spec in measured for spec in planned if spec.proxy == kind)
 
 
 def of_seeds(seeds: list[int]) -> str:
@@ -134,15 +138,17 @@ def of_seeds(seeds: list[int]) -> str:
     return f"{len(seeds)} seeds: intervals are over rows, prompts and seeds."
 
 
-def settings_of(task: str, kind: str, seeds: list[int]) -> list[Setting]:
-    """Every setting on a task with a kind of safety data."""
+def settings_of(
+    task: str, kind: str, seeds: list[int], variants: Sequence[str] = tuple(VARIANTS)
+) -> list[Setting]:
+    """Every setting of some variants on a task with a kind of safety data."""
     settings: dict[tuple[str, float, bool], Setting] = {}
     for seed in seeds:
         centre = Losses(results(CENTRE, task, seed), task)
         ours = models_of(CENTRE, seed, task, kind)
         plain = next(point for point in ours if point.spec.is_plain)
         line = [(centre.of(ORIGINAL, point), centre.of_task(point)) for point in ours]
-        for variant in VARIANTS:
+        for variant in variants:
             losses = Losses(results(variant, task, seed), task)
             for point in models_of(variant, seed, task, kind):
                 turned = knob_of(variant, point)
@@ -229,7 +235,8 @@ def table(settings: list[Setting]) -> str:
 
 
 def agreement_table(first: list[Setting], second: list[Setting]) -> str:
-    """What one seed tells beyond its interval, and what another one makes of that."""
+    """What one seed tells beyond its interval, and what another, of some settings, makes of it."""
+    by_label = {setting.label: setting for setting in first}
     measures: dict[str, tuple[str, Callable[[Setting], list[Statistic]]]] = {
         "task loss paid": ("nats per token", lambda setting: setting.task_paid),
         "safety saved": ("nats per token", lambda setting: setting.safety_kept),
@@ -240,7 +247,7 @@ def agreement_table(first: list[Setting], second: list[Setting]) -> str:
     for name, (unit, of_setting) in measures.items():
         pairs = [
             tuple(statistic_over_seeds(of_setting(setting), "") for setting in settings)
-            for settings in zip(first, second, strict=True)
+            for settings in ((by_label[setting.label], setting) for setting in second)
             if not (settings[0].is_plain and settings[0].knob == LAMBDA)
         ]
         told = [(ours, theirs) for ours, theirs in pairs if side_of_0(ours)]
