@@ -7,7 +7,7 @@ INSTRUCTION_SETS := default $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && e
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test processors numerics mutations kills bad-input coverage check bench docs site examples clean
+.PHONY: help demo test processors numerics mutations kills bad-input coverage check bench numbers docs examples clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -68,13 +68,15 @@ bench: $(VENV)/installed  ## speed and memory, as ratios measured side by side
 	$(BIN)/python benchmarks/ray_kills.py
 	$(BIN)/python benchmarks/memory.py --data ../shared/data --write
 
-docs: $(VENV)/installed  ## regenerate the numbers and pictures of the documents (the pages: make site)
+numbers: $(VENV)/installed  ## regenerate the numbers and pictures of the documents
 	$(BIN)/python benchmarks/frontier_from_one_run.py --docs
 	$(BIN)/python benchmarks/one_rule.py --docs
 	$(BIN)/python docs/dial/fonseca.py
 	$(BIN)/python docs/dial/by_answers.py
 	$(BIN)/python docs/comparison/write.py
 	$(BIN)/python docs/reproduction/write.py
+	$(BIN)/python experiments/knobs/write.py
+	$(BIN)/python experiments/conflict/write.py
 	$(BIN)/python docs/theory/worked_world.py
 	$(BIN)/python docs/theory/tightness.py
 	$(BIN)/trimtab demo --out demo --restart
@@ -83,7 +85,7 @@ docs: $(VENV)/installed  ## regenerate the numbers and pictures of the documents
 	PATH=$(BIN):$$PATH docs/audit/example.sh demo > docs/audit/example.txt
 	cp demo/audit.json docs/audit/example.json
 
-site: $(VENV)/documented-with  ## build the documents as a site, strictly, into site/
+docs: $(VENV)/documented-with  ## build the documents as a site, strictly, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html is built. Its search needs a server: python -m http.server -d site"
 

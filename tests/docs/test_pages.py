@@ -71,7 +71,7 @@ def hook(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "mkdocs":
             raise
-        pytest.skip("no MkDocs: `make site` installs it")
+        pytest.skip("no MkDocs: `make docs` installs it")
     return module
 
 

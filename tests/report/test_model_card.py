@@ -20,7 +20,7 @@ from trimtab.analysis.labels import change_in_words
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.methods import ALIGNED, CASE_1, PLAIN
 from trimtab.config.run_spec import RunSpec
-from trimtab.config.yaml_io import parse_experiment, read_experiment
+from trimtab.config.yaml_io import differences, parse_experiment, read_experiment
 from trimtab.evaluate.rates import REFUSALS
 from trimtab.models import load_model, name_base_portably
 from trimtab.report.model_card import Origin, trained_card
@@ -99,6 +99,23 @@ def test_the_data_are_told_with_their_rows_and_checksums(swept_folder: Path, wor
         }
         assert data_set["files"][data_set["path"]] in text
         assert f"| {data_set['train_rows']:,} | {data_set['held_out_rows']:,} |" in text
+
+
+def test_a_licence_that_the_experiment_names_stands_in_the_card(
+    experiment: Experiment, swept_folder: Path, tmp_path: Path
+) -> None:
+    """And makes no other experiment of it."""
+    folder = Path(shutil.copytree(swept_folder, tmp_path / "made"))
+    assert "No licence is recorded" in (model_of(folder) / "README.md").read_text(encoding="utf-8")
+    (name,) = experiment.task
+    licensed = {name: replace(experiment.task[name], licence="CC BY 4.0")}
+    recorded = (folder / "experiment.yaml").read_text(encoding="utf-8")
+    assert differences(recorded, replace(experiment, task=licensed)) == []
+    shutil.rmtree(folder)
+    sweep(replace(experiment, task=licensed), folder, SilentWatcher())
+    text = (model_of(folder) / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"Licences: `[^`]*task-shared.jsonl`: CC BY 4.0\.", text), text
+    assert "No licence of the others is recorded" in text
 
 
 def test_the_experiment_in_the_card_is_the_one_that_made_it(

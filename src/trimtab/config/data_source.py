@@ -16,9 +16,9 @@ class Lengths:
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
 
     prompt: Count = 512
-    """A longer prompt loses its beginning: the words nearest the response stay."""
+    """In tokens. A longer prompt loses its beginning: the words nearest the response stay."""
     response: Count = 512
-    """A longer response loses its end, its end-of-sequence token with it."""
+    """In tokens. A longer response loses its end, its end-of-sequence token with it."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "lengths: ")
@@ -65,6 +65,8 @@ class DataSource:
     left open where none of them says."""
     context_overlap: From0To1 | None = None
     """The share of prompts that are also safety prompts, where it is known."""
+    licence: str | None = None
+    """Under which licence the rows are, for the model card."""
 
     def __post_init__(self) -> None:
         if not self.path.strip():

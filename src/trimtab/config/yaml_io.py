@@ -158,8 +158,8 @@ def plain_values(experiment: Experiment) -> dict[str, Any]:
 def differences(before: str, after: Experiment) -> list[str]:
     """The settings by which an experiment as recorded differs from one to be run, as "a 1 → 2".
 
-    Where the data lies, whether models are kept, how they are watched in training and how often
-    they are kept for going on may change; what is trained may not.
+    Where the data lies and under which licence, whether models are kept, how they are watched in
+    training and how often they are kept for going on may change; what is trained may not.
     """
 
     def compared(experiment: Experiment) -> dict[str, Any]:
@@ -170,7 +170,8 @@ def differences(before: str, after: Experiment) -> list[str]:
         }
         watched = replace(experiment.measure, every=Measuring.every, live_rows=Measuring.live_rows)
         same = replace(experiment, data_root=".", keep_models=None, measure=watched, **trainings)
-        return dict(by_path(plain_values(same)))
+        settings = by_path(plain_values(same))
+        return {path: value for path, value in settings if not path.endswith(".licence")}
 
     recorded, now = compared(parse_experiment(before, EXPERIMENT_FILE)), compared(after)
     return [

@@ -324,20 +324,14 @@ def _data(data: Sequence[DataSummary], names: Mapping[str, str]) -> str:
     columns = ("role", "name", "source", "rows to train on", "rows held out", "SHA-256")
     if not rows:
         return "Which rows were used is not recorded."
-    known = _licences()
-    licences = [
-        f"`{path}`: {known[path]}"
-        for path in dict.fromkeys(summary.path for summary in data)
-        if path in known
-    ]
-    others = "of the others " if licences else ""
-    licence = " ".join(
-        [
-            *([f"Licences: {'; '.join(licences)}."] if licences else []),
-            f"No licence {others}is recorded; ask their source.",
-        ]
-    )
-    return f"{markdown_table(columns, rows)}\n\n{licence}"
+    licences = _licences() | {summary.path: summary.licence for summary in data if summary.licence}
+    paths = dict.fromkeys(summary.path for summary in data)
+    known = [f"`{names[path]}`: {licences[path]}" for path in paths if path in licences]
+    sentences = [f"Licences: {'; '.join(known)}."] if known else []
+    if len(known) < len(paths):
+        others = "of the others " if known else ""
+        sentences.append(f"No licence {others}is recorded; ask their source.")
+    return f"{markdown_table(columns, rows)}\n\n{' '.join(sentences)}"
 
 
 def _never_measured(has_original: bool) -> Iterator[str]:

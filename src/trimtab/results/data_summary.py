@@ -24,6 +24,8 @@ class DataSummary:
     warnings: Sequence[str]
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every local file that was read, by its path as given."""
+    licence: str | None = None
+    """Of its rows, where the experiment says."""
 
 
 def write_data(folder: Path, data: Iterable[DataSummary]) -> None:

@@ -211,6 +211,7 @@ def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
             len(split.held_out),
             [*(line for line in roles.warnings if split.label in line), *_note_on_rows(split)],
             _checksums(source, Path(experiment.data_root)),
+            source.licence,
         )
         for role, name, source, split in named
         if source and split
