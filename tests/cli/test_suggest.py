@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from tests.report.reported_points import point
 from trimtab.analysis.groups import all_settings
 from trimtab.cli import app
-from trimtab.cli.answer import command_to_make
+from trimtab.cli.answer import command_to_make, print_settings_to_choose
 from trimtab.config.experiment import Block, Dial
 from trimtab.config.grid import only_model, plan_of
 from trimtab.config.yaml_io import read_experiment
@@ -64,6 +65,23 @@ def test_what_is_not_kept_can_be_made() -> None:
     recorded = read_experiment(file)
     (run,) = plan_of(only_model(recorded, model.removesuffix(" --out chosen"))).runs
     assert run.training.label == "λ = 1"
+
+
+def test_the_command_under_a_sweep_s_settings_makes_the_knee(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = REPRODUCTION / "smollm2"
+    recorded = read_experiment(folder / "experiment.yaml")
+    print_settings_to_choose(recorded, folder)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    knees = [line for line in lines if "← knee" in line]
+    places = [n for n, line in enumerate(lines) if line == "To make the model at the knee:"]
+    assert len(knees) == len(places) > 1
+    for knee, place in zip(knees, places, strict=True):
+        assert lines[place + 1].startswith(f"trimtab sweep {folder / 'experiment.yaml'}")
+        model = lines[place + 2].removeprefix("--only ").removesuffix(" --out chosen")
+        (run,) = plan_of(only_model(recorded, model)).runs
+        assert run.training.label in knee
 
 
 def test_where_phrases_judged_a_limit_on_harm_is_told_what_to_give_instead() -> None:
