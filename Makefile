@@ -47,7 +47,7 @@ check: $(VENV)/developed-with  ## lint, format, types and the direction of impor
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	for folder in benchmarks $(dir $(wildcard experiments/*/write.py)) docs/reproduction docs/theory docs/dial \
+	for folder in benchmarks $(dir $(wildcard experiments/*/write.py)) docs/reproduction docs/theory docs/dial docs/start \
 	  docs/comparison docs/audit; do (cd $$folder && $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache) *.py) || exit 1; done
 	$(BIN)/lint-imports
 
