@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,3 +69,42 @@ def test_the_rule_of_a_budget_has_the_limit_of_a_paired_difference(
     for row, limit in zip(after, limits, strict=True):
         pair = (np.repeat(np.stack([nats, tokens]), counts, axis=1) for nats in (row, before))
         assert limit == pytest.approx(paired_difference(*pair).estimate("nats").high)
+
+
+def test_dual_ascent_is_a_multiplier_s_gradient_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """λ rises by η times the violation and never falls below 0: plain SGD on the dual."""
+    monkeypatch.syspath_prepend(str(BENCHMARK.parent))
+    ascent = importlib.import_module("learned_constraints").DualAscent(limit=1.0, rate=0.5)
+    multiplier = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([multiplier], lr=0.5, maximize=True)
+    step = SimpleNamespace(task_loss=torch.tensor(2.0), safety_loss=torch.tensor(3.0))
+    for safety_loss in (1.4, 1.2, 0.1, 0.9, 2.0):
+        assert ascent.loss(step) == pytest.approx(2.0 + 3.0 * multiplier.item())
+        ascent.observe(0.0, safety_loss)
+        optimizer.zero_grad()
+        (multiplier * (safety_loss - 1.0)).sum().backward()
+        optimizer.step()
+        multiplier.data.clamp_(min=0)
+        assert ascent.penalty == pytest.approx(multiplier.item())
+    assert ascent.penalty == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("mu", [1.0, 0.1, 0.01])
+def test_the_relaxed_barrier_is_a_logarithm_with_its_tangent(
+    mu: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARK.parent))
+    barrier = importlib.import_module("learned_constraints").RelaxedBarrier(limit=1.5)
+    barrier.mu = mu
+
+    def value_and_slope(z: float) -> tuple[float, float]:
+        safety_loss = torch.tensor(1.5 + z, dtype=torch.float64, requires_grad=True)
+        loss = barrier.loss(SimpleNamespace(task_loss=torch.tensor(0.0), safety_loss=safety_loss))
+        (slope,) = torch.autograd.grad(loss, safety_loss)
+        return loss.item(), slope.item()
+
+    inside = -2 * mu**2
+    assert value_and_slope(inside) == pytest.approx((-mu * np.log(-inside), -mu / inside))
+    at_switch, tangent = -mu * np.log(mu**2), 1 / mu
+    for z in (-(mu**2), 0.0, 0.3):
+        assert value_and_slope(z) == pytest.approx((at_switch + tangent * (z + mu**2), tangent))
