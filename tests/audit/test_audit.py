@@ -16,6 +16,7 @@ from tests.audit.aligned_world import LENGTHS, AlignedWorld, Recorder, aligned_w
 from tests.watchers import Watcher
 from trimtab import UserError
 from trimtab.audit.audit import audit
+from trimtab.audit.in_short import in_short
 from trimtab.audit.own_proxy import empty_answers, write_own_proxy
 from trimtab.cli import main
 from trimtab.config.audit_settings import AuditSettings
@@ -182,6 +183,34 @@ def test_own_answers_stand_in_for_the_original(there: AlignedWorld) -> None:
     assert record["reference"] == "the aligned model's own answers"
     assert record["forecast"]["proxies"] == ["near", "far"]
     assert record["landscape"] is None
+
+
+def test_prompts_with_one_last_message_leave_their_overlap_open_and_nothing_else(
+    there: AlignedWorld, tmp_path: Path
+) -> None:
+    """As where every task row asks one question about a document that stands before it."""
+    lines = Path(there.task["mixed"]).read_text().splitlines()
+    with (tmp_path / "task.jsonl").open("w") as file:
+        for row in map(json.loads, lines):
+            document = {"role": "system", "content": row["prompt"]}
+            asked = {"role": "user", "content": CONTEXTS[0]}
+            answer = {"role": "assistant", "content": row["response"]}
+            file.write(json.dumps({"messages": [document, asked, answer]}) + "\n")
+    result = audit(
+        there.model,
+        {"asked": DataSource(str(tmp_path / "task.jsonl"))},
+        there.sources({"far": there.safety["far"], "near": there.safety["near"]}),
+        there.source(there.original),
+        AuditSettings(rows=600, lengths=LENGTHS, landscape="full", landscape_rows=16),
+        tmp_path / "audit",
+        Recorder(),
+    )
+    assert result.overlap == ()
+    assert result.forecast.penalties == ()
+    assert len(result.similarity) == 2
+    assert any(line.startswith("asked: too few different") for line in result.forecast.reasoning)
+    assert any(line.startswith("asked: whether") for line in in_short(result).untold)
+    assert "asked: too few different" in write_audit_page(tmp_path / "audit").read_text()
 
 
 def test_own_answers_are_a_sample_of_the_model(there: AlignedWorld) -> None:

@@ -36,7 +36,12 @@ from trimtab.measure.overlap import (
     context_overlap,
     penalty_without_threshold,
 )
-from trimtab.measure.similarity import Sample, similarity, total_variation_bound
+from trimtab.measure.similarity import (
+    Sample,
+    TooFewPromptsError,
+    similarity,
+    total_variation_bound,
+)
 from trimtab.models import weights_sha256
 from trimtab.results.files import write_atomically
 from trimtab.watching import Watcher
@@ -204,10 +209,15 @@ def _similarities(
 def _overlaps(
     data: AuditedData, extractor: FeatureExtractor, stages: StageCache, watcher: Watcher
 ) -> tuple[PairOverlap, ...]:
+    """Of every task with every proxy, but those with too few different prompts to tell it by."""
+
     def compared(task: str, proxy: str) -> dict[str, Any]:
         watcher.doing(f"overlap of {task} and {proxy}")
         safety = data.safety[proxy]
-        overlap = overlap_of(data.task[task], safety, extractor)
+        try:
+            overlap = overlap_of(data.task[task], safety, extractor)
+        except TooFewPromptsError:
+            return {}
         budget = extractor.settings.budget * float(extractor.reading(safety).tokens.mean())
         return {
             "task": task,
@@ -222,14 +232,12 @@ def _overlaps(
             ),
         }
 
-    return tuple(
-        part(
-            PairOverlap,
-            stages.result(f"overlap {task} and {proxy}", partial(compared, task, proxy)),
-        )
+    pairs = (
+        stages.result(f"overlap {task} and {proxy}", partial(compared, task, proxy))
         for task in data.task
         for proxy in data.safety
     )
+    return tuple(part(PairOverlap, pair) for pair in pairs if pair)
 
 
 def overlap_of(task: Audited, safety: Audited, extractor: FeatureExtractor) -> Overlap:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from trimtab.data.splits import choose_rows
 from trimtab.measure.geometry import Landscape, curvature, landscape
 from trimtab.measure.influence import Influence, endangering_rows
 from trimtab.measure.overlap import context_overlap
+from trimtab.measure.similarity import TooFewPromptsError
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.files import write_atomically
 from trimtab.stats import Estimate
@@ -188,17 +189,16 @@ def _endangering(
     reading = extractor.reading(task)
     nll = reading.nll / reading.tokens
     surprising = float(np.quantile(nll, _SURPRISING))
-    nearest = {
-        proxy: context_overlap(
-            [text_of(row) for row in task.chosen],
-            safety.prompts,
-            pairs=0,
-            seed=extractor.settings.seed,
-            repeats=extractor.settings.repeats,
-        ).among[worst]
-        for proxy, safety in data.safety.items()
-        if len(worst)
-    }
+    nearest = {}
+    for proxy, safety in data.safety.items() if len(worst) else ():
+        with suppress(TooFewPromptsError):  # then no row is told to be among them
+            nearest[proxy] = context_overlap(
+                [text_of(row) for row in task.chosen],
+                safety.prompts,
+                pairs=0,
+                seed=extractor.settings.seed,
+                repeats=extractor.settings.repeats,
+            ).among[worst]
 
     def reasons(number: int, place: int) -> tuple[str, ...]:
         reason_texts = [

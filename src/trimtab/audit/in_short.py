@@ -44,15 +44,25 @@ def in_short(result: AuditResult) -> InShort:
                 else "rows are too few."
             )
         )
-    for task, overlap in overlaps.items():
-        is_shared = competes(overlap.task_on_safety)
-        line = f"{task}: {_ABOUT[is_shared].format(overlap.task_on_safety.value)}"
-        if is_shared is None:
-            untold.append(line)
+    labels = [dataset.label for dataset in result.data]
+    for task in (label.removeprefix("task ") for label in labels if label.startswith("task ")):
+        overlap = overlaps.get(task)
+        if overlap is None:
+            untold.append(
+                f"{task}: whether safety and task compete: its prompts are too few, by their last "
+                "messages, to be told from the safety prompts."
+            )
+        elif competes(overlap.task_on_safety) is None:
+            untold.append(_about(task, overlap))
         else:
-            expected.append(f"{line}{_setting(result, overlap)}.")
+            expected.append(f"{_about(task, overlap)}{_setting(result, overlap)}.")
         expected += _of_gradient(task, landscape.get(task))
     return InShort(tuple(expected), (*untold, *_never_told(result)))
+
+
+def _about(task: str, overlap: PairOverlap) -> str:
+    shared = overlap.task_on_safety
+    return f"{task}: {_ABOUT[competes(shared)].format(shared.value)}"
 
 
 _ABOUT = {

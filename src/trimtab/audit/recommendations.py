@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from trimtab.analysis.labels import listed
 from trimtab.audit.forecast import (
@@ -77,11 +77,12 @@ def make_forecast(
             *_of_shift(
                 best,
                 total_variations[best],
-                overlaps[tasks[0], best],
+                shared[tasks[0]].high if tasks else 1.0,
                 reference,
                 max(dataset.largest_surprise for dataset in data),
             ),
             *_of_tasks(shared, best),
+            *_of_untold(by_label, shared, best),
             *_of_penalties(penalties, overlaps, lengths, budget),
             *_of_radii(landscape, budget),
         ),
@@ -170,13 +171,13 @@ def _open_orders(values: Mapping[str, Estimate], relation: str) -> list[str]:
 
 
 def _of_shift(
-    best: str, total_variation: Estimate, overlap: PairOverlap, reference: str, largest: float
+    best: str, total_variation: Estimate, overlap: float, reference: str, largest: float
 ) -> list[str]:
     if total_variation.low == 0:
         return [f"The classifier could not tell {best} from {reference}."]
     floor = theorem_1(
         total_variation=total_variation.low,
-        overlap=overlap.task_on_safety.high,
+        overlap=overlap,
         penalty=math.inf,
         log_bound=largest,
     ).term("shift")
@@ -190,6 +191,8 @@ def _of_shift(
 
 
 def _of_tasks(shared: Mapping[str, Estimate], best: str) -> list[str]:
+    if not shared:
+        return []
     if len(shared) == 1:
         ((task, overlap),) = shared.items()
         return [
@@ -200,6 +203,17 @@ def _of_tasks(shared: Mapping[str, Estimate], best: str) -> list[str]:
         f"Context overlap with {best}, least first, and so the least trade-off to expect: "
         f"{_ranks_text(shared, _percents_text)}.",
         *_open_orders(shared, "overlaps less than"),
+    ]
+
+
+def _of_untold(data: Iterable[str], shared: Mapping[str, Estimate], best: str) -> list[str]:
+    """Tasks of which no overlap is known; `data` are the labels of the data sets read."""
+    tasks = [label.removeprefix("task ") for label in data if label.startswith("task ")]
+    return [
+        f"{task}: too few different prompts, by their last messages, to tell how many fall among "
+        f"those of {best}; no λ is advised by it."
+        for task in tasks
+        if task not in shared
     ]
 
 
