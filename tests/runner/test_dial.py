@@ -176,8 +176,8 @@ def test_a_dial_that_a_sweep_kept_is_set_as_it_was_measured_there(
         chosen = set_dial(ends, tmp_path / f"set-{run.name}", Watcher(), alpha=0.25)
         (measured,) = [point for point in points if point.spec == run.specs[0]]
         assert measured.proxy_loss is not None
-        assert chosen.safety_loss.value == pytest.approx(measured.proxy_loss.value, abs=1e-6)
-        assert chosen.task_loss.value == pytest.approx(measured.capability_loss.value, abs=1e-6)
+        assert chosen.safety.now.value == pytest.approx(measured.proxy_loss.value, abs=1e-6)
+        assert chosen.task.now.value == pytest.approx(measured.capability_loss.value, abs=1e-6)
         card = (tmp_path / f"set-{run.name}/README.md").read_text(encoding="utf-8")
         assert f"`trimtab sweep`, as `{run.name}`, trained the dial" in card
     with pytest.raises(UserError, match=r"sweep kept some: give .*models/dial--near"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimtab.cli.answer import estimate_text, tell_budget
+from trimtab.cli.answer import tell_budget
 from trimtab.cli.command import Command, command, say, watched
 from trimtab.cli.hub import PushToHub, push, require_access
 from trimtab.cli.options import (
@@ -230,6 +230,7 @@ def _train(experiment: Experiment, out: Path, restart: bool) -> None:
 
 
 def _tell(chosen: ChosenSetting) -> None:
+    from trimtab.analysis.labels import before_and_after
     from trimtab.config.methods import number
     from trimtab.runner.rates import rate_lines
 
@@ -237,11 +238,9 @@ def _tell(chosen: ChosenSetting) -> None:
     if chosen.rates is not None:
         for line in rate_lines(chosen.rates):
             say(line)
-    if chosen.budget is None or chosen.chosen_rise is None:
-        say(f"Safety loss over the start: {estimate_text(chosen.rise)}")
-    else:
+    if chosen.budget is not None and chosen.chosen_rise is not None:
         tell_budget(chosen.budget, chosen.chosen_rise, chosen.rise)
-    say(f"Safety loss there: {estimate_text(chosen.safety_loss)}")
-    say(f"Task loss there: {estimate_text(chosen.task_loss)}")
-    if chosen.alignment_loss is not None:
-        say(f"Loss on the original safety data there: {estimate_text(chosen.alignment_loss)}")
+    say("From the start to this model, in nats per token on held-out rows:")
+    for loss in chosen.losses:
+        assert loss.start is not None  # a dial has it in memory
+        say(f"  {loss.what} {before_and_after(loss.start, loss.now, loss.change)}")

@@ -154,20 +154,30 @@ class ChosenSetting:
     """A setting of the dial, and what was measured there.
 
     `chosen_rise` is L_ŝ(θ(α)) − L_ŝ(θ_s) on the rows that α was chosen by; None without a budget.
-    `rise` is the same on held-out rows that took no part, where `safety_loss`, `alignment_loss` and
-    `task_loss` are measured too, so that the choice does not flatter them.
+    The losses are on held-out rows that took no part, so that the choice does not flatter them.
     """
 
     alpha: float
     penalty: float
     budget: float | None
     chosen_rise: Estimate | None
-    rise: Estimate
-    safety_loss: Estimate
-    task_loss: Estimate
-    alignment_loss: Estimate | None
+    safety: LossChange
+    task: LossChange
+    original: LossChange | None
+    """On the original safety data, where they were given."""
     rates: JudgedRates | None = None
     """What it answers, where the setting was chosen by limits on rates; on prompts, not rows."""
+
+    @property
+    def losses(self) -> tuple[LossChange, ...]:
+        """All that were measured."""
+        return tuple(loss for loss in (self.safety, self.original, self.task) if loss is not None)
+
+    @property
+    def rise(self) -> Estimate:
+        """L_ŝ(θ(α)) − L_ŝ(θ_s) on the rows that took no part."""
+        assert self.safety.change is not None
+        return self.safety.change
 
     @property
     def verdict(self) -> LimitVerdict | None:
@@ -237,11 +247,6 @@ def set_dial(
 
 def _card(chosen: ChosenSetting, kept: KeptDial, answers: Answers | None, model: Path) -> str:
     spec = kept.at(chosen.alpha)
-    rise = replace(chosen.rise, unit=OVER_START)
-    losses = [LossChange(SAFETY_LOSS, str(spec.proxy), None, chosen.safety_loss, rise)]
-    if chosen.alignment_loss is not None:
-        losses.append(LossChange(ORIGINAL_LOSS, "original", None, chosen.alignment_loss, None))
-    losses.append(LossChange(TASK_LOSS, spec.task, None, chosen.task_loss, None))
     training_text = f"It was trained at λ = {number(chosen.penalty)} of the dial."
     if chosen.budget is not None and chosen.verdict is not None:
         training_text += (
@@ -256,7 +261,7 @@ def _card(chosen: ChosenSetting, kept: KeptDial, answers: Answers | None, model:
         settings["answers"] = plain_values(replace(kept.experiment, answers=answers))["answers"]
     origin = Origin(settings, read_data(kept.folder))
     rates = chosen.rates.changes if chosen.rates else ()
-    return trained_card(spec, losses, (training_text,), origin, model, rates=rates)
+    return trained_card(spec, chosen.losses, (training_text,), origin, model, rates=rates)
 
 
 def _answering(runner: Runner, rates: RatesOnHalves, answers: Answers) -> Answering:
@@ -291,23 +296,25 @@ def _chosen(
         alpha, chosen_rise = largest_within(rise_at, budget)
         _require_within(chosen_rise, budget)
 
-    experiment, endpoints = opened.kept.experiment, opened.endpoints
-    measuring = experiment.measure
-    before = held_out_loss(opened.runner.aligned, rows.telling, measuring)
+    experiment, endpoints, spec = opened.kept.experiment, opened.endpoints, opened.kept.spec
     endpoints.set_alpha(alpha)
-    after = held_out_loss(endpoints.model, rows.telling, measuring)
-    task = held_out_loss(endpoints.model, rows.task, measuring)
-    original = rows.original
-    known = None if original is None else held_out_loss(endpoints.model, original, measuring)
+
+    def changed(what: str, data: str, held_out: HeldOutRows) -> LossChange:
+        before, now = (
+            held_out_loss(model, held_out, experiment.measure)
+            for model in (opened.runner.aligned, endpoints.model)
+        )
+        rise = replace(loss_rise(now, before), unit=OVER_START)
+        return LossChange(what, data, before.per_token, now.per_token, rise)
+
     return ChosenSetting(
         alpha=alpha,
         penalty=(experiment.dial or Dial()).penalty_at(alpha),
         budget=budget,
         chosen_rise=chosen_rise,
-        rise=loss_rise(after, before),
-        safety_loss=after.per_token,
-        task_loss=task.per_token,
-        alignment_loss=None if known is None else known.per_token,
+        safety=changed(SAFETY_LOSS, str(spec.proxy), rows.telling),
+        task=changed(TASK_LOSS, spec.task, rows.task),
+        original=changed(ORIGINAL_LOSS, "original", rows.original) if rows.original else None,
         rates=judged_rates,
     )
 
