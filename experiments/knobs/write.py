@@ -3,7 +3,8 @@
     python experiments/knobs/write.py [RUNS/knobs]
 
 Given the folder of the sweeps, their points and what each held-out row and prompt gave are copied
-here; docs/guides/which-knob.md is written from the seeds of which all is here.
+here; docs/guides/which-knob.md is written from the seeds of which all is here, and says what those
+of another make of it, as far as they are here.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def main() -> None:
             settings[task, kind] = settings_of(task, kind, shown)
             text += f"\n\n{table(settings[task, kind])}"
         if len(seeds) < 3 and shown:
-            second = SEEDS[1]
+            second = next(seed for seed in SEEDS if seed not in shown)
             variants = whole_variants(task, kind, second)
             if CENTRE in variants:
                 again = settings_of(task, kind, [second], variants)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from tests.report.reported_points import point, with_spec
-from trimtab.analysis.overview import Overview, answer_in_words, overview
+from trimtab.analysis.overview import Overview, overview
 from trimtab.config.data_names import answers_data
 from trimtab.evaluate.rates import ANSWERED, REFUSALS, Rate
+from trimtab.report.answer import answer_in_words
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.stats import counted_by_row, share
@@ -143,6 +144,33 @@ def test_models_of_several_seeds_are_compared_seed_by_seed(tmp_path: Path) -> No
     assert summary.best is not None
     assert summary.best.over_plain is not None
     assert [change.value for change in summary.best.over_plain] == pytest.approx([0.275] * 3)
+
+
+def seed_by_seed(*models: tuple[Point, Sequence[int]]) -> list[tuple[Point, Answers]]:
+    """Each model with how many prompts it refuses by seed; it answers all benign ones."""
+    return [
+        (with_spec(model, seed=seed), Answers(count, 100))
+        for model, refused in models
+        for seed, count in enumerate(refused)
+    ]
+
+
+def test_a_model_that_varies_more_hides_none_that_is_surely_better(tmp_path: Path) -> None:
+    models = seed_by_seed((PLAIN, (5, 5, 5)), (HELD, (40, 41, 42)), (REFUSING, (100, 20, 60)))
+    summary = answered(tmp_path, [(START, Answers(90, 100)), *models])
+    assert summary.leader is not None
+    assert summary.leader.setting.value == REFUSING.spec.value
+    assert summary.best is not None
+    assert summary.best.setting.value == HELD.spec.value
+    assert "λ = 1" in answer_in_words(summary)[-1]
+
+
+def test_a_seed_that_plain_fine_tuning_lacks_leaves_the_others_to_compare(tmp_path: Path) -> None:
+    models = seed_by_seed((PLAIN, (5, 6)), (HELD, (60, 61, 62)))
+    summary = answered(tmp_path, [(START, Answers(90, 100)), *models])
+    assert summary.best is not None
+    assert summary.best.over_plain is not None
+    assert len(summary.best.over_plain) == 2
 
 
 def test_where_no_benign_prompt_was_asked_the_safest_is_told_with_what_is_not_known(

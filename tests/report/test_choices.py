@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tests.report.answered_points import COMPLIES, answered_experiment
 from tests.report.reported_points import PENALTIES, case_1, point, sweep, with_spec, write_points
-from trimtab.analysis.overview import Overview, answer_in_words, overview
+from trimtab.analysis.overview import Overview, overview
 from trimtab.analysis.side_by_side import MOST_BYTES, side_by_side
 from trimtab.report import write_report
+from trimtab.report.answer import answer_in_words
 from trimtab.report.choices import choices_table, picture
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point

@@ -155,18 +155,16 @@ def test_impossible_budget_is_said_with_the_least_that_is_possible(
     assert not (tmp_path / "model").exists()
 
 
-def test_a_dial_that_a_sweep_kept_is_set_as_it_was_measured_there(
-    experiment: Experiment, tmp_path: Path
-) -> None:
+def test_a_dial_that_a_sweep_kept_is_set_as_it_was_measured_there(tmp_path: Path) -> None:
     """Of two of its grid, on the data that each was trained on."""
-    block = Block("dial", values=(0.25, 1.0), proxies=("near", "far"))
-    other = replace(experiment.safety["near"], path=experiment.safety["near"].path)
-    both = replace(
-        experiment,
-        safety={**experiment.safety, "far": other},
-        train=replace(experiment.train, steps=4),
-        align=None,
-        grid=(block,),
+    (tmp_path / "world").mkdir()
+    both = small_world(
+        tmp_path / "world",
+        600,
+        {"near": 0.1, "far": 0.8},
+        train=Training(steps=4, batch_size=32, learning_rate=3e-3),
+        dial=Dial(),
+        grid=(Block("dial", values=(0.25, 1.0)),),
         keep_models=True,
         seeds=(0,),
     )
@@ -236,7 +234,7 @@ def test_commands_train_set_and_save_one_plain_adapter(
         (tmp_path / f"{name}.jsonl").write_text("".join(rows.values()))
     assert status_of(command.replace(str(data), str(tmp_path)), monkeypatch) == 0
     assert status_of(f"dial set {out} --alpha 0.5 --out {tmp_path / 'chosen'}", monkeypatch) == 0
-    assert "nats per token (estimate)" in capsys.readouterr().out
+    assert "in nats per token on held-out rows:" in capsys.readouterr().out
     adapter = json.loads((tmp_path / "chosen/adapter_config.json").read_text())
     assert adapter["r"] == 4
     assert status_of(f"dial set {out} --alpha 0.5 --out {tmp_path / 'chosen'}", monkeypatch) == 2

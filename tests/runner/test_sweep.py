@@ -385,12 +385,14 @@ def test_weights_that_the_last_update_broke_are_a_failure_and_no_point(
         train=replace(experiment.train, steps=1, learning_rate=1e30),
         grid=(Block("alignment-loss", (0.0,), proxies=("near",)),),
         measure=replace(experiment.measure, every=every),
+        keep_models=True,
     )
     watcher = Watcher()
     sweep(broken, tmp_path, watcher)
     assert {point.method for point in read_points(tmp_path)} == {ALIGNED}
     (failure,) = {failure.reason for failure in watcher.failures}
     assert "held-out rows is not a finite number" in failure
+    assert not list((tmp_path / "models").glob("*"))
     assert "Lower the learning rate" in failure
 
 

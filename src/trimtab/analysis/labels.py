@@ -24,7 +24,7 @@ VERDICTS: dict[LimitVerdict, str] = {
 
 
 def nats(value: float) -> str:
-    """A gap or a loss: three digits that matter, and none below a ten-thousandth.
+    """A gap or a loss: three digits that matter, or "< 0.0001".
 
     >>> [nats(v) for v in (0.0684612, 1.5, -123.0, 99.96, 7e-5, 4e-6, -4e-6, 0.0)]
     ['0.0685', '1.50', '−123', '100', '0.0001', '< 0.0001', '0', '0']
@@ -117,9 +117,22 @@ def percent(share: float) -> str:
     ('25 %', '0.4 %', '< 0.01 %')
     """
     value = 100 * share
-    if 0 < value < 0.005:
+    if 0 < value < 0.01:
         return "< 0.01 %"
     return f"{value:.0f} %" if value >= 1 or value == 0 else f"{value:.1g} %"
+
+
+def points_in_words(change: Estimate) -> str:
+    """A change of a share, in percentage points.
+
+    >>> points_in_words(Estimate(-0.94, -0.98, -0.88, "share", "estimate"))
+    '−94 points [−98, −88]'
+    """
+    value, low, high = (
+        f"{round(100 * end):+d}".replace("-", "−").replace("+0", "0")
+        for end in (change.value, change.low, change.high)
+    )
+    return f"{value} points" if change.low == change.high else f"{value} points [{low}, {high}]"
 
 
 def area_in_words(share: Estimate) -> str:

@@ -26,7 +26,7 @@ from trimtab.audit.result import (
 from trimtab.audit.stage_cache import StageCache
 from trimtab.config.audit_settings import WORDS, AuditSettings
 from trimtab.config.data_source import DataSource
-from trimtab.data.rows import Row
+from trimtab.data.rows import Row, prompt_key
 from trimtab.measure.generation import sampled_answers
 from trimtab.measure.hidden_states import Reading
 from trimtab.measure.overlap import (
@@ -165,10 +165,7 @@ def _data_read(data: Audited, reading: Reading) -> DataRead:
 
 
 def _sample(data: Audited, extractor: FeatureExtractor) -> Sample:
-    prompts = [
-        repr([(message.role, message.content.strip()) for message in row.prompt])
-        for row in data.chosen
-    ]
+    prompts = [prompt_key(row.prompt) for row in data.chosen]
     return Sample(prompts, extractor.reading(data), extractor.settings.repeats)
 
 

@@ -11,6 +11,7 @@ from trimtab.audit.result import (
     PairOverlap,
     TaskGeometry,
     competes,
+    tasks_of,
 )
 
 
@@ -44,8 +45,7 @@ def in_short(result: AuditResult) -> InShort:
                 else "rows are too few."
             )
         )
-    labels = [dataset.label for dataset in result.data]
-    for task in (label.removeprefix("task ") for label in labels if label.startswith("task ")):
+    for task in tasks_of(result.data):
         overlap = overlaps.get(task)
         if overlap is None:
             untold.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from trimtab.analysis.labels import listed
 from trimtab.audit.forecast import (
@@ -22,6 +22,7 @@ from trimtab.audit.result import (
     ProxySimilarity,
     SuggestedPenalty,
     competes,
+    tasks_of,
 )
 from trimtab.stats import Estimate
 from trimtab.theory import penalty_per_token, theorem_1
@@ -82,7 +83,7 @@ def make_forecast(
                 max(dataset.largest_surprise for dataset in data),
             ),
             *_of_tasks(shared, best),
-            *_of_untold(by_label, shared, best),
+            *_of_untold(tasks_of(data), shared, best),
             *_of_penalties(penalties, overlaps, lengths, budget),
             *_of_radii(landscape, budget),
         ),
@@ -206,9 +207,8 @@ def _of_tasks(shared: Mapping[str, Estimate], best: str) -> list[str]:
     ]
 
 
-def _of_untold(data: Iterable[str], shared: Mapping[str, Estimate], best: str) -> list[str]:
-    """Tasks of which no overlap is known; `data` are the labels of the data sets read."""
-    tasks = [label.removeprefix("task ") for label in data if label.startswith("task ")]
+def _of_untold(tasks: Sequence[str], shared: Mapping[str, Estimate], best: str) -> list[str]:
+    """Tasks of which no overlap is known."""
     return [
         f"{task}: too few different prompts, by their last messages, to tell how many fall among "
         f"those of {best}; no λ is advised by it."

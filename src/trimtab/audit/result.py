@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +37,13 @@ class DataRead:
     loss: float
     largest_surprise: float
     """The largest nll of a response, nats."""
+
+
+def tasks_of(data: Iterable[DataRead]) -> list[str]:
+    """The names of the tasks among the data sets read."""
+    prefix = "task "
+    labels = (dataset.label for dataset in data)
+    return [label.removeprefix(prefix) for label in labels if label.startswith(prefix)]
 
 
 @dataclass(frozen=True)

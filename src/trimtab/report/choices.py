@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trimtab.analysis.groups import Gap, RateName, Setting
-from trimtab.analysis.labels import change_in_words, nats, percent, shortened, unbroken
-from trimtab.analysis.overview import (
-    Measured,
-    Option,
-    Overview,
+from trimtab.analysis.labels import (
+    change_in_words,
+    nats,
+    percent,
     points_in_words,
+    shortened,
+    unbroken,
 )
+from trimtab.analysis.overview import Measured, Option, Overview
 from trimtab.config.methods import ALIGNED, PLAIN, Method
 from trimtab.evaluate.rates import ANSWERED, COMPLIANCE, REFUSALS
 from trimtab.report.chart import Ink, Panel

@@ -324,12 +324,16 @@ def _data(data: Sequence[DataSummary], names: Mapping[str, str]) -> str:
     columns = ("role", "name", "source", "rows to train on", "rows held out", "SHA-256")
     if not rows:
         return "Which rows were used is not recorded."
-    licences = _licences() | {summary.path: summary.licence for summary in data if summary.licence}
-    paths = dict.fromkeys(summary.path for summary in data)
-    known = [f"`{names[path]}`: {licences[path]}" for path in paths if path in licences]
-    sentences = [f"Licences: {'; '.join(known)}."] if known else []
-    if len(known) < len(paths):
-        others = "of the others " if known else ""
+    of_sets = _licences()
+    licences = [summary.licence or of_sets.get(summary.path) for summary in data]
+    named = [
+        f"`{names[summary.path]}`: {licence}"
+        for summary, licence in zip(data, licences, strict=True)
+        if licence
+    ]
+    sentences = [f"Licences: {'; '.join(dict.fromkeys(named))}."] if named else []
+    if not all(licences):
+        others = "of the others " if named else ""
         sentences.append(f"No licence {others}is recorded; ask their source.")
     return f"{markdown_table(columns, rows)}\n\n{' '.join(sentences)}"
 

@@ -22,13 +22,14 @@ from trimtab.analysis.labels import nats, unbroken
 from trimtab.analysis.limits import Limits
 from trimtab.analysis.methods import MethodResult, method_results
 from trimtab.analysis.optimality_gap import PointOptimalityGap, optimality_gap
-from trimtab.analysis.overview import Overview, answer_in_words, overview
+from trimtab.analysis.overview import Overview, overview
 from trimtab.analysis.results import Results, read_results
 from trimtab.analysis.side_by_side import SideBySide, side_by_side
 from trimtab.config.experiment import PHRASES
 from trimtab.config.methods import ALIGNED, CASE_1, number
 from trimtab.config.model_names import judge_name
 from trimtab.report import choices, renderer, tables
+from trimtab.report.answer import answer_in_words
 from trimtab.report.answers import ANSWERS_FIGURE, answers_figure, answers_table
 from trimtab.report.audit_page import AuditSection, read_audit
 from trimtab.report.chart import Figure

@@ -97,8 +97,7 @@ def panel(
     if against_strength:
         lines = tuple(_without_labels(line) for line in lines)
     lines = tuple(
-        _with_task_labels(line, line_series)
-        for line, line_series in zip(lines, series, strict=True)
+        _with_names(line, line_series) for line, line_series in zip(lines, series, strict=True)
     )
     lines = labelled(lines, x_axis, y_axis)
     visible = [_cut(curve, x_axis, y_axis) for curve in curves]
@@ -248,13 +247,22 @@ def _mean_hover(setting: Setting) -> tuple[str, ...]:
     )
 
 
-def _with_task_labels(line: Line, series: Series) -> Line:
-    """Where tasks have starts or plain models of their own, each is labelled with its task."""
-    if series.ink not in (START_INK, PLAIN_INK) or len({s.task for s in series.settings}) < 2:
+def _with_names(line: Line, series: Series) -> Line:
+    """Several starts or plain models are labelled with what they differ by: task, safety data."""
+    if series.ink not in (START_INK, PLAIN_INK):
+        return line
+    names = [(setting.task, setting.proxy or "–") for setting in series.settings]
+    differing = [place for place in (0, 1) if len({name[place] for name in names}) > 1]
+    if not differing:
         return line
     marks = tuple(
-        replace(mark, label=f"{_label(setting)}, {shortened(setting.task, LONGEST_TASK)}")
-        for mark, setting in zip(line.marks, series.settings, strict=True)
+        replace(
+            mark,
+            label=", ".join(
+                (_label(setting), *(shortened(name[place], LONGEST_TASK) for place in differing))
+            ),
+        )
+        for mark, setting, name in zip(line.marks, series.settings, names, strict=True)
     )
     return replace(line, marks=marks)
 

@@ -396,7 +396,7 @@ def _legend(
 ) -> tuple[alt.Chart, ...]:
     """A row to each line and each kind of curve, below the axes, in pixels from their corner.
 
-    And the note, in an image, which stands alone.
+    In an image, which stands alone, the note is below them.
     """
     top = height + LEGEND_TOP + TICK_LINE * max(label.count("\n") for _, label in panel.x.ticks)
     keys: list[Row] = []

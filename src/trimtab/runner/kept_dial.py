@@ -9,7 +9,7 @@ from trimtab.config.experiment import Experiment
 from trimtab.config.grid import plan_of
 from trimtab.config.methods import DIAL
 from trimtab.config.run_spec import RunSpec
-from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment
+from trimtab.config.yaml_io import EXPERIMENT_FILE, recorded_experiment
 from trimtab.errors import UserError
 from trimtab.results.layout import DIAL_FOLDER, MODELS_FOLDER, model_folder, setting_name
 
@@ -40,13 +40,13 @@ class KeptDial:
 
 
 def kept_dial(folder: Path) -> KeptDial:
-    """The dial that `trimtab dial train` wrote to `folder`, or a sweep that kept its ends there.
+    """The dial whose ends `trimtab dial train` wrote to `folder`, or a sweep kept there.
 
     Raises:
         UserError: there is none; it is told which of a sweep's folders to give.
     """
     if (folder / DIAL_FOLDER).exists():
-        experiment = read_experiment(folder / EXPERIMENT_FILE)
+        experiment = recorded_experiment(folder)
         return KeptDial(experiment, folder, folder / DIAL_FOLDER, training_of(experiment))
     ends = folder.resolve()
     if ends.parent.name == MODELS_FOLDER:
@@ -69,7 +69,7 @@ def _dials_of_sweep(folder: Path) -> list[KeptDial]:
     """Those whose ends a sweep in `folder` kept."""
     if not (folder / EXPERIMENT_FILE).exists():
         return []
-    experiment = read_experiment(folder / EXPERIMENT_FILE)
+    experiment = recorded_experiment(folder)
     dials = [
         KeptDial(experiment, folder, model_folder(folder, run.name), run.training)
         for run in plan_of(experiment).runs

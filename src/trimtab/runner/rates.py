@@ -153,7 +153,7 @@ class RatesOnHalves:
         }
 
     def compared_rates(self, judged: Judged, start: Judged) -> tuple[HeldOutRate, ...]:
-        """All rates of a model beside those of θ_s, whose prompts are in both halves."""
+        """Rates of a model beside those of θ_s: all whose prompts both halves have."""
         limits = {RATE_OF[limit.metric]: limit for limit in self.limits}
         compared_rates = []
         for rate in RATES:

@@ -123,25 +123,24 @@ class Runner(Trainings):
         method = run.training.method
         if method.one_training:
             return self._set_to_budgets(run) if method.keeps_each else self._settings_of_dial(run)
-        trained = self._kept(run.name)
-        if trained is None:
-            trained = self._trained(
-                Job(
-                    run.name,
-                    run.training.task,
-                    self.experiment.train,
-                    run.training.seed,
-                    run.training.proxy,
-                    objective_of(run.training, self.experiment),
-                    run.specs[0].proxy,
-                )
+        kept = self._kept(run.name)
+        trained = kept or self._trained(
+            Job(
+                run.name,
+                run.training.task,
+                self.experiment.train,
+                run.training.seed,
+                run.training.proxy,
+                objective_of(run.training, self.experiment),
+                run.specs[0].proxy,
             )
-            if self.experiment.keeps_models:
-                self._save(trained.model, model_folder(self.folder, run.name))
+        )
         post_hoc = [spec for spec in run.specs if spec.method.is_post_hoc]
         points = self.evaluator.points(
             run.name, trained, tuple(spec for spec in run.specs if spec not in post_hoc)
         )
+        if self.experiment.keeps_models and kept is None:  # once it has losses at all
+            self._save(trained.model, model_folder(self.folder, run.name))
         for spec in post_hoc:
             points += self._changed_after(spec, trained)
         return points
@@ -181,14 +180,14 @@ class Runner(Trainings):
     def _settings_of_dial(self, run: Run) -> list[Point]:
         dial = self.trained_dial(run.training)
         extra = dial.endpoints.extra_bytes()
-        if self.experiment.keeps_models:
-            with written_model(model_folder(self.folder, run.name)) as unfinished:
-                dial.endpoints.save(unfinished, self.tokenizer)
         points = []
         for spec in run.specs:
             assert spec.value is not None
             name = setting_name(run.name, spec.value)
             points += self.setting_measured(name, dial, spec, extra)
+        if self.experiment.keeps_models:  # once all of them have losses
+            with written_model(model_folder(self.folder, run.name)) as unfinished:
+                dial.endpoints.save(unfinished, self.tokenizer)
         return points
 
     def _set_to_budgets(self, run: Run) -> list[Point]:

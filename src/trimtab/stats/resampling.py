@@ -34,8 +34,9 @@ def loss_estimate(
     """
     loss = ratio(np.stack([nats, tokens]))
     count, error = len(nats), loss.standard_error
+    least = 0.0 if nats.min() >= 0 else -math.inf
     if count < _FEWEST_TO_RESAMPLE or error == 0:
-        return loss.estimate(unit)
+        return loss.estimate(unit).cut(least, math.inf)
     # Of what is left beside θ̂t, so that no near numbers are subtracted.
     residuals = nats - loss.value * tokens
     columns = np.stack([residuals, tokens, residuals**2, residuals * tokens, tokens**2], axis=1)
@@ -45,9 +46,7 @@ def loss_estimate(
     errors = np.sqrt(np.maximum(spread, 0) / (count - 1)) / draws[:, 1]
     quotients = shift / np.maximum(errors, _LEAST_ERROR * error)
     low, high = loss.value - np.quantile(quotients, [1 - TAIL, TAIL]) * error
-    if nats.min() >= 0:
-        low = max(low, 0.0)
-    return Estimate(loss.value, float(low), float(high), unit, "estimate")
+    return Estimate(loss.value, float(low), float(high), unit, "estimate").cut(least, math.inf)
 
 
 def resampled_means(columns: Array, resamples: int, seed: int) -> Array:

@@ -105,6 +105,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             needs whole weights and they are sharded or in half precision; an option of TRL whose
             loss is not a mean over tokens.
         TrainingDivergedError: from `train`, when a loss is not finite.
+        LossNotFiniteError: from `train`, when that of a held-out row is not.
     """
 
     completion_only_loss: bool
