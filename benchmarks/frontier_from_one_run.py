@@ -32,8 +32,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from trimtab.config.experiment import Block, Dial, Experiment
@@ -63,6 +61,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 MARK = "results"
 SEEDS = (0, 1, 2)
 BUDGETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4)
+SETTINGS = 21
+"""How many settings of the dial, and of WiSE-FT, are measured."""
 AIM, MOST_TOKENS = 1.0, 1.25
 
 CONFIRMING = (10, 11, 12)
@@ -106,15 +106,13 @@ class OutOfTimeError(Exception):
 
 @dataclass(frozen=True)
 class Setting:
-    """One world or model to compare the methods in."""
+    """One world to compare the methods in."""
 
     name: str
     experiment: Experiment
     longer: tuple[float, ...]
     """The penalties of separate runs that are also trained at the dial's length."""
     methods: tuple[str, ...] = METHODS
-    settings: int = 21
-    """How many settings of the dial, and of WiSE-FT, are measured."""
 
 
 @dataclass(frozen=True)
@@ -149,14 +147,14 @@ def world(seed: int, *, confirms: bool = False) -> Setting:
 
 
 def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None]) -> None:
-    """Fill in what `found` lacks: per method its (L_ŝ, L_f) points and the tokens trained on."""
+    """Fill in what `by_method` lacks: a method's (L_ŝ, L_f) points and the tokens trained on."""
     experiment = setting.experiment
     folder = Path(tempfile.mkdtemp())
     runner = Runner(experiment, read_roles(experiment), folder, Quiet())
     (proxy,), (task,) = experiment.safety, experiment.task
     (seed,) = experiment.seeds
     aligned, steps = runner.aligned, experiment.train.steps
-    alphas = np.linspace(0, 1, setting.settings)
+    alphas = np.linspace(0, 1, SETTINGS)
 
     def losses(model: nn.Module) -> list[float]:
         held_out = (runner.rows.safety[proxy].held_out, runner.rows.task[task].held_out)
@@ -171,9 +169,7 @@ def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None
         runner.experiment = replace(experiment, train=training)
         (point,) = runner.points_of(run)
         place = str(model_folder(folder, run.name))
-        if experiment.train.lora_rank is None:
-            return load_model(place)[0], point.train_tokens
-        return PeftModel.from_pretrained(deepcopy(runner.aligned), place), point.train_tokens
+        return load_model(place)[0], point.train_tokens
 
     def separate(
         length: int, penalties: tuple[float, ...], method: Method = CASE_1
@@ -202,8 +198,7 @@ def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None
         for stage, penalty in enumerate(PENALTIES):
             model, tokens = trained(penalty, length, seed=1000 * (seed + 1) + stage)
             yield losses(model), tokens
-            # The next stage's adapter is a new one, on top of those before it.
-            runner.aligned = model.merge_and_unload() if isinstance(model, PeftModel) else model
+            runner.aligned = model
         runner.aligned = aligned
 
     def wise(length: int) -> Iterator[tuple[list[float], int]]:
@@ -256,12 +251,7 @@ def measure(setting: Setting, by_method: dict[str, Any], keep: Callable[[], None
 
 @torch.no_grad()
 def interpolate(model: nn.Module, end: nn.Module, start: nn.Module, share: float) -> None:
-    """θ_start + share·(θ_end − θ_start); a LoRA adapter on θ_start is only rescaled."""
-    if isinstance(model, PeftModel):
-        for layer in model.modules():
-            if isinstance(layer, LoraLayer):
-                layer.set_scale("default", share)
-        return
+    """θ_start + share·(θ_end − θ_start)."""
     for name, weight in model.named_parameters():
         torch.lerp(start.get_parameter(name), end.get_parameter(name), share, out=weight)
 
