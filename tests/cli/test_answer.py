@@ -81,7 +81,7 @@ def test_sweep_ends_with_the_settings_by_task_loss_and_how_to_choose(
     assert result.exit_code == 0, result.output
     lines = [line.rstrip() for line in result.output.splitlines()]
     folder = tmp_path / "done"
-    assert lines[-1].endswith(f"trimtab suggest {folder} --budget 0.05")
+    assert lines[-1].endswith(f"trimtab suggest {folder} --budget 0.02")
     ((settings),) = choices(read_points(folder), RowLosses(folder)).values()
     assert [choice.task_change.value for choice in settings] == sorted(
         choice.task_change.value for choice in settings

@@ -115,7 +115,7 @@ def print_settings_to_choose(experiment: Experiment, out: Path) -> None:
             command = command_to_make(knee, experiment, out) if knee is not None else ()
             for line in ("To make the model at the knee:", *command) if command else ():
                 say(line)
-    say(f"To choose by how far the safety loss may rise: trimtab suggest {out} --budget 0.05")
+    say(f"To choose by how far the safety loss may rise: trimtab suggest {out} --budget 0.02")
 
 
 def saved_models(setting: Setting, folder: Path) -> list[Path]:
