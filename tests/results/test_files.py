@@ -256,15 +256,6 @@ def test_what_is_there_is_refused(tmp_path: Path) -> None:
             require_nothing_there(taken)
 
 
-def test_the_folder_one_is_in_is_not_taken_from_under_a_shell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for here in (Path(), tmp_path):
-        with pytest.raises(UserError, match="the folder you are in"):
-            require_nothing_there(here)
-
-
 def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     with (
         only_writer(tmp_path),

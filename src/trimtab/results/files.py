@@ -162,10 +162,6 @@ def require_nothing_there(out: Path) -> None:
     """Refuse an `out` that holds something. Raises UserError."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already. Give another --out, or remove it.")
-    if out.resolve() == Path.cwd():  # a new folder takes its place, and a shell is left in the old
-        raise UserError(
-            f"{out} is the folder you are in. Give a new one within it (--out {out}/model)."
-        )
 
 
 @contextmanager
