@@ -166,15 +166,15 @@ MUTATIONS = (
     Mutation(
         "a studentised interval of 90 % in place of 95 %",
         "stats/resampling.py",
-        "np.quantile(shift[has_error] / errors[has_error], [1 - TAIL, TAIL])",
-        "np.quantile(shift[has_error] / errors[has_error], [0.95, 0.05])",
+        "np.quantile(quotients, [1 - TAIL, TAIL])",
+        "np.quantile(quotients, [0.95, 0.05])",
         "tests/test_stats.py",
     ),
     Mutation(
         "the ends of a studentised interval are exchanged",
         "stats/resampling.py",
-        "loss.value - low * error, loss.value - high * error",
-        "loss.value + high * error, loss.value + low * error",
+        "low, high = loss.value - np.quantile(",
+        "high, low = loss.value - np.quantile(",
         "tests/test_stats.py",
     ),
     Mutation(
@@ -222,9 +222,37 @@ MUTATIONS = (
     Mutation(
         "held-out prompts are trained on",
         "data/splits.py",
-        "train = [row for row in train if _key(row.prompt) not in held_out]",
+        "train = [row for row in train if prompt_key(row.prompt) not in held_out]",
         "train = [row for row in train if True]",
         "tests/data",
+    ),
+    Mutation(
+        "resamples without spread count as they are",
+        "stats/resampling.py",
+        "np.maximum(errors, _LEAST_ERROR * error)",
+        "np.maximum(errors, 1e-12 * error)",
+        "tests/test_stats.py",
+    ),
+    Mutation(
+        "rows of one prompt are halves enough",
+        "data/splits.py",
+        "if min(_draws(first, repeats), _draws(second, repeats)) < _FEWEST_IN_A_HALF:",
+        "if min(len(first), len(second)) < _FEWEST_IN_A_HALF:",
+        "tests/data",
+    ),
+    Mutation(
+        "a setting with fewer seeds is chosen for its luck",
+        "analysis/groups.py",
+        "return [setting for setting in settings if most <= seeds_of[setting]]",
+        "return list(settings)",
+        "tests/analysis",
+    ),
+    Mutation(
+        "a model is recommended that chance may have made the best",
+        "analysis/overview.py",
+        "and p_values[option.setting] < SIGNIFICANT",
+        "and p_values[option.setting] < 1.0",
+        "tests/analysis",
     ),
     Mutation(
         "the change from the start has the other sign",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pytest
 
@@ -20,17 +20,21 @@ def share(interval: Interval) -> Estimate:
     return Estimate((low + high) / 2, low, high, "share", "estimate")
 
 
+def data_of(proxies: Iterable[str], tasks: Iterable[str], rows: int) -> tuple[DataRead, ...]:
+    labels = ["original", *(f"safety {name}" for name in proxies)]
+    labels += [f"task {name}" for name in tasks]
+    return tuple(DataRead(label, "rows.jsonl", 900, rows, 5.0, 1.0, 9.0) for label in labels)
+
+
 def forecast_of(
     proxies: Mapping[str, Interval], tasks: Mapping[str, Interval], rows: int = 150
 ) -> Forecast:
     """What is made of the TV of proxies by words and of tasks' overlaps with every proxy."""
     nothing = share((-0.1, 0.1))
-    labels = ["original"]
-    labels += [f"safety {name}" for name in proxies] + [f"task {name}" for name in tasks]
     return make_forecast(
         0.1,
         "the original data",
-        [DataRead(label, "rows.jsonl", 900, rows, 5.0, 1.0, 9.0) for label in labels],
+        data_of(proxies, tasks, rows),
         [
             ProxySimilarity(
                 name, share((0.9, 1.0)), None, 0.0, nothing, nothing, nothing, "", share(by_words)
@@ -68,7 +72,7 @@ def short_of(
             "the original data",
             settings,
             {},
-            (),
+            data_of(proxies, tasks, rows),
             "",
             similarity,
             "",

@@ -127,6 +127,7 @@ def split_rows(
     A prompt is held out when blake2b(seed, prompt), as a number in [0, 1), is below `share`:
     whatever else a file holds, and in every file alike. With `repeats` the share is of rows.
 
+    >>> from trimtab.data.rows import Message
     >>> rows = [Row((Message("user", str(number)),), "yes") for number in range(1000)]
     >>> train, held_out = split_rows(rows, share=0.2, seed=0)
     >>> len(train) + len(held_out), 150 < len(held_out) < 250

@@ -286,7 +286,7 @@ def test_a_budget_says_what_it_found(models: Models, tmp_path: Path) -> None:
         "wise-ft", *pair, "--budget", "1", "--safety", str(few), "--out", str(tmp_path / "o")
     )
     assert result.exit_code == 2
-    assert "5 rows are too few to choose by one half" in result.stderr
+    assert "5 prompts are too few to choose by one half" in result.stderr
 
 
 WISE_FT = ["wise-ft", "--model", "m", "--aligned", "a", "--out", "o"]
