@@ -24,7 +24,7 @@ def answer_in_words(summary: Overview) -> tuple[str, ...]:
     who = f"plain {who}" if summary.plain else f"{who} by {_option_text(shown)}"
     answers = _answers_text(summary, shown)
     seeds = len(shown.setting.points)
-    mean = f" (all of these are means over {seeds} seeds)" if seeds > 1 else ""
+    mean = f" ({'all ' if answers else ''}means over {seeds} seeds)" if seeds > 1 else ""
     losses = (
         f"{'This training' if answers else who[0].upper() + who[1:]} "
         f"{_change_text('the safety loss', shown.safety.change)} and "
