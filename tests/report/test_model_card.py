@@ -18,6 +18,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from trimtab.analysis.changes import RateChange
 from trimtab.analysis.labels import change_in_words
 from trimtab.config.experiment import Block, Dial, Experiment, Training
+from trimtab.config.grid import only_model, plan_of
 from trimtab.config.methods import ALIGNED, CASE_1, PLAIN
 from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import differences, parse_experiment, read_experiment
@@ -125,6 +126,9 @@ def test_the_experiment_in_the_card_is_the_one_that_made_it(
     (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     parsed = parse_experiment(block, "card")
     assert parsed == replace(experiment, model="base", data_root=".")
+    (model,) = re.findall(r"trimtab sweep experiment.yaml --only (\S+) --out again", text)
+    (run,) = plan_of(only_model(parsed, model)).runs
+    assert run.models == (model_of(swept_folder).name,)
 
 
 def test_two_files_of_one_name_are_told_apart_and_values_are_left_as_they_are() -> None:

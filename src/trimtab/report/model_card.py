@@ -266,10 +266,13 @@ def _what_was_done(
             f"{done}{by} trained the dial with these data and settings, and it was set by `trimtab "
             f"dial set DIAL --alpha {spec.value:g}`.\n\n```yaml\n{settings}\n```"
         )
+    model = spec.folder if spec.method.keeps_each else spec.training.folder
+    is_made_alone = not made_by.get("align") or spec.seed == made_by.get("seeds", (0,))[0]
+    only = f" --only {model}" if is_made_alone else ""
     return (
         f"{done}This experiment made it. Save it as `experiment.yaml` beside the files it names, "
-        "and the same is made again by\n\n```sh\ntrimtab sweep experiment.yaml --out again\n```\n\n"
-        f"```yaml\n{settings}\n```"
+        f"and the same is made again by\n\n```sh\ntrimtab sweep experiment.yaml{only} --out again"
+        f"\n```\n\n```yaml\n{settings}\n```"
     )
 
 
