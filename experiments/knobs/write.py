@@ -101,7 +101,9 @@ def main() -> None:
             variants = whole_variants(task, kind, second)
             if CENTRE in variants:
                 again = settings_of(task, kind, [second], variants)
+                of_lambda = [setting for setting in again if setting.knob == LAMBDA]
                 text += f"\n\n{agreement_table(settings[task, kind], again)}"
+                text += f"\n\nλ's line with the second seed:\n\n{table(of_lambda)}"
         replace_between(PAGE, f"{task}-{kind}", text)
         print(text, end="\n\n")
     write_atomically(PICTURE, images(figure(settings))[0])
@@ -259,8 +261,8 @@ def agreement_table(first: list[Setting], second: list[Setting]) -> str:
         told_of = f"{len(told)} of {len(pairs)}"
         lines.append((name, told_of, str(same), str(other), f"{distance} {unit}"))
     columns = (
-        "with a second seed", "told from 0 with the first", "told alike with the second",
-        "told the other way", "mean distance between them",
+        "a second seed, as far as it is here", "clear with the first", "and with the second",
+        "clear the other way", "mean distance between the two",
     )  # fmt: skip
     return markdown_table(columns, lines)
 
