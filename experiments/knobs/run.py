@@ -4,7 +4,8 @@
     python experiments/knobs/run.py RUNS/conflict-data RUNS/conflict/aligned RUNS/knobs [VARIANT]
 
 All start from the conflict's θ_s, with its data. Some two hours a task and seed on one core; stop
-it at any time, the same command goes on. Given names of variants, it makes those alone.
+it at any time, the same command goes on. Given names of variants, it makes those alone. What lies
+whole in results/ is not made again.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from rich.console import Console
 from trimtab.cli.progress import TerminalWatcher
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Answers, Block, Experiment, Measuring, Training
+from trimtab.config.grid import plan_of
+from trimtab.config.run_spec import RunSpec
 from trimtab.models import quiet_libraries
+from trimtab.results.store import read_points
 from trimtab.runner.sweep import sweep
 
+RESULTS = Path(__file__).parent / "results"
 CENTRE = Training(
     steps=16, batch_size=4, learning_rate=5e-4, lora_rank=16, equal_rows=True, checkpoint_every=8
 )
@@ -47,8 +52,16 @@ def main() -> None:
         for task in TASKS:
             for name in sys.argv[4:] or VARIANTS:
                 variant = experiment(name, task, seed, data, aligned)
+                if not lacking(variant, RESULTS / f"{name}-{task}-{seed}"):
+                    continue
                 with TerminalWatcher(Console(stderr=True)) as watcher:
                     sweep(variant, runs / f"{name}-{task}-{seed}", watcher)
+
+
+def lacking(variant: Experiment, results: Path) -> set[RunSpec]:
+    """What of a sweep's plan was not measured."""
+    measured = {point.spec for point in read_points(results)} if results.exists() else set()
+    return set(plan_of(variant).specs) - measured
 
 
 def experiment(name: str, task: str, seed: int, data: Path, aligned: Path) -> Experiment:

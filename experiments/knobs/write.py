@@ -17,10 +17,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from run import SEEDS, VARIANTS, experiment
+from run import RESULTS, SEEDS, VARIANTS, experiment, lacking
 
 from trimtab.analysis.labels import change_in_words, estimate_in_words, p_in_words
-from trimtab.config.grid import plan_of
 from trimtab.config.methods import ALIGNED
 from trimtab.report.axes import linear_axis
 from trimtab.report.chart import Figure, Line, Mark, Panel
@@ -118,7 +117,7 @@ def take(runs: Path) -> None:
 
 
 def results(variant: str, task: str, seed: int) -> Path:
-    return HERE / "results" / f"{variant}-{task}-{seed}"
+    return RESULTS / f"{variant}-{task}-{seed}"
 
 
 def whole_variants(task: str, kind: str, seed: int) -> list[str]:
@@ -127,10 +126,8 @@ def whole_variants(task: str, kind: str, seed: int) -> list[str]:
 
 
 def is_whole(variant: str, task: str, kind: str, seed: int) -> bool:
-    folder = results(variant, task, seed)
-    measured = {point.spec for point in read_points(folder)} if folder.exists() else set()
-    planned = plan_of(experiment(variant, task, seed, HERE, HERE)).specs
-    return all(spec in measured for spec in planned if spec.proxy == kind)
+    planned = experiment(variant, task, seed, HERE, HERE)
+    return all(spec.proxy != kind for spec in lacking(planned, results(variant, task, seed)))
 
 
 def of_seeds(seeds: list[int]) -> str:
