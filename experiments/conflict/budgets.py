@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 from fronts import INTERPOLATION, LINES, OF_CASE_1, beside_interpolation, lines_of
 from interpolate import BUDGET as BUDGETED
@@ -10,6 +12,7 @@ from runs import (
     BUDGET,
     BUDGET_AT_LENGTH,
     BUDGET_BY_KL,
+    BY_KL,
     HERE,
     INTERPOLATED,
     LONGER_BUDGET_BY_KL,
@@ -19,6 +22,7 @@ from runs import (
     difference,
     losses_of,
     rate,
+    setting_name,
 )
 from unread import FOLDER as UNREAD_FOLDER
 from unread import UNREAD, aligned_name
@@ -45,6 +49,51 @@ BUDGETS = {
     LONGER_BUDGET_BY_KL: "longer budget by KL",
 }
 """The runs whose dial is set beside the conflict's own models, and README.md's marks for them."""
+
+
+def scale_table() -> str:
+    """What a rise of either safety loss went with in refusals, means over the seeds."""
+    points = read_points(HERE)
+    (start,) = (point for point in points if point.method is ALIGNED and point.proxy == "judging")
+    groups: dict[str, list[Point]] = {}
+    for folder, suffix in ((HERE, ""), (BY_KL, ", by KL"), (BUDGET, ""), (BUDGET_BY_KL, ", by KL")):
+        for point in read_points(folder):
+            if point.method is not ALIGNED and point.proxy == "judging":
+                groups.setdefault(f"{setting_name(point.spec)}{suffix}", []).append(point)
+
+    def risen(of: Callable[[Point], Estimate | None], models: list[Point]) -> float:
+        return fmean(known_of(of(point)) for point in models) - known_of(of(start))
+
+    rows = [("the start", 0.0, 0.0, rates_of([start]))]
+    rows += [
+        (
+            name,
+            risen(lambda point: point.proxy_loss, models),
+            risen(lambda point: point.alignment_loss, models),
+            rates_of(models),
+        )
+        for name, models in groups.items()
+    ]
+    columns = (
+        "model", "your rows' loss over the start's", "that of original rows", "harmful refused",
+        "benign answered",
+    )  # fmt: skip
+    ordered = sorted(rows, key=lambda row: row[2])
+    cells = [(name, *map(signed, losses), *rates) for name, *losses, rates in ordered]
+    return markdown_table(columns, cells)
+
+
+def known_of(loss: Estimate | None) -> float:
+    assert loss is not None
+    return loss.value
+
+
+def rates_of(models: list[Point]) -> tuple[str, str]:
+    return rate(models, "refusal_rate"), rate(models, "answer_rate")
+
+
+def signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−") if abs(value) >= 5e-4 else "0"
 
 
 def budget_table(folder: Path, beside: Path = HERE, fronts: tuple[str, ...] = LINES) -> str:

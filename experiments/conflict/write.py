@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from answers import figure, seeds_text, settings_of, table
-from budgets import BUDGETS, at_length_text, budget_text, interpolated_table
+from budgets import BUDGETS, at_length_text, budget_text, interpolated_table, scale_table
 from fronts import (
     areas_table,
     by_kl_areas_table,
@@ -48,6 +48,7 @@ def main() -> None:
     points = read_points(HERE)
     settings = settings_of(points, RowLosses(HERE))
     write_atomically(HERE / "answers.png", images(figure(points, settings))[0])
+    replace_between(HERE.parents[1] / "docs" / "budget.md", "scale", scale_table())
     for mark, text in texts():
         replace_between(HERE / "README.md", mark, text)
         print(text)

@@ -5,7 +5,7 @@
 
 All start from the conflict's θ_s, with its data. Some two hours a task and seed on one core; stop
 it at any time, the same command goes on. Given names of variants, it makes those alone. What lies
-whole in results/ is not made again.
+whole in results/ is not made again: to make all of it anew, remove results/ first.
 """
 
 from __future__ import annotations

@@ -48,6 +48,9 @@ CENTRE = "centre"
 KINDS = {"judging": "safe answers and ordinary ones", "refusing": "safe answers alone"}
 TASKS = {"alpaca": "Alpaca", "sensitive": "Sensitive topics"}
 LAMBDA = "λ"
+SECOND = (
+    "A second seed, as far as it was run. A change is *clear* where its interval does not hold 0:"
+)
 PLAIN = ANCHORS[1]
 KNOBS = (LAMBDA, "safety share", "learning rate", "steps", "rank")
 
@@ -101,7 +104,7 @@ def main() -> None:
             if CENTRE in variants:
                 again = settings_of(task, kind, [second], variants)
                 of_lambda = [setting for setting in again if setting.knob == LAMBDA]
-                text += f"\n\n{agreement_table(settings[task, kind], again)}"
+                text += f"\n\n{SECOND}\n\n{agreement_table(settings[task, kind], again)}"
                 text += f"\n\nλ's line with the second seed:\n\n{table(of_lambda)}"
         replace_between(PAGE, f"{task}-{kind}", text)
         print(text, end="\n\n")
@@ -109,11 +112,16 @@ def main() -> None:
 
 
 def take(runs: Path) -> None:
-    """Copy points and row losses of the sweeps, whole or so far."""
+    """Copy points and row losses of the sweeps, whole or so far, in place of no more of them."""
     for variant, task, seed in product(VARIANTS, TASKS, SEEDS):
         folder = results(variant, task, seed)
-        if (runs / folder.name / POINTS_FILE).exists():
+        has_run = (runs / folder.name / POINTS_FILE).exists()
+        if has_run and len(points_at(runs / folder.name)) >= len(points_at(folder)):
             copy_measurements(runs / folder.name, folder)
+
+
+def points_at(folder: Path) -> list[Point]:
+    return read_points(folder) if folder.exists() else []
 
 
 def results(variant: str, task: str, seed: int) -> Path:
@@ -258,8 +266,8 @@ def agreement_table(first: list[Setting], second: list[Setting]) -> str:
         told_of = f"{len(told)} of {len(pairs)}"
         lines.append((name, told_of, str(same), str(other), f"{distance} {unit}"))
     columns = (
-        "a second seed, as far as it is here", "clear with the first", "and with the second",
-        "clear the other way", "mean distance between the two",
+        "measure", "settings clear with the first seed", "of these, with the second too",
+        "clear the other way", "mean distance of the two seeds",
     )  # fmt: skip
     return markdown_table(columns, lines)
 

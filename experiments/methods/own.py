@@ -16,8 +16,8 @@ from write import (
     STATED,
     TASK,
     adjusted,
+    height_over,
     lines_of,
-    losses,
     over,
     rates,
 )
@@ -30,7 +30,7 @@ from trimtab.report.markdown import markdown_table, replace_between
 from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.store import read_points
 from trimtab.runner.status import copy_if_whole
-from trimtab.stats import Statistic, height_above
+from trimtab.stats import Statistic
 
 OWN = HERE / "own"
 
@@ -43,7 +43,7 @@ def main() -> None:
     print(text)
 
 
-class Beside:
+class OwnAnswers:
     """The models with own answers, paired by row with those of the first table."""
 
     def __init__(self, folder: Path = OWN) -> None:
@@ -84,22 +84,11 @@ class Beside:
         )
         return [(refused + answered) * 50 for refused, answered in pairs]
 
-    def height(self, setting: Setting) -> list[Statistic] | None:
-        """L_f above Case I's front at the same L_s; None beyond its ends in some seed."""
-        heights = [
-            height_above(
-                [places for _, places in self.lines[point.seed]], *losses(point, self.rows)
-            )
-            for point in setting.points
-        ]
-        within = [height for height in heights if height is not None]
-        return within if len(within) == len(heights) else None
-
 
 def own_table() -> str:
     """Each setting, with p adjusted over them."""
-    beside = Beside()
-    heights = [beside.height(setting) for setting in beside.settings]
+    beside = OwnAnswers()
+    heights = [height_over(beside.lines, setting, beside.rows) for setting in beside.settings]
     judging = [beside.judging(setting) for setting in beside.settings]
     cells = []
     for place, setting in enumerate(beside.settings):

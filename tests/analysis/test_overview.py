@@ -131,7 +131,7 @@ def test_outcomes_that_were_not_kept_tell_no_model_from_another(tmp_path: Path) 
     known = overview(points, RowLosses(tmp_path / "elsewhere"))
     assert known is not None
     assert known.best is None
-    assert "outcomes were not kept prompt by prompt" in answer_in_words(known)[-1]
+    assert "outcomes of the same seeds and prompts were not kept" in answer_in_words(known)[-1]
 
 
 def test_models_of_several_seeds_are_compared_seed_by_seed(tmp_path: Path) -> None:
@@ -162,7 +162,16 @@ def test_a_model_that_varies_more_hides_none_that_is_surely_better(tmp_path: Pat
     assert summary.leader.setting.value == REFUSING.spec.value
     assert summary.best is not None
     assert summary.best.setting.value == HELD.spec.value
-    assert "λ = 1" in answer_in_words(summary)[-1]
+    *_, told = answer_in_words(summary)
+    assert "and is clearly better than plain fine-tuning, is Case I" in told
+    assert "with λ = 1" in told
+
+
+def test_one_seed_of_several_tells_nothing_of_seeds(tmp_path: Path) -> None:
+    models = seed_by_seed((PLAIN, (5,)), (HELD, (60, 8, 8)))
+    summary = answered(tmp_path, [(START, Answers(90, 100)), *models])
+    assert all(option.over_plain is None for option in summary.choices)
+    assert summary.best is None
 
 
 def test_a_seed_that_plain_fine_tuning_lacks_leaves_the_others_to_compare(tmp_path: Path) -> None:

@@ -91,15 +91,18 @@ def _by_both_shares(summary: Overview, leader: Option) -> str:
     told += _beside_start(option)
     if count == 1:
         return f"{name} instead {told}."
+    which = "the best by the mean of both shares that learned at least half as much"
+    if option is not leader:
+        which = f"{which}, and is clearly better than plain fine-tuning,"
     return (
-        f"Of the other {count} models here, the best by the mean of both shares that learned at "
-        f"least half as much is {name}: it {told}; these numbers chose it, and flatter it."
+        f"Of the other {count} models here, {which} is {name}: it {told}; these numbers chose it, "
+        "and flatter it."
     )
 
 
 def _short_of_told(summary: Overview, leader: Option, over: Estimate | None) -> str:
     if over is None:
-        return ", and outcomes were not kept prompt by prompt"
+        return ", and outcomes of the same seeds and prompts were not kept"
     beside = f", its mean {points_in_words(over)} from plain fine-tuning’s"
     p_value = summary.p_values.get(leader.setting)
     if over.low <= 0 or p_value is None:

@@ -18,6 +18,7 @@ from trimtab.analysis.labels import (
     budget_in_words,
     change_in_words,
     percent,
+    points_in_words,
 )
 from trimtab.analysis.results import Results, read_results
 from trimtab.config.experiment import PHRASES, SMOLLM2
@@ -335,7 +336,8 @@ def _data(data: Sequence[DataSummary], names: Mapping[str, str]) -> str:
         if licence
     ]
     sentences = [f"Licences: {'; '.join(dict.fromkeys(named))}."] if named else []
-    if not all(licences):
+    of_path = {summary.path for summary, licence in zip(data, licences, strict=True) if licence}
+    if not of_path.issuperset(summary.path for summary in data):
         others = "of the others " if named else ""
         sentences.append(f"No licence {others}is recorded; ask their source.")
     return f"{markdown_table(columns, rows)}\n\n{' '.join(sentences)}"
@@ -368,11 +370,11 @@ def _answers(rates: Sequence[RateChange], origin: Origin, judgements: Path | Non
             "–" if rate.prompts is None else str(rate.prompts),
             "–" if rate.start is None else _rate(rate.start),
             _rate(rate.now),
-            "–" if rate.change is None else _points(rate.change),
+            "–" if rate.change is None else points_in_words(rate.change),
         )
         for rate in rates
     ]
-    columns = ("share of", "prompts", "start model θₛ", "this model", "change, in points")
+    columns = ("share of", "prompts", "start model θₛ", "this model", "change")
     text = (
         f"{markdown_table(columns, rows)}\n\nJudged by {judges}; the table is the first one's. "
         "95 % intervals, changes paired by prompt."
@@ -415,11 +417,6 @@ def _licences() -> dict[str, str]:
 
 def _rate(rate: Estimate) -> str:
     return f"{percent(rate.value)} ({percent(rate.low)} to {percent(rate.high)})"
-
-
-def _points(change: Estimate) -> str:
-    value, low, high = (f"{100 * end:+.0f}" for end in (change.value, change.low, change.high))
-    return f"{value} [{low}, {high}]".replace("-", "−")
 
 
 def _bullets(lines: Iterable[str]) -> str:
