@@ -135,7 +135,7 @@ def suggestions(
             of the aligned model is there to rise from.
     """
     if not limits or any(limit.value != limit.value for limit in limits):
-        raise UserError("there is no limit to keep to. Give one, such as --budget 0.05.")
+        raise UserError("there is no limit to keep to. Give one, such as --budget 0.02.")
     settings = all_settings(points)
     starts = {
         (setting.proxy, setting.task): setting.points[0]
