@@ -62,7 +62,7 @@ def scale_table() -> str:
                 groups.setdefault(f"{setting_name(point.spec)}{suffix}", []).append(point)
 
     def risen(of: Callable[[Point], Estimate | None], models: list[Point]) -> float:
-        return fmean(known_of(of(point)) for point in models) - known_of(of(start))
+        return fmean(known(of(point)).value for point in models) - known(of(start)).value
 
     rows = [("the start", 0.0, 0.0, rates_of([start]))]
     rows += [
@@ -81,11 +81,6 @@ def scale_table() -> str:
     ordered = sorted(rows, key=lambda row: row[2])
     cells = [(name, *map(signed, losses), *rates) for name, *losses, rates in ordered]
     return markdown_table(columns, cells)
-
-
-def known_of(loss: Estimate | None) -> float:
-    assert loss is not None
-    return loss.value
 
 
 def rates_of(models: list[Point]) -> tuple[str, str]:

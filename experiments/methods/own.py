@@ -18,6 +18,7 @@ from write import (
     adjusted,
     height_over,
     lines_of,
+    names_of,
     over,
     rates,
 )
@@ -120,11 +121,6 @@ def own_table() -> str:
         "L_s less the other teacher’s", "L_f less the other teacher’s",
     )  # fmt: skip
     return markdown_table(columns, cells)
-
-
-def names_of(setting: Setting) -> dict[int, str]:
-    """The models of a setting by seed."""
-    return {point.seed: str(point.model) for point in setting.points}
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def table(points: list[Point], rows: RowLosses) -> str:
     """Each setting, those of a lower front first."""
     settings = [setting for setting in all_settings(points) if setting.method is not ALIGNED]
     (plain,) = (setting for setting in settings if setting.is_plain)
-    plain_of = {point.seed: str(point.model) for point in plain.points}
+    plain_of = names_of(plain)
     case_1 = [setting for setting in settings if setting.method is CASE_1]
     stated = lines_of([plain, *(each for each in case_1 if each.value in STATED)], rows)
     denser = lines_of([plain, *case_1], rows)
@@ -153,6 +153,11 @@ def table(points: list[Point], rows: RowLosses) -> str:
     )  # fmt: skip
     count = len(plain_of)
     return f"{markdown_table(columns, lines)}\n\nOf {count} seed{'s' if count > 1 else ''}."
+
+
+def names_of(setting: Setting) -> dict[int, str]:
+    """The models of a setting by seed."""
+    return {point.seed: str(point.model) for point in setting.points}
 
 
 def lines_of(settings: Sequence[Setting], rows: RowLosses) -> dict[int, Line]:

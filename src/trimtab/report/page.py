@@ -142,16 +142,23 @@ def _page(
     panels = [panel for figure in figures_below for panel in figure.panels]
     plenty = options is None or len(options.trained) > 1
     plots = [renderer.plot(panel) for panel in (*panels, *(audit.panels if audit else ()))]
-    dial_plot = _dial_plot(of_dial, of_slider)
-    choice_plot = _choice_plot(options, picture)
-    plots += [plot for plot in (dial_plot, choice_plot) if plot]
+
+    def place_of(plot: dict[str, Any] | None) -> int | None:
+        """Where it is put among the plots."""
+        if plot is None:
+            return None
+        plots.append(plot)
+        return len(plots) - 1
+
+    dial_place = place_of(_dial_plot(of_dial, of_slider))
+    choice_place = place_of(_choice_plot(options, picture))
     page = partial(
         template("page.html.j2").render,
         dial=of_slider if of_dial is not None and of_dial.panels else (),
         dial_figure=of_dial,
         dial_script=for_script(
             {
-                "plot": plots.index(dial_plot) if dial_plot else None,
+                "plot": dial_place,
                 "settings": [_for_slider(setting) for setting in of_slider],
             }
         ),
@@ -198,8 +205,7 @@ def _page(
     )
 
     def with_answers(answers: SideBySide | None) -> str:
-        place = plots.index(choice_plot) if choice_plot else None
-        known = for_script(_for_choosing(options, picture, place, answers))
+        known = for_script(_for_choosing(options, picture, choice_place, answers))
         return page(shown_answers=answers, choice_script=known)
 
     bare = with_answers(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from trimtab.analysis.limits import BOTH_BOUNDS, BOUND, EXACT, ORACLE, LimitCurve, LimitName
 from trimtab.config.methods import (
@@ -96,7 +97,7 @@ class Palette:
     def suffices(self) -> bool:
         """Whether no colour is of two sets of data, and no colour and marker of two lines."""
         colours = len(self.proxies) + len(self.tasks)
-        return colours <= len(COLOURS) and len(self.others) <= len(self._spare())
+        return colours <= len(COLOURS) and len(self.others) <= len(self._spare)
 
     def of_method(self, method: Method, proxy: str | None, task: str) -> Ink:
         """The ink of a method's line on this task, and on this safety data if it reads any."""
@@ -108,8 +109,7 @@ class Palette:
             return Ink(self.of_task(task).colour, *CASE_2_MARKS[method])
         if method is CASE_1 and proxy is not None:
             return self.of_pair(proxy, task)
-        spare = self._spare()
-        return spare[self.others.index(_line(method, proxy, task)) % len(spare)]
+        return self._spare[self.others.index(_line(method, proxy, task)) % len(self._spare)]
 
     def of_pair(self, proxy: str, task: str) -> Ink:
         """Of Case I: safety data set the colour, the task the marker, and both the dash."""
@@ -121,6 +121,7 @@ class Palette:
         place = self.tasks.index(task)
         return ink(len(self.proxies) + place, place)
 
+    @cached_property
     def _spare(self) -> list[Ink]:
         """Inks of no line of the two cases, each neighbours of another colour and marker."""
         taken = [self.of_pair(proxy, task) for proxy in self.proxies for task in self.tasks]
