@@ -7,11 +7,13 @@ from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 from runs import (
     ANOTHER_TASK,
     ANSWERED,
     BY_KL,
     DIAL_BY_KL,
+    EIGHT_RUNS,
     HERE,
     INTERPOLATING,
     LONGER_ALPACA,
@@ -31,13 +33,19 @@ from runs import (
     setting_name,
 )
 
-from trimtab.analysis.labels import change_in_words, p_in_words
+from trimtab.analysis.labels import area_in_words, change_in_words, p_in_words
 from trimtab.config.methods import ALIGNED, CASE_1, CASE_1_BUDGET, CASE_2_RADIUS, DIAL, Method
 from trimtab.report.markdown import markdown_table
 from trimtab.results.per_row_losses import RowLosses, known
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
-from trimtab.stats import Statistic, adjusted_over_seeds, height_above, statistic_over_seeds
+from trimtab.stats import (
+    Statistic,
+    adjusted_over_seeds,
+    height_above,
+    statistic_over_seeds,
+    student_mean,
+)
 from trimtab.theory import chord_area, hypervolume
 
 BY_SHARE = "case-one-by-share"
@@ -92,15 +100,21 @@ def areas_table(points: list[Point]) -> str:
     return markdown_table(("method", "models", "tokens over one plain run's", *seeds), lines)
 
 
-def areas_of(models: list[Point], points: list[Point]) -> list[tuple[float, float]]:
-    """By seed, 1e-4 nats²: the hypervolume, and the area above the chords from θ_s to plain."""
+def areas_of(
+    models: list[Point], points: list[Point], *, with_ends: bool = True
+) -> list[tuple[float, float]]:
+    """By seed, 1e-4 nats²: the hypervolume, and the area above the chords from θ_s to plain.
+
+    Of `points` θ_s and plain fine-tuning are read; without `with_ends` they are no places of the
+    chords, and set the corner alone.
+    """
     start = place_of(next(point for point in points if point.method is ALIGNED))
     areas = []
     for plain in (point for point in points if point.spec.is_plain):
         places, end = [place_of(p) for p in models if p.seed == plain.seed], place_of(plain)
-        corner = end[0], start[1]
+        corner, ends = (end[0], start[1]), [start, end] if with_ends else []
         areas.append(
-            (1e4 * hypervolume(places, corner), 1e4 * chord_area([start, *places, end], corner))
+            (1e4 * hypervolume(places, corner), 1e4 * chord_area([*places, *ends], corner))
         )
     return areas
 
@@ -254,6 +268,35 @@ def equal_tokens_tables() -> list[str]:
         head = "\n".join(budgets.splitlines()[:3])
         tables.append(f"And the budget’s models of [endpoint 15](#a-budget), on Alpaca:\n\n{head}")
     return tables
+
+
+def eight_runs_table() -> str:
+    """The areas of a dial's models, and of interpolation's, over those of eight runs."""
+    points, plain_runs = read_points(EIGHT_RUNS), read_points(SHARES)
+    runs = models_of_line(points, BY_SHARE)
+    shares = chain(*(models_of_line(of, INTERPOLATING) for of in (read_points(HERE), plain_runs)))
+    lines = {
+        "eight runs by KL, rows by weight": runs,
+        "dial by KL, 1.25 × a run’s steps": models_of_line(points, DIAL.name),
+        "interpolation (WiSE-FT)": list(shares),
+    }
+    seeds = sorted({point.seed for point in runs})
+    a_run = fmean(point.train_tokens for point in runs)
+    of_runs = np.array(areas_of(runs, plain_runs, with_ends=False))
+    cells = []
+    for name, models in lines.items():
+        # One training is behind all settings of a dial, and behind all shares of a plain model.
+        trained = models if models is runs else {point.seed: point for point in models}.values()
+        tokens = sum(point.train_tokens for point in trained) / len(seeds) / a_run
+        areas = np.array(areas_of(models, plain_runs, with_ends=False))
+        ratios = (area_in_words(student_mean(column, "")) for column in (areas / of_runs).T)
+        by_seed = (f"{volume:.1f}, {chords:.1f}" for volume, chords in areas)
+        cells.append((name, str(len(models) // len(seeds)), f"{tokens:.2f}×", *by_seed, *ratios))
+    columns = (
+        "method", "models", "tokens over a run’s", *(f"seed {seed}: both" for seed in seeds),
+        "hypervolume over the runs’", "chord area over the runs’",
+    )  # fmt: skip
+    return f"Hypervolume, then chord area, 1e-4 nats²:\n\n{markdown_table(columns, cells)}"
 
 
 def both_areas_table(lines: dict[str, list[Point]], points: list[Point]) -> str:

@@ -17,6 +17,7 @@ BY_KL, BUDGET_BY_KL, SHARES = HERE / "by_kl", HERE / "budget_by_kl", HERE / "sha
 LONGER_BUDGET_BY_KL, BUDGET_AT_LENGTH = HERE / "budget_by_kl_longer", HERE / "budget_at_length"
 ANOTHER_TASK = HERE / "another_task"
 LONGER_ALPACA, LONGER_SENSITIVE = HERE / "longer_alpaca", HERE / "longer_sensitive"
+EIGHT_RUNS = HERE / "eight_runs"
 TAKEN = {
     "conflict": HERE,
     "conflict-budget": BUDGET,
@@ -28,6 +29,7 @@ TAKEN = {
     "conflict-another-task": ANOTHER_TASK,
     "conflict-longer-alpaca": LONGER_ALPACA,
     "conflict-longer-sensitive": LONGER_SENSITIVE,
+    "conflict-eight-runs": EIGHT_RUNS,
 }
 """The folder here of each run."""
 TASK, ORIGINAL, PROXY = "task:alpaca", "original", "safety:judging"

@@ -20,6 +20,7 @@ from fronts import (
     by_kl_areas_table,
     by_kl_table,
     dials_beside_interpolation,
+    eight_runs_table,
     equal_tokens_tables,
     heights_table,
 )
@@ -28,6 +29,7 @@ from runs import (
     ANOTHER_TASK,
     BUDGET_AT_LENGTH,
     BY_KL,
+    EIGHT_RUNS,
     HERE,
     SENSITIVE,
     TAKEN,
@@ -70,6 +72,8 @@ def texts() -> Iterator[tuple[str, str]]:
         yield "another task", dials_beside_interpolation(ANOTHER_TASK, ANOTHER_TASK, SENSITIVE)
     if tables := equal_tokens_tables():
         yield "equal tokens", "\n\n".join(tables)
+    if EIGHT_RUNS.exists():
+        yield "eight runs", eight_runs_table()
     for folder, mark in BUDGETS.items():
         if folder.exists():
             yield mark, f"{budget_text(folder)}\n\n{interpolated_table(folder)}"

@@ -62,16 +62,21 @@ def test_no_link_is_dead(page: Path) -> None:
 
 def hook(name: str) -> ModuleType:
     """A module of docs/hooks; a test skips where MkDocs, which some of them import, is not here."""
-    spec = importlib.util.spec_from_file_location(name, DOCS / "hooks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        return script(DOCS / "hooks" / f"{name}.py")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "mkdocs":
             raise
         pytest.skip("no MkDocs: `make docs` installs it")
+
+
+def script(path: Path) -> ModuleType:
+    """A file that is no part of a package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
@@ -173,6 +178,11 @@ def test_the_output_on_the_first_page_is_what_the_command_prints() -> None:
     assert printed.output.replace(f"{ROOT}/", "").startswith(quoted)
 
 
+def test_the_model_card_that_is_shown_is_what_is_written_now() -> None:
+    card = script(DOCS / "start" / "card.py")
+    assert card.CARD.read_text("utf-8") == card.card()
+
+
 def test_every_formula_of_the_theory_becomes_a_picture_of_it() -> None:
     formulas = hook("formulas")
     marked = formulas._MATHS.sub(formulas._marked, (DOCS / "theory.md").read_text("utf-8"))
@@ -230,11 +240,7 @@ def test_an_example_runs(
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     sys.modules.pop("small_world", None)
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    example = script(ROOT / "examples" / f"{name}.py")
     example.main(steps=2, aligning=2)
     assert "safety loss" in capsys.readouterr().out
 

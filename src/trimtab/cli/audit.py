@@ -58,7 +58,7 @@ def audit(
     lengths: Annotated[Lengths, Options(prefix="max_")] = Lengths(),  # noqa: B008
     load: Loading = Loading(),  # noqa: B008
 ) -> None:
-    """Judge data, proxies and landscape before training."""
+    """Say before training what the data will cost, and how good the safety data are."""
     from trimtab.audit.audit import audit as make_audit
     from trimtab.cli.audit_output import print_audit, watched_stages
     from trimtab.cli.progress import output_console, print_page

@@ -47,6 +47,7 @@ app = typer.Typer(
     help="Fine-tune a language model under a safety constraint, and measure what each gave up.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 100},
     rich_markup_mode=None,
 )
 

@@ -44,7 +44,7 @@ def compare(
     retry: Retry = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Put every published method beside penalties on safety loss and on distance moved."""
+    """Train and measure the published methods beside penalties, all on your data."""
     from dataclasses import replace
 
     from trimtab.config.yaml_io import read_experiment

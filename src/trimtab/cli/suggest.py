@@ -34,7 +34,7 @@ def suggest(
         typer.Option(help="What the task loss may lie over the start's; below 0 it has to learn."),
     ] = None,
 ) -> None:
-    """Name the method and hyperparameter that keep to limits at the least task loss."""
+    """Name the setting that keeps to your limits at the least task loss."""
     from trimtab.analysis.selection import suggestions
     from trimtab.analysis.standing import Limit
     from trimtab.config.yaml_io import EXPERIMENT_FILE, read_experiment

@@ -76,7 +76,7 @@ def sweep(
         ),
     ] = None,
 ) -> None:
-    """Make every point of an experiment's grid."""
+    """Train and measure every setting of an experiment's file."""
     from dataclasses import replace
 
     from trimtab.config.grid import only_model
