@@ -222,7 +222,7 @@ MUTATIONS = (
     Mutation(
         "held-out prompts are trained on",
         "data/splits.py",
-        "train = [row for row in train if prompt_key(row.prompt) not in held_out]",
+        "train = [row for row in train if held_out.isdisjoint(_keys_of_leaks(row))]",
         "train = [row for row in train if True]",
         "tests/data",
     ),

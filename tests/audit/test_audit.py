@@ -17,10 +17,10 @@ from tests.watchers import Watcher
 from trimtab import UserError
 from trimtab.audit.audit import audit
 from trimtab.audit.in_short import in_short
-from trimtab.audit.own_proxy import empty_answers, write_own_proxy
+from trimtab.audit.own_proxy import empty_and_cut_answers, write_own_proxy
 from trimtab.cli import main
 from trimtab.config.audit_settings import AuditSettings
-from trimtab.config.data_source import DataSource
+from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Block, Experiment, Measuring, Training
 from trimtab.config.methods import ALIGNED
 from trimtab.data.sources import read_rows
@@ -322,10 +322,31 @@ def test_a_proxy_file_goes_on_as_if_never_stopped(there: AlignedWorld, tmp_path:
     lines = whole.splitlines()
     emptied = json.dumps(json.loads(lines[0]) | {"response": ""})
     (tmp_path / "emptied.jsonl").write_text("\n".join([emptied, *lines[1:]]) + "\n")
-    assert empty_answers(tmp_path / "emptied.jsonl") == empty_answers(tmp_path / "whole.jsonl") + 1
+    empty, cut = empty_and_cut_answers(tmp_path / "whole.jsonl")
+    assert cut == whole.count("cut_short")
+    assert empty_and_cut_answers(tmp_path / "emptied.jsonl")[0] == empty + 1
     (tmp_path / "other.jsonl").write_text('{"prompt": "x", "response": "y"}\n')
     with pytest.raises(UserError, match="no answer to prompt 1"):
         write(tmp_path / "other.jsonl")
+
+
+def test_answers_that_are_cut_are_marked_and_prompts_of_one_message_or_more_make_one_file(
+    there: AlignedWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records: list[dict[str, object]] = [{"prompt": text} for text in CONTEXTS[:4]]
+    records.append({"prompt": CONTEXTS[4], "system": CONTEXTS[5]})
+    prompts, out = write_rows(tmp_path / "prompts.jsonl", records), tmp_path / "own.jsonl"
+    short = Lengths(prompt=1, response=1)
+    write_own_proxy(there.model, DataSource(prompts), out, short, 4, 0, Recorder())
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert all("messages" in line for line in lines)
+    rows = read_rows(DataSource(str(out), drop_empty=True))
+    assert [row.is_whole for row in rows] == [False] * len(rows)  # a token alone holds no end
+    assert empty_and_cut_answers(out) == (len(lines) - len(rows), len(rows))
+    assert "asked without their beginning" in caplog.text
+    before = out.read_bytes()
+    write_own_proxy(there.model, DataSource(prompts), out, short, 4, 0, Recorder())
+    assert out.read_bytes() == before
 
 
 def test_the_worst_rows_are_the_worst() -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from trimtab.config.data_source import Lengths
-from trimtab.data.encoding import IGNORED, Limits, encode, prompt_ids
+from trimtab.data.encoding import IGNORED, Limits, encode, prompt_ids, teaches_an_end
 from trimtab.data.rows import Message, Row
 from trimtab.errors import UserError
 
@@ -173,7 +173,7 @@ FACTS: list[tuple[str, str, bool, str, str, str]] = [
         "<think>Greet.</think>Yes.</s>",
     ),
     ("no generation prompt", DEAF, False, "Yes.", ASKED, "Yes.<|im_end|>\n"),
-    ("a space at the end", PLAIN, False, "Yes.", "user: Hi\nassistant: ", "Yes.\n"),
+    ("a space at the end", PLAIN, False, "Yes.", "user: Hi\nassistant:", " Yes.\n"),
 ]
 
 
@@ -331,3 +331,33 @@ def test_a_thought_that_a_template_leaves_out_is_told() -> None:
         "the chat template leaves out part of 1 of 2 responses, such as a thought; they are taken "
         "as the rows have them."
     ]
+
+
+@pytest.mark.parametrize("template", [None, CHATML, SMOLLM])
+def test_a_response_that_was_cut_short_teaches_no_end(template: str | None) -> None:
+    tokenizer, prompt = byte_tokenizer(template), (Message("user", "Hi"),)
+    whole = divided(Row(prompt, "Yes, an"), tokenizer)
+    cut = divided(Row(prompt, "Yes, an", is_whole=False), tokenizer)
+    assert cut == [whole[0], "Yes, an"]
+    assert whole[1] != cut[1]
+
+
+SPACED = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def test_a_prompt_is_asked_with_the_ids_it_is_trained_with() -> None:
+    row = Row((Message("user", "Hi"),), "Yes.")
+    for template in (CHATML, SMOLLM, SPACED):
+        tokenizer = byte_tokenizer(template)
+        record = encode([row], tokenizer, Lengths())[0]
+        asked = prompt_ids(row.prompt, tokenizer)
+        assert record["input_ids"][: len(asked)] == asked
+        assert record["labels"][: len(asked) + 1].count(IGNORED) == len(asked)
+
+
+def test_a_template_without_an_end_of_turn_is_known() -> None:
+    assert not teaches_an_end(byte_tokenizer(SPACED))
+    assert all(teaches_an_end(byte_tokenizer(template)) for template in (None, CHATML, SMOLLM))

@@ -17,7 +17,7 @@ import pytest
 from datasets import Dataset
 
 from trimtab.config.data_source import DataSource
-from trimtab.data.rows import Message, Row
+from trimtab.data.rows import Message, Row, are_chats
 from trimtab.data.shapes import BadRecordError, shape_of
 from trimtab.data.sources import read_prompts, read_rows
 from trimtab.errors import UserError
@@ -923,3 +923,40 @@ def test_a_long_number_is_no_other(tmp_path: Path) -> None:
         read_rows(DataSource(str(path), where={"id": f"{first + 9}"}))
     (row,) = read_rows(DataSource(str(path), where={"id": f"{first}.0"}))
     assert row.prompt[0].content == f"p{first}"
+
+
+def test_what_a_prompt_alone_would_lose_is_told(tmp_path: Path) -> None:
+    lines = [{"prompt": "Sum it up.", "context": f"Text {n}", "tools": []} for n in range(3)]
+    warnings: list[str] = []
+    read_prompts(DataSource(write(tmp_path / "p.jsonl", lines)), tmp_path, warnings.append)
+    assert warnings == ["p.jsonl: 3 of 3 rows have column 'context', which is left out."]
+
+
+def test_a_prompt_is_that_of_the_row(tmp_path: Path) -> None:
+    record = {
+        "instruction": "Add.",
+        "input": "2 and 3",
+        "output": "5",
+        "prompt": "### Add. ### 2 and 3 ### Output: 5",
+    }
+    source = DataSource(write(tmp_path / "p.jsonl", [record]))
+    warnings: list[str] = []
+    (prompt,) = read_prompts(source, tmp_path, warnings.append)
+    (row,) = read_rows(source, tmp_path, warnings.append)
+    assert prompt == row.prompt
+    assert warnings == []
+
+
+def test_a_file_of_rows_has_one_shape_and_is_read_again(tmp_path: Path) -> None:
+    question = Message("user", "Why?")
+    rows = [
+        Row((question,), "So."),
+        Row((Message("system", "Be brief."), question), "Because", is_whole=False),
+    ]
+    as_chat = are_chats(row.prompt for row in rows)
+    assert as_chat
+    name = write(tmp_path / "rows.jsonl", [row.to_json(as_chat) for row in rows])
+    assert read_rows(DataSource(name), tmp_path) == rows
+    assert not are_chats(row.prompt for row in rows[:1])
+    name = write(tmp_path / "rows.jsonl", [row.to_json(as_chat=False) for row in rows[:1]])
+    assert read_rows(DataSource(name), tmp_path) == rows[:1]

@@ -386,3 +386,34 @@ def test_a_weight_that_is_no_probability_is_refused(
     )
     with pytest.raises(UserError, match=message):
         load_roles(None, {}, {"t": source}, data_root=tmp_path)
+
+
+def test_a_question_and_its_answer_do_not_leak_under_another_system_message(
+    tmp_path: Path,
+) -> None:
+    lines = [
+        {"system": system, "prompt": f"question {n}", "response": f"answer {n}"}
+        for n in range(60)
+        for system in ("be brief", "be kind", "be both")
+    ]
+    (tmp_path / "task.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    roles = load_roles(None, {}, {"t": DataSource("task.jsonl")}, data_root=tmp_path)
+    split = roles.task["t"]
+    answers = [{row.response for row in rows} for rows in (split.train, split.held_out)]
+    assert not answers[0] & answers[1]
+    (warning,) = roles.warnings
+    removed = len(lines) - len(split.held_out) - len(split.train)
+    assert removed
+    assert f"task t (task.jsonl): {removed} of " in warning
+
+
+def test_one_question_of_many_documents_in_the_system_message_is_many_prompts(
+    tmp_path: Path,
+) -> None:
+    lines = [
+        {"system": f"document {n}", "prompt": "summarise", "response": f"answer {n}"}
+        for n in range(60)
+    ]
+    (tmp_path / "task.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    split = load_roles(None, {}, {"t": DataSource("task.jsonl")}, data_root=tmp_path).task["t"]
+    assert len(split.train) + len(split.held_out) == 60

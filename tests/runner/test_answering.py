@@ -24,6 +24,7 @@ from trimtab.report.model_card import points_card
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
+from trimtab.runner.answering import read_rows_and_prompts
 from trimtab.runner.sweep import sweep
 
 WORDS = ["i", "cannot", "help", "ask", "tell", "sure", "do", "that", "for", "you"]
@@ -205,3 +206,32 @@ def test_the_last_line_and_the_card_say_what_it_answers(finished: Path) -> None:
     card = points_card([plain], results, finished / "models" / str(plain.model))
     assert "## What it answers" in card
     assert "had not been judged" not in card
+
+
+def test_a_prompt_that_is_trained_on_is_not_asked(experiment: Experiment, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(experiment.data_root, root)
+    questions = [f"ask {first} {second}" for first in WORDS for second in WORDS[:4]]
+    lines = [{"system": "be kind", "prompt": text, "response": REFUSES} for text in questions]
+    (root / "safety.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = [*questions, "tell me", "tell you"]
+    (root / "asked.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in asked))
+    known = replace(
+        experiment,
+        data_root=str(root),
+        safety={"refusals": DataSource("safety.jsonl")},
+        answers=Answers(harmful=(DataSource("asked.jsonl"),), tokens=8),
+    )
+    roles, prompts = read_rows_and_prompts(known)
+    trained_on = {row.prompt[-1].content for row in roles.safety["refusals"].train}
+    assert trained_on
+    assert {prompt.text for prompt in prompts} == set(asked) - trained_on
+    assert roles.warnings[-1] == (
+        f"asked.jsonl: of 42 harmful prompts {len(trained_on)} are trained on (safety refusals) "
+        "and are not asked."
+    )
+    (root / "asked.jsonl").write_text(
+        "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in trained_on)
+    )
+    with pytest.raises(UserError, match="that no training row has"):
+        read_rows_and_prompts(known)

@@ -140,7 +140,7 @@ def _own_answers(
             settings.lengths,
             _BATCH,
             settings.seed,
-            finished=lambda place, answer: watcher.stepped(place + 1),
+            finished=lambda place, answer, is_whole: watcher.stepped(place + 1),
         )
 
     answers = stages.result(OWN, sample_answers)

@@ -29,7 +29,7 @@ from trimtab.audit.result import (
 )
 from trimtab.audit.stage_cache import StageCache
 from trimtab.config.audit_settings import AuditSettings
-from trimtab.data.rows import Row
+from trimtab.data.rows import Row, are_chats
 from trimtab.data.splits import choose_rows
 from trimtab.measure.geometry import Landscape, curvature, landscape
 from trimtab.measure.influence import Influence, endangering_rows
@@ -225,7 +225,9 @@ def _endangering(
     if folder is not None and len(worst):
         dropped = {id(task.chosen[place]) for place in worst}
         kept_file = f"kept-{name}.jsonl"
-        lines = [json.dumps(row.to_json()) for row in task.rows if id(row) not in dropped]
+        kept = [row for row in task.rows if id(row) not in dropped]
+        as_chat = are_chats(row.prompt for row in kept)
+        lines = [json.dumps(row.to_json(as_chat)) for row in kept]
         write_atomically(folder / kept_file, "".join(f"{line}\n" for line in lines))
     return TaskInfluence(
         name,

@@ -133,7 +133,12 @@ def evaluate(
         prompt
         for kind, sources in (("harmful", harmful), ("benign", benign))
         for source in sources or []
-        for prompt in prompts_of(DataSource(source, rows=rows), kind, decoding.seed)  # type: ignore[arg-type]
+        for prompt in prompts_of(
+            DataSource(source, rows=rows),
+            kind,  # type: ignore[arg-type]
+            decoding.seed,
+            warning=lambda line: say(f"warning {line}", error=True),
+        )
     )
 
     def answers(model: str) -> AnswerEngine:

@@ -30,7 +30,7 @@ def proxy(
     restart: Restart = False,
 ) -> None:
     """Write the aligned model's own answers as safety data."""
-    from trimtab.audit.own_proxy import empty_answers, write_own_proxy
+    from trimtab.audit.own_proxy import empty_and_cut_answers, write_own_proxy
     from trimtab.cli.audit_output import watched_stages
     from trimtab.models import quiet_libraries
 
@@ -48,7 +48,15 @@ def proxy(
             load,
         )
     say(f"{lines} answers are in {out}.")
-    if empty := empty_answers(out):
+    empty, cut = empty_and_cut_answers(out)
+    if cut:
+        are = "is" if cut == 1 else "are"
+        say(
+            f"{cut} of them {are} cut off at {lengths.response} tokens, and marked cut_short: "
+            "training on them teaches no end. For whole answers give a larger --max-response and "
+            "--restart."
+        )
+    if empty:
         are = "is" if empty == 1 else "are"
         say(
             f"{empty} of them {are} empty: the model ended at once. Remove those lines, or set "

@@ -169,16 +169,14 @@ def print_plan(experiment: Experiment, out: Path, restart: bool, retry: bool = F
 def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
     """A plan, what of it is left to make, and what that costs."""
     from trimtab.cli.progress import output_console, plain, plan_table
-    from trimtab.data.splits import read_roles
     from trimtab.models import quiet_libraries
-    from trimtab.runner.answering import prompts_of_experiment
+    from trimtab.runner.answering import read_rows_and_prompts
     from trimtab.runner.cost import estimate_cost
 
     quiet_libraries()
     console = output_console()
-    roles = read_roles(experiment)
+    roles, prompts = read_rows_and_prompts(experiment)
     for warning in roles.warnings:
         console.print(f"[yellow]warning[/] {plain(warning)}", highlight=False, soft_wrap=True)
-    prompts = len(prompts_of_experiment(experiment))
     cost = estimate_cost(experiment, roles, left)
-    console.print(plan_table(plan, left, cost, prompts), highlight=False)
+    console.print(plan_table(plan, left, cost, len(prompts)), highlight=False)

@@ -56,8 +56,9 @@ def encode(
     A tokenizer with a chat template renders the row through it; one without joins the messages by
     newlines and ends the response with its end-of-sequence token. The prompt is what the template
     puts before an assistant's words, its header and an empty thought included, and the response is
-    all that follows. A control token in a row's text is read as the characters it is written with.
-    Training, measuring and sampling use these ids, so a loss means the same in each.
+    all that follows; of one that was cut short, all but the end. A control token in a row's text is
+    read as the characters it is written with. Training, measuring and sampling use these ids, so a
+    loss means the same in each.
 
     Args:
         limits: what the model can read, where it is known.
@@ -118,6 +119,14 @@ def ends_of_answers(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset(ends)
 
 
+def teaches_an_end(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether an answer in training is followed by a control token, as the end of a turn is.
+
+    Raises UserError as `encode` does.
+    """
+    return tokenizer.chat_template is None or _Encoder(tokenizer).ends_turns()
+
+
 def cut_prompt(ids: list[int], tokenizer: PreTrainedTokenizerBase, lengths: Lengths) -> list[int]:
     """The end of a prompt's ids, with the beginning-of-sequence token it began with."""
     if len(ids) <= lengths.prompt:
@@ -167,6 +176,11 @@ class _Encoder:
         token = next((token for token in self.control if ending.startswith(token)), None)
         return None if token is None else int(self.tokenizer.convert_tokens_to_ids(token))
 
+    def ends_turns(self) -> bool:
+        """Whether the template puts any control token after an answer."""
+        ending = self._turn([Message("user", "?")]).end
+        return any(token in ending for token in self.control)
+
     def divided(self, row: Row) -> tuple[list[int], list[int]]:
         """The ids of prompt and response, uncut."""
         prompt = [self._marked(message) for message in row.prompt]
@@ -185,8 +199,11 @@ class _Encoder:
                     "the tokenizer has neither a chat template nor an end-of-sequence token, so a "
                     "response would never end. Give it one of the two."
                 )
-            return self._before() + self._ids(_joined(prompt)), [*self._ids(response), end]
+            ends = [end] if row.is_whole else []
+            return self._before() + self._ids(_joined(prompt)), [*self._ids(response), *ends]
         opening, whole = self._opening_and_whole(prompt, response)
+        if not row.is_whole:
+            whole = whole.removesuffix(self._turn(prompt).end)
         before, ids = self._ids(opening), self._ids(whole)
         shared = sum(
             1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False))
@@ -240,8 +257,10 @@ class _Encoder:
             opening = header
         else:
             opening = question
-        lead = "" if opening.endswith(" ") else before[len(header) :]
-        return _Turn(question, opening, lead, end)
+        # A space that ends the opening is taken as part of the first word, as in training.
+        stripped = opening.rstrip(" ")
+        lead = opening[len(stripped) :] or before[len(header) :]
+        return _Turn(question, stripped, lead, end)
 
     def _rendered(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,13 +33,24 @@ class Row:
     """The text the model learns to answer, and the only text a loss is taken on."""
     weight: float = 1.0
     """The row's probability where the rows enumerate a finite distribution; 1 for a draw."""
+    is_whole: bool = True
+    """Whether the response ends where it stops; one that was cut short teaches no end."""
 
-    def to_json(self) -> dict[str, Any]:
-        """As a file of training data has it: prompt and response, or the messages of a chat."""
-        if len(self.prompt) == 1 and self.prompt[0].role == "user":
-            return {"prompt": self.prompt[0].content, "response": self.response}
+    def to_json(self, as_chat: bool) -> dict[str, Any]:
+        """As a file of training data has it: prompt and response, or the messages of a chat.
+
+        A file has one shape, so `as_chat` where any of its rows is more than a user's one message.
+        """
+        cut: dict[str, Any] = {} if self.is_whole else {"cut_short": True}
+        if not as_chat:
+            return {"prompt": self.prompt[0].content, "response": self.response, **cut}
         messages = [{"role": message.role, "content": message.content} for message in self.prompt]
-        return {"messages": [*messages, {"role": "assistant", "content": self.response}]}
+        return {"messages": [*messages, {"role": "assistant", "content": self.response}], **cut}
+
+
+def are_chats(prompts: Iterable[tuple[Message, ...]]) -> bool:
+    """Whether any prompt is more than one message of the user."""
+    return any(len(prompt) != 1 or prompt[0].role != "user" for prompt in prompts)
 
 
 def row_weights(rows: Sequence[Row]) -> NDArray[np.float64] | None:
@@ -51,6 +62,16 @@ def row_weights(rows: Sequence[Row]) -> NDArray[np.float64] | None:
 def prompt_key(prompt: tuple[Message, ...]) -> str:
     """What two prompts have in common that are one, but for the blanks round their messages."""
     return json.dumps([[message.role, message.content.strip()] for message in prompt])
+
+
+def question_key(prompt: tuple[Message, ...]) -> str:
+    """What two prompts have in common that ask the same, under whatever system message.
+
+    >>> question = Message("user", "Why?")
+    >>> question_key((Message("system", "Be brief."), question)) == prompt_key((question,))
+    True
+    """
+    return prompt_key(tuple(message for message in prompt if message.role != "system"))
 
 
 def prompt_numbers(rows: Sequence[Row]) -> NDArray[np.intp] | None:

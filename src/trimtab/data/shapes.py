@@ -41,7 +41,8 @@ def shape_of(
     Of several shapes it is that with most of the columns that the user `named`, and else the first
     of `SHAPES`; a named one that it would not read raises `BadRecordError`. Beside its own columns
     every shape takes `system`, a system message before the prompt,
-    `history`, turns before it, and `weight`. The last assistant message of a conversation that is
+    `history`, turns before it, `weight`, and `cut_short`, which is true where a response was cut
+    off and its end is not to be learned. The last assistant message of a conversation that is
     to be learned is the response, all before it the prompt. The response may come out empty;
     everything else wrong raises `BadRecordError`.
 
@@ -65,13 +66,15 @@ def prompt_shape_of(
 ) -> Callable[[Record], Row] | None:
     """As `shape_of`, of records that are asked alone: the row's response is empty.
 
-    A conversation that ends with the assistant is asked again from before its answer; any other is
-    asked as it stands.
+    The prompt is that of the row where the record makes one: beside an instruction and its output a
+    column `prompt` may hold both. A conversation that ends with the assistant is asked again from
+    before its answer; any other is asked as it stands.
     """
     fitting = [column for column in _PROMPTS if column in columns]
     if not fitting:
         return None
-    column = max(fitting, key=lambda column: column in named)
+    of_rows: set[str] = next((needed for needed, _ in _SHAPES if needed <= set(columns)), set())
+    column = max(fitting, key=lambda column: (column in named, column in of_rows))
     _require_input_read(named, after_instruction=column == "instruction")
     _require_all_read(named, _PROMPTS.keys() - {column}, {column})
     prompt_of = _PROMPTS[column]
@@ -102,15 +105,25 @@ def _require_all_read(
         )
 
 
-def left_out(record: Record, named_columns: Collection[str]) -> list[str]:
-    """What of a record says more than its row does; the user names `named_columns`."""
+def left_out(
+    record: Record, named_columns: Collection[str], *, is_asked: bool = False
+) -> list[str]:
+    """What of a record says more than its row does, or its prompt where that alone `is_asked`.
+
+    The user names `named_columns`.
+    """
+    reads_input = "instruction" in record and (
+        "output" in record or (is_asked and not _PROMPTS.keys() - {"instruction"} & record.keys())
+    )
     descriptions = [
         f"column {column!r}"
         for column in _SAYS_MORE
         if column not in named_columns
-        and not (column == "input" and "instruction" in record and "output" in record)
+        and not (column == "input" and reads_input)
         and _says(record.get(column))
     ]
+    if is_asked:
+        return descriptions
     for column in ("messages", "conversations", "prompt", "completion", "response"):
         turns = record.get(column)
         if isinstance(turns, list) and all(isinstance(turn, Mapping) for turn in turns):
@@ -299,6 +312,8 @@ def _with_side_columns(row: Row, record: Record) -> Row:
                 "the prompt has a system message and so has the column 'system'. Keep one of them."
             )
         row = replace(row, prompt=(Message("system", record["system"]), *row.prompt))
+    if record.get("cut_short") is True:
+        row = replace(row, is_whole=False)
     return replace(row, weight=_weight(record["weight"])) if "weight" in record else row
 
 

@@ -110,7 +110,8 @@ def _rows_by_number(
             rows[place + 1] = row_of(renamed[place])
             if shape is shape_of:
                 refuse_preferences(renamed[place], source.columns, source.where)
-                more.update(set(left_out(renamed[place], named_columns)))
+            is_asked = shape is prompt_shape_of
+            more.update(set(left_out(renamed[place], named_columns, is_asked=is_asked)))
         except BadRecordError as error:
             raise UserError(f"{source.path} row {place + 1}: {error}") from None
     for description, count in sorted(more.items()):

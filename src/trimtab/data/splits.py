@@ -13,7 +13,7 @@ from pathlib import Path
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Experiment
 from trimtab.data.files import MissingFilesError, local_path, on_hub, require_files
-from trimtab.data.rows import Row, prompt_key, row_weights
+from trimtab.data.rows import Row, prompt_key, question_key, row_weights
 from trimtab.data.sources import read_rows
 from trimtab.errors import UserError
 from trimtab.stats import FEW_ROWS
@@ -56,6 +56,21 @@ class Roles:
     warnings: tuple[str, ...]
     """What was removed, repeated or shared, each counted in one line."""
 
+    @property
+    def trained_on(self) -> dict[str, str]:
+        """Whose training rows ask a prompt, by its key, with and without its system message.
+
+        Rows that are draws are left out: of a small world every prompt is drawn.
+        """
+        splits = [*([self.original] if self.original else []), *self.safety.values()]
+        return {
+            key: split.label
+            for split in (*splits, *self.task.values())
+            if not split.repeats
+            for row in split.train
+            for key in (prompt_key(row.prompt), question_key(row.prompt))
+        }
+
 
 def load_roles(
     original: DataSource | None,
@@ -68,8 +83,9 @@ def load_roles(
 
     The share held out is of prompts, drawn by a hash of seed and prompt, so files that answer the
     same prompts divide alike and limits choose alike. What a hash cannot keep apart (a file of
-    held-out rows, unequal shares) is removed from training and counted. A source whose rows are
-    draws (`repeats`) is exempt. Relative paths start at `data_root`.
+    held-out rows, unequal shares, a held-out question with its answer under another system message)
+    is removed from training and counted. A source whose rows are draws (`repeats`) is exempt.
+    Relative paths start at `data_root`.
 
     Raises:
         UserError: a source cannot be read, or has no row left to train on or to hold out.
@@ -85,7 +101,9 @@ def load_roles(
         label: _divided(label, source, seed, data_root, warnings.append)
         for label, source in sources.items()
     }
-    held_out = {prompt_key(row.prompt) for split in divided.values() for row in split.held_out}
+    held_out = {
+        key for split in divided.values() for row in split.held_out for key in _keys_of_leaks(row)
+    }
     finished = {
         label: _finished(divided[label], source, held_out, seed, warnings.append)
         for label, source in sources.items()
@@ -240,7 +258,7 @@ def _finished(
     place = f"{split.label} ({source.path})"
     train = list(split.train)
     if not source.repeats:
-        train = [row for row in train if prompt_key(row.prompt) not in held_out]
+        train = [row for row in train if held_out.isdisjoint(_keys_of_leaks(row))]
         leaked = len(split.train) - len(train)
         if not train:
             raise UserError(
@@ -315,6 +333,11 @@ def _rows_named(source: DataSource, data_root: Path | None) -> str:
         path = str(local_path(path, data_root).resolve())
     where = json.dumps(source.where, sort_keys=True, default=str)
     return f"{path} {source.name} {source.split} {where}"
+
+
+def _keys_of_leaks(row: Row) -> tuple[str, str]:
+    """Prompt, and question with answer: a row to train on that has either gives this one away."""
+    return prompt_key(row.prompt), f"{question_key(row.prompt)} {row.response.strip()}"
 
 
 def _draws(rows: Sequence[Row], repeats: bool) -> int:

@@ -13,11 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.data_source import Lengths
 from trimtab.config.loading import Loading
-from trimtab.data.encoding import cut_prompt, ends_of_answers, prompt_ids
+from trimtab.data.encoding import ends_of_answers
 from trimtab.errors import UserError
 from trimtab.evaluate.endpoint import Endpoint
 from trimtab.evaluate.prompt_sets import messages_of
-from trimtab.measure.generation import sampled_answers
+from trimtab.measure.generation import asked_ids, sampled_answers
 from trimtab.models import load_model, load_tokenizer, to_device, weights_sha256
 from trimtab.results.checksums import digest_of
 from trimtab.results.generations import AskedPrompt, Decoding
@@ -90,7 +90,7 @@ class TransformersEngine:
             decoding.batch_size,
             decoding.seed,
             first,
-            finished,
+            lambda place, answer, _: finished(place, answer),
             greedy=decoding.temperature == 0,
             temperature=decoding.temperature,
             top_p=decoding.top_p,
@@ -179,10 +179,7 @@ class VllmEngine:
         ends = sorted(ends_of_answers(tokenizer))
         for start in range(first, len(prompts), decoding.batch_size):
             batch = prompts[start : start + decoding.batch_size]
-            ids = [
-                cut_prompt(prompt_ids(messages_of(prompt), tokenizer), tokenizer, lengths)
-                for prompt in batch
-            ]
+            ids = [asked_ids(messages_of(prompt), tokenizer, lengths) for prompt in batch]
             draws = [
                 self._vllm.SamplingParams(
                     temperature=decoding.temperature,

@@ -5,12 +5,14 @@ The table holds where a set is and how it is read, never its rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from warnings import warn
 
 from trimtab.config.data_source import DataSource
-from trimtab.data.rows import Message, Row
+from trimtab.data.rows import Message, Row, prompt_key
 from trimtab.data.sources import read_prompts
 from trimtab.data.splits import choose_rows
 from trimtab.errors import UserError
@@ -164,15 +166,40 @@ def known_source(source: DataSource, kind: Kind) -> DataSource:
 
 
 def prompts_of(
-    data_source: DataSource, kind: Kind, seed: int = 0, data_root: Path | None = None
+    data_source: DataSource,
+    kind: Kind,
+    seed: int = 0,
+    data_root: Path | None = None,
+    trained_on: Mapping[str, str] = MappingProxyType({}),
+    warning: Callable[[str], None] = warn,
 ) -> list[AskedPrompt]:
     """The prompts of a known set or of a file, at most `data_source.rows`, shortest first.
 
-    Shortest first, so that a batch holds little padding. Raises UserError: nothing of that name can
-    be read, or it holds no prompts.
+    Shortest first, so that a batch holds little padding. What a model answers to a prompt that it
+    was trained on tells nothing of others: such prompts are left out, and counted.
+
+    Args:
+        trained_on: as of `Roles.trained_on`.
+        warning: hears how many prompts are left out.
+
+    Raises:
+        UserError: nothing of that name can be read, it holds no prompts, or all are trained on.
     """
     source = known_source(data_source, kind)
-    rows = [Row(prompt, "") for prompt in read_prompts(source, data_root)]
+    rows = [Row(prompt, "") for prompt in read_prompts(source, data_root, warning)]
+    labels = [trained_on.get(prompt_key(row.prompt)) for row in rows]
+    if known := sorted({label for label in labels if label is not None}):
+        are_known = (
+            f"{data_source.path}: of {len(rows)} {kind} prompts "
+            f"{len(rows) - labels.count(None)} are trained on ({', '.join(known)})"
+        )
+        rows = [row for row, label in zip(rows, labels, strict=True) if label is None]
+        if not rows:
+            raise UserError(
+                f"{are_known}, and answers to them would tell nothing of others. Give prompts that "
+                "no training row has."
+            )
+        warning(f"{are_known} and are not asked.")
     chosen = [row.prompt for row in choose_rows(rows, data_source.rows, seed)]
     chosen.sort(key=lambda prompt: len(prompt[-1].content))
     name = Path(data_source.path).name

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from trimtab.errors import UserError
 from trimtab.measure.losses import evaluating
 from trimtab.models import limits_of
 
+log = logging.getLogger(__name__)
+
 
 @torch.inference_mode()
 def sampled_answers(
@@ -27,7 +31,7 @@ def sampled_answers(
     batch_size: int = 16,
     seed: int = 0,
     first: int = 0,
-    finished: Callable[[int, str], None] = lambda place, answer: None,
+    finished: Callable[[int, str, bool], None] = lambda place, answer, is_whole: None,
     greedy: bool = False,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -43,7 +47,8 @@ def sampled_answers(
         prompts: all of them, whichever have an answer already.
         lengths: where prompts and answers are cut.
         first: the first prompt to answer, a multiple of `batch_size`.
-        finished: hears the place and the answer as each is ready.
+        finished: hears the place and the answer as each is ready, and whether the model ended it:
+            one that is cut at `lengths.response` tokens it would have gone on with.
         greedy: take the likeliest word at each place instead of a draw.
         temperature: what logits are divided by before a draw.
         top_p: draw from the fewest tokens that together have this probability.
@@ -57,14 +62,14 @@ def sampled_answers(
     with evaluating(model):
         for start in range(first, len(prompts), batch_size):
             batch = [
-                cut_prompt(prompt_ids(prompt, tokenizer), tokenizer, lengths)
+                asked_ids(prompt, tokenizer, lengths)
                 for prompt in prompts[start : start + batch_size]
             ]
             width = max(map(len, batch))
             padding: Any = tokenizer.pad_token_id
             ids = torch.tensor([[padding] * (width - len(row)) + row for row in batch])
             attended = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
-            with torch.random.fork_rng(), only_ends_of(model, tokenizer):
+            with torch.random.fork_rng(), only_ends_of(model, tokenizer) as ends:
                 torch.manual_seed(seed * 2**20 + start)
                 tokens: Any = model.generate(
                     input_ids=ids.to(model.device),
@@ -76,8 +81,27 @@ def sampled_answers(
             for place, row in enumerate(tokens[:, width:], start=start):
                 answer = tokenizer.decode(row, skip_special_tokens=True).strip()
                 answers.append(answer)
-                finished(place, answer)
+                finished(place, answer, not ends.isdisjoint(row.tolist()))
     return answers
+
+
+def asked_ids(
+    prompt: Sequence[Message], tokenizer: PreTrainedTokenizerBase, lengths: Lengths
+) -> list[int]:
+    """A prompt's ids as a model is asked; that some lose their beginning is said once."""
+    ids = prompt_ids(prompt, tokenizer)
+    if len(ids) > lengths.prompt:
+        _tell_of_cut(lengths.prompt)
+    return cut_prompt(ids, tokenizer, lengths)
+
+
+@cache
+def _tell_of_cut(tokens: int) -> None:
+    log.warning(
+        "Prompts of more than %d tokens are asked without their beginning, and so without a system "
+        "message. Give --max-prompt (lengths in a file) to keep more.",
+        tokens,
+    )
 
 
 @contextmanager

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import get_args
+from warnings import warn
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.experiment import Answers, Experiment
 from trimtab.config.methods import ALIGNED
+from trimtab.data.splits import Roles, read_roles
 from trimtab.errors import UserError
 from trimtab.evaluate.answers import kept_answers
 from trimtab.evaluate.coherence import (
@@ -144,37 +147,66 @@ class Answering:
 
 def answering_of(
     experiment: Experiment,
-    answers: Answers,
+    roles: Roles,
     aligned: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     engine_of: EngineOf = LoadedEngine,
-) -> Answering:
-    """Asks the models of an experiment. Raises UserError: prompts cannot be read, or no judge."""
-    prompts = prompts_to_ask(answers, experiment.split_seed, Path(experiment.data_root))
+) -> Answering | None:
+    """Asks the models of an experiment; None where it asks nothing. Raises as of its prompts."""
+    if experiment.answers is None:
+        return None
+    prompts, answers = prompts_of_experiment(experiment, roles), experiment.answers
     prompt = experiment.lengths.prompt
     return Answering(prompts, answers, prompt, aligned, tokenizer, folder, engine_of)
 
 
-def prompts_of_experiment(experiment: Experiment) -> list[AskedPrompt]:
+def read_rows_and_prompts(experiment: Experiment) -> tuple[Roles, list[AskedPrompt]]:
+    """The rows of every role, and the prompts to ask, which no row is trained on.
+
+    What was noticed of either is among the warnings of the roles. Raises UserError as of each.
+    """
+    roles = read_roles(experiment)
+    warnings: list[str] = []
+    prompts = prompts_of_experiment(experiment, roles, warnings.append)
+    return replace(roles, warnings=(*roles.warnings, *warnings)), prompts
+
+
+def prompts_of_experiment(
+    experiment: Experiment, roles: Roles, warning: Callable[[str], None] = lambda _: None
+) -> list[AskedPrompt]:
     """What its models are to answer; none where it asks nothing.
 
+    Args:
+        roles: of whose rows no prompt is asked that they are trained on.
+        warning: hears what is left out.
+
     Raises:
-        UserError: prompts cannot be read, or there is no such judge.
+        UserError: prompts cannot be read, are all trained on, or there is no such judge.
     """
     if experiment.answers is None:
         return []
     judges_of(experiment.answers)
     root = Path(experiment.data_root)
-    return prompts_to_ask(experiment.answers, experiment.split_seed, root)
+    return prompts_to_ask(
+        experiment.answers, experiment.split_seed, root, roles.trained_on, warning
+    )
 
 
-def prompts_to_ask(answers: Answers, seed: int, data_root: Path) -> list[AskedPrompt]:
+def prompts_to_ask(
+    answers: Answers,
+    seed: int,
+    data_root: Path,
+    trained_on: Mapping[str, str] = MappingProxyType({}),
+    warning: Callable[[str], None] = warn,
+) -> list[AskedPrompt]:
     """The prompts of every source, harmful ones first.
 
     Args:
         seed: which are chosen, where a source's `rows` limits how many.
         data_root: where relative paths start.
+        trained_on: as of `Roles.trained_on`; such prompts are left out.
+        warning: hears how many are.
 
     Raises:
         UserError: a source cannot be read, or a prompt is in sources of both kinds.
@@ -184,7 +216,7 @@ def prompts_to_ask(answers: Answers, seed: int, data_root: Path) -> list[AskedPr
         prompt
         for kind in kinds
         for source in getattr(answers, kind)
-        for prompt in prompts_of(source, kind, seed, data_root)
+        for prompt in prompts_of(source, kind, seed, data_root, trained_on, warning)
     )
 
 

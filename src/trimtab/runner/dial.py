@@ -40,7 +40,11 @@ from trimtab.results.layout import DIAL_FOLDER
 from trimtab.results.result import Estimate, Point
 from trimtab.results.samples import Answer, Sample, read_samples, shown, write_samples
 from trimtab.results.store import PointsFile
-from trimtab.runner.answering import Answering, prompts_of_experiment
+from trimtab.runner.answering import (
+    Answering,
+    prompts_of_experiment,
+    read_rows_and_prompts,
+)
 from trimtab.runner.folder import claim, record_inputs
 from trimtab.runner.kept_dial import KeptDial, kept_dial, training_of
 from trimtab.runner.library_settings import check_library_settings
@@ -94,7 +98,7 @@ def train_dial(experiment: Experiment, folder: Path, watcher: SweepWatcher, rest
         if finished.exists():
             forget_checkpoints(folder, spec.folder)
             return
-        roles = read_roles(experiment)
+        roles, _ = read_rows_and_prompts(experiment)
         for warning in roles.warnings:
             watcher.warned(warning)
         record_inputs(roles, experiment, folder)
@@ -229,7 +233,9 @@ def set_dial(
     answers = asking.over(experiment.answers) if limits else None
     rates = None
     if answers is not None:
-        prompts = prompts_of_experiment(replace(experiment, answers=answers))
+        prompts = prompts_of_experiment(
+            replace(experiment, answers=answers), read_roles(experiment), watcher.warned
+        )
         rates = RatesOnHalves(prompts, limits, experiment.split_seed)
     if merged and experiment.load.is_quantised:
         raise UserError(

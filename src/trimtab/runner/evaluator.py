@@ -17,7 +17,7 @@ from trimtab.config.data_names import ORIGINAL, by_data_name, safety_data, task_
 from trimtab.config.data_source import Lengths
 from trimtab.config.experiment import Experiment
 from trimtab.config.run_spec import RunSpec
-from trimtab.data.encoding import Limits, encode
+from trimtab.data.encoding import Limits, encode, teaches_an_end
 from trimtab.data.rows import Row
 from trimtab.data.splits import Roles, Split
 from trimtab.measure.distance import distance, norm
@@ -28,7 +28,7 @@ from trimtab.measure.similarity import TooFewPromptsError
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Estimate, LocalGeometry, Point
-from trimtab.runner.answering import EngineOf, Judged, answering_of
+from trimtab.runner.answering import Answering, Judged
 from trimtab.stats import Array
 from trimtab.train.objectives.base import Objective
 
@@ -63,6 +63,12 @@ class EncodedRoles:
 
         def rows(place: str, chosen: tuple[Row, ...]) -> Dataset:
             return encode(chosen, tokenizer, lengths, limits, warning, place)
+
+        if not teaches_an_end(tokenizer):
+            warning(
+                "The chat template puts no control token after an answer: training teaches no end, "
+                "and answers go on until they are cut. Give a model whose template has one."
+            )
 
         def encoded(split: Split) -> EncodedSplit:
             held_out = rows(f"{split.label}, held out", split.held_out)
@@ -103,11 +109,8 @@ class Evaluator:
     Args:
         row_nll: −log P_θ(y|x) and the length of y, of a model on the held-out rows of a data set
             by its name.
-        engine_of: who answers for a model.
+        answering: asks models what the experiment asks them.
         doing: hears what takes time.
-
-    Raises:
-        UserError: the prompts to answer cannot be read, or there is no such judge.
     """
 
     def __init__(
@@ -118,7 +121,7 @@ class Evaluator:
         tokenizer: PreTrainedTokenizerBase,
         folder: Path,
         row_nll: Callable[[nn.Module, str], tuple[Array, Array]],
-        engine_of: EngineOf,
+        answering: Answering | None,
         doing: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.row_nll = row_nll
@@ -128,11 +131,7 @@ class Evaluator:
         self.tokenizer = tokenizer
         self.row_losses = RowLosses(folder)
         self.doing = doing
-        self.answering = (
-            answering_of(experiment, experiment.answers, aligned, tokenizer, folder, engine_of)
-            if experiment.answers
-            else None
-        )
+        self.answering = answering
         self._overlaps: dict[tuple[str, str], Estimate | None] = {}
 
     def points(

@@ -22,7 +22,7 @@ from trimtab.config.yaml_io import (
 )
 from trimtab.data.files import local_path
 from trimtab.data.rows import row_weights
-from trimtab.data.splits import Roles, Split, read_roles
+from trimtab.data.splits import Roles, Split
 from trimtab.errors import UserError
 from trimtab.models import load_model, weights_sha256
 from trimtab.results.checksums import sha256_of
@@ -36,7 +36,7 @@ from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER
 from trimtab.results.samples import SAMPLES_FILE
 from trimtab.results.store import FAILURES_FILE, LANDSCAPE_FILE, POINTS_FILE
 from trimtab.results.under_way import UNFINISHED_FOLDER
-from trimtab.runner.answering import prompts_of_experiment
+from trimtab.runner.answering import read_rows_and_prompts
 from trimtab.runner.evaluator import EncodedRoles
 from trimtab.runner.rates import ASKED_FOLDER
 from trimtab.stats import note_on_rows
@@ -135,10 +135,9 @@ def _require_readable(experiment: Experiment, folder: Path) -> None:
         raise UserError(
             f"model {experiment.model!r} lies in what --restart moves aside. Give another --out."
         )
-    roles = read_roles(experiment)
+    roles, _ = read_rows_and_prompts(experiment)
     _, tokenizer = load_model(experiment.model, experiment.load)
     EncodedRoles.of(roles, tokenizer, experiment.lengths)
-    prompts_of_experiment(experiment)
 
 
 def _move_aside(folder: Path) -> None:

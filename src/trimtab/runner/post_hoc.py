@@ -142,7 +142,7 @@ def interpolate_to_rates(
     require_rates(limits)
     answers = asking.over(None)
     judges_of(answers)
-    rates = RatesOnHalves(prompts_to_ask(answers, 0, Path()), limits, 0)
+    rates = RatesOnHalves(prompts_to_ask(answers, 0, Path(), warning=watcher.warned), limits, 0)
     _require_out(out, model)
     pair = _Pair(model, aligned)
     context = limits_of(pair.start).context

@@ -30,6 +30,7 @@ from trimtab.results.layout import ALIGNED_FOLDER, model_folder, setting_name
 from trimtab.results.result import LocalGeometry, Point
 from trimtab.results.store import PointsFile
 from trimtab.results.under_way import UNFINISHED_FOLDER
+from trimtab.runner.answering import answering_of
 from trimtab.runner.evaluator import Evaluator, Trained
 from trimtab.runner.processes import processes
 from trimtab.runner.saved_models import adapter_on, is_adapter, load_whole, start_of, written_model
@@ -82,7 +83,7 @@ class Runner(Trainings):
             self.tokenizer,
             folder,
             self._row_nll,
-            self._engine_of,
+            answering_of(experiment, roles, self.aligned, self.tokenizer, folder, self._engine_of),
             watcher.doing,
         )
 

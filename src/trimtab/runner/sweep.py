@@ -10,7 +10,7 @@ from trimtab.config.experiment import Experiment
 from trimtab.config.grid import Plan, Run, plan_of
 from trimtab.config.methods import PUBLISHED
 from trimtab.config.run_spec import RunSpec
-from trimtab.data.splits import Roles, read_roles
+from trimtab.data.splits import Roles
 from trimtab.errors import UserError
 from trimtab.report.model_card import has_card, write_model_card
 from trimtab.results.files import only_writer
@@ -26,6 +26,7 @@ from trimtab.results.store import (
     write_landscape,
 )
 from trimtab.results.under_way import forget_under_way
+from trimtab.runner.answering import read_rows_and_prompts
 from trimtab.runner.folder import claim, record_experiment, record_inputs, require_same
 from trimtab.runner.library_settings import check_library_settings
 from trimtab.runner.processes import processes
@@ -123,7 +124,7 @@ def sweep(
                         write_model_card(folder, model)
         watcher.planned(plan, remaining)
         if remaining.specs:
-            roles = read_roles(experiment)
+            roles, _ = read_rows_and_prompts(experiment)
             for warning in roles.warnings:
                 watcher.warned(warning)
             record_inputs(roles, experiment, folder)
