@@ -605,3 +605,36 @@ def test_few_held_out_rows_are_noted_and_a_whole_distribution_is_not(tmp_path: P
         "safety": ["12 rows: intervals are approximate (held out)"],
         "task": [],
     }
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_models_trained_in_16_bits_are_measured_as_the_start_is(
+    rank: int | None, tmp_path: Path
+) -> None:
+    training = Training(
+        steps=3, batch_size=4, lora_rank=rank, learning_rate=1e-9, precision="bfloat16"
+    )
+    hardly_trained = small_world(
+        tmp_path / "world",
+        80,
+        {"near": 0.1},
+        train=training,
+        grid=(
+            Block("alignment-loss", (0.0, 1.0)),
+            Block("alignment-loss", budgets=(0.05,)),
+            Block("alignment-parameter", radii=(1e-3,)),
+            Block("dial", values=(0.5,)),
+            Block("method", method="wise-ft", values=(0.5,)),
+        ),
+        dial=Dial(),
+        keep_models=True,
+    )
+    sweep(hardly_trained, tmp_path / "run", Watcher())
+    losses = [
+        (point.capability_loss.value, point.proxy_loss.value)
+        for point in read_points(tmp_path / "run")
+        if point.proxy_loss is not None
+    ]
+    assert len(losses) >= 6
+    np.testing.assert_allclose(losses, [losses[0]] * len(losses), atol=1e-5)
+    assert all(check.passed is not False for check in verify(tmp_path / "run"))

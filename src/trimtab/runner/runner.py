@@ -6,15 +6,15 @@ import ctypes
 import gc
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.experiment import Dial, Experiment
@@ -199,8 +199,11 @@ class Runner(Trainings):
         )
         budget, model = ends.objective, ends.model
         assert isinstance(budget, Budget)
-        tokens_per_batch = self.experiment.measure.tokens_per_batch
-        row_nll = partial(response_nll, model, tokens_per_batch=tokens_per_batch)
+
+        def row_nll(rows: Dataset) -> tuple[Array, Array]:
+            with self._in_training():  # where the validation rows' losses at θ_s were taken
+                return response_nll(model, rows, self.experiment.measure.tokens_per_batch)
+
         points = []
         for spec in run.specs:
             assert spec.value is not None
@@ -219,6 +222,13 @@ class Runner(Trainings):
                 with written_model(model_path, self.tokenizer) as unfinished:
                     budget.endpoints.save_at(reached.alpha, unfinished, merged=False)
         return points
+
+    def _in_training(self) -> AbstractContextManager[Any]:
+        """The precision that a training computes in."""
+        precision = self.experiment.train.precision
+        if precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.aligned.device.type, getattr(torch, precision))
 
     def setting_measured(
         self, name: str, dial: TrainedDial, spec: RunSpec, extra_bytes: int | None = None

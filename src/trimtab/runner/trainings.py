@@ -209,9 +209,11 @@ class Trainings:
     ) -> tuple[Any, Objective | None]:
         """The model and what it learned, with all weights where they were divided among processes.
 
-        A process that only follows takes part in it, and gets no model.
+        It computes in the precision of its weights, not in that of its training: so do θ_s and
+        every model read from disk. A process that only follows takes part in it, and gets no model.
         """
-        trained, learned = trainer.accelerator.unwrap_model(trainer.model), trainer.objective
+        prepared, learned = trainer.model, trainer.objective
+        trained = trainer.accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
         if not is_sharded(trainer):
             return trained, learned
         model: Any = None
