@@ -64,10 +64,17 @@ def test_a_dial_is_one_training_of_two_runs_length_for_all_its_settings(world: E
 
 def test_what_needs_the_unaligned_model_is_left_out_aloud(world: Experiment) -> None:
     grid, left_out = comparison_of(replace(world, align=None))
-    assert left_out == ("resta", "safe-lora", "pact")
+    assert list(left_out) == ["resta", "safe-lora", "pact"]
     assert not set(left_out) & {block.method for block in grid.grid}
     with pytest.raises(UserError, match="before it was aligned"):
         replace(world, align=None, grid=(Block("method", method="resta", values=(1.0,)),))
+
+
+def test_what_takes_no_adapter_is_left_out_beside_adapters(world: Experiment) -> None:
+    grid, left_out = comparison_of(replace(world, train=replace(world.train, lora_rank=2)))
+    assert list(left_out) == ["osf"]
+    assert "lora_rank" in left_out["osf"]
+    assert "osf" not in {block.method for block in grid.grid}
 
 
 def test_a_grid_with_methods_is_the_users_choice(world: Experiment) -> None:

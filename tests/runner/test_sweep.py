@@ -638,3 +638,31 @@ def test_models_trained_in_16_bits_are_measured_as_the_start_is(
     assert len(losses) >= 6
     np.testing.assert_allclose(losses, [losses[0]] * len(losses), atol=1e-5)
     assert all(check.passed is not False for check in verify(tmp_path / "run"))
+
+
+def test_a_method_that_does_not_go_with_the_settings_is_a_failure_and_no_end(
+    tmp_path: Path,
+) -> None:
+    adapted = small_world(
+        tmp_path / "world",
+        80,
+        {"near": 0.1},
+        train=Training(steps=2, batch_size=4, lora_rank=2, lora={"use_dora": True}),
+        grid=(
+            Block("alignment-loss", (0.0,)),
+            Block("method", method="wise-ft", values=(0.5,)),
+            Block("method", method="osf", values=(0.5,)),
+            Block("alignment-parameter", radii=(0.5,)),
+            Block("alignment-loss", (1.0,)),
+        ),
+    )
+    watcher = Watcher()
+    points = sweep(adapted, tmp_path / "run", watcher)
+    assert [point.spec.label for point in points[1:]] == ["λ = 0", "λ = 1"]
+    reasons = {f.spec.method.name: f.reason for f in read_failures(tmp_path / "run")}
+    assert set(reasons) == {"wise-ft", "osf", "alignment-parameter-radius"}
+    assert "Leave lora_rank out" in reasons["osf"]
+    assert sweep(adapted, tmp_path / "run", Watcher()) == points
+    smoothed = replace(adapted, train=replace(adapted.train, sft={"label_smoothing_factor": 0.1}))
+    with pytest.raises(UserError, match="label_smoothing_factor=0"):
+        sweep(smoothed, tmp_path / "smoothed", Watcher())

@@ -62,8 +62,8 @@ def compare(
             base = replace(base, data_root=str(data_root.resolve()))
     base = replace(base, answers=answers_of(harmful, benign, judge, base.answers))
     grid, left_out = comparison_of(base)
-    for name in left_out:
-        say(f"{name} is left out: it needs the model from before it was aligned (align).")
+    for name, reason in left_out.items():
+        say(f"{name} is left out: {reason}.")
     if dry_run:
         print_plan(grid, out, restart, retry)
         return

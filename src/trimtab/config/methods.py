@@ -60,6 +60,8 @@ class Method:
     """Whether its training depends on the safety data."""
     needs_unaligned: bool = False
     """Whether it needs the model from before it was aligned."""
+    trains_whole_weights: bool = False
+    """Whether it takes no adapter."""
     takes_target: bool = False
     """Whether it heeds `train.safety_target`."""
     takes_seed: bool = False
@@ -281,6 +283,7 @@ PUBLISHED: dict[str, Method] = {
             (0.1, 0.3, 0.5, 0.7, 0.9),
             hyperparameter="kept_share",
             reads_safety=False,
+            trains_whole_weights=True,
         ),
         Method(
             "l2-sp",

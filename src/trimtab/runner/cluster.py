@@ -27,6 +27,7 @@ from trimtab.models import quiet_libraries
 from trimtab.results.layout import ALIGNED_FOLDER
 from trimtab.results.metrics import Metrics
 from trimtab.results.result import LocalGeometry, Point
+from trimtab.results.store import Failure
 from trimtab.results.under_way import read_under_way
 from trimtab.runner.groups import (
     LOOK_EVERY,
@@ -230,17 +231,18 @@ class RemoteRunners:
         return self._only(_landscape_measured)
 
     def run_results(self, runs: Iterable[Run]) -> Iterator[RunResult]:
-        """Every run as it is finished, with its points, or with why it has none."""
+        """Every run as it is finished, with its points and its failures."""
         listed_runs = list(runs)
         arguments = [(self._work, self._needed, run) for run in listed_runs]
         for number, result in self._makers.finished(_run_measured, arguments, are_last=True):
             if isinstance(result, Lost):
-                yield listed_runs[number], str(result)
+                run = listed_runs[number]
+                yield run, [], [Failure(spec, str(result)) for spec in run.specs]
                 continue
-            points, warnings = result
+            (points, failures), warnings = result
             for warning in warnings:
                 self.watcher.warned(warning)
-            yield listed_runs[number], points
+            yield listed_runs[number], points, failures
 
     def _only(self, function: Callable[..., Any], *arguments: object) -> Any:
         argument_lists = [(self._work, self._needed, *arguments)]
@@ -349,7 +351,7 @@ def _landscape_measured(work: list[Any], needed: list[Path]) -> dict[str, LocalG
 
 def _run_measured(
     work: list[Any], needed: list[Path], run: Run
-) -> tuple[list[Point] | str, list[str]]:
+) -> tuple[tuple[list[Point], list[Failure]], list[str]]:
     _require_seen(needed)
     runner, warnings = _opened(*work)
     before = len(warnings.kept)

@@ -29,17 +29,22 @@ CASES: tuple[Block, ...] = (
 DIAL_BLOCK = Block("dial", values=(0.0, 0.25, 0.5, 0.75, 1.0))
 
 
-def comparison_of(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
-    """The experiment with every method in its grid at equal rows a step, and what is left out.
+def comparison_of(experiment: Experiment) -> tuple[Experiment, dict[str, str]]:
+    """The experiment with every method in its grid at equal rows a step, and what is left out, why.
 
     A grid that names a method already is kept as it is: its values are the user's choice. Methods
-    that need the model from before it was aligned are left out where it is not aligned here.
+    that need the model from before it was aligned are left out where it is not aligned here, and
+    where adapters are trained those that take none.
     """
     equal = replace(experiment, train=replace(experiment.train, equal_rows=True))
     if any(block.case == "method" for block in experiment.grid):
-        return equal, ()
-    unaligned = tuple(name for name, method in PUBLISHED.items() if method.needs_unaligned)
-    left_out = () if experiment.align else unaligned
+        return equal, {}
+    left_out: dict[str, str] = {}
+    for name, method in PUBLISHED.items():
+        if method.needs_unaligned and experiment.align is None:
+            left_out[name] = "it needs the model from before it was aligned (align)"
+        elif method.trains_whole_weights and experiment.train.lora_rank is not None:
+            left_out[name] = "it trains whole weights, and an adapter is asked for (lora_rank)"
     blocks = tuple(Block("method", method=name) for name in PUBLISHED if name not in left_out)
     if experiment.dial is None and experiment.train.epochs is not None:
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,22 +19,29 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.experiment import Dial, Experiment
 from trimtab.config.grid import Run
-from trimtab.config.methods import ALIGNED
+from trimtab.config.methods import ALIGNED, CASE_1, PLAIN
 from trimtab.config.run_spec import RunSpec
 from trimtab.data.splits import Roles
+from trimtab.errors import UserError
 from trimtab.evaluate.engines import AnswerEngine, DividedEngine, LoadedEngine
 from trimtab.measure.losses import LossNotFiniteError, response_nll
 from trimtab.models import merged_model
 from trimtab.results.generations import AskedPrompt, Decoding
 from trimtab.results.layout import ALIGNED_FOLDER, model_folder, setting_name
 from trimtab.results.result import LocalGeometry, Point
-from trimtab.results.store import PointsFile
+from trimtab.results.store import Failure, PointsFile
 from trimtab.results.under_way import UNFINISHED_FOLDER
 from trimtab.runner.answering import answering_of
 from trimtab.runner.evaluator import Evaluator, Trained
 from trimtab.runner.processes import processes
 from trimtab.runner.saved_models import adapter_on, is_adapter, load_whole, start_of, written_model
-from trimtab.runner.trainings import Held, Job, Trainings, TrainingWatcher
+from trimtab.runner.trainings import (
+    Held,
+    Job,
+    RefusedTrainingError,
+    Trainings,
+    TrainingWatcher,
+)
 from trimtab.stats import Array
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.checkpoints import newest_whole_checkpoint
@@ -49,8 +56,8 @@ from trimtab.train.step_losses import TrainingDivergedError
 
 _ALIGNING = "aligning-on-the-original-data"
 
-RunResult = tuple[Run, list[Point] | str]
-"""A run, and its points or why it has none."""
+RunResult = tuple[Run, list[Point], list[Failure]]
+"""A run, its points, and which of its specs have none, and why."""
 
 
 class Runner(Trainings):
@@ -98,28 +105,43 @@ class Runner(Trainings):
         return self.evaluator.landscape(self.watcher.stepped)
 
     def run_results(self, runs: Iterable[Run]) -> Iterator[RunResult]:
-        """Every run with its points, or with why it has none, one after the other."""
+        """Every run with its points and its failures, one after the other."""
         for run in runs:
-            yield run, self.tried(run)
+            yield run, *self.tried(run)
 
-    def tried(self, run: Run) -> list[Point] | str:
-        """The points of a run, or why it has none: it diverged, is too big, or its budget is."""
+    def tried(self, run: Run) -> tuple[list[Point], list[Failure]]:
+        """The points of a run, and which of its specs have none, and why.
+
+        It diverged, is too big, or its budget is; or its method does not go with the settings.
+
+        Raises:
+            UserError: not even plain fine-tuning or Case I goes with the settings.
+        """
+        failures: list[Failure] = []
         try:
-            return self.points_of(run)
+            return self.points_of(run, failures.append), failures
+        except RefusedTrainingError as error:
+            if run.training.method in (PLAIN, CASE_1):
+                raise
+            reason = str(error)
         except (TrainingDivergedError, LossNotFiniteError, ImpossibleBudgetError) as error:
-            return str(error)
+            reason = str(error)
         except torch.OutOfMemoryError:
-            return "out of memory. Lower batch_size, or set gradient_checkpointing: true."
+            reason = "out of memory. Lower batch_size, or set gradient_checkpointing: true."
         finally:
             self.last = None
             gc.collect()  # a trained model is a cycle too, by what TRL and PEFT put on it
             _give_back_memory()
+        return [], [Failure(spec, reason) for spec in run.specs]
 
-    def points_of(self, run: Run) -> list[Point]:
+    def points_of(
+        self, run: Run, failed: Callable[[Failure], None] = lambda failure: None
+    ) -> list[Point]:
         """Train and measure one model, or a dial at each of its settings or set to each budget.
 
-        Its checkpoints stay until `forget_checkpoints`, so that whoever is interrupted before the
-        points are written trains nothing again.
+        `failed` hears which model a method could not edit. The run's checkpoints stay until
+        `forget_checkpoints`, so that whoever is interrupted before the points are written trains
+        nothing again.
         """
         method = run.training.method
         if method.one_training:
@@ -143,7 +165,10 @@ class Runner(Trainings):
         if self.experiment.keeps_models and kept is None:  # once it has losses at all
             self._save(trained.model, model_folder(self.folder, run.name))
         for spec in post_hoc:
-            points += self._changed_after(spec, trained)
+            try:
+                points += self._changed_after(spec, trained)
+            except (UserError, LossNotFiniteError) as error:
+                failed(Failure(spec, str(error)))
         return points
 
     def _kept(self, name: str) -> Trained | None:

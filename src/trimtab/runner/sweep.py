@@ -134,13 +134,8 @@ def sweep(
             wants_landscape = experiment.measure.landscape_rows and experiment.tasks_in_case_2
             if wants_landscape and not read_landscape(folder):
                 write_landscape(folder, maker.measured_landscape())
-            for run, points in maker.run_results(remaining.runs):
-                if isinstance(points, str):
-                    failed = [Failure(spec, points) for spec in run.specs]
-                    failures = plan.in_order([*failures, *failed])
-                    forget_under_way(folder, run.name)
-                    watcher.failed(failed[0])
-                else:
+            for run, points, failed in maker.run_results(remaining.runs):
+                if points:
                     points_file.add(points)
                     forget_checkpoints(folder, run.name)
                     for model in run.models:
@@ -148,6 +143,10 @@ def sweep(
                     watcher.measured(
                         [point for point in points_file.points if point.spec in run.specs]
                     )
+                if failed:
+                    failures = plan.in_order([*failures, *failed])
+                    forget_under_way(folder, run.name)
+                    watcher.failed(failed[0])
                 write_failures(folder, failures)
         return points_file.points
 

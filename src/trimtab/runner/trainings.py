@@ -171,18 +171,21 @@ class Trainings:
         progress = (
             _Progress(watcher, unfinished, MetricsFile(self.folder, name)) if watcher else None
         )
-        trainer = SafetyAwareSFTTrainer(
-            self.aligned
-            if job.task is None and not is_to_be_sharded()
-            else self._start_of(training),
-            args=args,
-            train_dataset=rows,
-            safety_dataset=self.rows.safety[proxy].train if proxy else None,
-            objective=objective,
-            processing_class=self.tokenizer,
-            peft_config=lora_config(training),
-            callbacks=[_LastLog(), *([progress] if progress else [])],
-        )
+        try:
+            trainer = SafetyAwareSFTTrainer(
+                self.aligned
+                if job.task is None and not is_to_be_sharded()
+                else self._start_of(training),
+                args=args,
+                train_dataset=rows,
+                safety_dataset=self.rows.safety[proxy].train if proxy else None,
+                objective=objective,
+                processing_class=self.tokenizer,
+                peft_config=lora_config(training),
+                callbacks=[_LastLog(), *([progress] if progress else [])],
+            )
+        except UserError as error:
+            raise RefusedTrainingError(str(error)) from None
         trainer.remove_callback(PrinterCallback)
 
         def warned(warning: str) -> None:
@@ -287,6 +290,10 @@ class Trainings:
     def _warned(self, warning: str) -> None:
         if self.onlooker:
             self.onlooker.warned(warning)
+
+
+class RefusedTrainingError(UserError):
+    """The settings of a training do not go with its method; those of other methods may."""
 
 
 def _moved(model: Any, objective: Objective | None) -> Any:
