@@ -286,6 +286,30 @@ def test_an_unknown_landscape_is_told_with_those_known() -> None:
         AuditSettings(landscape="wide")  # type: ignore[arg-type]
 
 
+def test_names_that_read_alike_together_have_numbers_of_their_own(
+    there: AlignedWorld, tmp_path: Path
+) -> None:
+    mixed, apart = there.task["mixed"], there.task["apart"]
+    tasks = {"a": mixed, "a and b": apart, "the safety loss": apart}
+    rows = [json.loads(line) for line in Path(apart).read_text().splitlines()[:900]]
+    apart_again = write_rows(tmp_path / "again.jsonl", rows)
+    result = audit(
+        there.model,
+        there.sources(tasks | {"the safety loss": apart_again}),
+        there.sources({"c": there.safety["near"], "b and c": there.safety["far"]}),
+        there.source(there.original),
+        AuditSettings(rows=200, lengths=LENGTHS, landscape_rows=8),
+        tmp_path / "audit",
+        Recorder(),
+    )
+    assert [(pair.task, pair.proxy) for pair in result.overlap] == [
+        (task, proxy) for task in tasks for proxy in ("c", "b and c")
+    ]
+    assert result.landscape is not None
+    curvature = result.landscape.tasks["the safety loss"].curvature
+    assert curvature != result.landscape.safety_curvature
+
+
 @pytest.mark.parametrize("landscape", ["lora", "full"])
 @pytest.mark.parametrize(
     "load",

@@ -233,7 +233,7 @@ def _overlaps(
         }
 
     pairs = (
-        stages.result(f"overlap {task} and {proxy}", partial(compared, task, proxy))
+        stages.result(f"overlap {task!r} and {proxy!r}", partial(compared, task, proxy))
         for task in data.task
         for proxy in data.safety
     )
