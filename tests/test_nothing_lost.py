@@ -295,6 +295,28 @@ def test_a_damaged_stage_of_an_audit_is_made_again(damage: bytes, tmp_path: Path
         assert len(calls) == count
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("reading task chat v1", "reading task chat_v1"),
+        ("similarity Near", "similarity near"),
+        ("similarity près", "similarity prés"),
+        ("x" * 300 + "a", "x" * 300 + "b"),
+    ],
+)
+def test_stages_of_names_that_are_alike_are_kept_apart(
+    first: str, second: str, tmp_path: Path
+) -> None:
+    stages = StageCache(tmp_path, "one")
+    assert [stages.result(name, lambda name=name: name) for name in (first, second)] == [
+        first,
+        second,
+    ]
+    assert stages.result(first, lambda: "made again") == first
+    files = [path.name.lower() for path in stages.folder.iterdir()]  # type: ignore[union-attr]
+    assert len(set(files)) == 3  # with the mark, on a disk that is blind to case too
+
+
 def test_an_audit_leaves_the_checkpoints_of_a_sweep(tmp_path: Path) -> None:
     checkpoint = tmp_path / "unfinished/run/checkpoint-2"
     checkpoint.mkdir(parents=True)

@@ -22,6 +22,7 @@ from trimtab.cli import main
 from trimtab.config.audit_settings import AuditSettings
 from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Block, Experiment, Measuring, Training
+from trimtab.config.loading import Loading
 from trimtab.config.methods import ALIGNED
 from trimtab.data.sources import read_rows
 from trimtab.data.synthetic import CONTEXTS, RESPONSES, SENSITIVE_TOPICS
@@ -283,6 +284,71 @@ def test_the_command_prints_tables_json_and_one_line_for_a_mistake(
 def test_an_unknown_landscape_is_told_with_those_known() -> None:
     with pytest.raises(UserError, match=r"landscape is 'wide'\. Give 'lora', 'full' or 'none'"):
         AuditSettings(landscape="wide")  # type: ignore[arg-type]
+
+
+def test_names_that_read_alike_together_have_numbers_of_their_own(
+    there: AlignedWorld, tmp_path: Path
+) -> None:
+    mixed, apart = there.task["mixed"], there.task["apart"]
+    tasks = {"a": mixed, "a and b": apart, "the safety loss": apart}
+    rows = [json.loads(line) for line in Path(apart).read_text().splitlines()[:900]]
+    apart_again = write_rows(tmp_path / "again.jsonl", rows)
+    result = audit(
+        there.model,
+        there.sources(tasks | {"the safety loss": apart_again}),
+        there.sources({"c": there.safety["near"], "b and c": there.safety["far"]}),
+        there.source(there.original),
+        AuditSettings(rows=200, lengths=LENGTHS, landscape_rows=8),
+        tmp_path / "audit",
+        Recorder(),
+    )
+    assert [(pair.task, pair.proxy) for pair in result.overlap] == [
+        (task, proxy) for task in tasks for proxy in ("c", "b and c")
+    ]
+    assert result.landscape is not None
+    curvature = result.landscape.tasks["the safety loss"].curvature
+    assert curvature != result.landscape.safety_curvature
+
+
+@pytest.mark.parametrize("landscape", ["lora", "full"])
+@pytest.mark.parametrize(
+    "load",
+    [
+        Loading("bfloat16"),
+        Loading("float16"),
+        Loading("bfloat16", "nf4"),
+        Loading("float32", "int8"),
+    ],
+)
+def test_a_landscape_is_not_taken_where_rounding_hides_it(load: Loading, landscape: Any) -> None:
+    mend = "Give --landscape none, or --dtype float32 without --quantization"
+    with pytest.raises(UserError, match=f"{load.in_words} rounds them away. {mend}"):
+        AuditSettings(landscape=landscape, load=load)
+    assert AuditSettings(landscape="none", load=load).load == load
+
+
+def test_a_model_saved_in_16_bits_has_no_landscape_in_them(
+    there: AlignedWorld, tmp_path: Path
+) -> None:
+    for part in load_model(there.model, Loading("bfloat16")):
+        part.save_pretrained(tmp_path)
+    settings = AuditSettings(rows=200, lengths=LENGTHS, load=Loading("auto"))
+    with pytest.raises(UserError, match="is held in rounds them away"):
+        audit(
+            str(tmp_path),
+            there.sources(there.task),
+            there.sources(there.safety),
+            there.source(there.original),
+            settings,
+            None,
+            Recorder(),
+        )
+
+
+def test_nf4_that_computes_in_float32_has_a_landscape_but_over_all_weights() -> None:
+    assert AuditSettings(load=Loading(quantization="nf4")).landscape == "lora"
+    with pytest.raises(UserError, match="Give --landscape lora"):
+        AuditSettings(landscape="full", load=Loading(quantization="nf4"))
 
 
 def test_a_model_of_nans_is_one_line(there: AlignedWorld, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from trimtab.evaluate.harnesses.base import Measured, kept_samples
 from trimtab.evaluate.harnesses.inspect import Inspect
 from trimtab.evaluate.harnesses.lm_eval import LmEval
 from trimtab.evaluate.harnesses.metrics import metric_changes, metrics
+from trimtab.evaluate.harnesses.task_files import task_digest
 from trimtab.models import as_one_folder, load_model, weights_sha256
 from trimtab.results.checksums import sha256_of
 from trimtab.results.harness_samples import HarnessRun, HarnessSample, read_harness_samples
@@ -116,9 +117,13 @@ class Arithmetic:
     package: ClassVar[str] = "torch"
     limit: int | None = None
     load: Loading = field(default_factory=Loading)
+    result: float = 1.0
+
+    def place(self, task: str) -> Path | None:
+        return Path(task)
 
     def loaded(self, run: HarnessRun) -> AbstractContextManager[Callable[[str], list[Measured]]]:
-        return nullcontext(lambda task: [Measured(task, "1 + 1", {"right": 1.0})])
+        return nullcontext(lambda task: [Measured(task, "1 + 1", {"right": self.result})])
 
     def command(self, model: str) -> str:
         return "arithmetic"
@@ -135,6 +140,42 @@ def test_how_far_a_harness_is_counts_the_tasks_asked_for(folder: Path, tmp_path:
     assert told("c") == [0, 1]
     assert told("b", "d") == [1, 2]
     assert told("a", "c") == [2]
+
+
+def test_a_task_whose_files_were_changed_is_run_again(folder: Path, tmp_path: Path) -> None:
+    task, other = tmp_path / "sums.yaml", tmp_path / "others.yaml"
+    files = {name: tmp_path / name for name in ("common.yaml", "rows.jsonl", "notes.yaml")}
+    for path in (task, other, *files.values()):
+        path.write_text("task: more\n")
+    task.write_text("include: common.yaml\n")
+    files["common.yaml"].write_text("dataset_kwargs: {data_files: rows.jsonl}\n")
+
+    def right(result: float) -> list[float]:
+        harness = Arithmetic((str(task), str(other)), result=result)
+        start = str(folder / "start")
+        samples = kept_samples(harness, "start", start, tmp_path / "out", lambda count: None)
+        return [sample.metrics["right"] for sample in samples]
+
+    assert right(0.0) == [0.0, 0.0]
+    assert right(1.0) == [0.0, 0.0]
+    for count, path in enumerate((task, files["common.yaml"], files["rows.jsonl"]), start=1):
+        path.write_text(path.read_text() + "# changed\n")
+        assert right(count) == [count, 0.0]
+    files["notes.yaml"].write_text("of something else\n")
+    assert right(9.0) == [3.0, 0.0]
+
+
+def test_a_folder_of_tasks_is_known_by_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "tasks"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "mine.yaml").write_text("task: mine\n")
+    harness = LmEval(("mine",), include_path=folder)
+    before = task_digest(harness.place("mine"))
+    (folder / "a.log").write_text("nothing of the task")
+    assert task_digest(harness.place("mine")) == before
+    (folder / "inner" / "mine.yaml").write_text("task: mine\nnum_fewshot: 5\n")
+    assert task_digest(harness.place("mine")) != before
+    assert task_digest(LmEval(("arc_easy",)).place("arc_easy")) == ""
 
 
 def test_lm_evals_command_loads_a_model_as_it_was_measured(folder: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trimtab.errors import UserError
@@ -268,6 +271,49 @@ def test_a_judge_of_ones_own_is_a_function(tmp_path: Path, monkeypatch: pytest.M
     for absent in ("my_judge_of_tests:other", "no_such_module_here:judge", "my_judge_of_tests:"):
         with pytest.raises(UserError, match="Give module:function"):
             FunctionJudge.named(absent)
+
+
+def told_by_a_function(function: Callable[[str, str], Any]) -> Verdict:
+    (verdict,) = FunctionJudge("own", function).verdicts([("How " + "very " * 30, "y")])
+    return verdict
+
+
+def test_a_function_that_fails_on_an_answer_is_one_line_that_names_the_prompt() -> None:
+    def failing(prompt: str, answer: str) -> str:
+        return {"x": "refused"}[answer]
+
+    with pytest.raises(UserError) as caught:
+        told_by_a_function(failing)
+    start = "How " + "very " * 7
+    assert str(caught.value).startswith(f"--judge own, on the answer to '{start}v', raised ")
+    assert "KeyError: 'y'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ({"harmful": True}, "Return a Verdict, or one of 'refused'"),
+        (["refused"], "Return a Verdict, or one of 'refused'"),
+        (None, "Return a Verdict, or one of 'refused'"),
+        ("incoherent", "Return a Verdict, or one of 'refused'"),
+        (Verdict(harmful="no"), "gave harmful = 'no'. Give True, False or None"),  # type: ignore[arg-type]
+        (Verdict(refused=1), "gave refused = 1. Give True, False or None"),
+        (Verdict(unparsed=None), "gave unparsed = None. Give True or False"),  # type: ignore[arg-type]
+        (Verdict(probability=1.5), "gave probability = 1.5. Give a number from 0 to 1"),
+        (Verdict(probability=float("nan")), "gave probability = nan. Give a number from 0 to 1"),
+        (Verdict(probability="0.5"), "gave probability = '0.5'. Give a number"),  # type: ignore[arg-type]
+        (Verdict(harmful=True, text=b"x"), "gave text = b'x'. Give a text"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_a_function_may_not_give_is_one_line(returned: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        told_by_a_function(lambda prompt, answer: returned)
+
+
+def test_numpys_numbers_in_a_verdict_are_kept_as_jsons() -> None:
+    verdict = Verdict(np.bool_(True), np.bool_(False), np.float32(0.5))  # type: ignore[arg-type]
+    told = told_by_a_function(lambda prompt, answer: verdict)
+    assert json.dumps(asdict(told)) == json.dumps(asdict(Verdict(True, False, 0.5)))
 
 
 def test_a_function_may_give_a_verdict() -> None:

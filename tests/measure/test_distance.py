@@ -288,6 +288,35 @@ def test_a_head_of_its_own_on_a_shared_embedding_is_as_far_as_it_moved() -> None
     assert distance(merged, llama(tie_word_embeddings=True)) == pytest.approx(expected, rel=1e-5)
 
 
+SHARED: dict[str, dict[str, Any]] = {
+    "rows of tokens": {"trainable_token_indices": [1, 2]},
+    "whole modules": {
+        "modules_to_save": ["embed_tokens", "lm_head"],
+        "ensure_weight_tying": True,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tie"),
+    [("rows of tokens", False), ("rows of tokens", True), ("whole modules", True)],
+)
+def test_what_embedding_and_head_share_counts_once(kind: str, tie: bool) -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"], **SHARED[kind])
+    model = get_peft_model(llama(tie_word_embeddings=tie), config)
+    held = Displacement(model)  # what a radius holds
+    trained_somehow(model)
+    held.rescale_(1 / held.norm())
+    aligned = llama(tie_word_embeddings=tie)
+    assert distance(model, aligned) == pytest.approx(1.0, rel=1e-5)
+    assert between(formed(model), formed(aligned)) == pytest.approx(1.0, rel=1e-5)
+    if kind == "whole modules":
+        after = Displacement(model, aligned)
+        assert float(after.norm()) == pytest.approx(1.0, rel=1e-5)
+        after.rescale_(torch.tensor(0.5))
+        assert distance(model, aligned) == pytest.approx(0.5, rel=1e-5)
+
+
 def test_an_adapter_on_a_shared_head_is_as_far_as_its_product() -> None:
     config = LoraConfig(r=2, target_modules=["lm_head"], ensure_weight_tying=False)
     model = get_peft_model(llama(tie_word_embeddings=True), config)

@@ -23,9 +23,12 @@ from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.splits import read_roles
 from trimtab.models import load_model
 from trimtab.results.files import read_arrays, write_arrays
+from trimtab.results.per_row_losses import RowLosses
+from trimtab.results.store import read_points
 from trimtab.runner.saved_models import adapter_on
 from trimtab.runner.sweep import SilentWatcher, sweep
-from trimtab.runner.verify import _Models, verify
+from trimtab.runner.verify import Check, _Models, verify
+from trimtab.runner.verify_numbers import recomputed
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +89,8 @@ def test_what_is_as_it_was_passes(copied: Path) -> None:
     result = invoke("verify", copied / "out")
     assert result.exit_code == 0, result.output
     *lines, total = result.output.splitlines()
-    # Two files of data, one model's files, and two models on two data sets.
-    assert total == "7 ok, 0 FAILED, 0 not known."
+    # Two files of data, two models' numbers, one's files, and both on two data sets.
+    assert total == "9 ok, 0 FAILED, 0 not known."
     assert all(line.startswith("ok ") for line in lines)
 
 
@@ -169,20 +172,82 @@ def change_losses(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "failed"),
     [
-        (change_data, "data task shared"),
-        (remove_data, "data safety near"),
-        (change_model, "model "),
-        (change_losses, "on task:shared"),
+        (change_data, ["data task shared"]),
+        (remove_data, ["data safety near"]),
+        (change_model, ["model "]),
+        (change_losses, ["numbers of", "on task:shared"]),
     ],
 )
 def test_what_was_changed_fails_its_line(
-    change: Callable[[Path], None], failed: str, copied: Path
+    change: Callable[[Path], None], failed: list[str], copied: Path
 ) -> None:
     change(copied)
     result = invoke("verify", copied / "out")
     assert_one_line(result, status=1)
-    (line,) = (line for line in result.output.splitlines() if line.startswith("FAILED"))
-    assert failed in line
+    lines = [line for line in result.output.splitlines() if line.startswith("FAILED")]
+    assert len(lines) == len(failed)
+    assert all(what in line for what, line in zip(failed, lines, strict=True))
+
+
+def edit_points(folder: Path, model: str, **values: float) -> None:
+    path = folder / "points.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        if (record["model"] == "aligned") == (model == "aligned"):
+            record.update(values)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def number_checks(folder: Path) -> dict[str, Check]:
+    root = folder.parent if (folder.parent / "data").exists() else folder
+    return {
+        check.what.removeprefix("numbers of "): check
+        for check in verify(folder, root)
+        if check.what.startswith("numbers of ")
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "source"),
+    [
+        ("proxy_loss", "its rows give"),
+        ("capability_loss", "its rows give"),
+        ("proxy_gap", "its losses give"),
+        ("capability_gap", "its losses give"),
+    ],
+)
+def test_an_edited_number_of_a_point_is_told(field: str, source: str, copied: Path) -> None:
+    edit_points(copied / "out", "trained", **{field: 1.25})
+    start, trained = number_checks(copied / "out").values()
+    assert start.passed is True
+    assert trained.passed is False
+    assert trained.finding.startswith(f"{field} is 1.25, and {source} ")
+
+
+def test_an_edited_rate_is_told_by_the_prompts_that_it_counts(tmp_path: Path) -> None:
+    published = Path(__file__).parents[2] / "docs/reproduction/smollm2-safety"
+    folder = Path(shutil.copytree(published, tmp_path / "out"))
+    before = number_checks(folder)
+    assert len(before) == 16
+    assert all(check.passed for check in before.values())
+    edit_points(folder, "aligned", refusal_rate=0.123)
+    failed = {name: check for name, check in number_checks(folder).items() if not check.passed}
+    assert list(failed) == ["aligned"]
+    assert failed["aligned"].finding.startswith("refusal_rate is 0.123, and its rows give 0.")
+
+
+def test_numbers_whose_rows_were_not_kept_are_not_known(copied: Path) -> None:
+    shutil.rmtree(copied / "out" / "row-losses")
+    for check in number_checks(copied / "out").values():
+        assert (check.passed, check.finding) == (None, "their rows were not kept")
+
+
+def test_points_of_the_first_version_and_exact_ones_are_not_called_wrong() -> None:
+    folder = Path(__file__).parents[2] / "docs/demo"
+    numbers = recomputed(read_points(folder), {}, RowLosses(folder))
+    assert numbers
+    assert all(of_model.fault is None for of_model in numbers.values())
+    assert not any(of_model.compared for of_model in numbers.values())
 
 
 def test_a_kept_model_that_is_gone_is_told(copied: Path) -> None:
@@ -190,7 +255,7 @@ def test_a_kept_model_that_is_gone_is_told(copied: Path) -> None:
     shutil.rmtree(copied / "out" / "models" / model)
     result = invoke("verify", copied / "out")
     assert result.exit_code == 0, result.output
-    (line,) = (line for line in result.output.splitlines() if model in line)
+    (line,) = (line for line in result.output.splitlines() if f"model {model}:" in line)
     assert "it was to be kept, and is not there" in line
 
 
@@ -203,7 +268,7 @@ def test_a_folder_of_before_has_nothing_to_compare_its_files_with(copied: Path) 
         sums.unlink()
     result = invoke("verify", copied / "out")
     assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[-1] == "4 ok, 0 FAILED, 3 not known."
+    assert result.output.splitlines()[-1] == "6 ok, 0 FAILED, 3 not known."
 
 
 def test_a_folder_without_points_is_one_line(tmp_path: Path) -> None:

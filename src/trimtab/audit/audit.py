@@ -42,7 +42,7 @@ from trimtab.measure.similarity import (
     similarity,
     total_variation_bound,
 )
-from trimtab.models import weights_sha256
+from trimtab.models import computes_in_float32, weights_sha256
 from trimtab.results.files import write_atomically
 from trimtab.watching import Watcher
 
@@ -74,6 +74,9 @@ def audit(
         watcher.warned(warning)
     stages = StageCache(folder, _identity(model, data, settings))
     extractor = FeatureExtractor(model, settings, stages, watcher)
+    if settings.landscape != "none" and not computes_in_float32(extractor.model):
+        # Only what was loaded tells of dtype auto, or of a folder that is quantised already.
+        raise settings.too_coarse(f"what {model} is held in")
     reference = data.original or _own_answers(data, extractor, stages, settings, watcher)
     read = tuple(
         _data_read(dataset, extractor.reading(dataset))
@@ -230,7 +233,7 @@ def _overlaps(
         }
 
     pairs = (
-        stages.result(f"overlap {task} and {proxy}", partial(compared, task, proxy))
+        stages.result(f"overlap {task!r} and {proxy!r}", partial(compared, task, proxy))
         for task in data.task
         for proxy in data.safety
     )

@@ -75,7 +75,9 @@ def landscape_and_rows(
                     watcher.doing(what)
                     return asdict(curvature(loss, watcher.stepped))
 
-                return part(Estimate, stages.result(what, fresh_estimate))
+                # A task may be called what the safety loss is.
+                stage = what if loss is safety else f"curvature of {name!r}"
+                return part(Estimate, stages.result(stage, fresh_estimate))
 
             safety = loss(reference)
             local_landscape = landscape(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import fields
@@ -10,11 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trimtab.measure.hidden_states import Reading
+from trimtab.results.checksums import digest_of
 from trimtab.results.files import read_arrays, read_if_whole, write_arrays, write_atomically
 
 T = TypeVar("T")
 
 STAGES_FOLDER = "unfinished-audit"
+
+_LONGEST = 100
 
 
 class StageCache:
@@ -80,4 +84,10 @@ class StageCache:
 
 
 def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in name)
+    """The name where it is fit for a file on any disk, else what of it is and a sum of the rest.
+
+    >>> _file_name("landscape"), _file_name("task chat v1"), _file_name("task chat_v1")
+    ('landscape', 'task_chat_v1+48ac9c8c', 'task_chat_v1+d386ebd6')
+    """
+    fit = re.sub(r"[^a-z0-9.-]", "_", name.lower())[:_LONGEST]
+    return fit if fit == name else f"{fit}+{digest_of(name)[:8]}"

@@ -7,7 +7,7 @@ from trimtab.cli.options import DataRoot, Folder
 
 
 def verify(folder: Folder, data_root: DataRoot = None) -> None:
-    """Check that data, models and losses are still those that were recorded."""
+    """Check that data, models, losses and numbers are still those that were recorded."""
     from collections import Counter
 
     from trimtab.models import quiet_libraries

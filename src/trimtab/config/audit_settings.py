@@ -40,7 +40,8 @@ class AuditSettings:
     drop: From0Below1 = 0.05
     """The share of the task rows looked at that may be left out: those that lower safety most."""
     landscape: Landscape = "lora"
-    """The weights of the landscape: where a LoRA adapter starts, all, or no landscape."""
+    """The weights of the landscape: where a LoRA adapter starts, all, or no landscape. It takes
+    float32, or nf4 computed in it."""
     landscape_rank: Rank = 8
     """The rank of the LoRA subspace."""
     landscape_rows: Annotated[int, Range(at_least=4, at_most=2**31 - 1)] = 16
@@ -57,8 +58,19 @@ class AuditSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.landscape == "full" and (self.load.is_quantised or self.load.is_half):
+        if self.landscape == "none":
+            return
+        if self.load.is_half or self.load.quantization == "int8":
+            raise self.too_coarse(self.load.in_words)
+        if self.landscape == "full" and self.load.is_quantised:
             raise UserError(
                 "landscape full is over all weights in float32. Give --landscape lora, or load the "
                 "model in float32."
             )
+
+    def too_coarse(self, held_in: str) -> UserError:
+        """Of a model that rounds away the differences that a landscape is made of."""
+        return UserError(
+            f"landscape {self.landscape} takes small differences between losses, and {held_in} "
+            "rounds them away. Give --landscape none, or --dtype float32 without --quantization."
+        )

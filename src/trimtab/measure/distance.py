@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -271,8 +271,7 @@ class Displacement:
     def _add_dense(
         self, weights: Iterable[tuple[str, nn.Parameter]], start: dict[str, nn.Parameter]
     ) -> None:
-        for name, weight in weights:
-            _require_weight(name, weight, start)
+        for name, weight in _each_once(weights, start):
             if not _same(weight, start[name]):
                 self.dense[name] = DensePart(weight, start[name].detach().to(weight))
         self.parts += self.dense.values()
@@ -282,7 +281,8 @@ def distance(model: nn.Module, aligned_model: nn.Module) -> float:
     """‖θ − θ_s‖ between a trained model and the aligned model, over all weights together.
 
     An adapter counts by what it makes of the weights: plain LoRA on θ_s by its product BA, all else
-    that PEFT can merge by merging a copy of one layer after the other.
+    that PEFT can merge by merging a copy of one layer after the other. A weight that two layers
+    share counts once, as does what they train together.
 
     Raises:
         UserError: an adapter that cannot be merged, such as prompt tuning; or the two models do not
@@ -295,8 +295,14 @@ def distance(model: nn.Module, aligned_model: nn.Module) -> float:
     base = model.get_base_model()
     present = weights_in_place(base)
     squared = 0.0
+    counted: set[frozenset[int]] = set()
     for name, layers in layers_by_name(base).items():
         own = {key: present.pop(key) for key in list(present) if key.startswith(f"{name}.")}
+        below = [weight for key, weight in start.items() if key.startswith(f"{name}.")]
+        together = frozenset(map(id, [*layers[0].parameters(), *below]))
+        if together in counted:
+            continue
+        counted.add(together)
         parts = _plain_parts(name, layers)
         if parts is not None and all(_same(own[key], start[key]) for key in own):
             squared += sum(float(part.squared_norm()) for part in parts)
@@ -338,13 +344,24 @@ def _bias_parts(adapters: Iterable[LowRankAdapter]) -> list[DensePart]:
 
 def _squared_difference(weights: dict[str, nn.Parameter], start: dict[str, nn.Parameter]) -> float:
     squared = 0.0
-    for name, weight in weights.items():
-        _require_weight(name, weight, start)
+    for name, weight in _each_once(weights.items(), start):
         if weight.data_ptr() == start[name].data_ptr():  # the adapter's base is θ_s itself
             continue
         aligned = start[name].detach().to(weight.device)
         squared += float((weight.detach().double() - aligned.double()).square().sum())
     return squared
+
+
+def _each_once(
+    weights: Iterable[tuple[str, nn.Parameter]], start: dict[str, nn.Parameter]
+) -> Iterator[tuple[str, nn.Parameter]]:
+    """The weights by name, one that stands under two names, here and in θ_s, by the first."""
+    seen: set[tuple[int, int]] = set()
+    for name, weight in weights:
+        _require_weight(name, weight, start)
+        if (pair := (id(weight), id(start[name]))) not in seen:
+            seen.add(pair)
+            yield name, weight
 
 
 def _require_weight(name: str, weight: nn.Parameter, start: dict[str, nn.Parameter]) -> None:

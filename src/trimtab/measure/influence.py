@@ -51,7 +51,8 @@ def endangering_rows(
     safety data's. The latter is taken at θ' = θ_s + trial · downhill, a trial step down the task's
     gradient: at θ_s itself, where the alignment data's own gradient is nearly zero, its direction
     would be mostly noise. ⟨∇ℓ_i, v⟩ for all rows at once is the change of their losses between
-    θ_s − hv and θ_s + hv, divided by 2h, so that no row needs a gradient of its own.
+    θ_s − hv and θ_s + hv, divided by 2h, so that no row needs a gradient of its own. The model has
+    to compute in float32: in 16 bits its rounding is larger than that change.
 
     Args:
         safety: L_ŝ over the weights to move.

@@ -1,7 +1,7 @@
 """The aligned model: what a name stands for, loaded, measured in size, and on its device."""
 
 from trimtab.models.adapters import merged_model
-from trimtab.models.device import device_name, is_quantised, to_device
+from trimtab.models.device import computes_in_float32, device_name, is_quantised, to_device
 from trimtab.models.loading import (
     as_one_folder,
     kept_as,
@@ -27,6 +27,7 @@ __all__ = [
     "ModelSize",
     "as_one_folder",
     "cache_folder",
+    "computes_in_float32",
     "device_name",
     "is_quantised",
     "kept_as",

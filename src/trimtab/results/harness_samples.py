@@ -40,10 +40,13 @@ class HarnessSample:
     """A hash of what was asked; models are compared on the same."""
     metrics: Mapping[str, float]
     run: HarnessRun
+    task_files: str = ""
+    """A hash of the task's own files, where it was read from some here."""
 
     def to_json(self) -> dict[str, Any]:
         """A flat record, but for the metrics."""
-        record = {field.name: getattr(self, field.name) for field in fields(self)[:-1]}
+        names = [field.name for field in fields(self) if field.name != "run"]
+        record = {name: getattr(self, name) for name in names}
         return {**record, "metrics": dict(self.metrics), **asdict(self.run)}
 
     @classmethod
@@ -58,6 +61,7 @@ class HarnessSample:
                 **{field.name: record[field.name] for field in fields(HarnessRun)[:-1]},
                 held_in=str(record.get("held_in", "")),
             ),
+            str(record.get("task_files", "")),
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether an experiment's folder is still what was made: its data, its models, their losses."""
+"""Whether an experiment's folder is still what was made: data, numbers, models, their losses."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.results.store import read_points
 from trimtab.runner.saved_models import adapter_on, is_adapter, load_whole, start_of
+from trimtab.runner.verify_numbers import recomputed
 from trimtab.stats import Array, summed
 
 ROWS = 8
@@ -58,9 +59,10 @@ class Check:
 def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:
     """Every check of an experiment's folder, each as it is made.
 
-    Files of data and of models are compared with the SHA-256 recorded of them; then the start model
-    and every kept one are measured again on `ROWS` held-out rows of each data set. A row's loss
-    must be the recorded one to `TOLERANCE` nats per token.
+    Files of data and of models are compared with the SHA-256 recorded of them, and losses, gaps and
+    rates of points with what the rows kept beside them give; then the start model and every kept
+    one are measured again on `ROWS` held-out rows of each data set. A row's loss must be the
+    recorded one to `TOLERANCE` nats per token.
 
     Args:
         data_root: where relative paths of data start, if not as the experiment's record says.
@@ -76,6 +78,7 @@ def verify(folder: Path, data_root: Path | None = None) -> Iterator[Check]:
         experiment = replace(experiment, data_root=str(data_root.resolve()))
     of_data = list(_data_checks(folder, Path(experiment.data_root)))
     yield from of_data
+    yield from _number_checks(experiment, points, folder)
     names = list(dict.fromkeys(point.model for point in points if point.model is not None))
     saved_names = [name for name in names if (model_folder(folder, name)).is_dir()]
     for name in _models_gone(experiment, points, folder):
@@ -134,6 +137,23 @@ def _data_checks(folder: Path, root: Path) -> Iterator[Check]:
                 yield Check(what, True, f"{name} has the SHA-256 recorded")
             else:
                 yield Check(what, False, f"{path} has another SHA-256 than what was used")
+
+
+def _number_checks(
+    experiment: Experiment, points: Sequence[Point], folder: Path
+) -> Iterator[Check]:
+    numbers = recomputed(points, experiment.known_entropies, RowLosses(folder))
+    for name, of_model in numbers.items():
+        what = f"numbers of {name}"
+        if of_model.fault is not None:
+            yield Check(what, False, of_model.fault)
+        elif not of_model.compared:
+            yield Check(what, None, "their rows were not kept")
+        elif of_model.without_rows:
+            fields = ", ".join(of_model.without_rows)
+            yield Check(what, True, f"they follow from its rows, but for {fields}, without rows")
+        else:
+            yield Check(what, True, "they follow from its rows")
 
 
 def _model_check(model: Path) -> Check:

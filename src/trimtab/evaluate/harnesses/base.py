@@ -13,6 +13,7 @@ import torch
 
 from trimtab.config.loading import Loading
 from trimtab.errors import UserError, reason_of
+from trimtab.evaluate.harnesses.task_files import task_digest
 from trimtab.models import weights_sha256
 from trimtab.results.harness_samples import (
     HARNESS_FOLDER,
@@ -58,6 +59,9 @@ class Harness(Protocol):
         Its errors of a task may be any.
         """
 
+    def place(self, task: str) -> Path | None:
+        """The file or folder here that a task is read from; None of the harness's own."""
+
     def command(self, model: str) -> str | None:
         """How the harness itself runs this from a shell; None where it cannot load a model so.
 
@@ -71,7 +75,7 @@ def kept_samples(
 ) -> list[HarnessSample]:
     """The samples of every task, from `out` where they are there, else of the harness.
 
-    A task is kept when it is finished, and not run again.
+    A task is kept when it is finished, and not run again unless its own files here were changed.
 
     Args:
         name: what the model's file goes by.
@@ -90,7 +94,12 @@ def kept_samples(
         harness.limit,
         harness.load.in_words,
     )
-    samples = read_harness_samples(path)
+    digests = {task: task_digest(harness.place(task)) for task in harness.tasks}
+    samples = [
+        sample
+        for sample in read_harness_samples(path)
+        if sample.task_files == digests.get(sample.task, sample.task_files)
+    ]
     for sample in samples:
         _require_same(sample.run, run, path)
     missing_tasks = [
@@ -109,7 +118,9 @@ def kept_samples(
                         "samples, so that models cannot be compared sample by sample. Leave it out."
                     )
                 samples += [
-                    HarnessSample(task, result.sample, result.content, result.metrics, run)
+                    HarnessSample(
+                        task, result.sample, result.content, result.metrics, run, digests[task]
+                    )
                     for result in results
                 ]
                 write_harness_samples(path, samples)

@@ -71,6 +71,10 @@ class Inspect:
 
             yield measured
 
+    def place(self, task: str) -> Path | None:
+        """The file of `file.py@task`."""
+        return Path(task.partition("@")[0])
+
     def command(self, model: str) -> str:
         """The harness's own command line."""
         files = model_files(model)

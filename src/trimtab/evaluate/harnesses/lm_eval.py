@@ -61,6 +61,10 @@ class LmEval:
 
         yield measured
 
+    def place(self, task: str) -> Path | None:
+        """A YAML file, or the folder with tasks of one's own."""
+        return Path(task) if Path(task).exists() else self.include_path
+
     def command(self, model: str) -> str | None:
         """The harness's own command line, which has no words for how weights are quantised."""
         if self.load.is_quantised:
