@@ -641,7 +641,7 @@ def test_models_trained_in_16_bits_are_measured_as_the_start_is(
 
 
 def test_a_method_that_does_not_go_with_the_settings_is_a_failure_and_no_end(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapted = small_world(
         tmp_path / "world",
@@ -663,6 +663,10 @@ def test_a_method_that_does_not_go_with_the_settings_is_a_failure_and_no_end(
     assert set(reasons) == {"wise-ft", "osf", "alignment-parameter-radius"}
     assert "Leave lora_rank out" in reasons["osf"]
     assert sweep(adapted, tmp_path / "run", Watcher()) == points
-    smoothed = replace(adapted, train=replace(adapted.train, sft={"label_smoothing_factor": 0.1}))
-    with pytest.raises(UserError, match="label_smoothing_factor=0"):
-        sweep(smoothed, tmp_path / "smoothed", Watcher())
+
+    def refuses(*arguments: object, **named: object) -> None:
+        raise UserError("no method goes with this")
+
+    monkeypatch.setattr("trimtab.runner.trainings.SafetyAwareSFTTrainer", refuses)
+    with pytest.raises(UserError, match="no method goes"):
+        sweep(adapted, tmp_path / "none", Watcher())
