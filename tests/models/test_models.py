@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from trimtab.errors import UserError
-from trimtab.models import load_model, load_tokenizer, model_size, save_tiny_llama
+from trimtab.models import (
+    load_model,
+    load_tokenizer,
+    merged_model,
+    model_size,
+    save_tiny_llama,
+)
 
 WORDS = ["one", "two", "three"]
 Weights = dict[str, Tensor]
@@ -172,3 +179,24 @@ def test_a_tokenizer_without_an_end_is_one_line(base: Path) -> None:
     file.write_text(json.dumps({**config, "eos_token": None, "pad_token": None}))
     with pytest.raises(UserError, match="neither a padding nor an end-of-sequence token"):
         load_tokenizer(str(base))
+
+
+def test_what_a_merge_into_16_bits_rounds_away_is_told(
+    base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def merged(dtype: torch.dtype, size: float) -> str:
+        caplog.clear()
+        model = load_model(str(base))[0].to(dtype)
+        adapter: Any = get_peft_model(
+            model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
+        torch.manual_seed(0)
+        for name, weight in adapter.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=size)
+        merged_model(adapter)
+        return caplog.text
+
+    assert "rounds away" in merged(torch.bfloat16, 1e-4)
+    assert merged(torch.bfloat16, 1.0) == ""
+    assert merged(torch.float32, 1e-4) == ""

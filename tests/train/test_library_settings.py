@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import LoraConfig
+from transformers import TrainingArguments
 from trl import SFTConfig
 
 from trimtab.config.experiment import Measuring, Training
@@ -170,3 +172,12 @@ def test_names_and_numbers_of_lora_are_lists_where_peft_has_lists() -> None:
     assert settings(layers_to_transform=1) == {"layers_to_transform": 1}
     with pytest.raises(UserError, match="it makes another model than the aligned one"):
         settings(layer_replication=[[0, 2], [0, 2]])
+
+
+def test_of_several_gpus_without_a_launcher_one_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = property(lambda args: vars(args).get("_n_gpu", 2))
+    monkeypatch.setattr(TrainingArguments, "n_gpu", counted)
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", torch.device("cpu"))
+    assert sft_config(Training(), Measuring(), tmp_path, 0).n_gpu == 1

@@ -189,7 +189,10 @@ def test_a_stream_of_task_rows_is_refused_where_rows_are_counted(
     with pytest.raises(UserError, match="counts the task rows or draws them itself"):
         tiny.trainer_of(objective, tmp_path, task=stream)  # type: ignore[arg-type]
     case_1 = AlignmentLossConstraint(penalty=0.5)
-    tiny.trainer_of(case_1, tmp_path, task=stream).train()  # type: ignore[arg-type]
+    trainer = tiny.trainer_of(case_1, tmp_path, task=stream)  # type: ignore[arg-type]
+    trainer.train()
+    trainer.save_model(str(tmp_path / "model"))
+    assert "a stream of task rows" in (tmp_path / "model/README.md").read_text("utf-8")
 
 
 class BreakOff(TrainerCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,8 @@ def training_card(trainer: SafetyAwareSFTTrainer) -> str:
     base = (inner.get_base_model() if is_adapter else inner).config._name_or_path
     metadata = card_metadata(base, is_adapter, ("trl", "sft", "trimtab", "safety"))
     args, state = trainer.args, trainer.state
-    rows = [f"{len(trainer.train_dataset):,} task rows"]
+    task = trainer.train_dataset
+    rows = [f"{len(task):,} task rows" if isinstance(task, Sized) else "a stream of task rows"]
     if trainer.safety_stream is not None:
         rows.append(f"{len(trainer.safety_stream.rows):,} safety rows")
     start = f"`{public_name(base)}`" if base else "a model in memory"

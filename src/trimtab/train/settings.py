@@ -133,6 +133,8 @@ def sft_config(
     args = SafetyAwareSFTConfig(**fields)
     if not (args.bf16 or args.fp16):
         args.mixed_precision = "no"  # which a launcher's configuration would else decide
+    if args.n_gpu > 1:  # and no launcher has begun a process for each: TRL refuses DataParallel
+        args._n_gpu = 1
     return args
 
 
