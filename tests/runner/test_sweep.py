@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
 from trimtab.config.methods import ALIGNED, CASE_1, DIAL
+from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.rows import Message, Row
 from trimtab.data.splits import Roles, Split
@@ -255,6 +257,32 @@ def test_what_a_grid_grows_by_is_made_from_the_models_that_are_kept(
             assert (kept is None) == (expected is None)
             if kept is not None and expected is not None:
                 np.testing.assert_allclose(kept, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lora", [{}, {"modules_to_save": ["lm_head"]}], ids=["plain", "head"])
+def test_each_method_after_training_starts_from_the_adapter_that_was_kept(
+    experiment: Experiment, tmp_path: Path, lora: dict[str, Any]
+) -> None:
+    """And not from what the one before it made: in whatever order, all have the same points."""
+    training = Training(steps=4, batch_size=16, learning_rate=1e-2, lora_rank=4, lora=lora)
+    sft = Block("alignment-loss", (0.0,), proxies=("near",))
+    plain = replace(experiment, grid=(sft,), train=training, keep_models=True)
+    safe_lora, halfway, nearer = (
+        Block("method", method=method, values=(value,), proxies=("near",))
+        for method, value in (("safe-lora", 1.0), ("wise-ft", 0.5), ("wise-ft", 0.75))
+    )
+
+    def numbers(folder: Path, *blocks: Block) -> dict[RunSpec, tuple[object, ...]]:
+        points = sweep(replace(plain, grid=(sft, *blocks)), folder, Watcher())
+        return {point.spec: tuple(getattr(point, name) for name in MEASURED) for point in points}
+
+    whole = numbers(tmp_path / "whole", safe_lora, halfway, nearer)
+    for name, blocks in (
+        ("there", (safe_lora, halfway, nearer)),
+        ("back", (nearer, halfway, safe_lora)),
+    ):
+        numbers(tmp_path / name)
+        assert numbers(tmp_path / name, *blocks) == whole
 
 
 def test_data_that_changed_since_are_refused(experiment: Experiment, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from trimtab.train.objectives.base import Target
 from trimtab.train.objectives.budget import Budget, ImpossibleBudgetError
 from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.objectives.endpoints import Endpoints
-from trimtab.train.reference import copy_apart
+from trimtab.train.reference import copy_to_edit
 from trimtab.train.settings import objective_of, unaligned_model
 from trimtab.train.step_losses import TrainingDivergedError
 
@@ -165,7 +165,7 @@ class Runner(Trainings):
         method = method_at(spec.method, spec.value, **drawn)
         assert isinstance(method, PostHocMethod)
         started = perf_counter()
-        copy = copy_apart(trained.model, whole=method.merges)
+        copy = copy_to_edit(trained.model, self.aligned, whole=method.merges)
         model = method.apply(copy, self.aligned, self._unaligned(method))
         seconds = trained.wall_seconds + perf_counter() - started
         return self.evaluator.points(
