@@ -36,7 +36,7 @@ from trimtab.runner.saved_models import adapter_on, is_adapter, load_whole, star
 from trimtab.runner.trainings import Held, Job, Trainings, TrainingWatcher
 from trimtab.stats import Array
 from trimtab.train.baselines.post_hoc import PostHocMethod
-from trimtab.train.checkpoints import newest_whole_checkpoint
+from trimtab.train.checkpoints import newest_whole_checkpoint, require_same_launch
 from trimtab.train.methods import method_at
 from trimtab.train.objectives.base import Target
 from trimtab.train.objectives.budget import Budget, ImpossibleBudgetError
@@ -319,6 +319,8 @@ class Runner(Trainings):
     def _trained(self, job: Job) -> Trained:
         """What a training makes, of all processes together, from its newest whole checkpoint."""
         job = replace(job, checkpoint=newest_whole_checkpoint(self._unfinished(job.name)))
+        if job.checkpoint is not None:
+            require_same_launch(job.checkpoint)
         return self.processes.call_together("train", job, own=lambda: self.train(job))
 
     def _save(self, model: Any, folder: Path) -> None:
