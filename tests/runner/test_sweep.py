@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from peft import LoraConfig, get_peft_model
 from typer.testing import CliRunner, Result
 
 from tests.forked import that_can_be_interrupted
@@ -35,13 +36,13 @@ from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.rows import Message, Row
 from trimtab.data.splits import Roles, Split
 from trimtab.errors import UserError
-from trimtab.models import load_model
+from trimtab.models import load_model, places, weights_sha256
 from trimtab.report.model_card import has_card
 from trimtab.results.checksums import changed_files
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_failures, read_points
 from trimtab.runner.dial import measure_curve, train_dial
-from trimtab.runner.folder import claim, record_data
+from trimtab.runner.folder import claim, record_data, record_inputs
 from trimtab.runner.status import copy_if_whole
 from trimtab.runner.sweep import left_of, sweep
 from trimtab.runner.verify import verify
@@ -314,6 +315,92 @@ def test_a_start_that_changed_since_is_refused(experiment: Experiment, tmp_path:
         sweep(moved, tmp_path / "out", Watcher())
     weights.write_bytes(original)
     sweep(moved, tmp_path / "out", Watcher())
+
+
+def begin(experiment: Experiment, folder: Path) -> None:
+    """As a sweep does that is killed after its first point."""
+    folder.mkdir()
+    claim(experiment, folder, restart=False)
+    record_start(experiment, folder)
+    (folder / "points.jsonl").touch()
+
+
+def record_start(experiment: Experiment, folder: Path) -> None:
+    record_inputs(Roles(None, {}, {}, ()), experiment, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("start/chat_template.jinja", "its configuration, tokenizer or chat template has"),
+        ("start/tokenizer.json", "its configuration, tokenizer or chat template has"),
+        ("start/adapter_config.json", "its configuration, tokenizer or chat template has"),
+        ("base/model.safetensors", "what it is an adapter on has"),
+        ("base/config.json", "what it is an adapter on has"),
+    ],
+)
+def test_a_start_of_which_a_part_changed_since_is_refused(
+    experiment: Experiment, tmp_path: Path, name: str, what: str
+) -> None:
+    base, start = tmp_path / "base", tmp_path / "start"
+    shutil.copytree(experiment.model, base)
+    model, tokenizer = load_model(str(base))
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(start)
+    tokenizer.save_pretrained(start)
+    (start / "chat_template.jinja").write_text("{{ messages }}")
+    moved = replace(experiment, model=str(start), align=None)
+    begin(moved, tmp_path / "out")
+    record_start(moved, tmp_path / "out")
+    file = tmp_path / name
+    original = file.read_bytes()
+    if name.endswith(".json"):
+        file.write_text(json.dumps({**json.loads(original), "lora_alpha": 99}))
+    else:
+        file.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    with pytest.raises(UserError, match=rf"{start}.*: {what} changed since .* --restart"):
+        record_start(moved, tmp_path / "out")
+    file.write_bytes(original)
+    record_start(moved, tmp_path / "out")
+
+
+def test_a_start_that_an_earlier_version_recorded_is_known_by_its_weights(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    start = Path(shutil.copytree(experiment.model, tmp_path / "start"))
+    moved = replace(experiment, model=str(start), align=None)
+    begin(moved, tmp_path / "out")
+    before = json.dumps({"weights": weights_sha256(str(start))})
+    (tmp_path / "out/start.json").write_text(before + "\n")
+    record_start(moved, tmp_path / "out")
+    assert json.loads((tmp_path / "out/start.json").read_text()).keys() == {"weights", "files"}
+    (tmp_path / "out/start.json").write_text(json.dumps({"weights": "others"}))
+    with pytest.raises(UserError, match="weights have changed since"):
+        record_start(moved, tmp_path / "out")
+
+
+def test_another_commit_on_the_hub_is_refused_and_the_one_before_can_be_named(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = "1" * 40, "2" * 40
+    monkeypatch.setattr(places, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    seen = tmp_path / "cache/models--org--model/refs/main"
+    moved, out = replace(experiment, model="org/model", align=None), tmp_path / "out"
+    begin(moved, out)  # this machine has not looked for it yet
+    for commit in (first, first):
+        seen.parent.mkdir(parents=True, exist_ok=True)
+        seen.write_text(commit)
+        record_start(moved, out)
+    seen.write_text(second)
+    with pytest.raises(UserError, match=rf"commit on the Hub has .*{{revision: {first}}}"):
+        record_start(moved, out)
+    for revision, is_same in ((second, False), (first, True)):
+        named = replace(moved, load=replace(moved.load, revision=revision))
+        if is_same:
+            claim(named, out, restart=False)
+            record_start(named, out)
+        else:
+            with pytest.raises(UserError, match="another experiment"):
+                claim(named, out, restart=False)
 
 
 def test_an_aligned_start_is_the_folders_own(experiment: Experiment, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from trimtab.models.places import (
     ModelFiles,
     cache_folder,
     model_files,
+    model_parts,
     name_base_portably,
     weights_sha256,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "load_tokenizer",
     "merged_model",
     "model_files",
+    "model_parts",
     "model_shape",
     "model_size",
     "name_base_portably",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +20,7 @@ from trimtab.data.splits import halves_by_prompt
 from trimtab.errors import UserError
 from trimtab.measure.distance import distance
 from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
-from trimtab.models import limits_of, load_model, to_device, weights_sha256
+from trimtab.models import limits_of, load_model, model_parts, to_device
 from trimtab.report.model_card import repaired_card
 from trimtab.results.checksums import digest_of
 from trimtab.results.files import (
@@ -256,5 +257,5 @@ class _Pair:
 
 
 def _models_digest(*names: str) -> str:
-    """Of their weights, so that a model trained anew is not taken for the one before."""
-    return digest_of(" ".join(weights_sha256(name) or name for name in names))
+    """Of what they are, so that a model trained anew is not taken for the one before."""
+    return digest_of(json.dumps([model_parts(name) or name for name in names], sort_keys=True))
