@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.file_download import repo_folder_name
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -154,6 +154,17 @@ def name_base_portably(folder: Path) -> None:
             write_atomically(path.with_name(_BASE_FILE), json.dumps({"model": SMOLLM2}) + "\n")
 
 
+def name_base_as_here(adapter: PeftModel, folder: str) -> None:
+    """Let adapters that were read from `folder` name their base as before `name_base_portably`.
+
+    What is made of them and saved is then told apart from adapters on the Hub's model, too.
+    """
+    ours = Path(folder) / _BASE_FILE
+    if ours.exists() and json.loads(ours.read_bytes())["model"] == SMOLLM2:
+        for config in adapter.peft_config.values():
+            config.base_model_name_or_path = str(cache_folder() / SMOLLM2)
+
+
 def cache_folder() -> Path:
     """Where converted models are kept: $TRIMTAB_CACHE, else ~/.cache/trimtab."""
     return Path(os.environ.get("TRIMTAB_CACHE", Path.home() / ".cache" / "trimtab"))
@@ -214,6 +225,21 @@ def base_of(name: str, source: str, adapter: PeftConfig) -> str:
             "base_model_name_or_path in its adapter_config.json."
         )
     return str(base)
+
+
+def adapter_base(name: str) -> str | None:
+    """What the adapter `name` was trained on; None where it names nothing that lies here.
+
+    Raises UserError as `load_model` does.
+    """
+    with as_user_error(name):
+        source = source_of(name)
+        adapter = adapter_at(source)
+    try:
+        base = base_of(name, source, adapter) if adapter else ""
+        return base if base and source_of(base) else None
+    except UserError:
+        return None
 
 
 def has_tokenizer(source: str) -> bool:
