@@ -132,9 +132,8 @@ def _is_whole_file(path: Path) -> bool:
 
 def _are_whole_parts(folder: Path) -> bool:
     """Whether all that processes wrote into a folder is there: each tensor is a file by itself."""
-    from torch.distributed.checkpoint.filesystem import (
-        FileSystemReader,
-    )  # not where no weights are divided
+    # Not where no weights are divided.
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
 
     for part in FileSystemReader(folder).read_metadata().storage_data.values():
         with (folder / part.relative_path).open("rb") as file:
