@@ -20,6 +20,7 @@ from trimtab.models import (
     load_model,
     load_tokenizer,
     merged_model,
+    model_parts,
     model_size,
     save_tiny_llama,
 )
@@ -200,3 +201,45 @@ def test_what_a_merge_into_16_bits_rounds_away_is_told(
     assert "rounds away" in merged(torch.bfloat16, 1e-4)
     assert merged(torch.bfloat16, 1.0) == ""
     assert merged(torch.float32, 1e-4) == ""
+
+
+def test_a_model_is_another_by_its_weights_its_configuration_or_its_tokenizer(base: Path) -> None:
+    before = model_parts(str(base))
+    assert before.keys() == {"weights", "files"}
+
+    def changed(name: str, content: str) -> set[str]:
+        file = base / name
+        original = file.read_text() if file.exists() else None
+        file.write_text(content)
+        now = model_parts(str(base))
+        file.unlink()
+        if original is not None:
+            file.write_text(original)
+        assert model_parts(str(base)) == before
+        return {part for part in now if now[part] != before[part]}
+
+    config = json.loads((base / "config.json").read_text())
+    again = {"transformers_version": "9", **dict(reversed(config.items())), "_name_or_path": "x"}
+    assert changed("config.json", json.dumps({**config, "rms_norm_eps": 1e-3})) == {"files"}
+    assert changed("config.json", json.dumps({**again, "transformers_version": "9"})) == set()
+    assert changed("generation_config.json", "{}") == set()
+    assert changed("README.md", "a model") == set()
+    for name in ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json"):
+        assert changed(name, "{}") == {"files"}
+    for name in ("merges.txt", "special_tokens_map.json", "chat_template.jinja"):
+        assert changed(name, "") == {"files"}
+
+
+def test_an_adapter_is_another_where_what_it_is_on_is(base: Path, tmp_path: Path) -> None:
+    adapter(base, ADAPTERS["lora"], tmp_path / "adapter")
+    before = model_parts(str(tmp_path / "adapter"))
+    save_tiny_llama(WORDS, base, seed=1)
+    after = model_parts(str(tmp_path / "adapter"))
+    assert {part for part in before if after[part] != before[part]} == {"base weights"}
+    config = tmp_path / "adapter/adapter_config.json"
+    record = json.loads(config.read_text())
+    config.write_text(json.dumps({**record, "base_model_name_or_path": "org/model"}))
+    elsewhere = model_parts(str(tmp_path / "adapter"))
+    assert (after["base name"], elsewhere["base name"]) == ("a folder", "org/model")
+    config.write_text(json.dumps({**record, "lora_alpha": 99}))
+    assert model_parts(str(tmp_path / "adapter"))["files"] != after["files"]

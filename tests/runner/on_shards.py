@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 from torch.distributed.tensor import DTensor
@@ -35,6 +36,28 @@ def prepared_on_shards(*args: Any) -> None:
     """A process of a group of Ray's."""
     shard_every_training()
     cluster._prepared(*args)
+
+
+def main_killed_at_first() -> None:
+    """The first process of a training is killed in its step 3, unless it goes on from before."""
+    on_train_begin, on_step_end = (
+        trainings._Progress.on_train_begin,
+        trainings._Progress.on_step_end,
+    )
+    steps_before: list[int] = []
+
+    def beginning(self: Any, args: Any, state: Any, control: Any, **handles: Any) -> None:
+        steps_before.append(state.global_step)
+        on_train_begin(self, args, state, control, **handles)
+
+    def stepping(self: Any, args: Any, state: Any, control: Any, **handles: Any) -> None:
+        if steps_before[-1] == 0 and state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        on_step_end(self, args, state, control, **handles)
+
+    trainings._Progress.on_train_begin = beginning  # type: ignore[method-assign]
+    trainings._Progress.on_step_end = stepping  # type: ignore[method-assign]
+    main()
 
 
 def main() -> None:

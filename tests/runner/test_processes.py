@@ -197,3 +197,17 @@ def test_a_sweep_on_sharded_weights_has_the_points_of_one_process(
     assert_same_results(folders[1], folders[0])
     for model in (folders[0] / "models").iterdir():
         assert (folders[1] / "models" / model.name).is_dir()
+
+
+def test_a_killed_sweep_on_sharded_weights_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    experiment = small_world(
+        tmp_path,
+        80,
+        train=Training(steps=4, batch_size=8, learning_rate=2e-3, checkpoint_every=2),
+        grid=(Block("alignment-loss", (1.0,)),),
+    )
+    command = sweep_command(experiment, tmp_path)
+    killed, went_on = (forked.run(*command, main=on_shards.main_killed_at_first) for _ in range(2))
+    assert killed.returncode != 0
+    assert went_on.returncode == 0, went_on.stderr
+    assert len(read_points(tmp_path / "out")) == 2

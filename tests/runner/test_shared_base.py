@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.optim import Optimizer
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
@@ -23,7 +24,7 @@ from tests.watchers import Watcher
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
 from trimtab.data.splits import read_roles
-from trimtab.measure.shared_weights import sharing_all, sharing_frozen
+from trimtab.measure.shared_weights import sharing_all, sharing_frozen, sharing_start
 from trimtab.models import load_tokenizer
 from trimtab.runner import runner as runner_module
 from trimtab.runner import trainings as trainings_module
@@ -181,16 +182,19 @@ def test_points_are_those_of_a_copied_base(
     assert measured(tmp_path / "copied") == shared
 
 
-def test_tied_weights_stay_tied_and_flags_are_the_copys_own() -> None:
-    config = LlamaConfig(
+def tiny_config(**settings: Any) -> LlamaConfig:
+    return LlamaConfig(
         vocab_size=8,
         hidden_size=8,
         intermediate_size=8,
         num_hidden_layers=1,
         num_attention_heads=1,
-        tie_word_embeddings=True,
+        **settings,
     )
-    model = LlamaForCausalLM(config)
+
+
+def test_tied_weights_stay_tied_and_flags_are_the_copys_own() -> None:
+    model = LlamaForCausalLM(tiny_config(tie_word_embeddings=True))
     copy = sharing_all(model)
     assert copy.lm_head.weight is copy.model.embed_tokens.weight
     copy.requires_grad_(False)
@@ -199,6 +203,30 @@ def test_tied_weights_stay_tied_and_flags_are_the_copys_own() -> None:
     assert model.config.use_cache
     tuned = sharing_frozen(copy)
     assert tuned.lm_head.weight is copy.lm_head.weight
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_what_is_edited_shares_only_weights_that_are_the_starts(is_frozen: bool) -> None:
+    """An adapter that was read from a file is frozen, and so are the weights beside it."""
+    start = LlamaForCausalLM(tiny_config())
+    lora = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    tuned = get_peft_model(deepcopy(start), lora)
+    norm, moved = "base_model.model.model.norm.weight", "lora_B.default"
+    with torch.no_grad():
+        tuned.get_parameter(norm).add_(1)
+    tuned.requires_grad_(not is_frozen)
+    if not is_frozen:
+        tuned.get_base_model().model.embed_tokens.requires_grad_(False)
+    copy = dict(sharing_start(tuned, start).named_parameters(remove_duplicate=False))
+    shared = {
+        name
+        for name, weight in tuned.named_parameters(remove_duplicate=False)
+        if copy[name] is weight
+    }
+    assert not any(moved in name or "modules_to_save" in name for name in shared)
+    assert norm not in shared
+    assert "base_model.model.model.embed_tokens.weight" in shared
+    assert len(shared) == (len(list(start.parameters())) - 1 if is_frozen else 1)
 
 
 @contextmanager

@@ -14,10 +14,12 @@ from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from peft import LoraConfig, get_peft_model
 from typer.testing import CliRunner, Result
 
 from tests.forked import that_can_be_interrupted
@@ -29,17 +31,18 @@ from trimtab.config.data_source import DataSource, Lengths
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import plan_of
 from trimtab.config.methods import ALIGNED, CASE_1, DIAL
+from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import read_experiment, to_yaml
 from trimtab.data.rows import Message, Row
 from trimtab.data.splits import Roles, Split
 from trimtab.errors import UserError
-from trimtab.models import load_model
+from trimtab.models import load_model, places, weights_sha256
 from trimtab.report.model_card import has_card
 from trimtab.results.checksums import changed_files
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_failures, read_points
 from trimtab.runner.dial import measure_curve, train_dial
-from trimtab.runner.folder import claim, record_data
+from trimtab.runner.folder import claim, record_data, record_inputs
 from trimtab.runner.status import copy_if_whole
 from trimtab.runner.sweep import left_of, sweep
 from trimtab.runner.verify import verify
@@ -257,6 +260,32 @@ def test_what_a_grid_grows_by_is_made_from_the_models_that_are_kept(
                 np.testing.assert_allclose(kept, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("lora", [{}, {"modules_to_save": ["lm_head"]}], ids=["plain", "head"])
+def test_each_method_after_training_starts_from_the_adapter_that_was_kept(
+    experiment: Experiment, tmp_path: Path, lora: dict[str, Any]
+) -> None:
+    """And not from what the one before it made: in whatever order, all have the same points."""
+    training = Training(steps=4, batch_size=16, learning_rate=1e-2, lora_rank=4, lora=lora)
+    sft = Block("alignment-loss", (0.0,), proxies=("near",))
+    plain = replace(experiment, grid=(sft,), train=training, keep_models=True)
+    safe_lora, halfway, nearer = (
+        Block("method", method=method, values=(value,), proxies=("near",))
+        for method, value in (("safe-lora", 1.0), ("wise-ft", 0.5), ("wise-ft", 0.75))
+    )
+
+    def numbers(folder: Path, *blocks: Block) -> dict[RunSpec, tuple[object, ...]]:
+        points = sweep(replace(plain, grid=(sft, *blocks)), folder, Watcher())
+        return {point.spec: tuple(getattr(point, name) for name in MEASURED) for point in points}
+
+    whole = numbers(tmp_path / "whole", safe_lora, halfway, nearer)
+    for name, blocks in (
+        ("there", (safe_lora, halfway, nearer)),
+        ("back", (nearer, halfway, safe_lora)),
+    ):
+        numbers(tmp_path / name)
+        assert numbers(tmp_path / name, *blocks) == whole
+
+
 def test_data_that_changed_since_are_refused(experiment: Experiment, tmp_path: Path) -> None:
     data = Path(shutil.copytree(experiment.data_root, tmp_path / "data"))
     moved = replace(experiment, data_root=str(data), align=None)
@@ -286,6 +315,92 @@ def test_a_start_that_changed_since_is_refused(experiment: Experiment, tmp_path:
         sweep(moved, tmp_path / "out", Watcher())
     weights.write_bytes(original)
     sweep(moved, tmp_path / "out", Watcher())
+
+
+def begin(experiment: Experiment, folder: Path) -> None:
+    """As a sweep does that is killed after its first point."""
+    folder.mkdir()
+    claim(experiment, folder, restart=False)
+    record_start(experiment, folder)
+    (folder / "points.jsonl").touch()
+
+
+def record_start(experiment: Experiment, folder: Path) -> None:
+    record_inputs(Roles(None, {}, {}, ()), experiment, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("start/chat_template.jinja", "its configuration, tokenizer or chat template has"),
+        ("start/tokenizer.json", "its configuration, tokenizer or chat template has"),
+        ("start/adapter_config.json", "its configuration, tokenizer or chat template has"),
+        ("base/model.safetensors", "what it is an adapter on has"),
+        ("base/config.json", "what it is an adapter on has"),
+    ],
+)
+def test_a_start_of_which_a_part_changed_since_is_refused(
+    experiment: Experiment, tmp_path: Path, name: str, what: str
+) -> None:
+    base, start = tmp_path / "base", tmp_path / "start"
+    shutil.copytree(experiment.model, base)
+    model, tokenizer = load_model(str(base))
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(start)
+    tokenizer.save_pretrained(start)
+    (start / "chat_template.jinja").write_text("{{ messages }}")
+    moved = replace(experiment, model=str(start), align=None)
+    begin(moved, tmp_path / "out")
+    record_start(moved, tmp_path / "out")
+    file = tmp_path / name
+    original = file.read_bytes()
+    if name.endswith(".json"):
+        file.write_text(json.dumps({**json.loads(original), "lora_alpha": 99}))
+    else:
+        file.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    with pytest.raises(UserError, match=rf"{start}.*: {what} changed since .* --restart"):
+        record_start(moved, tmp_path / "out")
+    file.write_bytes(original)
+    record_start(moved, tmp_path / "out")
+
+
+def test_a_start_that_an_earlier_version_recorded_is_known_by_its_weights(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    start = Path(shutil.copytree(experiment.model, tmp_path / "start"))
+    moved = replace(experiment, model=str(start), align=None)
+    begin(moved, tmp_path / "out")
+    before = json.dumps({"weights": weights_sha256(str(start))})
+    (tmp_path / "out/start.json").write_text(before + "\n")
+    record_start(moved, tmp_path / "out")
+    assert json.loads((tmp_path / "out/start.json").read_text()).keys() == {"weights", "files"}
+    (tmp_path / "out/start.json").write_text(json.dumps({"weights": "others"}))
+    with pytest.raises(UserError, match="weights have changed since"):
+        record_start(moved, tmp_path / "out")
+
+
+def test_another_commit_on_the_hub_is_refused_and_the_one_before_can_be_named(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = "1" * 40, "2" * 40
+    monkeypatch.setattr(places, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    seen = tmp_path / "cache/models--org--model/refs/main"
+    moved, out = replace(experiment, model="org/model", align=None), tmp_path / "out"
+    begin(moved, out)  # this machine has not looked for it yet
+    for commit in (first, first):
+        seen.parent.mkdir(parents=True, exist_ok=True)
+        seen.write_text(commit)
+        record_start(moved, out)
+    seen.write_text(second)
+    with pytest.raises(UserError, match=rf"commit on the Hub has .*{{revision: {first}}}"):
+        record_start(moved, out)
+    for revision, is_same in ((second, False), (first, True)):
+        named = replace(moved, load=replace(moved.load, revision=revision))
+        if is_same:
+            claim(named, out, restart=False)
+            record_start(named, out)
+        else:
+            with pytest.raises(UserError, match="another experiment"):
+                claim(named, out, restart=False)
 
 
 def test_an_aligned_start_is_the_folders_own(experiment: Experiment, tmp_path: Path) -> None:

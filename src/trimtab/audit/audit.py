@@ -42,7 +42,7 @@ from trimtab.measure.similarity import (
     similarity,
     total_variation_bound,
 )
-from trimtab.models import computes_in_float32, weights_sha256
+from trimtab.models import computes_in_float32, model_parts
 from trimtab.results.files import write_atomically
 from trimtab.watching import Watcher
 
@@ -113,7 +113,7 @@ def _datasets_read(data: AuditedData, reference: Audited) -> list[Audited]:
 
 def _identity(model: str, data: AuditedData, settings: AuditSettings) -> str:
     rows = {dataset.label: hash_of(dataset) for dataset in data.every}
-    record = {"model": model, "weights": weights_sha256(model), "rows": rows}
+    record = {"model": model, "parts": model_parts(model), "rows": rows}
     return json.dumps({**record, "settings": asdict(settings)}, sort_keys=True)
 
 

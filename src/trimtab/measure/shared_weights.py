@@ -7,7 +7,10 @@ from copy import deepcopy
 from typing import Any, TypeVar
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
+
+from trimtab.measure.adapters import weights_beside_adapters
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -31,6 +34,23 @@ def sharing_frozen(model: Model) -> Model:
     """
     frozen = [weight for weight in model.parameters() if not weight.requires_grad]
     return _copied(model, ((weight, weight) for weight in frozen))
+
+
+def sharing_start(model: Model, start: nn.Module) -> Model:
+    """A copy of a model to write into: what it shares are weights that are as `start`'s are.
+
+    An adapter is always the copy's own, and so is every weight that the model differs from its
+    start in, whether or not it is marked as trained: one that was read from a file is not.
+    """
+    starts = weights_beside_adapters(start, every_name=True)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    below = weights_beside_adapters(base, every_name=True)
+    own = {
+        id(weight)
+        for name, weight in below.items()
+        if weight.requires_grad or name not in starts or not _is_same(weight, starts[name])
+    }
+    return _copied(model, ((same, same) for same in below.values() if id(same) not in own))
 
 
 def without_weights(model: Model) -> Model:
@@ -69,6 +89,12 @@ def _sharing_memory(weight: nn.Parameter) -> nn.Parameter:
     if type(weight) is not nn.Parameter:
         return weight
     return nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
+
+
+def _is_same(weight: nn.Parameter, start: nn.Parameter) -> bool:
+    if (weight.shape, weight.dtype, weight.device) != (start.shape, start.dtype, start.device):
+        return False
+    return weight.data_ptr() == start.data_ptr() or torch.equal(weight.detach(), start.detach())
 
 
 def _copied(model: Model, shared: Iterable[tuple[nn.Parameter, nn.Parameter]]) -> Model:

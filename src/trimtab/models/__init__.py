@@ -3,6 +3,7 @@
 from trimtab.models.adapters import merged_model
 from trimtab.models.device import computes_in_float32, device_name, is_quantised, to_device
 from trimtab.models.loading import (
+    are_same_weights,
     as_one_folder,
     kept_as,
     load_model,
@@ -13,8 +14,11 @@ from trimtab.models.loading import (
 )
 from trimtab.models.places import (
     ModelFiles,
+    adapter_base,
     cache_folder,
     model_files,
+    model_parts,
+    name_base_as_here,
     name_base_portably,
     weights_sha256,
 )
@@ -25,6 +29,8 @@ from trimtab.models.tiny_llama import save_tiny_llama
 __all__ = [
     "ModelFiles",
     "ModelSize",
+    "adapter_base",
+    "are_same_weights",
     "as_one_folder",
     "cache_folder",
     "computes_in_float32",
@@ -36,8 +42,10 @@ __all__ = [
     "load_tokenizer",
     "merged_model",
     "model_files",
+    "model_parts",
     "model_shape",
     "model_size",
+    "name_base_as_here",
     "name_base_portably",
     "quiet_libraries",
     "save_tiny_llama",

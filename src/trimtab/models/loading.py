@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -30,6 +31,8 @@ from trimtab.models.places import (
     base_of,
     has_tokenizer,
     model_files,
+    model_parts,
+    name_base_as_here,
     source_of,
 )
 from trimtab.models.size import ModelSize, limits_of
@@ -152,7 +155,39 @@ def with_adapter(model: PreTrainedModel, base: str, source: str) -> PeftModel:
         adapter = PeftConfig.from_pretrained(source)
         if not adapter.is_prompt_learning:
             require_whole_adapter(source, source, adapter, model_shape(base))
-        return PeftModel.from_pretrained(model, source)
+        adapted = PeftModel.from_pretrained(model, source)
+        name_base_as_here(adapted, source)
+        return adapted
+
+
+def are_same_weights(name: str, other: str, loaded: PreTrainedModel) -> bool | None:
+    """Whether `name` stands for the weights of `loaded`, which is `other`; None if it is not known.
+
+    Of two folders the files are compared and, where they differ, the weights in them; of two Hub
+    ids the names; of a folder and a Hub id, or a name that cannot be loaded, nothing is known.
+    """
+    try:
+        source, other_source = source_of(name), source_of(other)
+        are_folders = {Path(source).is_dir(), Path(other_source).is_dir()}
+        if are_folders == {False}:
+            return source.lower() == other_source.lower()
+        if are_folders == {True, False}:
+            return None
+        if source == other_source or _weights_of(name) == _weights_of(other):
+            return True
+        weights = dict(load_model(name)[0].named_parameters())
+    except UserError:
+        return None
+    others = dict(loaded.named_parameters())
+    return weights.keys() == others.keys() and all(
+        weight.shape == others[key].shape
+        and torch.equal(weight.detach().cpu(), others[key].detach().to("cpu", weight.dtype))
+        for key, weight in weights.items()
+    )
+
+
+def _weights_of(name: str) -> dict[str, str]:
+    return {part: value for part, value in model_parts(name).items() if part.endswith("weights")}
 
 
 def _settings(name: str, source: str, load: Loading) -> dict[str, Any]:

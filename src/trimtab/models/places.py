@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from peft import PeftConfig
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.file_download import repo_folder_name
+from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -26,6 +29,27 @@ from trimtab.results.files import write_atomically
 
 _BASE_FILE = "trimtab_base.json"
 """Beside an adapter's configuration: what trimtab calls the model that it was trained on."""
+
+_CONFIGURATIONS = ("config.json", ADAPTER_FILE)
+_SMALL_FILES = (
+    *_CONFIGURATIONS,
+    "tokenizer*.json",
+    "*.model",
+    "vocab*",
+    "merges*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+)
+"""By which text becomes tokens and weights a model; none of how its answers are drawn."""
+_OF_LIBRARIES = (
+    "transformers_version",
+    "peft_version",
+    "_name_or_path",
+    "base_model_name_or_path",
+    "inference_mode",
+)
+_IN_ANY_ORDER = ("target_modules", "modules_to_save", "exclude_modules")
 
 
 @dataclass(frozen=True)
@@ -64,6 +88,57 @@ def weights_sha256(name: str) -> str:
         return sha256(sums.encode()).hexdigest() if sums else ""
 
 
+def model_parts(name: str, revision: str | None = None) -> dict[str, str]:
+    """What tells a model from another that goes by its name: of each part a digest, where known.
+
+    `weights` are as `weights_sha256` has them, `files` the configuration, tokenizer and chat
+    template, but for what a library writes of itself, and `commit` is that of a Hub id, where this
+    machine has seen it. What an adapter is on is told in the same way, each part behind `base`.
+    Raises UserError as `load_model` does.
+    """
+    with as_user_error(name):
+        source = source_of(name)
+        adapter = adapter_at(source, revision)
+        parts = {
+            "weights": weights_sha256(name),
+            "files": _small_files_sha256(Path(source)),
+            "commit": "" if Path(source).is_dir() else _commit_of(source, revision or "main"),
+        }
+        if adapter is not None:
+            base = base_of(name, source, adapter)
+            parts |= {f"base {part}": value for part, value in model_parts(base).items()}
+            parts["base name"] = "a folder" if Path(source_of(base)).is_dir() else base
+    return {part: value for part, value in parts.items() if value}
+
+
+def _small_files_sha256(folder: Path) -> str:
+    paths = sorted({path for pattern in _SMALL_FILES for path in folder.glob(pattern)})
+    sums = [f"{_small_file_sha256(path)}  {path.name}\n" for path in paths if path.is_file()]
+    return sha256("".join(sums).encode()).hexdigest() if sums else ""
+
+
+def _small_file_sha256(path: Path) -> str:
+    if path.name not in _CONFIGURATIONS:
+        return sha256_of(path)
+    # Saved once more, it tells of another version, another place, in another order.
+    config = json.loads(path.read_bytes())
+    kept = {
+        key: sorted(value, key=str) if key in _IN_ANY_ORDER and isinstance(value, list) else value
+        for key, value in config.items()
+        if key not in _OF_LIBRARIES and value is not None
+    }
+    return sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _commit_of(hub_id: str, revision: str) -> str:
+    """The commit that a branch of a model on the Hub was at when this machine last looked."""
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    cached = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=hub_id, repo_type="model")
+    seen = cached / "refs" / revision
+    return seen.read_text(encoding="utf-8").strip() if seen.is_file() else ""
+
+
 def name_base_portably(folder: Path) -> None:
     """Let saved adapters name a base that other machines have, where one is known.
 
@@ -77,6 +152,17 @@ def name_base_portably(folder: Path) -> None:
             config["base_model_name_or_path"] = SMOLLM2_ON_HUB
             write_atomically(path, json.dumps(config, indent=2) + "\n")
             write_atomically(path.with_name(_BASE_FILE), json.dumps({"model": SMOLLM2}) + "\n")
+
+
+def name_base_as_here(adapter: PeftModel, folder: str) -> None:
+    """Let adapters that were read from `folder` name their base as before `name_base_portably`.
+
+    What is made of them and saved is then told apart from adapters on the Hub's model, too.
+    """
+    ours = Path(folder) / _BASE_FILE
+    if ours.exists() and json.loads(ours.read_bytes())["model"] == SMOLLM2:
+        for config in adapter.peft_config.values():
+            config.base_model_name_or_path = str(cache_folder() / SMOLLM2)
 
 
 def cache_folder() -> Path:
@@ -139,6 +225,21 @@ def base_of(name: str, source: str, adapter: PeftConfig) -> str:
             "base_model_name_or_path in its adapter_config.json."
         )
     return str(base)
+
+
+def adapter_base(name: str) -> str | None:
+    """What the adapter `name` was trained on; None where it names nothing that lies here.
+
+    Raises UserError as `load_model` does.
+    """
+    with as_user_error(name):
+        source = source_of(name)
+        adapter = adapter_at(source)
+    try:
+        base = base_of(name, source, adapter) if adapter else ""
+        return base if base and source_of(base) else None
+    except UserError:
+        return None
 
 
 def has_tokenizer(source: str) -> bool:

@@ -24,7 +24,7 @@ from trimtab.data.files import local_path
 from trimtab.data.rows import row_weights
 from trimtab.data.splits import Roles, Split
 from trimtab.errors import UserError
-from trimtab.models import load_model, weights_sha256
+from trimtab.models import load_model, model_parts
 from trimtab.results.checksums import sha256_of
 from trimtab.results.data_summary import DATA_FILE, DataSummary, read_data, write_data
 from trimtab.results.files import read_if_whole, write_atomically
@@ -160,11 +160,18 @@ def _move_aside(folder: Path) -> None:
 def _as_begun(experiment: Experiment, folder: Path) -> Experiment:
     """The experiment with the grid and the seeds that `folder` was begun with.
 
+    A commit of the model is the same as the branch that was at it then.
+
     Raises:
         UserError: more than those differs, or something of them is gone.
     """
     recorded = (folder / EXPERIMENT_FILE).read_text(encoding="utf-8")
     before = parse_experiment(recorded, EXPERIMENT_FILE)
+    commit = _recorded_start(folder).get("commit")
+    if commit is not None and experiment.load.revision == commit:
+        experiment = replace(
+            experiment, load=replace(experiment.load, revision=before.load.revision)
+        )
     if is_more_of(experiment, before):
         experiment = replace(experiment, grid=before.grid, seeds=before.seeds)
     changed = differences(recorded, experiment)
@@ -222,32 +229,50 @@ def record_data(roles: Roles, experiment: Experiment, folder: Path) -> None:
 
 
 def _record_start(experiment: Experiment, folder: Path) -> None:
-    """Keep which weights the experiment starts from; of a model on the Hub they are not known.
+    """Keep what tells the model that the experiment starts from, as far as it is known.
 
     Raises:
-        UserError: what is in `folder` was made from a model that has other weights now.
+        UserError: what is in `folder` was made from a model that is another now.
     """
     if experiment.align and (folder / ALIGNED_FOLDER).exists():
         return  # all that is left to make starts there
-    weights, recorded = weights_sha256(experiment.model), _recorded_start(folder)
-    if not weights:
-        return
-    if _has_begun(folder) and recorded not in (None, weights):
+    model = experiment.model
+    parts = model_parts(model, experiment.load.revision)
+    recorded = _recorded_start(folder) if _has_begun(folder) else {}
+    changed = [part for part in parts if recorded.get(part, parts[part]) != parts[part]]
+    if changed:
+        pin = ""
+        if changed == ["commit"]:
+            pin = f"Load it at that commit (load: {{revision: {recorded['commit']}}}), "
         raise UserError(
-            f"model {experiment.model!r}: its weights have changed since {folder} was begun, and "
-            "its points would be of two models. Restore them, give another --out, or --restart to "
-            "move aside what is there."
+            f"model {model!r}: {_in_words(changed[0])} changed since {folder} was begun, and its "
+            f"points would be of two models. {pin or 'Restore them, '}give another --out, or "
+            "--restart to move aside what is there."
         )
-    write_atomically(folder / START_FILE, json.dumps({"weights": weights}) + "\n")
+    if parts:
+        write_atomically(folder / START_FILE, json.dumps({**recorded, **parts}) + "\n")
 
 
-def _recorded_start(folder: Path) -> str | None:
-    """SHA-256 of the weights that `folder` was made from; None where they are not known."""
+def _in_words(part: str) -> str:
+    """Which part of a model it is that has changed, with its verb."""
+    if part.startswith("base "):
+        return "what it is an adapter on has"
+    return {
+        "weights": "its weights have",
+        "files": "its configuration, tokenizer or chat template has",
+        "commit": "its commit on the Hub has",
+    }[part]
 
-    def read(path: Path) -> str:
-        return str(json.loads(path.read_bytes())["weights"])
 
-    return read_if_whole(folder / START_FILE, read, "which weights it starts from is not known")
+def _recorded_start(folder: Path) -> dict[str, str]:
+    """What tells the model that `folder` was made from; of earlier versions its weights alone."""
+
+    def read(path: Path) -> dict[str, str]:
+        recorded = json.loads(path.read_bytes())
+        return {str(part): str(value) for part, value in recorded.items()}
+
+    unknown = "which model it starts from is not known"
+    return read_if_whole(folder / START_FILE, read, unknown) or {}
 
 
 def _require_same_data(sums: Mapping[str, str], folder: Path, root: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from trimtab.analysis.changes import SAFETY_LOSS, LossChange
 from trimtab.analysis.standing import Limit
@@ -19,7 +23,14 @@ from trimtab.data.splits import halves_by_prompt
 from trimtab.errors import UserError
 from trimtab.measure.distance import distance
 from trimtab.measure.losses import HeldOutRows, held_out_loss, loss_rise
-from trimtab.models import limits_of, load_model, to_device, weights_sha256
+from trimtab.models import (
+    adapter_base,
+    are_same_weights,
+    limits_of,
+    load_model,
+    model_parts,
+    to_device,
+)
 from trimtab.report.model_card import repaired_card
 from trimtab.results.checksums import digest_of
 from trimtab.results.files import (
@@ -43,6 +54,8 @@ from trimtab.train.baselines.interpolation import Interpolation
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.budget_search import largest_within
 from trimtab.train.methods import method_at
+
+log = logging.getLogger(__name__)
 
 RATES_FILE, BUDGET_FILE = "rates.json", "budget.json"
 
@@ -243,6 +256,8 @@ class _Pair:
         self.model, self.aligned = model, aligned
         start, self.tokenizer = load_model(aligned)
         self.start = to_device(start)
+        if is_adapter(model):
+            _require_its_base(str(model), aligned, self.start)
 
     def tuned(self, base_of_its_own: bool = False) -> Any:
         """θ to write into, read anew; an adapter lies on θ_s itself, unless it is to merge."""
@@ -255,6 +270,28 @@ class _Pair:
         return Interpolation(1 - place).apply(self.tuned(), self.start)
 
 
+def _require_its_base(model: str, aligned: str, start: PreTrainedModel) -> None:
+    """Whoever loads the adapter `model` has its own base below it, which is to be `start`.
+
+    Raises:
+        UserError: it is another model.
+    """
+    base = adapter_base(model)
+    is_same = None if base is None else are_same_weights(base, aligned, start)
+    if is_same is None:
+        named = "names no model that lies here" if base is None else f"is on {base}"
+        log.warning(
+            "%s %s: whether %s has the same weights is not known. What is measured is the adapter "
+            "on %s.",
+            *(model, named, aligned, aligned),
+        )
+    elif not is_same:
+        raise UserError(
+            f"{model} is an adapter on {base}, and the aligned model {aligned} has other weights: "
+            f"what is measured would not be what is loaded. Give --aligned {base}."
+        )
+
+
 def _models_digest(*names: str) -> str:
-    """Of their weights, so that a model trained anew is not taken for the one before."""
-    return digest_of(" ".join(weights_sha256(name) or name for name in names))
+    """Of what they are, so that a model trained anew is not taken for the one before."""
+    return digest_of(json.dumps([model_parts(name) or name for name in names], sort_keys=True))

@@ -44,13 +44,13 @@ from trimtab.runner.trainings import (
 )
 from trimtab.stats import Array
 from trimtab.train.baselines.post_hoc import PostHocMethod
-from trimtab.train.checkpoints import newest_whole_checkpoint
+from trimtab.train.checkpoints import newest_whole_checkpoint, require_same_launch
 from trimtab.train.methods import method_at
 from trimtab.train.objectives.base import Target
 from trimtab.train.objectives.budget import Budget, ImpossibleBudgetError
 from trimtab.train.objectives.dial import DialObjective
 from trimtab.train.objectives.endpoints import Endpoints
-from trimtab.train.reference import copy_apart
+from trimtab.train.reference import copy_to_edit
 from trimtab.train.settings import objective_of, unaligned_model
 from trimtab.train.step_losses import TrainingDivergedError
 
@@ -191,7 +191,7 @@ class Runner(Trainings):
         method = method_at(spec.method, spec.value, **drawn)
         assert isinstance(method, PostHocMethod)
         started = perf_counter()
-        copy = copy_apart(trained.model, whole=method.merges)
+        copy = copy_to_edit(trained.model, self.aligned, whole=method.merges)
         model = method.apply(copy, self.aligned, self._unaligned(method))
         seconds = trained.wall_seconds + perf_counter() - started
         return self.evaluator.points(
@@ -355,6 +355,8 @@ class Runner(Trainings):
     def _trained(self, job: Job) -> Trained:
         """What a training makes, of all processes together, from its newest whole checkpoint."""
         job = replace(job, checkpoint=newest_whole_checkpoint(self._unfinished(job.name)))
+        if job.checkpoint is not None:
+            require_same_launch(job.checkpoint)
         return self.processes.call_together("train", job, own=lambda: self.train(job))
 
     def _save(self, model: Any, folder: Path) -> None:

@@ -24,7 +24,7 @@ from trimtab.measure.adapters import (
 from trimtab.measure.distance import LowRankPart, distance, norm
 from trimtab.measure.losses import evaluating, labelled_places, logits_at
 from trimtab.measure.sharded_weights import reshard
-from trimtab.measure.shared_weights import sharing_frozen
+from trimtab.measure.shared_weights import sharing_frozen, sharing_start
 from trimtab.train.batches import Batch, model_inputs
 
 _ROUNDING = 1e-6
@@ -132,12 +132,23 @@ class AlignedReference:
                 weight.data = data
 
 
-def copy_apart(model: nn.Module, whole: bool = False) -> nn.Module:
+def copy_apart(model: nn.Module) -> nn.Module:
     """A copy of a model that a trainer holds, which has a life of its own.
 
-    Weights that are not trained, such as the base of an adapter, are shared unless it is `whole`.
+    Weights that are not trained, such as the base of an adapter, are shared.
     """
-    copy = deepcopy(model) if whole else sharing_frozen(model)
+    return _without_trainers_forward(sharing_frozen(model))
+
+
+def copy_to_edit(model: nn.Module, aligned: nn.Module, whole: bool = False) -> nn.Module:
+    """A copy of a trained model whose difference from the aligned one is its own to write into.
+
+    Weights that are the aligned model's are shared unless it is `whole`.
+    """
+    return _without_trainers_forward(deepcopy(model) if whole else sharing_start(model, aligned))
+
+
+def _without_trainers_forward(copy: nn.Module) -> nn.Module:
     # SFTTrainer puts a forward of its own on the model, a closure that goes on calling the original
     # from the copy: the divergence would be zero for ever.
     for part in copy.modules():

@@ -21,13 +21,22 @@ from trimtab import UserError
 from trimtab.analysis.labels import change_in_words
 from trimtab.cli import app
 from trimtab.config.data_source import DataSource
-from trimtab.models import load_model, save_tiny_llama
+from trimtab.models import (
+    adapter_base,
+    are_same_weights,
+    load_model,
+    name_base_portably,
+    places,
+    save_tiny_llama,
+)
 from trimtab.results.checksums import changed_files, sha256_of
 from trimtab.runner.post_hoc import Interpolated, _Pair, interpolate_to_budget, repair_saved
+from trimtab.runner.saved_models import written_model
 from trimtab.train.baselines.interpolation import Interpolation
 from trimtab.train.baselines.post_hoc import PostHocMethod
 from trimtab.train.baselines.resta import RESTA, dropped
 from trimtab.train.baselines.safe_lora import SafeLoRA, linear_weights, onto
+from trimtab.train.objectives.endpoints import SAFE, TASK, load_endpoints
 
 
 class Models:
@@ -287,6 +296,86 @@ def test_a_budget_says_what_it_found(models: Models, tmp_path: Path) -> None:
     )
     assert result.exit_code == 2
     assert "5 prompts are too few to choose by one half" in result.stderr
+
+
+def adapter_on(base: str | None, models: Models, folder: Path) -> Path:
+    """The adapter of `models`, which says that it is on `base`."""
+    shutil.copytree(models.folder / "lora", folder)
+    config = folder / "adapter_config.json"
+    record = json.loads(config.read_text())
+    config.write_text(json.dumps({**record, "base_model_name_or_path": base}))
+    return folder
+
+
+def test_an_adapter_is_not_mended_on_a_model_that_is_not_its_base(
+    models: Models, tmp_path: Path
+) -> None:
+    """It fits, and whoever loads what comes of it gets a model that was never measured."""
+    base, other = str(models.folder / "model"), str(models.folder / "unaligned")
+    adapter = adapter_on(base, models, tmp_path / "adapter")
+    result = command(
+        "wise-ft", "--model", str(adapter), "--aligned", other, "--out", str(tmp_path / "out")
+    )
+    assert result.exit_code == 2
+    assert f"{adapter} is an adapter on {base}, and the aligned model {other}" in result.stderr
+    assert f"Give --aligned {base}." in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("copy", ["of its files", "in other files"])
+def test_an_adapter_is_mended_on_a_copy_of_its_base(
+    models: Models, copy: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = shutil.copytree(models.folder / "model", tmp_path / "base")
+    if copy == "in other files":
+        models.aligned.save_pretrained(base, max_shard_size="200KB")
+        (base / "model.safetensors").unlink()
+    adapter = adapter_on(str(base), models, tmp_path / "adapter")
+    aligned = str(models.folder / "model")
+    assert repair_saved("wise-ft", 0.3, adapter, aligned, None, tmp_path / "out") > 0
+    assert not [record for record in caplog.records if "is not known" in record.message]
+
+
+@pytest.mark.parametrize("base", ["gone", "org/model", None])
+def test_an_adapter_whose_base_is_not_at_hand_is_mended_with_a_word(
+    models: Models, base: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = str(tmp_path / base) if base == "gone" else base
+    adapter = adapter_on(named, models, tmp_path / "adapter")
+    aligned = str(models.folder / "model")
+    assert repair_saved("wise-ft", 0.3, adapter, aligned, None, tmp_path / "out") > 0
+    (word,) = [message for message in caplog.messages if "is not known" in message]
+    assert f"whether {aligned} has the same weights is not known" in word
+
+
+def test_what_is_made_of_an_adapter_on_smollm2_is_on_smollm2(
+    models: Models,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Others are told the Hub's model, which has other weights than those it was measured on."""
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(places, "_packaged_smollm2", lambda: Path("smollm2.gguf"))
+    smollm2 = shutil.copytree(models.folder / "model", tmp_path / "cache/smollm2")
+    dial, on_hub = tmp_path / "dial", "HuggingFaceTB/SmolLM2-135M-Instruct"
+    for end in (TASK, SAFE):
+        adapter_on(str(smollm2), models, dial / end)
+    name_base_portably(dial)
+    repair_saved("wise-ft", 0.3, dial / TASK, "smollm2", None, tmp_path / "repaired")
+    assert not [message for message in caplog.messages if "is not known" in message]
+    with written_model(tmp_path / "between") as unfinished:
+        load_endpoints(dial, load_model("smollm2")[0]).save_at(0.5, unfinished, merged=False)
+    for made in ("repaired", "between"):
+        (config,) = (tmp_path / made).rglob("adapter_config.json")
+        assert json.loads(config.read_text())["base_model_name_or_path"] == on_hub
+        assert adapter_base(str(config.parent)) == "smollm2"
+
+
+def test_two_hub_ids_are_told_by_their_names(models: Models) -> None:
+    for other, is_same in (("org/Model", True), ("org/other", False)):
+        assert are_same_weights("org/model", other, models.aligned) is is_same
 
 
 WISE_FT = ["wise-ft", "--model", "m", "--aligned", "a", "--out", "o"]

@@ -19,7 +19,7 @@ from trimtab.errors import UserError
 from trimtab.measure.adapters import B_IS_ZERO_AT_FIRST
 from trimtab.measure.sharded_weights import is_sharded, reshard, shard_of, whole
 from trimtab.measure.shared_weights import fill, sharing_all, without_weights
-from trimtab.models import load_model, merged_model
+from trimtab.models import load_model, merged_model, name_base_as_here
 from trimtab.results.checksums import ADAPTER_FILE
 from trimtab.train.objectives.base import held_bytes
 
@@ -255,6 +255,7 @@ def load_endpoints(folder: Path, aligned_model: PreTrainedModel) -> Endpoints:
         base = sharing_all(aligned_model)
         model = PeftModel.from_pretrained(base, str(folder / TASK), adapter_name=TASK)
         model.load_adapter(str(folder / SAFE), SAFE)
+        name_base_as_here(model, str(folder / TASK))
         return LowRankEndpoints(model)
     device = aligned_model.device
     ends = {name: load_model(str(folder / name))[0].to(device) for name in (TASK, SAFE)}
