@@ -29,7 +29,7 @@ from tests.architectures import gpt2, llama, mixtral
 from trimtab import UserError
 from trimtab.measure.distance import Displacement, distance
 from trimtab.train.baselines.interpolation import Interpolation
-from trimtab.train.objectives.proximal import project_onto_ball, shrink
+from trimtab.train.objectives.proximal import optimizer_step_size, project_onto_ball, shrink
 from trimtab.train.reference import AlignedReference
 
 COMMON: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "down_proj"]}
@@ -350,3 +350,15 @@ def test_interpolation_refuses_an_adapter_of_another_base() -> None:
         moved_base.model.layers[1].self_attn.q_proj.weight.add_(0.1)
     with pytest.raises(UserError, match="base is not the aligned model"):
         Interpolation(0.5).apply(model, moved_base, None)
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_the_step_of_adam_is_known_with_amsgrad_too(amsgrad: bool) -> None:
+    weight = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimizer = torch.optim.Adam([weight], lr=0.1, betas=(0.0, 0.9), amsgrad=amsgrad)
+    for size in (5.0, 1.0, 1.0):
+        before = weight.detach().clone()
+        weight.grad = torch.full_like(weight, size)
+        optimizer.step()
+    step = optimizer_step_size(weight, optimizer.param_groups[0], optimizer)
+    torch.testing.assert_close(before - weight.detach(), step)

@@ -385,6 +385,19 @@ def test_early_stopping_ends_within_its_budget_and_never_at_infinity(tmp_path: P
     assert learned._safety_loss(context_of(stopped)) <= learned.highest
 
 
+def test_data_selection_keeps_the_same_rows_however_a_step_is_divided(tmp_path: Path) -> None:
+    kept = [
+        tiny.trainer_of(
+            DataSelection(0.5, epochs=2),
+            tmp_path,
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=8 // rows,
+        ).train_dataset["input_ids"]
+        for rows in (8, 2)
+    ]
+    assert kept[0] == kept[1]
+
+
 def test_data_selection_keeps_the_rows_that_go_with_safety(tmp_path: Path) -> None:
     alike, unlike = tiny.rows(32, seed=5), tiny.rows(32, seed=2)
     model, tokenizer = tiny.tiny_llama(tmp_path / "model")
@@ -421,19 +434,15 @@ def test_projection_leaves_the_loss_of_every_reference_as_it_is_to_first_order()
     def gradient() -> list[torch.Tensor]:
         return [torch.randn(3, 2), torch.randn(4)]
 
-    def inner(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
-        return float(sum((a * b).sum() for a, b in zip(first, second, strict=True)))
-
     task, references = gradient(), [gradient() for _ in range(3)]
     references.append([2 * part for part in references[0]])  # which adds no direction
-    cut = projected(task, references, 1.0)
-    for reference in references:
-        assert inner(cut, reference) == pytest.approx(0.0, abs=1e-4)
-    removed = [part - cut_part for part, cut_part in zip(task, cut, strict=True)]
-    assert inner(removed, cut) == pytest.approx(0.0, abs=1e-4)
-    half = projected(task, references, 0.5)
-    for half_part, task_part, cut_part in zip(half, task, cut, strict=True):
-        torch.testing.assert_close(half_part, (task_part + cut_part) / 2, atol=1e-5, rtol=1e-4)
+    for part, *along in zip(task, *references, strict=True):  # each weight by itself
+        cut = projected(part, along, 1.0)
+        for reference in along:
+            assert float((cut * reference).sum()) == pytest.approx(0.0, abs=1e-4)
+        assert float(((part - cut) * cut).sum()) == pytest.approx(0.0, abs=1e-4)
+        half = projected(part, along, 0.5)
+        torch.testing.assert_close(half, (part + cut) / 2, atol=1e-5, rtol=1e-4)
 
 
 def test_projection_of_strength_zero_is_plain_sft(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ class CaseOneByShare(Objective):
     Case I's objective, whatever the share. But the noise of the step is that of g_f + λ·g_ŝ, each a
     mean over its own rows; for rows of one length and one variance it is least where each role has
     rows in proportion to its weight, 1 to λ. Half safety rows at λ = 0.03 leave the task half of
-    what it could have. Mixing has these shares by its nature, on average; here they are exact.
+    what it could have. Mixing has these shares by its nature, on average; here they are exact to
+    a row of a batch, and no role has less than one.
 
     Args:
         penalty: λ > 0.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast
 from datasets import Dataset
 from torch import Tensor
 from torch.optim import AdamW
@@ -39,7 +41,8 @@ class DataSelection(Objective):
 
     Args:
         kept_share: of the task rows, the authors' 0.8.
-        epochs, selector_rate: theirs, 3 and 5e-3; the model's learning rate is the trainer's.
+        epochs, selector_rate: theirs, 3 and 5e-3; the model's learning rate is the trainer's, and a
+            batch all rows of its step.
 
     Source: Shen, Chen, Das and Chen 2025, "SEAL: Safety-enhanced Aligned LLM Fine-tuning via
     Bilevel Data Selection", arXiv 2410.07471, github.com/hanshen95/SEAL.
@@ -56,7 +59,8 @@ class DataSelection(Objective):
 
     def task_rows(self, context: TrainingContext) -> Dataset:
         task = context.task_rows
-        logits = self.selector(context, task)
+        logits = self.selector(context, task).to(PartialState().device)
+        logits = broadcast(logits).cpu()  # one choice, of all processes
         places = logits.argsort(descending=True)[: _count(self.kept_share, len(task))]
         return task.select(sorted(places.tolist()))
 
@@ -65,7 +69,9 @@ class DataSelection(Objective):
         assert context.safety is not None
         safety, collate = context.safety.rows, context.safety.collate
         task = task.select_columns(["input_ids", "labels"])
-        size, seed = context.args.per_device_train_batch_size, context.args.seed
+        args, seed = context.args, context.args.seed
+        size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        size *= args.world_size  # a step's rows, however they are divided
         steps_per_epoch = max(1, len(task) // size)
         steps = self.epochs * steps_per_epoch
         task_order = endless_orders(len(task), seed, steps * size)

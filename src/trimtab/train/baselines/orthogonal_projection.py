@@ -1,4 +1,4 @@
-"""Orthogonal gradient projection (OGPSA): the task's step leaves the safety loss as it is."""
+"""Orthogonal gradient projection (OGPSA): a gradient of the task without what safety's span."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from trimtab.train.objectives.base import Objective, Roles, gradients, trained
 
 @dataclass
 class OrthogonalProjection(Objective):
-    """Step on g − ρ·Gᵀ(GGᵀ)⁺G g, G the gradients of L_ŝ on K batches of safety rows.
+    """Step on g − ρ·Gᵀ(GGᵀ)⁺G g, weight by weight, G the gradients of L_ŝ on K batches of rows.
 
-    At ρ = 1 the step is the task's gradient less all of it that lies in the span of the reference
-    gradients: the steepest descent on the task that leaves the loss on each reference batch
-    unchanged to first order. G is taken again every few steps, at the weights of that step.
+    At ρ = 1 nothing of the task's gradient is left in the span of each weight's reference
+    gradients: along it the loss on each reference batch is unchanged to first order. An optimizer
+    that scales the gradient entry by entry, as Adam does, leaves the complement again by a little.
+    G is taken anew every few steps, at the weights of that step.
 
     The authors align a model and take the reference gradients from general data, to keep what it
-    can do; here the roles are exchanged: the task is learned, and safety is kept.
+    can do; here the roles are exchanged: the task is learned, and safety is kept. They take one or
+    two gradients, of up to 200 rows, and take them again after 30 steps.
 
     Args:
         strength: ρ from 0, plain fine-tuning, to the authors' 1.
@@ -65,10 +67,8 @@ class OrthogonalProjection(Objective):
                 for reference in self.gradients
             ]
         task = gradients(weights)
-        for weight, gradient in zip(
-            weights, projected(task, self.gradients, self.strength), strict=True
-        ):
-            weight.grad = gradient
+        for weight, gradient, *references in zip(weights, task, *self.gradients, strict=True):
+            weight.grad = projected(gradient, references, self.strength)
 
     def state_dict(self) -> dict[str, Any]:
         return {"gradients": self.gradients}
@@ -81,22 +81,9 @@ class OrthogonalProjection(Objective):
 
 
 @torch.no_grad()
-def projected(task: list[Tensor], references: list[list[Tensor]], strength: float) -> list[Tensor]:
-    """g − ρ·Gᵀ(GGᵀ)⁺G g, over all tensors together."""
-
-    def inner(first: list[Tensor], second: list[Tensor]) -> float:
-        return sum(
-            float((a.double() * b.double()).sum()) for a, b in zip(first, second, strict=True)
-        )
-
-    gram = torch.tensor(
-        [[inner(first, second) for second in references] for first in references],
-        dtype=torch.float64,
-    )
-    along = torch.tensor([inner(reference, task) for reference in references], dtype=torch.float64)
-    shares = (strength * torch.linalg.pinv(gram, hermitian=True) @ along).tolist()
-    result = [part.clone() for part in task]
-    for share, reference in zip(shares, references, strict=True):
-        for part, direction in zip(result, reference, strict=True):
-            part.sub_(share * direction)
-    return result
+def projected(gradient: Tensor, references: list[Tensor], strength: float) -> Tensor:
+    """g − ρ·Gᵀ(GGᵀ)⁺G g of one weight."""
+    flat = torch.stack([reference.flatten() for reference in references]).double()
+    gram, along = flat @ flat.T, flat @ gradient.flatten().double()
+    shares = strength * torch.linalg.pinv(gram, hermitian=True) @ along
+    return gradient - (shares @ flat).view_as(gradient).to(gradient.dtype)

@@ -26,7 +26,8 @@ class RESTA(PostHocMethod):
 
     Args:
         strength: γ ≥ 0, the authors' 1.
-        drop: p, the share of entries dropped; 0 adds the whole direction.
+        drop: p, the share of entries dropped; 0 adds the whole direction. What is added is then
+            noisier by √(1/(1 − p)), which costs safety as well as the task where γ is large.
 
     Source: Bhardwaj, Do and Poria 2024, arXiv 2402.11746; DARE: Yu et al. 2024, arXiv 2311.03099.
     """

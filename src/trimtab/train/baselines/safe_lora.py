@@ -27,7 +27,8 @@ class SafeLoRA(PostHocMethod):
     with V.
 
     Args:
-        threshold: τ; from 1 on every layer is projected. The authors' default is 0.5, or the ten
+        threshold: τ; from 1 on every layer is projected, but for those that aligning left as they
+            were (V = 0), which say nothing of safety. The authors' default is 0.5, or the ten
             layers of lowest cosine.
 
     Source: Hsu et al. 2024, "Safe LoRA: the Silver Lining of Reducing Safety Risks when Fine-tuning

@@ -1,4 +1,4 @@
-"""Safety-preserving fine-tuning (SPF): where it conflicts, a step leaves safety's directions."""
+"""Safety-preserving fine-tuning (SPF): where it conflicts, no gradient in safety's directions."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ class SafetyPreserving(Objective):
     G is the task's gradient and G_s that of L_ŝ on a safety row or a few, drawn anew every step;
     the inner product is over all trained weights together. The columns of U are the k left singular
     vectors of a matrix's part of G_s with the largest singular values, by a randomised SVD. A
-    matrix has a row for each of its layer's outputs. A vector, such as a norm's weights, is one of
-    one column; a stack of matrices, as experts kept together have, is taken apart.
+    matrix has a row for each of its layer's outputs, an embedding's one for each token. A vector,
+    such as a norm's weights, is one of one column; a stack of matrices, as experts kept together
+    have, is taken apart.
+
+    G_s of a few tokens has at most as many directions: a larger k changes nothing. An optimizer
+    that scales the gradient entry by entry, as Adam does, steps along U again by a little.
 
     A LoRA of rank r has one matrix of only r rows in each pair: from k = r on nothing is left of
     that one's gradient in a conflict.

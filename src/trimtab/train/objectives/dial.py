@@ -37,8 +37,8 @@ class DialObjective(Objective):
     With the trainer's `peft_config` each displacement is a LoRA adapter of its rank, otherwise a
     copy of all weights: training then keeps three copies of the model and the optimizer's state of
     two. `endpoints` holds the result, and the model stands at α = ½ of it when it is evaluated, and
-    at the end: `endpoints.set_alpha` turns it. Its steps are taken as `max_grad_norm` clips g,
-    before it is shared out.
+    at the end: `endpoints.set_alpha` turns it. With all weights `max_grad_norm`
+    clips g before it is shared out; with adapters it clips what both were given, together.
 
     Args:
         dial: the penalties at the ends of the dial and how settings are drawn.

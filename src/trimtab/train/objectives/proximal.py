@@ -52,7 +52,8 @@ def optimizer_step_size(
         if not state:  # no gradient has reached it yet
             return torch.zeros_like(parameter)
         correction = 1 - group["betas"][1] ** float(state["step"])
-        second_moment: Tensor = state["exp_avg_sq"] / correction
+        largest = "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"
+        second_moment: Tensor = state[largest] / correction
         return group["lr"] / (second_moment.sqrt() + group["eps"])
     if isinstance(optimizer, SGD):
         return torch.full_like(parameter, group["lr"] / (1 - group["momentum"]))
