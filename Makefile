@@ -79,6 +79,8 @@ numbers: $(VENV)/installed  ## regenerate the numbers and pictures of the docume
 	$(BIN)/python experiments/conflict/write.py
 	$(BIN)/python docs/theory/worked_world.py
 	$(BIN)/python docs/start/card.py
+	$(BIN)/python experiments/methods/write.py
+	$(BIN)/python experiments/methods/own.py
 	$(BIN)/python experiments/methods/precision.py
 	$(BIN)/python docs/theory/tightness.py
 	$(BIN)/trimtab demo --out demo --restart
