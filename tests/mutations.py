@@ -243,8 +243,15 @@ MUTATIONS = (
     Mutation(
         "a setting with fewer seeds is chosen for its luck",
         "analysis/groups.py",
-        "return [setting for setting in settings if most <= seeds_of[setting]]",
-        "return list(settings)",
+        "        if most <= seeds_of[setting]",
+        "        if seeds_of[setting]",
+        "tests/analysis",
+    ),
+    Mutation(
+        "means over other seeds are compared",
+        "analysis/groups.py",
+        "points=tuple(p for p in setting.points if p.seed in most)",
+        "points=setting.points",
         "tests/analysis",
     ),
     Mutation(

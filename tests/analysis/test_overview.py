@@ -182,6 +182,16 @@ def test_a_seed_that_plain_fine_tuning_lacks_leaves_the_others_to_compare(tmp_pa
     assert len(summary.best.over_plain) == 2
 
 
+def test_what_lacks_seeds_is_told_and_not_counted(tmp_path: Path) -> None:
+    models = seed_by_seed((PLAIN, (5, 6)), (REFUSING, (90, 91)), (HELD, (60,)))
+    summary = answered(tmp_path, [(START, Answers(90, 80)), *models])
+    assert [option.setting.value for option in summary.compared] == [3.0]
+    *_, last = answer_in_words(summary)
+    assert last.startswith("Not compared, since seeds of the others are lacking: Case I")
+    assert "λ = 1" in last
+    assert not any("Of the other 2" in sentence for sentence in answer_in_words(summary))
+
+
 def test_where_no_benign_prompt_was_asked_the_safest_is_told_with_what_is_not_known(
     tmp_path: Path,
 ) -> None:

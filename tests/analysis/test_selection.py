@@ -70,6 +70,28 @@ def test_a_seed_that_has_begun_takes_no_setting_out_of_the_choice() -> None:
     assert [choice.setting.value for choice in with_lucky if choice.is_knee] == [1.0]
 
 
+def test_means_are_compared_over_the_seeds_that_all_have() -> None:
+    """Of a second seed plain fine-tuning and one setting are made, and are unlike the first."""
+    points = [point("aligned", safety=0.0, capability=1.0)]
+    for seed, line in (
+        (0, ((0.0, 2.0, 0.0), (1.0, 0.08, 0.3), (3.0, 0.05, 0.4), (10.0, 0.01, 0.8))),
+        (1, ((0.0, 2.0, 0.2), (1.0, 0.3, 0.3))),
+    ):
+        points += [point(penalty=value, safety=x, capability=y, seed=seed) for value, x, y in line]
+    (suggestion,) = suggestions(points, [Limit("safety loss", 0.1)])
+    told = suggestion.held_out
+    assert (told.setting.value, len(told.setting.points)) == (1.0, 1)
+    assert suggestion.left_out == ()
+    assert suggestion.leaves_out_seeds
+    assert suggestion.plain is not None
+    assert suggestion.plain.cost is not None
+    assert suggestion.plain.cost.value == pytest.approx(
+        told.task_change.value - suggestion.plain.task_change.value
+    )
+    (line_of_choices,) = choices(points).values()
+    assert {len(choice.setting.points) for choice in line_of_choices} == {1}
+
+
 def test_where_no_setting_is_within_the_budget_the_nearest_is_named() -> None:
     (suggestion,) = suggestions(exact(), [Limit("safety loss", 0.05)])
     assert suggestion.chosen_by.verdict == "beyond"

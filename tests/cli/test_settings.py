@@ -17,7 +17,7 @@ from tests.cli.test_one_line import assert_one_line, invoke, train
 from trimtab.cli.audit import audit as audit_command
 from trimtab.cli.commands import COMMANDS
 from trimtab.cli.evaluate import evaluate as evaluate_command
-from trimtab.cli.options import answers_of
+from trimtab.cli.options import answers_of, experiment_of
 from trimtab.cli.settings import help_of, named_values
 from trimtab.cli.train import train as train_command
 from trimtab.config.audit_settings import AuditSettings
@@ -88,6 +88,15 @@ def test_options_reach_the_experiment(world: Path, tmp_path: Path) -> None:
         {"prompt": 16, "response": 512},
         3,
     )
+
+
+def test_a_model_in_a_folder_is_recorded_by_its_whole_path(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = DataSource(str(next(world.rglob("*.jsonl"))))
+    monkeypatch.chdir(world)
+    for name, expected in (("base", str(world / "base")), ("smollm2", "smollm2")):
+        assert experiment_of(name, source, source, None, None).model == expected
 
 
 def test_without_options_the_experiment_has_the_defaults_of_the_library(

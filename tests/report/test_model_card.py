@@ -162,6 +162,17 @@ def test_two_files_of_one_name_are_told_apart_and_values_are_left_as_they_are() 
     assert "/home/me" not in text
 
 
+def test_the_card_of_a_plain_model_names_no_safety_data_it_was_trained_on() -> None:
+    origin = Origin({"model": "org/m"}, [])
+    plain, held = (
+        trained_card(RunSpec(CASE_1, penalty, "s", "t", 0), [], (), origin, Path("nowhere"))
+        for penalty in (0.0, 1.0)
+    )
+    assert "with safety data" not in plain
+    assert "fine-tuned on `t` under no constraint" in plain
+    assert "fine-tuned on `t` with safety data `s` under Case I" in held
+
+
 @pytest.mark.parametrize("how", ["sweep", "dial", "repair"])
 def test_a_card_says_nothing_of_this_machine_and_what_was_not_measured(
     how: str, experiment: Experiment, swept_folder: Path, world: Path, tmp_path: Path

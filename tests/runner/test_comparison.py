@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from trimtab.cli.compare import _print_methods
 from trimtab.config.experiment import Block, Experiment, Training
 from trimtab.config.grid import plan_of
 from trimtab.config.methods import ALIGNED, DIAL, METHODS, OWN, PUBLISHED
@@ -16,6 +18,8 @@ from trimtab.config.yaml_io import to_yaml
 from trimtab.errors import UserError
 from trimtab.results.store import read_points
 from trimtab.runner.comparison import comparison_of, comparison_world
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +148,20 @@ def test_a_comparison_is_made_at_equal_rows_and_told(world: Experiment, tmp_path
         text=True,
     )
     assert "No setting is within it" in none.stdout
+
+
+def test_methods_of_several_tasks_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (ROOT / "docs/comparison/worlds/world-36/points.jsonl").read_text().splitlines()
+    others = [json.dumps(json.loads(line) | {"task": "other"}) for line in lines]
+    (tmp_path / "points.jsonl").write_text("\n".join(lines) + "\n")
+    _print_methods(tmp_path)
+    once = capsys.readouterr().out
+    assert "Task " not in once
+    (tmp_path / "points.jsonl").write_text("\n".join([*lines, *others]) + "\n")
+    _print_methods(tmp_path)
+    both = capsys.readouterr().out
+    assert both.count("hypervolume") == 2
+    assert "Task shared, safety data near:" in both
+    assert "Task other, safety data near:" in both

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimtab.analysis.groups import Setting, all_settings, with_the_seeds_of_most
+from trimtab.analysis.groups import Setting, all_settings, on_common_seeds
 from trimtab.analysis.row_changes import HeldOut, safety_change, task_change
 from trimtab.config.methods import ALIGNED
 from trimtab.results.per_row_losses import RowLosses
@@ -43,20 +43,22 @@ def choices(
     settings = all_settings(points)
     by_pair = {}
     for start in (setting for setting in settings if setting.method is ALIGNED):
-        line = settings_beside(settings, start.points[0])
+        whole_line = settings_beside(settings, start.points[0])
+        compared = on_common_seeds(whole_line)
+        line = [compared.get(setting, setting) for setting in whole_line]
         held_out, point = HeldOut(rows), start.points[0]
         changes = [
             (safety_change(setting, point, held_out), task_change(setting, point, held_out))
             for setting in line
         ]
-        compared = with_the_seeds_of_most(line)
+        on_knee = [setting for setting in line if setting in compared.values()]
         places = [
             (safety.value, task.value)
             for setting, (safety, task) in zip(line, changes, strict=True)
-            if setting in compared
+            if setting in on_knee
         ]
         place = _knee([*places, (0.0, 0.0)])
-        knee = compared[place] if place is not None and place < len(compared) else None
+        knee = on_knee[place] if place is not None and place < len(on_knee) else None
         pair_choices = [
             Choice(setting, safety, task, setting is knee)
             for setting, (safety, task) in zip(line, changes, strict=True)

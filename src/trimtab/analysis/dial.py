@@ -30,6 +30,10 @@ class DialSetting:
     theory: tuple[Line, ...]
     answers: tuple[Answer, ...]
     """One for each sample, at the sampled setting that lies nearest."""
+    seed: int
+    """Of the training that it is of."""
+    is_of_several: bool
+    """Whether there are trainings of other seeds."""
 
 
 def dial_settings(
@@ -53,6 +57,8 @@ def dial_settings(
                 tuple(_measured(point)),
                 tuple(_theory(point, penalty, world)),
                 tuple(_nearest_answer(sample, alpha) for sample in samples),
+                point.seed,
+                len({other.seed for other in of_dial}) > 1,
             )
         )
     return tuple(settings)

@@ -91,11 +91,12 @@ def all_settings(points: Iterable[Point]) -> tuple[Setting, ...]:
     )
 
 
-def with_the_seeds_of_most(settings: Sequence[Setting]) -> list[Setting]:
-    """Those that have all seeds of a set, chosen so that most points are among them.
+def on_common_seeds(settings: Sequence[Setting]) -> dict[Setting, Setting]:
+    """Settings that have all seeds of a set, each by itself, with its points of those seeds alone.
 
-    In a sweep that is not finished, or where a training failed, a setting of fewer seeds than the
-    others could seem best for its luck.
+    The set is chosen so that most points are among them. In a sweep that is not finished, or where
+    a training failed, a setting of fewer seeds than the others could seem best for its luck, and a
+    mean over other seeds than another's is not to be compared with it.
     """
     seeds_of = {setting: frozenset(point.seed for point in setting.points) for setting in settings}
     sets = sorted(set(seeds_of.values()), key=sorted)
@@ -104,7 +105,11 @@ def with_the_seeds_of_most(settings: Sequence[Setting]) -> list[Setting]:
         key=lambda seeds: len(seeds) * sum(seeds <= own for own in seeds_of.values()),
         default=frozenset(),
     )
-    return [setting for setting in settings if most <= seeds_of[setting]]
+    return {
+        setting: replace(setting, points=tuple(p for p in setting.points if p.seed in most))
+        for setting in settings
+        if most <= seeds_of[setting]
+    }
 
 
 def lines_of(points: Iterable[Point], method: Method) -> dict[tuple[str, str], list[Setting]]:

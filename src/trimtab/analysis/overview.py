@@ -9,7 +9,7 @@ from typing import Literal
 
 from trimtab.analysis.changes import rate_changes
 from trimtab.analysis.choices import choices
-from trimtab.analysis.groups import Setting, all_settings, with_the_seeds_of_most
+from trimtab.analysis.groups import Setting, all_settings, on_common_seeds
 from trimtab.analysis.row_changes import judging_beside
 from trimtab.config.methods import ALIGNED, PLAIN
 from trimtab.evaluate.rates import ANSWERED, REFUSALS, Rate
@@ -109,6 +109,13 @@ class Overview:
         )
 
     @property
+    def compared(self) -> tuple[Option, ...]:
+        """The choices that have the seeds of most, plain fine-tuning's among them."""
+        plain = (self.plain,) if self.plain is not None else ()
+        of_most = on_common_seeds([option.setting for option in (*plain, *self.choices)])
+        return tuple(option for option in self.choices if option.setting in of_most)
+
+    @property
     def is_judged(self) -> bool:
         """Whether refusing and answering are known of all that the picture holds."""
         return all(option.judging is not None for option in self.pictured)
@@ -124,13 +131,10 @@ class Overview:
         if plain is None or plain.task.change is None or plain.task.change.high >= 0:
             return ()
         least = KEPT * plain.task.change.value
-        compared = with_the_seeds_of_most([option.setting for option in (plain, *self.choices)])
         return tuple(
             option
-            for option in self.choices
-            if option.setting in compared
-            and option.task.change
-            and option.task.change.value <= least
+            for option in self.compared
+            if option.task.change and option.task.change.value <= least
         )
 
     @property

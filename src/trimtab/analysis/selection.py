@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trimtab.analysis.choices import settings_beside
-from trimtab.analysis.groups import Setting, all_settings, with_the_seeds_of_most
+from trimtab.analysis.groups import Setting, all_settings, on_common_seeds
 from trimtab.analysis.row_changes import (
     FEWEST_ROWS,
     HeldOut,
@@ -105,6 +105,8 @@ class Suggestion:
     not named here is told of all that chose."""
     left_out: tuple[Setting, ...]
     """What was not compared, since it lacks seeds that the others have."""
+    leaves_out_seeds: bool
+    """Whether a setting that was compared has more seeds, which the others lack."""
 
     @property
     def note(self) -> str | None:
@@ -198,8 +200,8 @@ def _suggestion(
     longest: int | None,
 ) -> Suggestion:
     choosing, held_out = (HeldOut(rows, half) for half in (0, 1))
-    compared = with_the_seeds_of_most(line)
-    candidates = [_candidate(setting, start, limits, choosing) for setting in compared]
+    compared = on_common_seeds(line)
+    candidates = [_candidate(setting, start, limits, choosing) for setting in compared.values()]
     within = [candidate for candidate in candidates if candidate.verdict == "within"]
     chosen = (
         min(within, key=lambda candidate: candidate.task_change.value)
@@ -211,6 +213,7 @@ def _suggestion(
     if longest is not None and "safety loss" in divided:
         limit = _limit(chosen.setting, start, held_out, longest)
     plain_beside = None
+    plain = compared.get(plain) if plain is not None else None
     if plain is not None and plain != chosen.setting:
         plain_beside = _plain_beside(chosen.setting, plain, start, held_out)
     return Suggestion(
@@ -223,6 +226,7 @@ def _suggestion(
         limit,
         divided,
         tuple(setting for setting in line if setting not in compared),
+        any(compared[setting] != setting for setting in compared),
     )
 
 

@@ -82,8 +82,14 @@ def _print_methods(folder: Path) -> None:
     results = method_results(read_points(folder), RowLosses(folder))
     if not results:
         return
-    say(f"{'method':38}  {'hypervolume':22} {'chord area':22} settings beaten")
+    pair = None
+    has_several = len({(result.proxy, result.task) for result in results}) > 1
     for result in results:
+        if (result.proxy, result.task) != pair:
+            pair = result.proxy, result.task
+            if has_several:
+                say(f"Task {result.task}, safety data {result.proxy}:")
+            say(f"{'method':38}  {'hypervolume':22} {'chord area':22} settings beaten")
         areas = " ".join(
             f"{area_in_words(area.share):22}" for area in (result.volume, result.chords)
         )

@@ -12,7 +12,7 @@ import typer
 from trimtab.cli.panels import ANSWERS, DATA, MEASURING
 from trimtab.cli.settings import help_of
 from trimtab.config.data_source import DataSource
-from trimtab.config.experiment import Answers, Experiment, Measuring
+from trimtab.config.experiment import SMOLLM2, Answers, Experiment, Measuring
 from trimtab.config.model_names import is_missing_folder
 from trimtab.config.ranges import Count, CountOrNone, From0To1
 from trimtab.errors import UserError
@@ -237,6 +237,8 @@ def experiment_of(
     sources = {"--task": task, "--safety": safety, "--original": original}
     require_there(model, ((option, source.path) for option, source in sources.items() if source))
     task, safety = (replace(source, held_out_rows=held_out_rows) for source in (task, safety))
+    if model != SMOLLM2 and Path(model).exists():
+        model = str(Path(model).resolve())  # the record is read from other folders too
     return Experiment(
         model=model,
         task={"task": task},

@@ -93,6 +93,10 @@ def _suggestion_lines(
     if suggestion.left_out:
         names = listed([setting.name for setting in suggestion.left_out])
         lines.append(f"Not compared, since seeds of theirs are lacking: {names}.")
+    if suggestion.leaves_out_seeds:
+        seeds = [str(point.seed) for point in setting.points]
+        plural = "s" if len(seeds) > 1 else ""
+        lines.append(f"Over seed{plural} {listed(seeds)} alone, which all that is compared has.")
     if suggestion.note is not None:
         lines.append(f"Few rows ({suggestion.note}).")
     return lines

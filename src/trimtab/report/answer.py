@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trimtab.analysis.labels import (
     change_in_words,
+    listed,
     p_in_words,
     percent,
     points_in_words,
@@ -37,6 +38,9 @@ def answer_in_words(summary: Overview) -> tuple[str, ...]:
         )
     elif sentence := _recommendation(summary, summary.plain):
         sentences.append(sentence)
+    if left_out := [option for option in summary.choices if option not in summary.compared]:
+        names = listed([_option_text(option) for option in left_out])
+        sentences.append(f"Not compared, since seeds of the others are lacking: {names}.")
     return tuple(sentences)
 
 
@@ -56,7 +60,7 @@ def _answers_text(summary: Overview, shown: Option) -> str:
 
 
 def _recommendation(summary: Overview, plain: Option) -> str | None:
-    leader, alternatives = summary.leader, summary.choices
+    leader, alternatives = summary.leader, summary.compared
     if leader is None:
         return (
             f"No other model here keeps {KEPT:.0%} of that gain."
@@ -77,7 +81,7 @@ def _recommendation(summary: Overview, plain: Option) -> str | None:
 
 def _by_both_shares(summary: Overview, leader: Option) -> str:
     """The best by J, where one is surely better than plain fine-tuning; else that none is."""
-    option, count = summary.best or leader, len(summary.choices)
+    option, count = summary.best or leader, len(summary.compared)
     refused, answered = (share_in_words(option.rates[rate].value) for rate in (REFUSALS, ANSWERED))
     name, shares = _option_text(option), f"refuses {refused} and answers {answered}"
     over = mean_change(option.over_plain) if option.over_plain else None

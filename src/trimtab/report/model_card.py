@@ -126,7 +126,8 @@ def trained_card(
     `judgements` is the file of what judges said of its answers, which knows their revisions.
     """
     losses = list(losses)
-    safety = f" with safety data `{spec.proxy}`" if spec.method.reads_safety and spec.proxy else ""
+    reads_safety = spec.method.reads_safety and not spec.is_plain
+    safety = f" with safety data `{spec.proxy}`" if reads_safety and spec.proxy else ""
     constraint = "no constraint" if spec.is_plain else f"{spec.method.title}, {spec.label}"
     lead = (
         f"{_start(origin)}, fine-tuned on `{spec.task}`{safety} under {constraint} "
@@ -188,7 +189,7 @@ def repaired_card(
     not_measured = (
         *(() if losses else ("Its losses before and after: no held-out rows were given.",)),
         *(() if rates else (_NOT_JUDGED,)),
-        *_never_measured(False),
+        *_never_measured(has_original=not losses),  # without losses no safety data are named
     )
     return _card(
         _metadata(origin, folder),

@@ -167,6 +167,8 @@ def _as_begun(experiment: Experiment, folder: Path) -> Experiment:
     """
     recorded = (folder / EXPERIMENT_FILE).read_text(encoding="utf-8")
     before = parse_experiment(recorded, EXPERIMENT_FILE)
+    if Path(before.model).resolve() == Path(experiment.model).resolve():
+        experiment = replace(experiment, model=before.model)
     commit = _recorded_start(folder).get("commit")
     if commit is not None and experiment.load.revision == commit:
         experiment = replace(
