@@ -96,7 +96,10 @@ def test_a_model_in_a_folder_is_recorded_by_its_whole_path(
     source = DataSource(str(next(world.rglob("*.jsonl"))))
     monkeypatch.chdir(world)
     for name, expected in (("base", str(world / "base")), ("smollm2", "smollm2")):
-        assert experiment_of(name, source, source, None, None, grid=()).model == expected
+        made = experiment_of(
+            name, source, source, None, None, grid=(Block("alignment-loss", (1.0,)),)
+        )
+        assert made.model == expected
 
 
 def test_without_options_the_experiment_has_the_defaults_of_the_library(
