@@ -141,7 +141,7 @@ def train(
     )
     require_access(push_to_hub)
     if dry_run:
-        print_plan(experiment, out, restart)
+        print_plan(experiment, out, restart, again="--restart")
     else:
         sweep_and_report(experiment, out, restart)
         end_with_failures(out, "--restart")
