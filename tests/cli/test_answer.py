@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -41,7 +42,19 @@ def test_train_ends_with_what_it_changed_and_what_to_do_next(world: Path, tmp_pa
     assert str(tmp_path / "out" / "report.html") in page
     assert judge.startswith("To have its answers judged: trimtab evaluate ")
     assert less_safe == f"Less safe than the start? {less_safe_in_words([safety, task], [])}."
-    assert plain.startswith("What plain fine-tuning does: the same command with --penalty 0")
+    assert plain == (
+        "What plain fine-tuning does: the same command with --penalty 0 and another --out."
+    )
+
+
+@pytest.mark.parametrize("option", ["--radius", "--budget"])
+def test_plain_fine_tuning_is_told_in_place_of_the_constraint(
+    option: str, world: Path, tmp_path: Path
+) -> None:
+    result = train(world, "--out", tmp_path, "--steps", 1, "--held-out-rows", 12, option, 0.3)
+    assert result.exit_code == 0, result.output
+    told = f"the same command with --penalty 0 in place of {option} and another --out."
+    assert result.output.splitlines()[-1].endswith(told)
 
 
 def test_whether_a_model_is_less_safe_is_told_by_what_was_measured() -> None:
@@ -76,12 +89,13 @@ def test_a_paired_change_is_that_of_the_rows(world: Path, tmp_path: Path) -> Non
 def test_sweep_ends_with_the_settings_by_task_loss_and_how_to_choose(
     world: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(world / "done", tmp_path / "done")
-    result = invoke("sweep", world / "experiment.yaml", "--out", tmp_path / "done")
+    shutil.copytree(world / "done", tmp_path / "is done")
+    result = invoke("sweep", world / "experiment.yaml", "--out", tmp_path / "is done")
     assert result.exit_code == 0, result.output
     lines = [line.rstrip() for line in result.output.splitlines()]
-    folder = tmp_path / "done"
-    assert lines[-1].endswith(f"trimtab suggest {folder} --budget 0.02")
+    folder = tmp_path / "is done"
+    suggest = shlex.split(lines[-1].partition(": ")[2])
+    assert suggest == ["trimtab", "suggest", str(folder), "--budget", "0.02"]
     ((settings),) = choices(read_points(folder), RowLosses(folder)).values()
     assert [choice.task_change.value for choice in settings] == sorted(
         choice.task_change.value for choice in settings
