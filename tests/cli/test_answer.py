@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import typer
 
 from tests.cli.test_one_line import invoke, train
 from trimtab.analysis.changes import (
@@ -19,6 +21,11 @@ from trimtab.analysis.changes import (
 )
 from trimtab.analysis.choices import choices
 from trimtab.analysis.labels import before_and_after, change_in_words
+from trimtab.cli import app
+from trimtab.cli.answer import evaluate_command
+from trimtab.config.data_source import DataSource
+from trimtab.config.experiment import Block, Experiment, Training
+from trimtab.config.loading import Loading
 from trimtab.data.synthetic import CONTEXTS
 from trimtab.evaluate.rates import REFUSALS
 from trimtab.results.per_row_losses import RowLosses
@@ -45,6 +52,40 @@ def test_train_ends_with_what_it_changed_and_what_to_do_next(world: Path, tmp_pa
     assert plain == (
         "What plain fine-tuning does: the same command with --penalty 0 and another --out."
     )
+
+
+@pytest.mark.parametrize(
+    ("load", "read_back"),
+    [
+        (Loading(), Loading()),
+        (Loading("bfloat16", attention="eager"), Loading("bfloat16", attention="eager")),
+        (Loading("float16", device_map="auto"), Loading("float16", device_map="auto")),
+        (Loading("bfloat16", "nf4", double_quantization=False), Loading("bfloat16")),
+        (Loading(quantization="int8"), Loading("auto")),
+    ],
+)
+def test_the_command_to_evaluate_loads_as_the_training_did(
+    load: Loading, read_back: Loading
+) -> None:
+    """But for quantised weights, into which evaluate would refuse to merge the adapter."""
+    experiment = Experiment(
+        model="a model",
+        task={"task": DataSource("task.jsonl")},
+        safety={"safety": DataSource("safety.jsonl")},
+        train=Training(lora_rank=2),
+        grid=(Block("alignment-loss", (1.0,)),),
+        load=load,
+    )
+    command = evaluate_command(experiment, Path("an out"), Path("an out/models/m"))
+    assert command is not None
+    trimtab, name, *words = shlex.split(command)
+    context = typer.main.get_command(app).commands[name].make_context(name, words)  # type: ignore[attr-defined]
+    assert trimtab == "trimtab"
+    assert context.params["models"] == ["a model", "an out/models/m"]
+    names = [field.name for field in fields(Loading) if field.name != "revision"]
+    assert Loading(**{name: context.params[name] for name in names}) == read_back
+    pinned = replace(experiment, load=replace(load, revision="v1"))
+    assert evaluate_command(pinned, Path("out"), Path("m")) is None
 
 
 @pytest.mark.parametrize("option", ["--radius", "--budget"])

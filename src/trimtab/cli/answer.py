@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trimtab.cli.command import say
+from trimtab.config.loading import Loading
 from trimtab.results.layout import ALIGNED_FOLDER, MODELS_FOLDER, model_folder
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def print_training_summary(experiment: Experiment, out: Path, name: str) -> None
         judge = experiment.answers.judges[0] if experiment.answers else PHRASES
         say(f"By {judge}: {', '.join(map(_rate_text, rates))}.")
     say(f"Open {out / 'report.html'} for the figures.")
-    if not rates:
-        say(f"To have its answers judged: {_evaluate_command(experiment, out, model)}")
+    if not rates and (evaluate := evaluate_command(experiment, out, model)):
+        say(f"To have its answers judged: {evaluate}")
     if model_points and not model_points[0].spec.is_plain:
         say(
             f"What plain fine-tuning does: {_plain_words(experiment, model_points[0].spec.method)}."
@@ -110,11 +111,33 @@ def _plain_words(experiment: Experiment, method: Method) -> str:
     return f"the same command with --penalty 0{in_place} and another --out"
 
 
-def _evaluate_command(experiment: Experiment, out: Path, model: Path) -> str:
+def evaluate_command(experiment: Experiment, out: Path, model: Path) -> str | None:
+    """The command that has a trained model's answers judged beside the start's, loaded as here.
+
+    None of a start at a revision, which `evaluate` has no option for.
+    """
+    if experiment.load.revision is not None:
+        return None
     start = str(out / ALIGNED_FOLDER) if experiment.align else experiment.model
     prompts = ["--harmful", "jailbreakbench", "--benign", "jailbreakbench"]
     answers = ["--judge", "phrases", "--out", str(out / "answers")]
-    return shlex.join(["trimtab", "evaluate", start, str(model), *prompts, *answers])
+    loading = _loading_options(experiment.load)
+    return shlex.join(["trimtab", "evaluate", start, str(model), *prompts, *answers, *loading])
+
+
+def _loading_options(load: Loading) -> list[str]:
+    """The options of `evaluate` by which an adapter trained so, and its start, are loaded.
+
+    An adapter is not merged into quantised weights: these are loaded whole, in what the model was
+    saved in where nothing else is said.
+    """
+    options = {
+        "--dtype": "auto" if load.is_quantised and load.dtype == "float32" else load.dtype,
+        "--attention": load.attention,
+        "--device-map": load.device_map,
+    }
+    defaults = (None, Loading.dtype)
+    return [word for item in options.items() if item[1] not in defaults for word in item if word]
 
 
 def print_settings_to_choose(experiment: Experiment, out: Path) -> None:
