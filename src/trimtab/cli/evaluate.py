@@ -237,24 +237,37 @@ def _table(
                     model.metric_changes(start) if judge is None else model.changes(judge, start)
                 )
                 blank = [""] * len(by)
-                table.add_row("  change", *blank, *_cells(changes, names, signed=True))
+                table.add_row("  change", *blank, *_cells(changes, names, is_change=True))
     return table
 
 
 def _cells(
-    estimates: Mapping[str, Estimate], names: Sequence[str], signed: bool = False
+    estimates: Mapping[str, Estimate], names: Sequence[str], is_change: bool = False
 ) -> list[str]:
-    return [rate_cell(estimates[name], signed) if name in estimates else "–" for name in names]
+    cell = change_cell if is_change else rate_cell
+    return [cell(estimates[name]) if name in estimates else "–" for name in names]
 
 
-def rate_cell(estimate: Estimate, signed: bool = False) -> str:
+def rate_cell(estimate: Estimate) -> str:
     """A share in per cent, or a metric, with its interval."""
-    sign, is_share = "+" if signed else "", estimate.unit.startswith("share")
+    is_share = estimate.unit.startswith("share")
     value, low, high = (
-        f"{100 * end:{sign}.0f}" if is_share else f"{end:{sign}.3g}"
+        f"{100 * end:.0f}" if is_share else f"{end:.3g}".replace("-", "−")
         for end in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value}{' %' if is_share else ''} ({low} to {high})"
+
+
+def change_cell(change: Estimate) -> str:
+    """A change of a share in percentage points, or that of a metric, with its interval."""
+    from trimtab.analysis.labels import points_in_words
+
+    if change.unit.startswith("share"):
+        return points_in_words(change)
+    value, low, high = (
+        f"{end:+.3g}".replace("-", "−") for end in (change.value, change.low, change.high)
+    )
+    return f"{value} [{low}, {high}]"
 
 
 def _agreement_lines(evaluation: Evaluation) -> list[str]:
