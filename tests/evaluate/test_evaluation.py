@@ -197,6 +197,27 @@ def test_nothing_to_ask_is_one_line(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--surprised", "smollm2"),
+        ("--temperature", 1),
+        ("--top-p", 0.9),
+        ("--max-tokens", 8),
+        ("--max-prompt", 20),
+        ("--seed", 3),
+    ],
+)
+def test_what_is_of_answers_is_refused_beside_tasks_alone(
+    option: str, value: object, folder: Path, tmp_path: Path
+) -> None:
+    tasks = (folder / "start", "--out", tmp_path, "--lm-eval", "choice", "--batch-size", 4)
+    shown = invoke(*tasks, option, value)
+    assert shown.exit_code == 2
+    last = shown.output.splitlines()[-1]
+    assert last == f"trimtab: {option} is of answers to prompts. Give --harmful or --benign too."
+
+
+@pytest.mark.parametrize(
     ("given", "model", "url"),
     [
         ("qwen3guard", "Qwen/Qwen3Guard-Gen-0.6B", ""),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,6 +101,12 @@ def evaluate(
         raise UserError("--judge has nothing to judge. Give --harmful or --benign too.")
     if rows and not harmful and not benign:
         raise UserError("--rows has no prompts to choose from. Give --harmful or --benign too.")
+    of_answers = ["--surprised"] if surprised is not None else []
+    of_answers += _changed(decoding)
+    if of_answers and not harmful and not benign:
+        raise UserError(
+            f"{of_answers[0]} is of answers to prompts. Give --harmful or --benign too."
+        )
     if limit and not lm_eval and not inspect:
         raise UserError("--limit is of a harness's tasks. Give --lm-eval or --inspect too.")
     if lm_eval_path and not lm_eval:
@@ -175,6 +181,13 @@ _COLUMNS = 2
 """Of rates or metrics beside each other: with their intervals more do not fit a terminal."""
 _LONGEST_NAME, _LONGEST_BESIDE_JUDGES = 24, 12
 """Of longer names, models are numbered; there is less room where a column names the judge."""
+
+
+def _changed(decoding: Decoding) -> list[str]:
+    """The options of answers that are not at their defaults; a harness has batches too."""
+    own = [field for field in fields(decoding) if field.name != "batch_size"]
+    changed = [field.name for field in own if getattr(decoding, field.name) != field.default]
+    return ["--" + name.replace("_", "-") for name in changed]
 
 
 def _tasks(names: str | None, option: str) -> tuple[str, ...]:
