@@ -150,6 +150,16 @@ def test_sweep_ends_with_the_settings_by_task_loss_and_how_to_choose(
     ]
 
 
+def test_the_command_that_measures_a_dial_is_quoted(world: Path, tmp_path: Path) -> None:
+    data, out = world / "data", tmp_path / "a dial"
+    words = ["--model", world / "base", "--task", data / "task-shared.jsonl", "--steps", 1]
+    words += ["--safety", data / "safety-near.jsonl", "--held-out-rows", 12, "--out", out]
+    result = invoke("dial", "train", *words)
+    assert result.exit_code == 0, result.output
+    command = result.output.splitlines()[-1].partition("Next: ")[2]
+    assert shlex.split(command) == ["trimtab", "dial", "curve", str(out)]
+
+
 def test_rows_that_share_their_last_message_are_trained_on(world: Path, tmp_path: Path) -> None:
     """What they ask about stands before it, and their overlap with safety prompts is not told."""
     lines = (world / "data" / "task-shared.jsonl").read_text().splitlines()
