@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from trimtab.cli.hub import push
+from trimtab.errors import UserError
 from trimtab.models import save_tiny_llama
 
 ROWS = [
@@ -154,3 +157,14 @@ def test_a_hub_that_cannot_be_reached_leaves_the_model_and_says_how_to_go_on(
     assert "Traceback" not in result.stderr
     assert "hf upload me/model run/models/" in result.stderr
     assert any((tmp_path / "run/models").iterdir())
+
+
+def test_the_command_that_uploads_later_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", unreachable)
+    with pytest.raises(UserError) as caught:
+        push(Path("my runs/model"), "me/model")
+    command = str(caught.value).partition("later with: ")[2]
+    assert shlex.split(command) == ["hf", "upload", "me/model", "my runs/model"]

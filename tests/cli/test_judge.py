@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,15 @@ def by_its_first_word(prompt: str, answer: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return answered_experiment(tmp_path)
+    return answered_experiment(tmp_path / "a run")
 
 
 def test_it_is_asked_once_of_each_answer_and_stands_beside_the_others(folder: Path) -> None:
     answers_asked.clear()
     result = invoke("judge", folder, "--judge", PLACE)
     assert result.exit_code == 0, result.output
+    report = result.output.splitlines()[-1].partition(": ")[2]
+    assert shlex.split(report) == ["trimtab", "report", str(folder)]
     assert "Refusal, of 3 harmful prompts" in result.output
     assert "Unparsed" not in result.output
     assert f"strict and {PLACE}: agreement is" in result.output
@@ -77,6 +80,13 @@ def test_what_was_found_incoherent_stays_so(folder: Path) -> None:
         if judgement["judge"] == PLACE
     }
     assert {answer for answer, outcome in ours.items() if outcome == "incoherent"} == marked
+
+
+def test_a_folder_of_evaluate_has_no_page_to_see(folder: Path) -> None:
+    (folder / "points.jsonl").unlink()
+    result = invoke("judge", folder, "--judge", PLACE)
+    assert result.exit_code == 0, result.output
+    assert "trimtab report" not in result.output
 
 
 def test_a_folder_without_judged_answers_is_one_line(folder: Path, tmp_path: Path) -> None:

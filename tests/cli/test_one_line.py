@@ -55,6 +55,23 @@ def train(world: Path, *more: object) -> Result:
     return invoke(*arguments, *more)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--safety-share", 0.9, "--radius", 0.3),
+        ("--safety-target", "kl", "--case", "alignment-parameter"),
+        ("--validation-rows", 10),
+        ("--validation-rows", 10, "--radius", 0.3),
+    ],
+)
+def test_an_option_without_effect_is_one_line(
+    options: tuple[object, ...], world: Path, tmp_path: Path
+) -> None:
+    line = assert_one_line(train(world, "--out", tmp_path / "out", *options))
+    assert line.startswith(f"trimtab: {options[0]} has no ")
+    assert not (tmp_path / "out").exists()
+
+
 # Paths and disks
 
 

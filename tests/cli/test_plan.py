@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from trimtab.cli.progress import plan_table
+from trimtab.cli.progress import TerminalWatcher, plan_table
 from trimtab.config.data_source import DataSource
 from trimtab.config.experiment import Block, Experiment
 from trimtab.config.grid import Plan, plan_of
@@ -51,6 +51,21 @@ def test_what_is_left_is_told_in_the_singular_and_in_the_plural() -> None:
         == "points 3, of which 2 are still to be made"
     )
     assert "starting model" not in " ".join(lines(without_start, without_start))
+
+
+def test_what_failed_is_told_apart_from_what_is_made() -> None:
+    plan = plan_of(replace(ONE, seeds=(0, 1, 2)))
+    second, third = plan.runs[1].specs[0], plan.runs[2].specs[0]
+    all_tried = plan.without(set(plan.specs) - {second, third}, [second, third])
+    assert lines(plan, all_tried)[0] == "points 4: 2 made, 2 failed (--retry)"
+    one_left = plan.without(set(plan.aligned), [second])
+    assert lines(plan, one_left)[0] == ("points 4: 1 made, 1 failed (--retry), 2 still to be made")
+    console = Console(width=100)
+    with console.capture() as capture:
+        TerminalWatcher(console).planned(plan, one_left)
+    assert capture.get().strip() == ("Going on: 1 of 4 points are there already, 1 failed before.")
+    made_after_all = plan.without(set(plan.specs), [second])
+    assert made_after_all.failed == ()
 
 
 def test_that_points_share_a_training_is_told_where_they_do() -> None:

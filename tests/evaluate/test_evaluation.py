@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from tests.evaluate.tiny import asked_prompts, chats_as, completion, save_tiny_chat, served
+from trimtab.analysis.labels import points_in_words
 from trimtab.cli import app
+from trimtab.cli.evaluate import change_cell, rate_cell
 from trimtab.errors import UserError
 from trimtab.evaluate.backends import BackedJudge, LocalModel, RemoteModel
 from trimtab.evaluate.evaluation import evaluate
@@ -20,6 +23,7 @@ from trimtab.evaluate.named_judges import judge_named
 from trimtab.results.generations import Decoding, read_generations
 from trimtab.results.judgements import read_judgements
 from trimtab.runner.sweep import SilentWatcher
+from trimtab.stats import Estimate
 
 DECODING = Decoding(max_tokens=8, max_prompt=20, batch_size=4)
 
@@ -82,6 +86,16 @@ def test_the_tables_have_whole_words_on_eighty_columns(
         assert name in tables
     assert tables.count("tuned ") == 3
     assert tables.count("  change ") == 3
+    assert tables.count(" points") >= 3
+    for line in tables.splitlines():
+        assert not ("  change " in line and "%" in line)
+
+
+def test_a_change_of_a_share_is_in_points_and_has_the_pages_minus() -> None:
+    share = Estimate(-0.94, -0.97, -0.86, "share of harmful prompts", "estimate")
+    assert change_cell(share) == points_in_words(share) == "−94 points [−97, −86]"
+    assert rate_cell(replace(share, value=0.06, low=0.03, high=0.14)) == "6 % (3 to 14)"
+    assert change_cell(Estimate(-0.5, -1.25, 0.25, "f1", "estimate")) == "−0.5 [−1.25, +0.25]"
 
 
 def by_length(prompt: str, answer: str) -> str:
@@ -180,6 +194,27 @@ def test_a_mistake_is_one_line(
 def test_nothing_to_ask_is_one_line(folder: Path, tmp_path: Path) -> None:
     shown = invoke(folder / "start", "--judge", "phrases", "--out", tmp_path)
     assert "Give --harmful or --benign" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--surprised", "smollm2"),
+        ("--temperature", 1),
+        ("--top-p", 0.9),
+        ("--max-tokens", 8),
+        ("--max-prompt", 20),
+        ("--seed", 3),
+    ],
+)
+def test_what_is_of_answers_is_refused_beside_tasks_alone(
+    option: str, value: object, folder: Path, tmp_path: Path
+) -> None:
+    tasks = (folder / "start", "--out", tmp_path, "--lm-eval", "choice", "--batch-size", 4)
+    shown = invoke(*tasks, option, value)
+    assert shown.exit_code == 2
+    last = shown.output.splitlines()[-1]
+    assert last == f"trimtab: {option} is of answers to prompts. Give --harmful or --benign too."
 
 
 @pytest.mark.parametrize(

@@ -473,6 +473,7 @@ def test_a_diverged_run_is_a_failure_and_the_sweep_goes_on(
     assert len(watcher.failures) == 1
     assert [failure.spec.value for failure in read_failures(tmp_path)] == [1e38]
     assert left_of(diverging, tmp_path)[1].specs == ()
+    assert [spec.value for spec in left_of(diverging, tmp_path)[1].failed] == [1e38]
     assert [spec.value for spec in left_of(diverging, tmp_path, retry=True)[1].specs] == [1e38]
     copy_if_whole(tmp_path, tmp_path / "copied")
     assert not (tmp_path / "copied").exists()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trimtab.cli.command import say
+from trimtab.config.loading import Loading
 from trimtab.results.layout import ALIGNED_FOLDER, MODELS_FOLDER, model_folder
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from trimtab.analysis.choices import Choice
     from trimtab.analysis.groups import Setting
     from trimtab.config.experiment import Experiment
+    from trimtab.config.methods import Method
     from trimtab.stats import Estimate
 
 MOST_CHOICES = 20
@@ -44,10 +47,12 @@ def print_training_summary(experiment: Experiment, out: Path, name: str) -> None
         judge = experiment.answers.judges[0] if experiment.answers else PHRASES
         say(f"By {judge}: {', '.join(map(_rate_text, rates))}.")
     say(f"Open {out / 'report.html'} for the figures.")
-    if not rates:
-        say(f"To have its answers judged: {_evaluate_command(experiment, out, model)}")
+    if not rates and (evaluate := evaluate_command(experiment, out, model)):
+        say(f"To have its answers judged: {evaluate}")
     if model_points and not model_points[0].spec.is_plain:
-        say("What plain fine-tuning does: the same command with --penalty 0 and another --out.")
+        say(
+            f"What plain fine-tuning does: {_plain_words(experiment, model_points[0].spec.method)}."
+        )
 
 
 def tell_budget(budget: float, chosen_rise: Estimate, rise: Estimate) -> None:
@@ -92,13 +97,47 @@ def _rate_text(change: RateChange) -> str:
     return f"{change.rate.in_words} {before}{percent(change.now.value)}{of}{change_text}"
 
 
-def _evaluate_command(experiment: Experiment, out: Path, model: Path) -> str:
-    import shlex
+def _plain_words(experiment: Experiment, method: Method) -> str:
+    """How the command of a training becomes that of plain fine-tuning."""
+    from trimtab.config.experiment import Training
+    from trimtab.config.methods import CASE_1_BUDGET, CASE_2_RADIUS
 
+    in_place = ""
+    if method is CASE_2_RADIUS:
+        in_place = " in place of --radius"
+    elif method is CASE_1_BUDGET:
+        has_rows = experiment.train.validation_rows != Training.validation_rows
+        in_place = f" in place of --budget{' and --validation-rows' if has_rows else ''}"
+    return f"the same command with --penalty 0{in_place} and another --out"
+
+
+def evaluate_command(experiment: Experiment, out: Path, model: Path) -> str | None:
+    """The command that has a trained model's answers judged beside the start's, loaded as here.
+
+    None of a start at a revision, which `evaluate` has no option for.
+    """
+    if experiment.load.revision is not None:
+        return None
     start = str(out / ALIGNED_FOLDER) if experiment.align else experiment.model
     prompts = ["--harmful", "jailbreakbench", "--benign", "jailbreakbench"]
     answers = ["--judge", "phrases", "--out", str(out / "answers")]
-    return shlex.join(["trimtab", "evaluate", start, str(model), *prompts, *answers])
+    loading = _loading_options(experiment.load)
+    return shlex.join(["trimtab", "evaluate", start, str(model), *prompts, *answers, *loading])
+
+
+def _loading_options(load: Loading) -> list[str]:
+    """The options of `evaluate` by which an adapter trained so, and its start, are loaded.
+
+    An adapter is not merged into quantised weights: these are loaded whole, in what the model was
+    saved in where nothing else is said.
+    """
+    options = {
+        "--dtype": "auto" if load.is_quantised and load.dtype == "float32" else load.dtype,
+        "--attention": load.attention,
+        "--device-map": load.device_map,
+    }
+    defaults = (None, Loading.dtype)
+    return [word for item in options.items() if item[1] not in defaults for word in item if word]
 
 
 def print_settings_to_choose(experiment: Experiment, out: Path) -> None:
@@ -115,7 +154,8 @@ def print_settings_to_choose(experiment: Experiment, out: Path) -> None:
             command = command_to_make(knee, experiment, out) if knee is not None else ()
             for line in ("To make the model at the knee:", *command) if command else ():
                 say(line)
-    say(f"To choose by how far the safety loss may rise: trimtab suggest {out} --budget 0.02")
+    suggest = shlex.join(["trimtab", "suggest", str(out), "--budget", "0.02"])
+    say(f"To choose by how far the safety loss may rise: {suggest}")
 
 
 def saved_models(setting: Setting, folder: Path) -> list[Path]:
@@ -150,14 +190,12 @@ def command_to_make(setting: Setting, experiment: Experiment, folder: Path) -> t
 def _commands_to_make(
     model: str, experiment: Experiment, folder: Path, out: str
 ) -> tuple[str, ...]:
-    import shlex
-
     from trimtab.config.yaml_io import EXPERIMENT_FILE
 
     root = " --data-root DATA" if _lacks_data(experiment) else ""
     return (
-        f"trimtab sweep {shlex.quote(str(folder / EXPERIMENT_FILE))}{root} \\",
-        f"    --only {model} --out {out}",
+        f"{shlex.join(['trimtab', 'sweep', str(folder / EXPERIMENT_FILE)])}{root} \\",
+        f"    {shlex.join(['--only', model, '--out', out])}",
     )
 
 
@@ -165,15 +203,13 @@ def _commands_to_set_dial(
     dial: str, setting: Setting, experiment: Experiment, folder: Path
 ) -> tuple[str, ...]:
     """A setting was measured and not kept: it is made from the dial's ends, or these anew."""
-    import shlex
-
     ends = model_folder(folder, dial)
     training: tuple[str, ...] = ()
     if not ends.exists():
         training = _commands_to_make(dial, experiment, folder, "trained")
         ends = model_folder(Path("trained"), dial)
-    setting_text = f"--alpha {setting.value:.6g} --out chosen"
-    return (*training, f"trimtab dial set {shlex.quote(str(ends))} {setting_text}")
+    words = ["trimtab", "dial", "set", str(ends), "--alpha", f"{setting.value:.6g}"]
+    return (*training, shlex.join([*words, "--out", "chosen"]))
 
 
 def _lacks_data(experiment: Experiment) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -137,7 +138,7 @@ def train(
         print_cost(experiment, *dial_plan(experiment, out))
         return
     _train(experiment, out, restart)
-    say(f"The dial is in {out}. Next: trimtab dial curve {out}")
+    say(f"The dial is in {out}. Next: {shlex.join(['trimtab', 'dial', 'curve', str(out)])}")
 
 
 @dial.command("curve", cls=Command)

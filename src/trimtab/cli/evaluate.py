@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,6 +101,12 @@ def evaluate(
         raise UserError("--judge has nothing to judge. Give --harmful or --benign too.")
     if rows and not harmful and not benign:
         raise UserError("--rows has no prompts to choose from. Give --harmful or --benign too.")
+    of_answers = ["--surprised"] if surprised is not None else []
+    of_answers += _changed(decoding)
+    if of_answers and not harmful and not benign:
+        raise UserError(
+            f"{of_answers[0]} is of answers to prompts. Give --harmful or --benign too."
+        )
     if limit and not lm_eval and not inspect:
         raise UserError("--limit is of a harness's tasks. Give --lm-eval or --inspect too.")
     if lm_eval_path and not lm_eval:
@@ -177,6 +183,13 @@ _LONGEST_NAME, _LONGEST_BESIDE_JUDGES = 24, 12
 """Of longer names, models are numbered; there is less room where a column names the judge."""
 
 
+def _changed(decoding: Decoding) -> list[str]:
+    """The options of answers that are not at their defaults; a harness has batches too."""
+    own = [field for field in fields(decoding) if field.name != "batch_size"]
+    changed = [field.name for field in own if getattr(decoding, field.name) != field.default]
+    return ["--" + name.replace("_", "-") for name in changed]
+
+
 def _tasks(names: str | None, option: str) -> tuple[str, ...]:
     if names is None:
         return ()
@@ -237,24 +250,37 @@ def _table(
                     model.metric_changes(start) if judge is None else model.changes(judge, start)
                 )
                 blank = [""] * len(by)
-                table.add_row("  change", *blank, *_cells(changes, names, signed=True))
+                table.add_row("  change", *blank, *_cells(changes, names, is_change=True))
     return table
 
 
 def _cells(
-    estimates: Mapping[str, Estimate], names: Sequence[str], signed: bool = False
+    estimates: Mapping[str, Estimate], names: Sequence[str], is_change: bool = False
 ) -> list[str]:
-    return [rate_cell(estimates[name], signed) if name in estimates else "–" for name in names]
+    cell = change_cell if is_change else rate_cell
+    return [cell(estimates[name]) if name in estimates else "–" for name in names]
 
 
-def rate_cell(estimate: Estimate, signed: bool = False) -> str:
+def rate_cell(estimate: Estimate) -> str:
     """A share in per cent, or a metric, with its interval."""
-    sign, is_share = "+" if signed else "", estimate.unit.startswith("share")
+    is_share = estimate.unit.startswith("share")
     value, low, high = (
-        f"{100 * end:{sign}.0f}" if is_share else f"{end:{sign}.3g}"
+        f"{100 * end:.0f}" if is_share else f"{end:.3g}".replace("-", "−")
         for end in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value}{' %' if is_share else ''} ({low} to {high})"
+
+
+def change_cell(change: Estimate) -> str:
+    """A change of a share in percentage points, or that of a metric, with its interval."""
+    from trimtab.analysis.labels import points_in_words
+
+    if change.unit.startswith("share"):
+        return points_in_words(change)
+    value, low, high = (
+        f"{end:+.3g}".replace("-", "−") for end in (change.value, change.low, change.high)
+    )
+    return f"{value} [{low}, {high}]"
 
 
 def _agreement_lines(evaluation: Evaluation) -> list[str]:

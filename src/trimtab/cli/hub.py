@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -57,8 +58,9 @@ def push(model: Path, repository: str | None) -> None:
         )
     except (HTTPError, OSError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        upload = shlex.join(["hf", "upload", repository, str(model)])
         raise UserError(
             f"--push-to-hub {repository}: the Hub did not take it ({reason}). The model is in "
-            f"{model}; upload it later with: hf upload {repository} {model}"
+            f"{model}; upload it later with: {upload}"
         ) from None
     say(f"It is at {place}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,7 @@ def judge(
     from trimtab.evaluate.later_judges import agreements_over, judged_later
     from trimtab.evaluate.named_judges import judge_named
     from trimtab.evaluate.rates import RATES
+    from trimtab.results.store import POINTS_FILE
 
     judges = [judge_named(name) for name in judge]
     with watched_stages(True) as watcher:
@@ -47,7 +49,9 @@ def judge(
         say(agreement_in_words(agreement))
     if agreements:
         say(f"The answers they differ on are in {folder / DISAGREEMENTS_FOLDER}.")
-    say(f"To see the answers side by side: trimtab report {folder}")
+    if (folder / POINTS_FILE).exists():  # a folder of 'evaluate' has no page
+        report = shlex.join(["trimtab", "report", str(folder)])
+        say(f"To see the answers side by side: {report}")
 
 
 def _speaks(models: Sequence[EvaluatedModel], rate: Rate) -> bool:

@@ -93,9 +93,10 @@ class TerminalWatcher(ProgressBars):
         self._done = self._all - len(left.runs)
         self.progress.update(self._models, total=self._all, completed=self._done)
         if 0 < len(left.specs) < len(plan.specs):
-            finished = len(plan.specs) - len(left.specs)
+            made = len(plan.specs) - len(left.specs) - len(left.failed)
+            failed = f", {len(left.failed)} failed before" if left.failed else ""
             self.console.print(
-                f"Going on: {finished} of {len(plan.specs)} points are there already."
+                f"Going on: {made} of {len(plan.specs)} points are there already{failed}."
             )
 
     def training(self, name: str, steps: int) -> None:
@@ -178,10 +179,15 @@ def changes_so_far(metrics: Metrics) -> str:
     )
 
 
-def plan_table(plan: Plan, left: Plan, cost: Cost, prompts: int = 0) -> Table:
-    """What a sweep would make, and what that costs; each model answers so many `prompts`."""
+def plan_table(
+    plan: Plan, left: Plan, cost: Cost, prompts: int = 0, again: str = "--retry"
+) -> Table:
+    """What a sweep would make, and what that costs; each model answers so many `prompts`.
+
+    `again` is the option that tries again what failed.
+    """
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("points", f"{len(plan.specs)}{_left_text(len(plan.specs), len(left.specs))}")
+    table.add_row("points", f"{len(plan.specs)}{_left_text(plan, left, again)}")
     if plan.aligned:
         table.add_row("", f"{len(plan.aligned)} of the starting model itself")
     methods = [spec.method for run in plan.runs for spec in run.specs]
@@ -203,13 +209,17 @@ def plan_table(plan: Plan, left: Plan, cost: Cost, prompts: int = 0) -> Table:
     return table
 
 
-def _left_text(planned: int, left: int) -> str:
-    """What of a plan is still to be made; nothing is said where that is all."""
-    if left == planned:
+def _left_text(plan: Plan, left: Plan, again: str) -> str:
+    """What of a plan is made, failed and still to be made; nothing is said where all is left."""
+    planned, open_, failed = len(plan.specs), len(left.specs), len(left.failed)
+    if open_ == planned:
         return ""
-    if left == 0:
+    if failed:
+        still = f", {open_} still to be made" if open_ else ""
+        return f": {planned - open_ - failed} made, {failed} failed ({again}){still}"
+    if open_ == 0:
         return ", all of them made"
-    return f", of which {left} {'is' if left == 1 else 'are'} still to be made"
+    return f", of which {open_} {'is' if open_ == 1 else 'are'} still to be made"
 
 
 def status_table(status: Status) -> Table:

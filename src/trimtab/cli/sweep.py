@@ -159,14 +159,19 @@ def tell_where_models_are(experiment: Experiment, out: Path) -> None:
         say(f"The trained models are in {out / MODELS_FOLDER}.")
 
 
-def print_plan(experiment: Experiment, out: Path, restart: bool, retry: bool = False) -> None:
-    """What an experiment's grid would make in `out`, and what that costs."""
+def print_plan(
+    experiment: Experiment, out: Path, restart: bool, retry: bool = False, again: str = "--retry"
+) -> None:
+    """What an experiment's grid would make in `out`, and what that costs.
+
+    `again` is the option that tries again what failed.
+    """
     from trimtab.runner.sweep import left_of
 
-    print_cost(experiment, *left_of(experiment, out, restart, retry))
+    print_cost(experiment, *left_of(experiment, out, restart, retry), again)
 
 
-def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
+def print_cost(experiment: Experiment, plan: Plan, left: Plan, again: str = "--retry") -> None:
     """A plan, what of it is left to make, and what that costs."""
     from trimtab.cli.progress import output_console, plain, plan_table
     from trimtab.models import quiet_libraries
@@ -179,4 +184,4 @@ def print_cost(experiment: Experiment, plan: Plan, left: Plan) -> None:
     for warning in roles.warnings:
         console.print(f"[yellow]warning[/] {plain(warning)}", highlight=False, soft_wrap=True)
     cost = estimate_cost(experiment, roles, left)
-    console.print(plan_table(plan, left, cost, len(prompts)), highlight=False)
+    console.print(plan_table(plan, left, cost, len(prompts), again), highlight=False)

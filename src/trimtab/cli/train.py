@@ -116,6 +116,15 @@ def train(
         raise UserError("--radius is for --case alignment-parameter. Give --penalty or --budget.")
     if case == "alignment-parameter" and budget is not None:
         raise UserError("--budget is for --case alignment-loss. Give --penalty or --radius.")
+    is_case_2 = case == "alignment-parameter" or radius is not None
+    if is_case_2 and training.safety_share != Training.safety_share:
+        raise UserError(
+            "--safety-share has no rows to share: Case II trains on none. Leave it out."
+        )
+    if is_case_2 and training.safety_target != Training.safety_target:
+        raise UserError("--safety-target has no rows to ask: Case II trains on none. Leave it out.")
+    if budget is None and training.validation_rows != Training.validation_rows:
+        raise UserError("--validation-rows has no budget to set a dial by. Give --budget too.")
     if not constraint_options:
         penalty = 1.0
     block = Block(
@@ -141,7 +150,7 @@ def train(
     )
     require_access(push_to_hub)
     if dry_run:
-        print_plan(experiment, out, restart)
+        print_plan(experiment, out, restart, again="--restart")
     else:
         sweep_and_report(experiment, out, restart)
         end_with_failures(out, "--restart")

@@ -62,6 +62,8 @@ class Plan:
     """The starting model itself, measured for every proxy and task of the grid."""
     runs: tuple[Run, ...]
     """Trainings in the order they are made: seed by seed, so that early results span the grid."""
+    failed: tuple[RunSpec, ...] = ()
+    """What is left out of this plan because it failed before and is not tried again."""
 
     @property
     def specs(self) -> tuple[RunSpec, ...]:
@@ -75,15 +77,18 @@ class Plan:
     def _places(self) -> dict[RunSpec, int]:
         return {spec: place for place, spec in enumerate(self.specs)}
 
-    def without(self, finished: set[RunSpec]) -> Plan:
-        """What is left to do once the results `finished` exist."""
+    def without(self, finished: set[RunSpec], failed: Iterable[RunSpec] = ()) -> Plan:
+        """What is left to do once the results `finished` exist and `failed` are given up."""
+        failures = tuple(spec for spec in failed if spec not in finished)
+        left_out = finished.union(failures)
         runs = [
-            replace(run, specs=tuple(spec for spec in run.specs if spec not in finished))
+            replace(run, specs=tuple(spec for spec in run.specs if spec not in left_out))
             for run in self.runs
         ]
         return Plan(
-            tuple(spec for spec in self.aligned if spec not in finished),
+            tuple(spec for spec in self.aligned if spec not in left_out),
             tuple(run for run in runs if run.specs),
+            tuple(spec for spec in self.specs if spec in failures),
         )
 
 

@@ -114,7 +114,7 @@ def sweep(
             write_failures(folder, [])
         failures = read_failures(folder)
         measured_specs = {point.spec for point in points_file.points}
-        remaining = plan.without(measured_specs | {failure.spec for failure in failures})
+        remaining = plan.without(measured_specs, [failure.spec for failure in failures])
         for run in plan.runs:
             # It was interrupted between its points and this.
             if measured_specs.issuperset(run.specs):
@@ -168,4 +168,4 @@ def left_of(
     require_same(experiment, folder)
     measured_specs = {point.spec for point in PointsFile(folder, {}).points}
     failures = [] if retry else read_failures(folder)
-    return plan, plan.without(measured_specs | {failure.spec for failure in failures})
+    return plan, plan.without(measured_specs, [failure.spec for failure in failures])
