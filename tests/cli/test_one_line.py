@@ -439,3 +439,8 @@ def test_columns_by_other_names_are_said_in_a_command(world: Path, tmp_path: Pat
     assert shown.exit_code == 0, shown.output
     assert "names no column" in assert_one_line(train(world, *plan, "question"))
     assert "named twice" in assert_one_line(train(world, *plan, "prompt=a", *plan[-1:], "prompt=b"))
+
+
+def test_a_seed_beside_a_file_to_compare_is_refused(tmp_path: Path) -> None:
+    result = invoke("compare", tmp_path / "experiment.yaml", "--seed", 3)
+    assert_one_line(result, "--seed is of the small world")

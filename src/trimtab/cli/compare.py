@@ -53,6 +53,10 @@ def compare(
 
     if experiment is None and data_root is not None:
         raise UserError("--data-root is where an experiment's files lie. Give the experiment too.")
+    if experiment is not None and seed:
+        raise UserError(
+            "--seed is of the small world. Leave it out; a file says its own seeds (seeds)."
+        )
     quiet_libraries()
     if experiment is None:
         base = comparison_world(out, seed, restart)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,10 +174,13 @@ def repaired_card(
         losses: those that were measured before and after.
     """
     origin = Origin({"model": aligned, "answers": {"judges": list(judges)}})
-    before = "" if unaligned is None else f" --unaligned {portable_name(unaligned)}"
-    command = (
-        f"trimtab repair {method.name} --model {portable_name(model)} --aligned "
-        f"{portable_name(aligned)}{before} --strength {value:g} --out REPAIRED"
+    before = () if unaligned is None else ("--unaligned", portable_name(unaligned))
+    command = shlex.join(
+        (
+            *("trimtab", "repair", method.name, "--model", portable_name(model)),
+            *("--aligned", portable_name(aligned), *before),
+            *("--strength", f"{value:g}", "--out", "REPAIRED"),
+        )
     )
     lead = (
         f"The fine-tuned model `{portable_name(model)}`, mended by {method.title} "
