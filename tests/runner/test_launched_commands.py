@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests import forked
 from tests.small_worlds import small_world
 from trimtab import cli
 from trimtab.config.experiment import Block, Experiment, Training
+from trimtab.config.yaml_io import to_yaml
 from trimtab.models import quiet_libraries
 from trimtab.results.store import read_points
 
@@ -77,11 +79,12 @@ def the_first_in_a_folder() -> None:
 
 
 def test_what_one_process_alone_cannot_do_is_told_by_the_first(
-    train: list[object], tmp_path: Path
+    world: Experiment, tmp_path: Path
 ) -> None:
-    model = Path(str(train[2]))
-    train[2] = model.name
-    result = forked.run(model.parent, *train, main=the_first_in_a_folder)
+    model, file = Path(world.model), tmp_path / "experiment.yaml"
+    file.write_text(to_yaml(replace(world, model=model.name)))
+    command = ("sweep", file, "--out", tmp_path / "out")
+    result = forked.run(model.parent, *command, main=the_first_in_a_folder)
     line = one_line(result)
     assert line.startswith("trimtab: process 1 of 2: model 'base' cannot be loaded")
     assert not (tmp_path / "out" / "points.jsonl").exists()
