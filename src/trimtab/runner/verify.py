@@ -143,12 +143,20 @@ def _number_checks(
     experiment: Experiment, points: Sequence[Point], folder: Path
 ) -> Iterator[Check]:
     numbers = recomputed(points, experiment.known_entropies, RowLosses(folder))
+    without_rows = [
+        name
+        for name, of_model in numbers.items()
+        if of_model.fault is None and not of_model.compared
+    ]
+    if without_rows:
+        whose = without_rows[0] if len(without_rows) == 1 else f"{len(without_rows)} models"
+        yield Check(f"numbers of {whose}", None, "not compared: their rows were not kept")
     for name, of_model in numbers.items():
+        if name in without_rows:
+            continue
         what = f"numbers of {name}"
         if of_model.fault is not None:
             yield Check(what, False, of_model.fault)
-        elif not of_model.compared:
-            yield Check(what, None, "their rows were not kept")
         elif of_model.without_rows:
             fields = ", ".join(of_model.without_rows)
             yield Check(what, True, f"they follow from its rows, but for {fields}, without rows")
