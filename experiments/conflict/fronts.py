@@ -89,15 +89,20 @@ def areas_table(points: list[Point]) -> str:
         tokens = []
         for seed, unconstrained in plain.items():
             of_seed = [p for p in trained if p.seed == seed]
-            # One training is behind all settings of a dial, and behind all shares of a plain model.
-            trainings = of_seed if name in (CASE_1.name, CASE_2_RADIUS.name) else of_seed[:1]
-            read = sum(point.train_tokens for point in trainings)
+            read = sum(point.train_tokens for point in trainings_of(of_seed))
             tokens.append(read / unconstrained.train_tokens)
         title = trained[0].method.title
         areas = (f"{volume:.1f}" for volume, _ in areas_of(trained, points))
         lines.append((title, str(len(trained) // len(plain)), f"{fmean(tokens):.1f}×", *areas))
     seeds = [f"seed {seed}, 1e-4 nats²" for seed in plain]
     return markdown_table(("method", "models", "tokens over one plain run's", *seeds), lines)
+
+
+def trainings_of(models: list[Point]) -> list[Point]:
+    """A method's models, of each training one: a dial's settings have one, a plain run's shares."""
+    if models[0].method.name in (DIAL.name, INTERPOLATING):
+        return list({point.seed: point for point in models}.values())
+    return models
 
 
 def areas_of(
@@ -285,9 +290,7 @@ def eight_runs_table() -> str:
     of_runs = np.array(areas_of(runs, plain_runs, with_ends=False))
     cells = []
     for name, models in lines.items():
-        # One training is behind all settings of a dial, and behind all shares of a plain model.
-        trained = models if models is runs else {point.seed: point for point in models}.values()
-        tokens = sum(point.train_tokens for point in trained) / len(seeds) / a_run
+        tokens = sum(point.train_tokens for point in trainings_of(models)) / len(seeds) / a_run
         areas = np.array(areas_of(models, plain_runs, with_ends=False))
         ratios = (area_in_words(student_mean(column, "")) for column in (areas / of_runs).T)
         by_seed = (f"{volume:.1f}, {chords:.1f}" for volume, chords in areas)

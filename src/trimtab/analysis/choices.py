@@ -51,14 +51,14 @@ def choices(
             (safety_change(setting, point, held_out), task_change(setting, point, held_out))
             for setting in line
         ]
-        on_knee = [setting for setting in line if setting in compared.values()]
+        candidates = list(compared.values())  # in the order of the line
         places = [
             (safety.value, task.value)
-            for setting, (safety, task) in zip(line, changes, strict=True)
-            if setting in on_knee
+            for setting, (safety, task) in zip(whole_line, changes, strict=True)
+            if setting in compared
         ]
         place = _knee([*places, (0.0, 0.0)])
-        knee = on_knee[place] if place is not None and place < len(on_knee) else None
+        knee = candidates[place] if place is not None and place < len(candidates) else None
         pair_choices = [
             Choice(setting, safety, task, setting is knee)
             for setting, (safety, task) in zip(line, changes, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import mode
 from typing import Literal
 
@@ -108,7 +109,7 @@ class Overview:
             option for option in self.pictured if option.setting.method not in (ALIGNED, PLAIN)
         )
 
-    @property
+    @cached_property
     def compared(self) -> tuple[Option, ...]:
         """The choices that have the seeds of most, plain fine-tuning's among them."""
         plain = (self.plain,) if self.plain is not None else ()

@@ -211,15 +211,15 @@ def plan_table(
 
 def _left_text(plan: Plan, left: Plan, again: str) -> str:
     """What of a plan is made, failed and still to be made; nothing is said where all is left."""
-    planned, open_, failed = len(plan.specs), len(left.specs), len(left.failed)
-    if open_ == planned:
+    planned, unmade, failed = len(plan.specs), len(left.specs), len(left.failed)
+    if unmade == planned:
         return ""
     if failed:
-        still = f", {open_} still to be made" if open_ else ""
-        return f": {planned - open_ - failed} made, {failed} failed ({again}){still}"
-    if open_ == 0:
+        still = f", {unmade} still to be made" if unmade else ""
+        return f": {planned - unmade - failed} made, {failed} failed ({again}){still}"
+    if unmade == 0:
         return ", all of them made"
-    return f", of which {open_} {'is' if open_ == 1 else 'are'} still to be made"
+    return f", of which {unmade} {'is' if unmade == 1 else 'are'} still to be made"
 
 
 def status_table(status: Status) -> Table:

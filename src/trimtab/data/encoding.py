@@ -201,9 +201,7 @@ class _Encoder:
                 )
             ends = [end] if row.is_whole else []
             return self._before() + self._ids(_joined(prompt)), [*self._ids(response), *ends]
-        opening, whole = self._opening_and_whole(prompt, response)
-        if not row.is_whole:
-            whole = whole.removesuffix(self._turn(prompt).end)
+        opening, whole = self._opening_and_whole(prompt, response, row.is_whole)
         before, ids = self._ids(opening), self._ids(whole)
         shared = sum(
             1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False))
@@ -226,12 +224,14 @@ class _Encoder:
             )
         return lines
 
-    def _opening_and_whole(self, prompt: list[Message], response: str) -> tuple[str, str]:
+    def _opening_and_whole(
+        self, prompt: list[Message], response: str, has_end: bool
+    ) -> tuple[str, str]:
         turn = self._turn(prompt)
         whole = self._rendered([*prompt, Message("assistant", response)])
         for opening in (turn.opening, turn.asked):
             if whole.startswith(opening) and _holds(whole[len(opening) :], response):
-                return opening, whole
+                return opening, whole if has_end else whole.removesuffix(turn.end)
         # The template shows a finished conversation otherwise than one to be answered, or shows
         # part of the response: what is asked stays as it is asked, and the response as it is.
         answer = response if response in whole else response.strip()
@@ -239,7 +239,7 @@ class _Encoder:
             self.in_part += 1
             answer = response
         opening = turn.opening if turn.asked.startswith(turn.opening) else turn.asked
-        return opening, opening + turn.lead + answer + turn.end
+        return opening, opening + turn.lead + answer + (turn.end if has_end else "")
 
     def _turn(self, prompt: list[Message]) -> _Turn:
         question = self._rendered(prompt, add_generation_prompt=True)

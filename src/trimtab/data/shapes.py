@@ -52,7 +52,7 @@ def shape_of(
     >>> row.prompt[0].content, row.response
     ('Add.\\n\\n2 and 3', '5')
     """
-    fitting = [shape for shape in _SHAPES if shape[0] <= set(columns)]
+    fitting = _fitting(columns)
     if not fitting:
         return None
     needed, row_of = max(fitting, key=lambda shape: len(shape[0] & set(named)))
@@ -73,7 +73,7 @@ def prompt_shape_of(
     fitting = [column for column in _PROMPTS if column in columns]
     if not fitting:
         return None
-    of_rows: set[str] = next((needed for needed, _ in _SHAPES if needed <= set(columns)), set())
+    of_rows = {column for needed, _ in _fitting(columns)[:1] for column in needed}
     column = max(fitting, key=lambda column: (column in named, column in of_rows))
     _require_input_read(named, after_instruction=column == "instruction")
     _require_all_read(named, _PROMPTS.keys() - {column}, {column})
@@ -193,6 +193,11 @@ _SHAPES: tuple[tuple[set[str], Callable[[Record], Row]], ...] = (
     ({"conversations"}, _sharegpt),
     ({"instruction", "output"}, _alpaca),
 )
+
+
+def _fitting(columns: Collection[str]) -> list[tuple[set[str], Callable[[Record], Row]]]:
+    """The shapes that records with these columns may have, the first one first."""
+    return [shape for shape in _SHAPES if shape[0] <= set(columns)]
 
 
 def _to_be_answered(column: str) -> Callable[[Record], tuple[Message, ...]]:

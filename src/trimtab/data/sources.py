@@ -102,15 +102,14 @@ def _rows_by_number(
             f"{_conditions_text(source.where)}; found {_values_text(records, source.where)}."
         )
     _tell_values_without_rows(source, records, warning)
-    named_columns = {*source.columns.values(), *source.where}
+    named_columns, is_asked = {*source.columns.values(), *source.where}, shape is prompt_shape_of
     rows: dict[int, Row] = {}
     more: Counter[str] = Counter()
     for place in places:
         try:
             rows[place + 1] = row_of(renamed[place])
-            if shape is shape_of:
+            if not is_asked:
                 refuse_preferences(renamed[place], source.columns, source.where)
-            is_asked = shape is prompt_shape_of
             more.update(set(left_out(renamed[place], named_columns, is_asked=is_asked)))
         except BadRecordError as error:
             raise UserError(f"{source.path} row {place + 1}: {error}") from None

@@ -38,7 +38,8 @@ def answer_in_words(summary: Overview) -> tuple[str, ...]:
         )
     elif sentence := _recommendation(summary, summary.plain):
         sentences.append(sentence)
-    if left_out := [option for option in summary.choices if option not in summary.compared]:
+    compared = {option.setting for option in summary.compared}
+    if left_out := [option for option in summary.choices if option.setting not in compared]:
         names = listed([_option_text(option) for option in left_out])
         sentences.append(f"Not compared, since seeds of the others are lacking: {names}.")
     return tuple(sentences)

@@ -88,9 +88,14 @@ def over_reference(
     return replace(change, low=change.value - half, high=change.value + half)
 
 
-def _losses(point: Point) -> dict[str, Estimate | None]:
+def data_of_losses(point: Point) -> dict[str, str]:
+    """The data set of each loss of a point, by the loss's field."""
     return {
-        ORIGINAL: point.alignment_loss,
-        safety_data(point.proxy): point.proxy_loss,
-        task_data(point.task): point.capability_loss,
+        "alignment_loss": ORIGINAL,
+        "proxy_loss": safety_data(point.proxy),
+        "capability_loss": task_data(point.task),
     }
+
+
+def _losses(point: Point) -> dict[str, Estimate | None]:
+    return {data: getattr(point, field) for field, data in data_of_losses(point).items()}

@@ -140,7 +140,7 @@ def measure_curve(folder: Path, settings: int, samples: int, watcher: SweepWatch
         watcher.planned(plan, remaining)
         if not remaining.specs and answered:
             return points_file.points
-        opened = _opened(kept, watcher)
+        opened = _opened(kept, read_roles(experiment), watcher)
         runner, cost = opened.runner, _cost_of(kept.ends)
         dial = TrainedDial(opened.endpoints, cost.train_tokens, cost.wall_seconds)
         points_file.add(runner.measured_start(remaining.aligned))
@@ -231,11 +231,9 @@ def set_dial(
     kept = kept_dial(folder)
     experiment = kept.experiment
     answers = asking.over(experiment.answers) if limits else None
-    rates = None
+    roles, rates = read_roles(experiment), None
     if answers is not None:
-        prompts = prompts_of_experiment(
-            replace(experiment, answers=answers), read_roles(experiment), watcher.warned
-        )
+        prompts = prompts_of_experiment(replace(experiment, answers=answers), roles, watcher.warned)
         rates = RatesOnHalves(prompts, limits, experiment.split_seed)
     if merged and experiment.load.is_quantised:
         raise UserError(
@@ -243,7 +241,7 @@ def set_dial(
             "without loss. Leave --merged out."
         )
     with only_writer(kept.folder):
-        opened = _opened(kept, watcher)
+        opened = _opened(kept, roles, watcher)
         chosen = _chosen(opened, alpha, budget, rates, answers)
         tokenizer, card = opened.runner.tokenizer, partial(_card, chosen, kept, answers)
         with written_model(out, tokenizer, {SETTING_FILE: chosen}, card) as unfinished:
@@ -439,9 +437,8 @@ class _OpenDial:
     roles: Roles
 
 
-def _opened(kept: KeptDial, watcher: SweepWatcher) -> _OpenDial:
+def _opened(kept: KeptDial, roles: Roles, watcher: SweepWatcher) -> _OpenDial:
     experiment, folder = kept.experiment, kept.folder
-    roles = read_roles(experiment)
     record_inputs(roles, experiment, folder)
     runner = Runner(experiment, roles, folder, watcher)
     return _OpenDial(kept, runner, load_endpoints(kept.ends, runner.aligned), roles)

@@ -167,7 +167,7 @@ class Runner(Trainings):
         for spec in post_hoc:
             try:
                 points += self._changed_after(spec, trained)
-            except (UserError, LossNotFiniteError) as error:
+            except UserError as error:
                 failed(Failure(spec, str(error)))
         return points
 

@@ -143,10 +143,12 @@ def sweep(
                     watcher.measured(
                         [point for point in points_file.points if point.spec in run.specs]
                     )
-                if failed:
-                    failures = plan.in_order([*failures, *failed])
+                    for failure in failed:  # of a method after training: the run itself is made
+                        watcher.warned(f"{failure.spec.folder}: {failure.reason}")
+                else:
                     forget_under_way(folder, run.name)
                     watcher.failed(failed[0])
+                failures = plan.in_order([*failures, *failed])
                 write_failures(folder, failures)
         return points_file.points
 

@@ -215,8 +215,8 @@ class Trainings:
         It computes in the precision of its weights, not in that of its training: so do θ_s and
         every model read from disk. A process that only follows takes part in it, and gets no model.
         """
-        prepared, learned = trainer.model, trainer.objective
-        trained = trainer.accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+        trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        learned = trainer.objective
         if not is_sharded(trainer):
             return trained, learned
         model: Any = None

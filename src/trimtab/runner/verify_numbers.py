@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trimtab.config.data_names import ORIGINAL, answers_data, safety_data, task_data
+from trimtab.config.data_names import answers_data
 from trimtab.evaluate.rates import RATES
-from trimtab.results.gaps import with_gaps
+from trimtab.results.gaps import data_of_losses, with_gaps
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.result import Point
 from trimtab.stats import Array, Estimate, share
@@ -53,7 +53,7 @@ def recomputed(
 def _compared(pairs: Sequence[tuple[Point, Point]], rows: RowLosses) -> Recomputed:
     has_rows: dict[str, bool] = {}
     for point, _ in pairs:
-        for field, data in (_losses(point) | _RATES).items():
+        for field, data in (data_of_losses(point) | _RATES).items():
             if getattr(point, field) is not None:
                 has_rows[field] = _rows_of(point, data, rows) is not None
     faults = [fault for point, again in pairs for fault in _faults(point, again, rows)]
@@ -65,7 +65,7 @@ def _compared(pairs: Sequence[tuple[Point, Point]], rows: RowLosses) -> Recomput
 
 
 def _faults(point: Point, again: Point, rows: RowLosses) -> Iterator[str]:
-    for field in _losses(point):
+    for field in data_of_losses(point):
         yield from _fault(field, getattr(point, field), getattr(again, field), "its rows give")
     for field in _GAPS:
         recorded, gap = getattr(point, field), getattr(again, field)
@@ -92,7 +92,7 @@ def _fault(
 def _with_losses_of(point: Point, rows: RowLosses) -> Point:
     """The point with the values of losses that its rows give, and the intervals it has."""
     losses: dict[str, Any] = {}
-    for field, data in _losses(point).items():
+    for field, data in data_of_losses(point).items():
         recorded: Estimate | None = getattr(point, field)
         loss = None if point.model is None else rows.loss(data, point.model)
         if recorded is not None and loss is not None:
@@ -102,12 +102,3 @@ def _with_losses_of(point: Point, rows: RowLosses) -> Point:
 
 def _rows_of(point: Point, data: str, rows: RowLosses) -> Array | None:
     return None if point.model is None else rows.of(data, point.model)
-
-
-def _losses(point: Point) -> dict[str, str]:
-    """The data set of each loss per token, by the loss's field."""
-    return {
-        "alignment_loss": ORIGINAL,
-        "proxy_loss": safety_data(point.proxy),
-        "capability_loss": task_data(point.task),
-    }
