@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from trimtab.cli import app
 from trimtab.cli.answer import command_to_make, print_settings_to_choose
 from trimtab.config.experiment import Block, Dial
 from trimtab.config.grid import only_model, plan_of
+from trimtab.config.loading import Loading
 from trimtab.config.yaml_io import read_experiment
 
 REPRODUCTION = Path(__file__).parents[2] / "docs/reproduction"
@@ -104,3 +106,58 @@ def test_how_to_make_a_setting_of_a_sweep_s_dial(world: Path, tmp_path: Path) ->
     ends = tmp_path / "models" / run.name
     ends.mkdir(parents=True)
     assert command_to_make(setting, dial, tmp_path) == (f"trimtab dial set {ends} {chosen}",)
+
+
+def test_how_to_make_a_setting_of_a_method_after_training(world: Path, tmp_path: Path) -> None:
+    """Of the plain model that the sweep kept, or of this trained once more."""
+    recorded = read_experiment(world / "experiment.yaml")
+    block = Block("method", method="wise-ft", values=(0.25,))
+    going_back = replace(recorded, model="base", align=recorded.train, grid=(block,))
+    (run,) = plan_of(going_back).runs
+    (setting,) = all_settings([replace(point("wise-ft"), spec=run.specs[0])])
+
+    def repair(folder: Path | str) -> tuple[str, ...]:
+        return (
+            f"trimtab repair wise-ft --model {folder}/models/{run.name}",
+            f"--aligned {folder}/aligned",
+            "--strength=0.25 --out chosen",
+        )
+
+    words = command_to_make(setting, going_back, tmp_path)
+    assert f"--only {run.name} --out trained" in words[1]
+    assert parts(words[2:]) == repair("trained")
+    (tmp_path / "models" / run.name).mkdir(parents=True)
+    assert parts(command_to_make(setting, going_back, tmp_path)) == repair(tmp_path)
+    unaligned = replace(going_back, align=None)
+    assert parts(command_to_make(setting, unaligned, tmp_path))[1] == "--aligned base"
+
+
+def parts(lines: Sequence[str]) -> tuple[str, ...]:
+    """Of a command over several lines."""
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    return tuple(line.removesuffix("\\").strip() for line in lines)
+
+
+@pytest.mark.parametrize(("seed", "commands"), [(0, 1), (1, 0)])
+def test_no_command_where_repair_would_draw_otherwise(
+    world: Path, tmp_path: Path, seed: int, commands: int
+) -> None:
+    recorded = read_experiment(world / "experiment.yaml")
+    block = Block("method", method="resta", values=(0.2,))
+    drawn = replace(recorded, align=recorded.train, grid=(block,), seeds=(seed,))
+    (run,) = plan_of(drawn).runs
+    (tmp_path / "models" / run.name).mkdir(parents=True)
+    (setting,) = all_settings([replace(point("resta"), spec=run.specs[0])])
+    printed = " ".join(command_to_make(setting, drawn, tmp_path))
+    assert printed.count("trimtab repair resta") == commands
+
+
+def test_no_command_where_repair_would_load_the_models_otherwise(
+    world: Path, tmp_path: Path
+) -> None:
+    recorded = read_experiment(world / "experiment.yaml")
+    block = Block("method", method="wise-ft", values=(0.2,))
+    loaded = replace(recorded, load=Loading(attention="eager"), grid=(block,))
+    (run,) = plan_of(loaded).runs
+    (setting,) = all_settings([replace(point("wise-ft"), spec=run.specs[0])])
+    assert command_to_make(setting, loaded, tmp_path) == ()

@@ -32,12 +32,9 @@ class Limit:
 
     def verdict(self, measured: Estimate) -> LimitVerdict:
         """By the interval of what was measured."""
-        if not self.at_least:
-            return verdict(measured, self.value)
-        turned = Estimate(
-            -measured.value, -measured.high, -measured.low, measured.unit, measured.kind
-        )
-        return verdict(turned, -self.value)
+        if self.at_least:
+            return verdict(-measured, -self.value)
+        return verdict(measured, self.value)
 
     def shortfall(self, measured: Estimate) -> float:
         """How far the far end of the interval lies beyond the limit; below 0 it is within."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trimtab.analysis.groups import Setting
     from trimtab.config.experiment import Experiment
     from trimtab.config.methods import Method
+    from trimtab.config.run_spec import RunSpec
     from trimtab.stats import Estimate
 
 MOST_CHOICES = 20
@@ -168,21 +169,20 @@ def command_to_make(setting: Setting, experiment: Experiment, folder: Path) -> t
     """The lines that make a setting's model from the experiment recorded in `folder`.
 
     DATA in them stands for the folder of the data, where these are not where it says. There are
-    none where a model is kept, or where no training makes it, as of models that are mended after
-    theirs.
+    none where a model is kept, or where no command makes it as it was made.
     """
     from trimtab.config.grid import plan_of
     from trimtab.config.methods import DIAL
 
-    if setting.method.is_post_hoc or saved_models(setting, folder):
+    if saved_models(setting, folder):
         return ()
     specs = [point.spec for point in setting.points if point.seed == experiment.seeds[0]]
     for run in plan_of(experiment).runs:
         for spec in run.specs:
             if spec in specs:
+                if setting.method is DIAL or setting.method.is_post_hoc:
+                    return _commands_after_training(run.name, spec, experiment, folder)
                 model = spec.folder if spec.method.keeps_each else run.name
-                if setting.method is DIAL:
-                    return _commands_to_set_dial(model, setting, experiment, folder)
                 return _commands_to_make(model, experiment, folder, "chosen")
     return ()
 
@@ -192,24 +192,44 @@ def _commands_to_make(
 ) -> tuple[str, ...]:
     from trimtab.config.yaml_io import EXPERIMENT_FILE
 
-    root = " --data-root DATA" if _lacks_data(experiment) else ""
-    return (
-        f"{shlex.join(['trimtab', 'sweep', str(folder / EXPERIMENT_FILE)])}{root} \\",
-        f"    {shlex.join(['--only', model, '--out', out])}",
+    root = ["--data-root", "DATA"] if _lacks_data(experiment) else []
+    return _command_lines(
+        ["trimtab", "sweep", str(folder / EXPERIMENT_FILE), *root],
+        ["--only", model, "--out", out],
     )
 
 
-def _commands_to_set_dial(
-    dial: str, setting: Setting, experiment: Experiment, folder: Path
+def _commands_after_training(
+    name: str, spec: RunSpec, experiment: Experiment, folder: Path
 ) -> tuple[str, ...]:
-    """A setting was measured and not kept: it is made from the dial's ends, or these anew."""
-    ends = model_folder(folder, dial)
-    training: tuple[str, ...] = ()
-    if not ends.exists():
-        training = _commands_to_make(dial, experiment, folder, "trained")
-        ends = model_folder(Path("trained"), dial)
-    words = ["trimtab", "dial", "set", str(ends), "--alpha", f"{setting.value:.6g}"]
-    return (*training, shlex.join([*words, "--out", "chosen"]))
+    """A setting was measured and not kept: it is made from what was trained, or that anew."""
+    from trimtab.config.methods import DIAL
+
+    is_kept = model_folder(folder, name).exists()
+    trained = folder if is_kept else Path("trained")
+    model = model_folder(trained, name)
+    out = ["--out", "chosen"]
+    if spec.method is DIAL:
+        setting = _command_lines(
+            ["trimtab", "dial", "set", str(model), "--alpha", f"{spec.value:.6g}", *out]
+        )
+    elif experiment.load == Loading() and not (spec.method.takes_seed and spec.seed):
+        aligned = str(trained / ALIGNED_FOLDER) if experiment.align else experiment.model
+        unaligned = ["--unaligned", experiment.model] if spec.method.needs_unaligned else []
+        setting = _command_lines(
+            ["trimtab", "repair", spec.method.name, "--model", str(model)],
+            ["--aligned", aligned, *unaligned],
+            [f"--strength={spec.value:.6g}", *out],
+        )
+    else:  # `repair` loads all models in float32, and draws by seed 0
+        return ()
+    training = () if is_kept else _commands_to_make(name, experiment, folder, str(trained))
+    return (*training, *setting)
+
+
+def _command_lines(*parts: Sequence[str]) -> tuple[str, ...]:
+    """A command for a shell, a line for each part."""
+    return tuple(" \\\n    ".join(map(shlex.join, parts)).split("\n"))
 
 
 def _lacks_data(experiment: Experiment) -> bool:

@@ -80,9 +80,8 @@ def _suggestion_lines(
             limit = nats(suggestion.limit_at_every_look)
             lines.append(f"    if no row rises by more than 1 nat per token, at most {limit}")
         if metric == "task loss" and suggestion.plain is not None:
-            cost = suggestion.plain.cost
-            above = "" if cost is None else f"; this lies above it by {_value(cost)}"
-            lines.append(f"    plain fine-tuning: {_value(suggestion.plain.task_change)}{above}")
+            beside = _beside_plain(suggestion.plain.cost)
+            lines.append(f"    plain fine-tuning: {_value(suggestion.plain.task_change)}{beside}")
     saved = saved_models(setting, folder)
     if saved:
         kind = "model" if len(saved) == 1 else "models"
@@ -100,6 +99,13 @@ def _suggestion_lines(
     if suggestion.note is not None:
         lines.append(f"Few rows ({suggestion.note}).")
     return lines
+
+
+def _beside_plain(cost: Estimate | None) -> str:
+    if cost is None or (cost.kind == "exact" and cost.value == 0):
+        return ""
+    side, distance = ("above", cost) if cost.value >= 0 else ("below", -cost)
+    return f"; this lies {side} it by {_value(distance)}"
 
 
 def _what_chose(suggestion: Suggestion) -> list[str]:

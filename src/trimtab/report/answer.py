@@ -147,8 +147,7 @@ def _change_text(what: str, change: Estimate | None) -> str:
         return f"may not have changed {what} ({change_in_words(change)})"
     if change.value > 0:
         return f"raised {what} by {change_in_words(change).replace('+', '')}"
-    turned = Estimate(-change.value, -change.high, -change.low, change.unit, change.kind)
-    return f"lowered {what} by {change_in_words(turned).replace('+', '')}"
+    return f"lowered {what} by {change_in_words(-change).replace('+', '')}"
 
 
 def _option_text(option: Option) -> str:

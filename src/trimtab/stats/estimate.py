@@ -52,6 +52,9 @@ class Estimate:
             high=self.high - reference,
         )
 
+    def __neg__(self) -> Estimate:
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
+
     def cut(self, lowest: float, highest: float) -> Estimate:
         """With an interval that ends where the number itself has to.
 
