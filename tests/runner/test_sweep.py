@@ -39,6 +39,7 @@ from trimtab.errors import UserError
 from trimtab.models import load_model, places, weights_sha256
 from trimtab.report.model_card import has_card
 from trimtab.results.checksums import changed_files
+from trimtab.results.layout import ALIGNED_FOLDER
 from trimtab.results.per_row_losses import RowLosses
 from trimtab.results.store import read_failures, read_points
 from trimtab.runner.dial import measure_curve, train_dial
@@ -361,6 +362,31 @@ def test_a_start_of_which_a_part_changed_since_is_refused(
         record_start(moved, tmp_path / "out")
     file.write_bytes(original)
     record_start(moved, tmp_path / "out")
+
+
+def test_the_model_from_before_alignment_is_the_one_it_was_while_a_method_reads_it(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    base, out = Path(shutil.copytree(experiment.model, tmp_path / "base")), tmp_path / "out"
+    resta = Block("method", method="resta", values=(0.2,))
+    aligned = replace(experiment, model=str(base), align=experiment.train)
+    methods = (replace(aligned, grid=(*aligned.grid, resta)), aligned)
+    (weights,) = base.glob("*.safetensors")
+    original = weights.read_bytes()
+    for each, is_read in zip(methods, (True, False), strict=True):
+        folder = out / str(is_read)
+        folder.mkdir(parents=True)
+        claim(each, folder, restart=False)
+        record_start(each, folder)
+        (folder / ALIGNED_FOLDER).mkdir()
+        weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+        if is_read:
+            with pytest.raises(UserError, match="its weights have changed since"):
+                record_start(each, folder)
+        else:
+            record_start(each, folder)
+        weights.write_bytes(original)
+        record_start(each, folder)
 
 
 def test_a_start_that_an_earlier_version_recorded_is_known_by_its_weights(

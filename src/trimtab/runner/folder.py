@@ -34,7 +34,7 @@ from trimtab.results.layout import ALIGNED_FOLDER, DIAL_FOLDER, MODELS_FOLDER
 from trimtab.results.metrics import METRICS_FOLDER
 from trimtab.results.per_row_losses import ROW_LOSSES_FOLDER
 from trimtab.results.samples import SAMPLES_FILE
-from trimtab.results.store import FAILURES_FILE, LANDSCAPE_FILE, POINTS_FILE
+from trimtab.results.store import FAILURES_FILE, LANDSCAPE_FILE, POINTS_FILE, read_points
 from trimtab.results.under_way import UNFINISHED_FOLDER
 from trimtab.runner.answering import read_rows_and_prompts
 from trimtab.runner.evaluator import EncodedRoles
@@ -236,7 +236,8 @@ def _record_start(experiment: Experiment, folder: Path) -> None:
     Raises:
         UserError: what is in `folder` was made from a model that is another now.
     """
-    if experiment.align and (folder / ALIGNED_FOLDER).exists():
+    is_aligned = experiment.align is not None and (folder / ALIGNED_FOLDER).exists()
+    if is_aligned and not _reads_unaligned(experiment, folder):
         return  # all that is left to make starts there
     model = experiment.model
     parts = model_parts(model, experiment.load.revision)
@@ -253,6 +254,13 @@ def _record_start(experiment: Experiment, folder: Path) -> None:
         )
     if parts:
         write_atomically(folder / START_FILE, json.dumps({**recorded, **parts}) + "\n")
+
+
+def _reads_unaligned(experiment: Experiment, folder: Path) -> bool:
+    """Whether what is left to make needs the model from before it was aligned."""
+    made = read_points(folder) if (folder / POINTS_FILE).exists() else []
+    left = set(plan_of(experiment).specs).difference(point.spec for point in made)
+    return any(spec.method.needs_unaligned for spec in left)
 
 
 def _in_words(part: str) -> str:
