@@ -106,6 +106,10 @@ def test_how_to_make_a_setting_of_a_sweep_s_dial(world: Path, tmp_path: Path) ->
     ends = tmp_path / "models" / run.name
     ends.mkdir(parents=True)
     assert command_to_make(setting, dial, tmp_path) == (f"trimtab dial set {ends} {chosen}",)
+    trained_alone = tmp_path / "alone"
+    (trained_alone / "dial").mkdir(parents=True)
+    words = command_to_make(setting, replace(dial, grid=()), trained_alone)
+    assert words == (f"trimtab dial set {trained_alone} {chosen}",)
 
 
 def test_how_to_make_a_setting_of_a_method_after_training(world: Path, tmp_path: Path) -> None:

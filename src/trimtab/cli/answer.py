@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trimtab.cli.command import say
 from trimtab.config.loading import Loading
-from trimtab.results.layout import ALIGNED_FOLDER, MODELS_FOLDER, model_folder
+from trimtab.results.layout import ALIGNED_FOLDER, DIAL_FOLDER, MODELS_FOLDER, model_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,6 +176,8 @@ def command_to_make(setting: Setting, experiment: Experiment, folder: Path) -> t
 
     if saved_models(setting, folder):
         return ()
+    if setting.method is DIAL and (folder / DIAL_FOLDER).exists():
+        return _command_to_set_dial(folder, setting.value)
     specs = [point.spec for point in setting.points if point.seed == experiment.seeds[0]]
     for run in plan_of(experiment).runs:
         for spec in run.specs:
@@ -208,23 +210,25 @@ def _commands_after_training(
     is_kept = model_folder(folder, name).exists()
     trained = folder if is_kept else Path("trained")
     model = model_folder(trained, name)
-    out = ["--out", "chosen"]
     if spec.method is DIAL:
-        setting = _command_lines(
-            ["trimtab", "dial", "set", str(model), "--alpha", f"{spec.value:.6g}", *out]
-        )
+        setting = _command_to_set_dial(model, spec.value)
     elif experiment.load == Loading() and not (spec.method.takes_seed and spec.seed):
         aligned = str(trained / ALIGNED_FOLDER) if experiment.align else experiment.model
         unaligned = ["--unaligned", experiment.model] if spec.method.needs_unaligned else []
         setting = _command_lines(
             ["trimtab", "repair", spec.method.name, "--model", str(model)],
             ["--aligned", aligned, *unaligned],
-            [f"--strength={spec.value:.6g}", *out],
+            [f"--strength={spec.value:.6g}", "--out", "chosen"],
         )
     else:  # `repair` loads all models in float32, and draws by seed 0
         return ()
     training = () if is_kept else _commands_to_make(name, experiment, folder, str(trained))
     return (*training, *setting)
+
+
+def _command_to_set_dial(dial: Path, alpha: float | None) -> tuple[str, ...]:
+    words = ["trimtab", "dial", "set", str(dial), "--alpha", f"{alpha:.6g}", "--out", "chosen"]
+    return _command_lines(words)
 
 
 def _command_lines(*parts: Sequence[str]) -> tuple[str, ...]:

@@ -50,7 +50,8 @@ def read_points(folder: Path) -> list[Point]:
     path = folder / POINTS_FILE
     if not path.exists():
         raise UserError(
-            f"{path}: no such file. Give the folder that 'trimtab sweep', 'train' or 'demo' wrote."
+            f"{path}: no such file. Give the folder that 'trimtab sweep', 'train', 'dial curve' or "
+            "'demo' wrote."
         )
     return list(_parse(path))
 
