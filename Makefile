@@ -7,7 +7,7 @@ INSTRUCTION_SETS := default $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && e
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test processors numerics mutations kills bad-input coverage check bench numbers docs examples clean
+.PHONY: help demo test processors numerics mutations kills bad-input harnesses coverage check bench numbers docs examples clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,10 @@ mutations: $(VENV)/tested-with  ## change the meaning of a line at a time: a tes
 
 bad-input: $(VENV)/tested-with  ## far more bad flags, files and experiments than the tests draw
 	OMP_NUM_THREADS=1 BAD_INPUTS=$${BAD_INPUTS:-100} $(BIN)/python -m pytest -s tests/cli/test_bad_input.py
+
+harnesses: $(VENV)/tested-with  ## the tests of lm-eval and Inspect, which make test skips where they are not installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lm-eval,inspect]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/evaluate/test_harnesses.py
 
 coverage: $(VENV)/tested-with  ## which lines the tests run, module by module
 	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -n auto --dist loadfile

@@ -33,6 +33,7 @@ from trimtab.models import as_one_folder, load_model, weights_sha256
 from trimtab.results.checksums import sha256_of
 from trimtab.results.harness_samples import HarnessRun, HarnessSample, read_harness_samples
 from trimtab.runner.sweep import SilentWatcher
+from trimtab.stats import share_change
 
 WORDS = ["help", "tell", "sure", "ask", "i", "Yes", "No", "safe"]
 CHOICE = """
@@ -351,15 +352,12 @@ def test_a_change_is_paired_by_sample() -> None:
 
 def test_lm_evals_change_is_that_of_its_samples(by_lm_eval: tuple[Path, Evaluation]) -> None:
     start, tuned = by_lm_eval[1].models
-    values = [[sample.metrics["acc"] for sample in model.samples] for model in (tuned, start)]
-    changes = [now - before for now, before in zip(*values, strict=True)]
-    change = tuned.metric_changes(start)["choice acc"]
-    assert any(changes)
-    half = student.isf(0.025, 5) * statistics.stdev(changes) / math.sqrt(6)
-    assert change.value == pytest.approx(statistics.mean(changes))
-    assert (change.low, change.high) == pytest.approx(
-        (max(-1, change.value - half), min(1, change.value + half))
+    after, before = (
+        [sample.metrics["acc"] for sample in model.samples] for model in (tuned, start)
     )
+    change = tuned.metric_changes(start)["choice acc"]
+    assert after != before
+    assert change == share_change(after, before, "share of choice acc")
 
 
 def test_a_sample_without_a_value_has_no_part_in_the_change() -> None:
