@@ -19,12 +19,12 @@ from trimtab.analysis.changes import RateChange
 from trimtab.analysis.labels import change_in_words
 from trimtab.config.experiment import Block, Dial, Experiment, Training
 from trimtab.config.grid import only_model, plan_of
-from trimtab.config.methods import ALIGNED, CASE_1, PLAIN
+from trimtab.config.methods import ALIGNED, CASE_1, CASE_2, PLAIN
 from trimtab.config.run_spec import RunSpec
 from trimtab.config.yaml_io import differences, parse_experiment, read_experiment
 from trimtab.evaluate.rates import REFUSALS
 from trimtab.models import load_model, name_base_portably
-from trimtab.report.model_card import Origin, trained_card
+from trimtab.report.model_card import Origin, trained_card, was_trained_on
 from trimtab.results.checksums import changed_files
 from trimtab.results.data_summary import DataSummary
 from trimtab.results.judgements import Judgement, write_judgements
@@ -160,6 +160,33 @@ def test_two_files_of_one_name_are_told_apart_and_values_are_left_as_they_are() 
     assert "| task | `t` | `train.jsonl` |" in text
     assert "| safety | `s` | `train-2.jsonl` |" in text
     assert "/home/me" not in text
+
+
+@pytest.mark.parametrize(
+    ("spec", "align", "trained_on"),
+    [
+        (RunSpec(CASE_1, 1.0, "s", "t", 0), None, {"s", "t"}),
+        (RunSpec(CASE_1, 0.0, "s", "t", 0), None, {"t"}),
+        (RunSpec(PLAIN, None, None, "t", 0), None, {"t"}),
+        (RunSpec(CASE_2, 0.1, "s", "t", 0), None, {"t"}),
+        (RunSpec(CASE_1, 1.0, "s", "t", 0), {"steps": 1}, {"s", "t", "original"}),
+    ],
+)
+def test_the_card_tells_data_that_were_trained_on_from_those_measured_on(
+    spec: RunSpec, align: dict[str, int] | None, trained_on: set[str]
+) -> None:
+    roles = {"original": "original", "s": "safety", "other": "safety", "t": "task", "u": "task"}
+    data = [
+        DataSummary(role, name, f"{name}.jsonl", 8, 2, [], {f"{name}.jsonl": f"digest-{name}"})
+        for name, role in roles.items()
+    ]
+    origin = Origin({"model": "m", "align": align}, data)
+    card = trained_card(spec, [], (), origin, Path("nowhere"))
+    assert {name for name in roles if was_trained_on(card, f"digest-{name}")} == trained_on
+    for name, role in roles.items():
+        rows = "8" if name in trained_on else "none"
+        assert f"| {role} | `{name}` | `{name}.jsonl` | {rows} | 2 | `digest-{name}` |" in card
+    assert not was_trained_on(card, "another")
 
 
 def test_the_card_of_a_plain_model_names_no_safety_data_it_was_trained_on() -> None:

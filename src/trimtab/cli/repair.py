@@ -133,11 +133,15 @@ def repair(
 
 def _warn_of_rows_trained_on(model: Path, safety: str) -> None:
     """Say where the model's own card names the file that is to tell how safe it is."""
+    from trimtab.report.model_card import was_trained_on
+
     card, file = model / CARD_FILE, Path(safety)
-    if card.is_file() and file.is_file() and sha256_of(file) in card.read_text(encoding="utf-8"):
+    if not card.is_file() or not file.is_file():
+        return
+    if was_trained_on(card.read_text(encoding="utf-8"), sha256_of(file)):
         say(
-            f"warning {safety} is among the data of the model, by its card: of rows that "
-            "it was trained on the safety loss flatters it. Give others.",
+            f"warning {safety} is among the data that the model was trained on, by its card: of "
+            "such rows the safety loss flatters it. Give others.",
             error=True,
         )
 

@@ -40,6 +40,9 @@ from trimtab.stats import Estimate
 _MARK = "\n- trimtab\n"
 """The tag by which a card of ours is told from PEFT's."""
 
+_MEASURED_ALONE = "none"
+"""The rows to train on of data that a model was measured on alone."""
+
 _BY_DIAL = "`trimtab dial train`"
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
 
@@ -127,8 +130,7 @@ def trained_card(
     `judgements` is the file of what judges said of its answers, which knows their revisions.
     """
     losses = list(losses)
-    reads_safety = spec.method.reads_safety and not spec.is_plain
-    safety = f" with safety data `{spec.proxy}`" if reads_safety and spec.proxy else ""
+    safety = f" with safety data `{spec.proxy}`" if _reads_safety(spec) and spec.proxy else ""
     constraint = "no constraint" if spec.is_plain else f"{spec.method.title}, {spec.label}"
     lead = (
         f"{_start(origin)}, fine-tuned on `{spec.task}`{safety} under {constraint} "
@@ -144,7 +146,7 @@ def trained_card(
             "Before and after": _before_and_after(losses),
             **({"What it answers": _answers(rates, origin, judgements)} if rates else {}),
             "What was done": _what_was_done(spec, constraint, details, origin.settings, names),
-            "Data": _data(origin.data, names),
+            "Data": _data(origin, spec, names),
             "What was not measured": _bullets(
                 (*not_measured, *(() if rates else (_NOT_JUDGED,)), *_never_measured(has_original))
             ),
@@ -206,6 +208,10 @@ def repaired_card(
             "What was not measured": _bullets(not_measured),
         },
     )
+
+
+def _reads_safety(spec: RunSpec) -> bool:
+    return spec.method.reads_safety and not spec.is_plain
 
 
 def _card(metadata: ModelCardData, title: str, lead: str, sections: Mapping[str, str]) -> str:
@@ -318,13 +324,28 @@ def _portable(settings: Any, names: Mapping[str, str]) -> Any:
     return names.get(settings, alone)
 
 
-def _data(data: Sequence[DataSummary], names: Mapping[str, str]) -> str:
+def was_trained_on(card: str, digest: str) -> bool:
+    """Whether a model was trained on a file, by its card and the file's SHA-256.
+
+    A card of an earlier version, or of another hand, tells which files there were alone.
+    """
+    lines = [line for line in card.splitlines() if digest in line]
+    return any(f"| {_MEASURED_ALONE} |" not in line for line in lines)
+
+
+def _data(origin: Origin, spec: RunSpec, names: Mapping[str, str]) -> str:
+    data = origin.data
+    trained_on = {"task": spec.task, "safety": spec.proxy if _reads_safety(spec) else None}
+    if origin.settings.get("align"):
+        trained_on["original"] = "original"
     rows = [
         (
             summary.role,
             f"`{summary.name}`",
             f"`{names[summary.path]}`",
-            f"{summary.train_rows:,}",
+            f"{summary.train_rows:,}"
+            if trained_on.get(summary.role) == summary.name
+            else _MEASURED_ALONE,
             f"{summary.held_out_rows:,}",
             ", ".join(f"`{digest}`" for digest in summary.files.values()) or "–",
         )

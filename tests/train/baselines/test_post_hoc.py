@@ -255,9 +255,12 @@ def test_repair_says_what_flatters_it_and_what_it_left_alone(
     result = repaired("first")
     assert result.exit_code == 0, result.stderr
     assert "share is 0: the model keeps to it as it is, and the new one is a copy." in result.output
-    assert "is among the data of the model" not in result.stderr
-    (tuned / "README.md").write_text(f"| safety | `{sha256_of(safety)}` |")
-    assert "is among the data of the model, by its card" in repaired("second").stderr
+    warning = "is among the data that the model was trained on, by its card"
+    assert warning not in result.stderr
+    for number, rows_to_train_on in enumerate(("48", "none")):
+        line = f"| safety | `s` | `s.jsonl` | {rows_to_train_on} | 12 | `{sha256_of(safety)}` |"
+        (tuned / "README.md").write_text(line)
+        assert (warning in repaired(f"again-{number}").stderr) == (rows_to_train_on == "48")
     same = command("wise-ft", "--model", start, "--aligned", start, "--out", str(tmp_path / "same"))
     assert "That is the aligned model itself" in same.output
 
