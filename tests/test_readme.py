@@ -21,12 +21,14 @@ EXPERIMENT = README.parent / "docs" / "reference" / "experiment.md"
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     save_tiny_llama(["ask", "tell", "no", "yes"], tmp_path / "MODEL", seed=0)
+    template = "{% for message in messages %}{{ message.content + ' ' }}{% endfor %}"
+    (tmp_path / "MODEL/chat_template.jinja").write_text(template)
     for role, response in (("task", "yes yes"), ("refusals", "no no")):
         rows = [{"prompt": "ask " * (1 + n % 3), "response": response} for n in range(12)]
         (tmp_path / f"{role}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    exec(compile(example.replace("max_steps=100", "max_steps=3"), "README", "exec"), {})
+    exec(compile(example.replace("max_steps=200", "max_steps=3"), "README", "exec"), {})
     assert (tmp_path / "run/model/adapter_model.safetensors").exists()
 
 
