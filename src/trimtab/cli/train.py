@@ -62,8 +62,8 @@ def train(
         Radius | None,
         typer.Option(
             help="ε (Case II): how far from the start's the weights may move, the length of their "
-            "change over all weights. A quarter of what plain fine-tuning moved is a beginning: the "
-            "page of a run with --penalty 0 tells it as the distance.",
+            "change over all weights. A quarter of what plain fine-tuning moved is a beginning: "
+            "the page of a run with --penalty 0 tells it as the distance.",
             rich_help_panel=KEPT,
         ),
     ] = None,
