@@ -88,6 +88,19 @@ def test_epochs_are_passes_over_the_task_rows(experiment: Experiment, tmp_path: 
             {"sft": {"lr_scheduler_type": "sideways"}},
             "train.sft.lr_scheduler_type: sideways is",
         ),
+        (
+            {"sft": {"lr_scheduler_type": "cosine_with_min_lr"}},
+            "train.sft.lr_scheduler_type: One of min_lr or min_lr_rate should be set",
+        ),
+        (
+            {"sft": {"lr_scheduler_kwargs": {"foo": 1}}},
+            "train.sft.lr_scheduler_kwargs: get_linear_schedule_with_warmup() got an unexpected",
+        ),
+        ({"sft": {"optim": "lomo"}}, "train.sft.optim: "),
+        (
+            {"lora_rank": 2, "lora": {"alora_invocation_tokens": [5]}},
+            "train.lora.alora_invocation_tokens cannot be set: an adapter that acts from some",
+        ),
         ({"lora_rank": 2, "lora": {"target_modules": ["nope"]}}, "train.lora.target_modules: "),
         ({"lora_rank": 2, "lora": {"target_modules": ["q_proj"], "rang": 2}}, "train.lora.rang is"),
         (
@@ -114,3 +127,13 @@ def test_what_a_library_refuses_is_one_line_before_any_training(
         check_library_settings(
             replace(experiment, original=experiment.original, align=refused.train)
         )
+
+
+def test_what_trl_refuses_of_a_model_is_one_line(experiment: Experiment, tmp_path: Path) -> None:
+    no_experts = replace(experiment.train, sft={"router_aux_loss_coef": 0.1})
+    with pytest.raises(UserError) as raised:
+        sweep(replace(experiment, train=no_experts), tmp_path / "out", SilentWatcher())
+    told = str(raised.value)
+    assert told.startswith("TRL takes no training with sft: {'router_aux_loss_coef': 0.1} (")
+    assert "Mixture-of-Experts" in told
+    assert "\n" not in told

@@ -168,7 +168,7 @@ def test_names_and_numbers_of_lora_are_lists_where_peft_has_lists() -> None:
     assert settings(target_modules=".*q_proj") == {"target_modules": ".*q_proj"}
     assert settings(modules_to_save="lm_head") == {"modules_to_save": ["lm_head"]}
     assert settings(trainable_token_indices="3,4") == {"trainable_token_indices": [3, 4]}
-    assert settings(alora_invocation_tokens=5) == {"alora_invocation_tokens": [5]}
+    assert settings(trainable_token_indices=5) == {"trainable_token_indices": [5]}
     assert settings(layers_to_transform=1) == {"layers_to_transform": 1}
     with pytest.raises(UserError, match="it makes another model than the aligned one"):
         settings(layer_replication=[[0, 2], [0, 2]])

@@ -172,6 +172,23 @@ def test_what_cannot_be_read_is_refused_before_training(name: str, tmp_path: Pat
         trainer(tmp_path, FORMS["text"], safety, max_length=8)
 
 
+def test_a_formatting_function_that_takes_no_safety_row_is_told(tmp_path: Path) -> None:
+    def question(row: dict[str, Any]) -> str:
+        return str(row["question"])
+
+    task = [{"question": f"w{n} w{n + 1}"} for n in range(12)]
+    with pytest.raises(UserError, match=r"formatting_func fails .*'question'.* columns are text"):
+        trainer(tmp_path, task, FORMS["text"], formatting_func=question)
+    trainer(tmp_path, task, FORMS["prompt and completion"], formatting_func=question)
+
+
+def test_safety_rows_that_a_collator_is_to_prepare_are_refused(tmp_path: Path) -> None:
+    unprepared = {"dataset_kwargs": {"skip_prepare_dataset": True}}
+    with pytest.raises(UserError, match="skip_prepare_dataset leaves rows to the data collator"):
+        trainer(tmp_path, FORMS["tokens and labels"], FORMS["text"], **unprepared)
+    trainer(tmp_path, FORMS["tokens and labels"], FORMS["tokens and labels"], **unprepared)
+
+
 def test_rows_without_a_label_are_left_out_and_told(tmp_path: Path) -> None:
     masked = [{"input_ids": [3, 4, 5, 6], "labels": [IGNORED] * 4}] * 3
     with pytest.warns(UserWarning, match="3 of 15 safety rows are left out"):

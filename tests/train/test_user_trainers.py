@@ -10,14 +10,15 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 from datasets import Features, IterableDataset, List, Value
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import DataCollatorForSeq2Seq, TrainerCallback
 from trl.trainer import sft_trainer
 
 from tests.train import tiny
 from trimtab import (
     AlignmentLossConstraint,
+    AlignmentParameterConstraint,
     Budget,
     DialObjective,
     SafetyAwareSFTTrainer,
@@ -32,7 +33,7 @@ from trimtab.train.baselines.l2_sp import L2SP
 from trimtab.train.baselines.mixing import Mixing
 from trimtab.train.batches import sequences_per_row
 from trimtab.train.objectives.base import Objective
-from trimtab.train.objectives.endpoints import DenseEndpoints
+from trimtab.train.objectives.endpoints import DenseEndpoints, new_endpoints
 from trimtab.train.trainer import STATE_FILE
 
 
@@ -299,6 +300,155 @@ def test_weights_that_early_stopping_has_not_looked_at_are_not_the_best(tmp_path
     with pytest.raises(UserError, match="may load weights that it has not looked at"):
         tiny.trainer_of(EarlyStopping(0.1, every=2), tmp_path, **best, **steps)
     tiny.trainer_of(EarlyStopping(0.1), tmp_path, **best, **steps)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (AlignmentLossConstraint, "is the class AlignmentLossConstraint. Give one of it"),
+        (Budget, "is the class Budget"),
+        (0.3, "is a float. Give an objective, as"),
+    ],
+)
+def test_what_is_no_objective_is_refused(given: Any, told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        tiny.trainer_of(given, tmp_path)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_two_gradients_of_a_step_are_not_taken_through_reentrant_checkpoints(
+    lora: bool, tmp_path: Path
+) -> None:
+    how = {"use_reentrant": True}
+    with pytest.raises(UserError, match="reentrant checkpointing gives one"):
+        tiny.trainer_of(
+            GradientSurgery(),
+            tmp_path,
+            lora,
+            gradient_checkpointing=True,
+            gradient_checkpointing_kwargs=how,
+        )
+    tiny.trainer_of(GradientSurgery(), tmp_path, lora, gradient_checkpointing_kwargs=how)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        AlignmentParameterConstraint(radius=0.05),
+        DialObjective(),
+        Budget(budget=0.05, keeps_ends=True),
+    ],
+    ids=["radius", "dial", "budget"],
+)
+def test_a_trainer_may_train_again(objective: Objective, tmp_path: Path) -> None:
+    trainer = tiny.trainer_of(objective, tmp_path, max_steps=1)
+    trainer.train()
+    before = tiny.weights(trainer)
+    trainer.train()
+    after = tiny.weights(trainer)
+    assert any(not torch.equal(before[name], value) for name, value in after.items())
+
+
+def test_the_ends_of_a_dial_end_where_trl_has_the_model_end(tmp_path: Path) -> None:
+    trainer = tiny.trainer_of(DialObjective(), tmp_path, max_steps=1, eos_token="w7")
+    trainer.train()
+    assert isinstance(trainer.objective, DialObjective)
+    trainer.objective.endpoints.save(tmp_path / "ends", tiny.tiny_llama(tmp_path / "model")[1])
+    ends = trainer.model.generation_config.eos_token_id
+    assert ends != tiny.tiny_llama(tmp_path / "model")[0].generation_config.eos_token_id
+    for end in ("task", "safe"):
+        saved, _ = load_model(str(tmp_path / "ends" / end))
+        assert saved.generation_config.eos_token_id == ends
+
+
+def test_a_dial_s_model_gets_no_new_tokens(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"copies the model before TRL adds .*clone_chat_template"):
+        tiny.trainer_of(DialObjective(), tmp_path, chat_template_path=str(tmp_path / "model"))
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages }}")
+    tiny.trainer_of(DialObjective(), tmp_path, chat_template_path=str(template))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "told"),
+    [
+        (AdaLoraConfig(total_step=9, task_type="CAUSAL_LM"), "which plain LoRA ones do"),
+        (LoraConfig(alora_invocation_tokens=[5]), "what alora_invocation_tokens asks for"),
+    ],
+)
+def test_adapters_that_do_not_add_up_make_no_dial(
+    adapter: LoraConfig, told: str, tmp_path: Path
+) -> None:
+    model, _ = tiny.tiny_llama(tmp_path / "model")
+    with pytest.raises(UserError, match=told):
+        new_endpoints(model, adapter)
+
+
+class Collator:
+    """Rows padded on a side, with positions that matter, or with what is asked for besides."""
+
+    def __init__(
+        self, tokenizer: Any, side: str = "right", without: tuple[str, ...] = (), **given: Any
+    ) -> None:
+        tokenizer.padding_side = side
+        self.collate, self.without, self.given = DataCollatorForSeq2Seq(tokenizer), without, given
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = dict(self.collate(rows))
+        batch["position_ids"] = 2 * (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        return {
+            name: value for name, value in (batch | self.given).items() if name not in self.without
+        }
+
+
+def collated(
+    objective: Objective | None, folder: Path, collator: dict[str, Any], **settings: Any
+) -> SafetyAwareSFTTrainer:
+    """A trainer whose rows are put together in a way of their own, once it has trained."""
+    model, tokenizer = tiny.tiny_llama(folder / "model")
+    trainer = SafetyAwareSFTTrainer(
+        model,
+        args=tiny.config(folder, **{"optim": "sgd", "learning_rate": 0.5, **settings}),
+        data_collator=Collator(tokenizer, **collator),
+        train_dataset=tiny.rows(64, seed=2),
+        safety_dataset=tiny.rows(40, seed=5),
+        objective=objective,
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    return trainer
+
+
+def test_positions_that_a_collator_gives_are_read_beside_safety_rows(tmp_path: Path) -> None:
+    def learned(objective: Objective | None, *without: str) -> dict[str, Tensor]:
+        collator = {"without": without}
+        return tiny.weights(collated(objective, tmp_path, collator, max_steps=1))
+
+    plain = learned(None)
+    tiny.assert_same(learned(AlignmentLossConstraint(penalty=1e-9)), plain, by=1e-5)
+    otherwise = learned(None, "position_ids")
+    assert max((plain[name] - otherwise[name]).abs().max() for name in plain) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("collator", "told"),
+    [
+        ({"without": ("attention_mask",)}, "gives no attention_mask"),
+        ({"weight_of_row": torch.ones(8)}, "gives weight_of_row, which safety rows cannot"),
+    ],
+)
+def test_what_cannot_be_joined_is_told(collator: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        collated(AlignmentLossConstraint(penalty=1.0), tmp_path, collator, max_steps=1)
+
+
+@pytest.mark.parametrize("name", ["constrained-sft", "adaptive-kl"])
+def test_rows_are_known_again_on_whichever_side_they_are_padded(name: str, tmp_path: Path) -> None:
+    left, right = (
+        tiny.weights(collated(tiny.OBJECTIVES[name], tmp_path, {"side": side}, max_steps=2))
+        for side in ("left", "right")
+    )
+    tiny.assert_same(left, right, by=1e-5)
 
 
 def test_gradient_surgery_is_refused_under_fp16() -> None:

@@ -9,11 +9,16 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+import torch
 from peft import get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import TrainableTokensWrapper
+from torch.nn import Parameter
+from torch.optim import SGD
+from transformers import Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
+from trl import SFTConfig
 
 from trimtab.config.experiment import Experiment, Measuring, Training
 from trimtab.errors import UserError, reason_of
@@ -68,6 +73,20 @@ def _configure(training: Training) -> None:
     args = sft_config(training, Measuring(), Path(gettempdir()), seed=0)
     for callback in get_reporting_integration_callbacks(args.report_to):
         callback()  # whose package may not be installed
+    _optimize(args)
+
+
+def _optimize(args: SFTConfig) -> None:
+    """Make the schedule, and look for the optimizer, whose package may not be installed."""
+    Trainer.get_optimizer_cls_and_kwargs(args)
+    steps = max(1, args.max_steps)
+    get_scheduler(
+        args.lr_scheduler_type,
+        SGD([Parameter(torch.zeros(1))]),
+        args.get_warmup_steps(steps),
+        steps,
+        args.lr_scheduler_kwargs,
+    )
 
 
 def _adapt(model: str, revision: str | None, training: Training) -> None:

@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from trimtab.config.experiment import Experiment, Training
 from trimtab.data.splits import Roles
-from trimtab.errors import UserError
+from trimtab.errors import UserError, reason_of
 from trimtab.evaluate.engines import LoadedEngine
 from trimtab.measure.losses import HeldOutRows, response_nll
 from trimtab.measure.sharded_weights import whole
@@ -186,6 +186,13 @@ class Trainings:
             )
         except UserError as error:
             raise RefusedTrainingError(str(error)) from None
+        except Exception as error:
+            if not training.sft:
+                raise
+            raise RefusedTrainingError(
+                f"TRL takes no training with sft: {training.sft} ({reason_of(error)}). Mend or "
+                "remove what it names."
+            ) from error
         trainer.remove_callback(PrinterCallback)
 
         def warned(warning: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from trimtab.data.encoding import IGNORED
+from trimtab.errors import UserError
 
 Batch = dict[str, Any]
 """Columns by name, as a data collator of TRL gives them."""
@@ -19,7 +21,13 @@ ROLE = "is_safety"
 
 _BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens_k")
 _LONGEST = ("max_length_q", "max_length_k")
-_READ = ("input_ids", "attention_mask", "position_ids", *_BOUNDARIES, *_LONGEST, "seq_idx")
+_PADDED_WITH = {"labels": IGNORED, "attention_mask": 0, "position_ids": 0, "token_type_ids": 0}
+_READ = (
+    *("input_ids", "attention_mask", "position_ids", "token_type_ids"),
+    *_BOUNDARIES,
+    *_LONGEST,
+    "seq_idx",
+)
 
 
 def is_padding_free(batch: Batch) -> bool:
@@ -41,15 +49,34 @@ def join(task: Batch, safety: Batch, pad_token_id: int) -> Batch:
     """One batch of both roles, the task's first, with the column `is_safety`.
 
     Padded rows become as wide as the widest and are padded on the right.
+
+    Raises:
+        UserError: the collator gives no attention mask, or a column that cannot be joined.
     """
     device = task["labels"].device
     safety = {n: x.to(device) if isinstance(x, Tensor) else x for n, x in safety.items()}
     if is_padding_free(task):
         return _join_padding_free(task, safety)
-    padding = {"input_ids": pad_token_id, "labels": IGNORED, "attention_mask": 0}
+    padding = {"input_ids": pad_token_id, **_PADDED_WITH}
+    for batch in (task, safety):
+        _require_columns(batch, padding)
+    padding = {name: value for name, value in padding.items() if name in task and name in safety}
     joined = {name: _stack(task[name], safety[name], value) for name, value in padding.items()}
     joined[ROLE] = _roles(len(task["labels"]), len(safety["labels"]), device)[:, None]
     return joined
+
+
+def _require_columns(batch: Batch, known: Collection[str]) -> None:
+    if "attention_mask" not in batch:
+        raise UserError(
+            "the data collator gives no attention_mask, by which rows of two widths are joined. "
+            "Have it give one."
+        )
+    if unknown := [name for name in batch if name not in known]:
+        raise UserError(
+            f"the data collator gives {', '.join(unknown)}, which safety rows cannot be put beside "
+            "task rows with. Leave that out of its batches."
+        )
 
 
 def by_role(batch: Batch) -> tuple[Batch, Batch]:

@@ -18,7 +18,8 @@ class DividedRows:
     """Streams of task and of safety rows, of which each step draws as many as it was given.
 
     Both count the rows that the steps before have drawn, which the shares decide, so that every row
-    comes before one comes again, and a resumed run and more processes meet the same rows.
+    comes before one comes again, and a resumed run and more processes meet the same rows. A step
+    counts as many batches as any other, though the last of an epoch may have fewer.
 
     Args:
         safety: the stream of safety rows, whose collator and seed the task rows are drawn by too.

@@ -27,6 +27,9 @@ _PER_LAUNCH_ELSEWHERE = 5e10
 # Shorter pieces than this keep no processor busy, whatever the model.
 _FEWEST_TOKENS = 16
 
+_PER_TOKEN = ("position_ids", "token_type_ids")
+"""What a collator may give besides, a number for each token."""
+
 _TRL_SCORES_LABELS_ALONE = ("cuda", "xpu")
 
 
@@ -56,18 +59,19 @@ class BucketedModel:
     def __call__(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **settings: Any
     ) -> FusedCausalLMOutput:
-        """`FusedCausalLMOutput` of padded rows, all arguments of shape (rows, width)."""
+        """`FusedCausalLMOutput` of padded rows, all tensors among the arguments (rows, width)."""
         first, last = _attended(attention_mask)
         lengths = [end - begin for begin, end in zip(first, last, strict=True)]
         cost = math.inf if settings.get("output_router_logits") else self._tokens_per_call
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        batch |= {name: settings.pop(name) for name in _PER_TOKEN if name in settings}
         pieces = []
         for places in length_buckets(lengths, cost):
             begin, end = min(first[row] for row in places), max(last[row] for row in places)
             columns = slice(begin, max(end, begin + 2))
             rows = torch.tensor(places, device=input_ids.device)
-            batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
             cut = {name: value[rows, columns] for name, value in batch.items()}
-            if begin > 0:  # a model counts positions from where a row is cut
+            if begin > 0 and "position_ids" not in cut:  # a model counts from where a row is cut
                 cut["position_ids"] = torch.arange(begin, columns.stop, device=rows.device)[None]
             pieces.append(_Piece(places, begin, self._called(**cut, **settings)))
         return _together(pieces, labels.shape[1] - 1)

@@ -78,6 +78,7 @@ _LORA_REASONS = {
         "inference_mode runtime_config"
     ),
     "it makes another model than the aligned one": "layer_replication",
+    "an adapter that acts from some token on cannot be merged": "alora_invocation_tokens",
 }
 
 

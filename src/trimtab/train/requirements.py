@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch.optim import Optimizer
@@ -13,8 +15,21 @@ from transformers.utils import is_liger_kernel_available
 from trimtab.errors import UserError
 
 if TYPE_CHECKING:
+    from trl import SFTConfig
+
     from trimtab.train.objectives.base import Objective
     from trimtab.train.trainer import SafetyAwareSFTTrainer
+
+
+def require_no_new_tokens(objective: Objective, args: SFTConfig | None) -> None:
+    """Raises UserError where TRL is to add tokens to a model that was copied before."""
+    template = getattr(args, "chat_template_path", None)
+    if template is not None and not Path(template).is_file():
+        raise UserError(
+            f"{type(objective).__name__} copies the model before TRL adds the tokens of "
+            f"chat_template_path={str(template)!r} to it. Give a template's .jinja file, or a "
+            "model and a tokenizer that have them: trl.clone_chat_template makes both."
+        )
 
 
 def require_loss_kernel(trainer: SafetyAwareSFTTrainer) -> None:
@@ -154,6 +169,8 @@ def require_that_what_is_trained_is_evaluated(
     trainer: SafetyAwareSFTTrainer, optimizer: Optimizer | None
 ) -> None:
     """Raises UserError where an optimizer trains other weights than those that are saved."""
+    if isinstance(optimizer, AcceleratedOptimizer):  # once it has trained; it has an `eval` always
+        optimizer = optimizer.optimizer
     name = type(optimizer).__name__
     optim = str(getattr(trainer.args.optim, "value", trainer.args.optim))
     if optimizer is None and optim.startswith("schedule_free"):

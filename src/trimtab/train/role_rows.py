@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.data_utils import is_conversational
 
 from trimtab.data.encoding import IGNORED
-from trimtab.errors import UserError
+from trimtab.errors import UserError, reason_of
 from trimtab.train.batches import sequences_per_row
 from trimtab.train.config import own_setting
 from trimtab.train.safety_stream import SafetyStream, safety_rows_per_batch
@@ -97,6 +97,8 @@ def prepared_rows(trainer: SFTTrainer, rows: Dataset, form: RowForm) -> Dataset:
     Raises:
         UserError: none has a label to predict.
     """
+    if form.formatting_func is not None:
+        _require_formatted(form.formatting_func, rows[0])
     of_task: bool = trainer.completion_only_loss
     trainer.completion_only_loss = form.completion_only_loss
     try:
@@ -130,6 +132,17 @@ def prepared_rows(trainer: SFTTrainer, rows: Dataset, form: RowForm) -> Dataset:
     return whole.select_columns(["input_ids", "labels"])
 
 
+def _require_formatted(formatting_func: Callable[[dict[str, Any]], str], row: Any) -> None:
+    try:
+        formatting_func(row)
+    except Exception as error:  # of whoever wrote it
+        raise UserError(
+            f"formatting_func fails on the first safety row ({reason_of(error)}), whose columns "
+            f"are {', '.join(row)}. Give rows that it takes, or prompt and completion with "
+            "completion_only_loss, which need none."
+        ) from None
+
+
 def open_safety_stream(trainer: SafetyAwareSFTTrainer, rows: Dataset | None) -> SafetyStream:
     """The endless stream of a trainer's safety rows.
 
@@ -141,6 +154,12 @@ def open_safety_stream(trainer: SafetyAwareSFTTrainer, rows: Dataset | None) -> 
         name = type(trainer.objective).__name__
         raise UserError(f"{name} needs safety rows. Give safety_dataset.")
     args = trainer.args
+    is_prepared = (args.dataset_kwargs or {}).get("skip_prepare_dataset", False)
+    if is_prepared and "input_ids" not in _require_dataset(rows).column_names:
+        raise UserError(
+            "skip_prepare_dataset leaves rows to the data collator, and safety rows are counted "
+            "and drawn before. Give them tokenized, with input_ids and labels."
+        )
     form = RowForm.of(rows, args, trainer._formatting_func)
     prepared = prepared_rows(trainer, rows, form)
     in_a_row = sequences_per_row(trainer.train_dataset) if trainer.padding_free else 1

@@ -18,8 +18,9 @@ class SafetyStream:
     """An endless stream of safety batches in which batch number n is a function of n alone.
 
     Every pass over the rows has a seeded order of its own, and no row comes again before all have
-    come. Having no state, the stream resumes anywhere, and processes and accumulation steps that
-    take different numbers partition it.
+    come (but for those that the last step of an epoch passes over, where it has fewer batches than
+    the others). Having no state, the stream resumes anywhere, and processes and accumulation steps
+    that take different numbers partition it.
     """
 
     rows: Dataset

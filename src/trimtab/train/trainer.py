@@ -44,7 +44,7 @@ from trimtab.train.card import training_card
 from trimtab.train.config import own_setting
 from trimtab.train.context import context_of
 from trimtab.train.length_bucketing import BucketedModel, require_what_can_be_bucketed
-from trimtab.train.objectives.base import Objective
+from trimtab.train.objectives.base import Objective, require_objective
 from trimtab.train.reference import AlignedReference
 from trimtab.train.requirements import (
     is_sharded,
@@ -52,6 +52,7 @@ from trimtab.train.requirements import (
     require_float32_weights,
     require_loss_kernel,
     require_mean_losses_of_text,
+    require_no_new_tokens,
     require_no_sampling_of_rows,
     require_own_optimizer,
     require_rows_that_it_can_read,
@@ -95,7 +96,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
 
     Args:
         args: an `SFTConfig`, or `SafetyAwareSFTConfig` to set the share of safety rows and more.
-        safety_dataset: proxy safety data D_ŝ, in any form `train_dataset` may have.
+        safety_dataset: proxy safety data D_ŝ, in any form that a `Dataset` may have as
+            `train_dataset`; no stream.
         objective: Case I, Case II, a dial or a published method; None is plain fine-tuning.
 
     All other arguments are those of `SFTTrainer`.
@@ -133,6 +135,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         safety_dataset: Dataset | None = None,
         objective: Objective | None = None,
     ) -> None:
+        require_objective(objective)
         plain = objective is None or objective.is_plain
         self.objective = None if plain or objective is None else objective.started()
         placed = None
@@ -140,6 +143,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             # As SFTTrainer does: a new adapter's weights are drawn before its __init__ ends.
             if args is None and isinstance(model, str):
                 args = SFTConfig(f"{Path(model).name}-SFT")
+            require_no_new_tokens(self.objective, args)
             set_seed((SFTConfig if args is None else args).seed)
             if isinstance(model, str):
                 assert args is not None

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from trimtab.config.ranges import From0
 from trimtab.data.encoding import IGNORED
@@ -51,14 +50,15 @@ class ConstrainedSFT(Objective):
                 places = range(first, min(first + ROWS_AT_ONCE, len(rows)))
                 batch = context.collate([rows[place] for place in places])
                 log_probs = label_log_probs(model, batch).cpu()
-                self.reference.update(zip(row_names(batch), log_probs, strict=True))
+                of_rows = zip(row_names(batch), log_probs, _predicted(batch).cpu(), strict=True)
+                self.reference.update((name, row[read]) for name, row, read in of_rows)
 
     def loss(self, step: Step) -> Tensor:
-        width = step.loss_of_token.shape[1]
         # The same row was padded to another width when its reference was taken.
-        log_probs = [self.reference[name][:width] for name in row_names(step.inputs)]
-        before = torch.stack([pad(row, (0, width - len(row))) for row in log_probs])
-        before = before.to(step.loss_of_token.device)
+        log_probs = torch.cat([self.reference[name] for name in row_names(step.inputs)])
+        before = torch.zeros_like(step.loss_of_token).masked_scatter(
+            _predicted(step.inputs), log_probs.to(step.loss_of_token)
+        )
         counted = step.inputs["labels"][:, 1:] != IGNORED
         beta = self.strength * multiples(counted)
         ratio = -step.loss_of_token.detach() - before
@@ -84,11 +84,16 @@ def multiples(counted: Tensor) -> Tensor:
     return factors
 
 
+def _predicted(batch: Batch) -> Tensor:
+    """Which next tokens are a row's own and not padding, on either side; (rows, width − 1)."""
+    read = batch["attention_mask"].bool()
+    return read[:, 1:] & read[:, :-1]
+
+
 def row_names(batch: Batch) -> list[tuple[int, ...]]:
     """What tells a row from all others: its tokens, and where its response begins."""
-    lengths = batch["attention_mask"].sum(dim=1).tolist()
-    begins = (batch["labels"] != IGNORED).float().argmax(dim=1).tolist()
-    rows = batch["input_ids"].tolist()
+    columns = zip(batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True)
     return [
-        (begin, *row[:length]) for row, length, begin in zip(rows, lengths, begins, strict=True)
+        (int((labels[read] != IGNORED).float().argmax()), *tokens[read].tolist())
+        for tokens, labels, read in columns
     ]

@@ -54,6 +54,12 @@ class GradientSurgery(Objective):
                 "gradient surgery takes the safety gradient without the scale that fp16 needs: "
                 "set bf16=True for fp16."
             )
+        checkpointing = context.args.gradient_checkpointing_kwargs or {}
+        if context.args.gradient_checkpointing and checkpointing.get("use_reentrant"):
+            raise UserError(
+                "gradient surgery takes two gradients of a step, and reentrant checkpointing "
+                "gives one: set gradient_checkpointing_kwargs={'use_reentrant': False}."
+            )
         self.weights = trained(context.model)
 
     def begin_step(self, context: TrainingContext, safety_batches: range) -> None:

@@ -16,6 +16,7 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from trimtab.config.ranges import check_ranges
+from trimtab.errors import UserError
 from trimtab.train.batches import Batch
 from trimtab.train.context import TrainingContext
 from trimtab.train.reference import AlignedReference
@@ -271,6 +272,19 @@ def snapshot(model: nn.Module) -> list[Tensor]:
 def gradients(weights: Sequence[nn.Parameter]) -> list[Tensor]:
     """∇ of each weight as it is accumulated, zero where none has reached it."""
     return filled([weight.grad for weight in weights], weights)
+
+
+def require_objective(objective: object) -> None:
+    """Raises UserError where what is given as objective is none."""
+    if objective is None or isinstance(objective, Objective):
+        return
+    if isinstance(objective, type) and issubclass(objective, Objective):
+        name = objective.__name__
+        raise UserError(f"the objective is the class {name}. Give one of it: {name}(…).")
+    raise UserError(
+        f"the objective is a {type(objective).__name__}. Give an objective, as "
+        "AlignmentLossConstraint(penalty=0.3)."
+    )
 
 
 def filled(parts: Sequence[Tensor | None], weights: Sequence[Tensor]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,6 +93,8 @@ class DenseEndpoints:
         if not self._has_ends:
             for end in self._ends.values():
                 fill(end, self.model)
+                # TRL may have given the model another token to end with since.
+                end.config, end.generation_config = self.model.config, self.model.generation_config
             self._has_ends = True
         return self._ends
 
@@ -268,7 +270,8 @@ def _whole_in_the_first_process(shard: Tensor) -> Tensor:
 
 
 def _require_what_adds_up(config: PeftConfig) -> None:
-    if not isinstance(config, LoraConfig) or config.use_dora or config.use_rslora:
+    is_plain = isinstance(config, LoraConfig) and config.peft_type == PeftType.LORA
+    if not is_plain or config.use_dora or config.use_rslora:
         raise UserError(
             "a dial adds up two adapters, which plain LoRA ones do. Give a LoraConfig without "
             "use_dora and use_rslora, or none to train all weights."
@@ -279,6 +282,7 @@ def _require_what_adds_up(config: PeftConfig) -> None:
         "modules_to_save": config.modules_to_save,
         "trainable_token_indices": config.trainable_token_indices,
         "target_parameters": config.target_parameters,
+        "alora_invocation_tokens": config.alora_invocation_tokens,
         "init_lora_weights": config.init_lora_weights not in B_IS_ZERO_AT_FIRST,
     }
     names = [name for name, is_set in beside.items() if is_set]
