@@ -153,11 +153,12 @@ class _Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self.control = sorted(
-            {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special},
-            key=len,
-            reverse=True,
-        )
+        added = tokenizer.added_tokens_decoder.values()
+        control = {str(token) for token in added if token.special}
+        if tokenizer.chat_template is not None:
+            ending = self._turn([Message("user", "?")]).end.lstrip()
+            control |= {str(token) for token in added if ending.startswith(str(token))}
+        self.control = sorted(control, key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, self.control)) or "(?!)")
         self.controlled: set[str] = set()
         self.with_control = 0
@@ -380,6 +381,13 @@ def _require_within(
             f"{limits.context}. Give --max-prompt and --max-response that add up to no more, or "
             "remove longer rows."
         )
+    require_known_tokens(ids, tokenizer, limits)
+
+
+def require_known_tokens(
+    ids: list[list[int]], tokenizer: PreTrainedTokenizerBase, limits: Limits
+) -> None:
+    """Raises UserError where a tokenizer has tokens that the model has no embeddings for."""
     highest = max((max(row) for row in ids), default=0)
     if highest >= limits.vocabulary:
         token = tokenizer.convert_ids_to_tokens(highest)

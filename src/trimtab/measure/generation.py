@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -13,10 +14,16 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.data_source import Lengths
-from trimtab.data.encoding import cut_prompt, ends_of_answers, prompt_ids
+from trimtab.data.encoding import (
+    cut_prompt,
+    ends_of_answers,
+    prompt_ids,
+    require_known_tokens,
+)
 from trimtab.data.rows import Message
 from trimtab.errors import UserError
 from trimtab.measure.losses import evaluating
+from trimtab.measure.reading import heeds_padding
 from trimtab.models import limits_of
 
 log = logging.getLogger(__name__)
@@ -41,7 +48,8 @@ def sampled_answers(
     By default the answers are a sample of the model's own conditional, and in Theorem 1 the
     distance of that proxy from the original is bounded by the model's own gap:
     E_x TV(P_θs, D_s) ≤ sqrt(G_s(θ_s)/2), by Pinsker. Each batch has a seed of its own,
-    so that going on from `first` gives the answers that one run would have given.
+    so that going on from `first` gives the answers that one run would have given. A model that does
+    not heed padding, as a recurrent one, is asked one prompt at a time.
 
     Args:
         prompts: all of them, whichever have an answer already.
@@ -57,31 +65,38 @@ def sampled_answers(
         UserError: a prompt with its answer is longer than the model can read.
     """
     draw = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
-    answers = []
+    answers: list[str] = []
+    padding: Any = tokenizer.pad_token_id
     require_context(model, lengths)
+    ends_taught = ends_of_answers(tokenizer)
     with evaluating(model):
+        with only_ends_of(model, tokenizer):
+            together = batch_size if heeds_padding(model, padding) else 1
         for start in range(first, len(prompts), batch_size):
             batch = [
                 asked_ids(prompt, tokenizer, lengths)
                 for prompt in prompts[start : start + batch_size]
             ]
-            width = max(map(len, batch))
-            padding: Any = tokenizer.pad_token_id
-            ids = torch.tensor([[padding] * (width - len(row)) + row for row in batch])
-            attended = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
-            with torch.random.fork_rng(), only_ends_of(model, tokenizer) as ends:
-                torch.manual_seed(seed * 2**20 + start)
-                tokens: Any = model.generate(
-                    input_ids=ids.to(model.device),
-                    attention_mask=attended.to(model.device),
-                    **({"do_sample": False} if greedy else draw),
-                    max_new_tokens=lengths.response,
-                    pad_token_id=padding,
-                )
-            for place, row in enumerate(tokens[:, width:], start=start):
-                answer = tokenizer.decode(row, skip_special_tokens=True).strip()
-                answers.append(answer)
-                finished(place, answer, not ends.isdisjoint(row.tolist()))
+            require_known_tokens(batch, tokenizer, limits_of(model))
+            for begin in range(0, len(batch), together):
+                rows = batch[begin : begin + together]
+                width = max(map(len, rows))
+                ids = torch.tensor([[padding] * (width - len(row)) + row for row in rows])
+                attended = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+                with torch.random.fork_rng(), only_ends_of(model, tokenizer) as ends:
+                    torch.manual_seed(seed * 2**20 + start + begin)
+                    tokens: Any = model.generate(
+                        input_ids=ids.to(model.device),
+                        attention_mask=attended.to(model.device),
+                        **({"do_sample": False} if greedy else draw),
+                        max_new_tokens=lengths.response,
+                        pad_token_id=padding,
+                    )
+                for place, written in enumerate(tokens[:, width:].tolist(), start=start + begin):
+                    said = list(takewhile(lambda token: token not in ends_taught, written))
+                    answer = tokenizer.decode(said, skip_special_tokens=True).strip()
+                    answers.append(answer)
+                    finished(place, answer, not ends.isdisjoint(written))
     return answers
 
 
@@ -125,9 +140,15 @@ def only_ends_of(
     configs = [holder.generation_config for holder in holders]
     for holder in holders:
         holder.generation_config = bare
+    text = inner.config.get_text_config()
+    routes = getattr(text, "output_router_logits", None)
+    if routes:  # experts' loss over a prompt does not go with the tokens that follow it
+        text.output_router_logits = False
     try:
         yield ends
     finally:
+        if routes:
+            text.output_router_logits = routes
         for holder, config in zip(holders, configs, strict=True):
             holder.generation_config = config
 

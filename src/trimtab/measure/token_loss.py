@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from trimtab.data.encoding import IGNORED
-from trimtab.errors import UserError
+from trimtab.errors import UserError, reason_of
 from trimtab.measure.losses import evaluating, padded_batches, scored
 from trimtab.measure.shared_weights import sharing_all
 
@@ -84,7 +84,8 @@ class TokenLoss:
         total = [torch.zeros_like(weight) for weight in self.weights]
         with evaluating(self.model):
             for batch in self.batches:
-                self._add(total, torch.autograd.grad(self._summed(*batch), self.weights))
+                # No name for the gradient: it would hold it while the next batch's is computed.
+                self._add(total, self._summed_gradient(*batch))
         return total
 
     def curvature_along(self, direction: Direction) -> Direction:
@@ -113,12 +114,21 @@ class TokenLoss:
     def _summed(self, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
         return -scored(self.model, inputs, targets)[1].sum()
 
+    def _summed_gradient(self, inputs: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, ...]:
+        summed = self._summed(inputs, targets)
+        # A part of a model may have none, as what reads images.
+        return torch.autograd.grad(summed, self.weights, allow_unused=True, materialize_grads=True)
+
     def _summed_curvature(
         self, direction: Direction, inputs: dict[str, Tensor], targets: Tensor
     ) -> tuple[Tensor, ...]:
         # The first derivative holds the batch's activations, and ends with the call.
         first = torch.autograd.grad(
-            self._summed(inputs, targets), self.weights, create_graph=True, materialize_grads=True
+            self._summed(inputs, targets),
+            self.weights,
+            create_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
         )
         return torch.autograd.grad(
             inner(first, direction), self.weights, allow_unused=True, materialize_grads=True
@@ -170,10 +180,16 @@ def low_rank_subspace(
     adapter moves A too and reaches further; slopes and curvatures here are therefore too small for
     it. The model itself stays as it is.
     """
-    adapted: Any = get_peft_model(
-        sharing_all(model),
-        LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", task_type="CAUSAL_LM"),
+    adapter = LoraConfig(
+        r=rank, lora_alpha=rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
+    try:
+        adapted: Any = get_peft_model(sharing_all(model), adapter)
+    except ValueError as error:  # as of layers that PEFT knows to adapt wrongly
+        raise UserError(
+            f"no landscape can be measured where a LoRA adapter starts: {reason_of(error)}. Give "
+            "--landscape full, or none (landscape_rows: 0 in an experiment's file)."
+        ) from None
     weights = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

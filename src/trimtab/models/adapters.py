@@ -40,8 +40,7 @@ def merged_model(model: PeftModel, safe_merge: bool = False) -> PreTrainedModel:
     adapted: dict[int, nn.Module] = {}
     for layer in model.modules():
         if isinstance(layer, BaseTunerLayer):
-            base: Any = layer.get_base_layer()
-            adapted[id(base.weight)] = base
+            adapted[id(_adapted_weight(layer))] = layer.get_base_layer()
     for part in model.modules():
         for name, weight in list(part._parameters.items()):
             if weight is not None and adapted.get(id(weight), part) is not part:
@@ -52,6 +51,11 @@ def merged_model(model: PeftModel, safe_merge: bool = False) -> PreTrainedModel:
     return merged
 
 
+def _adapted_weight(layer: BaseTunerLayer) -> Any:
+    """What a layer of an adapter adds to: of fused experts one of several weights."""
+    return getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight"))
+
+
 @torch.no_grad()
 def _rounded_away(model: PeftModel) -> float:
     """‖round(W + Δ) − W − Δ‖/‖Δ‖ over the layers of a LoRA adapter on weights of 16 bits."""
@@ -59,7 +63,7 @@ def _rounded_away(model: PeftModel) -> float:
     for layer in model.modules():
         if not isinstance(layer, LoraLayer):
             continue
-        weight: Any = layer.get_base_layer().weight
+        weight = _adapted_weight(layer)
         if weight.dtype not in (torch.bfloat16, torch.float16):
             continue
         for adapter in layer.active_adapters:

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from trimtab.config.loading import Loading
 from trimtab.errors import UserError
@@ -62,6 +63,8 @@ def load_model(
     padding: Any = tokenizer.pad_token_id
     if padding >= limits_of(model).vocabulary:  # added to a tokenizer and never to the model
         tokenizer.pad_token = tokenizer.eos_token
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token_id = 0
     return model, tokenizer
 
 
@@ -264,7 +267,18 @@ def _loaded(name: str, source: str, **settings: Any) -> PreTrainedModel:
         name, loading_info["missing_keys"], loading_info["unexpected_keys"], mismatched
     )
     whole: PreTrainedModel = model
+    _require_causal(name, whole.config)
     return whole
+
+
+def _require_causal(name: str, config: Any) -> None:
+    """Of an encoder every token reads those after it, whatever class it is loaded as."""
+    is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if is_encoder and not any(getattr(config, mark, False) for mark in ("is_decoder", "causal")):
+        raise UserError(
+            f"model {name!r} is an encoder ({config.model_type}): its tokens read the answer that "
+            "they are to predict. Give a causal language model."
+        )
 
 
 def _merged(name: str, source: str, adapter: PeftConfig, **settings: Any) -> PreTrainedModel:

@@ -27,7 +27,7 @@ from trimtab.train.settings import lora_config, require_whole_loading, sft_confi
 
 
 def check_library_settings(experiment: Experiment) -> None:
-    """Let TRL, PEFT and the model's own modules look at `sft` and `lora` of every training.
+    """Let TRL, PEFT and the model's own modules look at `sft` and adapters of every training.
 
     Raises:
         UserError: a name, a type, a value or a module is not theirs; one line with its full path.
@@ -37,7 +37,7 @@ def check_library_settings(experiment: Experiment) -> None:
     for section, training in (("align", experiment.align), ("train", experiment.train)):
         if training is not None and training.sft:
             _check(training, f"{section}.", "sft", _configure)
-        if training is not None and training.lora:
+        if training is not None and training.lora_rank is not None:
             adapt = partial(_adapt, experiment.model, experiment.load.revision)
             _check(training, f"{section}.", "lora", adapt)
 
@@ -52,6 +52,11 @@ def _check(
         raise UserError(f"{'' if is_models else section}{error}") from None
     except Exception as error:  # each setting of a library fails in its own way
         settings = getattr(training, kind)
+        if not settings:
+            raise UserError(
+                f"{section}lora_rank: {reason_of(error)}. Name the layers to adapt by lora: "
+                "target_modules (--lora 'target_modules=[…]'), or train all weights."
+            ) from None
         guilty = [name for name in settings if _passes(training, kind, name, attempt)]
         place = f"{section}{kind}" + (f".{guilty[0]}" if len(guilty) == 1 else "")
         raise UserError(f"{place}: {reason_of(error)}. Mend or remove it.") from None

@@ -9,10 +9,16 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
 from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
 from torch.optim import Optimizer
 from transformers.utils import is_liger_kernel_available
 
-from trimtab.errors import UserError
+from trimtab.errors import UserError, reason_of
+from trimtab.measure.losses import evaluating
+from trimtab.measure.reading import are_alike, few_tokens, next_log_probs
+from trimtab.models import computes_in_float32
+from trimtab.train.batches import model_inputs
 
 if TYPE_CHECKING:
     from trl import SFTConfig
@@ -51,6 +57,63 @@ def require_loss_kernel(trainer: SafetyAwareSFTTrainer) -> None:
             "use_liger_kernel needs the package liger-kernel. Install it with pip install "
             "liger-kernel, or leave use_liger_kernel out."
         )
+
+
+def require_rows_read_alone(trainer: SafetyAwareSFTTrainer) -> None:
+    """Raises UserError where what is trained on is not what the model says of each row alone.
+
+    TRL's loss takes the model for a backbone and one linear head, and rows without padding for kept
+    apart by their positions; both are asked of the model itself, on a few tokens.
+    """
+    model = trainer.model
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        return
+    kind = type(trainer.accelerator.unwrap_model(model))
+    if isinstance(model, PeftModel):
+        kind = type(model.get_base_model())
+    is_float32 = computes_in_float32(model) and not (trainer.args.bf16 or trainer.args.fp16)
+    rows = [few_tokens(model, count, seed=count) for count in (7, 9)]
+    device = next(model.parameters()).device
+    alone = [torch.tensor([row], device=device) for row in rows]
+    with torch.no_grad(), evaluating(model), trainer.accelerator.autocast():
+        expected = [next_log_probs(model, {"input_ids": ids}) for ids in alone]
+        first = alone[0]
+        own = expected[0][:, :-1].gather(2, first[:, 1:, None])[..., 0]
+        try:
+            fused = model(input_ids=first, labels=first, fused_lm_head=True).log_probs
+        except AttributeError as error:
+            raise UserError(_untrainable(kind, reason_of(error))) from None
+        if not are_alike(fused, own, is_float32):
+            raise UserError(_untrainable(kind, "its head is more than one linear layer"))
+        if trainer.padding_free and not _are_kept_apart(trainer, rows, expected[1], is_float32):
+            raise UserError(
+                f"{kind.__name__} lets sequences of a batch without padding see each other. Set "
+                "packing=False and padding_free=False."
+            )
+
+
+def _are_kept_apart(
+    trainer: SafetyAwareSFTTrainer, rows: list[list[int]], second: Tensor, is_float32: bool
+) -> bool:
+    """Whether the second of two rows is read in one batch without padding as it is read alone."""
+    batch = trainer.data_collator([{"input_ids": row, "labels": row} for row in rows])
+    device = second.device
+    inputs = {
+        name: value.to(device) if isinstance(value, Tensor) else value
+        for name, value in model_inputs(batch).items()
+    }
+    try:
+        together = next_log_probs(trainer.model, inputs)
+    except Exception:  # as each model that cannot has its own
+        return False
+    return are_alike(together[:, -second.shape[1] :], second, is_float32)
+
+
+def _untrainable(kind: type, reason: str) -> str:
+    return (
+        f"{kind.__name__} cannot be trained: TRL's loss is not the model's own ({reason}). Give "
+        "another model."
+    )
 
 
 def require_mean_losses_of_text(trainer: SafetyAwareSFTTrainer) -> None:

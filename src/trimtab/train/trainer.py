@@ -55,6 +55,7 @@ from trimtab.train.requirements import (
     require_no_new_tokens,
     require_no_sampling_of_rows,
     require_own_optimizer,
+    require_rows_read_alone,
     require_rows_that_it_can_read,
     require_shards_that_are_tensors,
     require_that_what_is_trained_is_evaluated,
@@ -153,6 +154,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
                 args = copy(args)  # the model is made: SFTTrainer has nothing left to make it with
                 args.model_init_kwargs = quantization_config = None
             placed = self.objective.placed_on(model, peft_config)
+        routes = _routes(model if placed is None else placed)
         super().__init__(
             model if placed is None else placed,
             args=args,
@@ -171,6 +173,7 @@ class SafetyAwareSFTTrainer(SFTTrainer):
             formatting_func=formatting_func,
         )
         _keep_adapters_whole(self.model)
+        _keep_routing(self.model, routes)
         if self.accelerator.num_processes > 1:
             # Left to the end of the interpreter, a group of processes aborts it.
             atexit.register(_leave_process_group)
@@ -182,6 +185,8 @@ class SafetyAwareSFTTrainer(SFTTrainer):
         self._seen = StepLosses()
         self._tokens: Tensor
         require_loss_kernel(self)
+        if not is_sharded(self):
+            require_rows_read_alone(self)
         if self.length_bucketing:
             require_what_can_be_bucketed(self)
         self.add_callback(_Hooks(self))
@@ -544,6 +549,22 @@ def _keep_adapters_whole(model: nn.Module) -> None:
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
+
+
+def _routes(model: Any) -> bool | None:
+    """Whether a model of experts gives their routing unasked."""
+    config = getattr(model, "config", None)
+    return None if config is None else getattr(_text(config), "output_router_logits", None)
+
+
+def _keep_routing(model: Any, routes: bool | None) -> None:
+    # SFTTrainer asks for it in the configuration too, where it would stay, and `generate` fails.
+    if routes is False:
+        _text(model.config).output_router_logits = False
+
+
+def _text(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _may_leave_weights_out(model: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import PartialState
 from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -247,6 +247,11 @@ def new_endpoints(model: PreTrainedModel, peft_config: PeftConfig | None) -> End
         return DenseEndpoints(model)
     _require_what_adds_up(peft_config)
     peft_model = get_peft_model(model, peft_config, adapter_name=TASK)
+    if any(isinstance(layer, ParamWrapper) for layer in peft_model.modules()):
+        raise UserError(
+            "a dial adds up two adapters, which adapters of fused experts do not. Name the other "
+            "layers (target_modules=['q_proj', 'v_proj'], say), or train all weights."
+        )
     peft_model.add_adapter(SAFE, replace(peft_config))
     return LowRankEndpoints(peft_model)
 
