@@ -19,7 +19,7 @@ from typing import Literal
 
 from run import RESULTS, SEEDS, VARIANTS, experiment, lacking
 
-from trimtab.analysis.labels import change_in_words, estimate_in_words, p_in_words
+from trimtab.analysis.labels import change_in_words, estimate_in_words, p_in_words, percent
 from trimtab.config.methods import ALIGNED
 from trimtab.report.axes import linear_axis
 from trimtab.report.chart import Figure, Line, Mark, Panel
@@ -48,9 +48,7 @@ CENTRE = "centre"
 KINDS = {"judging": "safe answers and ordinary ones", "refusing": "safe answers alone"}
 TASKS = {"alpaca": "Alpaca", "sensitive": "Sensitive topics"}
 LAMBDA = "λ"
-SECOND = (
-    "A second seed, as far as it was run. A change is *clear* where its interval does not hold 0:"
-)
+CLEAR = "A change is *clear* where its interval does not hold 0:"
 PLAIN = ANCHORS[1]
 KNOBS = (LAMBDA, "safety share", "learning rate", "steps", "rank")
 
@@ -97,15 +95,16 @@ def main() -> None:
         text = f"Safety data: {KINDS[kind]}. {of_seeds(shown)}"
         if seeds:
             settings[task, kind] = settings_of(task, kind, shown)
-            text += f"\n\n{table(settings[task, kind])}"
+            text += f" {levels(task, kind, shown)}\n\n{table(settings[task, kind])}"
         if len(seeds) < 3 and shown:
             second = next(seed for seed in SEEDS if seed not in shown)
             variants = whole_variants(task, kind, second)
             if CENTRE in variants:
                 again = settings_of(task, kind, [second], variants)
-                of_lambda = [setting for setting in again if setting.knob == LAMBDA]
-                text += f"\n\n{SECOND}\n\n{agreement_table(settings[task, kind], again)}"
-                text += f"\n\nλ's line with the second seed:\n\n{table(of_lambda)}"
+                so_far = "" if len(variants) == len(VARIANTS) else ", as far as it was run"
+                agreement = agreement_table(settings[task, kind], again)
+                text += f"\n\nA second seed{so_far}. {CLEAR}\n\n{agreement}"
+                text += f"\n\nThe second seed's own numbers:\n\n{table(again)}"
         replace_between(PAGE, f"{task}-{kind}", text)
         print(text, end="\n\n")
     write_atomically(PICTURE, images(figure(settings))[0])
@@ -144,6 +143,30 @@ def of_seeds(seeds: list[int]) -> str:
     if len(seeds) == 1:
         return "One seed: intervals are over rows and prompts, and leave out the seed's noise."
     return f"{len(seeds)} seeds: intervals are over rows, prompts and seeds."
+
+
+def levels(task: str, kind: str, seeds: list[int]) -> str:
+    """Where the start stands, and where plain fine-tuning takes it, which changes count from."""
+    starts, plains = [], []
+    for seed in seeds:
+        points = read_points(results(CENTRE, task, seed))
+        starts += [point for point in points if point.method is ALIGNED and point.proxy == kind]
+        plains += [point for point in models_of(CENTRE, seed, task, kind) if point.spec.is_plain]
+    (refused, answered, loss), (refused_plain, answered_plain, loss_plain) = (
+        [fmean(values) for values in zip(*map(levels_of, points), strict=True)]
+        for points in (starts, plains)
+    )
+    return (
+        f"The start refuses {percent(refused)} of the harmful prompts and answers "
+        f"{percent(answered)} of the benign ones; plain fine-tuning {percent(refused_plain)} and "
+        f"{percent(answered_plain)}, and it raises L_s from {loss:.3f} to {loss_plain:.3f}."
+    )
+
+
+def levels_of(point: Point) -> tuple[float, float, float]:
+    shown = (point.refusal_rate, point.answer_rate, point.alignment_loss)
+    refused, answered, loss = (measured.value for measured in shown if measured is not None)
+    return refused, answered, loss
 
 
 def settings_of(
