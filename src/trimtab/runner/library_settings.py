@@ -37,7 +37,7 @@ def check_library_settings(experiment: Experiment) -> None:
     for section, training in (("align", experiment.align), ("train", experiment.train)):
         if training is not None and training.sft:
             _check(training, f"{section}.", "sft", _configure)
-        if training is not None and training.lora_rank is not None:
+        if training is not None and (training.lora or training.lora_rank is not None):
             adapt = partial(_adapt, experiment.model, experiment.load.revision)
             _check(training, f"{section}.", "lora", adapt)
 
@@ -49,6 +49,8 @@ def _check(
         attempt(training)
     except UserError as error:
         is_models = str(error).startswith("model ")
+        if is_models and not getattr(training, kind):
+            return  # what is left to make may start from another, which whoever loads it tells
         raise UserError(f"{'' if is_models else section}{error}") from None
     except Exception as error:  # each setting of a library fails in its own way
         settings = getattr(training, kind)
