@@ -551,16 +551,17 @@ def _keep_adapters_whole(model: nn.Module) -> None:
                 weight.data = weight.data.float()
 
 
-def _routes(model: Any) -> bool | None:
+def _routes(model: Any) -> bool:
     """Whether a model of experts gives their routing unasked."""
     config = getattr(model, "config", None)
-    return None if config is None else getattr(_text(config), "output_router_logits", None)
+    return config is not None and getattr(_text(config), "output_router_logits", False)
 
 
-def _keep_routing(model: Any, routes: bool | None) -> None:
+def _keep_routing(model: Any, routes: bool) -> None:
     # SFTTrainer asks for it in the configuration too, where it would stay, and `generate` fails.
-    if routes is False:
-        _text(model.config).output_router_logits = False
+    config = _text(model.config)
+    if not routes and getattr(config, "output_router_logits", False):
+        config.output_router_logits = False
 
 
 def _text(config: Any) -> Any:
