@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedModel,
     Qwen3MoeConfig,
     RwkvConfig,
+    XLNetConfig,
 )
 
 from tests.train import tiny
@@ -48,6 +49,7 @@ CONFIGS = {
     "modernbert-decoder": ModernBertDecoderConfig(vocab_size=VOCABULARY, **BERT, pad_token_id=0),
     "bert-decoder": BertConfig(vocab_size=VOCABULARY, **BERT, is_decoder=True),
     "bert": BertConfig(vocab_size=VOCABULARY, **BERT),
+    "xlnet": XLNetConfig(vocab_size=VOCABULARY, d_model=32, n_layer=1, n_head=4, d_inner=48),
     "bloom": BloomConfig(
         vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3
     ),
@@ -154,11 +156,13 @@ def test_an_answer_is_the_same_whatever_is_asked_beside_it(
 
 def test_an_encoder_is_no_model_to_train(tmp_path: Path) -> None:
     _, tokenizer = tiny.tiny_llama(tmp_path / "model")
-    for family in ("bert", "bert-decoder"):
+    for family in ("bert", "bert-decoder", "xlnet"):
         model_of(family).save_pretrained(tmp_path / family)
         tokenizer.save_pretrained(tmp_path / family)
     with pytest.raises(UserError, match=r"is an encoder \(bert\)"):
         load_model(str(tmp_path / "bert"))
+    with pytest.raises(UserError, match=r"is an encoder \(xlnet\)"):
+        load_model(str(tmp_path / "xlnet"))
     load_model(str(tmp_path / "bert-decoder"))
 
 

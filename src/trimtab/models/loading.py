@@ -273,7 +273,7 @@ def _loaded(name: str, source: str, **settings: Any) -> PreTrainedModel:
 
 def _require_causal(name: str, config: Any) -> None:
     """Of an encoder every token reads those after it, whatever class it is loaded as."""
-    is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    is_encoder = config.model_type in {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "xlnet"}
     if is_encoder and not any(getattr(config, mark, False) for mark in ("is_decoder", "causal")):
         raise UserError(
             f"model {name!r} is an encoder ({config.model_type}): its tokens read the answer that "
