@@ -103,7 +103,7 @@ def _are_kept_apart(
         for name, value in model_inputs(batch).items()
     }
     try:
-        together = next_log_probs(trainer.model, inputs)
+        together = next_log_probs(trainer.model, {**inputs, "use_cache": False})  # as in training
     except Exception:  # as each model that cannot has its own
         return False
     return are_alike(together[:, -second.shape[1] :], second, is_float32)
