@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from trimtab.config.data_source import Lengths
-from trimtab.data.encoding import ends_of_answers
+from trimtab.data.encoding import ends_of_answers, teaches_an_end
 from trimtab.data.rows import Message
+from trimtab.errors import UserError
 from trimtab.measure.generation import only_ends_of, sampled_answers
 from trimtab.measure.refusals import is_refusal
 from trimtab.models import load_model, save_tiny_llama
@@ -141,3 +143,38 @@ def test_a_share_of_none_or_of_all_still_has_a_width() -> None:
     assert 0.1 < none_refused.high < 0.2
     assert all_refused.value == all_refused.high == 1
     assert all_refused.low == pytest.approx(1 - none_refused.high)
+
+
+def test_a_turn_may_end_with_a_token_that_is_not_special(tmp_path: Path) -> None:
+    save_tiny_llama(["ask", "tell"], tmp_path, seed=0)
+    model, tokenizer = load_model(str(tmp_path))
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>", "<think>"])
+    tokenizer.chat_template = CHATML
+    model.resize_token_embeddings(len(tokenizer))
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert not tokenizer.added_tokens_decoder[end].special
+    assert ends_of_answers(tokenizer) == {tokenizer.eos_token_id, end}
+    assert teaches_an_end(tokenizer)
+    head = torch.zeros_like(model.lm_head.weight)
+    model.lm_head.weight.data = head
+    model.lm_head.bias = torch.nn.Parameter(torch.full((len(tokenizer),), -9.0))
+    model.lm_head.bias.data[end] = 9.0  # it says nothing but that it has ended
+    heard: list[bool] = []
+    (answer,) = sampled_answers(
+        model,
+        tokenizer,
+        [(Message("user", "ask"),)],
+        Lengths(32, 8),
+        greedy=True,
+        finished=lambda place, answer, is_whole: heard.append(is_whole),
+    )
+    assert answer == ""
+    assert heard == [True]
+
+
+def test_a_prompt_of_tokens_that_the_model_does_not_know_is_told(tmp_path: Path) -> None:
+    save_tiny_llama(["ask", "tell"], tmp_path, seed=0)
+    model, tokenizer = load_model(str(tmp_path))
+    tokenizer.add_tokens(["new"])
+    with pytest.raises(UserError, match="the tokenizer writes 'new' as number"):
+        sampled_answers(model, tokenizer, [(Message("user", "new"),)], Lengths(8, 4), greedy=True)

@@ -29,12 +29,11 @@ from transformers import (
 from tests.train import tiny
 from trimtab import AlignmentLossConstraint, DialObjective, SafetyAwareSFTTrainer, UserError
 from trimtab.config.data_source import Lengths
-from trimtab.data.encoding import ends_of_answers, teaches_an_end
 from trimtab.data.rows import Message
 from trimtab.measure.generation import only_ends_of, sampled_answers
 from trimtab.measure.reading import heeds_padding
 from trimtab.measure.token_loss import TokenLoss, all_weights, low_rank_subspace
-from trimtab.models import load_model, save_tiny_llama
+from trimtab.models import load_model
 from trimtab.train.objectives.base import Objective
 
 VOCABULARY = 3 + len(tiny.WORDS)
@@ -98,16 +97,7 @@ def model_of(family: str) -> PreTrainedModel:
 def trainer_of(
     family: str, folder: Path, objective: Objective | None = None, lora: bool = False, **more: Any
 ) -> SafetyAwareSFTTrainer:
-    _, tokenizer = tiny.tiny_llama(folder / "model")
-    return SafetyAwareSFTTrainer(
-        model_of(family),
-        args=tiny.config(folder, **more),
-        train_dataset=tiny.rows(16, seed=2),
-        safety_dataset=tiny.rows(16, seed=5),
-        objective=objective,
-        processing_class=tokenizer,
-        peft_config=tiny.lora_config() if lora else None,
-    )
+    return tiny.trainer_of(objective, folder, lora, model=model_of(family), **more)
 
 
 @pytest.mark.parametrize("family", ["modernbert-decoder", "bert-decoder"])
@@ -245,44 +235,3 @@ def test_layers_that_peft_does_not_adapt_are_told_in_one_line() -> None:
     told = pytest.raises(UserError, match=r"no landscape .* Give --landscape full, or none")
     with told, low_rank_subspace(model_of("mamba"), 2):
         pass
-
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def test_a_turn_may_end_with_a_token_that_is_not_special(tmp_path: Path) -> None:
-    save_tiny_llama(["ask", "tell"], tmp_path, seed=0)
-    model, tokenizer = load_model(str(tmp_path))
-    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>", "<think>"])
-    tokenizer.chat_template = CHATML
-    model.resize_token_embeddings(len(tokenizer))
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert not tokenizer.added_tokens_decoder[end].special
-    assert ends_of_answers(tokenizer) == {tokenizer.eos_token_id, end}
-    assert teaches_an_end(tokenizer)
-    head = torch.zeros_like(model.lm_head.weight)
-    model.lm_head.weight.data = head
-    model.lm_head.bias = torch.nn.Parameter(torch.full((len(tokenizer),), -9.0))
-    model.lm_head.bias.data[end] = 9.0  # it says nothing but that it has ended
-    heard: list[bool] = []
-    (answer,) = sampled_answers(
-        model,
-        tokenizer,
-        [(Message("user", "ask"),)],
-        Lengths(32, 8),
-        greedy=True,
-        finished=lambda place, answer, is_whole: heard.append(is_whole),
-    )
-    assert answer == ""
-    assert heard == [True]
-
-
-def test_a_prompt_of_tokens_that_the_model_does_not_know_is_told(tmp_path: Path) -> None:
-    save_tiny_llama(["ask", "tell"], tmp_path, seed=0)
-    model, tokenizer = load_model(str(tmp_path))
-    tokenizer.add_tokens(["new"])
-    with pytest.raises(UserError, match="the tokenizer writes 'new' as number"):
-        sampled_answers(model, tokenizer, [(Message("user", "new"),)], Lengths(8, 4), greedy=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import DataCollatorForSeq2Seq
 from trl import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
@@ -129,18 +127,6 @@ def test_a_loss_kernel_that_cannot_be_had_is_refused_by_name(
         )
 
 
-class WithPositions:
-    """Each token's place in its row, doubled, so that a model that counts itself gives another."""
-
-    def __init__(self, collate: DataCollatorForSeq2Seq) -> None:
-        self.collate = collate
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = dict(self.collate(rows))
-        batch["position_ids"] = 2 * (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        return batch
-
-
 @pytest.mark.parametrize("positions", [False, True])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("name", [None, "loss-penalty", "kl-penalty"])
@@ -151,19 +137,14 @@ def test_padding_may_stand_on_either_side(
     monkeypatch.setattr("trimtab.train.length_bucketing._FEWEST_TOKENS", 1)
 
     def run(trim: bool) -> SFTTrainer:
-        model, tokenizer = tiny.tiny_llama(tmp_path / "model")
-        tokenizer.padding_side = side
-        collate = DataCollatorForSeq2Seq(tokenizer)
-        trainer = SafetyAwareSFTTrainer(
-            model,
-            args=tiny.config(
-                tmp_path, optim="sgd", learning_rate=0.5, max_steps=2, length_bucketing=trim
-            ),
-            data_collator=WithPositions(collate) if positions else collate,
-            train_dataset=tiny.rows(64, seed=2),
-            safety_dataset=tiny.rows(40, seed=5),
-            objective=tiny.CONSTRAINTS[name] if name else None,
-            processing_class=tokenizer,
+        trainer = tiny.trainer_of(
+            tiny.CONSTRAINTS[name] if name else None,
+            tmp_path,
+            collator={"side": side, "without": () if positions else ("position_ids",)},
+            optim="sgd",
+            learning_rate=0.5,
+            max_steps=2,
+            length_bucketing=trim,
         )
         trainer.train()
         return trainer

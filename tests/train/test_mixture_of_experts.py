@@ -25,16 +25,8 @@ def mixtral() -> MixtralForCausalLM:
     return architectures.mixtral(**sizes, initializer_range=0.2)
 
 
-def trained(folder: Path, constraint: Objective | None, **settings: Any) -> SFTTrainer:
-    _, tokenizer = tiny.tiny_llama(folder / "model")
-    trainer = SafetyAwareSFTTrainer(
-        mixtral(),
-        args=tiny.config(folder, **STEP, **settings),
-        train_dataset=tiny.rows(64, seed=2),
-        safety_dataset=tiny.rows(40, seed=5),
-        objective=constraint,
-        processing_class=tokenizer,
-    )
+def trained(folder: Path, objective: Objective | None, **settings: Any) -> SafetyAwareSFTTrainer:
+    trainer = tiny.trainer_of(objective, folder, model=mixtral(), **STEP, **settings)
     trainer.train()
     return trainer
 
@@ -88,17 +80,9 @@ def test_the_routers_loss_joins_case_one(target: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in tiny.BASELINES if name != "early-stopping"])
 def test_the_routers_loss_joins_published_methods(name: str, tmp_path: Path) -> None:
     def weights(coefficient: float) -> dict[str, torch.Tensor]:
-        _, tokenizer = tiny.tiny_llama(tmp_path / "model")
-        trainer = SafetyAwareSFTTrainer(
-            mixtral(),
-            args=tiny.config(tmp_path, **STEP, router_aux_loss_coef=coefficient),
-            objective=tiny.BASELINES[name],
-            train_dataset=tiny.rows(64, seed=2),
-            safety_dataset=tiny.rows(40, seed=5),
-            processing_class=tokenizer,
+        return tiny.weights(
+            trained(tmp_path, tiny.BASELINES[name], router_aux_loss_coef=coefficient)
         )
-        trainer.train()
-        return tiny.weights(trainer)
 
     without, with_router = weights(0.0), weights(0.5)
     assert max(float((with_router[n] - without[n]).abs().max()) for n in without) > 1e-4

@@ -12,7 +12,7 @@ from accelerate.utils import DistributedType
 from datasets import Features, IterableDataset, List, Value
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import DataCollatorForSeq2Seq, TrainerCallback
+from transformers import TrainerCallback
 from trl.trainer import sft_trainer
 
 from tests.train import tiny
@@ -384,37 +384,12 @@ def test_adapters_that_do_not_add_up_make_no_dial(
         new_endpoints(model, adapter)
 
 
-class Collator:
-    """Rows padded on a side, with positions that matter, or with what is asked for besides."""
-
-    def __init__(
-        self, tokenizer: Any, side: str = "right", without: tuple[str, ...] = (), **given: Any
-    ) -> None:
-        tokenizer.padding_side = side
-        self.collate, self.without, self.given = DataCollatorForSeq2Seq(tokenizer), without, given
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = dict(self.collate(rows))
-        batch["position_ids"] = 2 * (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        return {
-            name: value for name, value in (batch | self.given).items() if name not in self.without
-        }
-
-
 def collated(
     objective: Objective | None, folder: Path, collator: dict[str, Any], **settings: Any
 ) -> SafetyAwareSFTTrainer:
     """A trainer whose rows are put together in a way of their own, once it has trained."""
-    model, tokenizer = tiny.tiny_llama(folder / "model")
-    trainer = SafetyAwareSFTTrainer(
-        model,
-        args=tiny.config(folder, **{"optim": "sgd", "learning_rate": 0.5, **settings}),
-        data_collator=Collator(tokenizer, **collator),
-        train_dataset=tiny.rows(64, seed=2),
-        safety_dataset=tiny.rows(40, seed=5),
-        objective=objective,
-        processing_class=tokenizer,
-    )
+    steps = {"optim": "sgd", "learning_rate": 0.5, **settings}
+    trainer = tiny.trainer_of(objective, folder, collator=collator, **steps)
     trainer.train()
     return trainer
 

@@ -10,7 +10,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    DataCollatorForSeq2Seq,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from trl import SFTConfig, SFTTrainer
 
 from trimtab import (
@@ -178,19 +184,25 @@ def trained_plainly(arguments: SFTConfig, folder: Path, lora: bool = False) -> S
 
 
 def trainer_of(
-    objective: Objective,
+    objective: Objective | None,
     folder: Path,
     lora: bool = False,
     task: Dataset | None = None,
     safety: Dataset | None = None,
     reads_safety: bool = True,
     optimizer: torch.optim.Optimizer | None = None,
+    model: PreTrainedModel | None = None,
+    collator: dict[str, Any] | None = None,
     **settings: Any,
 ) -> SafetyAwareSFTTrainer:
-    """A trainer with 64 rows of a task and 40 of safety data, where no others are given."""
-    model, tokenizer = tiny_llama(folder / "model")
+    """A trainer of a tiny Llama with 64 rows of a task and 40 of safety data, or of what is given.
+
+    With a `collator` its rows are put together by a `Collator` of these arguments.
+    """
+    llama, tokenizer = tiny_llama(folder / "model")
     return SafetyAwareSFTTrainer(
-        model,
+        llama if model is None else model,
+        data_collator=None if collator is None else Collator(tokenizer, **collator),
         args=config(folder, **settings),
         objective=objective,
         train_dataset=rows(64, seed=2) if task is None else task,
@@ -200,6 +212,26 @@ def trainer_of(
         optimizers=(optimizer, None),
         peft_config=lora_config() if lora else None,
     )
+
+
+class Collator:
+    """Rows padded on a side, with positions that matter, or with what is asked for besides.
+
+    Positions are doubled, so that a model that counts itself gives another loss.
+    """
+
+    def __init__(
+        self, tokenizer: Any, side: str = "right", without: tuple[str, ...] = (), **given: Any
+    ) -> None:
+        tokenizer.padding_side = side
+        self.collate, self.without, self.given = DataCollatorForSeq2Seq(tokenizer), without, given
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = dict(self.collate(rows))
+        batch["position_ids"] = 2 * (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        return {
+            name: value for name, value in (batch | self.given).items() if name not in self.without
+        }
 
 
 def lora_config() -> LoraConfig:

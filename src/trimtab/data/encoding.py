@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -155,9 +156,9 @@ class _Encoder:
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder.values()
         control = {str(token) for token in added if token.special}
-        if tokenizer.chat_template is not None:
-            ending = self._turn([Message("user", "?")]).end.lstrip()
-            control |= {str(token) for token in added if ending.startswith(str(token))}
+        plain = {str(token) for token in added} - control
+        if plain and tokenizer.chat_template is not None:
+            control |= {token for token in plain if self._ending.lstrip().startswith(token)}
         self.control = sorted(control, key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, self.control)) or "(?!)")
         self.controlled: set[str] = set()
@@ -171,16 +172,20 @@ class _Encoder:
             return self._before() + self._ids(_joined(marked))
         return self._ids(self._turn(marked).opening)
 
+    @cached_property
+    def _ending(self) -> str:
+        """What the template puts after an answer."""
+        return self._turn([Message("user", "?")]).end
+
     def end_of_turn(self) -> int | None:
         """The control token right after an answer; None where the template has none there."""
-        ending = self._turn([Message("user", "?")]).end.lstrip()
+        ending = self._ending.lstrip()
         token = next((token for token in self.control if ending.startswith(token)), None)
         return None if token is None else int(self.tokenizer.convert_tokens_to_ids(token))
 
     def ends_turns(self) -> bool:
         """Whether the template puts any control token after an answer."""
-        ending = self._turn([Message("user", "?")]).end
-        return any(token in ending for token in self.control)
+        return any(token in self._ending for token in self.control)
 
     def divided(self, row: Row) -> tuple[list[int], list[int]]:
         """The ids of prompt and response, uncut."""

@@ -10,7 +10,6 @@ from itertools import takewhile
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.config.data_source import Lengths
@@ -24,7 +23,7 @@ from trimtab.data.rows import Message
 from trimtab.errors import UserError
 from trimtab.measure.losses import evaluating
 from trimtab.measure.reading import heeds_padding
-from trimtab.models import limits_of
+from trimtab.models import limits_of, without_adapter
 
 log = logging.getLogger(__name__)
 
@@ -71,32 +70,31 @@ def sampled_answers(
     ends_taught = ends_of_answers(tokenizer)
     with evaluating(model):
         with only_ends_of(model, tokenizer):
-            together = batch_size if heeds_padding(model, padding) else 1
+            if not heeds_padding(model, padding):
+                batch_size = 1
         for start in range(first, len(prompts), batch_size):
             batch = [
                 asked_ids(prompt, tokenizer, lengths)
                 for prompt in prompts[start : start + batch_size]
             ]
             require_known_tokens(batch, tokenizer, limits_of(model))
-            for begin in range(0, len(batch), together):
-                rows = batch[begin : begin + together]
-                width = max(map(len, rows))
-                ids = torch.tensor([[padding] * (width - len(row)) + row for row in rows])
-                attended = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-                with torch.random.fork_rng(), only_ends_of(model, tokenizer) as ends:
-                    torch.manual_seed(seed * 2**20 + start + begin)
-                    tokens: Any = model.generate(
-                        input_ids=ids.to(model.device),
-                        attention_mask=attended.to(model.device),
-                        **({"do_sample": False} if greedy else draw),
-                        max_new_tokens=lengths.response,
-                        pad_token_id=padding,
-                    )
-                for place, written in enumerate(tokens[:, width:].tolist(), start=start + begin):
-                    said = list(takewhile(lambda token: token not in ends_taught, written))
-                    answer = tokenizer.decode(said, skip_special_tokens=True).strip()
-                    answers.append(answer)
-                    finished(place, answer, not ends.isdisjoint(written))
+            width = max(map(len, batch))
+            ids = torch.tensor([[padding] * (width - len(row)) + row for row in batch])
+            attended = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
+            with torch.random.fork_rng(), only_ends_of(model, tokenizer) as ends:
+                torch.manual_seed(seed * 2**20 + start)
+                tokens: Any = model.generate(
+                    input_ids=ids.to(model.device),
+                    attention_mask=attended.to(model.device),
+                    **({"do_sample": False} if greedy else draw),
+                    max_new_tokens=lengths.response,
+                    pad_token_id=padding,
+                )
+            for place, written in enumerate(tokens[:, width:].tolist(), start=start):
+                said = list(takewhile(lambda token: token not in ends_taught, written))
+                answer = tokenizer.decode(said, skip_special_tokens=True).strip()
+                answers.append(answer)
+                finished(place, answer, not ends.isdisjoint(written))
     return answers
 
 
@@ -131,7 +129,7 @@ def only_ends_of(
     `generate` fills whatever it is not given (beams, filters, guidance, a watermark, stop words)
     from the model's generation configuration, so that is where it must not be.
     """
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = without_adapter(model)
     own = inner.generation_config
     configured = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     ends = ends_of_answers(tokenizer) | {end for end in configured if end is not None}

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trimtab.measure.losses import evaluating
-from trimtab.models import limits_of
+from trimtab.models import computes_in_float32, limits_of
 
 _ROUNDING = 1e-2
 """How far log-probabilities may lie apart in float32, nats: 2e-5 on SmolLM2."""
@@ -19,20 +17,17 @@ _COARSE_ROUNDING = 0.5
 """How far they may on average where fewer bits are computed with: up to 0.15 there in bfloat16."""
 
 
-def few_tokens(model: PreTrainedModel | PeftModel, count: int, seed: int = 0) -> list[int]:
+def few_tokens(model: PreTrainedModel, count: int, seed: int = 0) -> list[int]:
     """Tokens that no model takes for padding, an end or an image."""
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    vocabulary = limits_of(inner).vocabulary
+    vocabulary = limits_of(model).vocabulary
     generator = torch.Generator().manual_seed(seed)
     lowest, highest = vocabulary // 4, max(vocabulary // 4 + 1, vocabulary // 2)
     return torch.randint(lowest, highest, (count,), generator=generator).tolist()
 
 
-@torch.no_grad()
 def next_log_probs(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
     """log P of every next token by the model's own head, shape (rows, width, vocabulary)."""
-    with evaluating(model):
-        logits: Tensor = model(**inputs).logits
+    logits: Tensor = model(**inputs).logits
     return logits.float().log_softmax(-1)
 
 
@@ -67,7 +62,7 @@ def heeds_padding(model: PreTrainedModel, padding: int) -> bool:
         ).logits
         for given, mask in asked
     )
-    is_float32 = model.dtype == torch.float32
+    is_float32 = computes_in_float32(model)
     return all(
         are_alike(first.log_softmax(-1), second.log_softmax(-1), is_float32)
         for first, second in zip(alone, padded, strict=False)

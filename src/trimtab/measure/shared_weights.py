@@ -7,10 +7,10 @@ from copy import deepcopy
 from typing import Any, TypeVar
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
 from trimtab.measure.adapters import weights_beside_adapters
+from trimtab.models import without_adapter
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -43,7 +43,7 @@ def sharing_start(model: Model, start: nn.Module) -> Model:
     start in, whether or not it is marked as trained: one that was read from a file is not.
     """
     starts = weights_beside_adapters(start, every_name=True)
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = without_adapter(model)
     below = weights_beside_adapters(base, every_name=True)
     own = {
         id(weight)

@@ -114,22 +114,22 @@ class TokenLoss:
     def _summed(self, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
         return -scored(self.model, inputs, targets)[1].sum()
 
-    def _summed_gradient(self, inputs: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, ...]:
-        summed = self._summed(inputs, targets)
-        # A part of a model may have none, as what reads images.
-        return torch.autograd.grad(summed, self.weights, allow_unused=True, materialize_grads=True)
+    def _summed_gradient(
+        self, inputs: dict[str, Tensor], targets: Tensor, create_graph: bool = False
+    ) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(
+            self._summed(inputs, targets),
+            self.weights,
+            create_graph=create_graph,
+            allow_unused=True,  # as the part of a model that reads images
+            materialize_grads=True,
+        )
 
     def _summed_curvature(
         self, direction: Direction, inputs: dict[str, Tensor], targets: Tensor
     ) -> tuple[Tensor, ...]:
         # The first derivative holds the batch's activations, and ends with the call.
-        first = torch.autograd.grad(
-            self._summed(inputs, targets),
-            self.weights,
-            create_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        first = self._summed_gradient(inputs, targets, create_graph=True)
         return torch.autograd.grad(
             inner(first, direction), self.weights, allow_unused=True, materialize_grads=True
         )

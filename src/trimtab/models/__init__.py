@@ -1,6 +1,6 @@
 """The aligned model: what a name stands for, loaded, measured in size, and on its device."""
 
-from trimtab.models.adapters import merged_model
+from trimtab.models.adapters import merged_model, without_adapter
 from trimtab.models.device import computes_in_float32, device_name, is_quantised, to_device
 from trimtab.models.loading import (
     are_same_weights,
@@ -52,4 +52,5 @@ __all__ = [
     "to_device",
     "weights_sha256",
     "with_adapter",
+    "without_adapter",
 ]

@@ -23,6 +23,11 @@ _LITTLE = 0.1
 """What a sum may lose of a change without a word."""
 
 
+def without_adapter(model: Any) -> Any:
+    """The model that an adapter lies on; one without an adapter as it is."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def merged_model(model: PeftModel, safe_merge: bool = False) -> PreTrainedModel:
     """The plain model that an adapter makes of its base, whose weights it is added to.
 

@@ -259,8 +259,8 @@ def _record_start(experiment: Experiment, folder: Path) -> None:
 def _reads_unaligned(experiment: Experiment, folder: Path) -> bool:
     """Whether what is left to make needs the model from before it was aligned."""
     made = read_points(folder) if (folder / POINTS_FILE).exists() else []
-    left = set(plan_of(experiment).specs).difference(point.spec for point in made)
-    return any(spec.method.needs_unaligned for spec in left)
+    left = plan_of(experiment).without({point.spec for point in made})
+    return any(spec.method.needs_unaligned for spec in left.specs)
 
 
 def _in_words(part: str) -> str:

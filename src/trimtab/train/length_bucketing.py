@@ -18,6 +18,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from trimtab.data.encoding import IGNORED
 from trimtab.errors import UserError
+from trimtab.models import without_adapter
 
 # How many parameters times tokens a device gets through while a layer's kernels are launched
 # once, forward and backward. An accelerator's is large: it is better fed with padding than cut up.
@@ -101,8 +102,7 @@ class BucketedModel:
 
     @property
     def _language_model(self) -> PreTrainedModel:
-        whole = self.unwrapped
-        return whole.get_base_model() if isinstance(whole, PeftModel) else whole
+        return without_adapter(self.unwrapped)
 
     @property
     def _tokens_per_call(self) -> float:

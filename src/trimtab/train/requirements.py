@@ -17,7 +17,7 @@ from transformers.utils import is_liger_kernel_available
 from trimtab.errors import UserError, reason_of
 from trimtab.measure.losses import evaluating
 from trimtab.measure.reading import are_alike, few_tokens, next_log_probs
-from trimtab.models import computes_in_float32
+from trimtab.models import computes_in_float32, without_adapter
 from trimtab.train.batches import model_inputs
 
 if TYPE_CHECKING:
@@ -68,9 +68,7 @@ def require_rows_read_alone(trainer: SafetyAwareSFTTrainer) -> None:
     model = trainer.model
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         return
-    kind = type(trainer.accelerator.unwrap_model(model))
-    if isinstance(model, PeftModel):
-        kind = type(model.get_base_model())
+    kind = type(without_adapter(model))
     is_float32 = computes_in_float32(model) and not (trainer.args.bf16 or trainer.args.fp16)
     rows = [few_tokens(model, count, seed=count) for count in (7, 9)]
     device = next(model.parameters()).device

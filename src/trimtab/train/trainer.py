@@ -554,18 +554,14 @@ def _keep_adapters_whole(model: nn.Module) -> None:
 def _routes(model: Any) -> bool:
     """Whether a model of experts gives their routing unasked."""
     config = getattr(model, "config", None)
-    return config is not None and getattr(_text(config), "output_router_logits", False)
+    return config is not None and getattr(config.get_text_config(), "output_router_logits", False)
 
 
 def _keep_routing(model: Any, routes: bool) -> None:
     # SFTTrainer asks for it in the configuration too, where it would stay, and `generate` fails.
-    config = _text(model.config)
+    config = model.config.get_text_config()
     if not routes and getattr(config, "output_router_logits", False):
         config.output_router_logits = False
-
-
-def _text(config: Any) -> Any:
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _may_leave_weights_out(model: nn.Module) -> bool:
